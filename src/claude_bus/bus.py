@@ -1,0 +1,276 @@
+"""The bus: the one contract that every door (tools, hooks, CLI, HTTP) uses.
+
+`LocalBus` runs the verbs of `sql/` on a database of this machine. `open_bus` makes
+one from a `Config`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from . import processes, rules
+from .config import Config
+from .drivers import notices
+from .drivers.notices import Ear
+from .drivers.sqlite import Database
+from .model import (
+    Address,
+    Agent,
+    Binding,
+    Claim,
+    Client,
+    Draft,
+    HandOver,
+    Message,
+    MessageStatus,
+    Process,
+    Roster,
+    Sent,
+    StateEntry,
+    Status,
+    Waiting,
+)
+from .sql import agents, claims, events, messages, state
+from .sql.claims import Place
+from .sql.state import Mode
+from .sql.transaction import Transaction
+
+
+class Bus(Protocol):
+    """What can be done on a bus. Every verb is one transaction; each may raise `StoreError`.
+
+    `me` is the address of the agent on whose behalf the caller acts: that the caller
+    may do so is the caller's to know. Verbs are documented where they are written, in
+    `sql/`; what is said here is what the contract adds.
+    """
+
+    async def attach(self, client: Client, wanted: Address | None, channel: str) -> Binding: ...
+    async def register(self, client: str, who: Address, role: str, owns: tuple[str, ...] | None) -> Binding: ...
+    async def enlist(self, who: Address, program: str) -> None: ...
+    async def binding(self, client: str) -> Binding | None: ...
+    async def detach(self, client: str) -> None: ...
+    async def leave(self, client: str) -> None: ...
+    async def observe(
+        self, client: str, *, status: Status | None = None, session_id: str = "", bell: bool | None = None
+    ) -> Binding | None: ...
+    async def heartbeat(self, client: str) -> None: ...
+    async def listen(self, address: str, client: str) -> None: ...
+    def ear(self) -> AbstractAsyncContextManager[Ear]: ...
+    def pulse(self) -> object: ...
+
+    async def roster(self, me: Address) -> Roster: ...
+    async def agents(self, channel: str, within: float | None = None) -> list[Agent]: ...
+
+    async def send(self, me: Address, draft: Draft) -> Sent: ...
+    async def hand_over(
+        self,
+        me: Address,
+        *,
+        via: str,
+        limit: int = 100,
+        max_chars: int,
+        at_least_one: bool = False,
+        peek: bool = False,
+    ) -> HandOver: ...
+    async def confirm(self, me: Address, message_ids: list[int]) -> int: ...
+    async def withdraw(self, me: Address, message_ids: list[int]) -> int: ...
+    async def waiting(self, me: Address) -> Waiting: ...
+    async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None: ...
+    async def recall_requests(self, me: Address) -> list[Message]: ...
+    async def message_status(self, me: Address, message_id: int) -> MessageStatus: ...
+    async def history(
+        self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
+    ) -> list[Message]: ...
+
+    async def set_state(
+        self,
+        me: Address,
+        key: str,
+        value: str,
+        *,
+        expected_version: int | None = None,
+        mode: Mode = "overwrite",
+        ttl: float | None = None,
+    ) -> int: ...
+    async def get_state(self, channel: str, key: str) -> StateEntry | None: ...
+    async def list_state(self, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]: ...
+
+    async def claim(
+        self, me: Address, places: list[Place], *, ttl: float, shared: bool = False, reason: str = ""
+    ) -> list[Claim]: ...
+    async def release(self, me: Address, places: list[Place] | None) -> list[Place]: ...
+    async def list_claims(self, channel: str) -> list[Claim]: ...
+
+    async def prune(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class LocalBus:
+    """The bus in a database of this machine. `process` is the one that hands mail over."""
+
+    def __init__(self, database: Database, process: Process) -> None:
+        self._db = database
+        self._process = process
+
+    # -- sessions
+
+    async def attach(self, client: Client, wanted: Address | None, channel: str) -> Binding:
+        return await self._db.run(agents.attach, client, wanted, channel)
+
+    async def register(self, client: str, who: Address, role: str, owns: tuple[str, ...] | None) -> Binding:
+        return await self._db.run(agents.register, client, who, role, owns)
+
+    async def enlist(self, who: Address, program: str) -> None:
+        await self._db.run(agents.enlist, who, program)
+
+    async def binding(self, client: str) -> Binding | None:
+        return await self._db.run(agents.bound, client)
+
+    async def detach(self, client: str) -> None:
+        await self._db.run(agents.detach, client, self._process)
+
+    async def leave(self, client: str) -> None:
+        await self._db.run(agents.leave, client)
+
+    async def observe(
+        self, client: str, *, status: Status | None = None, session_id: str = "", bell: bool | None = None
+    ) -> Binding | None:
+        return await self._db.run(agents.observe, client, status=status, session_id=session_id, bell=bell)
+
+    async def heartbeat(self, client: str) -> None:
+        await self._db.run(agents.heartbeat, client)
+
+    async def listen(self, address: str, client: str) -> None:
+        await self._db.run(agents.listen, address, client, self._process)
+
+    def ear(self) -> AbstractAsyncContextManager[Ear]:
+        """Where this process can be told of mail; its address goes to `listen`."""
+        return notices.ear()
+
+    def pulse(self) -> object:
+        """A cheap value that changes when anybody stores something."""
+        return self._db.pulse()
+
+    # -- who is here
+
+    async def roster(self, me: Address) -> Roster:
+        return await self._db.run(agents.roster, me)
+
+    async def agents(self, channel: str, within: float | None = None) -> list[Agent]:
+        return await self._db.run(agents.listing, channel, within)
+
+    # -- messages
+
+    async def send(self, me: Address, draft: Draft) -> Sent:
+        sent, listeners = await self._db.run(messages.send, me, draft)
+        notices.announce(listeners)
+        return sent
+
+    async def hand_over(
+        self,
+        me: Address,
+        *,
+        via: str,
+        limit: int = 100,
+        max_chars: int,
+        at_least_one: bool = False,
+        peek: bool = False,
+    ) -> HandOver:
+        return await self._db.run(
+            messages.hand_over,
+            me,
+            limit=limit,
+            max_chars=max_chars,
+            by=self._process,
+            via=via,
+            at_least_one=at_least_one,
+            peek=peek,
+        )
+
+    async def confirm(self, me: Address, message_ids: list[int]) -> int:
+        return await self._db.run(messages.confirm, me, message_ids, self._process)
+
+    async def withdraw(self, me: Address, message_ids: list[int]) -> int:
+        return await self._db.run(messages.withdraw, me, message_ids, self._process)
+
+    async def waiting(self, me: Address) -> Waiting:
+        return await self._db.run(messages.waiting, me)
+
+    async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
+        return await self._db.run(messages.ring, client, idle=idle)
+
+    async def recall_requests(self, me: Address) -> list[Message]:
+        return await self._db.run(messages.recall_requests, me)
+
+    async def message_status(self, me: Address, message_id: int) -> MessageStatus:
+        return await self._db.run(messages.status, me, message_id)
+
+    async def history(
+        self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
+    ) -> list[Message]:
+        return await self._db.run(messages.history, me, search=search, thread=thread, since=since, limit=limit)
+
+    # -- state
+
+    async def set_state(
+        self,
+        me: Address,
+        key: str,
+        value: str,
+        *,
+        expected_version: int | None = None,
+        mode: Mode = "overwrite",
+        ttl: float | None = None,
+    ) -> int:
+        return await self._db.run(
+            state.set_state, me, key, value, expected_version=expected_version, mode=mode, ttl=ttl
+        )
+
+    async def get_state(self, channel: str, key: str) -> StateEntry | None:
+        return await self._db.run(state.get_state, channel, key)
+
+    async def list_state(self, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
+        return await self._db.run(state.list_state, channel, prefix=prefix, values=values)
+
+    # -- claims
+
+    async def claim(
+        self, me: Address, places: list[Place], *, ttl: float, shared: bool = False, reason: str = ""
+    ) -> list[Claim]:
+        return await self._db.run(claims.claim, me, places, ttl=ttl, shared=shared, reason=reason)
+
+    async def release(self, me: Address, places: list[Place] | None) -> list[Place]:
+        return await self._db.run(claims.release, me, places)
+
+    async def list_claims(self, channel: str) -> list[Claim]:
+        return await self._db.run(claims.list_claims, channel)
+
+    # -- upkeep
+
+    async def prune(self) -> None:
+        """Forget what is past its retention. For a server to call now and then."""
+        await self._db.run(_prune)
+
+    async def close(self) -> None:
+        await self._db.close()
+
+
+def _prune(tx: Transaction) -> None:
+    before = tx.now - rules.RETENTION
+    messages.prune(tx, before)
+    events.prune(tx, before)
+    state.prune(tx, before)
+    claims.prune(tx)
+
+
+def open_bus(config: Config, *, clock: Callable[[], float] = time.time) -> LocalBus:
+    """The bus that the settings name. Opens nothing yet: the first verb does."""
+
+    def alive(process: Process, heartbeat: float) -> bool:
+        return processes.is_alive(process, heartbeat, clock())
+
+    database = Database(config.db, config.busy_timeout, alive=alive, clock=clock)
+    return LocalBus(database, processes.this_process())

@@ -1,0 +1,121 @@
+"""What we rely on of the Claude Code client: its environment, its files, its inbox socket.
+
+Everything here was tried on the real client (2.1.328); nothing else in the package
+knows these names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from . import processes
+from .model import Client, Process
+from .worktree import folder
+
+_LAUNCHERS = frozenset({"uv", "uvx", "pipx", "sh", "bash", "dash", "zsh", "env", "cmd", "py"})
+"""Programs that may stand between the client and its server."""
+
+BYPASS = "bypassPermissions"
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """The session's inbox socket: what is written to it becomes a prompt when idle."""
+
+    path: str
+    token: str
+
+
+def parent() -> Process:
+    """The process that runs this server: its parent, looking past launchers."""
+    line = processes.ancestors()
+    for process, name in line:
+        if name.lower().removesuffix(".exe") not in _LAUNCHERS:
+            return process
+    return line[0][0] if line else processes.this_process()
+
+
+def inbox(env: Mapping[str, str], client: Process) -> Inbox | None:
+    """The inbox socket of `client`, if the environment names one that is its own.
+
+    A program that a session started (a test, a script) inherits that session's
+    variables; a server under it must not take itself for the session's.
+    """
+    path = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
+    owner = Path(path).stem
+    if not path or (owner.isdigit() and int(owner) != client.pid):
+        return None
+    return Inbox(path, env.get("CLAUDE_CODE_MESSAGING_TOKEN", ""))
+
+
+def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
+    """Who runs this server, and how to wake it.
+
+    Two servers of one Claude Code session get the same key. A server that something
+    else than Claude Code runs is a session of its own.
+    """
+    process = parent()
+    bell = inbox(env, process)
+    where = folder(Path(env.get("CLAUDE_PROJECT_DIR") or cwd))
+    session_id = env.get("CLAUDE_CODE_SESSION_ID", "")
+    if bell:
+        return Client(f"socket:{bell.path}", process, where, session_id), bell
+    inherited = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
+    if session_id and not inherited:
+        return Client(f"client:{process}", process, where, session_id), None
+    return Client(f"server:{processes.this_process()}", process, where, program="mcp"), None
+
+
+def keys_of_shell(env: Mapping[str, str]) -> list[str]:
+    """Keys the session has in whose shell this process runs, likeliest first; [] for none."""
+    socket = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
+    if socket:
+        return [f"socket:{socket}"]
+    if env.get("CLAUDECODE"):
+        return [f"client:{process}" for process, _ in processes.ancestors()]
+    return []
+
+
+def says_idle(env: Mapping[str, str], client: Process) -> bool:
+    """Whether the client's own session file says that it is idle.
+
+    The last word when a turn ended without a Stop hook, as an interrupted one does.
+    """
+    home = env.get("CLAUDE_CONFIG_DIR") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".claude")
+    try:
+        found: Any = json.loads(Path(home, "sessions", f"{client.pid}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("status") == "idle"
+
+
+async def push(inbox: Inbox, text: str, sender: str) -> bool:
+    """Put a one-line text before the idle session; whether the socket took it.
+
+    It appears as a message from `sender`, in the form the client shows as one line.
+    The client drops a text it had within 30 s, so it must be new each time.
+    """
+    body = f'<cross-session-message from="claude-bus" from-name="{sender}">\n{text}\n</cross-session-message>'
+    lines = [
+        {"type": "auth", "token": inbox.token},
+        {"type": "user", "message": {"role": "user", "content": body}},
+    ]
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    try:
+        with anyio.fail_after(5):
+            if sys.platform == "win32":
+                await anyio.Path(inbox.path).write_bytes(data)  # a named pipe
+            else:
+                async with await anyio.connect_unix(inbox.path) as stream:
+                    await stream.send(data)
+    except (OSError, TimeoutError):
+        return False
+    return True

@@ -1,0 +1,96 @@
+"""Waking an idle session when mail waits for it, and a server's upkeep between calls.
+
+The watch sleeps until it is told of mail. A slow look of its own makes good for
+notices that got lost, rings again what is due, and keeps the heartbeat.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from . import text
+from .bus import Bus
+from .errors import BusError
+from .session import Session
+
+LOOK_EVERY = 2.0
+HEARTBEAT_EVERY = 60.0
+PRUNE_EVERY = 6 * 3600.0
+_QUIET_FOR = 5.0
+"""Seconds a session must have been silent before its client is asked whether it is idle."""
+
+_log = logging.getLogger(__name__)
+
+Push = Callable[[str, str], Awaitable[bool]]
+"""Put a text before the idle session as coming from a name; whether that worked."""
+
+
+class Doorbell:
+    """Watches for one session's mail. `push` is None where nothing can wake it."""
+
+    def __init__(self, session: Session, bus: Bus, push: Push | None, says_idle: Callable[[], bool]) -> None:
+        self._session = session
+        self._bus = bus
+        self._push = push
+        self._says_idle = says_idle
+        self._pulse: object = None
+        self._pending = True
+        self._beat = self._pruned = time.monotonic()
+
+    async def watch(self) -> None:
+        """Run for as long as the server does."""
+        async with self._bus.ear() as ear:
+            await self._guarded(self._session.listen_at, ear.address)
+            while True:
+                heard = await ear.heard(LOOK_EVERY)
+                await self._guarded(self._look, heard)
+
+    async def _guarded(self, step: Callable[..., Awaitable[None]], *args: object) -> None:
+        """The edge of the process: whatever fails here must not end the server."""
+        try:
+            await step(*args)
+        except BusError as error:
+            _log.debug("doorbell: %s", error)  # the next tool call reports it to the user
+        except Exception:
+            _log.exception("doorbell")
+
+    async def _look(self, heard: bool) -> None:
+        pulse = self._bus.pulse()
+        if heard or pulse != self._pulse:
+            self._session.mail_arrived()
+            self._pending = True
+        if self._pending:
+            self._pending = await self._ring()
+        self._pulse = self._bus.pulse()
+        await self._upkeep()
+
+    async def _ring(self) -> bool:
+        """Ring if a ring is due; whether mail that may ring still waits."""
+        binding = await self._bus.binding(self._session.client.key)
+        if not self._push or not binding:
+            return False
+        if not (await self._bus.waiting(binding.address)).rings:
+            return False
+        idle = binding.status == "idle" or self._interrupted()
+        due = await self._bus.ring(self._session.client.key, idle=True) if idle else None
+        if due:
+            mail, rings = due
+            told = text.doorbell(mail.count, mail.senders, mail.newest, rings)
+            if not await self._push(told, mail.senders[0]):
+                await self._bus.observe(self._session.client.key, bell=False)
+        return True
+
+    def _interrupted(self) -> bool:
+        """The session stopped without saying so: silent for a while, and its client idle."""
+        return self._session.silent_for() > _QUIET_FOR and self._says_idle()
+
+    async def _upkeep(self) -> None:
+        now = time.monotonic()
+        if now - self._beat > HEARTBEAT_EVERY:
+            self._beat = now
+            await self._bus.heartbeat(self._session.client.key)
+        if now - self._pruned > PRUNE_EVERY:
+            self._pruned = now
+            await self._bus.prune()

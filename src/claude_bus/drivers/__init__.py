@@ -1,0 +1,1 @@
+"""Storage engines: each opens its store, runs verbs in transactions, and tells who waits."""

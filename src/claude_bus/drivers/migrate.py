@@ -1,0 +1,70 @@
+"""Bringing an SQLite file to the current schema, whatever version it has."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from importlib.resources import files
+
+from ..errors import StoreCorrupt
+
+VERSION = 3
+_TABLES = frozenset({"agents", "messages", "state"})
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Create or upgrade the tables, in one transaction, once among all processes.
+
+    Versions 1 and 2 are the original claude-bus's files; a newer version than ours
+    only added things, so it is left alone. Raises `StoreCorrupt` for a database that
+    is somebody else's.
+    """
+    if _version(connection) >= VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for script in _scripts(connection):
+            for statement in _statements(_read(script)):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {max(VERSION, _version(connection))}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _scripts(connection: sqlite3.Connection) -> list[str]:
+    """The scripts that are missing, decided inside the write transaction."""
+    version = _version(connection)
+    if version >= VERSION:
+        return []  # another process was faster
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables - {"sqlite_sequence"}:
+        return ["schema.sql"]
+    if not tables >= _TABLES:
+        raise StoreCorrupt("the file is an SQLite database of something else; set BUS_DB to another path")
+    first = [] if _has_column(connection, "state", "version") else ["migrations/0002_versioned_state.sql"]
+    return [*first, "migrations/0003_set_aside.sql", "schema.sql", "migrations/0003_take_over.sql"]
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _has_column(connection: sqlite3.Connection, table: str, column: str) -> bool:
+    return any(row[1] == column for row in connection.execute(f"PRAGMA table_info({table})"))
+
+
+def _read(script: str) -> str:
+    return files("claude_bus.sql").joinpath(script).read_text(encoding="utf-8")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, one by one: `executescript` would commit first."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

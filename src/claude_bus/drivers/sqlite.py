@@ -1,0 +1,229 @@
+"""The embedded store: one SQLite file that many processes share.
+
+Every verb runs as one hop onto the connection's thread, inside `BEGIN IMMEDIATE`.
+
+Checkpoints: SQLite before 3.51.3 can corrupt a WAL database when two connections
+checkpoint while a third writes (the "WAL-reset bug"). So automatic checkpoints are
+off, and a checkpoint is made only by a process that holds the write lock meanwhile:
+then nobody writes, and nobody else checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import aiosqlite
+import anyio
+
+from ..errors import BusError, StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
+from ..model import Process
+from ..sql.transaction import Transaction
+from .migrate import migrate
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Verb = Callable[Concatenate[Transaction, P], T]
+
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+"""Size of the WAL from which a writer moves it into the database."""
+
+_CODES: dict[int, tuple[type[StoreError], str]] = {
+    sqlite3.SQLITE_BUSY: (StoreBusy, "another process is writing to {path}; nothing was changed, try again"),
+    sqlite3.SQLITE_LOCKED: (StoreBusy, "another process is writing to {path}; nothing was changed, try again"),
+    sqlite3.SQLITE_FULL: (StoreFull, "the disk with {path} is full; nothing was changed, free some space"),
+    sqlite3.SQLITE_READONLY: (StoreReadOnly, "{path} may not be written; check its permissions, or set BUS_DB"),
+    sqlite3.SQLITE_CANTOPEN: (StoreReadOnly, "{path} cannot be opened; check its folder's permissions, or set BUS_DB"),
+    sqlite3.SQLITE_PERM: (StoreReadOnly, "{path} may not be written; check its permissions, or set BUS_DB"),
+    sqlite3.SQLITE_CORRUPT: (StoreCorrupt, "{path} is damaged; move it away and start anew, or restore a copy"),
+    sqlite3.SQLITE_NOTADB: (StoreCorrupt, "{path} is not a database; move it away, or set BUS_DB to another path"),
+}
+
+
+def translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:
+    """The bus's error for one of SQLite's (by its primary code) or the system's."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None and code & 0xFF in _CODES:
+        kind, message = _CODES[code & 0xFF]
+        return kind(message.format(path=path), path=str(path))
+    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+        return StoreReadOnly(f"{path} cannot be created: {error.strerror}; set BUS_DB to another path", path=str(path))
+    return StoreError(f"{path}: {error}; nothing was changed", path=str(path))
+
+
+def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    """Open (or create, private to the user) the file, at the current schema."""
+    _create_private(path)
+    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")  # a receipt must survive a power cut
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        _switch_to_wal(connection, busy_timeout)
+        migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create_private(path: Path) -> None:
+    if not path.parent.is_dir():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        return
+    with contextlib.suppress(OSError):  # not ours to restrict, or a system without modes
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+
+
+def _switch_to_wal(connection: sqlite3.Connection, patience: float) -> None:
+    """Enter WAL mode. SQLite does not wait for a lock here, so this does."""
+    end = time.monotonic() + patience
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def transact(
+    connection: sqlite3.Connection,
+    now: float,
+    alive: Callable[[Process, float], bool],
+    verb: Verb[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run one verb in one write transaction: all of it happens, or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = verb(Transaction(connection, now, alive), *args, **kwargs)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def checkpoint_if_large(connection: sqlite3.Connection, path: Path) -> bool:
+    """Move a WAL that has grown into the database, holding the write lock meanwhile."""
+    try:
+        if os.stat(f"{path}-wal").st_size < CHECKPOINT_BYTES:
+            return False
+    except OSError:
+        return False
+    return checkpoint(connection, path)
+
+
+def checkpoint(connection: sqlite3.Connection, path: Path) -> bool:
+    """Checkpoint now; False if another process is at work, which is no error."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=0)) as second:
+        second.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            second.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        finally:
+            connection.execute("ROLLBACK")
+        return True
+    return False
+
+
+class _Worker(aiosqlite.Connection):
+    """aiosqlite's connection thread, running a whole verb in one hop."""
+
+    async def call(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = await self._execute(function, self._conn, *args, **kwargs)
+        return result
+
+
+class Database:
+    """The asynchronous side: one connection with its thread, opened when first needed.
+
+    Survives what happens to the file: if it is deleted or replaced, the next verb
+    opens what is there now. Every failure is a `StoreError` of that one verb.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        busy_timeout: float,
+        *,
+        alive: Callable[[Process, float], bool],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self._busy_timeout = busy_timeout
+        self._alive = alive
+        self._clock = clock
+        self._worker: _Worker | None = None
+        self._file: tuple[int, int] | None = None
+        self._opening = anyio.Lock()
+
+    async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb; it is never half done, also if the caller is cancelled."""
+        with anyio.CancelScope(shield=True):
+            try:
+                worker = await self._connected()
+                return await worker.call(self._run, verb, *args, **kwargs)
+            except (sqlite3.Error, OSError) as error:
+                if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                    await self._disconnect()  # damaged, or not a database: look again next time
+                raise translate(error, self.path) from error
+
+    def _run(
+        self, connection: sqlite3.Connection, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        result = transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
+        checkpoint_if_large(connection, self.path)
+        return result
+
+    def pulse(self) -> object:
+        """Changes with every commit of any process: the state of the WAL file."""
+        try:
+            found = os.stat(f"{self.path}-wal")
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+    async def close(self) -> None:
+        """Give the connection and its thread back; a later verb opens anew."""
+        with anyio.CancelScope(shield=True):
+            await self._disconnect()
+
+    async def _connected(self) -> _Worker:
+        async with self._opening:
+            if self._worker and self._file != _identity(self.path):
+                await self._disconnect()
+            if not self._worker:
+                worker = _Worker(lambda: connect(self.path, self._busy_timeout), iter_chunk_size=64)
+                try:
+                    await worker
+                except BusError as error:
+                    raise type(error)(f"{self.path}: {error.message}", path=str(self.path)) from error
+                self._worker, self._file = worker, _identity(self.path)
+            return self._worker
+
+    async def _disconnect(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker:
+            with contextlib.suppress(sqlite3.Error, ValueError):
+                await worker.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

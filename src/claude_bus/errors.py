@@ -1,0 +1,175 @@
+"""What can go wrong, as a short tree.
+
+Every error a caller may meet is a `BusError`: a stable `code`, a sentence that
+names the way out, and data for programs. Doors (tools, CLI, HTTP) translate a
+code through `EXIT_STATUS` and `HTTP_STATUS`; nobody else decides on a status.
+"""
+
+from __future__ import annotations
+
+
+class BusError(Exception):
+    """Base of all errors the bus reports to a caller."""
+
+    code = "error"
+
+    def __init__(self, message: str, **data: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data = data
+
+    def as_dict(self) -> dict[str, object]:
+        """The error as programs get it: `{"error": code, "message": ..., **data}`."""
+        return {"error": self.code, "message": self.message, **self.data}
+
+
+class InvalidInput(BusError):
+    """An argument does not have the form it must have."""
+
+    code = "invalid_input"
+
+
+class TooLarge(BusError):
+    """Content or a value exceeds its limit; `limit` and `size` are in bytes."""
+
+    code = "too_large"
+
+
+class NotRegistered(BusError):
+    """The verb needs a name and this session has none yet."""
+
+    code = "not_registered"
+
+    def __init__(self) -> None:
+        super().__init__("register first: call register(name) with a short name such as 'backend'")
+
+
+class NameTaken(BusError):
+    """Another live session holds the name; `suggestion` is free."""
+
+    code = "name_taken"
+
+    def __init__(self, name: str, holder: str, suggestion: str) -> None:
+        super().__init__(
+            f"'{name}' is held by a live session ({holder}); pick another name, '{suggestion}' is free",
+            name=name,
+            holder=holder,
+            suggestion=suggestion,
+        )
+
+
+class NotFound(BusError):
+    """What was named does not exist, or is not the caller's to see."""
+
+    code = "not_found"
+
+
+class VersionConflict(BusError):
+    """A compare-and-set met another version than the expected one."""
+
+    code = "version_conflict"
+
+    def __init__(self, key: str, expected: int, current: int) -> None:
+        super().__init__(
+            f"stale write: expected_version {expected} != current {current}; re-read '{key}' and retry",
+            key=key,
+            expected=expected,
+            current=current,
+        )
+
+
+class ClaimHeld(BusError):
+    """Another agent's live claim overlaps; nothing was claimed."""
+
+    code = "claim_held"
+
+    def __init__(self, path: str, held: str, holder: str, expires_in: float, reason: str) -> None:
+        under = "" if held == path else f" (its claim: '{held}')"
+        why = f", reason: {reason}" if reason else ""
+        super().__init__(
+            f"'{path}' is claimed by '{holder}' for another {expires_in:.0f}s{under}{why}; "
+            f"ask '{holder}' with send, or wait. Nothing was claimed",
+            path=path,
+            held=held,
+            holder=holder,
+            expires_in=round(expires_in, 1),
+            reason=reason,
+        )
+
+
+class ClaimOfOther(BusError):
+    """A release named a claim that belongs to somebody else."""
+
+    code = "claim_of_other"
+
+    def __init__(self, path: str, holder: str, asked: str) -> None:
+        super().__init__(
+            f"'{path}' is claimed by '{holder}', not '{asked}'; ask '{holder}' to release it",
+            path=path,
+            holder=holder,
+        )
+
+
+class StoreError(BusError):
+    """The database could not do its part; the verb had no effect."""
+
+    code = "store_failed"
+
+
+class StoreBusy(StoreError):
+    """Another process held the write lock for longer than the busy timeout."""
+
+    code = "store_busy"
+
+
+class StoreFull(StoreError):
+    """The disk (or quota) is full."""
+
+    code = "store_full"
+
+
+class StoreReadOnly(StoreError):
+    """The database file or its folder may not be written or created."""
+
+    code = "store_read_only"
+
+
+class StoreCorrupt(StoreError):
+    """The file is damaged, or is not a database of ours."""
+
+    code = "store_corrupt"
+
+
+EXIT_STATUS: dict[str, int] = {
+    "invalid_input": 2,
+    "too_large": 2,
+    "not_registered": 2,
+    "not_found": 3,
+    "name_taken": 4,
+    "version_conflict": 4,
+    "claim_held": 4,
+    "claim_of_other": 4,
+    "store_busy": 5,
+    "store_full": 5,
+    "store_read_only": 5,
+    "store_corrupt": 5,
+    "store_failed": 5,
+}
+"""Exit status of the CLI by error code; a code that is not listed exits with 1."""
+
+HTTP_STATUS: dict[str, int] = {
+    "invalid_input": 400,
+    "too_large": 413,
+    "not_registered": 403,
+    "not_found": 404,
+    "name_taken": 409,
+    "version_conflict": 409,
+    "claim_held": 409,
+    "claim_of_other": 403,
+    "store_busy": 503,
+    "store_full": 507,
+    "store_read_only": 500,
+    "store_corrupt": 500,
+    "store_failed": 500,
+}
+"""HTTP status by error code; a code that is not listed answers 500."""

@@ -1,0 +1,93 @@
+"""The hook tool: what the client's hooks call, kept from the model.
+
+`hooks/hooks.json` of the plugin, and the user's settings after an installation, call
+it with the fields of their event. It answers with the JSON the client expects of a
+hook, or with nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+
+from pydantic import BaseModel, ConfigDict
+
+from ..model import Injection
+from ..session import Session
+
+NAME = "hook"
+DESCRIPTION = "For the client's hooks; not for the model."
+
+
+class Event(BaseModel):
+    """A hook event. Fields the client leaves out arrive as empty strings."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    event: str
+    session_id: str = ""
+    prompt_id: str = ""
+    agent_id: str = ""
+    permission_mode: str = ""
+    notification_type: str = ""
+
+
+async def handle(session: Session, event: Event) -> str:
+    """React to one event; returns hook JSON, or "" where there is nothing to say.
+
+    Inside a subagent the context would land in the subagent: its events are not ours.
+    """
+    if event.agent_id:
+        return ""
+    react = _REACTIONS.get(event.event)
+    found = await react(session, event) if react else Injection()
+    return _answer(event.event, found) if found else ""
+
+
+def _answer(event: str, found: Injection) -> str:
+    answer: dict[str, object] = {
+        "hookSpecificOutput": {"hookEventName": event, "additionalContext": found.context}
+    }
+    if found.notice and event == "UserPromptSubmit":
+        answer["systemMessage"] = found.notice
+    return json.dumps(answer, ensure_ascii=False)
+
+
+async def _prompt(session: Session, event: Event) -> Injection:
+    return await session.prompt(event.session_id, event.prompt_id, event.permission_mode)
+
+
+async def _batch(session: Session, event: Event) -> Injection:
+    return await session.batch(event.session_id, event.permission_mode)
+
+
+async def _stop(session: Session, event: Event) -> Injection:
+    return await session.stop(event.session_id, event.permission_mode)
+
+
+async def _failed(session: Session, event: Event) -> Injection:
+    await session.became("idle", event.session_id)
+    return Injection()
+
+
+async def _notified(session: Session, event: Event) -> Injection:
+    idle = event.notification_type == "idle_prompt"
+    await session.became("idle" if idle else "waiting", event.session_id)
+    return Injection()
+
+
+async def _compacted(session: Session, event: Event) -> Injection:
+    session.compacted()
+    return Injection()
+
+
+_REACTIONS: dict[str, Callable[[Session, Event], Awaitable[Injection]]] = {
+    "UserPromptSubmit": _prompt,
+    "PostToolBatch": _batch,
+    "Stop": _stop,
+    "StopFailure": _failed,
+    "Notification": _notified,
+    "PostCompact": _compacted,
+}
+EVENTS = tuple(_REACTIONS)
+"""The events that hooks must be registered for."""

@@ -1,0 +1,81 @@
+"""The stdio server: one per Claude Code session."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+
+from .. import claude_code
+from ..bus import open_bus
+from ..config import Config
+from ..doorbell import Doorbell
+from ..errors import BusError
+from ..session import Session
+
+_log = logging.getLogger(__name__)
+
+
+def serve(config: Config) -> None:
+    """Serve this process's stdin and stdout until the client ends."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="claude-bus: %(message)s")
+    gc.freeze()  # modules stay for ever: keep the collector from walking them
+    anyio.run(_serve, config)
+    # A thread may still block on stdin; it holds nothing that is not given back.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+async def _serve(config: Config) -> None:
+    from mcp.server.stdio import stdio_server
+
+    from .server import create_server
+
+    env = os.environ
+    client, inbox = claude_code.client(env, Path.cwd())
+    bus = open_bus(config)
+
+    def may_wake(mode: str) -> bool:
+        if not inbox or config.wake == "never":
+            return False
+        return config.wake == "always" or mode not in ("", claude_code.BYPASS)
+
+    session = Session(bus, config, client, may_wake)
+    server = create_server(lambda ctx: session)
+
+    async def push(text: str, sender: str) -> bool:
+        return bool(inbox) and await claude_code.push(inbox, text, sender)
+
+    bell = Doorbell(session, bus, push if inbox else None, lambda: claude_code.says_idle(env, client.process))
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_until_signal, tasks.cancel_scope)
+            tasks.start_soon(bell.watch)
+            async with stdio_server() as (read, write):
+                await server.run(read, write, server.create_initialization_options())
+            tasks.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _close(session)
+            await bus.close()
+
+
+async def _close(session: Session) -> None:
+    try:
+        await session.close()
+    except BusError as error:
+        _log.warning("%s", error)  # the next to look finds this process gone
+
+
+async def _until_signal(scope: anyio.CancelScope) -> None:
+    """The client ends its servers with SIGINT, and SIGTERM shortly after."""
+    if sys.platform == "win32":
+        return
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()

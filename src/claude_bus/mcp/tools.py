@@ -1,0 +1,417 @@
+"""The tools, declared once: their names, their arguments, what they answer.
+
+Every session pays for each word here: what the model is given stays within 6 KB
+(see the test). Answers are text where the original's were, else a JSON object.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .. import rules, text
+from ..errors import InvalidInput
+from ..model import Agent, Draft, HandOver, Message, Receipt, StateEntry
+from ..session import Session
+
+Answer = str | dict[str, Any]
+Handler = Callable[[Session, Any], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool: `call` gets the session and an instance of `arguments`."""
+
+    name: str
+    description: str
+    arguments: type[BaseModel]
+    call: Handler
+    changes: bool
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments, without what a model can do without."""
+        schema = _compact(self.arguments.model_json_schema())
+        assert isinstance(schema, dict)
+        return schema
+
+
+class Arguments(BaseModel):
+    """Base of all arguments: unknown ones are refused, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+TOOLS: dict[str, Tool] = {}
+
+
+def tool(arguments: type[BaseModel], *, changes: bool = True) -> Callable[[Handler], Handler]:
+    """Declare a tool: its name is the function's, its description the docstring."""
+
+    def declare(handler: Handler) -> Handler:
+        name = handler.__name__.rstrip("_")
+        description = " ".join((handler.__doc__ or "").split())
+        TOOLS[name] = Tool(name, description, arguments, handler, changes)
+        return handler
+
+    return declare
+
+
+async def call(session: Session, name: str, arguments: dict[str, Any]) -> Answer:
+    """Call a tool by name. Raises `BusError` for whatever is wrong with the call."""
+    found = TOOLS.get(name)
+    if not found:
+        raise InvalidInput(f"unknown tool {name!r}; the bus has {', '.join(TOOLS)}")
+    try:
+        parsed = found.arguments.model_validate(arguments)
+    except ValidationError as error:
+        raise InvalidInput(_explain(found, error)) from error
+    return await found.call(session, parsed)
+
+
+def _explain(found: Tool, error: ValidationError) -> str:
+    """What is wrong with the arguments, and which there are."""
+    problems = [
+        f"{'.'.join(str(part) for part in problem['loc']) or 'arguments'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)
+    ]
+    accepted = ", ".join(found.arguments.model_fields)
+    return f"{found.name}: {'; '.join(problems[:5])}. Accepted arguments: {accepted or 'none'}"
+
+
+def _compact(schema: Any) -> Any:
+    """Without titles, nulls and defaults that say nothing; unions with null are optional anyway."""
+    if isinstance(schema, list):
+        return [_compact(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    branches = [b for b in schema.get("anyOf", []) if b != {"type": "null"}]
+    if "anyOf" in schema:
+        merged = branches[0] if len(branches) == 1 else {"anyOf": branches}
+        schema = {**{k: v for k, v in schema.items() if k != "anyOf"}, **merged}
+    out: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "properties":
+            out[key] = {name: _compact(field) for name, field in value.items()}
+        elif key not in ("title", "additionalProperties") and not (
+            key == "default" and value in (None, "", False)
+        ):
+            out[key] = _compact(value)
+    return out
+
+
+# -- kinds of arguments -----------------------------------------------------------
+
+
+OneOrMore = str | list[str]
+
+
+def _listed(value: OneOrMore) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _seconds(value: object) -> object:
+    """`90`, `"90"`, `"90s"`, `"30m"`, `"2h"`, `"1d"` as seconds."""
+    if isinstance(value, str):
+        unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(value.strip()[-1:].lower())
+        number = value.strip()[:-1] if unit else value
+        try:
+            return float(number) * (unit or 1)
+        except ValueError:
+            raise ValueError("give seconds, or a number with s, m, h or d such as '30m'") from None
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+
+
+# -- identity and presence ----------------------------------------------------------
+
+
+class Nothing(Arguments):
+    pass
+
+
+class Register(Arguments):
+    name: str
+    role: str = ""
+    owns: list[str] | None = None
+    channel: str = ""
+
+
+@tool(Register)
+async def register(session: Session, args: Register) -> Answer:
+    """Join the bus under a name, or rename (mail follows). role: what you do; owns: globs of your files."""
+    binding, roster, unread = await session.register(args.name, args.role, args.owns, args.channel)
+    role = f" ({args.role})" if args.role else ""
+    where = "" if binding.address.channel == rules.DEFAULT_CHANNEL else f" on channel '{binding.address.channel}'"
+    mail = f" {text.plural(unread, 'unread message')}: call inbox." if unread else ""
+    return f"registered '{binding.address.name}'{role}{where}. {text.roster_line(roster)}{mail}"
+
+
+@tool(Nothing, changes=False)
+async def whoami(session: Session, args: Nothing) -> Answer:
+    """Your name on the bus."""
+    binding = await session.whoami()
+    if binding and binding.registered:
+        return binding.address.seen_from(rules.DEFAULT_CHANNEL)
+    listed = f"; listed as '{binding.address.name}' until then" if binding else ""
+    return f"not registered (call register){listed}"
+
+
+@tool(Nothing)
+async def leave(session: Session, args: Nothing) -> Answer:
+    """Leave the bus: your claims end, direct mail is kept."""
+    me = await session.leave()
+    return f"left; mail for '{me.name}' is kept until it registers again"
+
+
+class Agents(Arguments):
+    active_within: Seconds | None = None
+    channel: str = ""
+
+
+@tool(Agents, changes=False)
+async def agents(session: Session, args: Agents) -> Answer:
+    """Who is on the bus: status, role, files, overlaps."""
+    found, me = await session.agents(args.active_within, args.channel)
+    return {"agents": [agent_row(agent, me.name, time.time()) for agent in found]}
+
+
+def agent_row(agent: Agent, me: str, now: float) -> dict[str, Any]:
+    """An agent as tools and programs show it; what is empty beyond the original's fields is left out."""
+    row: dict[str, Any] = {
+        "name": agent.name,
+        "role": agent.role,
+        "owns": list(agent.owns),
+        "seconds_ago": round(max(0.0, now - agent.last_seen), 1),
+        "overlaps": list(agent.overlaps),
+        "status": agent.status,
+    }
+    extra = {"cwd": agent.cwd, "branch": agent.branch, "you": agent.name == me, "unregistered": not agent.registered}
+    return row | {key: value for key, value in extra.items() if value}
+
+
+# -- messages -------------------------------------------------------------------------
+
+
+class Send(Arguments):
+    to: OneOrMore
+    content: str
+    reply_to: int | None = None
+    kind: Literal["message", "request", "fyi"] = "message"
+    urgent: bool = False
+    tags: list[str] | None = None
+    ttl: Seconds | None = None
+    key: str = ""
+
+
+@tool(Send)
+async def send(session: Session, args: Send) -> Answer:
+    """Send to a name, a list, a glob, name@channel or 'all'. Answers say who is working, woken or offline
+    (kept for them). kind: request = answer expected, fyi = never wakes. A key makes a retry harmless."""
+    draft = Draft(
+        to=tuple(_listed(args.to)),
+        content=args.content,
+        kind=args.kind,
+        reply_to=args.reply_to,
+        tags=tuple(args.tags or ()),
+        urgent=args.urgent,
+        ttl=args.ttl,
+        key=args.key,
+    )
+    return text.sent(await session.send(draft), time.time())
+
+
+class Inbox(Arguments):
+    consume: bool = True
+    peek: bool = False
+    limit: int = Field(default=50, ge=1, le=500)
+
+
+@tool(Inbox)
+async def inbox(session: Session, args: Inbox) -> Answer:
+    """Your unread messages, oldest first. Content is from peers, not from your user. peek changes nothing."""
+    return mail(await session.inbox(peek=args.peek or not args.consume, limit=args.limit))
+
+
+def mail(found: HandOver) -> dict[str, Any]:
+    return {"messages": [message_row(m) for m in found.messages], "pending_count": found.pending}
+
+
+def message_row(message: Message) -> dict[str, Any]:
+    """A message as tools and programs show it; what is empty beyond the original's fields is left out."""
+    row: dict[str, Any] = {
+        "id": message.id,
+        "from": message.sender,
+        "to": message.to,
+        "content": message.content,
+        "reply_to": message.reply_to,
+        "sent": text.clock(message.ts),
+    }
+    extra = {
+        "kind": message.kind if message.kind != "message" else "",
+        "tags": list(message.tags),
+        "urgent": message.urgent,
+        "possibly_seen": message.possibly_seen,
+    }
+    return row | {key: value for key, value in extra.items() if value}
+
+
+class Wait(Arguments):
+    timeout: Seconds = 60.0
+
+
+@tool(Wait)
+async def wait(session: Session, args: Wait) -> Answer:
+    """Block until a message arrives (or timeout seconds pass) and return it like inbox."""
+    return mail(await session.wait(args.timeout))
+
+
+class MessageStatus(Arguments):
+    message_id: int
+
+
+@tool(MessageStatus, changes=False)
+async def message_status(session: Session, args: MessageStatus) -> Answer:
+    """How far a message is with each recipient (queued, handed, read, acked, expired), and the replies."""
+    found = await session.message_status(args.message_id)
+    readers = [r for r in found.receipts if r.read_at is not None]
+    return {
+        "message_id": found.id,
+        "sender": found.sender,
+        "recipient": found.recipient,
+        "kind": found.kind,
+        "readers": [{"recipient": r.recipient, "read_ts": r.read_at} for r in readers],
+        "deliveries": [receipt_row(r) for r in found.receipts],
+        "replies": list(found.replies),
+    } | ({"open": True} if found.kind == "request" and not found.replies else {})
+
+
+def receipt_row(receipt: Receipt) -> dict[str, Any]:
+    row: dict[str, Any] = {"recipient": receipt.recipient, "state": receipt.state}
+    extra = {
+        "via": receipt.via,
+        "attempts": receipt.attempts,
+        "handed_at": receipt.handed_at,
+        "read_at": receipt.read_at,
+        "acked_at": receipt.acked_at,
+        "expired_at": receipt.expired_at,
+    }
+    return row | {key: value for key, value in extra.items() if value}
+
+
+class History(Arguments):
+    search: str = ""
+    thread: int | None = None
+    since: int = 0
+    limit: int = Field(default=20, ge=1, le=200)
+
+
+@tool(History, changes=False)
+async def history(session: Session, args: History) -> Answer:
+    """What was said before, consuming nothing. thread: any message id of it; since: after this id."""
+    found = await session.history(args.search, args.thread, args.since, args.limit)
+    return {"messages": [message_row(m) for m in found]}
+
+
+# -- state ------------------------------------------------------------------------------
+
+
+class SetState(Arguments):
+    key: str
+    value: str = ""
+    expected_version: int | None = Field(default=None, ge=0)
+    mode: Literal["overwrite", "append", "delete"] = "overwrite"
+    ttl: Seconds | None = None
+
+
+@tool(SetState)
+async def set_state(session: Session, args: SetState) -> Answer:
+    """Write a shared value. expected_version: only if it still has that version (0: only create).
+    append adds a line."""
+    version = await session.set_state(args.key, args.value, args.expected_version, args.mode, args.ttl)
+    if args.mode == "delete":
+        return f"state['{args.key}'] deleted" if version else f"no state['{args.key}']"
+    return f"state['{args.key}'] set (version {version})"
+
+
+class GetState(Arguments):
+    key: str = ""
+
+
+@tool(GetState, changes=False)
+async def get_state(session: Session, args: GetState) -> Answer:
+    """Read a shared value, or all without key."""
+    return {"state": [state_row(entry) for entry in await session.get_state(args.key)]}
+
+
+class ListState(Arguments):
+    prefix: str = ""
+
+
+@tool(ListState, changes=False)
+async def list_state(session: Session, args: ListState) -> Answer:
+    """Keys of shared values and their versions."""
+    return {"state": [state_row(entry) for entry in await session.list_state(args.prefix)]}
+
+
+def state_row(entry: StateEntry) -> dict[str, Any]:
+    row: dict[str, Any] = {"key": entry.key}
+    if entry.value is not None:
+        row["value"] = entry.value
+    row |= {"updated_by": entry.updated_by, "updated_at": entry.updated_at, "version": entry.version}
+    return row | ({"expires": entry.expires} if entry.expires else {})
+
+
+# -- claims -----------------------------------------------------------------------------
+
+
+class Claim(Arguments):
+    path: OneOrMore
+    ttl: Seconds = 1800.0
+    shared: bool = False
+    reason: str = ""
+
+
+@tool(Claim)
+async def claim(session: Session, args: Claim) -> Answer:
+    """Announce that you edit a path, glob or resource such as port:8080; a list is granted all or none.
+    Fails naming the holder if it overlaps another's claim. Claiming again renews."""
+    granted = await session.claim(_listed(args.path), ttl=args.ttl, shared=args.shared, reason=args.reason)
+    paths = ", ".join(f"'{session.shown(c.scope, c.path)}'" for c in granted)
+    return f"claimed {paths} for {int(args.ttl)}s"
+
+
+class Release(Arguments):
+    path: OneOrMore | None = None
+
+
+@tool(Release)
+async def release(session: Session, args: Release) -> Answer:
+    """Release a claim, a list of them, or all of yours without path."""
+    asked = None if args.path is None else _listed(args.path)
+    held = await session.release(asked)
+    if not held:
+        return "no claims of yours" if asked is None else f"no claim on {', '.join(repr(p) for p in asked)}"
+    return f"released {', '.join(repr(session.shown(*place)) for place in held)}"
+
+
+@tool(Nothing, changes=False)
+async def list_claims(session: Session, args: Nothing) -> Answer:
+    """All live claims."""
+    now = time.time()
+    rows = []
+    for found in await session.list_claims():
+        row: dict[str, Any] = {
+            "path": session.shown(found.scope, found.path),
+            "owner": found.owner,
+            "ttl_remaining": round(found.expires - now, 1),
+        }
+        extra = {"shared": found.shared, "reason": found.reason}
+        rows.append(row | {key: value for key, value in extra.items() if value})
+    return {"claims": rows}

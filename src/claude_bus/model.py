@@ -1,0 +1,245 @@
+"""The records of the bus: plain, immutable, without behaviour beyond showing themselves.
+
+Times are seconds since the epoch (float), durations are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["message", "request", "fyi"]
+DeliveryState = Literal["queued", "handed", "read", "acked", "expired"]
+Status = Literal["working", "idle", "waiting", "offline"]
+
+KINDS: tuple[Kind, ...] = ("message", "request", "fyi")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Who: a name within a channel."""
+
+    name: str
+    channel: str
+
+    def seen_from(self, channel: str) -> str:
+        """The shortest spelling that works for somebody on `channel`."""
+        return self.name if channel == self.channel else f"{self.name}@{self.channel}"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A running process, told apart from a later one that got the same pid."""
+
+    host: str
+    pid: int
+    started: float
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}:{self.started:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where a session works."""
+
+    cwd: str = ""
+    root: str = ""
+    """Top of the working tree, or `cwd` where there is none."""
+    repository: str = ""
+    """What all clones and worktrees of one repository share; empty outside of one."""
+    branch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A program that takes part, as it presents itself when it attaches."""
+
+    key: str
+    """Identifies the client's process: its inbox socket, else its pid and start time."""
+    process: Process
+    folder: Folder = Folder()
+    session_id: str = ""
+    """The client's conversation id; `/clear` changes it."""
+    program: str = "claude-code"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A named participant, with what is known of its presence."""
+
+    name: str
+    channel: str
+    role: str
+    owns: tuple[str, ...]
+    registered: bool
+    """False: present under a name made from its folder, not yet joined."""
+    status: Status
+    last_seen: float
+    joined: float
+    cwd: str
+    branch: str
+    client: str
+    overlaps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Which agent a running session is."""
+
+    client: str
+    address: Address
+    registered: bool
+    session_id: str
+    process: Process
+    status: Status
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message as its sender gives it; `rules.check_draft` says what is valid."""
+
+    to: tuple[str, ...]
+    content: str
+    kind: Kind = "message"
+    reply_to: int | None = None
+    tags: tuple[str, ...] = ()
+    urgent: bool = False
+    ttl: float | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as one reader sees it."""
+
+    id: int
+    ts: float
+    sender: str
+    to: str
+    content: str
+    kind: Kind
+    reply_to: int | None
+    tags: tuple[str, ...] = ()
+    urgent: bool = False
+    possibly_seen: bool = False
+    """It was handed over before, to a session that gave no sign of life afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What the sender may expect for one recipient, as known when it was sent."""
+
+    recipient: str
+    outlook: Literal["working", "waking", "idle", "offline", "unknown"]
+    since: float = 0.0
+    """For `offline`: when it was last seen."""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The outcome of a send."""
+
+    id: int
+    to: str
+    expectations: tuple[Expectation, ...]
+    duplicate: bool = False
+    """The same `key` was sent before; this is that message."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Messages that leave the store for a reader, oldest first."""
+
+    messages: tuple[Message, ...]
+    pending: int
+    """How many stay unread after this one."""
+    next_id: int = 0
+    """The oldest message that stays, if any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One recipient's delivery: how far it is, and when it got there."""
+
+    recipient: str
+    state: DeliveryState
+    via: str
+    attempts: int
+    handed_at: float | None
+    read_at: float | None
+    acked_at: float | None
+    expired_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStatus:
+    """Everything known of one message's way."""
+
+    id: int
+    ts: float
+    sender: str
+    recipient: str
+    kind: Kind
+    receipts: tuple[Receipt, ...]
+    replies: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StateEntry:
+    """A shared value. `value` is None where only metadata was asked for."""
+
+    key: str
+    value: str | None
+    version: int
+    updated_by: str
+    updated_at: float
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A pattern somebody is editing."""
+
+    path: str
+    scope: str
+    """The repository the path is relative to; empty for resources and absolute paths."""
+    owner: str
+    shared: bool
+    reason: str
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Who else is here, as one line tells it."""
+
+    peers: tuple[tuple[str, Status], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.peers)
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """What a hook puts before the model, and one line for its user. Empty: nothing new."""
+
+    context: str = ""
+    notice: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.context)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Unread mail that may ring: its size and who it is from."""
+
+    count: int
+    newest: int
+    senders: tuple[str, ...]
+    rings: bool
+    """At least one of them is a reason to wake an idle session."""

@@ -1,0 +1,171 @@
+"""Path patterns: what claims and ownership are made of. Pure, exact, no file system.
+
+A pattern is a slash-separated path in which `*` stands for any run of characters
+within a segment, `?` for one, `[abc]` / `[!a-c]` for one of a set, and a whole
+segment `**` for any number of segments, none included.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+# A segment is a sequence of tokens: a set of characters it may consume, and
+# whether it may repeat. Character sets are (negated, ranges).
+_Ranges = tuple[tuple[str, str], ...]
+_Set = tuple[bool, _Ranges]
+_Token = tuple[_Set, bool]
+_ANY: _Set = (True, ())
+_GLOBSTAR = "**"
+_MAGIC = re.compile(r"[*?\[]")
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether the pattern can stand for more than one path."""
+    return _MAGIC.search(pattern) is not None
+
+
+def normalize(path: str) -> str:
+    """One spelling per path: `a\\b`, `./a/../a/b` and `a//b/` become `a/b`.
+
+    A leading `/` (or drive) stays, and so do `..` that lead out of the root.
+    """
+    path = path.replace("\\", "/")
+    rooted = path.startswith("/")
+    out: list[str] = []
+    for part in path.split("/"):
+        if part in ("", "."):
+            continue
+        if part == ".." and out and out[-1] != "..":
+            out.pop()
+        elif part != ".." or not rooted:
+            out.append(part)
+    return ("/" if rooted else "") + "/".join(out)
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether the plain `path` is one of those the pattern stands for."""
+    return overlap(_literal(path), pattern)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether some path is matched by both patterns. Exact, and symmetric.
+
+    A pattern also covers everything below it, as a claim on a folder does.
+    """
+    a, b = _segments(one), _segments(other)
+    return _paths_meet(a, b) or _paths_meet((*a, _GLOBSTAR), b) or _paths_meet(a, (*b, _GLOBSTAR))
+
+
+def _segments(pattern: str) -> tuple[str, ...]:
+    return tuple(pattern.split("/"))
+
+
+def _literal(path: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", path)
+
+
+def _paths_meet(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+    """Walk both segment lists at once; `**` may take a segment or end."""
+    seen: set[tuple[int, int]] = set()
+    todo = [(0, 0)]
+    while todo:
+        i, j = at = todo.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        if i == len(a) and j == len(b):
+            return True
+        star_a = i < len(a) and a[i] == _GLOBSTAR
+        star_b = j < len(b) and b[j] == _GLOBSTAR
+        if star_a:
+            todo.append((i + 1, j))
+        if star_b:
+            todo.append((i, j + 1))
+        if i < len(a) and j < len(b) and (star_a or star_b or _segments_meet(a[i], b[j])):
+            todo.append((i if star_a else i + 1, j if star_b else j + 1))
+    return False
+
+
+@lru_cache(maxsize=4096)
+def _segments_meet(one: str, other: str) -> bool:
+    """Whether one string is matched by both segments: a walk over both automata."""
+    if not (is_glob(one) or is_glob(other)):
+        return one == other
+    a, b = _tokens(one), _tokens(other)
+    seen: set[tuple[int, int]] = set()
+    todo = [(0, 0)]
+    while todo:
+        i, j = at = todo.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        if i == len(a) and j == len(b):
+            return True
+        if i < len(a) and a[i][1]:
+            todo.append((i + 1, j))
+        if j < len(b) and b[j][1]:
+            todo.append((i, j + 1))
+        if i < len(a) and j < len(b) and _sets_meet(a[i][0], b[j][0]):
+            todo.append((i if a[i][1] else i + 1, j if b[j][1] else j + 1))
+    return False
+
+
+def _tokens(segment: str) -> tuple[_Token, ...]:
+    out: list[_Token] = []
+    i = 0
+    while i < len(segment):
+        char = segment[i]
+        i += 1
+        if char == "*":
+            out.append((_ANY, True))
+        elif char == "?":
+            out.append((_ANY, False))
+        elif char == "[" and (end := _set_end(segment, i)) > 0:
+            out.append((_charset(segment[i:end]), False))
+            i = end + 1
+        else:
+            out.append(((False, ((char, char),)), False))
+    return tuple(out)
+
+
+def _set_end(segment: str, start: int) -> int:
+    """Index of the `]` that closes a set opened before `start`, or -1."""
+    first = start + 1 if segment[start : start + 1] == "!" else start
+    return segment.find("]", first + 1)
+
+
+def _charset(body: str) -> _Set:
+    negated = body.startswith("!")
+    body = body[1:] if negated else body
+    ranges: list[tuple[str, str]] = []
+    i = 0
+    while i < len(body):
+        if i + 2 < len(body) and body[i + 1] == "-":
+            ranges.append((body[i], body[i + 2]))
+            i += 3
+        else:
+            ranges.append((body[i], body[i]))
+            i += 1
+    return negated, tuple(ranges)
+
+
+def _sets_meet(a: _Set, b: _Set) -> bool:
+    """Whether a character is in both. A slash never is: segments have none."""
+    if a[0] and b[0]:
+        return True  # two finite exclusions leave most of Unicode
+    if a[0]:
+        a, b = b, a
+    if not b[0]:
+        return any(max(lo, lo2) <= min(hi, hi2) for lo, hi in a[1] for lo2, hi2 in b[1])
+    return any(_leaves_any(lo, hi, b[1]) for lo, hi in a[1])
+
+
+def _leaves_any(low: str, high: str, excluded: _Ranges) -> bool:
+    """Whether `low..high` has a character outside all excluded ranges."""
+    at = ord(low)
+    for lo, hi in sorted(excluded):
+        if ord(lo) > at:
+            break
+        at = max(at, ord(hi) + 1)
+    return at <= ord(high)

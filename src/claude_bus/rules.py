@@ -1,0 +1,236 @@
+"""The rules of the bus as pure functions: values in, values or a `BusError` out."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from .errors import InvalidInput, TooLarge
+from .model import KINDS, Address, Draft
+from .patterns import normalize
+
+DEFAULT_CHANNEL = "default"
+BROADCASTS = frozenset({"all", "any"})
+"""Both words of the earlier systems mean everybody on the channel."""
+
+MAX_CONTENT_BYTES = 65_536
+MAX_VALUE_BYTES = 262_144
+MAX_NAME = 64
+MAX_ROLE = 200
+MAX_RECIPIENTS = 200
+MAX_CLAIM_TTL = 30 * 86_400.0
+MAX_TTL = 365 * 86_400.0
+MAX_WAIT = 3_600.0
+RETENTION = 30 * 86_400.0
+"""Seconds that read messages and journal rows are kept."""
+
+RING_AFTER = (0.0, 30.0, 120.0)
+"""Seconds since the last ring after which a batch may ring for the 1st, 2nd, 3rd time."""
+MAX_CONTINUATIONS = 3
+"""Turns in a row that the Stop hook may continue because of mail."""
+FOREIGN_HOST_SILENCE = 180.0
+"""Seconds without a heartbeat after which a session on another host counts as gone."""
+
+_TICK = 1e-6
+
+
+def _is_plain(char: str) -> bool:
+    return char.isalnum() or char in "._-:+~#"
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """A valid agent or channel name, or `InvalidInput`.
+
+    1 to 64 letters, digits and `. _ - : + ~ #`, beginning with a letter or digit; any
+    script. `all` and `any` are taken: they address everybody.
+    """
+    if not name or len(name) > MAX_NAME or not all(map(_is_plain, name)) or not name[0].isalnum():
+        raise InvalidInput(
+            f"{what} {ascii(name[:80])} is not valid: use 1-{MAX_NAME} letters, digits or . _ - : + ~ #, "
+            "beginning with a letter or digit"
+        )
+    if name in BROADCASTS:
+        raise InvalidInput(f"{what} '{name}' is reserved: it addresses everybody; pick another")
+    if unicodedata.normalize("NFC", name) != name:
+        raise InvalidInput(f"{what} {ascii(name)} is not valid: use composed characters (Unicode NFC)")
+    return name
+
+
+def check_line(text: str, what: str, limit: int = MAX_ROLE) -> str:
+    """One line of printable text of at most `limit` characters, or `InvalidInput`."""
+    if len(text) > limit or not text.isprintable():
+        raise InvalidInput(f"{what} must be one printable line of at most {limit} characters")
+    return text
+
+
+def check_utf8(text: str, what: str, limit: int, way_out: str) -> str:
+    """Text that can be stored as UTF-8 in at most `limit` bytes."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{what} holds half a surrogate pair; send valid Unicode text") from None
+    if size > limit:
+        raise TooLarge(f"{what} is {size} bytes, the limit is {limit}: {way_out}", size=size, limit=limit)
+    return text
+
+
+def check_draft(draft: Draft) -> Draft:
+    """The draft, if everything about it that needs no database is valid."""
+    if not draft.to or len(draft.to) > MAX_RECIPIENTS:
+        raise InvalidInput(f"to must name 1 to {MAX_RECIPIENTS} recipients: a name, a list, a glob, or 'all'")
+    if draft.kind not in KINDS:
+        raise InvalidInput(f"kind {ascii(draft.kind)} is unknown: use {', '.join(KINDS)}")
+    if not draft.content:
+        raise InvalidInput("content is empty: say something")
+    check_utf8(
+        draft.content,
+        "content",
+        MAX_CONTENT_BYTES,
+        "put it into a file and send its path and sha256 instead",
+    )
+    for tag in draft.tags:
+        check_line(tag, "a tag", MAX_NAME)
+    if draft.ttl is not None:
+        check_seconds(draft.ttl, "ttl", MAX_TTL)
+    check_line(draft.key, "key")
+    return draft
+
+
+def check_seconds(value: float, what: str, limit: float) -> float:
+    """A positive, finite number of seconds up to `limit`."""
+    if not (math.isfinite(value) and 0 < value <= limit):
+        raise InvalidInput(f"{what} must be more than 0 and at most {limit:.0f} seconds")
+    return value
+
+
+def check_key(key: str) -> str:
+    """A valid state key: one printable line of 1 to 200 characters."""
+    if not key:
+        raise InvalidInput("key is empty: name the state entry")
+    return check_line(key, "key")
+
+
+def check_value(value: str) -> str:
+    """A value that fits: at most 256 KB of UTF-8."""
+    return check_utf8(value, "value", MAX_VALUE_BYTES, "store a path and sha256 instead")
+
+
+# -- addresses ------------------------------------------------------------------
+
+
+def parse_address(text: str, channel: str) -> Address:
+    """`name` or `name@channel`; the part before the `@` may be a glob or a broadcast word."""
+    name, at, other = text.strip().partition("@")
+    if at:
+        check_name(other, "channel")
+    if not name:
+        raise InvalidInput(f"recipient {ascii(text[:80])} has no name: use name or name@channel")
+    if name in BROADCASTS:
+        return Address("all", other or channel)
+    if not is_name_glob(name):
+        check_name(name, "recipient")
+    return Address(name, other or channel)
+
+
+def is_name_glob(name: str) -> bool:
+    return any(c in name for c in "*?[")
+
+
+def select(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that a glob stands for, sorted."""
+    return sorted(name for name in names if fnmatchcase(name, pattern))
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """The known name that was probably meant, or ''."""
+    by_fold = {candidate.casefold(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.casefold(), by_fold, n=1, cutoff=0.6)
+    return by_fold[close[0]] if close else ""
+
+
+def free_name(wanted: str, taken: Iterable[str]) -> str:
+    """`wanted`, or `wanted-2`, `wanted-3`, ...: the first that is not taken."""
+    used = set(taken)
+    if wanted not in used:
+        return wanted
+    numbers = (n for n in range(2, len(used) + 3) if f"{wanted[: MAX_NAME - 5]}-{n}" not in used)
+    return f"{wanted[: MAX_NAME - 5]}-{next(numbers)}"
+
+
+def folder_name(root: str, branch: str) -> str:
+    """The name a session has before it registers: its folder, and its branch if special."""
+    parts = [re.split(r"[/\\]", root.rstrip("/\\"))[-1]]
+    if branch not in ("", "main", "master"):
+        parts.append(branch)
+    words = "-".join(parts)
+    name = "".join(c if _is_plain(c) else "-" for c in unicodedata.normalize("NFC", words))
+    name = re.sub(r"-{2,}", "-", name).strip("-._:+~#")[:MAX_NAME]
+    return name if name and name not in BROADCASTS else "session"
+
+
+# -- time -----------------------------------------------------------------------
+
+
+def next_ts(now: float, last: float) -> float:
+    """A timestamp later than every earlier one, also when the clock jumped back.
+
+    Readers with a time cursor (`ts > since`) rely on it.
+    """
+    return max(now, last + _TICK)
+
+
+def rings(kind: str, broadcast: bool, urgent: bool) -> bool:
+    """Whether a message is a reason to wake an idle session.
+
+    Direct mail is; a broadcast only if urgent; an `fyi` never.
+    """
+    return kind != "fyi" and (urgent or not broadcast)
+
+
+def ring_due(rings: int, since_last: float) -> bool:
+    """Whether a batch that rang `rings` times, last `since_last` seconds ago, rings (again)."""
+    return rings < len(RING_AFTER) and since_last >= RING_AFTER[rings]
+
+
+# -- claims ---------------------------------------------------------------------
+
+_RESOURCE = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]+:(?![/\\])\S*")
+
+
+def is_resource(path: str) -> bool:
+    """`port:8080`, `gpu:0`, `branch:main`: a thing to hold that is no path.
+
+    One letter before the colon is a drive, and `x://` an address of something else.
+    """
+    return _RESOURCE.fullmatch(path) is not None
+
+
+def check_path(path: str) -> str:
+    """A claimable pattern in its one spelling, or `InvalidInput`."""
+    if not path or len(path) > 1_000 or not path.isprintable():
+        raise InvalidInput("path must be a printable path, glob or resource name of 1 to 1000 characters")
+    if is_resource(path):
+        return path
+    return normalize(path) or "."
+
+
+# -- values ---------------------------------------------------------------------
+
+
+def dump_list(items: Sequence[str]) -> str:
+    """A list as a database column or a program reads it."""
+    return json.dumps(list(items), ensure_ascii=False)
+
+
+def load_list(column: str | None) -> tuple[str, ...]:
+    """The list in a column; anything else (a foreign or damaged value) is an empty one."""
+    try:
+        value = json.loads(column or "[]")
+    except ValueError:
+        return ()
+    return tuple(map(str, value)) if isinstance(value, list) else ()

@@ -1,0 +1,361 @@
+"""One session on the bus: who it is, what it was handed, when it is woken.
+
+A door (the MCP tools and hook events) calls a `Session`; the session calls the bus.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+import anyio
+
+from . import rules, text, worktree
+from .bus import Bus
+from .config import Config
+from .errors import NameTaken, NotRegistered
+from .model import (
+    Address,
+    Agent,
+    Binding,
+    Claim,
+    Client,
+    Draft,
+    HandOver,
+    Injection,
+    Message,
+    MessageStatus,
+    Roster,
+    Sent,
+    StateEntry,
+    Status,
+)
+from .sql.state import Mode
+from .turn import Turn
+
+_NOTHING = Injection()
+
+
+class Session:
+    """A participant behind one client process.
+
+    `may_wake` tells for a permission mode whether the session may be woken in it.
+    """
+
+    def __init__(self, bus: Bus, config: Config, client: Client, may_wake: Callable[[str], bool]) -> None:
+        self.bus = bus
+        self.client = client
+        self.turn = Turn()
+        self.arrived = anyio.Event()
+        self._config = config
+        self._may_wake = may_wake
+        self._address = ""
+        self._bell: bool | None = None
+        self._left = False
+        self._continuations = 0
+        self._introduce = True
+        self._told: tuple[str, ...] | None = None
+        self._announced = 0
+        self._warning = ""
+        self._problem = ""
+        self._heard = time.monotonic()
+
+    # -- who it is
+
+    async def attach(self) -> Binding:
+        """Take part, or find out that it already does. Called by whatever comes first."""
+        binding = await self.bus.binding(self.client.key)
+        if binding and binding.process == self.client.process:
+            return binding
+        binding = await self._attach_anew()
+        self._bell = self._may_wake("")
+        if self._bell:
+            await self.bus.observe(self.client.key, bell=True)
+        if self._address:
+            await self.bus.listen(self._address, self.client.key)
+        return binding
+
+    async def _attach_anew(self) -> Binding:
+        wanted = Address(self._config.name, self._config.channel) if self._config.name else None
+        try:
+            binding = await self.bus.attach(self.client, wanted, self._config.channel)
+        except NameTaken as taken:
+            self._warning = f"BUS_NAME: {taken.message}; register(name) to take part."
+            return await self.bus.attach(self.client, None, self._config.channel)
+        if wanted:
+            binding = await self.bus.register(self.client.key, wanted, self._config.role, None)
+        return binding
+
+    async def listen_at(self, address: str) -> None:
+        """Attach, and have mail announced at `address` from now on."""
+        self._address = address
+        await self.attach()
+        await self.bus.listen(address, self.client.key)
+
+    async def close(self) -> None:
+        """The client ended."""
+        await self.bus.detach(self.client.key)
+
+    async def _me(self) -> Address:
+        """The registered name, or `NotRegistered`."""
+        binding = await self._called()
+        if not (binding and binding.registered):
+            raise NotRegistered
+        return binding.address
+
+    async def _anyone(self) -> Address:
+        """The name for verbs that need none: "" where the session has not registered."""
+        binding = await self._called()
+        if not binding:
+            return Address("", self._config.channel)
+        return binding.address if binding.registered else Address("", binding.address.channel)
+
+    async def _called(self) -> Binding | None:
+        """A tool was called, which is a sign of life. None for a session that left."""
+        self._heard = time.monotonic()
+        if self._left:
+            return None
+        binding = await self.attach()
+        await self.bus.observe(self.client.key)
+        proven = self.turn.call()
+        if proven:
+            await self.bus.confirm(binding.address, proven)
+        return binding
+
+    # -- the verbs, as this session uses them
+
+    async def register(
+        self, name: str, role: str = "", owns: list[str] | None = None, channel: str = ""
+    ) -> tuple[Binding, Roster, int]:
+        """Take a name; returns the binding, who else is here, and how much mail waits."""
+        self._left = False
+        binding = await self._called() or await self.attach()
+        who = Address(
+            rules.check_name(name.strip()),
+            rules.check_name(channel, "channel") if channel else binding.address.channel,
+        )
+        globs = None if owns is None else tuple(rules.check_line(glob, "owns", 1000) for glob in owns)
+        binding = await self.bus.register(self.client.key, who, rules.check_line(role, "role"), globs)
+        roster = await self.bus.roster(binding.address)
+        self._told, self._introduce, self._warning = roster.names, False, ""
+        return binding, roster, (await self.bus.waiting(binding.address)).count
+
+    async def whoami(self) -> Binding | None:
+        """The binding, also of a session that did not register; None after leaving."""
+        return await self._called()
+
+    async def leave(self) -> Address:
+        me = await self._me()
+        await self.bus.leave(self.client.key)
+        self._left = True
+        return me
+
+    async def agents(self, within: float | None, channel: str) -> tuple[list[Agent], Address]:
+        me = await self._anyone()
+        where = rules.check_name(channel, "channel") if channel else me.channel
+        return await self.bus.agents(where, within), me
+
+    async def send(self, draft: Draft) -> Sent:
+        """Send; without a registered name only an answer to what was received goes out."""
+        binding = await self._called()
+        if not binding or not (binding.registered or draft.reply_to):
+            raise NotRegistered
+        return await self.bus.send(binding.address, draft)
+
+    async def inbox(self, *, peek: bool = False, limit: int = 50) -> HandOver:
+        """Unread mail; registered or not, but a session without either is told to register."""
+        binding = await self._called()
+        if not binding:
+            raise NotRegistered
+        found = await self._hand_over(binding, peek=peek, limit=limit)
+        if not binding.registered and not found.messages:
+            raise NotRegistered
+        return found
+
+    async def _hand_over(self, binding: Binding, *, peek: bool, limit: int) -> HandOver:
+        """Hand over through a tool's answer; an answer that is not sent hands over nothing."""
+        found = await self.bus.hand_over(
+            binding.address, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
+        )
+        if peek:
+            return found
+        ids = [message.id for message in found.messages]
+        try:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self.bus.withdraw(binding.address, ids)
+            raise
+        self.turn.handed_by_tool(ids)
+        return found
+
+    async def wait(self, timeout: float) -> HandOver:
+        """Like `inbox`, as soon as there is something, or empty after `timeout` seconds."""
+        rules.check_seconds(timeout, "timeout", rules.MAX_WAIT)
+        await self._me()
+        with anyio.move_on_after(timeout):
+            while True:
+                arrived = self.arrived
+                found = await self.inbox()
+                if found.messages:
+                    return found
+                await arrived.wait()
+        return HandOver((), 0)
+
+    def silent_for(self) -> float:
+        """Seconds since the session's last call or event."""
+        return time.monotonic() - self._heard
+
+    def mail_arrived(self) -> None:
+        """Somebody said that mail was stored: whoever waits looks again."""
+        self.arrived.set()
+        self.arrived = anyio.Event()
+
+    async def message_status(self, message_id: int) -> MessageStatus:
+        return await self.bus.message_status(await self._me(), message_id)
+
+    async def history(self, search: str, thread: int | None, since: int, limit: int) -> list[Message]:
+        return await self.bus.history(await self._me(), search=search, thread=thread, since=since, limit=limit)
+
+    async def set_state(
+        self, key: str, value: str, expected_version: int | None, mode: Mode, ttl: float | None
+    ) -> int:
+        me = await self._anyone()
+        return await self.bus.set_state(me, key, value, expected_version=expected_version, mode=mode, ttl=ttl)
+
+    async def get_state(self, key: str) -> list[StateEntry]:
+        me = await self._anyone()
+        if not key:
+            return await self.bus.list_state(me.channel, values=True)
+        entry = await self.bus.get_state(me.channel, key)
+        return [entry] if entry else []
+
+    async def list_state(self, prefix: str) -> list[StateEntry]:
+        me = await self._anyone()
+        return await self.bus.list_state(me.channel, prefix=prefix)
+
+    async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
+        me = await self._me()
+        places = [worktree.place(self.client.folder, path) for path in paths]
+        return await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason)
+
+    async def release(self, paths: list[str] | None) -> list[tuple[str, str]]:
+        me = await self._me()
+        places = None if paths is None else [worktree.place(self.client.folder, path) for path in paths]
+        return await self.bus.release(me, places)
+
+    async def list_claims(self) -> list[Claim]:
+        me = await self._anyone()
+        return await self.bus.list_claims(me.channel)
+
+    def shown(self, scope: str, path: str) -> str:
+        """A claim's path as this session would write it."""
+        return worktree.shown(self.client.folder, scope, path)
+
+    # -- hook events of the main conversation; those of subagents must not come here
+
+    async def prompt(self, session_id: str, prompt_id: str, permission_mode: str) -> Injection:
+        """A prompt was submitted: what is new goes with it."""
+        if self._left:
+            return _NOTHING
+        begins = self.turn.begins(session_id, prompt_id)
+        if session_id != self.turn.session_id:
+            self._forgotten()
+        binding = await self._observe("working", session_id, permission_mode)
+        if not begins:
+            return _NOTHING
+        lost = self.turn.begin(session_id, prompt_id)
+        if lost:
+            await self.bus.withdraw(binding.address, lost)
+        self._continuations = 0
+        return await self._inject(binding, via="prompt hook", roster=True)
+
+    async def batch(self, session_id: str, permission_mode: str) -> Injection:
+        """A batch of tools is over: what came meanwhile goes into the next request."""
+        if self._left:
+            return _NOTHING
+        binding = await self._observe("working", session_id, permission_mode)
+        proven = self.turn.batch()
+        if proven:
+            await self.bus.confirm(binding.address, proven)
+        return await self._inject(binding, via="tool hook")
+
+    async def stop(self, session_id: str, permission_mode: str) -> Injection:
+        """The model is about to end its turn: unread mail continues it, a few times at most."""
+        if self._left:
+            return _NOTHING
+        binding = await self._observe("working", session_id, permission_mode)
+        proven = self.turn.stop()
+        if proven:
+            await self.bus.confirm(binding.address, proven)
+        if self._continuations < rules.MAX_CONTINUATIONS:
+            found = await self._inject(binding, via="stop hook") or await self._recall(binding)
+            if found.context:
+                self._continuations += 1
+                return found
+        await self._observe("idle", session_id, permission_mode)
+        return _NOTHING
+
+    async def became(self, status: Status, session_id: str = "") -> None:
+        """The client reported another presence."""
+        if not self._left:
+            await self._observe(status, session_id, None)
+
+    def first_time(self, problem: str) -> bool:
+        """Whether the user has not been told of this problem yet."""
+        new, self._problem = problem != self._problem, problem
+        return new
+
+    def compacted(self) -> None:
+        """The conversation was summarized; it may have lost who it is."""
+        self._forgotten()
+
+    def _forgotten(self) -> None:
+        self._introduce, self._told = True, None
+
+    async def _observe(self, status: Status, session_id: str, permission_mode: str | None) -> Binding:
+        """Keep presence right, writing only what changed."""
+        self._heard = time.monotonic()
+        binding = await self.attach()
+        bell = self._bell if permission_mode is None else self._may_wake(permission_mode)
+        if (status, bell) != (binding.status, self._bell) or session_id not in ("", binding.session_id):
+            await self.bus.observe(self.client.key, status=status, session_id=session_id, bell=bell)
+        self._bell = bell
+        return binding
+
+    async def _inject(self, binding: Binding, *, via: str, roster: bool = False) -> Injection:
+        me = binding.address
+        lines = await self._news(binding) if roster else []
+        head = text.introduction(me.name, me.channel, binding.registered, rules.DEFAULT_CHANNEL)
+        space = text.INJECTION_LIMIT - text.MAIL_OVERHEAD - len(head) - sum(len(line) + 1 for line in lines)
+        found = await self.bus.hand_over(me, via=via, max_chars=space)
+        self.turn.handed_by_hook([message.id for message in found.messages])
+        if found.messages or (found.pending and found.next_id != self._announced):
+            label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
+            blocks = [text.message_block(message, label) for message in found.messages]
+            lines.append(text.mail(blocks, found.pending))
+            self._announced = found.next_id
+        if not lines:
+            return _NOTHING
+        if self._introduce:
+            lines.insert(0, head)
+            self._introduce = False
+        notice = text.notice(found.messages) if found.messages else ""
+        return Injection("\n".join(lines), notice)
+
+    async def _news(self, binding: Binding) -> list[str]:
+        """A warning about BUS_NAME, and the roster: each when it is new."""
+        lines = [self._warning] if self._warning else []
+        self._warning = ""
+        if not binding.registered:
+            return lines
+        roster = await self.bus.roster(binding.address)
+        if roster.names != (self._told or ()):
+            lines.append(text.roster_line(roster))
+        self._told = roster.names
+        return lines
+
+    async def _recall(self, binding: Binding) -> Injection:
+        requests = await self.bus.recall_requests(binding.address)
+        return Injection(text.recall(requests)) if requests else _NOTHING

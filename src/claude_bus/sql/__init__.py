@@ -1,0 +1,1 @@
+"""The verbs: each a plain synchronous function over one open transaction."""

@@ -1,0 +1,54 @@
+-- Second half: what the original knew, in the new tables.
+INSERT INTO agents (name, role, owns, last_seen, joined)
+SELECT name, COALESCE(role, ''), COALESCE(NULLIF(owns, ''), '[]'), COALESCE(last_seen, 0), COALESCE(last_seen, 0)
+FROM original_agents WHERE name IS NOT NULL;
+
+-- Mailboxes for names that were only written to, or only hold a claim.
+INSERT INTO agents (name, registered)
+SELECT DISTINCT name, 0
+FROM (
+    SELECT recipient AS name FROM original_messages WHERE recipient NOT IN ('all', 'any')
+    UNION SELECT recipient FROM original_deliveries
+    UNION SELECT owner FROM original_claims
+) AS mentioned
+WHERE name IS NOT NULL AND name NOT IN (SELECT name FROM agents);
+
+-- Equal or missing times become strictly increasing, a microsecond apart.
+INSERT INTO messages (id, ts, sender, recipient, broadcast, content, reply_to)
+SELECT
+    id,
+    MAX(COALESCE(ts, 0)) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) + 0.000001 * ROW_NUMBER() OVER (ORDER BY id),
+    COALESCE(sender, ''),
+    COALESCE(recipient, 'all'),
+    COALESCE(recipient, 'all') IN ('all', 'any'),
+    COALESCE(content, ''),
+    reply_to
+FROM original_messages;
+
+-- The original wrote a receipt for every message it returned. What has none was never
+-- returned, even where its cursor moved past it: it is unread.
+INSERT INTO deliveries (message, recipient, state, attempts, via, read_at)
+SELECT
+    m.id,
+    a.name,
+    CASE WHEN d.read = 1 THEN 'read' ELSE 'queued' END,
+    CASE WHEN d.read = 1 THEN 1 ELSE 0 END,
+    CASE WHEN d.read = 1 THEN 'inbox' ELSE '' END,
+    CASE WHEN d.read = 1 THEN d.read_ts END
+FROM messages AS m
+JOIN agents AS a ON (a.name = m.recipient OR (m.broadcast = 1 AND a.registered = 1)) AND a.name <> m.sender
+LEFT JOIN original_deliveries AS d ON d.message_id = m.id AND d.recipient = a.name;
+
+INSERT INTO state (key, value, version, updated_by, updated_at)
+SELECT key, COALESCE(value, ''), COALESCE(version, 1), COALESCE(updated_by, ''), COALESCE(ts, 0)
+FROM original_state WHERE key IS NOT NULL;
+
+INSERT INTO claims (path, owner, created, expires)
+SELECT path, owner, COALESCE(ts, 0), COALESCE(ts, 0) + COALESCE(ttl, 0)
+FROM original_claims WHERE path IS NOT NULL AND owner IS NOT NULL;
+
+DROP TABLE original_agents;
+DROP TABLE original_messages;
+DROP TABLE original_deliveries;
+DROP TABLE original_state;
+DROP TABLE original_claims;

@@ -1,0 +1,146 @@
+-- The bus, version 3. Times are seconds since the epoch; lists are JSON arrays.
+-- Versions 1 and 2 belong to the original claude-bus; see migrations/.
+
+CREATE TABLE agents (
+    channel    TEXT    NOT NULL DEFAULT 'default',
+    name       TEXT    NOT NULL,
+    role       TEXT    NOT NULL DEFAULT '',
+    owns       TEXT    NOT NULL DEFAULT '[]',
+    registered INTEGER NOT NULL DEFAULT 1,     -- 0: present or written to, never joined
+    status     TEXT    NOT NULL DEFAULT 'offline'
+               CHECK (status IN ('working', 'idle', 'waiting', 'offline')),
+    last_seen  REAL    NOT NULL DEFAULT 0,     -- 0: never
+    joined     REAL    NOT NULL DEFAULT 0,
+    session_id TEXT    NOT NULL DEFAULT '',    -- the conversation that bore the name last
+    formerly   TEXT    NOT NULL DEFAULT '',    -- the name before the last renaming
+    cwd        TEXT    NOT NULL DEFAULT '',
+    branch     TEXT    NOT NULL DEFAULT '',
+    client     TEXT    NOT NULL DEFAULT '',
+    PRIMARY KEY (channel, name)
+) STRICT;
+
+-- Which agent a running session is.
+CREATE TABLE bindings (
+    client     TEXT PRIMARY KEY,               -- the client's inbox socket, else its process
+    channel    TEXT    NOT NULL,
+    agent      TEXT    NOT NULL,
+    session_id TEXT    NOT NULL DEFAULT '',
+    host       TEXT    NOT NULL,
+    pid        INTEGER NOT NULL,               -- of the client, not of its bus server
+    started    REAL    NOT NULL,
+    heartbeat  REAL    NOT NULL,
+    bell       INTEGER NOT NULL DEFAULT 0,     -- 1: can be woken when idle
+    rung_upto  INTEGER NOT NULL DEFAULT 0,     -- newest message a ring was for
+    rung_at    REAL    NOT NULL DEFAULT 0,
+    rings      INTEGER NOT NULL DEFAULT 0,
+    FOREIGN KEY (channel, agent) REFERENCES agents (channel, name) ON UPDATE CASCADE
+) STRICT;
+CREATE INDEX bindings_agent ON bindings (channel, agent);
+
+-- Processes to tell when mail was stored, for one client or (client '') for all mail.
+CREATE TABLE listeners (
+    address TEXT PRIMARY KEY,                  -- 'udp:127.0.0.1:port'
+    client  TEXT NOT NULL DEFAULT '',
+    host    TEXT    NOT NULL,
+    pid     INTEGER NOT NULL,
+    started REAL    NOT NULL
+) STRICT;
+
+CREATE TABLE messages (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    ts             REAL NOT NULL UNIQUE,       -- strictly increasing, like the id
+    channel        TEXT NOT NULL DEFAULT 'default',
+    sender         TEXT NOT NULL,
+    sender_channel TEXT NOT NULL DEFAULT 'default',
+    recipient      TEXT NOT NULL,              -- as addressed: a name, a list, a glob, 'all'
+    broadcast      INTEGER NOT NULL DEFAULT 0, -- 1: kept for those who join later
+    content        TEXT NOT NULL,
+    kind           TEXT NOT NULL DEFAULT 'message' CHECK (kind IN ('message', 'request', 'fyi')),
+    reply_to       INTEGER,
+    tags           TEXT NOT NULL DEFAULT '[]',
+    urgent         INTEGER NOT NULL DEFAULT 0,
+    expires        REAL,
+    key            TEXT
+) STRICT;
+CREATE UNIQUE INDEX messages_key ON messages (sender_channel, sender, key) WHERE key IS NOT NULL;
+CREATE INDEX messages_reply ON messages (reply_to) WHERE reply_to IS NOT NULL;
+CREATE INDEX messages_broadcast ON messages (channel, id) WHERE broadcast = 1;
+
+-- One row per message and recipient, from the moment of sending.
+CREATE TABLE deliveries (
+    message    INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    channel    TEXT    NOT NULL DEFAULT 'default',
+    recipient  TEXT    NOT NULL,
+    state      TEXT    NOT NULL DEFAULT 'queued'
+               CHECK (state IN ('queued', 'handed', 'read', 'acked', 'expired')),
+    attempts   INTEGER NOT NULL DEFAULT 0,     -- hand-overs so far
+    via        TEXT    NOT NULL DEFAULT '',    -- what the last hand-over went through
+    handed_by  TEXT    NOT NULL DEFAULT '',    -- the process that made it: host:pid:started
+    recalled   INTEGER NOT NULL DEFAULT 0,     -- 1: its request was recalled before idling
+    handed_at  REAL,
+    read_at    REAL,
+    acked_at   REAL,
+    expired_at REAL,
+    PRIMARY KEY (message, channel, recipient),
+    FOREIGN KEY (channel, recipient) REFERENCES agents (channel, name) ON UPDATE CASCADE
+) STRICT;
+CREATE INDEX deliveries_unread ON deliveries (channel, recipient, message)
+    WHERE state IN ('queued', 'handed');
+CREATE INDEX deliveries_recipient ON deliveries (channel, recipient, message);
+
+CREATE TABLE state (
+    channel    TEXT    NOT NULL DEFAULT 'default',
+    key        TEXT    NOT NULL,
+    value      TEXT    NOT NULL,
+    version    INTEGER NOT NULL,
+    updated_by TEXT    NOT NULL DEFAULT '',
+    updated_at REAL    NOT NULL,
+    expires    REAL,
+    PRIMARY KEY (channel, key)
+) STRICT;
+
+CREATE TABLE state_history (
+    channel TEXT    NOT NULL DEFAULT 'default',
+    key     TEXT    NOT NULL,
+    version INTEGER NOT NULL,
+    value   TEXT,                              -- NULL: deleted
+    by      TEXT    NOT NULL DEFAULT '',
+    at      REAL    NOT NULL,
+    PRIMARY KEY (channel, key, version)
+) STRICT;
+
+CREATE TABLE claims (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    channel TEXT    NOT NULL DEFAULT 'default',
+    scope   TEXT    NOT NULL DEFAULT '',       -- repository the path is relative to
+    path    TEXT    NOT NULL,
+    owner   TEXT    NOT NULL,
+    shared  INTEGER NOT NULL DEFAULT 0,
+    reason  TEXT    NOT NULL DEFAULT '',
+    created REAL    NOT NULL,
+    expires REAL    NOT NULL,
+    UNIQUE (channel, scope, path, owner),
+    FOREIGN KEY (channel, owner) REFERENCES agents (channel, name) ON UPDATE CASCADE
+) STRICT;
+
+CREATE TABLE tokens (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner    TEXT NOT NULL,                    -- a person or machine
+    hash     TEXT NOT NULL UNIQUE,
+    names    TEXT NOT NULL DEFAULT '["*"]',
+    channels TEXT NOT NULL DEFAULT '["*"]',
+    created  REAL NOT NULL,
+    expires  REAL,
+    revoked  REAL
+) STRICT;
+
+-- The journal: every verb that changes something appends to it in its own transaction.
+CREATE TABLE events (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    ts      REAL NOT NULL,
+    channel TEXT NOT NULL,
+    actor   TEXT NOT NULL,
+    verb    TEXT NOT NULL,
+    subject TEXT NOT NULL DEFAULT '',
+    detail  TEXT NOT NULL DEFAULT ''
+) STRICT;

@@ -1,0 +1,139 @@
+"""Shared state: values by key, each with a version, and the history of each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .. import rules
+from ..errors import InvalidInput, VersionConflict
+from ..model import Address, StateEntry
+from . import events
+from .transaction import Row, Transaction
+
+Mode = Literal["overwrite", "append", "delete"]
+
+
+def set_state(
+    tx: Transaction,
+    me: Address,
+    key: str,
+    value: str,
+    *,
+    expected_version: int | None = None,
+    mode: Mode = "overwrite",
+    ttl: float | None = None,
+) -> int:
+    """Write, append a line to, or delete an entry; returns its new version.
+
+    `expected_version` makes it a compare-and-set (0: only if there is no entry), else
+    `VersionConflict`. Versions of a key never repeat, also across deletion, so a
+    compare-and-set cannot mistake a new entry for an old one. With `ttl` (seconds)
+    the entry vanishes by itself; without, it stays and an earlier ttl ends.
+    """
+    rules.check_key(key)
+    if mode not in ("overwrite", "append", "delete"):
+        raise InvalidInput(f"unknown mode {mode!r} (use 'overwrite', 'append' or 'delete')")
+    if ttl is not None:
+        rules.check_seconds(ttl, "ttl", rules.MAX_TTL)
+    entry = _entry(tx, me.channel, key)
+    current = entry.version if entry else 0
+    if expected_version is not None and expected_version != current:
+        raise VersionConflict(key, expected_version, current)
+    if mode == "delete":
+        return _delete(tx, me, key, entry)
+    old = entry.value if entry and mode == "append" else None
+    new = rules.check_value(f"{old}\n{value}" if old else value)
+    version = _last_version(tx, me.channel, key) + 1
+    expires = None if ttl is None else tx.now + ttl
+    tx.run(
+        "INSERT INTO state (channel, key, value, version, updated_by, updated_at, expires) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, key) DO UPDATE SET value = excluded.value, "
+        "version = excluded.version, updated_by = excluded.updated_by, updated_at = excluded.updated_at, "
+        "expires = excluded.expires",
+        me.channel,
+        key,
+        new,
+        version,
+        me.name,
+        tx.now,
+        expires,
+    )
+    _record(tx, me, key, version, new)
+    events.append(tx, me, f"state_{mode}", key, f"version {version}")
+    return version
+
+
+def _delete(tx: Transaction, me: Address, key: str, entry: StateEntry | None) -> int:
+    if not entry:
+        return 0
+    version = entry.version + 1
+    tx.run("DELETE FROM state WHERE channel = ? AND key = ?", me.channel, key)
+    _record(tx, me, key, version, None)
+    events.append(tx, me, "state_delete", key, f"version {version}")
+    return version
+
+
+def _record(tx: Transaction, me: Address, key: str, version: int, value: str | None) -> None:
+    tx.run(
+        "INSERT INTO state_history (channel, key, version, value, by, at) VALUES (?, ?, ?, ?, ?, ?)",
+        me.channel,
+        key,
+        version,
+        value,
+        me.name,
+        tx.now,
+    )
+
+
+def _last_version(tx: Transaction, channel: str, key: str) -> int:
+    """The highest version the key ever had (an entry of an older file has no history)."""
+    history = tx.number("SELECT MAX(version) FROM state_history WHERE channel = ? AND key = ?", channel, key)
+    entry = tx.number("SELECT version FROM state WHERE channel = ? AND key = ?", channel, key)
+    return int(max(history, entry))
+
+
+def get_state(tx: Transaction, channel: str, key: str) -> StateEntry | None:
+    """One entry with its value, or None."""
+    return _entry(tx, channel, key)
+
+
+def list_state(tx: Transaction, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
+    """All entries whose key begins with `prefix`, by key; values only if asked for."""
+    rows = tx.all(
+        "SELECT * FROM state WHERE channel = ? AND SUBSTR(key, 1, ?) = ? AND (expires IS NULL OR expires > ?) "
+        "ORDER BY key",
+        channel,
+        len(prefix),
+        prefix,
+        tx.now,
+    )
+    return [_from_row(row, values) for row in rows]
+
+
+def _entry(tx: Transaction, channel: str, key: str) -> StateEntry | None:
+    row = tx.one(
+        "SELECT * FROM state WHERE channel = ? AND key = ? AND (expires IS NULL OR expires > ?)",
+        channel,
+        key,
+        tx.now,
+    )
+    return _from_row(row, True) if row else None
+
+
+def prune(tx: Transaction, before: float) -> int:
+    """Drop expired entries, and history older than `before`; returns how many entries."""
+    tx.run("DELETE FROM state_history WHERE at < ? AND version < "
+           "(SELECT MAX(h.version) FROM state_history h WHERE h.channel = state_history.channel "
+           "AND h.key = state_history.key)", before)
+    return tx.run("DELETE FROM state WHERE expires <= ?", tx.now).rowcount
+
+
+def _from_row(row: Row, values: bool) -> StateEntry:
+    return StateEntry(
+        key=row["key"],
+        value=row["value"] if values else None,
+        version=row["version"],
+        updated_by=row["updated_by"],
+        updated_at=row["updated_at"],
+        expires=row["expires"],
+    )

@@ -1,0 +1,65 @@
+"""Which hand-overs the model has demonstrably had before it. Pure bookkeeping.
+
+What a hook returned goes into the request that follows; what a tool returned, into
+the request after its batch. A request is proven by what only its answer can cause: a
+further tool batch, or the end of the turn. A new prompt proves nothing. Interrupted
+before the answer begins, the client takes the prompt and all that hooks added to it
+back out of the conversation (seen on 2.1.328), so unproven hand-overs are then lost.
+"""
+
+from __future__ import annotations
+
+
+class Turn:
+    """The unproven hand-overs of one session's conversation, by message id."""
+
+    def __init__(self) -> None:
+        self.session_id = ""
+        self.hooked = False
+        """Hook events arrive; without them a later tool call is the only proof there is."""
+        self._prompt_id: str | None = None
+        self._carried: list[int] = []
+        self._in_batch: list[int] = []
+
+    def begins(self, session_id: str, prompt_id: str) -> bool:
+        """Whether a prompt starts a new turn, as opposed to joining the one under way.
+
+        A prompt typed while the model works shares the turn's id. What it brought
+        could go with this request or a later turn's, so it brings nothing: the next
+        batch or the end of the turn does.
+        """
+        self.hooked = True
+        return not prompt_id or session_id != self.session_id or prompt_id != self._prompt_id
+
+    def begin(self, session_id: str, prompt_id: str) -> list[int]:
+        """Start a turn; returns the hand-overs that were never proven."""
+        self.session_id, self._prompt_id = session_id, prompt_id
+        lost = self._carried + self._in_batch
+        self._carried, self._in_batch = [], []
+        return lost
+
+    def batch(self) -> list[int]:
+        """A tool batch is over; returns the hand-overs that its request proves."""
+        self.hooked = True
+        proven, self._carried, self._in_batch = self._carried, self._in_batch, []
+        return proven
+
+    def stop(self) -> list[int]:
+        """The model ended its turn; returns the hand-overs that proves: all of them."""
+        self.hooked = True
+        proven = self._carried + self._in_batch
+        self._carried, self._in_batch = [], []
+        return proven
+
+    def call(self) -> list[int]:
+        """A tool call came. It proves the calls before it, unless hooks will tell exactly."""
+        if self.hooked:
+            return []
+        proven, self._in_batch = self._in_batch, []
+        return proven
+
+    def handed_by_hook(self, messages: list[int]) -> None:
+        self._carried += messages
+
+    def handed_by_tool(self, messages: list[int]) -> None:
+        self._in_batch += messages
