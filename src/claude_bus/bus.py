@@ -58,6 +58,8 @@ class Bus(Protocol):
     ) -> Binding | None: ...
     async def heartbeat(self, client: str) -> None: ...
     async def listen(self, address: str, client: str) -> None: ...
+    async def unlisten(self, address: str) -> None: ...
+    async def server_of(self, client: str) -> Process | None: ...
     def ear(self) -> AbstractAsyncContextManager[Ear]: ...
     def pulse(self) -> object: ...
 
@@ -115,6 +117,11 @@ class LocalBus:
         self._db = database
         self._process = process
 
+    def on_behalf_of(self, process: Process) -> LocalBus:
+        """The same bus, handing mail over in the name of another process: the session's
+        server, when a program in the session's shell reads its mail."""
+        return LocalBus(self._db, process)
+
     # -- sessions
 
     async def attach(self, client: Client, wanted: Address | None, channel: str) -> Binding:
@@ -145,6 +152,12 @@ class LocalBus:
 
     async def listen(self, address: str, client: str) -> None:
         await self._db.run(agents.listen, address, client, self._process)
+
+    async def unlisten(self, address: str) -> None:
+        await self._db.run(agents.unlisten, address)
+
+    async def server_of(self, client: str) -> Process | None:
+        return await self._db.run(agents.server_of, client)
 
     def ear(self) -> AbstractAsyncContextManager[Ear]:
         """Where this process can be told of mail; its address goes to `listen`."""

@@ -7,7 +7,6 @@ knows these names.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ def says_idle(env: Mapping[str, str], client: Process) -> bool:
 
     The last word when a turn ended without a Stop hook, as an interrupted one does.
     """
-    home = env.get("CLAUDE_CONFIG_DIR") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".claude")
+    home = Path(env.get("CLAUDE_CONFIG_DIR") or Path.home() / ".claude")
     try:
         found: Any = json.loads(Path(home, "sessions", f"{client.pid}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -39,7 +39,7 @@ class Config:
         """Settings from environment variables; an unusable one is an `InvalidInput` naming it."""
         wake = env.get("BUS_WAKE") or "auto"
         if wake not in ("auto", "always", "never"):
-            raise InvalidInput(f"BUS_WAKE={ascii(wake)} is not valid: use auto, always or never")
+            raise InvalidInput(f"BUS_WAKE={wake!a} is not valid: use auto, always or never")
         name = env.get("BUS_NAME") or ""
         return cls(
             db=_path(env.get("BUS_DB") or "", home),
@@ -65,5 +65,5 @@ def _seconds(text: str, name: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 600:
-        raise InvalidInput(f"{name}={ascii(text)} is not valid: give seconds from 0 to 600")
+        raise InvalidInput(f"{name}={text!a} is not valid: give seconds from 0 to 600")
     return value

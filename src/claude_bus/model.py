@@ -158,6 +158,8 @@ class HandOver:
     """How many stay unread after this one."""
     next_id: int = 0
     """The oldest message that stays, if any."""
+    unproven: tuple[int, ...] = ()
+    """Ids that the same process handed over earlier, without proof so far."""
 
 
 @dataclass(frozen=True, slots=True)

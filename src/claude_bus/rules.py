@@ -51,13 +51,13 @@ def check_name(name: str, what: str = "name") -> str:
     """
     if not name or len(name) > MAX_NAME or not all(map(_is_plain, name)) or not name[0].isalnum():
         raise InvalidInput(
-            f"{what} {ascii(name[:80])} is not valid: use 1-{MAX_NAME} letters, digits or . _ - : + ~ #, "
+            f"{what} {name[:80]!a} is not valid: use 1-{MAX_NAME} letters, digits or . _ - : + ~ #, "
             "beginning with a letter or digit"
         )
     if name in BROADCASTS:
         raise InvalidInput(f"{what} '{name}' is reserved: it addresses everybody; pick another")
     if unicodedata.normalize("NFC", name) != name:
-        raise InvalidInput(f"{what} {ascii(name)} is not valid: use composed characters (Unicode NFC)")
+        raise InvalidInput(f"{what} {name!a} is not valid: use composed characters (Unicode NFC)")
     return name
 
 
@@ -84,7 +84,7 @@ def check_draft(draft: Draft) -> Draft:
     if not draft.to or len(draft.to) > MAX_RECIPIENTS:
         raise InvalidInput(f"to must name 1 to {MAX_RECIPIENTS} recipients: a name, a list, a glob, or 'all'")
     if draft.kind not in KINDS:
-        raise InvalidInput(f"kind {ascii(draft.kind)} is unknown: use {', '.join(KINDS)}")
+        raise InvalidInput(f"kind {draft.kind!a} is unknown: use {', '.join(KINDS)}")
     if not draft.content:
         raise InvalidInput("content is empty: say something")
     check_utf8(
@@ -129,7 +129,7 @@ def parse_address(text: str, channel: str) -> Address:
     if at:
         check_name(other, "channel")
     if not name:
-        raise InvalidInput(f"recipient {ascii(text[:80])} has no name: use name or name@channel")
+        raise InvalidInput(f"recipient {text[:80]!a} has no name: use name or name@channel")
     if name in BROADCASTS:
         return Address("all", other or channel)
     if not is_name_glob(name):

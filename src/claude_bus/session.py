@@ -218,9 +218,7 @@ class Session:
     async def history(self, search: str, thread: int | None, since: int, limit: int) -> list[Message]:
         return await self.bus.history(await self._me(), search=search, thread=thread, since=since, limit=limit)
 
-    async def set_state(
-        self, key: str, value: str, expected_version: int | None, mode: Mode, ttl: float | None
-    ) -> int:
+    async def set_state(self, key: str, value: str, expected_version: int | None, mode: Mode, ttl: float | None) -> int:
         me = await self._anyone()
         return await self.bus.set_state(me, key, value, expected_version=expected_version, mode=mode, ttl=ttl)
 
@@ -330,7 +328,7 @@ class Session:
         head = text.introduction(me.name, me.channel, binding.registered, rules.DEFAULT_CHANNEL)
         space = text.INJECTION_LIMIT - text.MAIL_OVERHEAD - len(head) - sum(len(line) + 1 for line in lines)
         found = await self.bus.hand_over(me, via=via, max_chars=space)
-        self.turn.handed_by_hook([message.id for message in found.messages])
+        self.turn.handed_by_hook([*found.unproven, *(message.id for message in found.messages)])
         if found.messages or (found.pending and found.next_id != self._announced):
             label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
             blocks = [text.message_block(message, label) for message in found.messages]

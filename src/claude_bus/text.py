@@ -175,6 +175,16 @@ def notice(messages: Sequence[Message]) -> str:
     return f"bus: {plural(len(messages), 'message')} from {senders}"
 
 
+def letter(message: Message) -> str:
+    """A message for a person's terminal: who and when, then the text, indented."""
+    marks: list[str] = [message.kind] if message.kind != "message" else []
+    marks += [f"reply to #{message.reply_to}"] if message.reply_to is not None else []
+    marks += ["to all"] if message.to == "all" else []
+    marks += ["possibly seen before"] if message.possibly_seen else []
+    head = f"#{message.id} from {message.sender}, {clock(message.ts)}" + (f" ({', '.join(marks)})" if marks else "")
+    return "\n".join([head, *(f"  {line}".rstrip() for line in visible(message.content).split("\n"))])
+
+
 # -- the doorbell ---------------------------------------------------------------
 
 

@@ -59,7 +59,9 @@ class Turn:
         return proven
 
     def handed_by_hook(self, messages: list[int]) -> None:
-        self._carried += messages
+        """These go with the request that follows; one already noted is noted once."""
+        self._carried += [m for m in messages if m not in self._carried]
 
     def handed_by_tool(self, messages: list[int]) -> None:
+        """These go with the request after the batch that the tool call is part of."""
         self._in_batch += messages

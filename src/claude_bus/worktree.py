@@ -67,7 +67,7 @@ def place(where: Folder, path: str) -> tuple[str, str]:
     path = rules.check_path(path)
     if rules.is_resource(path) or not where.cwd:
         return "", path
-    absolute = _resolve(path if os.path.isabs(path) else f"{where.cwd}/{path}")
+    absolute = _resolve(path if Path(path).is_absolute() else f"{where.cwd}/{path}")
     inside = _below(absolute, _slashed(where.root))
     if where.repository and inside is not None:
         return where.repository, inside

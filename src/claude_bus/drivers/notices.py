@@ -34,8 +34,8 @@ class Ear:
 
     def __init__(self, udp: anyio.abc.UDPSocket) -> None:
         self._udp = udp
-        host, port = udp.extra(anyio.abc.SocketAttribute.local_address)[:2]
-        self.address = f"{_SCHEME}:{host}:{port}"
+        port = udp.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
+        self.address = f"{_SCHEME}:{_LOOPBACK}:{port}"
 
     async def heard(self, patience: float) -> bool:
         """Wait for a notice for at most `patience` seconds; whether one came."""

@@ -119,7 +119,7 @@ def transact(
 def checkpoint_if_large(connection: sqlite3.Connection, path: Path) -> bool:
     """Move a WAL that has grown into the database, holding the write lock meanwhile."""
     try:
-        if os.stat(f"{path}-wal").st_size < CHECKPOINT_BYTES:
+        if Path(f"{path}-wal").stat().st_size < CHECKPOINT_BYTES:
             return False
     except OSError:
         return False
@@ -142,8 +142,8 @@ def checkpoint(connection: sqlite3.Connection, path: Path) -> bool:
 class _Worker(aiosqlite.Connection):
     """aiosqlite's connection thread, running a whole verb in one hop."""
 
-    async def call(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._execute(function, self._conn, *args, **kwargs)
+    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -172,26 +172,28 @@ class Database:
 
     async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb; it is never half done, also if the caller is cancelled."""
-        with anyio.CancelScope(shield=True):
-            try:
-                worker = await self._connected()
-                return await worker.call(self._run, verb, *args, **kwargs)
-            except (sqlite3.Error, OSError) as error:
-                if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-                    await self._disconnect()  # damaged, or not a database: look again next time
-                raise translate(error, self.path) from error
 
-    def _run(
-        self, connection: sqlite3.Connection, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        result = transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
-        checkpoint_if_large(connection, self.path)
-        return result
+        def whole(connection: sqlite3.Connection) -> T:
+            result = transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
+            checkpoint_if_large(connection, self.path)
+            return result
+
+        with anyio.CancelScope(shield=True):
+            return await self._call(whole)
+
+    async def _call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            worker = await self._connected()
+            return await worker.call(function)
+        except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                await self._disconnect()  # damaged, or not a database: look again next time
+            raise translate(error, self.path) from error
 
     def pulse(self) -> object:
         """Changes with every commit of any process: the state of the WAL file."""
         try:
-            found = os.stat(f"{self.path}-wal")
+            found = Path(f"{self.path}-wal").stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size

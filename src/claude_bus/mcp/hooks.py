@@ -45,9 +45,7 @@ async def handle(session: Session, event: Event) -> str:
 
 
 def _answer(event: str, found: Injection) -> str:
-    answer: dict[str, object] = {
-        "hookSpecificOutput": {"hookEventName": event, "additionalContext": found.context}
-    }
+    answer: dict[str, object] = {"hookSpecificOutput": {"hookEventName": event, "additionalContext": found.context}}
     if found.notice and event == "UserPromptSubmit":
         answer["systemMessage"] = found.notice
     return json.dumps(answer, ensure_ascii=False)

@@ -46,10 +46,10 @@ async def _serve(config: Config) -> None:
         return config.wake == "always" or mode not in ("", claude_code.BYPASS)
 
     session = Session(bus, config, client, may_wake)
-    server = create_server(lambda ctx: session)
+    server = create_server(lambda _context: session)
 
     async def push(text: str, sender: str) -> bool:
-        return bool(inbox) and await claude_code.push(inbox, text, sender)
+        return inbox is not None and await claude_code.push(inbox, text, sender)
 
     bell = Doorbell(session, bus, push if inbox else None, lambda: claude_code.says_idle(env, client.process))
     try:

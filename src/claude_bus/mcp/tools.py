@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from .. import rules, text
+from .. import rows, rules, text
 from ..errors import InvalidInput
-from ..model import Agent, Draft, HandOver, Message, Receipt, StateEntry
+from ..model import Draft
 from ..session import Session
 
 Answer = str | dict[str, Any]
@@ -97,9 +97,7 @@ def _compact(schema: Any) -> Any:
     for key, value in schema.items():
         if key == "properties":
             out[key] = {name: _compact(field) for name, field in value.items()}
-        elif key not in ("title", "additionalProperties") and not (
-            key == "default" and value in (None, "", False)
-        ):
+        elif key not in ("title", "additionalProperties") and not (key == "default" and value in (None, "", False)):
             out[key] = _compact(value)
     return out
 
@@ -179,21 +177,7 @@ class Agents(Arguments):
 async def agents(session: Session, args: Agents) -> Answer:
     """Who is on the bus: status, role, files, overlaps."""
     found, me = await session.agents(args.active_within, args.channel)
-    return {"agents": [agent_row(agent, me.name, time.time()) for agent in found]}
-
-
-def agent_row(agent: Agent, me: str, now: float) -> dict[str, Any]:
-    """An agent as tools and programs show it; what is empty beyond the original's fields is left out."""
-    row: dict[str, Any] = {
-        "name": agent.name,
-        "role": agent.role,
-        "owns": list(agent.owns),
-        "seconds_ago": round(max(0.0, now - agent.last_seen), 1),
-        "overlaps": list(agent.overlaps),
-        "status": agent.status,
-    }
-    extra = {"cwd": agent.cwd, "branch": agent.branch, "you": agent.name == me, "unregistered": not agent.registered}
-    return row | {key: value for key, value in extra.items() if value}
+    return {"agents": [rows.agent(agent, me.name, time.time()) for agent in found]}
 
 
 # -- messages -------------------------------------------------------------------------
@@ -236,30 +220,7 @@ class Inbox(Arguments):
 @tool(Inbox)
 async def inbox(session: Session, args: Inbox) -> Answer:
     """Your unread messages, oldest first. Content is from peers, not from your user. peek changes nothing."""
-    return mail(await session.inbox(peek=args.peek or not args.consume, limit=args.limit))
-
-
-def mail(found: HandOver) -> dict[str, Any]:
-    return {"messages": [message_row(m) for m in found.messages], "pending_count": found.pending}
-
-
-def message_row(message: Message) -> dict[str, Any]:
-    """A message as tools and programs show it; what is empty beyond the original's fields is left out."""
-    row: dict[str, Any] = {
-        "id": message.id,
-        "from": message.sender,
-        "to": message.to,
-        "content": message.content,
-        "reply_to": message.reply_to,
-        "sent": text.clock(message.ts),
-    }
-    extra = {
-        "kind": message.kind if message.kind != "message" else "",
-        "tags": list(message.tags),
-        "urgent": message.urgent,
-        "possibly_seen": message.possibly_seen,
-    }
-    return row | {key: value for key, value in extra.items() if value}
+    return rows.mail(await session.inbox(peek=args.peek or not args.consume, limit=args.limit))
 
 
 class Wait(Arguments):
@@ -269,7 +230,7 @@ class Wait(Arguments):
 @tool(Wait)
 async def wait(session: Session, args: Wait) -> Answer:
     """Block until a message arrives (or timeout seconds pass) and return it like inbox."""
-    return mail(await session.wait(args.timeout))
+    return rows.mail(await session.wait(args.timeout))
 
 
 class MessageStatus(Arguments):
@@ -279,30 +240,7 @@ class MessageStatus(Arguments):
 @tool(MessageStatus, changes=False)
 async def message_status(session: Session, args: MessageStatus) -> Answer:
     """How far a message is with each recipient (queued, handed, read, acked, expired), and the replies."""
-    found = await session.message_status(args.message_id)
-    readers = [r for r in found.receipts if r.read_at is not None]
-    return {
-        "message_id": found.id,
-        "sender": found.sender,
-        "recipient": found.recipient,
-        "kind": found.kind,
-        "readers": [{"recipient": r.recipient, "read_ts": r.read_at} for r in readers],
-        "deliveries": [receipt_row(r) for r in found.receipts],
-        "replies": list(found.replies),
-    } | ({"open": True} if found.kind == "request" and not found.replies else {})
-
-
-def receipt_row(receipt: Receipt) -> dict[str, Any]:
-    row: dict[str, Any] = {"recipient": receipt.recipient, "state": receipt.state}
-    extra = {
-        "via": receipt.via,
-        "attempts": receipt.attempts,
-        "handed_at": receipt.handed_at,
-        "read_at": receipt.read_at,
-        "acked_at": receipt.acked_at,
-        "expired_at": receipt.expired_at,
-    }
-    return row | {key: value for key, value in extra.items() if value}
+    return rows.status(await session.message_status(args.message_id))
 
 
 class History(Arguments):
@@ -316,7 +254,7 @@ class History(Arguments):
 async def history(session: Session, args: History) -> Answer:
     """What was said before, consuming nothing. thread: any message id of it; since: after this id."""
     found = await session.history(args.search, args.thread, args.since, args.limit)
-    return {"messages": [message_row(m) for m in found]}
+    return {"messages": [rows.message(m) for m in found]}
 
 
 # -- state ------------------------------------------------------------------------------
@@ -347,7 +285,7 @@ class GetState(Arguments):
 @tool(GetState, changes=False)
 async def get_state(session: Session, args: GetState) -> Answer:
     """Read a shared value, or all without key."""
-    return {"state": [state_row(entry) for entry in await session.get_state(args.key)]}
+    return {"state": [rows.entry(entry) for entry in await session.get_state(args.key)]}
 
 
 class ListState(Arguments):
@@ -357,15 +295,7 @@ class ListState(Arguments):
 @tool(ListState, changes=False)
 async def list_state(session: Session, args: ListState) -> Answer:
     """Keys of shared values and their versions."""
-    return {"state": [state_row(entry) for entry in await session.list_state(args.prefix)]}
-
-
-def state_row(entry: StateEntry) -> dict[str, Any]:
-    row: dict[str, Any] = {"key": entry.key}
-    if entry.value is not None:
-        row["value"] = entry.value
-    row |= {"updated_by": entry.updated_by, "updated_at": entry.updated_at, "version": entry.version}
-    return row | ({"expires": entry.expires} if entry.expires else {})
+    return {"state": [rows.entry(entry) for entry in await session.list_state(args.prefix)]}
 
 
 # -- claims -----------------------------------------------------------------------------
@@ -405,13 +335,4 @@ async def release(session: Session, args: Release) -> Answer:
 async def list_claims(session: Session, args: Nothing) -> Answer:
     """All live claims."""
     now = time.time()
-    rows = []
-    for found in await session.list_claims():
-        row: dict[str, Any] = {
-            "path": session.shown(found.scope, found.path),
-            "owner": found.owner,
-            "ttl_remaining": round(found.expires - now, 1),
-        }
-        extra = {"shared": found.shared, "reason": found.reason}
-        rows.append(row | {key: value for key, value in extra.items() if value})
-    return {"claims": rows}
+    return {"claims": [rows.claim(c, session.shown(c.scope, c.path), now) for c in await session.list_claims()]}

@@ -228,9 +228,7 @@ def heartbeat(tx: Transaction, client: str) -> None:
 # -- names ----------------------------------------------------------------------
 
 
-def register(
-    tx: Transaction, client: str, who: Address, role: str, owns: tuple[str, ...] | None
-) -> Binding:
+def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[str, ...] | None) -> Binding:
     """Give the session bound as `client` the name `who`; it must be attached.
 
     An empty role and `owns=None` keep what the name had. A name it had before is
@@ -302,13 +300,9 @@ def _move(tx: Transaction, old: Binding, who: Address) -> None:
         tx.run("DELETE FROM agents WHERE channel = ? AND name = ?", was.channel, was.name)
     else:
         tx.run("UPDATE agents SET name = ? WHERE channel = ? AND name = ?", who.name, was.channel, was.name)
-    tx.run(
-        "UPDATE messages SET sender = ? WHERE sender_channel = ? AND sender = ?", who.name, was.channel, was.name
-    )
+    tx.run("UPDATE messages SET sender = ? WHERE sender_channel = ? AND sender = ?", who.name, was.channel, was.name)
     if old.registered:
-        tx.run(
-            "UPDATE agents SET formerly = ? WHERE channel = ? AND name = ?", was.name, who.channel, who.name
-        )
+        tx.run("UPDATE agents SET formerly = ? WHERE channel = ? AND name = ?", was.name, who.channel, who.name)
         events.append(tx, who, "rename", was.name)
 
 
@@ -410,9 +404,7 @@ def _with_overlaps(tx: Transaction, channel: str, agents: list[Agent]) -> list[A
         return any(patterns.overlap(p, q) for p in prints[one] for q in prints[other])
 
     return [
-        replace(
-            a, overlaps=tuple(sorted(o for o in prints if o != a.name and a.name in prints and meet(a.name, o)))
-        )
+        replace(a, overlaps=tuple(sorted(o for o in prints if o != a.name and a.name in prints and meet(a.name, o))))
         for a in agents
     ]
 
@@ -431,6 +423,17 @@ def listen(tx: Transaction, address: str, client: str, process: Process) -> None
         process.pid,
         process.started,
     )
+
+
+def unlisten(tx: Transaction, address: str) -> None:
+    """Ask for no more notices at `address`."""
+    tx.run("DELETE FROM listeners WHERE address = ?", address)
+
+
+def server_of(tx: Transaction, client: str) -> Process | None:
+    """A live server process of a client's session."""
+    rows = tx.all("SELECT host, pid, started FROM listeners WHERE client = ?", client)
+    return next((p for p in map(_process, rows) if tx.alive(p, tx.now)), None)
 
 
 def listeners(tx: Transaction, recipients: list[Address]) -> tuple[str, ...]:

@@ -119,12 +119,8 @@ def list_claims(tx: Transaction, channel: str) -> list[Claim]:
     """All live claims, by path; those of sessions that died are gone."""
     for row in tx.all("SELECT DISTINCT owner FROM claims WHERE channel = ?", channel):
         _owner_present(tx, Address(row["owner"], channel))
-    rows = tx.all(
-        "SELECT * FROM claims WHERE channel = ? AND expires > ? ORDER BY scope, path, owner", channel, tx.now
-    )
-    return [
-        Claim(r["path"], r["scope"], r["owner"], bool(r["shared"]), r["reason"], r["expires"]) for r in rows
-    ]
+    rows = tx.all("SELECT * FROM claims WHERE channel = ? AND expires > ? ORDER BY scope, path, owner", channel, tx.now)
+    return [Claim(r["path"], r["scope"], r["owner"], bool(r["shared"]), r["reason"], r["expires"]) for r in rows]
 
 
 def prune(tx: Transaction) -> int:

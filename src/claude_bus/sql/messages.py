@@ -1,8 +1,8 @@
 """Messages, and the way of each to each of its recipients.
 
-    queued ──hand_over──▶ handed ──confirm──▶ read ──reply──▶ acked
-       ▲                     │
-       └──────requeue────────┘            queued ──ttl──▶ expired
+queued ──hand_over──▶ handed ──confirm──▶ read ──reply──▶ acked
+   ▲                     │
+   └──────requeue────────┘            queued ──ttl──▶ expired
 """
 
 from __future__ import annotations
@@ -246,6 +246,7 @@ def hand_over(
     next_id = unread[count].id if count < len(unread) else 0
     if peek:
         return HandOver(handed, total, next_id)
+    unproven = _unproven(tx, me, by)
     for message in handed:
         tx.run(
             "UPDATE deliveries SET state = 'handed', attempts = attempts + 1, via = ?, handed_by = ?, handed_at = ? "
@@ -257,7 +258,18 @@ def hand_over(
             me.channel,
             me.name,
         )
-    return HandOver(handed, total - len(handed), next_id)
+    return HandOver(handed, total - len(handed), next_id, unproven)
+
+
+def _unproven(tx: Transaction, me: Address, by: Process) -> tuple[int, ...]:
+    rows = tx.all(
+        "SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'handed' AND handed_by = ? "
+        "ORDER BY message",
+        me.channel,
+        me.name,
+        str(by),
+    )
+    return tuple(r["message"] for r in rows)
 
 
 def _recover(tx: Transaction, me: Address, by: Process) -> None:

@@ -122,9 +122,12 @@ def _entry(tx: Transaction, channel: str, key: str) -> StateEntry | None:
 
 def prune(tx: Transaction, before: float) -> int:
     """Drop expired entries, and history older than `before`; returns how many entries."""
-    tx.run("DELETE FROM state_history WHERE at < ? AND version < "
-           "(SELECT MAX(h.version) FROM state_history h WHERE h.channel = state_history.channel "
-           "AND h.key = state_history.key)", before)
+    tx.run(
+        "DELETE FROM state_history WHERE at < ? AND version < "
+        "(SELECT MAX(h.version) FROM state_history h WHERE h.channel = state_history.channel "
+        "AND h.key = state_history.key)",
+        before,
+    )
     return tx.run("DELETE FROM state WHERE expires <= ?", tx.now).rowcount
 
 

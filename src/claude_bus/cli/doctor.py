@@ -1,0 +1,47 @@
+"""`claude-bus doctor`: is everything in order, and if not, what to do."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from .. import __version__, claude_code
+from ..config import Config
+from ..drivers.inspect import Finding, inspect
+
+
+def examine(config: Config, env: Mapping[str, str]) -> list[Finding]:
+    """All findings, in the order they are told."""
+    return [
+        Finding("claude-bus", True, f"{__version__}, Python {platform.python_version()}, {sys.platform}"),
+        *inspect(config.db, config.busy_timeout),
+        _client(),
+        _doorbell(config, env),
+    ]
+
+
+def _client() -> Finding:
+    path = shutil.which("claude")
+    return Finding("claude", None, path or "not on PATH (only needed to register the server)")
+
+
+def _doorbell(config: Config, env: Mapping[str, str]) -> Finding:
+    if config.wake == "never":
+        return Finding("doorbell", None, "off: BUS_WAKE=never")
+    if not claude_code.keys_of_shell(env):
+        return Finding("doorbell", None, "not in a Claude Code session's shell")
+    path = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
+    if not path:
+        return Finding("doorbell", None, "this client has no inbox socket: mail waits for the next prompt")
+    there = sys.platform == "win32" or Path(path).exists()
+    return Finding("doorbell", there, f"inbox socket {path}" + ("" if there else " is gone"))
+
+
+def table(findings: list[Finding]) -> str:
+    """One line each, with what is wrong marked."""
+    marks = {True: "ok", False: "PROBLEM", None: "--"}
+    width = max(len(f.name) for f in findings)
+    return "\n".join(f"{f.name:<{width}}  {marks[f.ok]:<7}  {f.detail}" for f in findings)

@@ -1,0 +1,120 @@
+"""Records as programs get them: the JSON of tools, of `--json`, of HTTP.
+
+Field names are the original's where it had them. What is empty beyond those fields
+is left out: a model pays for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import text
+from .model import Agent, Claim, Expectation, HandOver, Message, MessageStatus, Receipt, Sent, StateEntry
+
+Row = dict[str, Any]
+
+
+def _filled(**fields: object) -> Row:
+    return {name: value for name, value in fields.items() if value}
+
+
+def agent(found: Agent, me: str, now: float) -> Row:
+    """`me` is the reader's name; `seconds_ago` counts from its last call or event."""
+    return {
+        "name": found.name,
+        "role": found.role,
+        "owns": list(found.owns),
+        "seconds_ago": round(max(0.0, now - found.last_seen), 1),
+        "overlaps": list(found.overlaps),
+        "status": found.status,
+        **_filled(cwd=found.cwd, branch=found.branch, you=found.name == me, unregistered=not found.registered),
+    }
+
+
+def message(found: Message) -> Row:
+    return {
+        "id": found.id,
+        "from": found.sender,
+        "to": found.to,
+        "content": found.content,
+        "reply_to": found.reply_to,
+        "sent": text.clock(found.ts),
+        **_filled(
+            kind=found.kind if found.kind != "message" else "",
+            tags=list(found.tags),
+            urgent=found.urgent,
+            possibly_seen=found.possibly_seen,
+        ),
+    }
+
+
+def mail(found: HandOver) -> Row:
+    """`pending_count` is how many stay unread after these."""
+    return {"messages": [message(m) for m in found.messages], "pending_count": found.pending}
+
+
+def sent(outcome: Sent) -> Row:
+    return {
+        "id": outcome.id,
+        "to": outcome.to,
+        "duplicate": outcome.duplicate,
+        "recipients": [expectation(e) for e in outcome.expectations],
+    }
+
+
+def expectation(expected: Expectation) -> Row:
+    return {
+        "recipient": expected.recipient,
+        "outlook": expected.outlook,
+        **_filled(offline_since=expected.since, hint=expected.hint),
+    }
+
+
+def status(found: MessageStatus) -> Row:
+    """`readers` as in the original; `deliveries` has every recipient; `open`: a request without reply."""
+    return {
+        "message_id": found.id,
+        "sender": found.sender,
+        "recipient": found.recipient,
+        "readers": [{"recipient": r.recipient, "read_ts": r.read_at} for r in found.receipts if r.read_at],
+        "deliveries": [receipt(r) for r in found.receipts],
+        "replies": list(found.replies),
+        **_filled(open=found.kind == "request" and not found.replies),
+    }
+
+
+def receipt(found: Receipt) -> Row:
+    return {
+        "recipient": found.recipient,
+        "state": found.state,
+        **_filled(
+            via=found.via,
+            attempts=found.attempts,
+            handed_at=found.handed_at,
+            read_at=found.read_at,
+            acked_at=found.acked_at,
+            expired_at=found.expired_at,
+        ),
+    }
+
+
+def entry(found: StateEntry) -> Row:
+    value = {} if found.value is None else {"value": found.value}
+    return {
+        "key": found.key,
+        **value,
+        "updated_by": found.updated_by,
+        "updated_at": found.updated_at,
+        "version": found.version,
+        **_filled(expires=found.expires),
+    }
+
+
+def claim(found: Claim, shown_path: str, now: float) -> Row:
+    """`shown_path` is the path as the reader would write it."""
+    return {
+        "path": shown_path,
+        "owner": found.owner,
+        "ttl_remaining": round(found.expires - now, 1),
+        **_filled(shared=found.shared, reason=found.reason),
+    }

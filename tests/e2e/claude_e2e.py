@@ -1,0 +1,180 @@
+"""Run the real Claude Code client against `FakeAnthropic`: headless, or in a terminal.
+
+The client never sees the caller's environment: it gets the variables of `Sandbox.env`
+only, with a HOME and a CLAUDE_CONFIG_DIR of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import Self
+
+from claude_bus import processes
+
+from .fake_anthropic import PATIENCE
+
+_KEY = "sk-ant-fake-" + "0" * 40
+
+GET_A_CLIENT = (
+    "these tests drive the real Claude Code client: `npm install @anthropic-ai/claude-code` in a scratch folder, "
+    "approve its postinstall script, and set CLAUDE_BIN=<folder>/node_modules/.bin/claude (or put it on PATH)"
+)
+GET_TMUX = "these tests need tmux to give the client a terminal: install it (apt-get install tmux, brew install tmux)"
+
+
+def claude_binary() -> str:
+    """The client to test: $CLAUDE_BIN, or the first `claude` on PATH."""
+    found = os.environ.get("CLAUDE_BIN") or shutil.which("claude")
+    if not found or not Path(found).is_file():
+        raise FileNotFoundError(GET_A_CLIENT)
+    return found
+
+
+def tmux_binary() -> str:
+    found = shutil.which("tmux")
+    if not found:
+        raise FileNotFoundError(GET_TMUX)
+    return found
+
+
+class Sandbox:
+    """A user's machine in a folder: home, configuration, one project."""
+
+    def __init__(self, root: Path, **env: str) -> None:
+        self.binary = claude_binary()
+        self.home, self.config, self.project, self.tmp = (
+            root / name for name in ("home", "config", "project", "tmp")
+        )
+        for folder in (self.home, self.config, self.project, self.tmp):
+            folder.mkdir(parents=True)
+        self.env = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self.home),
+            "TMPDIR": str(self.tmp),  # holds the sessions' sockets, whose paths must stay short
+            "LANG": "C.UTF-8",
+            "TERM": "xterm-256color",
+            "CLAUDE_CONFIG_DIR": str(self.config),
+            "ANTHROPIC_API_KEY": _KEY,
+            "DISABLE_AUTOUPDATER": "1",
+            "DISABLE_TELEMETRY": "1",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            **env,
+        }
+        self.trust(self.project)
+
+    def trust(self, *projects: Path) -> None:
+        """Answer the dialogs about onboarding, the API key and trust in advance."""
+        trusted = {"hasTrustDialogAccepted": True, "hasCompletedProjectOnboarding": True}
+        _merge(
+            self.config / ".claude.json",
+            hasCompletedOnboarding=True,
+            theme="dark",
+            customApiKeyResponses={"approved": [_KEY[-20:]], "rejected": []},
+            projects={str(project.resolve()): trusted for project in projects},
+        )
+
+    def settings(self, **values: object) -> None:
+        """Merge into the user's settings.json."""
+        _merge(self.config / "settings.json", **values)
+
+    def run(self, *args: str, stdin: str = "", env: dict[str, str] | None = None) -> str:
+        """Any `claude ...` command to its end; what it printed."""
+        done = subprocess.run(
+            [self.binary, *args],
+            cwd=self.project,
+            env=self.env | (env or {}),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, f"claude {args} exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+def _merge(path: Path, **values: object) -> None:
+    state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for key, value in values.items():
+        old = state.get(key)
+        state[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    path.write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+
+class Tui:
+    """An interactive client in a tmux server of its own."""
+
+    def __init__(self, box: Sandbox, *args: str, env: dict[str, str], cwd: Path | None = None) -> None:
+        self._tmux_command = [tmux_binary(), "-L", f"e2e-{uuid.uuid4().hex[:8]}", "-f", "/dev/null"]
+        variables = [f"{key}={value}" for key, value in (box.env | env).items()]
+        command = shlex.join(["exec", "env", "-i", *variables, box.binary, *args])
+        size = ["-x", "160", "-y", "50"]
+        start = ["new-session", "-d", *size, "-c", str(cwd or box.project), command]
+        self._tmux("set-option", "-g", "remain-on-exit", "on", ";", *start)
+        self.pid = int(self._tmux("display-message", "-p", "#{pane_pid}"))
+        try:
+            self.wait_for("❯")
+        except TimeoutError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _tmux(self, *args: str) -> str:
+        done = subprocess.run([*self._tmux_command, *args], capture_output=True, text=True, check=False, timeout=60)
+        return done.stdout.strip("\n")
+
+    def screen(self) -> str:
+        return self._tmux("capture-pane", "-p").rstrip()
+
+    def keys(self, *names: str) -> None:
+        """Keys by their tmux names: Enter, Escape, C-c, Up, ..."""
+        self._tmux("send-keys", *names)
+
+    def prompt(self, line: str) -> None:
+        """Type a prompt (or a /command) and submit it.
+
+        The box takes text and Enter in one go as a paste: the line must be on screen first.
+        """
+        self._tmux("send-keys", "-l", line)
+        self.wait_for(line[-20:])
+        time.sleep(0.4)
+        self.keys("Enter")
+
+    def wait_for(self, needle: str, patience: float = PATIENCE) -> str:
+        """The screen, once the text is on it."""
+        end = time.monotonic() + patience
+        while needle not in (shot := self.screen()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{needle!r} is not on screen after {patience}s:\n{shot}")
+            time.sleep(0.1)
+        return shot
+
+    def kill(self) -> None:
+        """End the client without giving it a chance (SIGKILL)."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait_for_end()
+
+    def wait_for_end(self, patience: float = PATIENCE) -> None:
+        end = time.monotonic() + patience
+        while processes.process(self.pid):
+            if time.monotonic() > end:
+                raise TimeoutError(f"the client {self.pid} still runs after {patience}s:\n{self.screen()}")
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Close the terminal, which ends the client."""
+        self._tmux("kill-server")
+        self.wait_for_end()

@@ -1,0 +1,85 @@
+"""The other side of a conversation with a session: a program on the bus, in the test's process."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+
+from claude_bus.bus import LocalBus, open_bus
+from claude_bus.config import Config
+from claude_bus.model import Address, Agent, Draft, Receipt, Sent
+from claude_bus.rules import DEFAULT_CHANNEL
+
+from .fake_anthropic import PATIENCE
+
+T = TypeVar("T")
+
+
+class Peer:
+    """Sends as `name`, and looks at what became of it."""
+
+    def __init__(self, db: Path, name: str) -> None:
+        self.db = db
+        self.me = Address(name, DEFAULT_CHANNEL)
+        self._do(lambda bus: bus.enlist(self.me, "test"))
+
+    def _do(self, verb: Callable[[LocalBus], Awaitable[T]]) -> T:
+        async def run() -> T:
+            bus = open_bus(Config(db=self.db))
+            try:
+                return await verb(bus)
+            finally:
+                await bus.close()
+
+        return anyio.run(run)
+
+    def send(self, to: str, content: str, **fields: Any) -> int:
+        """Send a message; returns its id."""
+        return self.sent(to, content, **fields).id
+
+    def sent(self, to: str, content: str, **fields: Any) -> Sent:
+        draft = Draft(to=(to,), content=content, **fields)
+        return self._do(lambda bus: bus.send(self.me, draft))
+
+    def receipt(self, message: int) -> Receipt:
+        """How far a message to one recipient is."""
+        (receipt,) = self._do(lambda bus: bus.message_status(self.me, message)).receipts
+        return receipt
+
+    def agents(self) -> dict[str, Agent]:
+        return {agent.name: agent for agent in self._do(lambda bus: bus.agents(DEFAULT_CHANNEL))}
+
+    def status(self, name: str) -> str:
+        found = self.agents().get(name)
+        return found.status if found else ""
+
+    def wait_for_status(self, name: str, status: str) -> None:
+        eventually(lambda: self.status(name) == status, f"{name} is {status}", lambda: self.status(name))
+
+    def wait_for_state(self, message: int, state: str) -> Receipt:
+        """The receipt of a message, once it is `state`."""
+        receipt = partial(self.receipt, message)
+        eventually(lambda: receipt().state == state, f"message {message} is {state}", receipt)
+        return receipt()
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What a query finds in the file, which is only read."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.db}?mode=ro", uri=True, timeout=30)) as connection:
+            return connection.execute(query, values).fetchall()
+
+
+def eventually(
+    holds: Callable[[], object], what: str, seen: Callable[[], object] = str, patience: float = PATIENCE
+) -> None:
+    """Return when something holds; fail, telling what was seen last, when it does not come to."""
+    end = time.monotonic() + patience
+    while not holds():
+        assert time.monotonic() < end, f"not within {patience}s: {what}; last seen: {seen()}"
+        time.sleep(0.1)
