@@ -7,7 +7,7 @@ one from a `Config`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -24,16 +24,18 @@ from .model import (
     Client,
     Draft,
     HandOver,
+    Happening,
     Message,
     MessageStatus,
     Process,
+    Reaction,
     Roster,
     Sent,
     StateEntry,
     Status,
     Waiting,
 )
-from .sql import agents, claims, events, messages, state
+from .sql import agents, claims, events, hooks, messages, state
 from .sql.claims import Place
 from .sql.state import Mode
 from .sql.transaction import Transaction
@@ -56,6 +58,7 @@ class Bus(Protocol):
     async def observe(
         self, client: str, *, status: Status | None = None, session_id: str = "", bell: bool | None = None
     ) -> Binding | None: ...
+    async def react(self, client: str, happening: Happening) -> Reaction | None: ...
     async def heartbeat(self, client: str) -> None: ...
     async def listen(self, address: str, client: str) -> None: ...
     async def unlisten(self, address: str) -> None: ...
@@ -77,8 +80,8 @@ class Bus(Protocol):
         at_least_one: bool = False,
         peek: bool = False,
     ) -> HandOver: ...
-    async def confirm(self, me: Address, message_ids: list[int]) -> int: ...
-    async def withdraw(self, me: Address, message_ids: list[int]) -> int: ...
+    async def confirm(self, me: Address, message_ids: Sequence[int]) -> int: ...
+    async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int: ...
     async def waiting(self, me: Address) -> Waiting: ...
     async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None: ...
     async def recall_requests(self, me: Address) -> list[Message]: ...
@@ -147,6 +150,9 @@ class LocalBus:
     ) -> Binding | None:
         return await self._db.run(agents.observe, client, status=status, session_id=session_id, bell=bell)
 
+    async def react(self, client: str, happening: Happening) -> Reaction | None:
+        return await self._db.run(hooks.react, client, happening, self._process)
+
     async def heartbeat(self, client: str) -> None:
         await self._db.run(agents.heartbeat, client)
 
@@ -203,10 +209,10 @@ class LocalBus:
             peek=peek,
         )
 
-    async def confirm(self, me: Address, message_ids: list[int]) -> int:
+    async def confirm(self, me: Address, message_ids: Sequence[int]) -> int:
         return await self._db.run(messages.confirm, me, message_ids, self._process)
 
-    async def withdraw(self, me: Address, message_ids: list[int]) -> int:
+    async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int:
         return await self._db.run(messages.withdraw, me, message_ids, self._process)
 
     async def waiting(self, me: Address) -> Waiting:

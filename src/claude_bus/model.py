@@ -226,6 +226,35 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True)
+class Happening:
+    """What a hook event says of a session, and how much mail it can carry."""
+
+    status: Status
+    via: str
+    """What a hand-over goes through, as receipts show it."""
+    space: int
+    """Characters there are for message blocks."""
+    session_id: str = ""
+    bell: bool | None = None
+    """Whether the session may be woken; None where the event does not tell."""
+    proven: tuple[int, ...] = ()
+    """Messages the model has demonstrably had."""
+    lost: tuple[int, ...] = ()
+    """Messages whose hand-over came to nothing."""
+    roster: bool = False
+    """Whether to tell who else is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What a hook event led to. `binding` is as it was before."""
+
+    binding: Binding
+    mail: HandOver
+    roster: Roster | None
+
+
+@dataclass(frozen=True, slots=True)
 class Injection:
     """What a hook puts before the model, and one line for its user. Empty: nothing new."""
 

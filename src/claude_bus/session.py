@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import anyio
 
@@ -23,6 +24,7 @@ from .model import (
     Client,
     Draft,
     HandOver,
+    Happening,
     Injection,
     Message,
     MessageStatus,
@@ -51,7 +53,6 @@ class Session:
         self._config = config
         self._may_wake = may_wake
         self._address = ""
-        self._bell: bool | None = None
         self._left = False
         self._continuations = 0
         self._introduce = True
@@ -69,8 +70,7 @@ class Session:
         if binding and binding.process == self.client.process:
             return binding
         binding = await self._attach_anew()
-        self._bell = self._may_wake("")
-        if self._bell:
+        if self._may_wake(""):
             await self.bus.observe(self.client.key, bell=True)
         if self._address:
             await self.bus.listen(self._address, self.client.key)
@@ -257,48 +257,46 @@ class Session:
         """A prompt was submitted: what is new goes with it."""
         if self._left:
             return _NOTHING
-        begins = self.turn.begins(session_id, prompt_id)
         if session_id != self.turn.session_id:
             self._forgotten()
-        binding = await self._observe("working", session_id, permission_mode)
-        if not begins:
+        if not self.turn.begins(session_id, prompt_id):
+            await self.became("working", session_id)
             return _NOTHING
-        lost = self.turn.begin(session_id, prompt_id)
-        if lost:
-            await self.bus.withdraw(binding.address, lost)
         self._continuations = 0
-        return await self._inject(binding, via="prompt hook", roster=True)
+        lost = self.turn.begin(session_id, prompt_id)
+        happening = self._happening("prompt hook", session_id, permission_mode)
+        return await self._inject(replace(happening, lost=tuple(lost), roster=True))
 
     async def batch(self, session_id: str, permission_mode: str) -> Injection:
         """A batch of tools is over: what came meanwhile goes into the next request."""
         if self._left:
             return _NOTHING
-        binding = await self._observe("working", session_id, permission_mode)
         proven = self.turn.batch()
-        if proven:
-            await self.bus.confirm(binding.address, proven)
-        return await self._inject(binding, via="tool hook")
+        happening = self._happening("tool hook", session_id, permission_mode)
+        return await self._inject(replace(happening, proven=tuple(proven)))
 
     async def stop(self, session_id: str, permission_mode: str) -> Injection:
         """The model is about to end its turn: unread mail continues it, a few times at most."""
         if self._left:
             return _NOTHING
-        binding = await self._observe("working", session_id, permission_mode)
         proven = self.turn.stop()
-        if proven:
-            await self.bus.confirm(binding.address, proven)
-        if self._continuations < rules.MAX_CONTINUATIONS:
-            found = await self._inject(binding, via="stop hook") or await self._recall(binding)
-            if found.context:
-                self._continuations += 1
-                return found
-        await self._observe("idle", session_id, permission_mode)
+        goes_on = self._continuations < rules.MAX_CONTINUATIONS
+        happening = self._happening("stop hook", session_id, permission_mode)
+        if not goes_on:
+            happening = replace(happening, status="idle", space=0)
+        found = await self._inject(replace(happening, proven=tuple(proven)))
+        if goes_on and (found := found or await self._recall()):
+            self._continuations += 1
+            return found
+        await self.became("idle", session_id)
         return _NOTHING
 
     async def became(self, status: Status, session_id: str = "") -> None:
         """The client reported another presence."""
         if not self._left:
-            await self._observe(status, session_id, None)
+            self._heard = time.monotonic()
+            await self.attach()
+            await self.bus.observe(self.client.key, status=status, session_id=session_id)
 
     def first_time(self, problem: str) -> bool:
         """Whether the user has not been told of this problem yet."""
@@ -312,24 +310,22 @@ class Session:
     def _forgotten(self) -> None:
         self._introduce, self._told = True, None
 
-    async def _observe(self, status: Status, session_id: str, permission_mode: str | None) -> Binding:
-        """Keep presence right, writing only what changed."""
+    def _happening(self, via: str, session_id: str, permission_mode: str) -> Happening:
         self._heard = time.monotonic()
-        binding = await self.attach()
-        bell = self._bell if permission_mode is None else self._may_wake(permission_mode)
-        if (status, bell) != (binding.status, self._bell) or session_id not in ("", binding.session_id):
-            await self.bus.observe(self.client.key, status=status, session_id=session_id, bell=bell)
-        self._bell = bell
-        return binding
+        return Happening("working", via, text.MAIL_SPACE, session_id, self._may_wake(permission_mode))
 
-    async def _inject(self, binding: Binding, *, via: str, roster: bool = False) -> Injection:
-        me = binding.address
-        lines = await self._news(binding) if roster else []
-        head = text.introduction(me.name, me.channel, binding.registered, rules.DEFAULT_CHANNEL)
-        space = text.INJECTION_LIMIT - text.MAIL_OVERHEAD - len(head) - sum(len(line) + 1 for line in lines)
-        found = await self.bus.hand_over(me, via=via, max_chars=space)
+    async def _inject(self, happening: Happening) -> Injection:
+        """Let the event happen; returns what is new, in the words the model reads."""
+        reaction = await self.bus.react(self.client.key, happening)
+        if not reaction or reaction.binding.process != self.client.process:
+            await self.attach()
+            reaction = await self.bus.react(self.client.key, happening)
+        if not reaction:
+            return _NOTHING
+        found, me = reaction.mail, reaction.binding.address
         self.turn.handed_by_hook([*found.unproven, *(message.id for message in found.messages)])
-        if found.messages or (found.pending and found.next_id != self._announced):
+        lines = self._news(reaction.roster) if happening.roster else []
+        if found.messages or (found.pending and happening.space and found.next_id != self._announced):
             label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
             blocks = [text.message_block(message, label) for message in found.messages]
             lines.append(text.mail(blocks, found.pending))
@@ -337,23 +333,21 @@ class Session:
         if not lines:
             return _NOTHING
         if self._introduce:
-            lines.insert(0, head)
+            lines.insert(0, text.introduction(me.name, me.channel, reaction.binding.registered))
             self._introduce = False
-        notice = text.notice(found.messages) if found.messages else ""
-        return Injection("\n".join(lines), notice)
+        return Injection("\n".join(lines), text.notice(found.messages) if found.messages else "")
 
-    async def _news(self, binding: Binding) -> list[str]:
+    def _news(self, roster: Roster | None) -> list[str]:
         """A warning about BUS_NAME, and the roster: each when it is new."""
         lines = [self._warning] if self._warning else []
         self._warning = ""
-        if not binding.registered:
-            return lines
-        roster = await self.bus.roster(binding.address)
-        if roster.names != (self._told or ()):
-            lines.append(text.roster_line(roster))
-        self._told = roster.names
+        if roster:
+            if roster.names != (self._told or ()):
+                lines.append(text.roster_line(roster))
+            self._told = roster.names
         return lines
 
-    async def _recall(self, binding: Binding) -> Injection:
+    async def _recall(self) -> Injection:
+        binding = await self.attach()
         requests = await self.bus.recall_requests(binding.address)
         return Injection(text.recall(requests)) if requests else _NOTHING

@@ -7,6 +7,8 @@ queued ──hand_over──▶ handed ──confirm──▶ read ──reply�
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .. import rules, text
 from ..errors import InvalidInput, NotFound
 from ..model import (
@@ -306,7 +308,7 @@ def _count_queued(tx: Transaction, me: Address) -> float:
     )
 
 
-def confirm(tx: Transaction, me: Address, messages: list[int], by: Process) -> int:
+def confirm(tx: Transaction, me: Address, messages: Sequence[int], by: Process) -> int:
     """The conversation demonstrably went on after these hand-overs of `by`: they are read."""
     done = 0
     for message in messages:
@@ -322,7 +324,7 @@ def confirm(tx: Transaction, me: Address, messages: list[int], by: Process) -> i
     return done
 
 
-def withdraw(tx: Transaction, me: Address, messages: list[int], by: Process) -> int:
+def withdraw(tx: Transaction, me: Address, messages: Sequence[int], by: Process) -> int:
     """These hand-overs of `by` never reached the conversation: they wait again."""
     done = 0
     for message in messages:
