@@ -1,33 +1,31 @@
-"""A sandbox with the plugin, sessions in it with a scripted model each, and peers on their bus."""
+"""A sandbox with the plugin, sessions in it with a scripted model each, and a peer on their bus."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from claude_bus import text as wording
 
 from .claude_e2e import Sandbox, Tui, claude_binary, tmux_binary
 from .fake_anthropic import FakeAnthropic, Request, Script
 from .peer import Peer
 
-PLUGIN = Path(__file__).parents[2]
-import os
-PLUGIN = Path(os.environ.get("E2E_PLUGIN") or PLUGIN)
+PLUGIN = Path(os.environ.get("E2E_PLUGIN") or Path(__file__).parents[2])
 TOOLS = "mcp__plugin_bus_bus"
 
 
 class Session:
     """An interactive session with the plugin, and the model that answers it."""
 
-    def __init__(self, tui: Tui, model: FakeAnthropic) -> None:
+    def __init__(self, tui: Tui, model: FakeAnthropic, bus: Peer, name: str) -> None:
         self.tui = tui
         self.model = model
+        self.name = name
+        self._bus = bus
 
     def say(self, prompt: str) -> Request:
         """Submit a prompt; the request in which the model reads it."""
@@ -35,13 +33,37 @@ class Session:
         self.tui.prompt(prompt)
         return self.model.wait_main(count + 1)
 
-    def next_request(self, after: Request) -> Request:
-        """The request that follows another one, once it came."""
-        return self.model.wait_main(self.model.main.index(after) + 2)
+    def turn(self, prompt: str) -> Request:
+        """Submit a prompt and wait for the end of the turn; the request that began it."""
+        request = self.say(prompt)
+        self.wait_until("idle")
+        return request
 
-    def run(self, prompt: str) -> Request:
-        """Submit a prompt and wait until the turn is over; the turn's first request."""
-        return self.say(prompt)
+    def wait_until(self, status: str) -> None:
+        """Wait until the bus knows the session as working, idle or offline."""
+        self._bus.wait_for_status(self.name, status)
+
+    def exit(self) -> None:
+        """End the client as a user does."""
+        self.tui.prompt("/exit")
+        self.tui.wait_for_end()
+
+
+class StartSession:
+    """Starts sessions of the plugin, registered under a name if one is given."""
+
+    def __init__(self, box: Sandbox, bus: Peer, running: ExitStack) -> None:
+        self._box, self._bus, self._running = box, bus, running
+
+    def __call__(
+        self, name: str, *script: Script, args: tuple[str, ...] = (), join: bool = True, default: Script | None = None
+    ) -> Session:
+        """With `join=False` the session is not registered, and `name` the one it is listed under."""
+        model = self._running.enter_context(FakeAnthropic(script, default=default))
+        env = {"ANTHROPIC_BASE_URL": model.url} | ({"BUS_NAME": name} if join else {})
+        plugin = ("--plugin-dir", str(PLUGIN), "--permission-mode", "manual")
+        tui = self._running.enter_context(Tui(self._box, *plugin, *args, "--allowedTools", TOOLS, env=env))
+        return Session(tui, model, self._bus, name)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,30 +88,11 @@ def box(tmp_path: Path, db: Path) -> Sandbox:
 
 @pytest.fixture
 def backend(db: Path) -> Peer:
+    """A peer that is no session."""
     return Peer(db, "backend")
 
 
 @pytest.fixture
-def started() -> Iterator[ExitStack]:
-    """What a test started, ended in reverse order when it is over."""
-    with ExitStack() as stack:
-        yield stack
-
-
-StartSession = Callable[..., Session]
-
-
-@pytest.fixture
-def session(box: Sandbox, started: ExitStack) -> StartSession:
-    """Starts a session of the plugin, registered under a name if one is given."""
-
-    def start(name: str = "", *script: Script, args: tuple[str, ...] = (), env: dict[str, str] | None = None,
-              **options: Any) -> Session:
-        default: Script | None = options.pop("default", None)
-        model = started.enter_context(FakeAnthropic(script, default=default))
-        variables = {"ANTHROPIC_BASE_URL": model.url} | ({"BUS_NAME": name} if name else {}) | (env or {})
-        arguments = ["--plugin-dir", str(PLUGIN), "--permission-mode", "manual", *args, "--allowedTools", TOOLS]
-        tui = started.enter_context(Tui(box, *arguments, env=variables, **options))
-        return Session(tui, model)
-
-    return start
+def session(box: Sandbox, backend: Peer) -> Iterator[StartSession]:
+    with ExitStack() as running:
+        yield StartSession(box, backend, running)

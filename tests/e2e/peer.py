@@ -14,8 +14,11 @@ import anyio
 
 from claude_bus.bus import LocalBus, open_bus
 from claude_bus.config import Config
+from claude_bus.drivers import notices
 from claude_bus.model import Address, Agent, Draft, Receipt, Sent
 from claude_bus.rules import DEFAULT_CHANNEL
+from claude_bus.sql import messages
+from claude_bus.sql.transaction import Transaction
 
 from .fake_anthropic import PATIENCE
 
@@ -47,6 +50,19 @@ class Peer:
     def sent(self, to: str, content: str, **fields: Any) -> Sent:
         draft = Draft(to=(to,), content=content, **fields)
         return self._do(lambda bus: bus.send(self.me, draft))
+
+    def send_at_once(self, to: str, contents: list[str]) -> list[int]:
+        """Send several messages in one transaction, so that nobody sees some of them first."""
+
+        def send_all(tx: Transaction) -> list[tuple[Sent, tuple[str, ...]]]:
+            return [messages.send(tx, self.me, Draft(to=(to,), content=content)) for content in contents]
+
+        async def run(bus: LocalBus) -> list[int]:
+            outcome = await bus._db.run(send_all)
+            notices.announce(outcome[-1][1])
+            return [sent.id for sent, _ in outcome]
+
+        return self._do(run)
 
     def receipt(self, message: int) -> Receipt:
         """How far a message to one recipient is."""

@@ -1,24 +1,99 @@
-"""Mail comes with a prompt."""
+"""Mail comes before the model by itself: with a prompt, between tool calls, before the turn ends."""
 
 from __future__ import annotations
 
+import threading
+
+from . import reading
+from .claude_e2e import Sandbox
 from .conftest import StartSession
-from .peer import Peer
+from .fake_anthropic import Request, Turn, held, text
+from .peer import Peer, eventually
 
 
-def test_try(session: StartSession, backend: Peer) -> None:
-    """Mail that waited is in the request of the next prompt, fenced, and in no later one's news."""
-    one = backend.send("frontend", "the schema is in docs/schema.md")
-    frontend = session("frontend", args=("--debug-file", "/tmp/e2e-debug.log"))
-    request = frontend.say("hello")
-    for t in request.last_user(): print("----", t)
-    print(backend.receipt(one))
-    backend.wait_for_status("frontend", "idle")
-    print(frontend.tui.screen())
-    print(backend.receipt(one))
-    request = frontend.say("and now")
-    for t in request.last_user(): print("----", t)
-    print(frontend.tui.screen())
-    print(backend.rows("select * from bindings"))
-    print(backend.rows("select * from agents"))
-    assert 0
+def slow_command(n: int = 1) -> dict[str, str]:
+    """A command that says that it runs, and runs until the test lets it end."""
+    return {"command": f"touch started-{n}; until [ -e go ]; do sleep 0.05; done"}
+
+
+def test_waiting_mail_comes_with_the_prompt(session: StartSession, backend: Peer) -> None:
+    """Mail that waits is read in the request of the next prompt, fenced, with its id and sender, and only once."""
+    waited = backend.send("frontend", "the schema is in docs/schema.md")
+    frontend = session("frontend")
+
+    request = frontend.turn("hello")
+    (mail,) = reading.mail(request)
+    assert (mail.id, mail.attributes["from"], mail.content) == (waited, "backend", "the schema is in docs/schema.md")
+    assert reading.came_with(request) == ["UserPromptSubmit"]
+    assert "You are 'frontend' on the bus." in reading.news(request)[0]
+    frontend.tui.wait_for("bus: 1 message from backend")
+    assert backend.receipt(waited).state == "read"
+
+    later = frontend.turn("and now")
+    assert not reading.news(later)
+    assert [m.id for m in reading.all_mail(later)] == [waited]
+
+
+def test_mail_for_an_idle_session_comes_with_its_next_prompt(session: StartSession, backend: Peer) -> None:
+    """What does not wake an idle session is read in the request of its next prompt."""
+    frontend = session("frontend")
+    frontend.turn("hello")
+    note = backend.send("frontend", "I renamed the module", kind="fyi")
+
+    request = frontend.turn("what is new")
+    (mail,) = reading.mail(request)
+    assert (mail.id, mail.attributes["kind"]) == (note, "fyi")
+    assert "what is new" in request.last_user()
+
+
+def test_mail_in_the_middle_of_a_turn(session: StartSession, backend: Peer, box: Sandbox) -> None:
+    """A message sent while tools run is read in the request right after them, once per batch."""
+    frontend = session(
+        "frontend", Turn(tools=[("Bash", slow_command(1)), ("Bash", slow_command(2))]), args=("--allowedTools", "Bash")
+    )
+    first = frontend.say("run the tests")
+    eventually((box.project / "started-1").exists, "the tool runs")
+    message = backend.send("frontend", "stop, the branch is broken")
+    (box.project / "go").touch()
+
+    request = frontend.model.wait_main(2)
+    assert not reading.news(first)
+    assert [(m.id, m.content) for m in reading.mail(request)] == [(message, "stop, the branch is broken")]
+    assert reading.came_with(request) == ["PostToolBatch"]
+    frontend.wait_until("idle")
+    assert backend.receipt(message).state == "read"
+    assert not reading.rings(request)
+
+
+def test_mail_while_the_last_answer_is_written(session: StartSession, backend: Peer) -> None:
+    """A message that arrives while the model writes its last answer continues the turn."""
+    answered = threading.Event()
+    frontend = session("frontend", held("all done", answered))
+    frontend.say("finish up")
+    message = backend.send("frontend", "one more thing")
+    answered.set()
+
+    request = frontend.model.wait_main(2)
+    assert [m.id for m in reading.mail(request)] == [message]
+    assert reading.came_with(request) == ["Stop"]
+    frontend.wait_until("idle")
+    assert backend.receipt(message).state == "read"
+    assert len(frontend.model.main) == 2
+
+
+def test_mail_continues_a_turn_three_times_at_most(session: StartSession, backend: Peer) -> None:
+    """Of messages that keep coming with each last answer, three continue the turn; the next one wakes it anew."""
+    sent: list[int] = []
+
+    def interrupted(request: Request) -> Turn:
+        sent.append(backend.send("frontend", f"message {len(sent) + 1}"))
+        return text("done")
+
+    frontend = session("frontend", *[interrupted] * 4)
+    frontend.say("go")
+    woken = frontend.model.wait_main(5)
+    requests = frontend.model.main
+    assert [reading.came_with(request) for request in requests[1:4]] == [["Stop"]] * 3
+    assert reading.came_with(woken) == ["UserPromptSubmit"]
+    assert len(reading.rings(woken)) == 1
+    assert [m.id for request in requests for m in reading.mail(request)] == sent

@@ -1,0 +1,106 @@
+"""An idle session is woken by mail, and nothing else is disturbed."""
+
+from __future__ import annotations
+
+import threading
+
+from . import reading
+from .conftest import Session, StartSession
+from .fake_anthropic import held, tool
+from .peer import Peer
+
+
+def rang(bus: Peer, name: str) -> bool:
+    """Whether the bus ever rang for a session."""
+    ((rings,),) = bus.rows("SELECT rung_upto FROM bindings WHERE agent = ?", name)
+    return bool(rings)
+
+
+def woken(session: Session) -> None:
+    """Wait until the session was woken a first time, and has finished that turn."""
+    session.model.wait(lambda: any(map(reading.rings, session.model.main)))
+    session.wait_until("idle")
+
+
+def test_a_message_wakes_an_idle_session(session: StartSession, backend: Peer) -> None:
+    """A message to an idle session is in its next model request, and nobody pressed a key."""
+    frontend = session("frontend")
+    frontend.turn("hello")
+    sent = backend.sent("frontend", "the build is green")
+    assert sent.expectations[0].outlook == "waking"
+
+    request = frontend.model.wait_main(2)
+    assert [(m.id, m.content) for m in reading.mail(request)] == [(sent.id, "the build is green")]
+    (ring,) = reading.rings(request)
+    assert f"1 unread on the bus from backend (#{sent.id})" in ring
+    assert "the build is green" not in ring
+    frontend.tui.wait_for("bus: 1 message from backend")
+    frontend.wait_until("idle")
+    assert backend.receipt(sent.id).state == "read"
+
+
+def test_a_burst_rings_once(session: StartSession, backend: Peer) -> None:
+    """Five messages at once ring once, and all five are in that one request."""
+    frontend = session("frontend")
+    frontend.turn("hello")
+    burst = backend.send_at_once("frontend", [f"part {n}" for n in range(1, 6)])
+
+    request = frontend.model.wait_main(2)
+    assert [m.id for m in reading.mail(request)] == burst
+    assert len(reading.rings(request)) == 1
+    frontend.wait_until("idle")
+    later = frontend.turn("thanks")
+    assert len(reading.rings(later)) == 1
+    assert len(frontend.model.main) == 3
+
+
+def test_an_fyi_wakes_nobody(session: StartSession, backend: Peer) -> None:
+    """An fyi leaves an idle session alone, while a message sent after it to another one wakes that one."""
+    frontend, docs = session("frontend"), session("docs")
+    frontend.turn("hello")
+    docs.turn("hello")
+    assert backend.sent("frontend", "just so you know", kind="fyi").expectations[0].outlook == "idle"
+    backend.send("docs", "your turn")
+    woken(docs)
+    assert not rang(backend, "frontend")
+    assert len(frontend.model.main) == 1
+
+
+def test_a_broadcast_wakes_nobody_unless_urgent(session: StartSession, backend: Peer) -> None:
+    """A broadcast waits for the next prompt; an urgent one wakes, and brings both."""
+    frontend = session("frontend")
+    frontend.turn("hello")
+    backend.send("all", "lunch")
+    backend.send("all", "the disk is full, stop", urgent=True)
+    request = frontend.model.wait_main(2)
+    assert [m.content for m in reading.mail(request)] == ["lunch", "the disk is full, stop"]
+
+
+def test_only_the_idle_are_woken(session: StartSession, backend: Peer) -> None:
+    """Mail rings neither in a running turn nor at a permission dialog; after an Esc, which no hook tells, it does."""
+    answered = threading.Event()
+    thinking = session("thinking", held("done", answered))
+    asking = session("asking", tool("Bash", command="touch allowed"))
+    stopped = session("stopped", held("never read", threading.Event()))
+    thinking.say("think")
+    asking.say("touch it")
+    asking.tui.wait_for("Do you want to proceed?")
+    stopped.say("go")
+    stopped.tui.keys("Escape")
+    stopped.tui.wait_for("Interrupted")
+
+    message = {name: backend.send(name, f"mail for {name}") for name in ("thinking", "asking", "stopped")}
+    request = stopped.model.wait_main(2)
+    assert [m.id for m in reading.mail(request)] == [message["stopped"]]
+    assert len(reading.rings(request)) == 1
+    assert not rang(backend, "thinking")
+    assert not rang(backend, "asking")
+
+    asking.tui.keys("Enter")
+    after_dialog = asking.model.wait_main(2)
+    assert [m.id for m in reading.mail(after_dialog)] == [message["asking"]]
+    assert reading.came_with(after_dialog) == ["PostToolBatch"]
+    answered.set()
+    after_answer = thinking.model.wait_main(2)
+    assert [m.id for m in reading.mail(after_answer)] == [message["thinking"]]
+    assert reading.came_with(after_answer) == ["Stop"]

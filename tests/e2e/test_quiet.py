@@ -1,0 +1,40 @@
+"""Nothing new costs nothing."""
+
+from __future__ import annotations
+
+from .claude_e2e import Sandbox, Tui
+from .conftest import StartSession
+from .fake_anthropic import FakeAnthropic, Request
+from .peer import Peer
+
+
+def news_of(requests: list[Request]) -> list[list[str]]:
+    return [request.last_user() for request in requests]
+
+
+def growth(requests: list[Request]) -> list[int]:
+    """By how many characters each conversation is longer than the one before."""
+    sizes = [len(request.everything()) for request in requests]
+    return [later - earlier for earlier, later in zip(sizes, sizes[1:], strict=False)]
+
+
+def test_ten_quiet_prompts(session: StartSession, backend: Peer, box: Sandbox) -> None:
+    """In ten prompts without mail the model reads what it would read without the plugin, to the character."""
+    prompts = [f"prompt number {n}" for n in range(12)]
+    frontend = session("frontend")
+    for prompt in prompts:
+        frontend.turn(prompt)
+
+    with FakeAnthropic() as model:
+        arguments = ("--permission-mode", "manual")
+        with Tui(box, *arguments, env={"ANTHROPIC_BASE_URL": model.url}) as tui:
+            for n, prompt in enumerate(prompts):
+                tui.prompt(prompt)
+                model.wait_main(n + 1)
+                tui.wait_for("done", lines_after=prompt)
+
+    quiet = frontend.model.main[2:]
+    assert len(quiet) == 10
+    assert news_of(quiet) == news_of(model.main[2:])
+    assert growth(quiet) == growth(model.main[2:])
+    assert len({request.system for request in quiet}) == 1

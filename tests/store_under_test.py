@@ -1,0 +1,108 @@
+"""A real bus file whose clock and whose dead processes a test decides."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from claude_bus.drivers.sqlite import Verb, connect, transact
+from claude_bus.model import Address, Client, Draft, Folder, HandOver, Message, Process, Sent
+from claude_bus.sql import agents, messages
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+START = 1_800_000_000.0
+HOST = "here"
+NO_LIMIT = 10_000_000
+
+
+class Store:
+    """Runs verbs on a file. `now` moves only when the test moves it; processes die by `die`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.connection = connect(path, busy_timeout=5.0)
+        self.now = START
+        self.clients: dict[Address, Client] = {}
+        self._dead: set[Process] = set()
+        self._pids = count(100)
+
+    def __call__(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one verb in its transaction."""
+        return transact(self.connection, self.now, self._alive, verb, *args, **kwargs)
+
+    def _alive(self, process: Process, heartbeat: float) -> bool:
+        return process not in self._dead
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What a query finds, for what no verb tells."""
+        return [tuple(row) for row in self.connection.execute(sql, values)]
+
+    def process(self) -> Process:
+        """A process that nobody else is."""
+        pid = next(self._pids)
+        return Process(HOST, pid, float(pid))
+
+    def client(self, *, session_id: str = "", folder: Folder | None = None) -> Client:
+        """A client program that just started."""
+        process = self.process()
+        return Client(f"client:{process}", process, folder or Folder(), session_id)
+
+    def present(self, cwd: str, *, branch: str = "", channel: str = "default", session_id: str = "") -> Address:
+        """A session that runs in a folder and has not registered."""
+        client = self.client(session_id=session_id, folder=Folder(cwd, cwd, "", branch))
+        who = self(agents.attach, client, None, channel).address
+        self.clients[who] = client
+        return who
+
+    def join(
+        self, name: str, *, channel: str = "default", role: str = "", owns: tuple[str, ...] | None = None
+    ) -> Address:
+        """A session that runs and has registered."""
+        client = self.client(session_id=f"conversation of {name}")
+        self(agents.attach, client, None, channel)
+        who = self(agents.register, client.key, Address(name, channel), role, owns).address
+        self.clients[who] = client
+        return who
+
+    def rename(self, who: Address, name: str, channel: str = "") -> Address:
+        """The session registers again, under another name."""
+        client = self.clients.pop(who)
+        now = self(agents.register, client.key, Address(name, channel or who.channel), "", None).address
+        self.clients[now] = client
+        return now
+
+    def die(self, who: Address) -> None:
+        """The session's process is gone without a word."""
+        self._dead.add(self.clients.pop(who).process)
+
+    def kill(self, process: Process) -> None:
+        self._dead.add(process)
+
+    def send(self, me: Address, to: str | tuple[str, ...], content: str = "hello", **more: Any) -> Sent:
+        draft = Draft(to=(to,) if isinstance(to, str) else to, content=content, **more)
+        return self(messages.send, me, draft)[0]
+
+    def hand_over(self, me: Address, *, by: Process | None = None, **more: Any) -> HandOver:
+        """Hand over without proof, by default through the session's own process."""
+        by = by or self.clients[me].process
+        return self(messages.hand_over, me, **{"limit": 1000, "max_chars": NO_LIMIT, "by": by, "via": "inbox"} | more)
+
+    def read(self, me: Address) -> list[Message]:
+        """Hand over all there is, and prove it read."""
+        found = self.hand_over(me).messages
+        self(messages.confirm, me, [m.id for m in found], self.clients[me].process)
+        return list(found)
+
+    def contents(self, me: Address) -> list[str]:
+        """What all that is read now says."""
+        return [m.content for m in self.read(me)]
+
+    def states(self, me: Address, message: int) -> dict[str, str]:
+        """How far a message is, by recipient."""
+        return {r.recipient: r.state for r in self(messages.status, me, message).receipts}
+
+    def outlook(self, sent: Sent) -> dict[str, str]:
+        return {e.recipient: e.outlook for e in sent.expectations}
