@@ -4,7 +4,7 @@ It holds the packages of `requirements.txt` and nothing of claude-bus itself. It
 is there; what went on goes to stderr. One process makes it at a time, and it gets its name when it is
 complete: whatever is killed when, nobody meets a half-made one.
 """
-# ruff: noqa: INP001, PTH
+# ruff: noqa: INP001
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from zlib import crc32
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 import launch  # noqa: E402
 
 TYPE_CHECKING = False
@@ -35,48 +36,48 @@ Any one of these helps:
 Then start a new session, or reconnect with /mcp."""
 
 
-def main(folder: str) -> int:
+def main(folder: Path) -> int:
     """Print the environment's path, made in `folder` if it was not there."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    launch.lock(folder, alone=True)
-    made = launch.find(folder) or build(folder)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    launch.lock(str(folder), alone=True)
+    made = launch.find(str(folder)) or build(folder)
     if made:
-        sys.stdout.write(made + "\n")
+        sys.stdout.write(f"{made}\n")
         return 0
     say(WAY_OUT)
     return 1
 
 
-def build(folder: str) -> str:
-    """Make it in one of the ways that may work here; "" if none does."""
-    draft = os.path.join(folder, f".new-{os.getpid()}")
+def build(folder: Path) -> Path | None:
+    """Make it in one of the ways that may work here; None if none does."""
+    draft = folder / f".new-{os.getpid()}"
     for commands in recipes(draft):
         if all(succeeds(command) for command in commands):
-            made = publish(draft, folder)
+            made = publish(draft)
             tidy(folder)
             return made
         remove(draft)
-    return ""
+    return None
 
 
-def recipes(draft: str) -> Iterator[list[list[str]]]:
-    """Ways to make the environment, as commands that must all succeed, likeliest and fastest first.
+def recipes(draft: Path) -> Iterator[list[list[str]]]:
+    """Ways to make the environment, as commands that must all succeed, the fastest first.
 
     Wheels only: to build from source is to run tools that no hash vouches for.
     """
-    python = launch.interpreter(draft)
+    python = launch.interpreter(str(draft))
     install = ["install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", launch.REQUIREMENTS]
     check = [python, "-I", "-c", "import aiosqlite, anyio, mcp.server.lowlevel, mcp_types, psutil, pydantic"]
     uv = shutil.which("uv")
     if uv:
-        venv = [uv, "venv", "--quiet", "--no-project", "--python", f">={OLDEST[0]}.{OLDEST[1]}", draft]
+        venv = [uv, "venv", "--quiet", "--no-project", "--python", f">={OLDEST[0]}.{OLDEST[1]}", str(draft)]
         yield [venv, [uv, "pip", *install, "--compile-bytecode", "--python", python], check]
     for base in pythons():
         venv = [base, "-I", "-m", "venv"]
         pip = ["-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
         # The base's own pip serves, too, and saves the seconds that installing another one takes.
-        yield [[*venv, "--without-pip", draft], [base, *pip, "--python", python, *install], check]
-        yield [[*venv, draft], [python, *pip, *install], check]
+        yield [[*venv, "--without-pip", str(draft)], [base, *pip, "--python", python, *install], check]
+        yield [[*venv, str(draft)], [python, *pip, *install], check]
 
 
 def pythons() -> Iterator[str]:
@@ -93,11 +94,10 @@ def pythons() -> Iterator[str]:
 def succeeds(command: list[str]) -> bool:
     say("$ " + " ".join(command))
     try:
-        done = subprocess.run(command, env=surroundings(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)  # noqa: S603
+        return not subprocess.call(command, env=surroundings(), stdin=subprocess.DEVNULL, stdout=sys.stderr)  # noqa: S603
     except OSError as error:
         say(str(error))
         return False
-    return done.returncode == 0
 
 
 def surroundings() -> dict[str, str]:
@@ -106,43 +106,39 @@ def surroundings() -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if name not in elsewhere}, "PIP_USER": "0"}
 
 
-def publish(draft: str, folder: str) -> str:
+def publish(draft: Path) -> Path:
     """Give the finished environment its name: its requirements, and the Python it needs."""
-    with open(os.path.join(draft, "pyvenv.cfg"), encoding="utf-8") as file:
-        settings = dict(line.replace(" ", "").strip().partition("=")[::2] for line in file)
+    lines = (draft / "pyvenv.cfg").read_text(encoding="utf-8").replace(" ", "").splitlines()
+    settings = dict(line.partition("=")[::2] for line in lines)
     version = settings.get("version") or settings.get("version_info")
-    home = crc32(settings.get("home", "").encode())
-    final = os.path.join(folder, f"{launch.prefix()}python{version}-{home:08x}")
-    if os.path.exists(final):  # `find` found it unusable
-        os.rename(final, f"{final}.old-{os.getpid()}")
-    os.rename(draft, final)
-    return final
+    home = crc32(settings["home"].encode())
+    final = draft.with_name(f"{launch.prefix()}python{version}-{home:08x}")
+    if final.exists():  # it cannot be used, or `find` had found it
+        launch.set_aside(str(final))
+    return draft.rename(final)
 
 
-def tidy(folder: str) -> None:
+def tidy(folder: Path) -> None:
     """Remove environments for other requirements that no server holds, and what was left behind."""
-    for name in os.listdir(folder):
-        place = os.path.join(folder, name)
-        if os.path.isdir(place) and not name.startswith(launch.prefix()) and is_unused(place):
-            aside = os.path.join(folder, f".new-{name}")
-            os.rename(place, aside)  # nobody shall find half of it under its name
-            remove(aside)
+    for place in folder.iterdir():
+        if place.is_dir() and not place.name.startswith(launch.prefix()) and is_unused(place):
+            remove(place.rename(folder / f".new-{place.name}"))  # nobody shall find half of it under its name
 
 
-def is_unused(place: str) -> bool:
-    if os.path.basename(place).startswith(".new-"):
-        return time.time() - os.path.getmtime(place) > ABANDONED
-    return launch.lock(place, alone=True, wait=False) != -1
+def is_unused(place: Path) -> bool:
+    if place.name.startswith(".new-"):
+        return time.time() - place.stat().st_mtime > ABANDONED
+    return launch.lock(str(place), alone=True, wait=False) != -1
 
 
-def remove(place: str) -> None:
+def remove(place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
 
 
 def say(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -9,7 +9,8 @@ starts find it and go straight on.
 Nothing is written to stdout: that is the server's wire.
 """
 # Each session's start waits for this file, twice: it is short, and does without pathlib and hashlib.
-# ruff: noqa: INP001, PTH, PLC0415
+# ruff: noqa: INP001
+# ruff: noqa: PTH100, PTH103, PTH104, PTH110, PTH111, PTH112, PTH118, PTH120, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ def has_packages() -> bool:
 def mend(environment: str, args: list[str]) -> int:
     """Start over: the environment was just removed, lost its packages, or its Python is another version now."""
     try:
-        os.rename(environment, f"{environment}.old-{os.getpid()}")
+        set_aside(environment)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -115,7 +116,7 @@ def find(folder: str) -> str:
         names = sorted(os.listdir(folder))
     except OSError:
         return ""
-    places = [os.path.join(folder, name) for name in names if name.startswith(prefix()) and ".old-" not in name]
+    places = [os.path.join(folder, name) for name in names if name.startswith(prefix())]
     return next((place for place in places if os.path.exists(interpreter(place))), "")
 
 
@@ -132,6 +133,11 @@ def prefix() -> str:
 
 def interpreter(environment: str) -> str:
     return os.path.join(environment, *(("Scripts", "python.exe") if WINDOWS else ("bin", "python")))
+
+
+def set_aside(environment: str) -> None:
+    """Take an environment its name, so that it is found no more; the next to make one removes it."""
+    os.rename(environment, os.path.join(os.path.dirname(environment), f".old-{os.getpid()}"))
 
 
 def hold(environment: str) -> bool:
@@ -167,13 +173,13 @@ def make(folder: str) -> str:
     import subprocess
 
     log = os.path.join(folder, "build.log")
+    builder = [sys.executable, "-I", os.path.join(HERE, "environment.py"), folder]
+    null = subprocess.DEVNULL
     sys.stderr.write(f"claude-bus: first start, making its Python environment in {folder}\n")
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        with open(log, "ab") as output:
-            command = [sys.executable, "-I", os.path.join(HERE, "environment.py"), folder]
-            options = {"cwd": folder, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": output}
-            subprocess.Popen(command, start_new_session=True, **options).wait()  # type: ignore[call-overload] # noqa: S603
+        with open(log, "ab") as out:
+            subprocess.Popen(builder, cwd=folder, stdin=null, stdout=null, stderr=out, start_new_session=True).wait()  # noqa: S603
     except OSError as error:
         raise Failed(f"cannot make its Python environment in {folder}: {error}") from error
     made = find(folder)

@@ -279,6 +279,7 @@ class LocalBus:
 
 def _prune(tx: Transaction) -> None:
     before = tx.now - rules.RETENTION
+    agents.reap(tx)
     messages.prune(tx, before)
     events.prune(tx, before)
     state.prune(tx, before)

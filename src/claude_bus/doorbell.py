@@ -37,7 +37,8 @@ class Doorbell:
         self._says_idle = says_idle
         self._pulse: object = None
         self._pending = True
-        self._beat = self._pruned = time.monotonic()
+        self._beat = time.monotonic()
+        self._pruned = self._beat - PRUNE_EVERY + HEARTBEAT_EVERY  # first when it has settled
 
     async def watch(self) -> None:
         """Run for as long as the server does."""

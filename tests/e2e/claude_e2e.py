@@ -113,6 +113,7 @@ class Tui:
     """An interactive client in a tmux server of its own."""
 
     def __init__(self, box: Sandbox, *args: str, env: dict[str, str], cwd: Path | None = None) -> None:
+        self._state = box.config / "sessions"
         self._tmux_command = [tmux_binary(), "-L", f"e2e-{uuid.uuid4().hex[:8]}", "-f", "/dev/null"]
         variables = [f"{key}={value}" for key, value in (box.env | env).items()]
         command = shlex.join(["exec", "env", "-i", *variables, box.binary, *args])
@@ -161,6 +162,26 @@ class Tui:
                 raise TimeoutError(f"{needle!r} is not on screen after {patience}s:\n{shot}")
             time.sleep(0.1)
         return shot
+
+    def wait_until_idle(self, patience: float = PATIENCE) -> None:
+        """Wait until the client itself says, in its session file, that it is idle."""
+        end = time.monotonic() + patience
+        while self._status() != "idle":
+            if time.monotonic() > end:
+                raise TimeoutError(f"the client is not idle after {patience}s:\n{self.screen()}")
+            time.sleep(0.1)
+
+    def _status(self) -> object:
+        try:
+            return json.loads((self._state / f"{self.pid}.json").read_text(encoding="utf-8")).get("status")
+        except ValueError:
+            return None  # being written
+
+    def interrupt(self) -> None:
+        """Press Esc in a turn the model has not begun to answer; the prompt comes back to the box and is deleted."""
+        self.keys("Escape")
+        self.wait_until_idle()
+        self.keys("C-u")
 
     def kill(self) -> None:
         """End the client without giving it a chance (SIGKILL)."""

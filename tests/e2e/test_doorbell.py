@@ -86,8 +86,7 @@ def test_only_the_idle_are_woken(session: StartSession, backend: Peer) -> None:
     asking.say("touch it")
     asking.tui.wait_for("Do you want to proceed?")
     stopped.say("go")
-    stopped.tui.keys("Escape")
-    stopped.tui.wait_for("Interrupted")
+    stopped.tui.interrupt()
 
     message = {name: backend.send(name, f"mail for {name}") for name in ("thinking", "asking", "stopped")}
     request = stopped.model.wait_main(2)

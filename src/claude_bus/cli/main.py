@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _DESCRIPTION = (
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parse(parser, arguments)
     try:
         config = _config(options)
         if options.command is None and not sys.stdin.isatty():
@@ -38,9 +38,7 @@ def run(arguments: Sequence[str]) -> int:
 
             serve(config)
             return 0
-        if options.command == "doctor":
-            return _doctor(options, config)
-        return _run_async(options, config, parser)
+        return _run(options, config, parser)
     except BusError as error:
         _complain(error, options.json)
         return EXIT_STATUS.get(error.code, 1)
@@ -49,6 +47,16 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Also `send bob --kind fyi text`: argparse gives an optional word up at the first option before it."""
+    options, rest = parser.parse_known_args(arguments)
+    if options.command == "send" and options.content == "-" and rest and not rest[0].startswith("-"):
+        options.content = rest.pop(0)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,21 +116,20 @@ def _complain(error: BusError, as_json: bool) -> None:
         print(f"claude-bus: {error.message}", file=sys.stderr)
 
 
-def _run_async(options: argparse.Namespace, config: Config, parser: argparse.ArgumentParser) -> int:
+def _run(options: argparse.Namespace, config: Config, parser: argparse.ArgumentParser) -> int:
     import asyncio
 
-    commands = {"send": _send, "inbox": _inbox, "agents": _agents, None: _status}
-    asyncio.run(commands[options.command](options, config))
+    status = asyncio.run(COMMANDS.get(options.command, _status)(options, config))
     if options.command is None and not options.json:
         print()
         parser.print_help()
-    return 0
+    return status
 
 
 # -- commands ---------------------------------------------------------------------
 
 
-async def _send(options: argparse.Namespace, config: Config) -> None:
+async def _send(options: argparse.Namespace, config: Config) -> int:
     from ..bus import open_bus
     from .identity import speaker
 
@@ -142,6 +149,7 @@ async def _send(options: argparse.Namespace, config: Config) -> None:
     finally:
         await bus.close()
     _print(options, rows.sent(outcome), text.sent(outcome, time.time()))
+    return 0
 
 
 def _content(given: str) -> str:
@@ -159,7 +167,7 @@ def _kind(name: str) -> Kind:
     return next(kind for kind in KINDS if kind == name)
 
 
-async def _inbox(options: argparse.Namespace, config: Config) -> None:
+async def _inbox(options: argparse.Namespace, config: Config) -> int:
     from ..bus import open_bus
     from .identity import speaker
 
@@ -175,6 +183,7 @@ async def _inbox(options: argparse.Namespace, config: Config) -> None:
             await bus.confirm(who.me, [message.id for message in found.messages])
     finally:
         await bus.close()
+    return 0
 
 
 async def _read(bus: Any, me: Any, options: argparse.Namespace) -> HandOver:
@@ -203,12 +212,13 @@ def _mail_text(found: HandOver, me: str) -> str:
     return "\n\n".join([*blocks, *rest])
 
 
-async def _agents(options: argparse.Namespace, config: Config) -> None:
+async def _agents(options: argparse.Namespace, config: Config) -> int:
     found = await _present(config)
     _print(options, {"agents": [rows.agent(a, "", time.time()) for a in found]}, _agents_text(found))
+    return 0
 
 
-async def _status(options: argparse.Namespace, config: Config) -> None:
+async def _status(options: argparse.Namespace, config: Config) -> int:
     found = await _present(config) if config.db.exists() else []
     here = [agent for agent in found if agent.status != "offline"]
     summary = {"version": __version__, "db": str(config.db), "channel": config.channel}
@@ -216,6 +226,7 @@ async def _status(options: argparse.Namespace, config: Config) -> None:
     _print(
         options, {**summary, "agents": [rows.agent(a, "", time.time()) for a in here]}, f"{line}\n{_agents_text(here)}"
     )
+    return 0
 
 
 async def _present(config: Config) -> list[Agent]:
@@ -243,7 +254,7 @@ def _agents_text(found: list[Agent]) -> str:
     )
 
 
-def _doctor(options: argparse.Namespace, config: Config) -> int:
+async def _doctor(options: argparse.Namespace, config: Config) -> int:
     from .doctor import examine, table
 
     findings = examine(config, os.environ)
@@ -251,6 +262,15 @@ def _doctor(options: argparse.Namespace, config: Config) -> int:
     checks = [{"name": f.name, "ok": f.ok, "detail": f.detail} for f in findings]
     _print(options, {"ok": fine, "checks": checks}, table(findings))
     return 0 if fine else 1
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, Config], Coroutine[Any, Any, int]]] = {
+    "send": _send,
+    "inbox": _inbox,
+    "agents": _agents,
+    "doctor": _doctor,
+}
+"""The commands: each prints its outcome and returns the exit status."""
 
 
 def _print(options: argparse.Namespace, document: dict[str, Any], plain: str) -> None:

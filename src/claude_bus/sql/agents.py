@@ -156,6 +156,17 @@ def requeue(tx: Transaction, who: Address, by: str = "") -> int:
     ).rowcount
 
 
+def reap(tx: Transaction) -> int:
+    """End the sessions whose process has died, and forget deaf listeners; returns how many sessions."""
+    dead = [r for r in tx.all(f"{_BINDING} ORDER BY b.client") if not tx.alive(_process(r), r["heartbeat"])]
+    for row in dead:
+        end(tx, _binding(row), row["heartbeat"])
+    for row in tx.all("SELECT address, host, pid, started FROM listeners"):
+        if not tx.alive(_process(row), tx.now):
+            unlisten(tx, row["address"])
+    return len(dead)
+
+
 def detach(tx: Transaction, client: str, by: Process) -> None:
     """The server `by` of a client ends, and with the last one the session: see `end`.
 

@@ -1,0 +1,256 @@
+"""The command line, run as a process, on a real bus file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters, stdio_client
+
+from claude_bus.errors import EXIT_STATUS, BusError
+
+SOURCE = str(Path(__file__).parents[1] / "src")
+pytestmark = pytest.mark.anyio
+
+
+class Shell:
+    """A user's shell: `claude-bus` in an environment of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.env = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": SOURCE, "LOGNAME": "wanda"}
+
+    def run(self, *arguments: str, stdin: str | bytes = "") -> subprocess.CompletedProcess[bytes]:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        command = [sys.executable, "-m", "claude_bus", *arguments]
+        return subprocess.run(command, env=self.env, input=data, capture_output=True, timeout=60, check=False)
+
+    def text(self, *arguments: str, stdin: str = "") -> str:
+        """What a command prints that must succeed."""
+        done = self.run(*arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    def json(self, *arguments: str, status: int = 0, stdin: str = "") -> dict[str, Any]:
+        """The one document that a command prints with --json."""
+        done = self.run(*arguments, "--json", stdin=stdin)
+        assert done.returncode == status, done
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def test_a_message_goes_from_one_shell_to_another(shell: Shell) -> None:
+    """What one person sends, the other reads once, and the sender is told what to expect."""
+    assert "never seen under this name" in shell.text("send", "bob", "hello", "--as", "ann")
+    assert "from ann" in (mail := shell.text("inbox", "--as", "bob"))
+    assert "  hello" in mail
+    assert shell.text("inbox", "--as", "bob") == "no messages for bob\n"
+
+
+def test_the_content_may_come_from_stdin(shell: Shell) -> None:
+    """Without a text, or with a dash, the message is what stdin holds, newlines and all."""
+    shell.text("send", "bob", stdin="one\ntwo\n")
+    shell.text("send", "bob", "-", stdin="three")
+    found = shell.json("inbox", "--as", "bob")["messages"]
+    assert [m["content"] for m in found] == ["one\ntwo", "three"]
+
+
+def test_options_may_stand_anywhere(shell: Shell) -> None:
+    """An option between the recipient and the text does not swallow the text."""
+    sent = shell.json("send", "bob", "--kind", "fyi", "hello")
+    assert shell.json("inbox", "--as", "bob")["messages"][0]["kind"] == "fyi"
+    assert sent["recipients"] == [{"recipient": "bob", "outlook": "unknown"}]
+
+
+def test_a_key_makes_a_retry_harmless(shell: Shell) -> None:
+    """The same key sends once."""
+    first = shell.json("send", "bob", "x", "--key", "deploy-7")
+    again = shell.json("send", "bob", "x", "--key", "deploy-7")
+    assert (again["id"], again["duplicate"]) == (first["id"], True)
+
+
+def test_peek_leaves_mail_unread(shell: Shell) -> None:
+    """Looking is not reading."""
+    shell.text("send", "bob", "x")
+    for _ in range(2):
+        assert len(shell.json("inbox", "--as", "bob", "--peek")["messages"]) == 1
+
+
+def test_printed_is_read(shell: Shell) -> None:
+    """A person's receipt says read once the message was printed; it comes from the journal of deliveries."""
+    sent = shell.json("send", "bob", "x", "--as", "ann")
+    shell.text("inbox", "--as", "bob")
+    found = subprocess.run(
+        [sys.executable, "-c", _STATE, str(sent["id"])], env=shell.env, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "read"
+
+
+_STATE = """
+import sqlite3, sys, pathlib
+db = sqlite3.connect(pathlib.Path.home() / ".claude-bus" / "bus.db")
+print(db.execute("SELECT state FROM deliveries WHERE message = ?", sys.argv[1:]).fetchone()[0])
+"""
+
+
+def test_inbox_can_wait(shell: Shell) -> None:
+    """`--wait` returns with the message that arrives meanwhile."""
+    shell.text("agents")
+    command = [sys.executable, "-m", "claude_bus", "inbox", "--as", "bob", "--wait", "60", "--json"]
+    with subprocess.Popen(command, env=shell.env, stdout=subprocess.PIPE) as waiting:
+        shell.text("send", "bob", "now")
+        out, _ = waiting.communicate(timeout=60)
+    assert json.loads(out)["messages"][0]["content"] == "now"
+
+
+def test_agents_lists_whoever_took_part(shell: Shell) -> None:
+    """Everybody who sent or read is listed, with the original's fields."""
+    shell.text("send", "bob", "x")
+    found = shell.json("agents")["agents"]
+    assert found[0].items() >= {"name": "wanda", "role": "", "owns": [], "overlaps": [], "status": "offline"}.items()
+
+
+def test_doctor_finds_a_sound_bus_in_order(shell: Shell) -> None:
+    """On a good file every check passes; the exit status says so."""
+    shell.text("send", "bob", "x")
+    report = shell.json("doctor")
+    assert report["ok"]
+    assert {"schema", "integrity", "permissions", "writable"} <= {check["name"] for check in report["checks"]}
+
+
+def test_doctor_finds_what_is_wrong(shell: Shell, tmp_path: Path) -> None:
+    """A file that is no database is named, and left as it is."""
+    broken = tmp_path / "broken.db"
+    broken.write_bytes(b"this is not a database" * 100)
+    report = shell.json("doctor", "--db", str(broken), status=1)
+    assert not report["ok"]
+    assert broken.read_bytes() == b"this is not a database" * 100
+
+
+def test_doctor_creates_nothing(shell: Shell, tmp_path: Path) -> None:
+    """Asking for the state of a bus that is not there does not make one."""
+    shell.text("doctor")
+    assert not (tmp_path / ".claude-bus").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code"),
+    [
+        (["send", "two words", "x"], 2, "invalid_input"),
+        (["send", "bob", ""], 2, "invalid_input"),
+        (["send", "bob", "x", "--reply-to", "99"], 3, "not_found"),
+        (["agents", "--channel", "all"], 2, "invalid_input"),
+        (["inbox", "--as", "bad\x07name"], 2, "invalid_input"),
+    ],
+)
+def test_bad_input_is_one_document_and_a_status(shell: Shell, arguments: list[str], status: int, code: str) -> None:
+    """An error is told on stdout as JSON, with its code, and by the exit status of the table."""
+    assert shell.json(*arguments, status=status)["error"] == code
+
+
+def test_too_much_content_is_refused(shell: Shell) -> None:
+    """A message over the limit is refused with the way out, and nothing is sent."""
+    done = shell.run("send", "bob", stdin="x" * 65_537)
+    assert done.returncode == 2
+    assert b"sha256" in done.stderr
+    assert shell.json("inbox", "--as", "bob")["messages"] == []
+
+
+def test_binary_input_is_refused(shell: Shell) -> None:
+    """Bytes that are no text are not guessed at."""
+    done = shell.run("send", "bob", stdin=b"\xff\xfe\x00")
+    assert done.returncode == 2
+    assert b"UTF-8" in done.stderr
+
+
+def test_an_unusable_setting_is_named(shell: Shell) -> None:
+    """A bad environment variable is an error that names it."""
+    shell.env["BUS_WAKE"] = "sometimes"
+    done = shell.run("agents")
+    assert (done.returncode, b"BUS_WAKE" in done.stderr) == (2, True)
+
+
+def test_every_error_has_an_exit_status() -> None:
+    """No kind of error falls through to the status for the unexpected."""
+
+    def codes(kind: type[BusError]) -> set[str]:
+        return {kind.code} | {code for sub in kind.__subclasses__() for code in codes(sub)}
+
+    assert codes(BusError) - {"error"} == set(EXIT_STATUS)
+
+
+def test_a_pipe_gets_the_server_and_its_end_ends_it(shell: Shell) -> None:
+    """Without a command and with a pipe on stdin it serves; a closed pipe ends it at once."""
+    done = shell.run()
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_a_terminal_gets_a_status_and_help(shell: Shell, tmp_path: Path) -> None:
+    """Without a command on a terminal it says who is here and how to go on, and ends."""
+    command = f"{sys.executable} -m claude_bus"
+    done = subprocess.run(
+        ["script", "-qec", command, str(tmp_path / "typescript")],
+        env=shell.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "nobody is on the bus" in done.stdout
+    assert "doctor" in done.stdout
+
+
+def test_help_names_every_command(shell: Shell) -> None:
+    """The help lists what there is."""
+    text = shell.text("--help")
+    assert all(command in text for command in ("send", "inbox", "agents", "doctor"))
+
+
+async def test_nobody_speaks_as_a_live_session_from_outside(shell: Shell) -> None:
+    """The name of a session that runs is refused to a shell that is not its own; a free one is offered."""
+    async with _server(shell) as backend:
+        await backend.call_tool("register", {"name": "backend"})
+        refused = shell.json("send", "bob", "x", "--as", "backend", status=4)
+    assert (refused["error"], refused["suggestion"]) == ("name_taken", "backend-2")
+
+
+async def test_a_sessions_own_shell_speaks_as_the_session(shell: Shell, tmp_path: Path) -> None:
+    """With the session's variables a command sends and reads as the session, and reading proves nothing yet."""
+    socket = tmp_path / f"{os.getpid()}.sock"
+    shell.env |= {"CLAUDE_CODE_MESSAGING_SOCKET": str(socket), "CLAUDECODE": "1"}
+    async with _server(shell) as backend:
+        await backend.call_tool("register", {"name": "backend"})
+        await _hook(backend, "UserPromptSubmit")
+        sent = shell.json("send", "backend@default", "to myself?", status=2)
+        assert "yourself" in sent["message"]
+
+        outside = Shell(tmp_path)
+        message = outside.json("send", "backend", "hello")["id"]
+        assert shell.json("inbox")["messages"][0]["content"] == "hello"
+        assert await _state(backend, message) == "handed"
+        await _hook(backend, "PostToolBatch")  # the shell's output goes into the next request
+        assert await _state(backend, message) == "handed"
+        await _hook(backend, "Stop")  # which the model has answered now
+        assert await _state(backend, message) == "read"
+
+
+def _server(shell: Shell) -> Client:
+    command = StdioServerParameters(command=sys.executable, args=["-m", "claude_bus"], env=shell.env)
+    return Client(stdio_client(command))
+
+
+async def _hook(server: Client, event: str) -> None:
+    arguments = {"event": event, "session_id": "s", "prompt_id": "p", "permission_mode": "default"}
+    assert not (await server.call_tool("hook", arguments)).is_error
+
+
+async def _state(server: Client, message: int) -> str:
+    found = await server.call_tool("message_status", {"message_id": message})
+    assert found.structured_content
+    state: str = found.structured_content["deliveries"][0]["state"]
+    return state

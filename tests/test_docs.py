@@ -1,0 +1,63 @@
+"""The documentation says what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from claude_bus import config
+from claude_bus.cli.main import COMMANDS
+from claude_bus.mcp.tools import TOOLS
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+
+
+def row(name: str) -> str:
+    """The row of a table in the reference that begins with `name`."""
+    found = re.search(rf"^\| `{re.escape(name)}(?:`| ).*$", REFERENCE, re.MULTILINE)
+    assert found, f"docs/reference.md has no row for {name}"
+    return found[0]
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_every_tool_is_documented_with_its_arguments(name: str) -> None:
+    """The reference has a row for each tool, naming each of its arguments."""
+    missing = [field for field in TOOLS[name].arguments.model_fields if f"`{field}`" not in row(name)]
+    assert missing == []
+
+
+def test_no_tool_is_documented_that_is_not_there() -> None:
+    """The table of tools has no other rows."""
+    table = REFERENCE.split("## Tools")[1].split("\n\n")[2]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(TOOLS)
+
+
+def test_every_command_is_documented() -> None:
+    """The reference has a row for each command."""
+    for command in COMMANDS:
+        row(f"claude-bus {command}")
+
+
+def test_every_setting_is_documented_alike() -> None:
+    """The reference's settings are those of `config`, word for word."""
+    settings = [line for line in (config.__doc__ or "").splitlines() if line.startswith("| `")]
+    assert settings
+    assert [line for line in settings if line not in REFERENCE] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reference.md", "docs/delivery.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    """Every relative link of a page names a file of the repository."""
+    path = ROOT / page
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_readme_demonstrates_within_a_screen() -> None:
+    """One sentence, then the demonstration, within 50 lines."""
+    head = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:50]
+    assert any("/bus backend" in line for line in head)
+    assert "bash install_claude_bus.sh" in "\n".join(head)
