@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, Self
 
 from . import processes, rules
 from .config import Config
@@ -275,6 +275,12 @@ class LocalBus:
 
     async def close(self) -> None:
         await self._db.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
 
 
 def _prune(tx: Transaction) -> None:

@@ -89,6 +89,13 @@ def ago(seconds: float) -> str:
     return f"{max(0, int(seconds))}s"
 
 
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as aligned lines."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

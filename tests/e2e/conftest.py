@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from .claude_e2e import Sandbox, Tui, claude_binary, tmux_binary
 from .fake_anthropic import FakeAnthropic, Request, Script
 from .peer import Peer
 
-PLUGIN = Path(os.environ.get("E2E_PLUGIN") or Path(__file__).parents[2])
+PLUGIN = Path(__file__).parents[2]
 TOOLS = "mcp__plugin_bus_bus"
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .. import __version__, claude_code
+from .. import __version__, claude_code, text
 from ..config import Config
 from ..drivers.inspect import Finding, inspect
 
@@ -43,5 +43,4 @@ def _doorbell(config: Config, env: Mapping[str, str]) -> Finding:
 def table(findings: list[Finding]) -> str:
     """One line each, with what is wrong marked."""
     marks = {True: "ok", False: "PROBLEM", None: "--"}
-    width = max(len(f.name) for f in findings)
-    return "\n".join(f"{f.name:<{width}}  {marks[f.ok]:<7}  {f.detail}" for f in findings)
+    return text.columns([(f.name, marks[f.ok], f.detail) for f in findings])

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import BaseModel, ConfigDict
 
-from ..model import Injection
+from ..model import Injection, Status
 from ..session import Session
 
 NAME = "hook"
@@ -69,8 +69,9 @@ async def _failed(session: Session, event: Event) -> Injection:
 
 
 async def _notified(session: Session, event: Event) -> Injection:
-    idle = event.notification_type == "idle_prompt"
-    await session.became("idle" if idle else "waiting", event.session_id)
+    status = _NOTIFICATIONS.get(event.notification_type)
+    if status:
+        await session.became(status, event.session_id)
     return Injection()
 
 
@@ -79,6 +80,11 @@ async def _compacted(session: Session, event: Event) -> Injection:
     return Injection()
 
 
+_NOTIFICATIONS: dict[str, Status] = {
+    "idle_prompt": "idle",
+    "permission_prompt": "waiting",
+    "elicitation_dialog": "waiting",
+}
 _REACTIONS: dict[str, Callable[[Session, Event], Awaitable[Injection]]] = {
     "UserPromptSubmit": _prompt,
     "PostToolBatch": _batch,

@@ -1,0 +1,155 @@
+"""What each command does. All print their outcome and return the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from .. import __version__, rows, rules, text
+from ..bus import open_bus
+from ..config import Config
+from ..errors import InvalidInput
+from ..model import KINDS, Agent, Draft, HandOver
+from .doctor import examine, table
+from .identity import Speaker, speaker
+
+_LOOK_EVERY = 2.0
+"""Seconds after which a waiting `inbox` looks by itself, should a notice get lost."""
+
+
+async def send(options: argparse.Namespace, config: Config) -> int:
+    """Send a message as whoever the command speaks as."""
+    draft = rules.check_draft(
+        Draft(
+            to=tuple(name for name in options.to.split(",") if name.strip()),
+            content=_content(options.content),
+            kind=next(kind for kind in KINDS if kind == options.kind),
+            reply_to=options.reply_to,
+            urgent=options.urgent,
+            key=options.key,
+        )
+    )
+    async with open_bus(config) as bus:
+        who = await speaker(bus, config, os.environ, options.as_name)
+        outcome = await who.bus.send(who.me, draft)
+    _print(options, rows.sent(outcome), text.sent(outcome, time.time()))
+    return 0
+
+
+def _content(given: str) -> str:
+    if given != "-":
+        return given
+    if sys.stdin.isatty():
+        print("Type the message, then Ctrl-D:", file=sys.stderr)
+    try:
+        return sys.stdin.buffer.read(rules.MAX_CONTENT_BYTES + 1).decode().rstrip("\n")
+    except UnicodeDecodeError:
+        raise InvalidInput("stdin is not UTF-8 text; send the path of the file instead") from None
+
+
+async def inbox(options: argparse.Namespace, config: Config) -> int:
+    """Print unread messages. What was printed is read, except in a session's shell:
+
+    there the model's next answer proves it, and the session's server sees to that.
+    """
+    async with open_bus(config) as bus:
+        who = await speaker(bus, config, os.environ, options.as_name)
+        found = await _hand_over(who, options)
+        if not found.messages and options.wait:
+            found = await _wait(who, options)
+        _print(options, rows.mail(found), _mail_text(found, who.me.name))
+        sys.stdout.flush()
+        if not options.peek and not who.session:
+            await bus.confirm(who.me, [message.id for message in found.messages])
+    return 0
+
+
+async def _hand_over(who: Speaker, options: argparse.Namespace) -> HandOver:
+    return await who.bus.hand_over(
+        who.me, via="command line", max_chars=text.INBOX_LIMIT, at_least_one=True, peek=options.peek
+    )
+
+
+async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
+    """The first mail that comes within `--wait` seconds, or none."""
+    end = time.monotonic() + options.wait
+    async with who.bus.ear() as ear:
+        await who.bus.listen(ear.address, "")
+        try:
+            while not (found := await _hand_over(who, options)).messages and (left := end - time.monotonic()) > 0:
+                await ear.heard(min(left, _LOOK_EVERY))
+        finally:
+            await who.bus.unlisten(ear.address)
+    return found
+
+
+def _mail_text(found: HandOver, me: str) -> str:
+    if not found.messages:
+        return f"no messages for {me}"
+    blocks = [text.letter(message) for message in found.messages]
+    rest = [f"{text.plural(found.pending, 'more message')} waiting"] if found.pending else []
+    return "\n\n".join([*blocks, *rest])
+
+
+async def agents(options: argparse.Namespace, config: Config) -> int:
+    """List whoever takes part, and who did."""
+    found = await _present(config)
+    _print(options, {"agents": _agent_rows(found)}, _agents_text(found))
+    return 0
+
+
+async def show_status(options: argparse.Namespace, config: Config) -> int:
+    """Which bus this is, and who is here now. Creates nothing."""
+    found = await _present(config) if config.db.exists() else []
+    here = [agent for agent in found if agent.status != "offline"]
+    document = {"version": __version__, "db": str(config.db), "channel": config.channel, "agents": _agent_rows(here)}
+    head = f"claude-bus {__version__} on {config.db}, channel '{config.channel}'"
+    _print(options, document, f"{head}\n{_agents_text(here)}")
+    return 0
+
+
+async def _present(config: Config) -> list[Agent]:
+    async with open_bus(config) as bus:
+        return await bus.agents(config.channel)
+
+
+def _agent_rows(found: list[Agent]) -> list[dict[str, Any]]:
+    now = time.time()
+    return [rows.agent(agent, "", now) for agent in found]
+
+
+def _agents_text(found: list[Agent]) -> str:
+    if not found:
+        return "nobody is on the bus"
+    return text.columns([_agent_cells(agent, time.time()) for agent in found])
+
+
+def _agent_cells(agent: Agent, now: float) -> tuple[str, ...]:
+    place = f"{agent.cwd} ({agent.branch})" if agent.branch else agent.cwd
+    return agent.name, agent.status, f"{text.ago(now - agent.last_seen)} ago", agent.role, place
+
+
+async def doctor(options: argparse.Namespace, config: Config) -> int:
+    """Check everything; 1 if something is wrong."""
+    findings = examine(config, os.environ)
+    fine = all(finding.ok is not False for finding in findings)
+    checks = [{"name": f.name, "ok": f.ok, "detail": f.detail} for f in findings]
+    _print(options, {"ok": fine, "checks": checks}, table(findings))
+    return 0 if fine else 1
+
+
+def _print(options: argparse.Namespace, document: dict[str, Any], plain: str) -> None:
+    print(json.dumps(document, ensure_ascii=False) if options.json else plain)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, Config], Coroutine[Any, Any, int]]] = {
+    "send": send,
+    "inbox": inbox,
+    "agents": agents,
+    "doctor": doctor,
+}
