@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -113,7 +114,7 @@ class Tui:
     """An interactive client in a tmux server of its own."""
 
     def __init__(self, box: Sandbox, *args: str, env: dict[str, str], cwd: Path | None = None) -> None:
-        self._state = box.config / "sessions"
+        self._sessions = box.config / "sessions"
         self._tmux_command = [tmux_binary(), "-L", f"e2e-{uuid.uuid4().hex[:8]}", "-f", "/dev/null"]
         variables = [f"{key}={value}" for key, value in (box.env | env).items()]
         command = shlex.join(["exec", "env", "-i", *variables, box.binary, *args])
@@ -156,26 +157,32 @@ class Tui:
 
     def wait_for(self, needle: str, patience: float = PATIENCE) -> str:
         """The screen, once the text is on it."""
-        end = time.monotonic() + patience
-        while needle not in (shot := self.screen()):
-            if time.monotonic() > end:
-                raise TimeoutError(f"{needle!r} is not on screen after {patience}s:\n{shot}")
-            time.sleep(0.1)
-        return shot
+        self._wait(lambda: needle in self.screen(), f"{needle!r} is on screen", patience)
+        return self.screen()
 
     def wait_until_idle(self, patience: float = PATIENCE) -> None:
         """Wait until the client itself says, in its session file, that it is idle."""
+        self._wait(lambda: self._said("status") == "idle", "the client is idle", patience)
+
+    def _said(self, field: str) -> object:
+        """A field of the client's session file."""
+        try:
+            return json.loads((self._sessions / f"{self.pid}.json").read_text(encoding="utf-8")).get(field)
+        except (OSError, ValueError):
+            return None  # not yet there, or being written
+
+    def _wait(self, holds: Callable[[], bool], what: str, patience: float) -> None:
         end = time.monotonic() + patience
-        while self._status() != "idle":
+        while not holds():
             if time.monotonic() > end:
-                raise TimeoutError(f"the client is not idle after {patience}s:\n{self.screen()}")
+                raise TimeoutError(f"not within {patience}s: {what}; on screen:\n{self.screen()}")
             time.sleep(0.1)
 
-    def _status(self) -> object:
-        try:
-            return json.loads((self._state / f"{self.pid}.json").read_text(encoding="utf-8")).get("status")
-        except ValueError:
-            return None  # being written
+    def clear(self) -> None:
+        """Begin another conversation with /clear."""
+        before = self._said("sessionId")
+        self.prompt("/clear")
+        self._wait(lambda: self._said("sessionId") not in (None, before), "another conversation begins", PATIENCE)
 
     def interrupt(self) -> None:
         """Press Esc in a turn the model has not begun to answer; the prompt comes back to the box and is deleted."""
@@ -189,11 +196,7 @@ class Tui:
         self.wait_for_end()
 
     def wait_for_end(self, patience: float = PATIENCE) -> None:
-        end = time.monotonic() + patience
-        while processes.process(self.pid):
-            if time.monotonic() > end:
-                raise TimeoutError(f"the client {self.pid} still runs after {patience}s:\n{self.screen()}")
-            time.sleep(0.1)
+        self._wait(lambda: processes.process(self.pid) is None, f"the client {self.pid} ends", patience)
 
     def close(self) -> None:
         """Close the terminal, which ends the client."""

@@ -31,8 +31,7 @@ def test_clear_right_after_an_injection(session: StartSession, backend: Peer) ->
     lost = frontend.say("hello")
     assert [m.possibly_seen for m in reading.mail(lost)] == [False]
     frontend.tui.interrupt()
-    frontend.tui.prompt("/clear")
-    frontend.tui.wait_until_cleared()
+    frontend.tui.clear()
     assert backend.receipt(waited).state != "read"
 
     request = frontend.turn("hello again")
@@ -49,8 +48,7 @@ def test_clear_keeps_the_name(session: StartSession, backend: Peer) -> None:
     frontend.name = "frontend"
     frontend.wait_until("idle")
     before = conversation(backend, "frontend")
-    frontend.tui.prompt("/clear")
-    frontend.tui.wait_until_cleared()
+    frontend.tui.clear()
 
     quiet = frontend.turn("a fresh start")
     assert not reading.news(quiet)

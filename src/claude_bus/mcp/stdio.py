@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NoReturn
 
 import anyio
 
@@ -26,9 +28,6 @@ def serve(config: Config) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="claude-bus: %(message)s")
     gc.disable()  # importing makes many objects and no garbage; 8 % of a start
     anyio.run(_serve, config)
-    # A thread may still block on stdin; it holds nothing that is not given back.
-    sys.stdout.flush()
-    os._exit(0)
 
 
 async def _serve(config: Config) -> None:
@@ -54,17 +53,19 @@ async def _serve(config: Config) -> None:
         return inbox is not None and await claude_code.push(inbox, text, sender)
 
     bell = Doorbell(session, bus, push if inbox else None, lambda: claude_code.says_idle(env, client.process))
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_until_signal, tasks.cancel_scope)
-            tasks.start_soon(bell.watch)
-            async with stdio_server() as (read, write):
-                await server.run(read, write, server.create_initialization_options())
-            tasks.cancel_scope.cancel()
-    finally:
+
+    async def end() -> None:
         with anyio.CancelScope(shield=True):
             await _close(session)
             await bus.close()
+        _exit()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_on_signal, end)
+        tasks.start_soon(bell.watch)
+        async with stdio_server() as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+        await end()
 
 
 async def _close(session: Session) -> None:
@@ -74,10 +75,16 @@ async def _close(session: Session) -> None:
         _log.warning("%s", error)  # the next to look finds this process gone
 
 
-async def _until_signal(scope: anyio.CancelScope) -> None:
-    """The client ends its servers with SIGINT, and SIGTERM shortly after."""
+async def _on_signal(end: Callable[[], Awaitable[None]]) -> None:
+    """The client ends its servers with SIGINT, and 100 ms later with SIGTERM."""
     if sys.platform == "win32":
         return
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
-            scope.cancel()
+            await end()
+
+
+def _exit() -> NoReturn:
+    """At once: the thread that reads stdin cannot be interrupted, and holds nothing."""
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,179 @@
+"""Which hand-overs a conversation has demonstrably had before it."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from claude_bus.turn import Turn
+
+
+def test_what_a_prompt_brought_is_proven_by_the_next_batch() -> None:
+    """A tool batch can only be the answer to the request that carried the prompt's mail."""
+    turn = Turn()
+    turn.begin("s", "p1")
+    turn.handed_by_hook([1, 2])
+
+    assert turn.batch() == [1, 2]
+    assert turn.batch() == []
+
+
+def test_what_a_tool_brought_is_proven_one_request_later() -> None:
+    """The batch that ends with a tool's answer does not prove that answer; the one after does."""
+    turn = Turn()
+    turn.begin("s", "p1")
+    turn.handed_by_tool([1])
+
+    assert turn.batch() == []
+    assert turn.batch() == [1]
+
+
+def test_the_end_of_a_turn_proves_all() -> None:
+    """A model that stops has answered the last request, with all that it carried."""
+    turn = Turn()
+    turn.begin("s", "p1")
+    turn.handed_by_hook([1])
+    turn.handed_by_tool([2])
+    turn.batch()
+    turn.handed_by_hook([3])
+
+    assert sorted(turn.stop()) == [2, 3]
+
+
+def test_a_new_prompt_proves_nothing_and_returns_what_was_lost() -> None:
+    """Interrupted before its answer, a request is taken back with what it carried."""
+    turn = Turn()
+    turn.begin("s", "p1")
+    turn.handed_by_hook([1])
+    turn.handed_by_tool([2])
+
+    assert turn.begins("s", "p2")
+    assert turn.begin("s", "p2") == [1, 2]
+    assert turn.stop() == []
+
+
+def test_another_conversation_returns_what_the_first_did_not_prove() -> None:
+    """After `/clear` nothing of the old conversation counts as read."""
+    turn = Turn()
+    turn.begin("s1", "p1")
+    turn.handed_by_hook([1])
+
+    assert turn.begins("s2", "p1")
+    assert turn.begin("s2", "p1") == [1]
+
+
+def test_a_prompt_typed_during_a_turn_does_not_begin_one() -> None:
+    """It shares the id of the turn it joins."""
+    turn = Turn()
+
+    assert turn.begins("s", "p1")
+    turn.begin("s", "p1")
+    assert not turn.begins("s", "p1")
+    assert turn.begins("s", "")
+
+
+def test_without_hooks_a_later_call_is_the_proof() -> None:
+    """Where no hooks report, a further tool call shows that the answers before it arrived."""
+    turn = Turn()
+    assert turn.call() == []
+    turn.handed_by_tool([1])
+
+    assert turn.call() == [1]
+    assert turn.call() == []
+
+
+def test_with_hooks_a_call_proves_nothing() -> None:
+    """A call may run in the same batch as the one that handed over."""
+    turn = Turn()
+    turn.begins("s", "p1")
+    turn.begin("s", "p1")
+    turn.handed_by_tool([1])
+
+    assert turn.call() == []
+
+
+class Conversation(RuleBasedStateMachine):
+    """A client's conversation, as it really goes, with the requests it sends.
+
+    `context` is what the next request will carry, `sent` what an unanswered one carries,
+    `answered` what the model has demonstrably had.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = Turn()
+        self.numbers = iter(range(1, 10_000))
+        self.prompts = iter(range(1, 10_000))
+        self.context: list[int] = []
+        self.tools: list[int] = []
+        self.sent: list[int] | None = None
+        self.answered: set[int] = set()
+        self.proven: set[int] = set()
+        self.given_back: set[int] = set()
+
+    def _hook(self, bring: bool) -> None:
+        if bring:
+            number = next(self.numbers)
+            self.turn.handed_by_hook([number])
+            self.context.append(number)
+
+    def _request(self) -> None:
+        self.sent, self.context = [*(self.sent or []), *self.context], []
+
+    def _prove(self, numbers: list[int]) -> None:
+        """The one thing that must hold: nothing is proven that no answered request carried, or twice."""
+        assert set(numbers) <= self.answered - self.given_back
+        assert not set(numbers) & self.proven
+        self.proven |= set(numbers)
+
+    @precondition(lambda self: self.sent is None)
+    @rule(bring=st.booleans(), clear=st.booleans())
+    def prompt(self, bring: bool, clear: bool) -> None:
+        """The user asks something; the prompt hook may bring mail; the request goes out."""
+        session, prompt = ("s2" if clear else "s1"), str(next(self.prompts))
+        assert self.turn.begins(session, prompt)
+        self.given_back |= set(self.turn.begin(session, prompt))
+        self._hook(bring)
+        self._request()
+
+    @precondition(lambda self: self.sent is not None)
+    @rule(reads=st.lists(st.booleans(), max_size=3), bring=st.booleans())
+    def answer_with_tools(self, reads: list[bool], bring: bool) -> None:
+        """The model answers with a batch of calls, some of them reading mail; the next request carries it all."""
+        self.answered |= set(self.sent or [])
+        self.sent = None
+        for reads_mail in reads:
+            self._prove(self.turn.call())
+            if reads_mail:
+                number = next(self.numbers)
+                self.turn.handed_by_tool([number])
+                self.context.append(number)
+        self._prove(self.turn.batch())
+        self._hook(bring)
+        self._request()
+
+    @precondition(lambda self: self.sent is not None)
+    @rule(bring=st.booleans())
+    def answer_and_stop(self, bring: bool) -> None:
+        """The model ends its turn; the stop hook may bring mail, which continues it."""
+        self.answered |= set(self.sent or [])
+        self.sent = None
+        self._prove(self.turn.stop())
+        if bring:
+            self._hook(bring)
+            self._request()
+
+    @precondition(lambda self: self.sent is not None)
+    @rule()
+    def interrupt(self) -> None:
+        """The user interrupts before the answer: nobody can tell whether the request was read."""
+        self.sent, self.context = None, []
+
+    def teardown(self) -> None:
+        """Nothing is both proven and given back."""
+        assert not self.proven & self.given_back
+
+
+Conversation.TestCase.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
+TestConversation = Conversation.TestCase
