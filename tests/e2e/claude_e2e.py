@@ -155,10 +155,9 @@ class Tui:
         time.sleep(0.4)
         self.keys("Enter")
 
-    def wait_for(self, needle: str, patience: float = PATIENCE) -> str:
-        """The screen, once the text is on it."""
+    def wait_for(self, needle: str, patience: float = PATIENCE) -> None:
+        """Wait until the text is on screen."""
         self._wait(lambda: needle in self.screen(), f"{needle!r} is on screen", patience)
-        return self.screen()
 
     def wait_until_idle(self, patience: float = PATIENCE) -> None:
         """Wait until the client itself says, in its session file, that it is idle."""

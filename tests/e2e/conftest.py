@@ -20,10 +20,11 @@ TOOLS = "mcp__plugin_bus_bus"
 class Session:
     """An interactive session with the plugin, and the model that answers it."""
 
-    def __init__(self, tui: Tui, model: FakeAnthropic, bus: Peer, name: str) -> None:
+    def __init__(self, tui: Tui, model: FakeAnthropic, bus: Peer, name: str, folder: Path) -> None:
         self.tui = tui
         self.model = model
         self.name = name
+        self.folder = folder
         self._bus = bus
 
     def say(self, prompt: str) -> Request:
@@ -62,7 +63,7 @@ class StartSession:
         env = {"ANTHROPIC_BASE_URL": model.url} | ({"BUS_NAME": name} if join else {})
         plugin = ("--plugin-dir", str(PLUGIN), "--permission-mode", "manual")
         tui = self._running.enter_context(Tui(self._box, *plugin, *args, "--allowedTools", TOOLS, env=env))
-        return Session(tui, model, self._bus, name)
+        return Session(tui, model, self._bus, name, self._box.project)
 
 
 @pytest.fixture(scope="session", autouse=True)

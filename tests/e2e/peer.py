@@ -15,7 +15,7 @@ import anyio
 from claude_bus.bus import LocalBus, open_bus
 from claude_bus.config import Config
 from claude_bus.drivers import notices
-from claude_bus.model import Address, Agent, Draft, Receipt, Sent
+from claude_bus.model import Address, Agent, Claim, Draft, Receipt, Sent
 from claude_bus.rules import DEFAULT_CHANNEL
 from claude_bus.sql import messages
 from claude_bus.sql.transaction import Transaction
@@ -75,6 +75,9 @@ class Peer:
     def status(self, name: str) -> str:
         found = self.agents().get(name)
         return found.status if found else ""
+
+    def claims(self) -> list[Claim]:
+        return self._do(lambda bus: bus.list_claims(DEFAULT_CHANNEL))
 
     def wait_for_status(self, name: str, status: str) -> None:
         eventually(lambda: self.status(name) == status, f"{name} is {status}", lambda: self.status(name))

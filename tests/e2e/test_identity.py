@@ -7,6 +7,7 @@ import signal
 import threading
 
 from . import reading
+from .claude_e2e import Tui
 from .conftest import TOOLS, StartSession
 from .fake_anthropic import held, text, tool
 from .peer import Peer, eventually
@@ -105,13 +106,32 @@ def test_a_client_killed_before_the_model_answers(session: StartSession, backend
 
 
 def test_a_killed_server(session: StartSession, backend: Peer) -> None:
-    """When the bus server of a running session is killed, the session's next turn still brings its mail."""
+    """When the bus server of a session is killed its turns go on, and after a reconnect the mail that waited comes."""
     frontend = session("frontend")
     frontend.turn("hello")
     killed = server_pid(backend, "frontend")
     os.kill(killed, signal.SIGKILL)
     message = backend.send("frontend", "are you there")
+    request = frontend.say("go on")
+    frontend.tui.wait_until_idle()
+    if not reading.mail(request):  # the client did not start the server anew by itself
+        assert backend.receipt(message).state == "queued"
+        reconnect(frontend.tui)
+        request = frontend.turn("once more")
 
-    request = frontend.turn("go on")
     assert [m.id for m in reading.mail(request)] == [message]
+    assert backend.receipt(message).state == "read"
     assert server_pid(backend, "frontend") != killed
+    frontend.model.push(tool(f"{TOOLS}__whoami"))
+    frontend.turn("who are you")
+    assert frontend.model.main[-1].tool_results() == ["frontend"]
+
+
+def reconnect(tui: Tui) -> None:
+    """What a user does about a server that is gone."""
+    tui.prompt("/mcp")
+    tui.wait_for("Enter to view")
+    tui.keys("Enter")
+    tui.wait_for("Reconnect")
+    tui.keys("Enter")
+    tui.wait_for("Reconnected")

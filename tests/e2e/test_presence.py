@@ -1,0 +1,49 @@
+"""The bus shows what a session does."""
+
+from __future__ import annotations
+
+import threading
+
+from .conftest import TOOLS, StartSession
+from .fake_anthropic import held, text, tool
+from .peer import Peer
+
+
+def test_presence_follows_the_session(session: StartSession, backend: Peer) -> None:
+    """A session is idle at first, working in its turn, idle after it, and offline once it has ended."""
+    answered = threading.Event()
+    frontend = session("frontend", held("done", answered))
+    frontend.wait_until("idle")
+    frontend.say("work")
+    assert backend.status("frontend") == "working"
+    assert backend.sent("frontend", "no hurry", kind="fyi").expectations[0].outlook == "working"
+    answered.set()
+    frontend.wait_until("idle")
+    frontend.exit()
+    frontend.wait_until("offline")
+
+
+def test_claims_end_with_the_session(session: StartSession, backend: Peer) -> None:
+    """What a session claims is held against others until it releases it or ends."""
+    frontend = session(
+        "frontend", tool(f"{TOOLS}__claim", path=["src/pages/", "port:8080"], reason="redesign"), text("claimed")
+    )
+    frontend.turn("claim the pages")
+    assert "claimed" in frontend.model.main[-1].tool_results()[0]
+    assert {(c.path, c.owner, c.reason) for c in backend.claims()} == {
+        (str(frontend.folder / "src/pages"), "frontend", "redesign"),
+        ("port:8080", "frontend", "redesign"),
+    }
+    frontend.exit()
+    frontend.wait_until("offline")
+    assert backend.claims() == []
+
+
+def test_a_killed_client_is_offline(session: StartSession, backend: Peer) -> None:
+    """A session whose client was killed is seen as offline, and its claims no longer stand."""
+    frontend = session("frontend", tool(f"{TOOLS}__claim", path="port:8080"))
+    frontend.turn("claim the port")
+    frontend.tui.kill()
+    frontend.wait_until("offline")
+    assert backend.sent("frontend", "are you there").expectations[0].outlook == "offline"
+    assert backend.claims() == []
