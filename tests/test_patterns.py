@@ -88,14 +88,6 @@ def test_overlap_is_reflexive(pattern: str) -> None:
     assert patterns.overlap(pattern, pattern)
 
 
-@given(paths, st.sampled_from(PATHS))
-def test_a_plain_path_matches_exactly_what_covers_it(pattern: str, path: str) -> None:
-    """`matches` agrees with the enumeration for plain paths."""
-    assert patterns.matches(path, pattern) == (
-        covers(pattern, path) or any(covers(path, p) and covers(pattern, p) for p in PATHS)
-    )
-
-
 @pytest.mark.parametrize(
     ("one", "other", "meet"),
     [

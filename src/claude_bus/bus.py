@@ -50,7 +50,9 @@ class Bus(Protocol):
     """
 
     async def attach(self, client: Client, wanted: Address | None, channel: str) -> Binding: ...
-    async def register(self, client: str, who: Address, role: str, owns: tuple[str, ...] | None) -> Binding: ...
+    async def register(
+        self, client: str, who: Address, role: str, owns: tuple[str, ...] | None
+    ) -> tuple[Binding, Roster, int]: ...
     async def enlist(self, who: Address, program: str) -> None: ...
     async def binding(self, client: str) -> Binding | None: ...
     async def detach(self, client: str) -> None: ...
@@ -58,7 +60,8 @@ class Bus(Protocol):
     async def observe(
         self, client: str, *, status: Status | None = None, session_id: str = "", bell: bool | None = None
     ) -> Binding | None: ...
-    async def react(self, client: str, happening: Happening) -> Reaction | None: ...
+    async def react(self, client: Client, happening: Happening) -> Reaction | None: ...
+    async def forget(self, client: str) -> None: ...
     async def heartbeat(self, client: str) -> None: ...
     async def listen(self, address: str, client: str) -> None: ...
     async def unlisten(self, address: str) -> None: ...
@@ -66,7 +69,6 @@ class Bus(Protocol):
     def ear(self) -> AbstractAsyncContextManager[Ear]: ...
     def pulse(self) -> object: ...
 
-    async def roster(self, me: Address) -> Roster: ...
     async def agents(self, channel: str, within: float | None = None) -> list[Agent]: ...
 
     async def send(self, me: Address, draft: Draft) -> Sent: ...
@@ -130,8 +132,10 @@ class LocalBus:
     async def attach(self, client: Client, wanted: Address | None, channel: str) -> Binding:
         return await self._db.run(agents.attach, client, wanted, channel)
 
-    async def register(self, client: str, who: Address, role: str, owns: tuple[str, ...] | None) -> Binding:
-        return await self._db.run(agents.register, client, who, role, owns)
+    async def register(
+        self, client: str, who: Address, role: str, owns: tuple[str, ...] | None
+    ) -> tuple[Binding, Roster, int]:
+        return await self._db.run(hooks.registered, client, who, role, owns)
 
     async def enlist(self, who: Address, program: str) -> None:
         await self._db.run(agents.enlist, who, program)
@@ -150,8 +154,11 @@ class LocalBus:
     ) -> Binding | None:
         return await self._db.run(agents.observe, client, status=status, session_id=session_id, bell=bell)
 
-    async def react(self, client: str, happening: Happening) -> Reaction | None:
+    async def react(self, client: Client, happening: Happening) -> Reaction | None:
         return await self._db.run(hooks.react, client, happening, self._process)
+
+    async def forget(self, client: str) -> None:
+        await self._db.run(agents.forget, client)
 
     async def heartbeat(self, client: str) -> None:
         await self._db.run(agents.heartbeat, client)
@@ -174,9 +181,6 @@ class LocalBus:
         return self._db.pulse()
 
     # -- who is here
-
-    async def roster(self, me: Address) -> Roster:
-        return await self._db.run(agents.roster, me)
 
     async def agents(self, channel: str, within: float | None = None) -> list[Agent]:
         return await self._db.run(agents.listing, channel, within)

@@ -92,6 +92,8 @@ class Doorbell:
         if now - self._beat > HEARTBEAT_EVERY:
             self._beat = now
             await self._bus.heartbeat(self._session.client.key)
+            if self._interrupted():
+                await self._session.became("idle")
         if now - self._pruned > PRUNE_EVERY:
             self._pruned = now
             await self._bus.prune()

@@ -229,7 +229,6 @@ class Roster:
 class Happening:
     """What a hook event says of a session, and how much mail it can carry."""
 
-    status: Status
     via: str
     """What a hand-over goes through, as receipts show it."""
     space: int
@@ -241,17 +240,29 @@ class Happening:
     """Messages the model has demonstrably had."""
     lost: tuple[int, ...] = ()
     """Messages whose hand-over came to nothing."""
+    announced: int = 0
+    """The oldest unread message at which the session was told that one does not fit."""
     roster: bool = False
-    """Whether to tell who else is here."""
+    """Whether to tell who else is here, if that changed."""
+    ends: bool = False
+    """The turn ends unless there is something to tell; open requests are recalled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """What a hook event led to. `binding` is as it was before."""
+    """What a hook event led to, and what to tell the session."""
 
-    binding: Binding
+    address: Address
+    registered: bool
     mail: HandOver
+    announce: bool
+    """Mail waits that does not fit, and the session was not told of it yet."""
     roster: Roster | None
+    """Who else is here, if the session does not know yet."""
+    requests: tuple[Message, ...]
+    """Open requests, recalled once."""
+    introduce: bool
+    """Something is to be told, and the conversation does not know who it is."""
 
 
 @dataclass(frozen=True, slots=True)

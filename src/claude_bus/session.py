@@ -28,6 +28,7 @@ from .model import (
     Injection,
     Message,
     MessageStatus,
+    Reaction,
     Roster,
     Sent,
     StateEntry,
@@ -55,8 +56,6 @@ class Session:
         self._address = ""
         self._left = False
         self._continuations = 0
-        self._introduce = True
-        self._told: tuple[str, ...] | None = None
         self._announced = 0
         self._warning = ""
         self._problem = ""
@@ -84,7 +83,8 @@ class Session:
             self._warning = f"BUS_NAME: {taken.message}; register(name) to take part."
             return await self.bus.attach(self.client, None, self._config.channel)
         if wanted:
-            binding = await self.bus.register(self.client.key, wanted, self._config.role, None)
+            binding, _, _ = await self.bus.register(self.client.key, wanted, self._config.role, None)
+            await self.bus.forget(self.client.key)  # nobody told the model
         return binding
 
     async def listen_at(self, address: str) -> None:
@@ -111,6 +111,11 @@ class Session:
             return Address("", self._config.channel)
         return binding.address if binding.registered else Address("", binding.address.channel)
 
+    async def _reader(self) -> Address:
+        """The name for looking back, registered or only listed."""
+        binding = await self._called()
+        return binding.address if binding else Address("", self._config.channel)
+
     async def _called(self) -> Binding | None:
         """A tool was called, which is a sign of life. None for a session that left."""
         self._heard = time.monotonic()
@@ -118,10 +123,14 @@ class Session:
             return None
         binding = await self.attach()
         await self.bus.observe(self.client.key)
-        proven = self.turn.call()
-        if proven:
-            await self.bus.confirm(binding.address, proven)
+        self.turn.call()
+        if self.turn.proven:
+            await self._confirm(binding)
         return binding
+
+    async def _confirm(self, binding: Binding) -> None:
+        await self.bus.confirm(binding.address, self.turn.proven)
+        self.turn.settle()
 
     # -- the verbs, as this session uses them
 
@@ -130,16 +139,15 @@ class Session:
     ) -> tuple[Binding, Roster, int]:
         """Take a name; returns the binding, who else is here, and how much mail waits."""
         self._left = False
-        binding = await self._called() or await self.attach()
+        binding = await self._called()
+        assert binding
         who = Address(
             rules.check_name(name.strip()),
             rules.check_name(channel, "channel") if channel else binding.address.channel,
         )
         globs = None if owns is None else tuple(rules.check_line(glob, "owns", 1000) for glob in owns)
-        binding = await self.bus.register(self.client.key, who, rules.check_line(role, "role"), globs)
-        roster = await self.bus.roster(binding.address)
-        self._told, self._introduce, self._warning = roster.names, False, ""
-        return binding, roster, (await self.bus.waiting(binding.address)).count
+        self._warning = ""
+        return await self.bus.register(self.client.key, who, rules.check_line(role, "role"), globs)
 
     async def whoami(self) -> Binding | None:
         """The binding, also of a session that did not register; None after leaving."""
@@ -213,10 +221,10 @@ class Session:
         self.arrived = anyio.Event()
 
     async def message_status(self, message_id: int) -> MessageStatus:
-        return await self.bus.message_status(await self._me(), message_id)
+        return await self.bus.message_status(await self._reader(), message_id)
 
     async def history(self, search: str, thread: int | None, since: int, limit: int) -> list[Message]:
-        return await self.bus.history(await self._me(), search=search, thread=thread, since=since, limit=limit)
+        return await self.bus.history(await self._reader(), search=search, thread=thread, since=since, limit=limit)
 
     async def set_state(self, key: str, value: str, expected_version: int | None, mode: Mode, ttl: float | None) -> int:
         me = await self._anyone()
@@ -257,39 +265,32 @@ class Session:
         """A prompt was submitted: what is new goes with it."""
         if self._left:
             return _NOTHING
-        if session_id != self.turn.session_id:
-            self._forgotten()
         if not self.turn.begins(session_id, prompt_id):
             await self.became("working", session_id)
             return _NOTHING
         self._continuations = 0
-        lost = self.turn.begin(session_id, prompt_id)
-        happening = self._happening("prompt hook", session_id, permission_mode)
-        return await self._inject(replace(happening, lost=tuple(lost), roster=True))
+        self.turn.begin(session_id, prompt_id)
+        return await self._react(self._happening("prompt hook", session_id, permission_mode), roster=True)
 
     async def batch(self, session_id: str, permission_mode: str) -> Injection:
         """A batch of tools is over: what came meanwhile goes into the next request."""
         if self._left:
             return _NOTHING
-        proven = self.turn.batch()
-        happening = self._happening("tool hook", session_id, permission_mode)
-        return await self._inject(replace(happening, proven=tuple(proven)))
+        self.turn.batch()
+        return await self._react(self._happening("tool hook", session_id, permission_mode))
 
     async def stop(self, session_id: str, permission_mode: str) -> Injection:
         """The model is about to end its turn: unread mail continues it, a few times at most."""
         if self._left:
             return _NOTHING
-        proven = self.turn.stop()
-        goes_on = self._continuations < rules.MAX_CONTINUATIONS
-        happening = self._happening("stop hook", session_id, permission_mode)
-        if not goes_on:
-            happening = replace(happening, status="idle", space=0)
-        found = await self._inject(replace(happening, proven=tuple(proven)))
-        if goes_on and (found := found or await self._recall()):
-            self._continuations += 1
-            return found
-        await self.became("idle", session_id)
-        return _NOTHING
+        self.turn.stop()
+        if self._continuations >= rules.MAX_CONTINUATIONS:
+            await self._confirm(await self.attach())
+            await self.became("idle", session_id)
+            return _NOTHING
+        found = await self._react(self._happening("stop hook", session_id, permission_mode), ends=True)
+        self._continuations += bool(found)
+        return found
 
     async def became(self, status: Status, session_id: str = "") -> None:
         """The client reported another presence."""
@@ -303,51 +304,51 @@ class Session:
         new, self._problem = problem != self._problem, problem
         return new
 
-    def compacted(self) -> None:
+    async def compacted(self) -> None:
         """The conversation was summarized; it may have lost who it is."""
-        self._forgotten()
-
-    def _forgotten(self) -> None:
-        self._introduce, self._told = True, None
+        await self.bus.forget(self.client.key)
 
     def _happening(self, via: str, session_id: str, permission_mode: str) -> Happening:
         self._heard = time.monotonic()
-        return Happening("working", via, text.MAIL_SPACE, session_id, self._may_wake(permission_mode))
+        return Happening(
+            via,
+            text.MAIL_SPACE,
+            session_id,
+            self._may_wake(permission_mode),
+            proven=tuple(self.turn.proven),
+            lost=tuple(self.turn.lost),
+            announced=self._announced,
+        )
 
-    async def _inject(self, happening: Happening) -> Injection:
+    async def _react(self, happening: Happening, *, roster: bool = False, ends: bool = False) -> Injection:
         """Let the event happen; returns what is new, in the words the model reads."""
-        reaction = await self.bus.react(self.client.key, happening)
-        if not reaction or reaction.binding.process != self.client.process:
+        happening = replace(happening, roster=roster, ends=ends)
+        reaction = await self.bus.react(self.client, happening)
+        if not reaction:
             await self.attach()
-            reaction = await self.bus.react(self.client.key, happening)
+            reaction = await self.bus.react(self.client, happening)
         if not reaction:
             return _NOTHING
-        found, me = reaction.mail, reaction.binding.address
-        self.turn.handed_by_hook([*found.unproven, *(message.id for message in found.messages)])
-        lines = self._news(reaction.roster) if happening.roster else []
-        if found.messages or (found.pending and happening.space and found.next_id != self._announced):
+        self.turn.settle()
+        mail = reaction.mail
+        self.turn.handed_by_hook([*mail.unproven, *(message.id for message in mail.messages)])
+        self._announced = mail.next_id if mail.messages or reaction.announce else self._announced
+        return Injection("\n".join(self._lines(reaction)), text.notice(mail.messages) if mail.messages else "")
+
+    def _lines(self, reaction: Reaction) -> list[str]:
+        """What there is to tell, from who the session is to its mail."""
+        lines = []
+        if reaction.introduce:
+            lines.append(text.introduction(reaction.address.name, reaction.address.channel, reaction.registered))
+        if self._warning:
+            lines.append(self._warning)
+            self._warning = ""
+        if reaction.roster:
+            lines.append(text.roster_line(reaction.roster))
+        if reaction.mail.messages or reaction.announce:
             label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
-            blocks = [text.message_block(message, label) for message in found.messages]
-            lines.append(text.mail(blocks, found.pending))
-            self._announced = found.next_id
-        if not lines:
-            return _NOTHING
-        if self._introduce:
-            lines.insert(0, text.introduction(me.name, me.channel, reaction.binding.registered))
-            self._introduce = False
-        return Injection("\n".join(lines), text.notice(found.messages) if found.messages else "")
-
-    def _news(self, roster: Roster | None) -> list[str]:
-        """A warning about BUS_NAME, and the roster: each when it is new."""
-        lines = [self._warning] if self._warning else []
-        self._warning = ""
-        if roster:
-            if roster.names != (self._told or ()):
-                lines.append(text.roster_line(roster))
-            self._told = roster.names
+            blocks = [text.message_block(message, label) for message in reaction.mail.messages]
+            lines.append(text.mail(blocks, reaction.mail.pending))
+        if reaction.requests:
+            lines.append(text.recall(reaction.requests))
         return lines
-
-    async def _recall(self) -> Injection:
-        binding = await self.attach()
-        requests = await self.bus.recall_requests(binding.address)
-        return Injection(text.recall(requests)) if requests else _NOTHING

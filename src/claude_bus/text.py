@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from .model import Expectation, Message, Roster, Sent, Status
-from .rules import DEFAULT_CHANNEL
+from .rules import DEFAULT_CHANNEL, MAX_NAME
 
 INJECTION_LIMIT = 9_000
 """Characters per hook answer. The client diverts what exceeds 10,000 to a file."""
-MAIL_SPACE = 7_000
+MAIL_SPACE = 6_500
 """Of these, characters for message blocks; the rest is for what stands above and below them."""
 INBOX_LIMIT = 40_000
 """Characters of content per `inbox` answer, well inside the client's limit for a result."""
@@ -40,6 +40,7 @@ _TAGS = re.compile(
 _UNSEEN = re.compile(
     "[\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
+_QUOTES = str.maketrans({'"': "'", "<": "(", ">": ")"})
 _JOINER = "\u200d"
 
 
@@ -103,9 +104,14 @@ def plural(count: int, noun: str) -> str:
 # -- what a hook puts before the model ------------------------------------------
 
 
+def name(given: str) -> str:
+    """A name as it may stand in a line or an attribute: files of the original hold any text."""
+    return one_line(given, MAX_NAME).translate(_QUOTES)
+
+
 def message_block(message: Message, label: str) -> str:
     """One message in its fence; `label` must be unguessable for its sender."""
-    marks = [f'id="{message.id}"', f'from="{message.sender}"']
+    marks = [f'id="{message.id}"', f'from="{name(message.sender)}"']
     if message.to in ("all", "any"):
         marks.append('to="all"')
     if message.kind != "message":
@@ -113,8 +119,7 @@ def message_block(message: Message, label: str) -> str:
     if message.reply_to is not None:
         marks.append(f'reply_to="{message.reply_to}"')
     if message.tags:
-        tags = visible(", ".join(message.tags)).replace('"', "'")
-        marks.append(f'tags="{tags}"')
+        marks.append(f'tags="{", ".join(map(name, message.tags))}"')
     if message.urgent:
         marks.append('urgent="true"')
     if message.possibly_seen:
@@ -151,26 +156,26 @@ def more(left: int) -> str:
     return f"{plural(left, 'unread message')} did not fit here: call the bus tool inbox to read on."
 
 
-def introduction(name: str, channel: str, registered: bool) -> str:
+def introduction(me: str, channel: str, registered: bool) -> str:
     """One line that tells a session who it is on the bus."""
     where = "" if channel == DEFAULT_CHANNEL else f" on channel '{channel}'"
     if registered:
-        return f"You are '{name}' on the bus{where}."
-    return f"You are listed on the bus as '{name}'{where}; register(name) to take part."
+        return f"You are '{name(me)}' on the bus{where}."
+    return f"You are listed on the bus as '{name(me)}'{where}; register(name) to take part."
 
 
 def roster_line(roster: Roster) -> str:
     """Who else is here, on one line."""
     if not roster.peers:
         return "Nobody else is on the bus."
-    shown = ", ".join(f"{name} ({status})" for name, status in roster.peers[:20])
+    shown = ", ".join(f"{name(peer)} ({status})" for peer, status in roster.peers[:20])
     rest = len(roster.peers) - 20
     return f"On the bus: {shown}{f' and {rest} more' if rest > 0 else ''}."
 
 
 def recall(open_requests: Sequence[Message]) -> str:
     """The one reminder of requests that wait for this session's answer."""
-    lines = [f"- #{m.id} from {m.sender}: {one_line(m.content, 100)}" for m in open_requests]
+    lines = [f"- #{m.id} from {name(m.sender)}: {one_line(m.content, 100)}" for m in open_requests]
     return "\n".join(
         ["Open requests to you on the bus (said once; answer with send(to, content, reply_to=id) if you can):", *lines]
     )
@@ -178,7 +183,7 @@ def recall(open_requests: Sequence[Message]) -> str:
 
 def notice(messages: Sequence[Message]) -> str:
     """One line for the person at the terminal."""
-    senders = ", ".join(dict.fromkeys(m.sender for m in messages))
+    senders = ", ".join(dict.fromkeys(name(m.sender) for m in messages))
     return f"bus: {plural(len(messages), 'message')} from {senders}"
 
 
@@ -188,7 +193,9 @@ def letter(message: Message) -> str:
     marks += [f"reply to #{message.reply_to}"] if message.reply_to is not None else []
     marks += ["to all"] if message.to == "all" else []
     marks += ["possibly seen before"] if message.possibly_seen else []
-    head = f"#{message.id} from {message.sender}, {clock(message.ts)}" + (f" ({', '.join(marks)})" if marks else "")
+    head = f"#{message.id} from {name(message.sender)}, {clock(message.ts)}" + (
+        f" ({', '.join(marks)})" if marks else ""
+    )
     return "\n".join([head, *(f"  {line}".rstrip() for line in visible(message.content).split("\n"))])
 
 
@@ -197,7 +204,7 @@ def letter(message: Message) -> str:
 
 def doorbell(count: int, senders: Sequence[str], newest: int, rings: int) -> str:
     """The text that wakes an idle session. Never the mail itself, never twice the same."""
-    who = ", ".join(senders[:5]) + (", ..." if len(senders) > 5 else "")
+    who = ", ".join(map(name, senders[:5])) + (", ..." if len(senders) > 5 else "")
     again = f", reminder {rings}" if rings else ""
     return f"{count} unread on the bus from {who} (#{newest}{again})"
 
@@ -221,7 +228,7 @@ def sent(outcome: Sent, now: float) -> str:
         return f"{head}: nobody else is here yet; whoever registers later gets it"
     if len(told) == 1 and told[0][0] == outcome.to:
         return f"{head}: {told[0][1]}"
-    return "\n".join([f"{head}:", *(f"- {name}: {what}" for name, what in told)])
+    return "\n".join([f"{head}:", *(f"- {recipient}: {what}" for recipient, what in told)])
 
 
 def expectation(expected: Expectation, now: float) -> str:

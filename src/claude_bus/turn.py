@@ -11,12 +11,17 @@ from __future__ import annotations
 
 
 class Turn:
-    """The unproven hand-overs of one session's conversation, by message id."""
+    """The unproven hand-overs of one session's conversation, by message id.
+
+    `proven` and `lost` are for the store; `settle` says that it has them.
+    """
 
     def __init__(self) -> None:
         self.session_id = ""
         self.hooked = False
         """Hook events arrive; without them a later tool call is the only proof there is."""
+        self.proven: list[int] = []
+        self.lost: list[int] = []
         self._prompt_id: str | None = None
         self._carried: list[int] = []
         self._in_batch: list[int] = []
@@ -31,32 +36,33 @@ class Turn:
         self.hooked = True
         return not prompt_id or session_id != self.session_id or prompt_id != self._prompt_id
 
-    def begin(self, session_id: str, prompt_id: str) -> list[int]:
-        """Start a turn; returns the hand-overs that were never proven."""
+    def begin(self, session_id: str, prompt_id: str) -> None:
+        """Start a turn: what was not proven by now is lost."""
         self.session_id, self._prompt_id = session_id, prompt_id
-        lost = self._carried + self._in_batch
+        self.lost += self._carried + self._in_batch
         self._carried, self._in_batch = [], []
-        return lost
 
-    def batch(self) -> list[int]:
-        """A tool batch is over; returns the hand-overs that its request proves."""
+    def batch(self) -> None:
+        """A tool batch is over: it proves what its request carried."""
         self.hooked = True
-        proven, self._carried, self._in_batch = self._carried, self._in_batch, []
-        return proven
+        self.proven += self._carried
+        self._carried, self._in_batch = self._in_batch, []
 
-    def stop(self) -> list[int]:
-        """The model ended its turn; returns the hand-overs that proves: all of them."""
+    def stop(self) -> None:
+        """The model ended its turn: that proves everything."""
         self.hooked = True
-        proven = self._carried + self._in_batch
+        self.proven += self._carried + self._in_batch
         self._carried, self._in_batch = [], []
-        return proven
 
-    def call(self) -> list[int]:
+    def call(self) -> None:
         """A tool call came. It proves the calls before it, unless hooks will tell exactly."""
-        if self.hooked:
-            return []
-        proven, self._in_batch = self._in_batch, []
-        return proven
+        if not self.hooked:
+            self.proven += self._in_batch
+            self._in_batch = []
+
+    def settle(self) -> None:
+        """The store has been told what is proven and what is lost."""
+        self.proven, self.lost = [], []
 
     def handed_by_hook(self, messages: list[int]) -> None:
         """These go with the request that follows; one already noted is noted once."""

@@ -87,12 +87,20 @@ def box(tmp_path: Path, db: Path) -> Sandbox:
 
 
 @pytest.fixture
-def backend(db: Path) -> Peer:
-    """A peer that is no session."""
-    return Peer(db, "backend")
+def onlooker(db: Path) -> Peer:
+    """Somebody who sees what happens on the bus, and has no part in it."""
+    return Peer(db, "onlooker")
 
 
 @pytest.fixture
-def session(box: Sandbox, backend: Peer) -> Iterator[StartSession]:
+def backend(db: Path) -> Peer:
+    """A peer that is no session."""
+    peer = Peer(db, "backend")
+    peer.join()
+    return peer
+
+
+@pytest.fixture
+def session(box: Sandbox, onlooker: Peer) -> Iterator[StartSession]:
     with ExitStack() as running:
-        yield StartSession(box, backend, running)
+        yield StartSession(box, onlooker, running)

@@ -26,11 +26,13 @@ T = TypeVar("T")
 
 
 class Peer:
-    """Sends as `name`, and looks at what became of it."""
+    """Sends as `name`, once it joined, and looks at what there is to see."""
 
     def __init__(self, db: Path, name: str) -> None:
         self.db = db
         self.me = Address(name, DEFAULT_CHANNEL)
+
+    def join(self) -> None:
         self._do(lambda bus: bus.enlist(self.me, "test"))
 
     def _do(self, verb: Callable[[LocalBus], Awaitable[T]]) -> T:

@@ -30,8 +30,8 @@ class Mail:
 
 
 def news(request: Request) -> list[str]:
-    """What hooks added to the newest part of the conversation."""
-    return [text for text in request.last_user() if _HOOK.search(text)]
+    """What hooks added to the newest part of the conversation, without what the client put before it."""
+    return [text[found.start() :] for text in request.last_user() if (found := _HOOK.search(text))]
 
 
 def came_with(request: Request) -> list[str]:

@@ -21,8 +21,8 @@ def conversation(bus: Peer, name: str) -> str:
 
 def server_pid(bus: Peer, name: str) -> int:
     """The bus server of a running session."""
-    ((pid,),) = bus.rows("SELECT l.pid FROM listeners l JOIN bindings b USING (client) WHERE b.agent = ?", name)
-    return int(pid)
+    query = "SELECT l.pid FROM listeners l JOIN bindings b USING (client) WHERE b.agent = ? ORDER BY l.started DESC"
+    return int(bus.rows(query, name)[0][0])
 
 
 def test_clear_right_after_an_injection(session: StartSession, backend: Peer) -> None:

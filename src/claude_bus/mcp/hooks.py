@@ -76,7 +76,7 @@ async def _notified(session: Session, event: Event) -> Injection:
 
 
 async def _compacted(session: Session, event: Event) -> Injection:
-    session.compacted()
+    await session.compacted()
     return Injection()
 
 

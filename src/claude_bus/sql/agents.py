@@ -231,6 +231,21 @@ def observe(
     return before
 
 
+def forget(tx: Transaction, client: str) -> None:
+    """The conversation lost, or may have lost, what it was told of itself and others."""
+    tx.run("UPDATE bindings SET introduced = 0, told = '[]' WHERE client = ?", client)
+
+
+def introduce(tx: Transaction, client: str) -> bool:
+    """Note that the conversation is told who it is; False if it was already."""
+    return tx.run("UPDATE bindings SET introduced = 1 WHERE client = ? AND introduced = 0", client).rowcount == 1
+
+
+def tell_roster(tx: Transaction, client: str, roster: Roster) -> None:
+    """Note that the conversation is told this roster."""
+    tx.run("UPDATE bindings SET told = ? WHERE client = ?", rules.dump_list(roster.names), client)
+
+
 def heartbeat(tx: Transaction, client: str) -> None:
     """Tell other hosts on this file that the session lives, though nothing happens."""
     tx.run("UPDATE bindings SET heartbeat = ? WHERE client = ?", tx.now, client)

@@ -33,6 +33,8 @@ CREATE TABLE bindings (
     rung_upto  INTEGER NOT NULL DEFAULT 0,     -- newest message a ring was for
     rung_at    REAL    NOT NULL DEFAULT 0,
     rings      INTEGER NOT NULL DEFAULT 0,
+    introduced INTEGER NOT NULL DEFAULT 0,     -- 1: the conversation was told who it is
+    told       TEXT    NOT NULL DEFAULT '[]',  -- the roster it was told last
     FOREIGN KEY (channel, agent) REFERENCES agents (channel, name) ON UPDATE CASCADE
 ) STRICT;
 CREATE INDEX bindings_agent ON bindings (channel, agent);

@@ -1,0 +1,66 @@
+"""One hook event of a session, whole: presence, proof, mail and roster in one transaction.
+
+A session's every prompt and tool batch waits for this, so it is one hop to the store
+and writes only what changed.
+"""
+
+from __future__ import annotations
+
+from .. import rules
+from ..model import Address, Binding, Client, Happening, Process, Reaction, Roster
+from . import agents, messages
+from .transaction import Transaction
+
+
+def react(tx: Transaction, client: Client, happening: Happening, by: Process) -> Reaction | None:
+    """Record what happened and hand over what is new. None if the client is not bound."""
+    binding = agents.bound(tx, client.key)
+    if not binding or binding.process != client.process:
+        return None
+    me = binding.address
+    if happening.session_id not in ("", binding.session_id):
+        agents.forget(tx, client.key)
+    messages.confirm(tx, me, happening.proven, by)
+    messages.withdraw(tx, me, happening.lost, by)
+    mail = messages.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)
+    announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
+    roster = _roster_if_new(tx, binding) if happening.roster else None
+    requests = messages.recall_requests(tx, me) if happening.ends and not (mail.messages or announce) else []
+    tells = bool(mail.messages or announce or roster or requests)
+    _note_presence(tx, binding, happening, working=tells or not happening.ends)
+    introduce = bool((mail.messages or announce or roster) and agents.introduce(tx, client.key))
+    return Reaction(me, binding.registered, mail, announce, roster, tuple(requests), introduce)
+
+
+def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, working: bool) -> None:
+    status = "working" if working else "idle"
+    bell = tx.number("SELECT bell FROM bindings WHERE client = ?", binding.client)
+    same = happening.session_id in ("", binding.session_id) and happening.bell in (None, bool(bell))
+    if status != binding.status or not same:
+        agents.observe(tx, binding.client, status=status, session_id=happening.session_id, bell=happening.bell)
+
+
+def _roster_if_new(tx: Transaction, binding: Binding) -> Roster | None:
+    """The roster, if it is not what the session was told last; sessions not registered get none."""
+    if not binding.registered:
+        return None
+    roster = agents.roster(tx, binding.address)
+    told = tx.one("SELECT told FROM bindings WHERE client = ?", binding.client)
+    if told and rules.load_list(told["told"]) == roster.names:
+        return None
+    agents.tell_roster(tx, binding.client, roster)
+    return roster
+
+
+def registered(
+    tx: Transaction, client: str, who: Address, role: str, owns: tuple[str, ...] | None
+) -> tuple[Binding, Roster, int]:
+    """Register, and tell at once who else is here and how much mail waits.
+
+    The answer introduces the session, so the next injection need not.
+    """
+    binding = agents.register(tx, client, who, role, owns)
+    roster = agents.roster(tx, who)
+    agents.tell_roster(tx, client, roster)
+    agents.introduce(tx, client)
+    return binding, roster, messages.waiting(tx, who).count

@@ -1,0 +1,319 @@
+"""Files of the original claude-bus, of newer versions, and of somebody else."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from processes_under_test import actor, together, wire
+from store_under_test import Store
+
+from claude_bus.drivers import migrate
+from claude_bus.drivers.sqlite import connect
+from claude_bus.errors import StoreCorrupt
+from claude_bus.sql import agents, claims, messages, state
+
+VERSION_1 = """
+CREATE TABLE agents (name TEXT PRIMARY KEY, role TEXT, last_seen REAL);
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, ts REAL, sender TEXT, recipient TEXT, content TEXT, read INTEGER DEFAULT 0
+);
+CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT, updated_by TEXT, ts REAL);
+INSERT INTO agents VALUES ('alice', 'api', 100.5), ('bob', NULL, NULL);
+INSERT INTO messages (ts, sender, recipient, content, read) VALUES (1.0, 'alice', 'bob', 'old', 0);
+INSERT INTO state VALUES ('schema', 'v1', 'alice', 90.0), ('empty', NULL, NULL, NULL);
+"""
+
+VERSION_2 = """
+CREATE TABLE agents (
+    name TEXT PRIMARY KEY, role TEXT, owns TEXT, last_seen REAL, last_read_id INTEGER DEFAULT 0
+);
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, ts REAL, sender TEXT, recipient TEXT, content TEXT, reply_to INTEGER
+);
+CREATE TABLE deliveries (
+    message_id INTEGER, recipient TEXT, read INTEGER DEFAULT 0, read_ts REAL, PRIMARY KEY (message_id, recipient)
+);
+CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT, version INTEGER DEFAULT 1, updated_by TEXT, ts REAL);
+CREATE TABLE claims (path TEXT PRIMARY KEY, owner TEXT, ts REAL, ttl REAL);
+"""
+
+TALK = """
+INSERT INTO agents VALUES
+    ('alice', 'api', '["src/**"]', 1000.0, 9), ('bob', 'web', NULL, 1001.0, 9), ('carol', NULL, '', NULL, 0);
+INSERT INTO messages VALUES
+    (1, 1000.0, 'alice', 'bob', 'read by bob', NULL),
+    (2, 1000.0, 'bob', 'alice', 'an answer', 1),
+    (3, 1000.0, 'alice', 'all', 'to everybody', NULL),
+    (4, 999.0, 'bob', 'all', 'clock went back', NULL),
+    (5, NULL, NULL, 'bob', NULL, NULL),
+    (6, 1002.0, 'alice', 'dave', 'for one who never came', NULL),
+    (7, 1002.0, 'bob', 'alice', 'skipped by the cursor', NULL),
+    (9, 1003.0, 'alice', NULL, 'to nobody in particular', NULL);
+INSERT INTO deliveries VALUES (1, 'bob', 1, 1000.5), (2, 'alice', 1, 1000.6), (3, 'bob', 1, 1001.0), (3, 'erin', 1, 1);
+INSERT INTO state VALUES ('port', '8080', 7, 'alice', 1000.0), ('odd', NULL, NULL, NULL, NULL);
+INSERT INTO claims VALUES ('src/a.py', 'alice', 1799999000.0, 1800.0), ('b.py', 'zoe', NULL, NULL);
+PRAGMA user_version = 2;
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[str], Path]:
+    """A function that makes an SQLite file of a script."""
+
+    def make(script: str) -> Path:
+        path = tmp_path / "old.db"
+        with closing(sqlite3.connect(path)) as db:
+            db.executescript(script)
+        return path
+
+    return make
+
+
+def schema(path: Path) -> dict[str, str]:
+    """What a database is made of, by name."""
+    with closing(sqlite3.connect(path)) as db:
+        rows = db.execute("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+        return {name: " ".join(sql.split()) for name, sql in rows}
+
+
+def version(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as db:
+        return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+# -- the original's files -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [VERSION_1, VERSION_1 + "PRAGMA user_version = 1;", VERSION_2, VERSION_2 + TALK])
+def test_both_ways_arrive_at_one_schema(script: str, file: Callable[[str], Path], tmp_path: Path) -> None:
+    """A migrated file is made of exactly what a new one is made of."""
+    Store(file(script)).connection.close()
+    Store(tmp_path / "new.db").connection.close()
+
+    assert schema(tmp_path / "old.db") == schema(tmp_path / "new.db")
+    assert version(tmp_path / "old.db") == version(tmp_path / "new.db") == migrate.VERSION
+
+
+@pytest.mark.parametrize("mark", ["", "PRAGMA user_version = 1;"])
+def test_version_1_keeps_state_and_agents_and_drops_messages(file: Callable[[str], Path], mark: str) -> None:
+    """As in the original's own migration; the file may carry no version at all."""
+    store = Store(file(VERSION_1 + mark))
+
+    entries = {e.key: (e.value, e.version, e.updated_by) for e in store(state.list_state, "default", values=True)}
+    assert entries == {"schema": ("v1", 1, "alice"), "empty": ("", 1, "")}
+    assert store.rows("SELECT name, role, last_seen, registered FROM agents ORDER BY name") == [
+        ("alice", "api", 100.5, 1),
+        ("bob", "", 0.0, 1),
+    ]
+    assert store.rows("SELECT * FROM messages") == []
+    assert store.contents(store.join("bob")) == []
+
+
+def test_version_2_keeps_agents_with_their_globs(file: Callable[[str], Path]) -> None:
+    """Names, roles and globs go over; who was only written to, or only holds a claim, has a mailbox."""
+    store = Store(file(VERSION_2 + TALK))
+
+    assert store.rows("SELECT name, role, owns, registered FROM agents ORDER BY name") == [
+        ("alice", "api", '["src/**"]', 1),
+        ("bob", "web", "[]", 1),
+        ("carol", "", "[]", 1),
+        ("dave", "", "[]", 0),
+        ("erin", "", "[]", 0),
+        ("zoe", "", "[]", 0),
+    ]
+    assert {a.status for a in store(agents.listing, "default", None)} == {"offline"}
+
+
+def test_version_2_keeps_messages_in_order_with_increasing_times(file: Callable[[str], Path]) -> None:
+    """Ids stay, so that replies do; equal, missing and backward times become strictly increasing."""
+    store = Store(file(VERSION_2 + TALK))
+
+    rows = store.rows("SELECT id, ts, sender, recipient, broadcast, content, reply_to FROM messages ORDER BY id")
+
+    assert [row[0] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 9]
+    times = [row[1] for row in rows]
+    assert times == sorted(set(times))
+    assert all(abs(ts - was) < 2 for ts, was in zip(times, [1000, 1000, 1000, 999, 1000, 1002, 1002, 1003], strict=True))
+    assert rows[1][2:] == ("bob", "alice", 0, "an answer", 1)
+    assert rows[4][2:] == ("", "bob", 0, "", None)
+    assert store.send(store.join("alice"), "bob", "new").id == 10
+
+
+def test_what_has_a_receipt_is_read_and_the_rest_is_unread(file: Callable[[str], Path]) -> None:
+    """Also what the original's cursor passed over without ever returning it comes now."""
+    store = Store(file(VERSION_2 + TALK))
+    alice, bob, carol = store.join("alice"), store.join("bob"), store.join("carol")
+
+    assert store.contents(alice) == ["clock went back", "skipped by the cursor"]
+    assert store.contents(bob) == ["", "to nobody in particular"]
+    assert store.contents(carol) == ["to everybody", "clock went back", "to nobody in particular"]
+    assert store.contents(store.join("dave")) == [
+        "to everybody",
+        "clock went back",
+        "for one who never came",
+        "to nobody in particular",
+    ]
+
+
+def test_receipts_of_version_2_go_over(file: Callable[[str], Path]) -> None:
+    """Who had read a message, and when, is still known to its sender."""
+    store = Store(file(VERSION_2 + TALK))
+    alice = store.join("alice")
+
+    assert store.states(alice, 3)["bob"] == "read"
+    [receipt] = store(messages.status, alice, 1).receipts
+    assert (receipt.recipient, receipt.state, receipt.read_at, receipt.attempts) == ("bob", "read", 1000.5, 1)
+    assert store(messages.status, alice, 1).replies == (2,)
+
+
+def test_state_of_version_2_keeps_its_versions(file: Callable[[str], Path]) -> None:
+    """A compare-and-set goes on where it was, and versions do not repeat after a deletion."""
+    store = Store(file(VERSION_2 + TALK))
+    alice = store.join("alice")
+
+    assert store(state.set_state, alice, "port", "8081", expected_version=7) == 8
+    store(state.set_state, alice, "odd", "", mode="delete")
+    assert store(state.set_state, alice, "odd", "again", expected_version=0) == 3
+
+
+def test_live_claims_of_version_2_hold_on(file: Callable[[str], Path]) -> None:
+    """A claim keeps its end; one without times is over."""
+    store = Store(file(VERSION_2 + TALK))
+
+    assert [(c.path, c.owner, c.expires) for c in store(claims.list_claims, "default")] == [
+        ("src/a.py", "alice", 1_800_000_800.0)
+    ]
+
+
+def test_a_sound_file_comes_out_sound(file: Callable[[str], Path]) -> None:
+    """After a migration every reference has its row, and the file its integrity."""
+    store = Store(file(VERSION_2 + TALK))
+
+    assert store.rows("PRAGMA foreign_key_check") == []
+    assert store.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_many_processes_that_open_an_old_file_at_once_migrate_it_once(file: Callable[[str], Path]) -> None:
+    """Sessions start together; each finds the migrated file, whoever was first."""
+    path = file(VERSION_2 + TALK)
+
+    answers = together([actor("open", path) for _ in range(6)])
+
+    assert answers == [["8 messages"]] * 6
+    assert Store(path).rows("SELECT COUNT(*) FROM deliveries WHERE recipient = 'carol'") == [(3,)]
+
+
+def test_many_processes_that_make_a_new_file_at_once_make_one(tmp_path: Path) -> None:
+    """The first start of several sessions creates one database for all."""
+    path = tmp_path / "deep" / "er" / "bus.db"
+
+    answers = together([actor("open", path) for _ in range(6)])
+
+    assert answers == [["0 messages"]] * 6
+    assert version(path) == migrate.VERSION
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(file: Callable[[str], Path]) -> None:
+    """An old file that does not fit is refused whole; nothing is half migrated."""
+    path = file(VERSION_2 + TALK + "CREATE TABLE bindings (something TEXT);")
+    before = schema(path)
+
+    with pytest.raises(sqlite3.Error):
+        connect(path, 1.0)
+
+    assert schema(path) == before
+    assert version(path) == 2
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT COUNT(*) FROM messages").fetchone() == (8,)
+
+
+# -- newer files ----------------------------------------------------------------------------
+
+
+def test_a_newer_file_is_left_alone_and_works(tmp_path: Path) -> None:
+    """Migrations only add: a process of today works on a file of tomorrow, and does not turn it back."""
+    path = tmp_path / "bus.db"
+    Store(path).connection.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "ALTER TABLE messages ADD COLUMN mood TEXT; ALTER TABLE agents ADD COLUMN face TEXT NOT NULL DEFAULT 'x';"
+            "CREATE TABLE moods (a TEXT); PRAGMA user_version = 4;"
+        )
+    before = schema(path)
+
+    store = Store(path)
+    alice, bob = store.join("alice"), store.join("bob")
+    store.send(alice, "all", "hello")
+
+    assert store.contents(bob) == ["hello"]
+    assert (schema(path), version(path)) == (before, 4)
+
+
+# -- files that are not ours -------------------------------------------------------------------
+
+FOREIGN = {
+    "another program's": "CREATE TABLE bookmarks (url TEXT); INSERT INTO bookmarks VALUES ('x');",
+    "another program's, with a version": "CREATE TABLE bookmarks (url TEXT); PRAGMA user_version = 9;",
+    "another program's, with agents": "CREATE TABLE agents (id INTEGER); CREATE TABLE messages (id INTEGER);",
+}
+
+
+@pytest.mark.parametrize("script", FOREIGN.values(), ids=FOREIGN)
+def test_somebody_elses_database_is_refused_and_untouched(script: str, file: Callable[[str], Path]) -> None:
+    """A wrong BUS_DB does no harm: not a byte, a mode or a neighbouring file changes."""
+    path = file(script)
+    path.chmod(0o644)
+    before = path.read_bytes()
+
+    with pytest.raises(StoreCorrupt, match="BUS_DB"):
+        connect(path, 1.0)
+
+    assert path.read_bytes() == before
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", [b"# my notes\n" * 500, b"\x00" * 4096, b"SQLite format 3\x00" + b"\xff" * 4080])
+def test_a_file_that_is_no_database_is_refused_and_untouched(content: bytes, tmp_path: Path) -> None:
+    """Whatever BUS_DB points to, a file with content that we cannot read is never written."""
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    path.chmod(0o644)
+
+    with pytest.raises(sqlite3.DatabaseError):
+        connect(path, 1.0)
+
+    assert path.read_bytes() == content
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_server_on_such_a_file_says_so_and_lives(file: Callable[[str], Path], tmp_path: Path) -> None:
+    """The tool's answer names the file and the way out; after the user set it right, the same server works."""
+    path = file(FOREIGN["another program's"])
+    with wire(path) as server:
+        refused = server.call("register", name="alice")
+        path.unlink()
+        for rest in ("-wal", "-shm"):
+            Path(f"{path}{rest}").unlink(missing_ok=True)
+        accepted = server.call("register", name="alice")
+
+    assert refused.failed
+    assert "BUS_DB" in refused.text
+    assert accepted.text.startswith("registered 'alice'")
+
+
+def test_the_schema_reads_with_the_plain_sqlite3_program(tmp_path: Path) -> None:
+    """Tables are STRICT and relational, so that anybody can look with what the system has."""
+    Store(tmp_path / "bus.db").connection.close()
+
+    tables = [name for name, sql in schema(tmp_path / "bus.db").items() if sql.startswith("CREATE TABLE")]
+
+    assert {"agents", "messages", "deliveries", "state", "claims", "events"} <= set(tables)
+    for name in tables:
+        assert schema(tmp_path / "bus.db")[name].endswith("STRICT")
+
+
