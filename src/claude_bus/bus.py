@@ -35,7 +35,7 @@ from .model import (
     Status,
     Waiting,
 )
-from .sql import agents, claims, events, hooks, messages, state
+from .sql import agents, claims, events, messages, sessions, state
 from .sql.claims import Place
 from .sql.state import Mode
 from .sql.transaction import Transaction
@@ -135,7 +135,7 @@ class LocalBus:
     async def register(
         self, client: str, who: Address, role: str, owns: tuple[str, ...] | None
     ) -> tuple[Binding, Roster, int]:
-        return await self._db.run(hooks.registered, client, who, role, owns)
+        return await self._db.run(sessions.join, client, who, role, owns)
 
     async def enlist(self, who: Address, program: str) -> None:
         await self._db.run(agents.enlist, who, program)
@@ -155,7 +155,7 @@ class LocalBus:
         return await self._db.run(agents.observe, client, status=status, session_id=session_id, bell=bell)
 
     async def react(self, client: Client, happening: Happening) -> Reaction | None:
-        return await self._db.run(hooks.react, client, happening, self._process)
+        return await self._db.run(sessions.react, client, happening, self._process)
 
     async def forget(self, client: str) -> None:
         await self._db.run(agents.forget, client)

@@ -51,14 +51,15 @@ def matches(path: str, pattern: str) -> bool:
 def overlap(one: str, other: str) -> bool:
     """Whether some path is matched by both patterns. Exact, and symmetric.
 
-    A pattern also covers everything below it, as a claim on a folder does.
+    A pattern also covers everything below it, as a claim on a folder does; `.` is the
+    folder that all paths are below.
     """
     a, b = _segments(one), _segments(other)
     return _paths_meet(a, b) or _paths_meet((*a, _GLOBSTAR), b) or _paths_meet(a, (*b, _GLOBSTAR))
 
 
 def _segments(pattern: str) -> tuple[str, ...]:
-    return tuple(pattern.split("/"))
+    return () if pattern == "." else tuple(pattern.split("/"))
 
 
 def _literal(path: str) -> str:

@@ -326,10 +326,34 @@ def _move(tx: Transaction, old: Binding, who: Address) -> None:
         tx.run("DELETE FROM agents WHERE channel = ? AND name = ?", was.channel, was.name)
     else:
         tx.run("UPDATE agents SET name = ? WHERE channel = ? AND name = ?", who.name, was.channel, was.name)
-    tx.run("UPDATE messages SET sender = ? WHERE sender_channel = ? AND sender = ?", who.name, was.channel, was.name)
+    _rename_sender(tx, was, who)
     if old.registered:
         tx.run("UPDATE agents SET formerly = ? WHERE channel = ? AND name = ?", was.name, who.channel, who.name)
         events.append(tx, who, "rename", was.name)
+
+
+def _rename_sender(tx: Transaction, was: Address, who: Address) -> None:
+    """What `was` sent is now from `who`: answers find it, and none of it comes back to it.
+
+    Where both used an idempotency key, the message of `who` keeps it.
+    """
+    tx.run(
+        "UPDATE messages SET key = NULL WHERE sender_channel = ? AND sender = ? "
+        "AND key IN (SELECT key FROM messages WHERE sender_channel = ? AND sender = ?)",
+        was.channel,
+        was.name,
+        who.channel,
+        who.name,
+    )
+    tx.run("UPDATE messages SET sender = ? WHERE sender_channel = ? AND sender = ?", who.name, was.channel, was.name)
+    tx.run(
+        "DELETE FROM deliveries WHERE channel = ? AND recipient = ? AND state IN ('queued', 'handed') "
+        "AND message IN (SELECT id FROM messages WHERE sender_channel = ? AND sender = ?)",
+        who.channel,
+        who.name,
+        who.channel,
+        who.name,
+    )
 
 
 def _merge(tx: Transaction, was: Address, who: Address) -> None:

@@ -232,7 +232,7 @@ def hand_over(
     live to see confirmed is unread again.
     """
     _recover(tx, me, by)
-    _expire(tx, me)
+    _expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     rows = tx.all(
         f"SELECT {_MESSAGE}, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
         "WHERE d.channel = ? AND d.recipient = ? AND d.state = 'queued' ORDER BY d.message LIMIT ?",
@@ -289,13 +289,13 @@ def _recover(tx: Transaction, me: Address, by: Process) -> None:
             agents.requeue(tx, me, row["handed_by"])
 
 
-def _expire(tx: Transaction, me: Address) -> None:
+def _expire(tx: Transaction, where: str, *values: str | int) -> None:
+    """Deliveries whose message's ttl ran out while they were queued."""
     tx.run(
-        "UPDATE deliveries SET state = 'expired', expired_at = ? WHERE channel = ? AND recipient = ? "
-        "AND state = 'queued' AND message IN (SELECT id FROM messages WHERE expires <= ?)",
+        f"UPDATE deliveries SET state = 'expired', expired_at = ? WHERE state = 'queued' AND {where} "
+        "AND message IN (SELECT id FROM messages WHERE expires <= ?)",
         tx.now,
-        me.channel,
-        me.name,
+        *values,
         tx.now,
     )
 
@@ -420,6 +420,7 @@ def recall_requests(tx: Transaction, me: Address) -> list[Message]:
 def status(tx: Transaction, me: Address, message: int) -> MessageStatus:
     """How far a message is with each recipient; only its sender and readers may ask."""
     row = _require_visible(tx, me, message)
+    _expire(tx, "message = ?", message)
     receipts = tx.all("SELECT * FROM deliveries WHERE message = ? ORDER BY channel, recipient", message)
     replies = tx.all("SELECT id FROM messages WHERE reply_to = ? ORDER BY id", message)
     return MessageStatus(
@@ -475,6 +476,7 @@ def prune(tx: Transaction, before: float) -> int:
 
     The newest stays whatever its age: the order of timestamps hangs on it.
     """
+    _expire(tx, "message <= (SELECT MAX(id) FROM messages)")
     return tx.run(
         "DELETE FROM messages WHERE ts < ? AND id < (SELECT MAX(id) FROM messages) AND NOT EXISTS "
         "(SELECT 1 FROM deliveries d WHERE d.message = messages.id AND d.state IN ('queued', 'handed'))",

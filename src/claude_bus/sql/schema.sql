@@ -66,6 +66,7 @@ CREATE TABLE messages (
 ) STRICT;
 CREATE UNIQUE INDEX messages_key ON messages (sender_channel, sender, key) WHERE key IS NOT NULL;
 CREATE INDEX messages_reply ON messages (reply_to) WHERE reply_to IS NOT NULL;
+CREATE INDEX messages_expires ON messages (expires) WHERE expires IS NOT NULL;
 CREATE INDEX messages_broadcast ON messages (channel, id) WHERE broadcast = 1;
 
 -- One row per message and recipient, from the moment of sending.

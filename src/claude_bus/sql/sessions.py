@@ -1,19 +1,19 @@
-"""One hook event of a session, whole: presence, proof, mail and roster in one transaction.
-
-A session's every prompt and tool batch waits for this, so it is one hop to the store
-and writes only what changed.
-"""
+"""What a running session does as one: join, or react to a hook event of its client."""
 
 from __future__ import annotations
 
 from .. import rules
-from ..model import Address, Binding, Client, Happening, Process, Reaction, Roster
+from ..model import Address, Binding, Client, Happening, Process, Reaction, Roster, Status
 from . import agents, messages
 from .transaction import Transaction
 
 
 def react(tx: Transaction, client: Client, happening: Happening, by: Process) -> Reaction | None:
-    """Record what happened and hand over what is new. None if the client is not bound."""
+    """Record what happened and hand over what is new. None if the client is not bound.
+
+    A session's every prompt and tool batch waits for this: presence, proof, mail and
+    roster are one hop to the store, which writes only what changed.
+    """
     binding = agents.bound(tx, client.key)
     if not binding or binding.process != client.process:
         return None
@@ -33,7 +33,7 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
 
 
 def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, working: bool) -> None:
-    status = "working" if working else "idle"
+    status: Status = "working" if working else "idle"
     bell = tx.number("SELECT bell FROM bindings WHERE client = ?", binding.client)
     same = happening.session_id in ("", binding.session_id) and happening.bell in (None, bool(bell))
     if status != binding.status or not same:
@@ -52,7 +52,7 @@ def _roster_if_new(tx: Transaction, binding: Binding) -> Roster | None:
     return roster
 
 
-def registered(
+def join(
     tx: Transaction, client: str, who: Address, role: str, owns: tuple[str, ...] | None
 ) -> tuple[Binding, Roster, int]:
     """Register, and tell at once who else is here and how much mail waits.
