@@ -1,11 +1,11 @@
 """The folder a session works in: its working tree, branch and repository.
 
-Reads git's own files instead of running git: it is asked at every start of a server.
+Reads git's own files instead of running git: it is asked at every start of a server,
+and for every claim.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -13,26 +13,29 @@ from . import patterns, rules
 from .model import Folder
 
 _ORIGIN = re.compile(r'^\[remote "origin"\][^\[]*?^\s*url\s*=\s*(\S+)', re.MULTILINE)
+_HOPS = 5
+"""Clones of clones that are followed to what they were made from."""
 
 
 def folder(cwd: Path) -> Folder:
     """What is to know about `cwd`; outside of a repository only itself."""
     cwd = cwd.resolve()
     for root in (cwd, *cwd.parents):
-        git = _git_folder(root / ".git")
+        git = _git_folder(root)
         if git:
             return Folder(str(cwd), str(root), _repository(git), _branch(git))
     return Folder(str(cwd), str(cwd))
 
 
-def _git_folder(entry: Path) -> Path | None:
+def _git_folder(root: Path) -> Path | None:
     """The git folder of a working tree; in a linked worktree `.git` is a file that names it."""
+    entry = root / ".git"
     if entry.is_dir():
         return entry if (entry / "HEAD").is_file() else None
     text = _read(entry)
     if not text.startswith("gitdir:"):
         return None
-    return (entry.parent / text.removeprefix("gitdir:").strip()).resolve()
+    return (root / text.removeprefix("gitdir:").strip()).resolve()
 
 
 def _branch(git: Path) -> str:
@@ -40,15 +43,36 @@ def _branch(git: Path) -> str:
     return head.removeprefix("ref: refs/heads/").strip() if head.startswith("ref: refs/heads/") else ""
 
 
-def _repository(git: Path) -> str:
-    """What clones share: the address of origin; else the folder all worktrees share."""
+def _repository(git: Path, hops: int = _HOPS) -> str:
+    """What worktrees and clones share, and a renamed folder keeps.
+
+    The address of origin; for a clone of a folder, what that folder is; else the
+    identity of the git folder in the file system.
+    """
     common = _read(git / "commondir").strip()
     shared = (git / common).resolve() if common else git.resolve()
     origin = _ORIGIN.search(_read(shared / "config"))
     if not origin:
-        return str(shared)
-    address = re.sub(r"^\w+://(?:[^@/]*@)?|^[^@/]+@", "", origin[1])
-    return address.replace(":", "/", 1).removesuffix("/").removesuffix(".git")
+        return _file_identity(shared)
+    source = Path(origin[1].removeprefix("file://"))
+    if not source.is_absolute() or hops == 0:
+        return _address(origin[1])
+    bare = source if (source / "HEAD").is_file() else _git_folder(source)
+    return _repository(bare, hops - 1) if bare else _address(origin[1])
+
+
+def _address(url: str) -> str:
+    """`git@host:a/b.git`, `ssh://git@host/a/b` and `https://host/a/b.git` are one: `host/a/b`."""
+    bare = re.sub(r"^\w+://(?:[^@/]*@)?|^[^@/]+@", "", url)
+    return re.sub(r"^([^/:]+):(?!\d)", r"\1/", bare).removesuffix("/").removesuffix(".git")
+
+
+def _file_identity(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path)
+    return f"dir:{found.st_dev}:{found.st_ino}"
 
 
 def _read(path: Path) -> str:
@@ -58,36 +82,44 @@ def _read(path: Path) -> str:
         return ""
 
 
-def place(where: Folder, path: str) -> tuple[str, str]:
-    """(scope, path) of a claim: relative to the repository where it is inside of one.
+# -- places: what is claimed ---------------------------------------------------------
 
-    So it means the same in another worktree or clone. Resources (`port:8080`) have no
-    scope. Raises `InvalidInput` for what cannot be claimed.
+
+def place(where: Folder, path: str) -> tuple[str, str]:
+    """(scope, path) of a claim: relative to the repository that the path lies in, if any.
+
+    So it means the same in another worktree or clone, however it is spelled and from
+    wherever it is named. Resources (`port:8080`) have no scope, nor have paths outside
+    of repositories, which stay absolute. Raises `InvalidInput` for what cannot be claimed.
     """
     path = rules.check_path(path)
     if rules.is_resource(path) or not where.cwd:
         return "", path
-    absolute = _resolve(path if Path(path).is_absolute() else f"{where.cwd}/{path}")
-    inside = _below(absolute, _slashed(where.root))
-    if where.repository and inside is not None:
-        return where.repository, inside
-    return "", absolute
+    real = _resolve(Path(where.cwd, path))
+    lies_in = folder(_existing(real))
+    inside = _below(_slashed(real), _slashed(lies_in.root)) if lies_in.repository else None
+    return ("", _slashed(real)) if inside is None else (lies_in.repository, inside)
 
 
 def shown(where: Folder, scope: str, path: str) -> str:
     """A claim's path as somebody working in `where` would write it."""
     if scope:
-        return path if scope == where.repository else f"{scope}: {path}"
+        return path if scope == where.repository else f"{path} (in {scope})"
     inside = _below(path, _slashed(where.root)) if where.root else None
     return path if inside is None else inside
 
 
-def _resolve(path: str) -> str:
+def _resolve(path: Path) -> Path:
     """The path without `..` and symlinks, as far as it has no glob in it."""
-    parts = patterns.normalize(path).split("/")
+    parts = path.parts
     plain = next((i for i, part in enumerate(parts) if patterns.is_glob(part)), len(parts))
-    real = _slashed(os.path.realpath("/".join(parts[:plain]) or "/"))
-    return patterns.normalize("/".join([real, *parts[plain:]]))
+    real = Path(*parts[:plain]).resolve()
+    return Path(patterns.normalize(_slashed(Path(real, *parts[plain:]))))
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder on the way to `path` that exists."""
+    return next((folder for folder in path.parents if folder.is_dir()), path)
 
 
 def _below(path: str, root: str) -> str | None:
@@ -96,5 +128,5 @@ def _below(path: str, root: str) -> str | None:
     return path[len(root) + 1 :] if path.startswith(root.rstrip("/") + "/") else None
 
 
-def _slashed(path: str) -> str:
-    return path.replace("\\", "/")
+def _slashed(path: Path | str) -> str:
+    return str(path).replace("\\", "/")

@@ -51,9 +51,7 @@ class Sandbox:
 
     def __init__(self, root: Path, **env: str) -> None:
         self.binary = claude_binary()
-        self.home, self.config, self.project, self.tmp = (
-            root / name for name in ("home", "config", "project", "tmp")
-        )
+        self.home, self.config, self.project, self.tmp = (root / name for name in ("home", "config", "project", "tmp"))
         for folder in (self.home, self.config, self.project, self.tmp):
             folder.mkdir(parents=True)
         self.env = {

@@ -268,7 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._json({})
 
-    do_GET = do_POST = do_HEAD = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _any
+    do_GET = do_POST = do_HEAD = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _any  # noqa: N815
 
     def _answer(self, request: Request) -> None:
         message = self.server.fake.answer(request)

@@ -7,7 +7,7 @@ import threading
 from . import reading
 from .claude_e2e import Sandbox
 from .conftest import StartSession
-from .fake_anthropic import Request, Turn, held, text
+from .fake_anthropic import Request, Turn, held, text, tool
 from .peer import Peer, eventually
 
 
@@ -97,3 +97,27 @@ def test_mail_continues_a_turn_three_times_at_most(session: StartSession, backen
     assert reading.came_with(woken) == ["UserPromptSubmit"]
     assert len(reading.rings(woken)) == 1
     assert [m.id for request in requests for m in reading.mail(request)] == sent
+
+
+def test_a_subagent_gets_none_of_its_parents_mail(session: StartSession, backend: Peer, box: Sandbox) -> None:
+    """A message that comes while a subagent works is not put before the subagent, but before its session."""
+    prompt, job = "how many files are there", "count the files"
+
+    def answer(request: Request) -> Turn:
+        counts = job in request.last_user()
+        return Turn(tools=[("Bash", slow_command())]) if counts else text("counted")
+
+    task = {"description": "counting", "prompt": job, "subagent_type": "general-purpose"}
+    frontend = session("frontend", tool("Agent", **task), default=answer, args=("--allowedTools", "Bash,Agent"))
+    frontend.say(prompt)
+    eventually((box.project / "started-1").exists, "the subagent's tool runs", frontend.tui.screen)
+    frontend.wait_until("idle")
+    message = backend.send("frontend", "use the other branch", kind="fyi")
+    (box.project / "go").touch()
+
+    told = frontend.model.wait(lambda: next(filter(reading.mail, frontend.model.main), None))
+    assert [m.id for m in reading.mail(told)] == [message]
+    assert prompt in told.texts()
+    of_subagent = [request for request in frontend.model.main if prompt not in request.texts()]
+    assert any(request.tool_results() for request in of_subagent)
+    assert not any(map(reading.news, of_subagent))

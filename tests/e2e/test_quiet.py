@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from .claude_e2e import Sandbox, Tui
 from .conftest import StartSession
 from .fake_anthropic import FakeAnthropic, Request
@@ -15,7 +17,7 @@ def news_of(requests: list[Request]) -> list[list[str]]:
 def growth(requests: list[Request]) -> list[int]:
     """By how many characters each conversation is longer than the one before."""
     sizes = [len(request.everything()) for request in requests]
-    return [later - earlier for earlier, later in zip(sizes, sizes[1:], strict=False)]
+    return [later - earlier for earlier, later in itertools.pairwise(sizes)]
 
 
 def test_ten_quiet_prompts(session: StartSession, backend: Peer, box: Sandbox) -> None:
