@@ -118,8 +118,8 @@ def _resolve(path: Path) -> Path:
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder on the way to `path` that exists."""
-    return next((folder for folder in path.parents if folder.is_dir()), path)
+    """The path itself or the nearest folder above it that exists."""
+    return next((folder for folder in (path, *path.parents) if folder.is_dir()), path)
 
 
 def _below(path: str, root: str) -> str | None:
