@@ -34,7 +34,8 @@ async def join(bus: LocalBus, name: str) -> Address:
     me = processes.this_process()
     client = Client(f"actor:{me}", me)
     await bus.attach(client, None, CHANNEL)
-    return (await bus.register(client.key, Address(name, CHANNEL), "", None)).address
+    binding, _, _ = await bus.register(client.key, Address(name, CHANNEL), "", None)
+    return binding.address
 
 
 async def open_only(bus: LocalBus) -> None:

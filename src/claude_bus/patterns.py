@@ -143,7 +143,7 @@ def _charset(body: str) -> _Set:
     i = 0
     while i < len(body):
         if i + 2 < len(body) and body[i + 1] == "-":
-            ranges.append((body[i], body[i + 2]))
+            ranges.append((min(body[i], body[i + 2]), max(body[i], body[i + 2])))
             i += 3
         else:
             ranges.append((body[i], body[i]))

@@ -181,7 +181,7 @@ def next_ts(now: float, last: float) -> float:
 
     Readers with a time cursor (`ts > since`) rely on it.
     """
-    return max(now, last + _TICK)
+    return max(now, last + _TICK, math.nextafter(last, math.inf))
 
 
 def rings(kind: str, broadcast: bool, urgent: bool) -> bool:

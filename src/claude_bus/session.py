@@ -80,7 +80,7 @@ class Session:
         try:
             binding = await self.bus.attach(self.client, wanted, self._config.channel)
         except NameTaken as taken:
-            self._warning = f"BUS_NAME: {taken.message}; register(name) to take part."
+            self._warning = text.one_line(f"BUS_NAME: {taken.message}; register(name) to take part.", 400)
             return await self.bus.attach(self.client, None, self._config.channel)
         if wanted:
             binding, _, _ = await self.bus.register(self.client.key, wanted, self._config.role, None)
@@ -182,21 +182,24 @@ class Session:
         return found
 
     async def _hand_over(self, binding: Binding, *, peek: bool, limit: int) -> HandOver:
-        """Hand over through a tool's answer; an answer that is not sent hands over nothing."""
+        """Hand over through a tool's answer."""
         found = await self.bus.hand_over(
             binding.address, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
         )
         if peek:
             return found
-        ids = [message.id for message in found.messages]
+        await self._unless_cancelled(binding.address, found)
+        self.turn.handed_by_tool([message.id for message in found.messages])
+        return found
+
+    async def _unless_cancelled(self, me: Address, found: HandOver) -> None:
+        """An answer that will not be sent hands nothing over."""
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self.bus.withdraw(binding.address, ids)
+                await self.bus.withdraw(me, [message.id for message in found.messages])
             raise
-        self.turn.handed_by_tool(ids)
-        return found
 
     async def wait(self, timeout: float) -> HandOver:
         """Like `inbox`, as soon as there is something, or empty after `timeout` seconds."""
@@ -331,6 +334,7 @@ class Session:
             return _NOTHING
         self.turn.settle()
         mail = reaction.mail
+        await self._unless_cancelled(reaction.address, mail)
         self.turn.handed_by_hook([*mail.unproven, *(message.id for message in mail.messages)])
         self._announced = mail.next_id if mail.messages or reaction.announce else self._announced
         return Injection("\n".join(self._lines(reaction)), text.notice(mail.messages) if mail.messages else "")

@@ -31,7 +31,7 @@ _PREAMBLE = (
 )
 
 _TAGS = re.compile(
-    r"<(?=/?\s*(?:bus-message|system-reminder|cross-session-message|task-notification|channel|"
+    r"<(?=\s*/?\s*(?:bus-message|system-reminder|cross-session-message|task-notification|channel|"
     r"command-|local-command|user-prompt|function_|antml|tool_|teammate-message|persisted-output))",
     re.IGNORECASE,
 )
@@ -41,14 +41,14 @@ _UNSEEN = re.compile(
     "[\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
 _QUOTES = str.maketrans({'"': "'", "<": "(", ">": ")"})
-_JOINER = "\u200d"
+_JOINERS = "\u200c\u200d"
 
 
 def visible(text: str) -> str:
     """The text with whatever would act on its reader spelled out instead.
 
-    Newlines and tabs stay; a carriage return before a newline is dropped; joiners
-    within an emoji stay. Everything else that prints nothing becomes an escape.
+    Newlines and tabs stay, so do joiners within words and emoji; a carriage return
+    before a newline is dropped. Everything else that prints nothing becomes an escape.
     """
     text = _UNSEEN.sub(_escape, text.replace("\r\n", "\n"))
     text = "".join(c if c in "\n\t" or not _is_control(c) else _escape_char(c) for c in text)
@@ -60,9 +60,10 @@ def _is_control(char: str) -> bool:
 
 
 def _escape(match: re.Match[str]) -> str:
+    """A joiner within a word or an emoji stays: it is part of the writing."""
     char = match[0]
-    around = match.string[match.start() - 1 : match.start()] if match.start() else ""
-    if char == _JOINER and unicodedata.category(around or " ") in ("So", "Sk", "Mn", "Mc", "Lo"):
+    before = unicodedata.category(match.string[match.start() - 1]) if match.start() else ""
+    if char in _JOINERS and before in ("So", "Sk", "Mn", "Mc", "Lo"):
         return char
     return _escape_char(char)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from . import patterns, rules
 from .model import Folder
 
-_ORIGIN = re.compile(r'^\[remote "origin"\][^\[]*?^\s*url\s*=\s*(\S+)', re.MULTILINE)
+_ORIGIN = re.compile(r'^\[remote "origin"\][^\[]*?^\s*url\s*=\s*\"?(.+?)\"?\s*$', re.MULTILINE)
 _HOPS = 5
 """Clones of clones that are followed to what they were made from."""
 

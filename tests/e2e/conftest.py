@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .claude_e2e import Sandbox, Tui, claude_binary, tmux_binary
+from .claude_e2e import Sandbox, Tui
 from .fake_anthropic import FakeAnthropic, Request, Script
 from .peer import Peer
 
@@ -64,16 +64,6 @@ class StartSession:
         plugin = ("--plugin-dir", str(PLUGIN), "--permission-mode", "manual")
         tui = self._running.enter_context(Tui(self._box, *plugin, *args, "--allowedTools", TOOLS, env=env))
         return Session(tui, model, self._bus, name, self._box.project)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def real_client() -> None:
-    """Without the client or a terminal for it these tests fail: they are about nothing else."""
-    try:
-        claude_binary()
-        tmux_binary()
-    except FileNotFoundError as missing:
-        pytest.fail(str(missing))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from . import reading
+from .claude_e2e import Sandbox
 from .conftest import Session, StartSession
 from .fake_anthropic import held, tool
 from .peer import Peer
@@ -74,6 +75,25 @@ def test_a_broadcast_wakes_nobody_unless_urgent(session: StartSession, backend: 
     backend.send("all", "the disk is full, stop", urgent=True)
     request = frontend.model.wait_main(2)
     assert [m.content for m in reading.mail(request)] == ["lunch", "the disk is full, stop"]
+
+
+def test_a_session_without_permission_checks_is_left_alone(session: StartSession, backend: Peer, box: Sandbox) -> None:
+    """A session in bypassPermissions mode is woken only if its user chose BUS_WAKE=always; mail waits for it."""
+    box.env["IS_SANDBOX"] = "1"
+    box.settings(skipDangerousModePermissionPrompt=True)
+    unguarded = ("--dangerously-skip-permissions",)
+    careful = session("careful", args=unguarded)
+    box.env["BUS_WAKE"] = "always"
+    eager = session("eager", args=unguarded)
+    careful.turn("hello")
+    eager.turn("hello")
+    sent = backend.sent("careful", "whenever you like")
+    assert sent.expectations[0].outlook == "idle"
+    backend.send("eager", "wake up")
+    woken(eager)
+    assert not rang(backend, "careful")
+    assert [m.id for m in reading.mail(careful.turn("anything new"))] == [sent.id]
+    assert len(careful.model.main) == 2
 
 
 def test_only_the_idle_are_woken(session: StartSession, backend: Peer) -> None:

@@ -60,6 +60,20 @@ def test_clear_keeps_the_name(session: StartSession, backend: Peer) -> None:
     assert "You are 'frontend' on the bus." in reading.news(request)[0]
 
 
+def test_compaction_keeps_the_name(session: StartSession, backend: Peer) -> None:
+    """After /compact the next injection tells the session again who it is."""
+    backend.send("frontend", "before")
+    frontend = session("frontend")
+    frontend.turn("hello")
+    frontend.tui.prompt("/compact")
+    frontend.tui.wait_for("Compacted")
+    frontend.tui.wait_until_idle()
+    message = backend.send("frontend", "after", kind="fyi")
+    request = frontend.turn("go on")
+    assert [m.id for m in reading.mail(request)] == [message]
+    assert "You are 'frontend' on the bus." in reading.news(request)[0]
+
+
 def test_resume_brings_the_name_and_its_mail_back(session: StartSession, backend: Peer) -> None:
     """A session that is resumed has its name without registering, and the mail that was sent while it was closed."""
     frontend = session("project", tool(f"{TOOLS}__register", name="frontend"), join=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 from . import reading
 from .claude_e2e import Sandbox
-from .conftest import StartSession
+from .conftest import TOOLS, StartSession
 from .fake_anthropic import Request, Turn, held, text, tool
 from .peer import Peer, eventually
 
@@ -63,6 +64,36 @@ def test_mail_in_the_middle_of_a_turn(session: StartSession, backend: Peer, box:
     frontend.wait_until("idle")
     assert backend.receipt(message).state == "read"
     assert not reading.rings(request)
+
+
+def test_a_prompt_typed_in_the_middle_of_a_turn(session: StartSession, backend: Peer, box: Sandbox) -> None:
+    """A prompt that joins a running turn takes no mail with it: the batch brings it, once, and it counts as read."""
+    frontend = session("frontend", Turn(tools=[("Bash", slow_command())]), args=("--allowedTools", "Bash"))
+    frontend.say("run the tests")
+    eventually((box.project / "started-1").exists, "the tool runs")
+    message = backend.send("frontend", "stop, the branch is broken")
+    frontend.tui.prompt("and hurry")
+    frontend.tui.wait_for("Press up to edit queued messages")
+    (box.project / "go").touch()
+
+    request = frontend.model.wait_main(2)
+    assert "and hurry" in "\n".join(request.last_user())
+    assert [m.id for m in reading.mail(request)] == [message]
+    assert reading.came_with(request) == ["PostToolBatch"]
+    frontend.wait_until("idle")
+    assert backend.receipt(message).state == "read"
+    assert backend.receipt(message).attempts == 1
+
+
+def test_waiting_for_an_answer(session: StartSession, backend: Peer) -> None:
+    """A model that calls wait gets the message that arrives meanwhile as the tool's result."""
+    frontend = session("frontend", tool(f"{TOOLS}__wait", timeout="10m"))
+    frontend.say("wait for the backend")
+    message = backend.send("frontend", "here I am")
+    (result,) = frontend.model.wait_main(2).tool_results()
+    assert [m["id"] for m in json.loads(result)["messages"]] == [message]
+    frontend.wait_until("idle")
+    assert backend.receipt(message).state == "read"
 
 
 def test_mail_while_the_last_answer_is_written(session: StartSession, backend: Peer) -> None:

@@ -8,7 +8,7 @@ import threading
 from . import reading
 from .claude_e2e import Sandbox
 from .conftest import PLUGIN, TOOLS, Session, StartSession
-from .fake_anthropic import FakeAnthropic, Script, held, text, tool
+from .fake_anthropic import FakeAnthropic, Script, Turn, held, text, tool
 from .peer import Peer, eventually
 
 
@@ -16,8 +16,7 @@ def joining(name: str) -> list[Script]:
     """What a model does when it is told to join."""
     return [
         tool(f"{TOOLS}__register", name=name, role=f"the {name}"),
-        tool(f"{TOOLS}__agents"),
-        tool(f"{TOOLS}__inbox"),
+        Turn(tools=[(f"{TOOLS}__agents", {}), (f"{TOOLS}__inbox", {})]),
         text(f"joined as {name}"),
     ]
 
@@ -71,10 +70,10 @@ def state_told_to(sender: Session) -> str:
 
 
 def test_the_command_without_a_terminal(box: Sandbox, onlooker: Peer) -> None:
-    """`claude -p "/bus backend"` puts the command's text, with the name, before the model."""
+    """`claude -p "/bus backend"` puts the command's text, with the name, before the model, and permits the tools."""
     with FakeAnthropic(joining("backend")) as model:
-        plugin = ["--plugin-dir", str(PLUGIN), "--allowedTools", TOOLS]
-        out = box.run("-p", *plugin, stdin="/bus backend", env={"ANTHROPIC_BASE_URL": model.url})
+        env = {"ANTHROPIC_BASE_URL": model.url}
+        out = box.run("-p", "--plugin-dir", str(PLUGIN), stdin="/bus backend", env=env)
     assert out.strip() == "joined as backend"
     asked = "\n".join(model.main[0].last_user())
     assert [line for line in command_lines() if line not in asked] == []

@@ -12,12 +12,18 @@ VERSION = 3
 _TABLES = frozenset({"agents", "messages", "state"})
 
 
+def refuse_foreign(connection: sqlite3.Connection) -> None:
+    """Raise `StoreCorrupt` for a database of another program, before anything is changed."""
+    tables = _tables(connection)
+    if tables and not tables >= _TABLES:
+        raise StoreCorrupt("the file is an SQLite database of something else; set BUS_DB to another path")
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Create or upgrade the tables, in one transaction, once among all processes.
 
     Versions 1 and 2 are the original claude-bus's files; a newer version than ours
-    only added things, so it is left alone. Raises `StoreCorrupt` for a database that
-    is somebody else's.
+    only added things, so it is left alone.
     """
     if _version(connection) >= VERSION:
         return
@@ -39,13 +45,17 @@ def _scripts(connection: sqlite3.Connection) -> list[str]:
     version = _version(connection)
     if version >= VERSION:
         return []  # another process was faster
-    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables - {"sqlite_sequence"}:
+    if not _tables(connection):
         return ["schema.sql"]
-    if not tables >= _TABLES:
-        raise StoreCorrupt("the file is an SQLite database of something else; set BUS_DB to another path")
     first = [] if _has_column(connection, "state", "version") else ["migrations/0002_versioned_state.sql"]
     return [*first, "migrations/0003_set_aside.sql", "schema.sql", "migrations/0003_take_over.sql"]
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    rows = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite@_%' ESCAPE '@'"
+    )
+    return {row[0] for row in rows}
 
 
 def _version(connection: sqlite3.Connection) -> int:

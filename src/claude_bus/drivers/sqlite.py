@@ -24,7 +24,7 @@ import anyio
 from ..errors import BusError, StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
 from ..model import Process
 from ..sql.transaction import Transaction
-from .migrate import migrate
+from .migrate import migrate, refuse_foreign
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,6 +62,8 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
+        refuse_foreign(connection)
+        _restrict(path)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")  # a receipt must survive a power cut
         connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -78,7 +80,9 @@ def _create_private(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        return
+
+
+def _restrict(path: Path) -> None:
     with contextlib.suppress(OSError):  # not ours to restrict, or a system without modes
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)

@@ -1,0 +1,186 @@
+"""Where a session works, and what a claimed path means there. On real repositories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from working_trees import git, repository
+
+from claude_bus.errors import InvalidInput
+from claude_bus.model import Folder
+from claude_bus.worktree import folder, place, shown
+
+ORIGIN = "https://example.org/team/shop.git"
+
+
+# -- folders -------------------------------------------------------------------------------------
+
+
+def test_outside_of_a_repository_a_folder_is_only_itself(tmp_path: Path) -> None:
+    """No root above it, no repository, no branch."""
+    assert folder(tmp_path) == Folder(str(tmp_path), str(tmp_path))
+
+
+def test_a_folder_in_a_repository_knows_its_root_and_branch(tmp_path: Path) -> None:
+    """From anywhere within the working tree."""
+    shop = repository(tmp_path / "shop", origin=ORIGIN)
+    git(shop, "switch", "-c", "feature/cart")
+    (shop / "web" / "src").mkdir(parents=True)
+
+    found = folder(shop / "web" / "src")
+
+    assert found == Folder(str(shop / "web" / "src"), str(shop), "example.org/team/shop", "feature/cart")
+
+
+def test_a_detached_head_is_no_branch(tmp_path: Path) -> None:
+    """A commit that is checked out by itself has no name to show."""
+    shop = repository(tmp_path / "shop")
+    git(shop, "checkout", "--detach")
+
+    assert folder(shop).branch == ""
+
+
+def test_a_worktree_is_of_the_same_repository_on_its_own_branch(tmp_path: Path) -> None:
+    """Linked worktrees share what they are, not where they are."""
+    shop = repository(tmp_path / "shop")
+    git(shop, "worktree", "add", "-b", "fix", str(tmp_path / "fix"))
+
+    main, fix = folder(shop), folder(tmp_path / "fix")
+
+    assert main.repository == fix.repository != ""
+    assert (fix.root, fix.branch) == (str(tmp_path / "fix"), "fix")
+
+
+def test_clones_of_one_folder_are_of_one_repository(tmp_path: Path) -> None:
+    """A clone, a clone of the clone, and the original are the same thing."""
+    shop = repository(tmp_path / "shop")
+    git(tmp_path, "clone", "-q", str(shop), "clone")
+    git(tmp_path, "clone", "-q", str(tmp_path / "clone"), "again")
+
+    assert len({folder(tmp_path / name).repository for name in ("shop", "clone", "again")}) == 1
+
+
+def test_repositories_without_origin_are_different_ones(tmp_path: Path) -> None:
+    """Two that share nothing are not confused, and one stays itself when its folder is renamed."""
+    one, other = repository(tmp_path / "one"), repository(tmp_path / "other")
+    before = folder(one).repository
+
+    assert before != folder(other).repository
+    one.rename(tmp_path / "renamed")
+    assert folder(tmp_path / "renamed").repository == before
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        ORIGIN,
+        "https://example.org/team/shop",
+        "https://user:secret@example.org/team/shop.git",
+        "http://example.org/team/shop.git/",
+        "ssh://git@example.org/team/shop.git",
+        "git@example.org:team/shop.git",
+        "example.org:team/shop",
+    ],
+)
+def test_one_address_however_it_is_written(tmp_path: Path, origin: str) -> None:
+    """Clones over https and ssh are of one repository; a password is not part of it."""
+    assert folder(repository(tmp_path / "shop", origin=origin)).repository == "example.org/team/shop"
+
+
+def test_origins_in_folders_with_spaces_are_told_apart(tmp_path: Path) -> None:
+    """A path is a path to its end."""
+    found = []
+    for name in ("my shop", "my store"):
+        source = repository(tmp_path / name)
+        git(tmp_path, "clone", "-q", str(source), f"clone of {name}")
+        found.append(folder(tmp_path / f"clone of {name}").repository)
+
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("content", ["", "gitdir: nowhere\n", "nonsense", "\xff\xfe"])
+def test_a_broken_git_file_does_not_break_the_session(tmp_path: Path, content: str) -> None:
+    """Whatever lies there, a session in the folder starts."""
+    (tmp_path / ".git").write_text(content, encoding="latin-1")
+
+    assert folder(tmp_path).cwd == str(tmp_path)
+
+
+# -- places --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Folder:
+    """A session in `web/` of a repository."""
+    top = repository(tmp_path / "shop", origin=ORIGIN)
+    (top / "web").mkdir()
+    (top / "api").mkdir()
+    (top / "link").symlink_to(top / "api")
+    return folder(top / "web")
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("app.ts", "web/app.ts"),
+        ("./app.ts", "web/app.ts"),
+        ("src/../app.ts", "web/app.ts"),
+        ("../api/users.py", "api/users.py"),
+        ("../api/*.py", "api/*.py"),
+        ("../link/users.py", "api/users.py"),
+        ("../link/*.py", "api/*.py"),
+        ("new/folder/x.ts", "web/new/folder/x.ts"),
+        ("**", "web/**"),
+        (".", "web"),
+        ("..", "."),
+        ("a\\b.ts", "web/a/b.ts"),
+    ],
+)
+def test_a_path_is_relative_to_its_repository(shop: Folder, written: str, path: str) -> None:
+    """However it is spelled, and whether or not it exists yet."""
+    assert place(shop, written) == ("example.org/team/shop", path)
+    assert place(shop, f"{shop.cwd}/{written}") == ("example.org/team/shop", path)
+
+
+def test_the_same_file_in_another_worktree_or_clone_is_the_same_place(shop: Folder, tmp_path: Path) -> None:
+    """Two sessions that edit one file on two branches will meet when they merge."""
+    git(Path(shop.root), "worktree", "add", "-b", "fix", str(tmp_path / "fix"))
+    elsewhere = folder(tmp_path / "fix")
+
+    assert place(elsewhere, "web/app.ts") == place(shop, "app.ts")
+    assert place(shop, str(tmp_path / "fix" / "web" / "app.ts")) == place(shop, "app.ts")
+
+
+def test_a_path_outside_of_repositories_is_absolute(shop: Folder, tmp_path: Path) -> None:
+    """It has no scope, whoever names it."""
+    plain = folder(tmp_path)
+
+    assert place(shop, f"{tmp_path}/notes.md") == ("", f"{tmp_path}/notes.md")
+    assert place(plain, "notes.md") == ("", f"{tmp_path}/notes.md")
+    assert place(plain, "shop/web/app.ts") == place(shop, "app.ts")
+
+
+@pytest.mark.parametrize("resource", ["port:8080", "gpu:0", "branch:main"])
+def test_a_resource_is_the_same_everywhere(shop: Folder, resource: str) -> None:
+    """What is no path belongs to no repository."""
+    assert place(shop, resource) == place(Folder(), resource) == ("", resource)
+
+
+@pytest.mark.parametrize("wrong", ["", "a\nb", "x" * 1001])
+def test_what_cannot_be_claimed_is_refused(shop: Folder, wrong: str) -> None:
+    """A place is one printable line."""
+    with pytest.raises(InvalidInput):
+        place(shop, wrong)
+
+
+def test_a_place_is_shown_as_its_reader_would_write_it(shop: Folder, tmp_path: Path) -> None:
+    """Relative within the reader's own tree, with its repository otherwise."""
+    scope, path = place(shop, "app.ts")
+    plain = folder(tmp_path)
+
+    assert shown(shop, scope, path) == "web/app.ts"
+    assert shown(plain, scope, path) == "web/app.ts (in example.org/team/shop)"
+    assert shown(plain, *place(plain, "notes.md")) == "notes.md"
+    assert shown(shop, *place(plain, "notes.md")) == f"{tmp_path}/notes.md"
+    assert shown(shop, "", "port:8080") == "port:8080"
