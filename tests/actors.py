@@ -59,6 +59,14 @@ async def send(bus: LocalBus, name: str, to: str, count: str) -> None:
         say(n)
 
 
+async def write(bus: LocalBus, name: str, count: str, size: str) -> None:
+    """Send large messages to nobody in particular."""
+    me = await join(bus, name)
+    wait_for_go()
+    for _ in range(int(count)):
+        await bus.send(me, Draft(("archive",), "x" * int(size)))
+
+
 async def read(bus: LocalBus, name: str, until: str, confirm: str) -> None:
     """Read until so many messages came; say each, marked if it may have been seen, before it is confirmed."""
     me = await join(bus, name)
@@ -130,6 +138,7 @@ async def register(bus: LocalBus, name: str) -> None:
 ROLES: dict[str, Callable[..., Awaitable[None]]] = {
     "open": open_only,
     "send": send,
+    "write": write,
     "read": read,
     "increment": increment,
     "append": append,

@@ -35,13 +35,16 @@ _TAGS = re.compile(
     r"command-|local-command|user-prompt|function_|antml|tool_|teammate-message|persisted-output))",
     re.IGNORECASE,
 )
-# Line and paragraph separators, byte-order mark, direction marks, overrides and
-# isolates, invisible operators, and the tag block that can carry hidden text.
+# What prints nothing or turns the writing round: fillers, joiners, direction marks, line
+# separators, invisible operators, variation selectors, annotations, and the tag block
+# that can carry whole hidden texts.
 _UNSEEN = re.compile(
-    "[\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _QUOTES = str.maketrans({'"': "'", "<": "(", ">": ")"})
 _JOINERS = "\u200c\u200d"
+_SELECTOR = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f]")
 
 
 def visible(text: str) -> str:
@@ -60,10 +63,12 @@ def _is_control(char: str) -> bool:
 
 
 def _escape(match: re.Match[str]) -> str:
-    """A joiner within a word or an emoji stays: it is part of the writing."""
+    """Joiners and one variation selector at a time are part of the writing, in their place."""
     char = match[0]
-    before = unicodedata.category(match.string[match.start() - 1]) if match.start() else ""
-    if char in _JOINERS and before in ("So", "Sk", "Mn", "Mc", "Lo"):
+    before = match.string[match.start() - 1] if match.start() else "\n"
+    if char in _JOINERS and unicodedata.category(before) in ("So", "Sk", "Mn", "Mc", "Lo"):
+        return char
+    if _SELECTOR.match(char) and not _UNSEEN.match(before) and not before.isspace():
         return char
     return _escape_char(char)
 
