@@ -29,11 +29,9 @@ NEWEST = (3, 15)
 ABANDONED = 86_400
 """Seconds after which an unfinished environment is nobody's."""
 
-WAY_OUT = f"""\
-Any one of these helps:
-- install uv, or Python 3.11 or newer with venv and pip (on Debian and Ubuntu: apt install python3-venv);
-- set CLAUDE_BUS_PYTHON to a Python that has the packages of {os.path.normpath(launch.REQUIREMENTS)}
-Then start a new session, or reconnect with /mcp."""
+WAY_OUT = """\
+Nothing worked. Needed is uv, or Python 3.11 or newer with venv and pip (on Debian and Ubuntu: apt install
+python3-venv), and a way to the packages: a network, a mirror or a cache."""
 
 
 def main(folder: Path) -> int:

@@ -18,8 +18,12 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-REQUIREMENTS = os.path.join(HERE, os.pardir, "requirements.txt")
+ROOT = os.path.dirname(HERE)
+REQUIREMENTS = os.path.join(ROOT, "requirements.txt")
 WINDOWS = os.name == "nt"
+WAY_OUT = f"""\
+Then reconnect with /mcp, or start a new session. Or set CLAUDE_BUS_PYTHON to a Python that has the packages of
+{REQUIREMENTS}"""
 
 
 class Failed(Exception):
@@ -62,7 +66,7 @@ def run(environment: str, args: list[str]) -> int:
     """Run claude_bus in this interpreter, which is that of `environment` or, without one, the user's choice."""
     if environment and not (hold(environment) and has_packages()):
         return mend(environment, args)
-    sys.path.insert(0, os.path.join(os.path.dirname(HERE), "src"))
+    sys.path.insert(0, os.path.join(ROOT, "src"))
     sys.argv = ["claude-bus", *args]
     from claude_bus.__main__ import main as claude_bus
 
@@ -184,7 +188,7 @@ def make(folder: str) -> str:
         raise Failed(f"cannot make its Python environment in {folder}: {error}") from error
     made = find(folder)
     if not made:
-        raise Failed(f"could not make its Python environment. The end of {log}:\n{tail(log)}")
+        raise Failed(f"cannot make its Python environment. The end of {log}:\n{tail(log)}\n{WAY_OUT}")
     return made
 
 

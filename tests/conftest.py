@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-
+from sessions_under_test import Party
 from store_under_test import Store
 
 
@@ -22,3 +22,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store = Store(tmp_path / "bus.db")
     yield store
     store.connection.close()
+
+
+@pytest.fixture
+async def party(tmp_path: Path) -> AsyncIterator[Party]:
+    """A new bus file, and sessions to run on it."""
+    party = Party(tmp_path / "bus.db")
+    yield party
+    await party.close()

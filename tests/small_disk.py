@@ -1,10 +1,11 @@
 """What happens on a small disk. Run as `python -m small_disk SCENARIO FOLDER` by `on_small_disk`.
 
-In a mount namespace of its own, where FOLDER is a disk of 1 MB; prints one JSON document.
+In a mount namespace of its own, where FOLDER is a disk of 3 MB; prints one JSON document.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -17,8 +18,8 @@ from typing import Any
 
 from processes_under_test import PATIENCE, Answer, Wire, environment, wire
 
-SIZE = 1024 * 1024
-_MOUNT = 'mount -t tmpfs -o size=1m,mode=755 none "$0" && exec "$@"'
+ROOM = 512 * 1024
+_MOUNT = 'mount -t tmpfs -o size=3m,mode=755 none "$0" && exec "$@"'
 
 
 def on_small_disk(scenario: str, folder: Path) -> dict[str, Any]:
@@ -39,17 +40,12 @@ def on_small_disk(scenario: str, folder: Path) -> dict[str, Any]:
     return seen
 
 
-def stuff(folder: Path, leave: int = 0) -> Path:
-    """Fill the disk up to `leave` bytes."""
+def stuff(folder: Path) -> Path:
+    """Fill the disk."""
     ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            pass
-        if leave:
-            file.truncate(file.tell() - leave)
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
     return ballast
 
 
@@ -63,7 +59,8 @@ def send(server: Wire, n: int) -> Answer:
 
 def fill(folder: Path) -> dict[str, Any]:
     """Send until the disk is full, look at what is there, make room, send again, read all."""
-    ballast = stuff(folder, SIZE // 2)
+    ballast = folder / "ballast"
+    ballast.write_bytes(b"x" * ROOM)
     with wire(folder / "bus.db") as server:
         join(server)
         sent = 0
@@ -73,9 +70,7 @@ def fill(folder: Path) -> dict[str, Any]:
         inside = contents(folder)
         ballast.unlink()
         after = send(server, sent)
-        assert not server.call("register", name="bob").failed
-        read = [m["content"].split()[0] for m in server.call("inbox", limit=500).data["messages"]]
-        read += [m["content"].split()[0] for m in server.call("inbox", limit=500).data["messages"]]
+        read = read_as(folder, "bob")
         exit_status = server.end()
     return {
         "sent": sent,
@@ -86,6 +81,16 @@ def fill(folder: Path) -> dict[str, Any]:
         "read": read,
         "exit": exit_status,
     }
+
+
+def read_as(folder: Path, name: str) -> list[str]:
+    """The first word of each message for `name`."""
+    words: list[str] = []
+    with wire(folder / "bus.db") as reader:
+        assert not reader.call("register", name=name).failed
+        while found := reader.call("inbox", limit=500).data["messages"]:
+            words += [message["content"].split()[0] for message in found]
+    return words
 
 
 def contents(folder: Path) -> dict[str, Any]:

@@ -54,8 +54,21 @@ def overlap(one: str, other: str) -> bool:
     A pattern also covers everything below it, as a claim on a folder does; `.` is the
     folder that all paths are below.
     """
+    if not _stems_meet(_stem(one), _stem(other)):
+        return False
     a, b = _segments(one), _segments(other)
     return _paths_meet(a, b) or _paths_meet((*a, _GLOBSTAR), b) or _paths_meet(a, (*b, _GLOBSTAR))
+
+
+def _stem(pattern: str) -> str:
+    """What every path of the pattern begins with."""
+    magic = _MAGIC.search(pattern)
+    return pattern if not magic else pattern[: magic.start()]
+
+
+def _stems_meet(one: str, other: str) -> bool:
+    """A quick no for most pairs: one stem must continue the other (`.` is before all)."""
+    return one.startswith(other) or other.startswith(one) or one == "." or other == "."
 
 
 def _segments(pattern: str) -> tuple[str, ...]:

@@ -66,6 +66,17 @@ def labels(text: str) -> list[str]:
     return re.findall(r"^<bus-message-(\w+) ", text, re.MULTILINE)
 
 
+def test_characters_that_count_twice(session: StartSession, backend: Peer) -> None:
+    """A message of emoji, of which the client counts each as two, is put before the model whole or only announced."""
+    emoji = "\N{GRINNING FACE}" * 6200
+    sent = backend.send("frontend", emoji)
+    request = session("frontend").turn("hello")
+    (news,) = reading.news(request)
+    assert "<persisted-output>" not in news
+    assert [m.content for m in reading.mail(request)] in ([emoji], [])
+    assert backend.receipt(sent).state == ("read" if reading.mail(request) else "queued")
+
+
 def test_a_large_message_is_announced(session: StartSession, backend: Peer) -> None:
     """A message of 60 KB is not put before the model but announced, and the tool inbox reads it whole."""
     large = "".join(f"line {n:05}\n" for n in range(60_000 // 11))

@@ -7,8 +7,8 @@ import threading
 
 from . import reading
 from .claude_e2e import Sandbox
-from .conftest import TOOLS, StartSession
-from .fake_anthropic import Request, Turn, held, text, tool
+from .conftest import PLUGIN, TOOLS, StartSession
+from .fake_anthropic import FakeAnthropic, Request, Turn, held, text, tool
 from .peer import Peer, eventually
 
 
@@ -33,6 +33,33 @@ def test_waiting_mail_comes_with_the_prompt(session: StartSession, backend: Peer
     later = frontend.turn("and now")
     assert not reading.news(later)
     assert [m.id for m in reading.all_mail(later)] == [waited]
+
+
+def test_waiting_mail_without_a_terminal(backend: Peer, box: Sandbox) -> None:
+    """A headless session with a name reads its mail in its first request, and has read it when it ends."""
+    waited = backend.send("frontend", "the schema is in docs/schema.md")
+    with FakeAnthropic() as model:
+        env = {"ANTHROPIC_BASE_URL": model.url, "BUS_NAME": "frontend"}
+        box.run("-p", "--plugin-dir", str(PLUGIN), stdin="hello", env=env)
+    (request,) = model.main
+    assert [m.id for m in reading.mail(request)] == [waited]
+    assert f"{TOOLS}__send" in request.tool_names
+    assert backend.receipt(waited).state == "read"
+    assert backend.status("frontend") == "offline"
+
+
+def test_more_mail_than_fits(session: StartSession, backend: Peer) -> None:
+    """Mail that is too much for one injection comes in order over the turn, nothing lost, cut or twice."""
+    contents = [f"message {n} " + "x" * 900 for n in range(15)]
+    sent = backend.send_at_once("frontend", contents)
+    frontend = session("frontend")
+    frontend.turn("hello")
+    requests = frontend.model.main
+    assert f"{15 - len(reading.mail(requests[0]))} unread messages did not fit here" in reading.news(requests[0])[0]
+    found = [m for request in requests for m in reading.mail(request)]
+    assert [m.id for m in found] == sent
+    assert [m.content for m in found] == contents
+    assert {backend.receipt(message).state for message in sent} == {"read"}
 
 
 def test_mail_for_an_idle_session_comes_with_its_next_prompt(session: StartSession, backend: Peer) -> None:

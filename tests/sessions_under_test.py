@@ -1,0 +1,77 @@
+"""Sessions on one real file, each with a server process of its own, and the clock the test's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from store_under_test import HOST, START
+
+from claude_bus.bus import LocalBus
+from claude_bus.config import Config
+from claude_bus.drivers.sqlite import Database
+from claude_bus.model import Client, Draft, Folder, Process
+from claude_bus.session import Session
+
+
+class Party:
+    """Sessions on one file, each with a server process of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now = START
+        self._dead: set[Process] = set()
+        self._pids = count(100)
+        self._buses: list[LocalBus] = []
+
+    def process(self) -> Process:
+        pid = next(self._pids)
+        return Process(HOST, pid, float(pid))
+
+    def session(
+        self,
+        client: Client | None = None,
+        *,
+        folder: Folder | None = None,
+        may_wake: Callable[[str], bool] = lambda _mode: False,
+        **config: Any,
+    ) -> Session:
+        """A server of a client, by default of a new one."""
+        process = self.process()
+        where = folder or Folder("/home/me/shop", "/home/me/shop")
+        client = client or Client(f"client:{process}", process, where, "s")
+        alive = lambda process, _heartbeat: process not in self._dead  # noqa: E731
+        database = Database(self.path, 0.2, alive=alive, clock=lambda: self.now)
+        bus = LocalBus(database, self.process())
+        self._buses.append(bus)
+        return Session(bus, Config(self.path, busy_timeout=0.2, **config), client, may_wake)
+
+    async def join(self, name: str, **more: Any) -> Session:
+        session = self.session(**more)
+        await session.register(name)
+        return session
+
+    def kill(self, session: Session) -> None:
+        """Client and server are gone without a word."""
+        self._dead |= {session.client.process, session.bus._process}  # type: ignore[attr-defined]
+
+    async def close(self) -> None:
+        for bus in self._buses:
+            await bus.close()
+
+
+async def say(session: Session, to: str, content: str = "hello", **more: Any) -> int:
+    return (await session.send(Draft((to,), content, **more))).id
+
+
+async def state_of(sender: Session, message: int) -> str:
+    [receipt] = (await sender.message_status(message)).receipts
+    return receipt.state
+
+
+def carried(context: str) -> list[str]:
+    """The contents of the messages in an injection."""
+    return re.findall(r"<bus-message-\w+ [^\n]*>\n(.*?)\n</bus-message-", context, re.DOTALL)
