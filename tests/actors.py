@@ -122,6 +122,7 @@ async def claim(bus: LocalBus, name: str, count: str) -> None:
         except ClaimHeld:
             continue
         say(n)
+    say("done")
     sys.stdin.readline()  # a claim ends with its session: stay until all have tried
 
 
@@ -135,6 +136,13 @@ async def register(bus: LocalBus, name: str) -> None:
     sys.stdin.readline()
 
 
+async def prune(bus: LocalBus, times: str) -> None:
+    """Do a server's upkeep over and over."""
+    wait_for_go()
+    for _ in range(int(times)):
+        await bus.prune()
+
+
 ROLES: dict[str, Callable[..., Awaitable[None]]] = {
     "open": open_only,
     "send": send,
@@ -144,6 +152,7 @@ ROLES: dict[str, Callable[..., Awaitable[None]]] = {
     "append": append,
     "claim": claim,
     "register": register,
+    "prune": prune,
 }
 
 

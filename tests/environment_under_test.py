@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+
+from processes_under_test import PATIENCE, Wire
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER = ROOT / ".claude-plugin"
@@ -48,11 +54,11 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def machine(*, without: tuple[str, ...] = (), first: Path | None = None, **more: str) -> dict[str, str]:
-    """The environment variables of a user who lacks some programs, with `first` before all others on PATH."""
+def machine(more: dict[str, str], *, without: tuple[str, ...] = (), first: Path | None = None) -> dict[str, str]:
+    """A user's environment variables: some programs are lacking, a folder is before all others on PATH."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BUS_", "CLAUDE", "PYTHON", "VIRTUAL_ENV"))}
     path = [place for place in os.get_exec_path() if not any(Path(place, name).exists() for name in without)]
-    return {**inherited, "PATH": os.pathsep.join([str(first)] * bool(first) + path), **more}
+    return {**inherited, "PATH": os.pathsep.join([str(first)] * bool(first) + path)} | more
 
 
 _UV = """\
@@ -75,32 +81,66 @@ else:
 
 
 class Uv:
-    """Stands for uv where a test needs a hand in it: it takes the packages from the environment that was made.
-
-    Its `pip install` does not begin before `release`.
-    """
+    """Stands for uv where a test needs a hand in it: it takes the packages from the environment that was made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._log, self._gate = folder / "log", folder / "gate"
         folder.mkdir()
         self._log.touch()
-        os.mkfifo(self._gate)
+        self._gate.touch()
         program = folder / "uv"
         names = {"log": str(self._log), "gate": str(self._gate), "source": str(environment() / "lib")}
         program.write_text(_UV.format(python=sys.executable, **names), encoding="utf-8")
         program.chmod(0o755)
 
-    def release(self) -> None:
-        """Let installations go on, those to come as well."""
+    def close(self) -> None:
+        """From now on installations wait until one lets them go on."""
         self._gate.unlink()
-        self._gate.write_text("", encoding="utf-8")
+        os.mkfifo(self._gate)
 
-    def wait_for_install(self) -> None:
-        """Return when an installation has begun, and let this one go on."""
-        with self._gate.open("w", encoding="utf-8"):
-            pass
+    @contextlib.contextmanager
+    def installing(self) -> Iterator[None]:
+        """Entered when an installation waits; it goes on afterwards."""
+        end = time.monotonic() + PATIENCE
+        while (gate := self._opened()) is None:
+            assert time.monotonic() < end, f"nothing is installed: {self.calls}"
+            time.sleep(0.02)
+        try:
+            yield
+        finally:
+            os.close(gate)
+
+    def _opened(self) -> int | None:
+        """The gate for writing, which can be had when somebody waits at it."""
+        try:
+            return os.open(self._gate, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return None
 
     @property
     def calls(self) -> list[str]:
+        """What it was called with."""
         return self._log.read_text(encoding="utf-8").splitlines()
+
+
+class Launched(Wire):
+    """A server started by the launcher, or by whatever command."""
+
+    def __init__(self, command: Sequence[str | Path], env: dict[str, str], cwd: Path | None = None) -> None:
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=env, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe)
+        self._ids = iter(range(1, 1_000_000))
+        self._buffer = b""
+
+
+@contextlib.contextmanager
+def launched(plugin: Path, env: dict[str, str], cwd: Path | None = None) -> Iterator[Launched]:
+    """A plugin's server, started as `.mcp.json` tells the client to; killed with the context."""
+    server = Launched([sys.executable, "-I", "-S", plugin / ".claude-plugin" / "launch.py"], env, cwd)
+    try:
+        yield server
+    finally:
+        server.kill()

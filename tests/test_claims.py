@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from store_under_test import START, Store
 
 from claude_bus.errors import ClaimHeld, ClaimOfOther, InvalidInput
-from claude_bus.model import Address, Claim
+from claude_bus.model import Address, Claim, Place
 from claude_bus.sql import agents, claims
 
 REPO = "example.org/shop"
@@ -185,9 +185,9 @@ def test_release_frees_what_is_named_or_all(store: Store) -> None:
     alice = store.join("alice")
     take(store, alice, "a.py", "b.py", "c.py")
 
-    assert store(claims.release, alice, [(REPO, "b.py")]) == [(REPO, "b.py")]
+    assert store(claims.release, alice, [(REPO, "b.py")]) == [Place(REPO, "b.py")]
     assert store(claims.release, alice, [(REPO, "b.py")]) == []
-    assert sorted(store(claims.release, alice, None)) == [(REPO, "a.py"), (REPO, "c.py")]
+    assert sorted(store(claims.release, alice, None)) == [Place(REPO, "a.py"), Place(REPO, "c.py")]
     assert live(store) == []
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from claude_bus import config
 from claude_bus.config import Config
 from claude_bus.errors import InvalidInput
 
@@ -14,11 +16,14 @@ HOME = Path("/home/me")
 
 def test_an_empty_environment_gives_the_defaults() -> None:
     """Nothing needs to be set; an empty variable is as good as none."""
-    expected = Config(HOME / ".claude-bus" / "bus.db", "", "", "default", "auto", 5.0)
+    expected = Config(
+        HOME / ".claude-bus" / "bus.db", "", "", "default", "auto", "confirm", share_prompts=False, busy_timeout=5.0
+    )
 
     assert Config.from_env({}, HOME) == expected
-    names = ("BUS_DB", "BUS_NAME", "BUS_ROLE", "BUS_CHANNEL", "BUS_WAKE", "BUS_BUSY_TIMEOUT")
-    assert Config.from_env(dict.fromkeys(names, ""), HOME) == expected
+    settings = [*re.findall(r"`(BUS_\w+)`", config.__doc__ or "")]
+    assert len(settings) == 8
+    assert Config.from_env(dict.fromkeys(settings, ""), HOME) == expected
 
 
 def test_every_variable_sets_its_value() -> None:
@@ -29,15 +34,24 @@ def test_every_variable_sets_its_value() -> None:
         "BUS_ROLE": "owns the API",
         "BUS_CHANNEL": "shop",
         "BUS_WAKE": "never",
+        "BUS_GUARD": "deny",
+        "BUS_SHARE_PROMPTS": "1",
         "BUS_BUSY_TIMEOUT": "1.5",
     }
 
-    assert Config.from_env(env, HOME) == Config(Path("/data/bus.db"), "backend", "owns the API", "shop", "never", 1.5)
+    assert Config.from_env(env, HOME) == Config(
+        Path("/data/bus.db"), "backend", "owns the API", "shop", "never", "deny", share_prompts=True, busy_timeout=1.5
+    )
 
 
 @pytest.mark.parametrize(
     ("written", "path"),
-    [("~/x/bus.db", HOME / "x/bus.db"), ("~", HOME), ("bus.db", Path.cwd() / "bus.db"), ("/a b/ü.db", Path("/a b/ü.db"))],
+    [
+        ("~/x/bus.db", HOME / "x/bus.db"),
+        ("~", HOME),
+        ("bus.db", Path.cwd() / "bus.db"),
+        ("/a b/ü.db", Path("/a b/ü.db")),
+    ],
 )
 def test_paths_may_begin_with_the_home_folder(written: str, path: Path) -> None:
     """Clients pass variables on as they are written, without a shell."""
@@ -53,6 +67,8 @@ def test_paths_may_begin_with_the_home_folder(written: str, path: Path) -> None:
         ("BUS_ROLE", "two\nlines"),
         ("BUS_CHANNEL", "a/b"),
         ("BUS_WAKE", "sometimes"),
+        ("BUS_GUARD", "on"),
+        ("BUS_SHARE_PROMPTS", "yes"),
         ("BUS_BUSY_TIMEOUT", "soon"),
         ("BUS_BUSY_TIMEOUT", "-1"),
         ("BUS_BUSY_TIMEOUT", "nan"),

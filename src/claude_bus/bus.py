@@ -23,20 +23,23 @@ from .model import (
     Claim,
     Client,
     Draft,
+    Guard,
     HandOver,
     Happening,
     Message,
     MessageStatus,
+    Place,
     Process,
     Reaction,
     Roster,
     Sent,
     StateEntry,
     Status,
+    Verdict,
     Waiting,
 )
-from .sql import agents, claims, events, messages, sessions, state
-from .sql.claims import Place
+from .sql import agents, claims, events, guard, messages, sessions, state
+from .sql.claims import Places
 from .sql.state import Mode
 from .sql.transaction import Transaction
 
@@ -106,9 +109,11 @@ class Bus(Protocol):
     async def list_state(self, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]: ...
 
     async def claim(
-        self, me: Address, places: list[Place], *, ttl: float, shared: bool = False, reason: str = ""
+        self, me: Address, places: Places, *, ttl: float, shared: bool = False, reason: str = "", tree: str = ""
     ) -> list[Claim]: ...
-    async def release(self, me: Address, places: list[Place] | None) -> list[Place]: ...
+    async def release(self, me: Address, places: Places | None) -> list[Place]: ...
+    async def take_away(self, me: Address, places: Places, reason: str) -> list[Place]: ...
+    async def edit(self, client: Client, place: Place, tree: str, policy: Guard) -> Verdict: ...
     async def list_claims(self, channel: str) -> list[Claim]: ...
 
     async def prune(self) -> None: ...
@@ -261,12 +266,22 @@ class LocalBus:
     # -- claims
 
     async def claim(
-        self, me: Address, places: list[Place], *, ttl: float, shared: bool = False, reason: str = ""
+        self, me: Address, places: Places, *, ttl: float, shared: bool = False, reason: str = "", tree: str = ""
     ) -> list[Claim]:
-        return await self._db.run(claims.claim, me, places, ttl=ttl, shared=shared, reason=reason)
+        return await self._db.run(claims.claim, me, places, ttl=ttl, shared=shared, reason=reason, tree=tree)
 
-    async def release(self, me: Address, places: list[Place] | None) -> list[Place]:
+    async def release(self, me: Address, places: Places | None) -> list[Place]:
         return await self._db.run(claims.release, me, places)
+
+    async def take_away(self, me: Address, places: Places, reason: str) -> list[Place]:
+        ended, listeners = await self._db.run(guard.take_away, me, places, reason)
+        notices.announce(listeners)
+        return ended
+
+    async def edit(self, client: Client, place: Place, tree: str, policy: Guard) -> Verdict:
+        verdict, listeners = await self._db.run(guard.edit, client, place, tree, policy)
+        notices.announce(listeners)
+        return verdict
 
     async def list_claims(self, channel: str) -> list[Claim]:
         return await self._db.run(claims.list_claims, channel)

@@ -7,6 +7,8 @@
 | `BUS_ROLE` | role for `BUS_NAME` | none |
 | `BUS_CHANNEL` | channel to join | `default` |
 | `BUS_WAKE` | doorbell: `auto`, `always` (also in bypassPermissions mode), `never` | `auto` |
+| `BUS_GUARD` | edits of files others claim: `off`, `warn`, `confirm` (refused once), `deny` | `confirm` |
+| `BUS_SHARE_PROMPTS` | `1`: peers see the first words of your last prompt | off |
 | `BUS_BUSY_TIMEOUT` | seconds to wait for another process's write | 5 |
 """
 
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from .errors import InvalidInput
+from .model import Guard
 from .rules import DEFAULT_CHANNEL, check_line, check_name
 
 Wake = Literal["auto", "always", "never"]
@@ -32,14 +35,15 @@ class Config:
     role: str = ""
     channel: str = DEFAULT_CHANNEL
     wake: Wake = "auto"
+    guard: Guard = "confirm"
+    share_prompts: bool = False
     busy_timeout: float = 5.0
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], home: Path) -> Config:
         """Settings from environment variables; an unusable one is an `InvalidInput` naming it."""
-        wake = env.get("BUS_WAKE") or "auto"
-        if wake not in ("auto", "always", "never"):
-            raise InvalidInput(f"BUS_WAKE={wake!a} is not valid: use auto, always or never")
+        wake = _one_of(env, "BUS_WAKE", "auto", ("auto", "always", "never"))
+        guard = _one_of(env, "BUS_GUARD", "confirm", ("off", "warn", "confirm", "deny"))
         name = env.get("BUS_NAME") or ""
         return cls(
             db=_path(env.get("BUS_DB") or "", home),
@@ -47,8 +51,17 @@ class Config:
             role=check_line(env.get("BUS_ROLE") or "", "BUS_ROLE"),
             channel=check_name(env.get("BUS_CHANNEL") or DEFAULT_CHANNEL, "BUS_CHANNEL"),
             wake=cast(Wake, wake),
+            guard=cast(Guard, guard),
+            share_prompts=_one_of(env, "BUS_SHARE_PROMPTS", "0", ("0", "1")) == "1",
             busy_timeout=_seconds(env.get("BUS_BUSY_TIMEOUT") or "5", "BUS_BUSY_TIMEOUT"),
         )
+
+
+def _one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = env.get(name) or default
+    if value not in allowed:
+        raise InvalidInput(f"{name}={value!a} is not valid: use {', '.join(allowed[:-1])} or {allowed[-1]}")
+    return value
 
 
 def _path(text: str, home: Path) -> Path:

@@ -6,7 +6,7 @@ Times are seconds since the epoch (float), durations are seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["message", "request", "fyi"]
 DeliveryState = Literal["queued", "handed", "read", "acked", "expired"]
@@ -201,6 +201,16 @@ class StateEntry:
     expires: float | None = None
 
 
+class Place(NamedTuple):
+    """What can be claimed."""
+
+    scope: str
+    """The repository the path is relative to; empty for resources and absolute paths."""
+    path: str
+    file: str = ""
+    """Identity of the file, where the path is one that exists: renaming it keeps that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A pattern somebody is editing."""
@@ -212,6 +222,8 @@ class Claim:
     shared: bool
     reason: str
     expires: float
+    edit: bool = False
+    """Made by an edit, for a few minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +275,20 @@ class Reaction:
     """Open requests, recalled once."""
     introduce: bool
     """Something is to be told, and the conversation does not know who it is."""
+
+
+Guard = Literal["off", "warn", "confirm", "deny"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the guard says of an edit: let it pass, with a warning or after repetition, or refuse it."""
+
+    action: Literal["pass", "warn", "override", "refuse"]
+    claim: Claim | None = None
+    """The claim that stands against it."""
+    final: bool = False
+    """Whether a refused edit stays refused when it is repeated."""
 
 
 @dataclass(frozen=True, slots=True)

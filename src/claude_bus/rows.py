@@ -116,5 +116,5 @@ def claim(found: Claim, shown_path: str, now: float) -> Row:
         "path": shown_path,
         "owner": found.owner,
         "ttl_remaining": round(found.expires - now, 1),
-        **_filled(shared=found.shared, reason=found.reason),
+        **_filled(shared=found.shared, reason=found.reason, edit=found.edit),
     }

@@ -33,6 +33,10 @@ RING_AFTER = (0.0, 30.0, 120.0)
 """Seconds since the last ring after which a batch may ring for the 1st, 2nd, 3rd time."""
 MAX_CONTINUATIONS = 3
 """Turns in a row that the Stop hook may continue because of mail."""
+EDIT_CLAIM = 300.0
+"""Seconds for which an edit claims its file."""
+REFUSAL_LASTS = 600.0
+"""Seconds within which an edit that was refused goes through when it is repeated."""
 FOREIGN_HOST_SILENCE = 180.0
 """Seconds without a heartbeat after which a session on another host counts as gone."""
 

@@ -9,13 +9,14 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 
 from . import rules, text, worktree
 from .bus import Bus
 from .config import Config
-from .errors import NameTaken, NotRegistered
+from .errors import InvalidInput, NameTaken, NotRegistered
 from .model import (
     Address,
     Agent,
@@ -28,11 +29,13 @@ from .model import (
     Injection,
     Message,
     MessageStatus,
+    Place,
     Reaction,
     Roster,
     Sent,
     StateEntry,
     Status,
+    Verdict,
 )
 from .sql.state import Mode
 from .turn import Turn
@@ -246,13 +249,18 @@ class Session:
 
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
         me = await self._me()
-        places = [worktree.place(self.client.folder, path) for path in paths]
-        return await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason)
+        places = [worktree.claimed(self.client.folder, path) for path in paths]
+        return await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=self.client.folder.root)
 
-    async def release(self, paths: list[str] | None) -> list[tuple[str, str]]:
+    async def release(self, paths: list[str] | None, force: str = "") -> list[Place]:
+        """Release own claims; with `force`, a reason, anybody's, whom it tells."""
         me = await self._me()
-        places = None if paths is None else [worktree.place(self.client.folder, path) for path in paths]
-        return await self.bus.release(me, places)
+        places = None if paths is None else [worktree.claimed(self.client.folder, path) for path in paths]
+        if not force:
+            return await self.bus.release(me, places)
+        if places is None:
+            raise InvalidInput("force needs a path: name the claims to end")
+        return await self.bus.take_away(me, places, force)
 
     async def list_claims(self) -> list[Claim]:
         me = await self._anyone()
@@ -294,6 +302,16 @@ class Session:
         found = await self._react(self._happening("stop hook", session_id, permission_mode), ends=True)
         self._continuations += bool(found)
         return found
+
+    async def edit(self, path: str) -> Verdict:
+        """A file is about to be edited, by the session or a subagent: what stands against it."""
+        if self._left or self._config.guard == "off" or not path:
+            return Verdict("pass")
+        self._heard = time.monotonic()
+        await self.attach()
+        target = worktree.claimed(self.client.folder, path)
+        tree = worktree.folder(Path(self.client.folder.cwd, path).parent).root
+        return await self.bus.edit(self.client, target, tree, self._config.guard)
 
     async def became(self, status: Status, session_id: str = "") -> None:
         """The client reported another presence."""

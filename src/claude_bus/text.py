@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from .model import Expectation, Message, Roster, Sent, Status
+from .model import Claim, Expectation, Message, Roster, Sent, Status
 from .rules import DEFAULT_CHANNEL, MAX_NAME
 
 INJECTION_LIMIT = 9_000
@@ -203,6 +203,43 @@ def letter(message: Message) -> str:
         f" ({', '.join(marks)})" if marks else ""
     )
     return "\n".join([head, *(f"  {line}".rstrip() for line in visible(message.content).split("\n"))])
+
+
+# -- the guard --------------------------------------------------------------------
+
+
+def _held(held: Claim, now: float) -> str:
+    """Who holds what, for how long, and why."""
+    what = f"'{held.path}' is claimed by '{name(held.owner)}' for another {ago(held.expires - now)}"
+    why = f", reason: {one_line(held.reason, 200)}" if held.reason else ""
+    return what + why
+
+
+def edit_refused(held: Claim, now: float, *, final: bool) -> str:
+    """Why an edit is refused, and the ways on."""
+    ask = f"Ask '{name(held.owner)}' with the bus tool send, or work on something else."
+    if final:
+        return f"{_held(held, now)}. {ask}"
+    return (
+        f"{_held(held, now)}. {ask} If it must be edited now, repeat the same edit within 10 minutes: "
+        f"it goes through, and '{name(held.owner)}' is told."
+    )
+
+
+def edit_warned(held: Claim, now: float) -> str:
+    """What a model reads with an edit that was let through with a warning."""
+    return f"{_held(held, now)}. The edit was let through; tell '{name(held.owner)}' with the bus tool send."
+
+
+def override_notice(path: str, held: Claim) -> str:
+    """What the holder of a claim is told when somebody edits all the same."""
+    why = f" ({one_line(held.reason, 200)})" if held.reason else ""
+    return f"I edit '{path}' although you claim '{held.path}'{why}. I was told of your claim first."
+
+
+def taken_notice(path: str, reason: str) -> str:
+    """What the owner of a claim is told when somebody ends it."""
+    return f"I ended your claim on '{path}': {reason}"
 
 
 # -- the doorbell ---------------------------------------------------------------

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from . import patterns, rules
-from .model import Folder
+from .model import Folder, Place
 
 _ORIGIN = re.compile(r'^\[remote "origin"\][^\[]*?^\s*url\s*=\s*\"?(.+?)\"?\s*$', re.MULTILINE)
 _HOPS = 5
@@ -99,6 +99,15 @@ def place(where: Folder, path: str) -> tuple[str, str]:
     lies_in = folder(_existing(real))
     inside = _below(_slashed(real), _slashed(lies_in.root)) if lies_in.repository else None
     return ("", _slashed(real)) if inside is None else (lies_in.repository, inside)
+
+
+def claimed(where: Folder, path: str) -> Place:
+    """The place to claim for a path: with the identity of the file, if it names one that exists."""
+    scope, inside = place(where, path)
+    if not where.cwd or rules.is_resource(inside) or patterns.is_glob(inside):
+        return Place(scope, inside)
+    real = _resolve(Path(where.cwd, path))
+    return Place(scope, inside, _file_identity(real) if real.is_file() else "")
 
 
 def shown(where: Folder, scope: str, path: str) -> str:

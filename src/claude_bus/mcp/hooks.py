@@ -8,10 +8,12 @@ hook, or with nothing.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 
 from pydantic import BaseModel, ConfigDict
 
+from .. import text
 from ..model import Injection, Status
 from ..session import Session
 
@@ -30,13 +32,19 @@ class Event(BaseModel):
     agent_id: str = ""
     permission_mode: str = ""
     notification_type: str = ""
+    path: str = ""
+    """The file an edit tool is about to write."""
+    notebook_path: str = ""
 
 
 async def handle(session: Session, event: Event) -> str:
     """React to one event; returns hook JSON, or "" where there is nothing to say.
 
-    Inside a subagent the context would land in the subagent: its events are not ours.
+    Inside a subagent the context would land in the subagent: its events are not ours,
+    but its edits are the session's.
     """
+    if event.event == "PreToolUse":
+        return await _edit(session, event)
     if event.agent_id:
         return ""
     react = _REACTIONS.get(event.event)
@@ -49,6 +57,20 @@ def _answer(event: str, found: Injection) -> str:
     if found.notice and event == "UserPromptSubmit":
         answer["systemMessage"] = found.notice
     return json.dumps(answer, ensure_ascii=False)
+
+
+async def _edit(session: Session, event: Event) -> str:
+    verdict = await session.edit(event.path or event.notebook_path)
+    if not verdict.claim or verdict.action not in ("warn", "refuse"):
+        return ""
+    now = time.time()
+    output = {"hookEventName": "PreToolUse"}
+    if verdict.action == "warn":
+        output["additionalContext"] = text.edit_warned(verdict.claim, now)
+    else:
+        output["permissionDecision"] = "deny"
+        output["permissionDecisionReason"] = text.edit_refused(verdict.claim, now, final=verdict.final)
+    return json.dumps({"hookSpecificOutput": output}, ensure_ascii=False)
 
 
 async def _prompt(session: Session, event: Event) -> Injection:
@@ -93,5 +115,5 @@ _REACTIONS: dict[str, Callable[[Session, Event], Awaitable[Injection]]] = {
     "Notification": _notified,
     "PostCompact": _compacted,
 }
-EVENTS = tuple(_REACTIONS)
+EVENTS = (*_REACTIONS, "PreToolUse")
 """The events that hooks must be registered for."""

@@ -319,16 +319,18 @@ async def claim(session: Session, args: Claim) -> Answer:
 
 class Release(Arguments):
     path: OneOrMore | None = None
+    force: str = ""
 
 
 @tool(Release)
 async def release(session: Session, args: Release) -> Answer:
-    """Release a claim, a list of them, or all of yours without path."""
+    """Release a claim, a list of them, or all of yours without path. force: the reason to end another's claim;
+    its owner is told."""
     asked = None if args.path is None else _listed(args.path)
-    held = await session.release(asked)
+    held = await session.release(asked, args.force)
     if not held:
         return "no claims of yours" if asked is None else f"no claim on {', '.join(repr(p) for p in asked)}"
-    return f"released {', '.join(repr(session.shown(*place)) for place in held)}"
+    return f"released {', '.join(repr(session.shown(place.scope, place.path)) for place in held)}"
 
 
 @tool(Nothing, changes=False)

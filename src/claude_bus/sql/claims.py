@@ -4,70 +4,96 @@ from __future__ import annotations
 
 from .. import patterns, rules
 from ..errors import ClaimHeld, ClaimOfOther, InvalidInput
-from ..model import Address, Claim
+from ..model import Address, Claim, Place
 from . import agents, events
 from .transaction import Row, Transaction
 
-Place = tuple[str, str]
-"""(scope, path): the repository a path is relative to ('' for none), and the path."""
+Places = list[Place] | list[tuple[str, str]]
 
 
 def claim(
-    tx: Transaction, me: Address, places: list[Place], *, ttl: float, shared: bool = False, reason: str = ""
+    tx: Transaction,
+    me: Address,
+    places: Places,
+    *,
+    ttl: float,
+    shared: bool = False,
+    reason: str = "",
+    tree: str = "",
 ) -> list[Claim]:
     """Claim all of the places or, with `ClaimHeld`, none.
 
     An exclusive claim excludes every overlapping claim of others; shared ones exclude
-    only exclusive ones. Claiming one's own again renews it. Ends after `ttl` seconds.
+    only exclusive ones. Claims that edits made hold in their working tree only: `tree`
+    is the claimer's. Claiming one's own again renews it. Ends after `ttl` seconds.
     """
     rules.check_seconds(ttl, "ttl", rules.MAX_CLAIM_TTL)
     rules.check_line(reason, "reason")
     if not places:
         raise InvalidInput("path is empty: name a path, a glob, a resource such as port:8080, or a list of them")
-    for scope, path in places:
-        _refuse_if_held(tx, me, scope, path, shared)
-    for scope, path in places:
-        tx.run(
-            "INSERT INTO claims (channel, scope, path, owner, shared, reason, created, expires) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, scope, path, owner) DO UPDATE SET "
-            "shared = excluded.shared, reason = excluded.reason, expires = excluded.expires",
-            me.channel,
-            scope,
-            path,
-            me.name,
-            int(shared),
-            reason,
-            tx.now,
-            tx.now + ttl,
-        )
-        events.append(tx, me, "claim", path, reason)
-    return [Claim(path, scope, me.name, shared, reason, tx.now + ttl) for scope, path in places]
+    wanted = [Place(*place) for place in places]
+    for place in wanted:
+        held = holding(tx, me, place, tree=tree, shared=shared)
+        if held:
+            raise ClaimHeld(place.path, held.path, held.owner, held.expires - tx.now, held.reason)
+    for place in wanted:
+        put(tx, me, place, Claim(place.path, place.scope, me.name, shared, reason, tx.now + ttl))
+        events.append(tx, me, "claim", place.path, reason)
+    return [Claim(place.path, place.scope, me.name, shared, reason, tx.now + ttl) for place in wanted]
 
 
-def _refuse_if_held(tx: Transaction, me: Address, scope: str, path: str, shared: bool) -> None:
-    for row in _of_others(tx, me, scope):
-        if (shared and row["shared"]) or not _meet(row["path"], path):
-            continue
-        if not _owner_present(tx, Address(row["owner"], me.channel)):
-            continue
-        raise ClaimHeld(path, row["path"], row["owner"], row["expires"] - tx.now, row["reason"])
-
-
-def _of_others(tx: Transaction, me: Address, scope: str) -> list[Row]:
-    return tx.all(
-        "SELECT path, owner, shared, reason, expires FROM claims "
-        "WHERE channel = ? AND scope = ? AND owner != ? AND expires > ? ORDER BY id",
+def put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") -> None:
+    """Store a claim of `me`, or renew it."""
+    tx.run(
+        "INSERT INTO claims (channel, scope, path, owner, shared, reason, edit, tree, file, created, expires) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, scope, path, owner) DO UPDATE SET "
+        "shared = excluded.shared, reason = excluded.reason, edit = excluded.edit, tree = excluded.tree, "
+        "file = excluded.file, expires = excluded.expires",
         me.channel,
-        scope,
+        place.scope,
+        place.path,
         me.name,
+        int(new.shared),
+        new.reason,
+        int(new.edit),
+        tree,
+        place.file,
         tx.now,
+        new.expires,
     )
 
 
-def _meet(one: str, other: str) -> bool:
-    if rules.is_resource(one) or rules.is_resource(other):
-        return one == other
-    return patterns.overlap(one, other)
+def holding(tx: Transaction, me: Address, place: Place, *, tree: str = "", shared: bool = False) -> Claim | None:
+    """The claim of somebody else that stands against `me` having the place.
+
+    Sessions found dead on the way are ended, and their claims with them.
+    """
+    rows = tx.all(
+        "SELECT * FROM claims WHERE channel = ? AND owner != ? AND expires > ? "
+        "AND (tree = '' OR tree = ?) AND (scope = ? OR (file != '' AND file = ?)) ORDER BY id",
+        me.channel,
+        me.name,
+        tx.now,
+        tree,
+        place.scope,
+        place.file,
+    )
+    for row in rows:
+        if shared and row["shared"]:
+            continue
+        if _meet(row, place) and _owner_present(tx, Address(row["owner"], me.channel)):
+            return _claim(row)
+    return None
+
+
+def _meet(row: Row, place: Place) -> bool:
+    if place.file and row["file"] == place.file:
+        return True
+    if row["scope"] != place.scope:
+        return False
+    if rules.is_resource(row["path"]) or rules.is_resource(place.path):
+        return bool(row["path"] == place.path)
+    return patterns.overlap(row["path"].casefold(), place.path.casefold())
 
 
 def _owner_present(tx: Transaction, owner: Address) -> bool:
@@ -79,39 +105,70 @@ def _owner_present(tx: Transaction, owner: Address) -> bool:
     return not had_session or agents.holder(tx, owner) is not None
 
 
-def release(tx: Transaction, me: Address, places: list[Place] | None) -> list[Place]:
+def release(tx: Transaction, me: Address, places: Places | None) -> list[Place]:
     """Release some of `me`'s claims, or all (None); returns those that were held.
 
     Raises `ClaimOfOther` for a place only somebody else holds; nothing is released then.
     """
-    if places is None:
-        rows = tx.all("SELECT scope, path FROM claims WHERE channel = ? AND owner = ?", me.channel, me.name)
-        places = [(r["scope"], r["path"]) for r in rows]
-    held = [place for place in places if _holds(tx, me, place)]
-    for scope, path in held:
-        tx.run(
-            "DELETE FROM claims WHERE channel = ? AND scope = ? AND path = ? AND owner = ?",
-            me.channel,
-            scope,
-            path,
-            me.name,
-        )
-        events.append(tx, me, "release", path)
+    held = (
+        [place for place in map(_as_place, places) if _holds(tx, me, place)] if places is not None else _all_of(tx, me)
+    )
+    for place in held:
+        _delete(tx, me, place)
+        events.append(tx, me, "release", place.path)
     return held
 
 
+def force_release(tx: Transaction, me: Address, places: Places) -> list[tuple[str, Place]]:
+    """End claims of anybody on these very places; returns (owner, place) of each.
+
+    Whoever calls this owes the owners an explanation.
+    """
+    ended = []
+    for place in map(_as_place, places):
+        for row in tx.all(
+            "SELECT owner FROM claims WHERE channel = ? AND scope = ? AND path = ? AND expires > ? ORDER BY owner",
+            me.channel,
+            place.scope,
+            place.path,
+            tx.now,
+        ):
+            _delete(tx, Address(row["owner"], me.channel), place)
+            events.append(tx, me, "force_release", place.path, row["owner"])
+            ended.append((row["owner"], place))
+    return ended
+
+
+def _as_place(place: Place | tuple[str, str]) -> Place:
+    return Place(*place)
+
+
+def _all_of(tx: Transaction, me: Address) -> list[Place]:
+    rows = tx.all("SELECT scope, path FROM claims WHERE channel = ? AND owner = ? ORDER BY id", me.channel, me.name)
+    return [Place(r["scope"], r["path"]) for r in rows]
+
+
+def _delete(tx: Transaction, owner: Address, place: Place) -> None:
+    tx.run(
+        "DELETE FROM claims WHERE channel = ? AND scope = ? AND path = ? AND owner = ?",
+        owner.channel,
+        place.scope,
+        place.path,
+        owner.name,
+    )
+
+
 def _holds(tx: Transaction, me: Address, place: Place) -> bool:
-    scope, path = place
     rows = tx.all(
         "SELECT owner FROM claims WHERE channel = ? AND scope = ? AND path = ? AND expires > ?",
         me.channel,
-        scope,
-        path,
+        place.scope,
+        place.path,
         tx.now,
     )
     owners = [r["owner"] for r in rows]
     if owners and me.name not in owners:
-        raise ClaimOfOther(path, owners[0], me.name)
+        raise ClaimOfOther(place.path, owners[0], me.name)
     return bool(owners)
 
 
@@ -120,9 +177,16 @@ def list_claims(tx: Transaction, channel: str) -> list[Claim]:
     for row in tx.all("SELECT DISTINCT owner FROM claims WHERE channel = ?", channel):
         _owner_present(tx, Address(row["owner"], channel))
     rows = tx.all("SELECT * FROM claims WHERE channel = ? AND expires > ? ORDER BY scope, path, owner", channel, tx.now)
-    return [Claim(r["path"], r["scope"], r["owner"], bool(r["shared"]), r["reason"], r["expires"]) for r in rows]
+    return [_claim(row) for row in rows]
 
 
 def prune(tx: Transaction) -> int:
     """Drop claims whose time is over; returns how many."""
+    tx.run("DELETE FROM refusals WHERE at < ?", tx.now - rules.REFUSAL_LASTS)
     return tx.run("DELETE FROM claims WHERE expires <= ?", tx.now).rowcount
+
+
+def _claim(row: Row) -> Claim:
+    return Claim(
+        row["path"], row["scope"], row["owner"], bool(row["shared"]), row["reason"], row["expires"], bool(row["edit"])
+    )

@@ -120,10 +120,25 @@ CREATE TABLE claims (
     owner   TEXT    NOT NULL,
     shared  INTEGER NOT NULL DEFAULT 0,
     reason  TEXT    NOT NULL DEFAULT '',
+    edit    INTEGER NOT NULL DEFAULT 0,        -- 1: made by an edit, for a few minutes
+    tree    TEXT    NOT NULL DEFAULT '',       -- the only working tree it holds in, for one made by an edit
+    file    TEXT    NOT NULL DEFAULT '',       -- identity of an existing file, which renaming keeps
     created REAL    NOT NULL,
     expires REAL    NOT NULL,
     UNIQUE (channel, scope, path, owner),
     FOREIGN KEY (channel, owner) REFERENCES agents (channel, name) ON UPDATE CASCADE
+) STRICT;
+
+-- Edits that were refused once because of a claim; repeated in time, they go through.
+CREATE TABLE refusals (
+    client  TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    holder  TEXT NOT NULL,
+    scope   TEXT NOT NULL,
+    path    TEXT NOT NULL,
+    at      REAL NOT NULL,
+    told    INTEGER NOT NULL DEFAULT 0,        -- 1: it was repeated, and the holder was told
+    PRIMARY KEY (client, channel, holder, scope, path)
 ) STRICT;
 
 CREATE TABLE tokens (

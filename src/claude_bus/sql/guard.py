@@ -1,0 +1,82 @@
+"""The guard: what stands against an edit, at the moment of the edit."""
+
+from __future__ import annotations
+
+from .. import rules, text
+from ..model import Address, Claim, Client, Draft, Guard, Place, Verdict
+from . import agents, claims, events, messages
+from .transaction import Transaction
+
+
+def edit(tx: Transaction, client: Client, place: Place, tree: str, policy: Guard) -> tuple[Verdict, tuple[str, ...]]:
+    """Judge an edit of a file in working tree `tree`, and claim the file if nothing stands against it.
+
+    With `confirm`, the first edit against a claim is refused, and the same again within
+    `rules.REFUSAL_LASTS` seconds goes through; the holder is told once. Returns the
+    verdict and the listeners to tell. A client that is not bound is not guarded.
+    """
+    binding = agents.bound(tx, client.key)
+    if not binding:
+        return Verdict("pass"), ()
+    me = binding.address
+    held = claims.holding(tx, me, place, tree=tree)
+    if not held:
+        _claim_for_edit(tx, me, place, tree)
+        return Verdict("pass"), ()
+    if policy == "warn":
+        return Verdict("warn", held), ()
+    if policy == "deny":
+        return Verdict("refuse", held, final=True), ()
+    return _confirm(tx, me, client.key, place, held)
+
+
+def _claim_for_edit(tx: Transaction, me: Address, place: Place, tree: str) -> None:
+    """An edit claims its file for a few minutes; a claim the session made itself stays as it is."""
+    own = tx.one(
+        "SELECT edit, expires FROM claims WHERE channel = ? AND scope = ? AND path = ? AND owner = ? AND expires > ?",
+        me.channel,
+        place.scope,
+        place.path,
+        me.name,
+        tx.now,
+    )
+    if own and (not own["edit"] or own["expires"] - tx.now > rules.EDIT_CLAIM / 2):
+        return
+    new = Claim(place.path, place.scope, me.name, False, "editing", tx.now + rules.EDIT_CLAIM, edit=True)
+    claims.put(tx, me, place, new, tree)
+
+
+def _confirm(tx: Transaction, me: Address, client: str, place: Place, held: Claim) -> tuple[Verdict, tuple[str, ...]]:
+    key = (client, me.channel, held.owner, place.scope, place.path)
+    found = tx.one(
+        "SELECT told, at FROM refusals WHERE client = ? AND channel = ? AND holder = ? AND scope = ? AND path = ?", *key
+    )
+    fresh = found is not None and abs(tx.now - found["at"]) < rules.REFUSAL_LASTS
+    tx.run(
+        "INSERT INTO refusals (client, channel, holder, scope, path, at, told) VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (client, channel, holder, scope, path) DO UPDATE SET at = excluded.at, told = excluded.told",
+        *key,
+        tx.now,
+        int(fresh),
+    )
+    if not found or not fresh:
+        events.append(tx, me, "edit_refused", place.path, held.owner)
+        return Verdict("refuse", held), ()
+    if found["told"]:
+        return Verdict("override", held), ()
+    events.append(tx, me, "edit_override", place.path, held.owner)
+    note = Draft((held.owner,), text.override_notice(place.path, held), kind="fyi")
+    _, listeners = messages.send(tx, me, note)
+    return Verdict("override", held), listeners
+
+
+def take_away(tx: Transaction, me: Address, places: claims.Places, reason: str) -> tuple[list[Place], tuple[str, ...]]:
+    """End anybody's claims on these places, telling the owners why. Returns those ended."""
+    rules.check_line(reason, "the reason of a forced release")
+    ended = claims.force_release(tx, me, places)
+    listeners: set[str] = set()
+    for owner, place in ended:
+        if owner != me.name:
+            note = Draft((owner,), text.taken_notice(place.path, reason), kind="fyi")
+            listeners.update(messages.send(tx, me, note)[1])
+    return [place for _, place in ended], tuple(sorted(listeners))

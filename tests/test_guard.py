@@ -1,0 +1,220 @@
+"""The guard: an edit meets the claims of others at the moment it is made."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_bus import rules, worktree
+from claude_bus.model import Address, Folder, Guard, Place, Verdict
+from claude_bus.sql import claims, guard
+from store_under_test import Store
+
+REPO = "example.org/shop"
+TREE = "/home/me/shop"
+
+
+def edit(
+    store: Store, who: Address, path: str, *, policy: Guard = "confirm", tree: str = TREE, file: str = ""
+) -> Verdict:
+    return store(guard.edit, store.clients[who], Place(REPO, path, file), tree, policy)[0]
+
+
+def take(store: Store, who: Address, path: str, **more: Any) -> None:
+    store(claims.claim, who, [Place(REPO, path)], **{"ttl": 1800} | more)
+
+
+def contents(store: Store, who: Address) -> list[str]:
+    return [message.content for message in store.hand_over(who).messages]
+
+
+def test_an_unclaimed_edit_passes_and_claims_its_file(store: Store) -> None:
+    """Nothing stands against it; for a few minutes it stands against others' edits of the file in that tree."""
+    alice, bob = store.join("alice"), store.join("bob")
+
+    assert edit(store, alice, "src/a.py") == Verdict("pass")
+    assert edit(store, bob, "src/a.py").action == "refuse"
+    assert edit(store, bob, "src/a.py", tree="/home/me/other-worktree").action == "pass"
+    store.now += rules.EDIT_CLAIM + 1
+    assert edit(store, bob, "src/b.py").action == "pass"
+
+
+def test_the_claim_of_an_edit_ends_by_itself(store: Store) -> None:
+    """After a few minutes without further edits the file is free."""
+    alice, bob = store.join("alice"), store.join("bob")
+    edit(store, alice, "src/a.py")
+    store.now += rules.EDIT_CLAIM + 1
+
+    assert edit(store, bob, "src/a.py").action == "pass"
+
+
+def test_a_claimed_edit_is_refused_once_then_goes_through_and_the_holder_is_told(store: Store) -> None:
+    """The same edit again within ten minutes passes; the holder learns of it once."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, "src/**", reason="moving the API")
+
+    first = edit(store, bob, "src/a.py")
+    assert (first.action, first.final) == ("refuse", False)
+    assert first.claim and (first.claim.owner, first.claim.reason) == ("alice", "moving the API")
+    assert edit(store, bob, "src/a.py").action == "override"
+    assert edit(store, bob, "src/a.py").action == "override"
+
+    [told] = contents(store, alice)
+    assert "src/a.py" in told
+    assert "moving the API" in told
+
+
+def test_a_refusal_is_for_one_file_and_for_ten_minutes(store: Store) -> None:
+    """Another file is refused anew, and so is the same file later."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, "src/**", ttl=86_400)
+    edit(store, bob, "src/a.py")
+
+    assert edit(store, bob, "src/b.py").action == "refuse"
+    store.now += rules.REFUSAL_LASTS + 1
+    assert edit(store, bob, "src/a.py").action == "refuse"
+
+
+def test_every_session_is_refused_for_itself(store: Store) -> None:
+    """What one session was told does not open the file for another."""
+    alice, bob, carol = store.join("alice"), store.join("bob"), store.join("carol")
+    take(store, alice, "a.py")
+    edit(store, bob, "a.py")
+
+    assert edit(store, carol, "a.py").action == "refuse"
+
+
+@pytest.mark.parametrize(("policy", "actions"), [("warn", ["warn", "warn"]), ("deny", ["refuse", "refuse"])])
+def test_the_other_policies(store: Store, policy: Guard, actions: list[str]) -> None:
+    """`warn` never refuses, `deny` never gives in; neither troubles the holder."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, "a.py")
+
+    assert [edit(store, bob, "a.py", policy=policy).action for _ in actions] == actions
+    assert contents(store, alice) == []
+
+
+def test_own_and_shared_claims_do_not_stand_against_an_edit(store: Store) -> None:
+    """One may edit what one claims, and what several hold together."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, "a.py")
+    take(store, alice, "b.py", shared=True)
+    take(store, bob, "b.py", shared=True)
+
+    assert edit(store, alice, "a.py").action == "pass"
+    assert edit(store, bob, "b.py").action == "pass"
+
+
+def test_an_edit_does_not_shorten_a_claim_of_its_own(store: Store) -> None:
+    """The claim that a session made with a reason and for long stays as it was."""
+    alice = store.join("alice")
+    take(store, alice, "a.py", reason="release", ttl=7200)
+    edit(store, alice, "a.py")
+
+    [found] = store(claims.list_claims, "default")
+    assert (found.reason, found.edit, found.expires) == ("release", False, store.now + 7200)
+
+
+def test_the_claims_of_a_dead_session_stand_against_nothing(store: Store) -> None:
+    """A crashed holder does not keep its files."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, "a.py")
+    store.die(alice)
+
+    assert edit(store, bob, "a.py").action == "pass"
+
+
+def test_case_does_not_evade_a_claim(store: Store) -> None:
+    """Where files are told apart by case, a refusal too many does less harm than an edit too many."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, "src/API.py")
+
+    assert edit(store, bob, "SRC/api.py").action == "refuse"
+
+
+def test_a_renamed_file_is_still_claimed(store: Store) -> None:
+    """The identity of the file, not only its path, is claimed."""
+    alice, bob = store.join("alice"), store.join("bob")
+    store(claims.claim, alice, [Place(REPO, "src/a.py", "1:42")], ttl=1800)
+
+    assert edit(store, bob, "lib/b.py", file="1:42").action == "refuse"
+
+
+def test_a_session_that_has_not_registered_is_guarded_too(store: Store) -> None:
+    """Presence is enough: its edits are refused and claim files like any other's."""
+    alice, guest = store.join("alice"), store.present("/home/me/shop")
+    take(store, alice, "a.py")
+
+    assert edit(store, guest, "a.py").action == "refuse"
+    assert edit(store, guest, "b.py").action == "pass"
+    assert edit(store, alice, "b.py").action == "refuse"
+
+
+def test_force_ends_a_claim_and_tells_its_owner_why(store: Store) -> None:
+    """A forced release needs a reason, which the owner reads."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, "a.py")
+
+    ended, _ = store(guard.take_away, bob, [Place(REPO, "a.py")], "alice went home")
+
+    assert [place.path for place in ended] == ["a.py"]
+    assert store(claims.list_claims, "default") == []
+    assert contents(store, alice) == ["I ended your claim on 'a.py': alice went home"]
+
+
+# -- spellings of one file, on a real file system ------------------------------------
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A repository with a file in a folder."""
+    root = tmp_path / "shop"
+    (root / "src").mkdir(parents=True)
+    (root / "src" / "a.py").write_text("x = 1\n")
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "first")
+    return root
+
+
+def git(root: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True)
+
+
+def test_spelling_and_symlinks_lead_to_one_place(shop: Path, tmp_path: Path) -> None:
+    """`./src/../src/a.py`, a link to the folder, and the path from elsewhere are the same claim."""
+    (tmp_path / "link").symlink_to(shop)
+    (shop / "other").symlink_to(shop / "src")
+    inside, elsewhere = worktree.folder(shop), Folder(str(tmp_path), str(tmp_path))
+
+    places = {
+        worktree.claimed(inside, "src/a.py"),
+        worktree.claimed(inside, "./src/../src//a.py"),
+        worktree.claimed(inside, "other/a.py"),
+        worktree.claimed(elsewhere, "link/src/a.py"),
+        worktree.claimed(elsewhere, str(shop / "src" / "a.py")),
+    }
+    assert len(places) == 1
+
+
+def test_a_renamed_folder_keeps_its_claims(shop: Path) -> None:
+    """The repository may move as a whole, or the file within it, without its claims being lost."""
+    before = worktree.claimed(worktree.folder(shop), "src/a.py")
+    moved = shop.rename(shop.with_name("market"))
+    (moved / "src").rename(moved / "lib")
+    after = worktree.claimed(worktree.folder(moved), "lib/a.py")
+
+    assert after.scope == before.scope
+    assert after.file == before.file != ""
+
+
+def test_worktrees_and_clones_share_what_is_claimed(shop: Path, tmp_path: Path) -> None:
+    """The same path in another worktree or clone is the same place."""
+    git(shop, "worktree", "add", "-q", str(tmp_path / "feature"))
+    git(tmp_path, "clone", "-q", str(shop), "clone")
+    scopes = {worktree.place(worktree.folder(tmp_path / name), "src/a.py") for name in ("shop", "feature", "clone")}
+
+    assert len(scopes) == 1

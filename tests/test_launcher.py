@@ -1,0 +1,274 @@
+"""The launcher: how the plugin's server comes to run, on the first start, the later ones, and when things break."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import claude_bus
+from environment_under_test import LAUNCHER, ROOT, Uv, checkout, environment, has_environment, launched, machine
+from processes_under_test import PATIENCE
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    """A copy of the plugin, in a folder with a space in its name."""
+    return checkout(tmp_path / "plug in")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The plugin's data folder, which the client makes."""
+    folder = tmp_path / "da ta"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def uv(tmp_path: Path) -> Uv:
+    return Uv(tmp_path / "uv")
+
+
+def user(data: Path, uv: Uv | None = None, **more: str) -> dict[str, str]:
+    """The variables that the client gives the server."""
+    first = uv.folder if uv else None
+    given = {"CLAUDE_PLUGIN_DATA": str(data), "BUS_DB": str(data / "bus.db")}
+    return machine(given | more, first=first)
+
+
+def run(plugin: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the launcher to its end; with arguments it runs the command line in place of the server."""
+    command = [sys.executable, "-I", "-S", str(plugin / ".claude-plugin" / "launch.py"), *arguments]
+    return subprocess.run(command, env=env, input="", capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+
+
+def made(data: Path) -> list[Path]:
+    """The environments under the plugin's data, and whatever else of a builder is there."""
+    return sorted(place for place in (data / "environments").iterdir() if place.is_dir())
+
+
+def eventually(holds: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+# -- starts ---------------------------------------------------------------------------
+
+
+def test_first_and_second_start(plugin: Path, data: Path, uv: Uv) -> None:
+    """The first start makes the environment and then serves; the second finds it. Stdout is the wire from the start."""
+    with launched(plugin, user(data, uv)) as server:
+        assert server.ask("initialize", **_HELLO)["result"]["serverInfo"]["name"] == "claude-bus"
+    calls = uv.calls
+    assert [call.split()[0] for call in calls] == ["venv", "pip"]
+    assert "--require-hashes" in calls[1]
+    assert "--only-binary :all:" in calls[1]
+    assert f"-r {plugin / 'requirements.txt'}" in calls[1]
+    with launched(plugin, user(data, uv)) as server:
+        server.start()
+        assert "registered 'alice'" in server.call("register", name="alice").text
+        assert server.end() == 0
+    assert uv.calls == calls
+    assert len(made(data)) == 1
+
+
+_HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+
+
+def test_venv_and_pip_do_without_uv(tmp_path: Path) -> None:
+    """The environment that these tests run on holds the locked packages, whichever way this machine made it."""
+    code = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
+    python = environment() / "bin" / "python"
+    found = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    locked = {line.split()[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line}
+    assert {name.lower().replace("_", "-") for name in found.split()} - {"pip", "setuptools"} <= locked
+
+
+def test_an_edit_takes_effect_with_the_next_start(plugin: Path, data: Path) -> None:
+    """Nothing stands between the plugin's source and the server: no build, no installed copy."""
+    has_environment(data / "environments")
+    assert run(plugin, user(data), "--version").stdout == f"claude-bus {claude_bus.__version__}\n"
+    source = plugin / "src" / "claude_bus" / "__init__.py"
+    source.write_text(source.read_text().replace(claude_bus.__version__, "99.0.0"))
+    assert run(plugin, user(data), "--version").stdout == "claude-bus 99.0.0\n"
+
+
+def test_the_exit_status_is_that_of_the_program(plugin: Path, data: Path) -> None:
+    """What the program ends with, the launcher ends with."""
+    has_environment(data / "environments")
+    assert run(plugin, user(data), "send", "no name", "hello").returncode == 2
+
+
+def test_a_chosen_interpreter(plugin: Path, data: Path) -> None:
+    """CLAUDE_BUS_PYTHON is used as it is, and no environment is made."""
+    env = user(data, CLAUDE_BUS_PYTHON=str(environment() / "bin" / "python"))
+    assert run(plugin, env, "--version").stdout == f"claude-bus {claude_bus.__version__}\n"
+    assert list(data.iterdir()) == []
+
+
+def test_a_chosen_interpreter_that_is_not_there(plugin: Path, data: Path) -> None:
+    """An error names it; no other is taken in its place."""
+    done = run(plugin, user(data, CLAUDE_BUS_PYTHON="/no/such/python"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot run /no/such/python" in done.stderr
+
+
+def test_without_the_client_the_environment_is_in_the_users_cache(plugin: Path, tmp_path: Path) -> None:
+    """Where no plugin data folder is given, as by a server added by hand, it is ~/.cache/claude-bus."""
+    has_environment(tmp_path / "cache" / "claude-bus" / "environments")
+    env = machine({"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    assert run(plugin, env, "--version").returncode == 0
+
+
+def test_nothing_of_the_users_python_gets_in(plugin: Path, data: Path, tmp_path: Path) -> None:
+    """Modules in the working folder or on PYTHONPATH that bear the names of ours are not imported."""
+    has_environment(data / "environments")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for name in ("mcp", "claude_bus", "json", "launch", "sitecustomize"):
+        (foreign / f"{name}.py").write_text("raise SystemExit('foreign')")
+    env = user(data, PYTHONPATH=str(foreign), PYTHONSTARTUP=str(foreign / "json.py"), PYTHONHOME=str(foreign))
+    with launched(plugin, env, cwd=foreign) as server:
+        server.start()
+        assert server.end() == 0
+
+
+# -- several at once, and ends in the middle --------------------------------------------
+
+
+def test_two_first_starts_at_once(plugin: Path, data: Path, uv: Uv) -> None:
+    """Two sessions that start together make one environment, and both get their server."""
+    uv.close()
+    with launched(plugin, user(data, uv)) as one, launched(plugin, user(data, uv)) as two:
+        with uv.installing():
+            pass
+        one.start()
+        two.start()
+    assert [call.split()[0] for call in uv.calls] == ["venv", "pip"]
+    assert len(made(data)) == 1
+
+
+def test_the_work_outlives_a_client_that_gives_up(plugin: Path, data: Path, uv: Uv) -> None:
+    """A launcher killed while the environment is made leaves a builder that completes it."""
+    uv.close()
+    with launched(plugin, user(data, uv)) as server, uv.installing():
+        server.kill()
+    eventually(lambda: any((place / "bin" / "python").exists() for place in named(data)), "the environment is made")
+    calls = uv.calls
+    assert run(plugin, user(data, uv), "--version").returncode == 0
+    assert uv.calls == calls
+
+
+def test_a_killed_builder_leaves_nothing_half_made(plugin: Path, data: Path, uv: Uv) -> None:
+    """When the builder is killed the launcher fails, nothing bears the environment's name, the next start makes it."""
+    uv.close()
+    with launched(plugin, user(data, uv)) as server, uv.installing():
+        (builder,) = children(server.process.pid)
+        os.killpg(builder, signal.SIGKILL)
+        assert server.process.wait(PATIENCE) == 1
+    assert named(data) == []
+    with launched(plugin, user(data, uv)) as server:
+        with uv.installing():
+            pass
+        server.start()
+    assert len(named(data)) == 1
+
+
+def named(data: Path) -> list[Path]:
+    """Environments under their final names."""
+    return [place for place in made(data) if not place.name.startswith(".")]
+
+
+def children(pid: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children()]
+
+
+# -- what breaks ------------------------------------------------------------------------
+
+
+def test_no_way_to_the_packages(plugin: Path, data: Path, tmp_path: Path) -> None:
+    """Where nothing works the launcher fails, tells the way out on stderr, and leaves nothing behind."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "uv").symlink_to(shutil.which("false") or "/bin/false")
+    env = user(data, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull) | {"PATH": str(broken)}
+    done = run(plugin, env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No matching distribution" in done.stderr
+    assert "install\npython3-venv" in done.stderr
+    assert "CLAUDE_BUS_PYTHON" in done.stderr
+    assert made(data) == []
+
+
+def test_a_folder_that_cannot_be_written(plugin: Path, data: Path) -> None:
+    """An error names the folder."""
+    (data / "environments").write_text("a file")
+    done = run(plugin, user(data))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"in {data / 'environments'}: " in done.stderr
+
+
+def test_an_environment_that_lost_its_packages(plugin: Path, data: Path, uv: Uv) -> None:
+    """As after an upgrade of its Python: it is made anew, and the start goes on."""
+    has_environment(data / "environments")
+    (place,) = named(data)
+    (packages,) = place.glob("lib/python*/site-packages")
+    shutil.rmtree(packages / "mcp")
+    with launched(plugin, user(data, uv)) as server:
+        server.start()
+    assert len(uv.calls) == 2
+    assert len(named(data)) == 1
+
+
+def test_an_environment_of_another_machine(plugin: Path, data: Path, uv: Uv) -> None:
+    """One whose Python is not here, as a container and its host see each other's, is left alone."""
+    has_environment(data / "environments")
+    (place,) = named(data)
+    theirs = place.rename(place.with_name(f"{place.name[:-8]}00000000"))
+    for name in ("python", "python3", f"python3.{sys.version_info[1]}"):
+        with contextlib.suppress(FileNotFoundError):
+            (theirs / "bin" / name).unlink()
+    (theirs / "bin" / "python").symlink_to("/not/on/this/machine/python")
+    assert run(plugin, user(data, uv), "--version").returncode == 0
+    assert len(named(data)) == 2
+    assert run(plugin, user(data, uv), "--version").returncode == 0
+    assert len(uv.calls) == 2
+
+
+def test_environments_of_earlier_versions(plugin: Path, data: Path, uv: Uv, tmp_path: Path) -> None:
+    """When the requirements change, the environment before goes as soon as no server uses it."""
+    has_environment(data / "environments")
+    (before,) = named(data)
+    newer = checkout(tmp_path / "newer")
+    newest = checkout(tmp_path / "newest")
+    for place, comment in ((newer, "# newer\n"), (newest, "# newest\n")):
+        with (place / "requirements.txt").open("a") as file:
+            file.write(comment)
+    with launched(plugin, user(data, uv)) as server:
+        server.start()
+        assert run(newer, user(data, uv), "--version").returncode == 0
+        assert before in named(data)
+        server.start()
+    assert run(newest, user(data, uv), "--version").returncode == 0
+    assert len(named(data)) == 1
+    assert before not in named(data)
+
+
+@pytest.mark.parametrize("name", ["launch.py", "environment.py"])
+def test_old_pythons_can_read_it(name: str) -> None:
+    """Whatever Python from 3.8 on is `python3`, it understands the launcher, which then finds a newer one."""
+    ast.parse((LAUNCHER / name).read_text(encoding="utf-8"), feature_version=(3, 8))
