@@ -177,7 +177,8 @@ def make(folder: str) -> str:
     import subprocess
 
     log = os.path.join(folder, "build.log")
-    python = sys._base_executable  # noqa: SLF001 - our own may be that of a broken environment, or of a user's venv
+    # Ours may be that of a broken environment, or of some venv of the user's.
+    python = getattr(sys, "_base_executable", sys.executable)
     builder = [python, "-I", os.path.join(HERE, "environment.py"), folder]
     null = subprocess.DEVNULL
     sys.stderr.write(f"claude-bus: first start, making its Python environment in {folder}\n")

@@ -24,10 +24,23 @@ PARTS = (".claude-plugin", "commands", "hooks", "src", "requirements.txt", "inst
 
 @cache
 def environments() -> Path:
-    """A folder with the environment in it, made once for all tests as for a user: with packages from the network."""
+    """A folder with the environment in it, made once for all tests.
+
+    As on a machine with a uv that does not work: by venv and pip, with packages from the network.
+    """
     folder = Path(tempfile.mkdtemp(prefix="claude-bus-environments-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    subprocess.run([sys.executable, "-I", LAUNCHER / "environment.py", folder], check=True, stdout=subprocess.DEVNULL)
+    broken_uv(folder / "bin")
+    env = machine({}, first=folder / "bin")
+    command = [sys.executable, "-I", LAUNCHER / "environment.py", folder / "made"]
+    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+    return folder / "made"
+
+
+def broken_uv(folder: Path) -> Path:
+    """A folder for PATH with a uv that always fails."""
+    folder.mkdir()
+    (folder / "uv").symlink_to(shutil.which("false") or "/bin/false")
     return folder
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_under_test import START, Store
 
 from claude_bus.errors import ClaimHeld, ClaimOfOther, InvalidInput
 from claude_bus.model import Address, Claim, Place
 from claude_bus.sql import agents, claims
+from store_under_test import START, Store
 
 REPO = "example.org/shop"
 

@@ -58,7 +58,8 @@ def test_a_claimed_edit_is_refused_once_then_goes_through_and_the_holder_is_told
 
     first = edit(store, bob, "src/a.py")
     assert (first.action, first.final) == ("refuse", False)
-    assert first.claim and (first.claim.owner, first.claim.reason) == ("alice", "moving the API")
+    assert first.claim
+    assert (first.claim.owner, first.claim.reason) == ("alice", "moving the API")
     assert edit(store, bob, "src/a.py").action == "override"
     assert edit(store, bob, "src/a.py").action == "override"
 
@@ -98,7 +99,7 @@ def test_the_other_policies(store: Store, policy: Guard, actions: list[str]) -> 
 
 
 def test_own_and_shared_claims_do_not_stand_against_an_edit(store: Store) -> None:
-    """One may edit what one claims, and what several hold together."""
+    """One may edit what one claims, and what one holds together with others; not what only others share."""
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "a.py")
     take(store, alice, "b.py", shared=True)
@@ -106,6 +107,7 @@ def test_own_and_shared_claims_do_not_stand_against_an_edit(store: Store) -> Non
 
     assert edit(store, alice, "a.py").action == "pass"
     assert edit(store, bob, "b.py").action == "pass"
+    assert edit(store, store.join("carol"), "b.py").action == "refuse"
 
 
 def test_an_edit_does_not_shorten_a_claim_of_its_own(store: Store) -> None:

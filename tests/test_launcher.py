@@ -16,7 +16,17 @@ from pathlib import Path
 import pytest
 
 import claude_bus
-from environment_under_test import LAUNCHER, ROOT, Uv, checkout, environment, has_environment, launched, machine
+from environment_under_test import (
+    LAUNCHER,
+    ROOT,
+    Uv,
+    broken_uv,
+    checkout,
+    environment,
+    has_environment,
+    launched,
+    machine,
+)
 from processes_under_test import PATIENCE
 
 
@@ -88,7 +98,7 @@ _HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"n
 
 
 def test_venv_and_pip_do_without_uv(tmp_path: Path) -> None:
-    """The environment that these tests run on holds the locked packages, whichever way this machine made it."""
+    """Where uv fails, venv and pip make an environment of the locked packages and no others."""
     code = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
     python = environment() / "bin" / "python"
     found = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
@@ -202,11 +212,8 @@ def children(pid: int) -> list[int]:
 
 def test_no_way_to_the_packages(plugin: Path, data: Path, tmp_path: Path) -> None:
     """Where nothing works the launcher fails, tells the way out on stderr, and leaves nothing behind."""
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "uv").symlink_to(shutil.which("false") or "/bin/false")
-    env = user(data, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull) | {"PATH": str(broken)}
-    done = run(plugin, env)
+    env = user(data, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
+    done = run(plugin, env | {"PATH": str(broken_uv(tmp_path / "bin"))})
     assert (done.returncode, done.stdout) == (1, "")
     assert "No matching distribution" in done.stderr
     assert "install\npython3-venv" in done.stderr

@@ -86,6 +86,17 @@ def holding(tx: Transaction, me: Address, place: Place, *, tree: str = "", share
     return None
 
 
+def shares(tx: Transaction, me: Address, place: Place) -> bool:
+    """Whether `me` has a shared claim on the place, as others may have with it."""
+    rows = tx.all(
+        "SELECT * FROM claims WHERE channel = ? AND owner = ? AND shared = 1 AND expires > ?",
+        me.channel,
+        me.name,
+        tx.now,
+    )
+    return any(_meet(row, place) for row in rows)
+
+
 def _meet(row: Row, place: Place) -> bool:
     if place.file and row["file"] == place.file:
         return True

@@ -19,7 +19,7 @@ def edit(tx: Transaction, client: Client, place: Place, tree: str, policy: Guard
     if not binding:
         return Verdict("pass"), ()
     me = binding.address
-    held = claims.holding(tx, me, place, tree=tree)
+    held = claims.holding(tx, me, place, tree=tree, shared=claims.shares(tx, me, place))
     if not held:
         _claim_for_edit(tx, me, place, tree)
         return Verdict("pass"), ()
