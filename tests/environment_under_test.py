@@ -32,7 +32,7 @@ def environments() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     broken_uv(folder / "bin")
     env = machine({}, first=folder / "bin")
-    command = [sys.executable, "-I", LAUNCHER / "environment.py", folder / "made"]
+    command = [sys.executable, "-I", str(LAUNCHER / "environment.py"), str(folder / "made")]
     subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
     return folder / "made"
 

@@ -9,10 +9,19 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import anyio
+
+from claude_bus import processes
+from claude_bus.bus import LocalBus, open_bus
+from claude_bus.config import Config
+from claude_bus.model import Address, Client, Draft
+
+T = TypeVar("T")
 
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src"
@@ -60,10 +69,11 @@ class Actor:
         assert self.process.returncode == 0
         return out.splitlines()
 
-    def kill(self) -> None:
-        """End it at once, whatever it is doing."""
+    def kill(self) -> list[str]:
+        """End it at once, whatever it is doing; returns the whole lines it still said."""
         self.process.kill()
-        self.process.communicate()
+        out, _ = self.process.communicate()
+        return out.split("\n")[:-1]
 
 
 def actor(role: str, db: Path, *args: object) -> Actor:
@@ -194,3 +204,39 @@ def wire(db: Path, **env: str) -> Iterator[Wire]:
         yield server.start()
     finally:
         server.kill()
+
+
+# -- a peer without a process ------------------------------------------------------------------
+
+
+class Peer:
+    """An agent of this very process: sends, and asks what became of it."""
+
+    def __init__(self, db: Path, name: str) -> None:
+        self._config = Config(db)
+        self._me = Address(name, self._config.channel)
+        me = processes.this_process()
+        client = Client(f"peer:{name}:{me}", me)
+
+        async def join(bus: LocalBus) -> None:
+            await bus.attach(client, None, self._config.channel)
+            await bus.register(client.key, self._me, "", None)
+
+        self._on_bus(join)
+
+    def _on_bus(self, act: Callable[[LocalBus], Awaitable[T]]) -> T:
+        async def run() -> T:
+            async with open_bus(self._config) as bus:
+                return await act(bus)
+
+        return anyio.run(run)
+
+    def send(self, to: str, content: str = "hello", **more: Any) -> str:
+        """Send a message; returns what its recipient is expected to do."""
+        sent = self._on_bus(lambda bus: bus.send(self._me, Draft((to,), content, **more)))
+        return sent.expectations[0].outlook
+
+    def state(self, message: int) -> str:
+        """How far a message to one recipient is."""
+        [receipt] = self._on_bus(lambda bus: bus.message_status(self._me, message)).receipts
+        return receipt.state

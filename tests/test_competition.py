@@ -185,7 +185,7 @@ def test_readers_that_are_killed_again_and_again_lose_nothing(path: Path) -> Non
                 reader.go()
                 said += [reader.line() for _ in range(15 * n)]
             finally:
-                reader.kill()
+                said += reader.kill()
         sender.rest()
     finally:
         sender.kill()

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client, StdioServerParameters
-from processes_under_test import PATIENCE, Answer, Wire, answer, environment, wire
+from processes_under_test import PATIENCE, Answer, Peer, Wire, answer, environment, wire
 from sessions_under_test import Party
 from store_under_test import Store
 
@@ -560,12 +560,12 @@ def test_many_calls_at_once_are_all_answered(tmp_path: Path) -> None:
 
 def test_a_waiting_call_holds_nothing_up(tmp_path: Path) -> None:
     """While one call waits for mail others are answered, and mail ends the wait."""
-    with wire(tmp_path / "bus.db") as bob, wire(tmp_path / "bus.db") as alice:
+    alice = Peer(tmp_path / "bus.db", "alice")
+    with wire(tmp_path / "bus.db") as bob:
         bob.call("register", name="bob")
-        alice.call("register", name="alice")
         waiting = bob.post("tools/call", name="wait", arguments={"timeout": 600})
         assert bob.call("whoami").text == "bob"
-        alice.call("send", to="bob", content="at last")
+        alice.send("bob", "at last")
         found = bob.read()
 
     assert found["id"] == waiting
@@ -574,13 +574,13 @@ def test_a_waiting_call_holds_nothing_up(tmp_path: Path) -> None:
 
 def test_a_wait_that_was_given_up_takes_nothing(tmp_path: Path) -> None:
     """After the client cancelled it, mail that comes is still in the inbox."""
-    with wire(tmp_path / "bus.db") as bob, wire(tmp_path / "bus.db") as alice:
+    alice = Peer(tmp_path / "bus.db", "alice")
+    with wire(tmp_path / "bus.db") as bob:
         bob.call("register", name="bob")
-        alice.call("register", name="alice")
         waiting = bob.post("tools/call", name="wait", arguments={"timeout": 600})
         bob.write({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": waiting}})
         bob.call("whoami")
-        alice.call("send", to="bob", content="hello")
+        alice.send("bob", "hello")
         found = bob.call("inbox")
 
     assert [m["content"] for m in found.data["messages"]] == ["hello"]

@@ -208,33 +208,33 @@ def letter(message: Message) -> str:
 # -- the guard --------------------------------------------------------------------
 
 
-def _held(held: Claim, now: float) -> str:
+def held(claim: Claim, now: float) -> str:
     """Who holds what, for how long, and why."""
-    what = f"'{held.path}' is claimed by '{name(held.owner)}' for another {ago(held.expires - now)}"
-    why = f", reason: {one_line(held.reason, 200)}" if held.reason else ""
+    what = f"'{claim.path}' is claimed by '{name(claim.owner)}' for another {ago(claim.expires - now)}"
+    why = f", reason: {one_line(claim.reason, 200)}" if claim.reason else ""
     return what + why
 
 
-def edit_refused(held: Claim, now: float, *, final: bool) -> str:
+def edit_refused(claim: Claim, now: float, *, final: bool) -> str:
     """Why an edit is refused, and the ways on."""
-    ask = f"Ask '{name(held.owner)}' with the bus tool send, or work on something else."
+    ask = f"Ask '{name(claim.owner)}' with the bus tool send, or work on something else."
     if final:
-        return f"{_held(held, now)}. {ask}"
+        return f"{held(claim, now)}. {ask}"
     return (
-        f"{_held(held, now)}. {ask} If it must be edited now, repeat the same edit within 10 minutes: "
-        f"it goes through, and '{name(held.owner)}' is told."
+        f"{held(claim, now)}. {ask} If it must be edited now, repeat the same edit within 10 minutes: "
+        f"it goes through, and '{name(claim.owner)}' is told."
     )
 
 
-def edit_warned(held: Claim, now: float) -> str:
+def edit_warned(claim: Claim, now: float) -> str:
     """What a model reads with an edit that was let through with a warning."""
-    return f"{_held(held, now)}. The edit was let through; tell '{name(held.owner)}' with the bus tool send."
+    return f"{held(claim, now)}. The edit was let through; tell '{name(claim.owner)}' with the bus tool send."
 
 
-def override_notice(path: str, held: Claim) -> str:
+def override_notice(path: str, claim: Claim) -> str:
     """What the holder of a claim is told when somebody edits all the same."""
-    why = f" ({one_line(held.reason, 200)})" if held.reason else ""
-    return f"I edit '{path}' although you claim '{held.path}'{why}. I was told of your claim first."
+    why = f" ({one_line(claim.reason, 200)})" if claim.reason else ""
+    return f"I edit '{path}' although you claim '{claim.path}'{why}. I was told of your claim first."
 
 
 def taken_notice(path: str, reason: str) -> str:

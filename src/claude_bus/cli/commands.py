@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -16,7 +15,9 @@ from ..config import Config
 from ..errors import InvalidInput
 from ..model import KINDS, Agent, Draft, HandOver
 from .doctor import examine, table
+from .guard import guard
 from .identity import Speaker, speaker
+from .output import show
 
 _LOOK_EVERY = 2.0
 """Seconds after which a waiting `inbox` looks by itself, should a notice get lost."""
@@ -37,7 +38,7 @@ async def send(options: argparse.Namespace, config: Config) -> int:
     async with open_bus(config) as bus:
         who = await speaker(bus, config, os.environ, options.as_name)
         outcome = await who.bus.send(who.me, draft)
-    _print(options, rows.sent(outcome), text.sent(outcome, time.time()))
+    show(options, rows.sent(outcome), text.sent(outcome, time.time()))
     return 0
 
 
@@ -62,7 +63,7 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
         found = await _hand_over(who, options)
         if not found.messages and options.wait:
             found = await _wait(who, options)
-        _print(options, rows.mail(found), _mail_text(found, who.me.name))
+        show(options, rows.mail(found), _mail_text(found, who.me.name))
         sys.stdout.flush()
         if not options.peek and not who.session:
             await bus.confirm(who.me, [message.id for message in found.messages])
@@ -99,7 +100,7 @@ def _mail_text(found: HandOver, me: str) -> str:
 async def agents(options: argparse.Namespace, config: Config) -> int:
     """List whoever takes part, and who did."""
     found = await _present(config)
-    _print(options, {"agents": _agent_rows(found)}, _agents_text(found))
+    show(options, {"agents": _agent_rows(found)}, _agents_text(found))
     return 0
 
 
@@ -109,7 +110,7 @@ async def show_status(options: argparse.Namespace, config: Config) -> int:
     here = [agent for agent in found if agent.status != "offline"]
     document = {"version": __version__, "db": str(config.db), "channel": config.channel, "agents": _agent_rows(here)}
     head = f"claude-bus {__version__} on {config.db}, channel '{config.channel}'"
-    _print(options, document, f"{head}\n{_agents_text(here)}")
+    show(options, document, f"{head}\n{_agents_text(here)}")
     return 0
 
 
@@ -139,12 +140,8 @@ async def doctor(options: argparse.Namespace, config: Config) -> int:
     findings = examine(config, os.environ)
     fine = all(finding.ok is not False for finding in findings)
     checks = [{"name": f.name, "ok": f.ok, "detail": f.detail} for f in findings]
-    _print(options, {"ok": fine, "checks": checks}, table(findings))
+    show(options, {"ok": fine, "checks": checks}, table(findings))
     return 0 if fine else 1
-
-
-def _print(options: argparse.Namespace, document: dict[str, Any], plain: str) -> None:
-    print(json.dumps(document, ensure_ascii=False) if options.json else plain)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Config], Coroutine[Any, Any, int]]] = {
@@ -152,4 +149,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Config], Coroutine[Any, Any, i
     "inbox": inbox,
     "agents": agents,
     "doctor": doctor,
+    "guard": guard,
 }

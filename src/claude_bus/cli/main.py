@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     agents.set_defaults(command="agents")
     doctor = commands.add_parser("doctor", parents=[_shared()], help="check that everything is in order")
     doctor.set_defaults(command="doctor")
+
+    guard = commands.add_parser("guard", parents=[_shared()], help="look at claims when git commits")
+    guard.add_argument(
+        "action", choices=("install", "uninstall", "check"), help="the pre-commit hook of this repository"
+    )
+    guard.set_defaults(command="guard")
     return parser
 
 

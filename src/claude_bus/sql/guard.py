@@ -19,7 +19,7 @@ def edit(tx: Transaction, client: Client, place: Place, tree: str, policy: Guard
     if not binding:
         return Verdict("pass"), ()
     me = binding.address
-    held = claims.holding(tx, me, place, tree=tree, shared=claims.shares(tx, me, place))
+    held = _against(tx, me, place, tree)
     if not held:
         _claim_for_edit(tx, me, place, tree)
         return Verdict("pass"), ()
@@ -28,6 +28,15 @@ def edit(tx: Transaction, client: Client, place: Place, tree: str, policy: Guard
     if policy == "deny":
         return Verdict("refuse", held, final=True), ()
     return _confirm(tx, me, client.key, place, held)
+
+
+def standing(tx: Transaction, me: Address, places: claims.Places, tree: str) -> list[Claim | None]:
+    """For each place the exclusive claim of another that stands against `me`, or None."""
+    return [_against(tx, me, Place(*place), tree) for place in places]
+
+
+def _against(tx: Transaction, me: Address, place: Place, tree: str) -> Claim | None:
+    return claims.holding(tx, me, place, tree=tree, shared=claims.shares(tx, me, place))
 
 
 def _claim_for_edit(tx: Transaction, me: Address, place: Place, tree: str) -> None:

@@ -1,0 +1,146 @@
+"""Installed as users do it, as a plugin or by the installer, in the real client."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from environment_under_test import checkout, has_environment
+
+from . import reading
+from .claude_e2e import Sandbox
+from .fake_anthropic import PATIENCE, FakeAnthropic, Request, text, tool
+from .peer import Peer
+from .test_join import command_lines
+
+BUILT_IN = {"agents", "inbox", "register", "send", "wait"}
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return checkout(tmp_path / "repository")
+
+
+def turn(box: Sandbox, prompt: str, *script: Any) -> list[Request]:
+    """A headless session without any option: what the model read."""
+    with FakeAnthropic(script) as model:
+        box.run("-p", stdin=prompt, env={"ANTHROPIC_BASE_URL": model.url})
+        return model.main
+
+
+def joins(box: Sandbox, peer: Peer, tools: str) -> None:
+    """A session has command, tools and hooks: `/bus` joins with no permission asked, and mail comes by itself."""
+    waiting = peer.send("frontend", "it waited")
+    asked, answered = turn(box, "/bus frontend the UI", tool(f"{tools}__register", name="frontend"), text("joined"))
+    assert {f"{tools}__{name}" for name in BUILT_IN} <= set(asked.tool_names)
+    assert f"{tools}__hook" not in asked.tool_names
+    assert [line for line in command_lines() if line not in "\n".join(asked.last_user())] == []
+    assert 'after /bus: "frontend the UI"' in "\n".join(asked.last_user())
+    assert "registered 'frontend'" in answered.tool_results()[0]
+    assert [mail.id for mail in reading.mail(answered)] == [waiting]
+    assert reading.came_with(answered) == ["PostToolBatch"]
+
+
+def test_the_plugin_is_valid(box: Sandbox, repository: Path) -> None:
+    """The client's own validation passes on the plugin."""
+    out = box.run("plugin", "validate", str(repository / ".claude-plugin" / "plugin.json"))
+    assert "Validation passed" in out
+
+
+@pytest.mark.parametrize("name", ["bus", "claude-bus"])
+def test_from_the_marketplace(box: Sandbox, repository: Path, backend: Peer, name: str) -> None:
+    """Added as a marketplace and installed under either of its names, the plugin has command, tools and hooks."""
+    box.run("plugin", "marketplace", "add", str(repository))
+    box.run("plugin", "install", f"{name}@claude-bus")
+    joins(box, backend, "mcp__plugin_bus_bus")
+    assert turn(box, "hello")[0].tool_names
+
+
+def test_the_plugin_makes_its_environment_with_its_data(box: Sandbox, repository: Path, backend: Peer) -> None:
+    """Without an interpreter chosen, the server runs in the environment in the plugin's data folder."""
+    del box.env["CLAUDE_BUS_PYTHON"]
+    box.run("plugin", "marketplace", "add", str(repository))
+    box.run("plugin", "install", "bus@claude-bus")
+    has_environment(box.config / "plugins" / "data" / "bus-claude-bus" / "environments")
+    joins(box, backend, "mcp__plugin_bus_bus")
+
+
+# -- the installer --------------------------------------------------------------------
+
+
+class Installer:
+    """`install_claude_bus.sh` of a clone, run in the sandbox, with its client on PATH."""
+
+    def __init__(self, box: Sandbox, repository: Path, programs: Path) -> None:
+        programs.mkdir()
+        (programs / "claude").symlink_to(box.binary)
+        self._env = box.env | {
+            "PATH": f"{programs}{os.pathsep}{os.path.dirname(sys.executable)}{os.pathsep}{box.env['PATH']}"
+        }
+        self._script = repository / "install_claude_bus.sh"
+        self.place = box.home / ".local" / "share" / "claude-bus"
+
+    def __call__(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["bash", self._script, *arguments],
+            env=self._env,
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture
+def installer(box: Sandbox, repository: Path, tmp_path: Path) -> Installer:
+    made = Installer(box, repository, tmp_path / "programs")
+    made.place.mkdir(parents=True)
+    (made.place / ".claude-bus").touch()
+    has_environment(made.place / "environments")
+    return made
+
+
+def test_the_installer(box: Sandbox, installer: Installer, backend: Peer) -> None:
+    """After it sessions have command, tools and hooks; after --uninstall nothing is left; twice is as good as once."""
+    before = everything(box)
+    assert "It works" in installer()
+    joins(box, backend, "mcp__bus")
+    assert "server 'bus' is registered" in installer()
+    (first, *_) = turn(box, "hello")
+    assert [name for name in first.tool_names if name.endswith("__inbox")] == ["mcp__bus__inbox"]
+
+    installer("--uninstall")
+    assert everything(box) == before
+    assert not installer.place.exists()
+    (last, *_) = turn(box, "/bus frontend") or [None]
+    assert last is None or not [name for name in last.tool_names if "bus" in name]
+
+
+def everything(box: Sandbox) -> dict[str, Any]:
+    """What the user has: the settings, the commands, the servers registered, the programs."""
+    state = json.loads((box.config / ".claude.json").read_text(encoding="utf-8"))
+    settings = box.config / "settings.json"
+    return {
+        "settings": settings.read_text(encoding="utf-8") if settings.exists() else None,
+        "commands": sorted(str(path) for path in box.config.glob("commands/**/*")),
+        "servers": state.get("mcpServers", {}),
+        "programs": sorted(str(path) for path in box.home.glob(".local/bin/*")),
+    }
+
+
+def test_a_server_of_that_name_makes_room(box: Sandbox, installer: Installer) -> None:
+    """A server registered as `bus` before is replaced, and shown, so that it can be brought back."""
+    box.run("mcp", "add", "--scope", "user", "bus", "--", "python3", "-c", "print('other')")
+    out = installer()
+    assert "another server named 'bus' made room" in out
+    assert "Args: -c print('other')" in out
+    servers = json.loads((box.config / ".claude.json").read_text(encoding="utf-8"))["mcpServers"]
+    assert servers["bus"]["command"] == str(installer.place / "bin" / "claude-bus")

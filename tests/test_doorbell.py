@@ -1,0 +1,492 @@
+"""Waking an idle session: once for what waits, never while it works, never where its user does not want it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+from inbox_under_test import Inbox, inbox
+from processes_under_test import PATIENCE, Peer, Wire, wire
+from sessions_under_test import Party, say
+
+from claude_bus import claude_code, doorbell
+from claude_bus.bus import Bus
+from claude_bus.doorbell import Doorbell
+from claude_bus.drivers.sqlite import connect
+from claude_bus.processes import this_process
+from claude_bus.session import Session
+
+# -- the watch, in this process ------------------------------------------------------------------
+
+
+class Looking:
+    """A session's bus as its doorbell uses it: tells when the doorbell has looked."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._looked = anyio.Event()
+        self.before: Callable[[str], Any] | None = None
+        """Called with the name of each verb before it runs, and awaited."""
+
+    def __getattr__(self, name: str) -> Any:
+        verb = getattr(self._bus, name)
+        if name in ("ear", "pulse") or self.before is None:
+            return verb
+        before = self.before
+
+        async def interrupted(*args: Any, **more: Any) -> Any:
+            await before(name)
+            return await verb(*args, **more)
+
+        return interrupted
+
+    def pulse(self) -> object:
+        """The first and the last thing of every look."""
+        self._looked.set()
+        self._looked = anyio.Event()
+        return self._bus.pulse()
+
+    async def looks(self) -> None:
+        """Return after a look that began after this call has ended."""
+        with anyio.fail_after(PATIENCE):
+            for _ in range(4):
+                await self._looked.wait()
+
+
+class Bell:
+    """A session with a running doorbell."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.bus = Looking(session.bus)
+        self.rung: list[str] = []
+        self.works = True
+        self.says_idle = False
+        self._doorbell = Doorbell(session, cast(Bus, self.bus), self._push, lambda: self.says_idle)
+
+    async def _push(self, text: str, sender: str) -> bool:
+        self.rung.append(f"{sender}: {text}")
+        return self.works
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._doorbell.watch)
+            await self.bus.looks()
+            yield
+            tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def bell(party: Party, monkeypatch: pytest.MonkeyPatch) -> Bell:
+    """An idle session named bob that may be woken, and its doorbell, which looks often."""
+    monkeypatch.setattr(doorbell, "LOOK_EVERY", 0.01)
+    session = await party.join("bob", may_wake=lambda mode: mode not in ("", "bypassPermissions"))
+    await session.prompt("s", "p0", "default")
+    await session.stop("s", "default")
+    return Bell(session)
+
+
+@pytest.mark.anyio
+async def test_a_message_rings_once(party: Party, bell: Bell) -> None:
+    """However often the watch looks, one batch rings once, naming how much and from whom."""
+    alice = await party.join("alice")
+    async with bell.watching():
+        await say(alice, "bob")
+        for _ in range(5):
+            await bell.bus.looks()
+
+    assert bell.rung == ["alice: 1 unread on the bus from alice (#1)"]
+
+
+@pytest.mark.anyio
+async def test_mail_that_waited_before_the_watch_began_rings(party: Party, bell: Bell) -> None:
+    """A server that starts while mail waits does not wait for more."""
+    await say(await party.join("alice"), "bob")
+    async with bell.watching():
+        await bell.bus.looks()
+
+    assert len(bell.rung) == 1
+
+
+@pytest.mark.anyio
+async def test_a_batch_that_is_not_read_rings_again_later(party: Party, bell: Bell) -> None:
+    """After a while, each time in other words, three times in all."""
+    alice = await party.join("alice")
+    async with bell.watching():
+        await say(alice, "bob")
+        for later in (0, 31, 121, 1000):
+            party.now += later
+            await bell.bus.looks()
+
+    assert len(bell.rung) == len(set(bell.rung)) == 3
+
+
+@pytest.mark.anyio
+async def test_a_working_session_is_not_rung_and_an_idle_one_is(party: Party, bell: Bell) -> None:
+    """What comes while it works waits for its hooks; what is left when it goes idle rings."""
+    alice = await party.join("alice")
+    async with bell.watching():
+        await bell.session.prompt("s", "p1", "default")
+        await say(alice, "bob")
+        await bell.bus.looks()
+        during = list(bell.rung)
+        await bell.session.became("idle", "s")
+        await bell.bus.looks()
+
+    assert during == []
+    assert len(bell.rung) == 1
+
+
+@pytest.mark.anyio
+async def test_a_prompt_that_comes_as_the_bell_is_reached_for_silences_it(party: Party, bell: Bell) -> None:
+    """Between seeing mail and ringing, the session may have begun to work: then there is no ring."""
+    alice = await party.join("alice")
+    came: list[str] = []
+
+    async def before(verb: str) -> None:
+        if verb == "ring" and not came:
+            came.append(verb)
+            await bell.session.became("working", "s")
+
+    async with bell.watching():
+        bell.bus.before = before
+        await say(alice, "bob")
+        await bell.bus.looks()
+        await bell.bus.looks()
+
+    assert came
+    assert bell.rung == []
+
+
+@pytest.mark.anyio
+async def test_an_interrupted_session_is_rung_though_it_never_said_stop(
+    party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the client itself says that it is idle, and the session has been silent, it is."""
+    monkeypatch.setattr(doorbell, "_QUIET_FOR", -1.0)
+    alice = await party.join("alice")
+    async with bell.watching():
+        await bell.session.prompt("s", "p1", "default")
+        await say(alice, "bob")
+        await bell.bus.looks()
+        before = list(bell.rung)
+        bell.says_idle = True
+        await bell.bus.looks()
+
+    assert before == []
+    assert len(bell.rung) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("to", "more"), [("bob", {"kind": "fyi"}), ("all", {}), ("all", {"kind": "fyi", "urgent": True})]
+)
+async def test_what_is_no_reason_to_wake_waits(party: Party, bell: Bell, to: str, more: dict[str, Any]) -> None:
+    """An fyi and a plain broadcast are read at the next turn."""
+    alice = await party.join("alice")
+    async with bell.watching():
+        await say(alice, to, **more)
+        await bell.bus.looks()
+
+    assert bell.rung == []
+
+
+@pytest.mark.anyio
+async def test_a_bell_that_nobody_hears_is_not_promised(party: Party, bell: Bell) -> None:
+    """If the socket does not take the push, senders are not told that the session is being woken."""
+    alice = await party.join("alice")
+    bell.works = False
+    async with bell.watching():
+        first = await alice.send(_draft("bob"))
+        await bell.bus.looks()
+        second = await alice.send(_draft("bob"))
+
+    assert [sent.expectations[0].outlook for sent in (first, second)] == ["waking", "idle"]
+
+
+@pytest.mark.anyio
+async def test_the_watch_outlives_a_locked_file(party: Party, bell: Bell) -> None:
+    """A look that fails is made good by a later one."""
+    alice = await party.join("alice")
+    async with bell.watching():
+        await say(alice, "bob")
+        lock = connect(party.path, 5.0)
+        lock.execute("BEGIN IMMEDIATE")
+        lock.execute("ROLLBACK")
+        lock.close()
+        await bell.bus.looks()
+
+    assert len(bell.rung) == 1
+
+
+@pytest.mark.anyio
+async def test_the_watch_does_a_servers_upkeep(party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps the heartbeat, and ends the sessions of processes that are gone."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+    monkeypatch.setattr(doorbell, "PRUNE_EVERY", -1.0)
+    gone = await party.join("gone")
+    party.kill(gone)
+    party.now += 500
+    async with bell.watching():
+        await bell.bus.looks()
+
+    bound = [row[0] for row in connect(party.path, 1.0).execute("SELECT agent FROM bindings WHERE heartbeat = ?", (party.now,))]
+    left = [row[0] for row in connect(party.path, 1.0).execute("SELECT agent FROM bindings")]
+    assert bound == left == ["bob"]
+
+
+def _draft(to: str) -> Any:
+    from claude_bus.model import Draft
+
+    return Draft((to,), "x")
+
+
+# -- the real server --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "bus.db"
+
+
+@pytest.fixture
+def socket() -> Iterator[Inbox]:
+    """The inbox socket of the session that the test plays."""
+    with inbox() as opened:
+        yield opened
+
+
+def turn(server: Wire, prompt: str, mode: str = "default") -> str:
+    """A whole turn of the session; returns what its prompt brought."""
+    brought = server.hook("UserPromptSubmit", prompt=prompt, mode=mode)
+    while server.hook("Stop", prompt=prompt, mode=mode):
+        pass
+    return brought
+
+
+def test_an_idle_session_is_woken_and_reads_its_mail_in_the_turn_it_was_woken_for(path: Path, socket: Inbox) -> None:
+    """One line through the socket, without the mail itself; the prompt hook that fires for it brings the mail."""
+    with socket.server(path) as bob:
+        bob.call("register", name="bob")
+        alice = Peer(path, "alice")
+        turn(bob, "p1")
+        sent = alice.send("bob", "the secret plan")
+        rung = socket.ring()
+        brought = turn(bob, "p2")
+        state = alice.state(1)
+
+    assert (sent, state) == ("waking", "read")
+    assert (rung.token, rung.sender, rung.line) == ("secret", "alice", "1 unread on the bus from alice (#1)")
+    assert "the secret plan" in brought
+
+
+def test_a_burst_rings_once_and_the_next_batch_again(path: Path, socket: Inbox) -> None:
+    """Ten messages at once are one ring; once they are read, the next message is a new one."""
+    with socket.server(path) as bob:
+        bob.call("register", name="bob")
+        alice = Peer(path, "alice")
+        turn(bob, "p1")
+        for n in range(10):
+            alice.send("bob", str(n))
+        first = socket.ring()
+        brought = turn(bob, "p2")
+        alice.send("bob", "one more")
+        second = socket.ring()
+
+    assert brought.count("</bus-message-") == 10
+    assert first.line != second.line
+    assert second.line == "1 unread on the bus from alice (#11)"
+    assert socket.unheard() == []
+
+
+def test_nothing_rings_before_its_mode_is_known_while_it_works_or_for_what_can_wait(path: Path, socket: Inbox) -> None:
+    """Of all that comes, only the direct message to the idle session rings."""
+    with socket.server(path) as bob:
+        bob.call("register", name="bob")
+        alice = Peer(path, "alice")
+        early = alice.send("bob", "before any turn")
+        bob.hook("UserPromptSubmit", prompt="p1")
+        alice.send("bob", "while it works")
+        assert "while it works" in bob.hook("PostToolBatch", prompt="p1")
+        bob.hook("Stop", prompt="p1")
+        alice.send("bob", "for your information", kind="fyi")
+        alice.send("all", "everybody")
+        alice.send("bob", "you")
+        rung = socket.ring()
+
+    assert early == "idle"
+    assert rung.line == "3 unread on the bus from alice (#5)"
+    assert socket.unheard() == []
+
+
+def test_a_session_that_bypasses_permissions_is_left_alone(path: Path, socket: Inbox) -> None:
+    """Its user keeps the messages of others out; in another mode it rings again."""
+    with socket.server(path) as bob:
+        bob.call("register", name="bob")
+        alice = Peer(path, "alice")
+        turn(bob, "p1", "bypassPermissions")
+        sent = alice.send("bob", "one")
+        assert "one" in turn(bob, "p2", "bypassPermissions")
+        turn(bob, "p3", "acceptEdits")
+        alice.send("bob", "two")
+        rung = socket.ring()
+
+    assert sent == "idle"
+    assert rung.line == "1 unread on the bus from alice (#2)"
+    assert socket.unheard() == []
+
+
+def test_a_user_may_want_to_be_woken_always(path: Path, socket: Inbox) -> None:
+    """BUS_WAKE=always rings in every mode, even before one is known."""
+    with socket.server(path, BUS_WAKE="always") as bob:
+        bob.call("register", name="bob")
+        alice = Peer(path, "alice")
+        alice.send("bob", "early")
+        first = socket.ring()
+        turn(bob, "p1", "bypassPermissions")
+        alice.send("bob", "in bypass")
+        second = socket.ring()
+
+    assert (first.line, second.line) == (
+        "1 unread on the bus from alice (#1)",
+        "1 unread on the bus from alice (#2)",
+    )
+
+
+def test_a_user_may_want_never_to_be_woken(path: Path, socket: Inbox) -> None:
+    """BUS_WAKE=never rings nowhere, and senders are not promised it; mail comes with the next prompt."""
+    with socket.server(path, BUS_WAKE="never") as bob:
+        bob.call("register", name="bob")
+        alice = Peer(path, "alice")
+        turn(bob, "p1")
+        sent = alice.send("bob", "one", urgent=True)
+        _until_it_looked(bob, alice)
+        assert "one" in turn(bob, "p2")
+        assert bob.end() == 0
+
+    assert sent == "idle"
+    assert socket.unheard() == []
+
+
+def _until_it_looked(bob: Wire, alice: Peer) -> None:
+    """Return when bob's watch has looked for mail: that is what ends a waiting call."""
+    bob.call("inbox")
+    waiting = bob.post("tools/call", name="wait", arguments={"timeout": PATIENCE})
+    assert bob.call("whoami").text == "bob"
+    alice.send("bob", "one", kind="fyi")
+    assert bob.read()["id"] == waiting
+
+
+def test_two_servers_of_one_session_ring_once(path: Path, socket: Inbox) -> None:
+    """A plugin's and a configured server share the session: one name, one ring for each batch."""
+    with socket.server(path) as bob, socket.server(path) as twin:
+        bob.call("register", name="bob")
+        assert twin.call("whoami").text == "bob"
+        alice = Peer(path, "alice")
+        turn(bob, "p1")
+        rungs = []
+        for n in range(5):
+            alice.send("bob", str(n))
+            rungs.append(socket.ring().line)
+            assert turn(bob, f"q{n}").count("</bus-message-") == 1
+
+    assert rungs == [f"1 unread on the bus from alice (#{n})" for n in range(1, 6)]
+    assert socket.unheard() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "idle"), [('{"status": "idle"}', True), ('{"status": "busy"}', False), ("[]", False), ("{", False), (None, False)]
+)
+def test_a_client_says_of_itself_whether_it_is_idle(tmp_path: Path, said: str | None, idle: bool) -> None:
+    """Its session file is believed if it says so plainly; anything else is no."""
+    me = this_process()
+    (tmp_path / "sessions").mkdir()
+    if said is not None:
+        (tmp_path / "sessions" / f"{me.pid}.json").write_text(said)
+
+    assert claude_code.says_idle({"CLAUDE_CONFIG_DIR": str(tmp_path)}, me) == idle
+
+
+def test_a_server_below_somebody_elses_session_does_not_ring_it(path: Path, socket: Inbox) -> None:
+    """A program that a session started inherits its variables; the socket of another process is not its own."""
+    foreign = socket.path.with_name("1.sock")
+    os.link(socket.path, foreign)
+    env = {"CLAUDE_CODE_MESSAGING_SOCKET": str(foreign), "CLAUDE_CODE_SESSION_ID": "s1", "BUS_WAKE": "always"}
+    with wire(path, **env) as bob:
+        bob.call("register", name="bob")
+        alice = Peer(path, "alice")
+        sent = alice.send("bob", "one", urgent=True)
+        _until_it_looked(bob, alice)
+
+    assert sent == "idle"
+    assert socket.unheard() == []
+
+
+def test_the_session_outlives_one_of_its_servers(path: Path, socket: Inbox) -> None:
+    """When one of two servers ends the session is still here, and still rings."""
+    with socket.server(path) as bob, socket.server(path) as twin:
+        bob.call("register", name="bob")
+        twin.call("whoami")
+        alice = Peer(path, "alice")
+        turn(twin, "p1")
+        assert bob.end() == 0
+        alice.send("bob", "one")
+        rung = socket.ring()
+        assert twin.end() == 0
+        later = alice.send("bob", "two")
+
+    assert rung.sender == "alice"
+    assert later == "offline"
+
+
+def test_clearing_the_conversation_keeps_name_and_bell(path: Path, socket: Inbox) -> None:
+    """After `/clear` the same process goes on under another session id."""
+    with socket.server(path) as bob:
+        bob.call("register", name="bob")
+        alice = Peer(path, "alice")
+        turn(bob, "p1")
+        bob.hook("UserPromptSubmit", session="s2", prompt="p2")
+        bob.hook("Stop", session="s2", prompt="p2")
+        alice.send("bob", "one")
+        rung = socket.ring()
+        brought = bob.hook("UserPromptSubmit", session="s2", prompt="p3")
+
+    assert rung.line == "1 unread on the bus from alice (#1)"
+    assert "one" in brought
+
+
+def test_a_restarted_server_finds_its_session_again(path: Path, socket: Inbox) -> None:
+    """A crash of the server is not the end of the session: name, mail and bell are there."""
+    with socket.server(path) as bob:
+        bob.call("register", name="bob")
+        alice = Peer(path, "alice")
+        turn(bob, "p1")
+        alice.send("bob", "one")
+        socket.ring()
+        bob.call("inbox")
+        bob.process.kill()
+        bob.process.wait()
+        with socket.server(path) as again:
+            name = again.call("whoami").text
+            brought = turn(again, "p2")
+            alice.send("bob", "two")
+            rung = socket.ring()
+
+    assert name == "bob"
+    assert 'possibly_seen="true"' in brought
+    assert rung.line == "1 unread on the bus from alice (#2)"
+
+
+def test_the_listing_shows_the_client_not_its_server(path: Path, socket: Inbox) -> None:
+    """A session is bound to its client's process, which this test is."""
+    with socket.server(path) as bob:
+        bob.call("register", name="bob")
+        row = connect(path, 1.0).execute("SELECT client, pid FROM bindings").fetchone()
+
+    assert tuple(row) == (f"socket:{socket.path}", os.getpid())

@@ -1,0 +1,149 @@
+"""The plugin's files agree with the program and with each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+import claude_bus
+from claude_bus.mcp import hooks
+from claude_bus.mcp.tools import TOOLS
+from environment_under_test import ROOT
+
+SKILL = (ROOT / "commands" / "bus" / "SKILL.md").read_text(encoding="utf-8")
+
+
+def read(path: str) -> Any:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+# -- manifests ------------------------------------------------------------------------
+
+
+def test_the_plugin_has_the_programs_version() -> None:
+    """plugin.json names the plugin `bus`, in the version of the package."""
+    manifest = read(".claude-plugin/plugin.json")
+    assert (manifest["name"], manifest["version"]) == ("bus", claude_bus.__version__)
+
+
+def test_the_marketplace_offers_it_under_both_names() -> None:
+    """Marketplace `claude-bus` offers this folder as `bus` and as `claude-bus`."""
+    marketplace = read(".claude-plugin/marketplace.json")
+    assert marketplace["name"] == "claude-bus"
+    assert {entry["name"]: entry["source"] for entry in marketplace["plugins"]} == {"bus": "./", "claude-bus": "./"}
+
+
+def test_the_server_is_the_launcher() -> None:
+    """.mcp.json starts the launcher, isolated from the user's Python, and wants its tools loaded at once."""
+    (server,) = read(".mcp.json")["mcpServers"].items()
+    name, settings = server
+    *options, script = settings["args"]
+    assert (name, settings["command"], options, settings["alwaysLoad"]) == ("bus", "python3", ["-I", "-S"], True)
+    assert (ROOT / script.replace("${CLAUDE_PLUGIN_ROOT}/", "")).is_file()
+
+
+# -- hooks ----------------------------------------------------------------------------
+
+
+def declared() -> list[tuple[str, dict[str, Any]]]:
+    """Every hook with its event."""
+    groups = read("hooks/hooks.json")["hooks"]
+    return [(event, hook) for event in groups for group in groups[event] for hook in group["hooks"]]
+
+
+def test_every_event_the_server_reacts_to_is_hooked() -> None:
+    """Each exactly once, and no other."""
+    assert sorted(event for event, _ in declared()) == sorted(hooks.EVENTS)
+
+
+@pytest.mark.parametrize(("event", "hook"), declared())
+def test_a_hook_calls_the_plugins_own_server(event: str, hook: dict[str, Any]) -> None:
+    """A hook calls the hook tool of server plugin:bus:bus, with its event and fields that the tool knows."""
+    assert (hook["type"], hook["server"], hook["tool"]) == ("mcp_tool", "plugin:bus:bus", hooks.NAME)
+    assert hook["input"]["event"] == event
+    fields = {name: value for name, value in hook["input"].items() if name != "event"}
+    assert set(fields) <= set(hooks.Event.model_fields)
+    assert all(value == f"${{{name}}}" for name, value in fields.items())
+
+
+# -- the command ----------------------------------------------------------------------
+
+
+def front_matter() -> dict[str, str]:
+    head = SKILL.split("---\n")[1]
+    return dict(line.split(": ", 1) for line in head.splitlines())
+
+
+def calls() -> list[tuple[str, str]]:
+    """The tool calls that the command's text shows, and their arguments."""
+    return re.findall(r"`(\w+)\(([^`]*)\)`", SKILL)
+
+
+def test_the_command_answers_to_its_bare_name() -> None:
+    """A skill-shaped command named `bus`: the plugin's `/bus backend` works without a prefix."""
+    assert front_matter()["name"] == "bus"
+    assert "$ARGUMENTS" in SKILL
+
+
+def test_the_command_may_use_the_tools_of_plugin_and_installation() -> None:
+    """The tools need no permission in its turn, under either prefix; and the model does not pay for its description."""
+    assert front_matter()["allowed-tools"] == "mcp__plugin_bus_bus, mcp__bus"
+    assert front_matter()["disable-model-invocation"] == "true"
+
+
+def test_the_command_names_tools_and_arguments_that_exist() -> None:
+    """Every call in its text is of a tool of the bus, with arguments that it has."""
+    for name, arguments in calls():
+        named = re.findall(r"(\w+)=", arguments) or re.findall(r"\w+", arguments)
+        assert set(named) <= set(TOOLS[name].arguments.model_fields), name
+
+
+def test_the_command_tells_what_each_tool_is_for() -> None:
+    """Whatever a user may want of the bus is in its map."""
+    assert set(TOOLS) - {name for name, _ in calls()} == {"whoami"}
+
+
+def test_the_command_is_compact() -> None:
+    """It is paid for in tokens, once per use: about 700 of them."""
+    assert len(SKILL.encode()) < 3_000
+
+
+# -- locked dependencies --------------------------------------------------------------
+
+
+def locked(name: str) -> dict[str, str]:
+    """The packages of a lock file and their versions."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split()[0].split("==") for line in lines if "==" in line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize(("name", "groups"), [("requirements.txt", []), ("requirements-dev.txt", ["dev"])])
+def test_what_is_needed_is_locked(name: str, groups: list[str]) -> None:
+    """Each requirement of pyproject.toml is locked, in a version that it allows."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = [
+        *project["project"]["dependencies"],
+        *(r for group in groups for r in project["dependency-groups"][group]),
+    ]
+    for requirement in map(Requirement, wanted):
+        assert locked(name)[requirement.name] in requirement.specifier
+
+
+def test_developers_have_the_versions_that_users_get() -> None:
+    """The lock file for developers holds that for users."""
+    assert locked("requirements.txt").items() <= locked("requirements-dev.txt").items()
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_locks_pin_hashes_and_no_address(name: str) -> None:
+    """Every package has hashes; where packages come from is the user's setting."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    packages = re.split(r"\n(?=\S)", text)
+    assert all("--hash=sha256:" in package for package in packages if not package.startswith("#"))
+    assert "://" not in text
+    assert "-index" not in text.replace("--no-emit-index-url", "")
