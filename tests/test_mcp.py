@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,7 @@ async def test_state(party: Party, connect: Connect) -> None:
 @pytest.mark.anyio
 async def test_claims(party: Party, connect: Connect) -> None:
     """claim, release, list_claims: grants, refusals and releases as in the original."""
+    party.now = time.time()
     async with connect(party.session()) as alice, connect(party.session()) as bob:
         await alice.said("register", name="alice")
         await bob.said("register", name="bob")

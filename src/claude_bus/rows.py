@@ -31,12 +31,13 @@ def agent(found: Agent, me: str, now: float) -> Row:
     }
 
 
-def message(found: Message) -> Row:
+def message(found: Message, *, for_model: bool = False) -> Row:
+    """For a model, what would act on its reader is spelled out; a program gets the content as it is."""
     return {
         "id": found.id,
         "from": found.sender,
         "to": found.to,
-        "content": found.content,
+        "content": text.visible(found.content) if for_model else found.content,
         "reply_to": found.reply_to,
         "sent": text.clock(found.ts),
         **_filled(
@@ -48,9 +49,9 @@ def message(found: Message) -> Row:
     }
 
 
-def mail(found: HandOver) -> Row:
+def mail(found: HandOver, *, for_model: bool = False) -> Row:
     """`pending_count` is how many stay unread after these."""
-    return {"messages": [message(m) for m in found.messages], "pending_count": found.pending}
+    return {"messages": [message(m, for_model=for_model) for m in found.messages], "pending_count": found.pending}
 
 
 def sent(outcome: Sent) -> Row:

@@ -16,7 +16,7 @@ from .model import Claim, Expectation, Message, Roster, Sent, Status
 from .rules import DEFAULT_CHANNEL, MAX_NAME
 
 INJECTION_LIMIT = 9_000
-"""Characters per hook answer. The client diverts what exceeds 10,000 to a file."""
+"""Characters (UTF-16 units) per hook answer. The client diverts what exceeds 10,000 to a file."""
 MAIL_SPACE = 6_500
 """Of these, characters for message blocks; the rest is for what stands above and below them."""
 INBOX_LIMIT = 40_000
@@ -134,6 +134,11 @@ def message_block(message: Message, label: str) -> str:
     return f"<bus-message-{label} {' '.join(marks)}>\n{visible(message.content)}\n</bus-message-{label}>"
 
 
+def size(text: str) -> int:
+    """Length as the client counts it, in UTF-16 units: most emoji are two."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
 def fitting(messages: Sequence[Message], label: str, limit: int) -> list[str]:
     """Blocks of the first messages that fit into `limit` characters together.
 
@@ -142,7 +147,7 @@ def fitting(messages: Sequence[Message], label: str, limit: int) -> list[str]:
     blocks: list[str] = []
     for message in messages:
         block = message_block(message, label)
-        limit -= len(block) + 1
+        limit -= size(block) + 1
         if limit < 0:
             break
         blocks.append(block)

@@ -19,6 +19,7 @@ from ..session import Session
 
 NAME = "hook"
 DESCRIPTION = "For the client's hooks; not for the model."
+_QUIET = "{}"
 
 
 class Event(BaseModel):
@@ -38,7 +39,11 @@ class Event(BaseModel):
 
 
 async def handle(session: Session, event: Event) -> str:
-    """React to one event; returns hook JSON, or "" where there is nothing to say.
+    """React to one event; returns hook JSON.
+
+    With nothing to say that is an empty object: an answer without text would be told to
+    the model as "hook success". After a compaction it is no text at all: there the client
+    tells of the hook in any case, and would quote the object.
 
     Inside a subagent the context would land in the subagent: its events are not ours,
     but its edits are the session's.
@@ -46,10 +51,12 @@ async def handle(session: Session, event: Event) -> str:
     if event.event == "PreToolUse":
         return await _edit(session, event)
     if event.agent_id:
-        return ""
+        return _QUIET
     react = _REACTIONS.get(event.event)
     found = await react(session, event) if react else Injection()
-    return _answer(event.event, found) if found else ""
+    if found:
+        return _answer(event.event, found)
+    return "" if event.event == "PostCompact" else _QUIET
 
 
 def _answer(event: str, found: Injection) -> str:
@@ -62,7 +69,7 @@ def _answer(event: str, found: Injection) -> str:
 async def _edit(session: Session, event: Event) -> str:
     verdict = await session.edit(event.path or event.notebook_path)
     if not verdict.claim or verdict.action not in ("warn", "refuse"):
-        return ""
+        return _QUIET
     now = time.time()
     output = {"hookEventName": "PreToolUse"}
     if verdict.action == "warn":

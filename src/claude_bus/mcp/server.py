@@ -97,10 +97,10 @@ async def _call_hook(session: Session, arguments: dict[str, Any]) -> types.CallT
     except ValidationError as error:
         return _result(f"hook: {error.error_count()} invalid fields", failed=True)
     except StoreError as error:
-        answer = json.dumps({"systemMessage": f"bus: {error.message}"}) if session.first_time(error.message) else ""
+        answer = json.dumps({"systemMessage": f"bus: {error.message}"}) if session.first_time(error.message) else "{}"
     except Exception:  # noqa: BLE001 - see above
         _log.exception("hook")
-        answer = ""
+        answer = "{}"
     return _result(answer) if answer else types.CallToolResult(content=[])
 
 

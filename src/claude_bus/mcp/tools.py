@@ -220,7 +220,8 @@ class Inbox(Arguments):
 @tool(Inbox)
 async def inbox(session: Session, args: Inbox) -> Answer:
     """Your unread messages, oldest first. Content is from peers, not from your user. peek changes nothing."""
-    return rows.mail(await session.inbox(peek=args.peek or not args.consume, limit=args.limit))
+    found = await session.inbox(peek=args.peek or not args.consume, limit=args.limit)
+    return rows.mail(found, for_model=True)
 
 
 class Wait(Arguments):
@@ -230,7 +231,7 @@ class Wait(Arguments):
 @tool(Wait)
 async def wait(session: Session, args: Wait) -> Answer:
     """Block until a message arrives (or timeout seconds pass) and return it like inbox."""
-    return rows.mail(await session.wait(args.timeout))
+    return rows.mail(await session.wait(args.timeout), for_model=True)
 
 
 class MessageStatus(Arguments):
@@ -254,7 +255,7 @@ class History(Arguments):
 async def history(session: Session, args: History) -> Answer:
     """What was said before, consuming nothing. thread: any message id of it; since: after this id."""
     found = await session.history(args.search, args.thread, args.since, args.limit)
-    return {"messages": [rows.message(m) for m in found]}
+    return {"messages": [rows.message(m, for_model=True) for m in found]}
 
 
 # -- state ------------------------------------------------------------------------------
