@@ -172,7 +172,8 @@ class Wire:
     def hook(self, event: str, *, session: str = "s1", prompt: str = "p1", mode: str = "default") -> str:
         """Send a hook event; returns what it puts before the model."""
         found = self.call("hook", event=event, session_id=session, prompt_id=prompt, permission_mode=mode)
-        return str(json.loads(found.text)["hookSpecificOutput"]["additionalContext"]) if found.text else ""
+        output = json.loads(found.text).get("hookSpecificOutput", {})
+        return str(output.get("additionalContext", ""))
 
     def end(self) -> int:
         """Close its stdin, as a client does; returns its exit status."""

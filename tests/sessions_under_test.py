@@ -8,13 +8,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from store_under_test import HOST, START
-
 from claude_bus.bus import LocalBus
 from claude_bus.config import Config
 from claude_bus.drivers.sqlite import Database
 from claude_bus.model import Client, Draft, Folder, Process
 from claude_bus.session import Session
+from store_under_test import HOST, START
 
 
 class Party:

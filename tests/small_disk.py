@@ -27,8 +27,20 @@ def on_small_disk(scenario: str, folder: Path) -> dict[str, Any]:
     folder.mkdir()
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     done = subprocess.run(
-        ["unshare", *user, "--mount", "sh", "-c", _MOUNT, str(folder), sys.executable, "-m", "small_disk", scenario]
-        + [str(folder)],
+        [
+            "unshare",
+            *user,
+            "--mount",
+            "sh",
+            "-c",
+            _MOUNT,
+            str(folder),
+            sys.executable,
+            "-m",
+            "small_disk",
+            scenario,
+            str(folder),
+        ],
         env=environment(folder / "bus.db"),
         capture_output=True,
         text=True,

@@ -87,8 +87,8 @@ class Store:
 
     def hand_over(self, me: Address, *, by: Process | None = None, **more: Any) -> HandOver:
         """Hand over without proof, by default through the session's own process."""
-        by = by or self.clients[me].process
-        return self(messages.hand_over, me, **{"limit": 1000, "max_chars": NO_LIMIT, "by": by, "via": "inbox"} | more)
+        given: dict[str, Any] = {"limit": 1000, "max_chars": NO_LIMIT, "via": "inbox"} | more
+        return self(messages.hand_over, me, by=by or self.clients[me].process, **given)
 
     def read(self, me: Address) -> list[Message]:
         """Hand over all there is, and prove it read."""

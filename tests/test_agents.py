@@ -7,7 +7,6 @@ import pytest
 from claude_bus.errors import InvalidInput, NameTaken
 from claude_bus.model import Address, Agent, Folder
 from claude_bus.sql import agents, claims, messages
-
 from store_under_test import Store
 
 DEFAULT = "default"
@@ -391,12 +390,14 @@ def test_a_name_that_was_only_written_to_is_not_listed(store: Store) -> None:
         ((), ("src/**",), False),
     ],
 )
-def test_overlaps_tell_whose_globs_meet(store: Store, mine: tuple[str, ...], theirs: tuple[str, ...], meet: bool) -> None:
+def test_overlaps_tell_whose_globs_meet(
+    store: Store, mine: tuple[str, ...], theirs: tuple[str, ...], meet: bool
+) -> None:
     """Each of two agents whose globs share a path is told of the other."""
     store.join("alice", owns=mine)
     store.join("bob", owns=theirs)
 
-    overlaps = {name: agent.overlaps for name, agent in listed(store).items()}
+    overlaps = {name: tuple(o.name for o in agent.overlaps) for name, agent in listed(store).items()}
 
     assert overlaps == ({"alice": ("bob",), "bob": ("alice",)} if meet else {"alice": (), "bob": ()})
 
@@ -407,10 +408,10 @@ def test_live_claims_count_for_overlaps_and_expired_ones_do_not(store: Store) ->
     bob = store.join("bob")
     store(claims.claim, bob, [("", "src/a.py")], ttl=60)
 
-    during = listed(store)["alice"].overlaps
+    during = listed(store)["alice"].overlaps[0]
     store.now += 61
 
-    assert (during, listed(store)["alice"].overlaps) == (("bob",), ())
+    assert (during.name, listed(store)["alice"].overlaps) == ("bob", ())
 
 
 def test_the_roster_names_the_other_registered_sessions_busy_ones_first(store: Store) -> None:

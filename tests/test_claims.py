@@ -197,7 +197,7 @@ def test_nobody_releases_the_claim_of_another(store: Store) -> None:
     take(store, alice, "a.py")
     take(store, bob, "b.py")
 
-    with pytest.raises(ClaimOfOther, match="'a.py' is claimed by 'alice', not 'bob'"):
+    with pytest.raises(ClaimOfOther, match=r"'a\.py' is claimed by 'alice', not 'bob'"):
         store(claims.release, bob, [(REPO, "b.py"), (REPO, "a.py")])
 
     assert live(store) == [("a.py", "alice"), ("b.py", "bob")]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from processes_under_test import Actor, actor, together, wire
-from store_under_test import Store
 
 from claude_bus.sql import agents, messages, state
+from processes_under_test import Actor, actor, together, wire
+from store_under_test import Store
 
 CHANNEL = "default"
 
@@ -45,7 +46,7 @@ def test_three_send_while_one_reads(path: Path) -> None:
     store = Store(path)
     assert store.rows("SELECT state, COUNT(*) FROM deliveries GROUP BY state") == [("read", 1500)]
     stamps = [ts for (ts,) in store.rows("SELECT ts FROM messages ORDER BY id")]
-    assert all(one < other for one, other in zip(stamps, stamps[1:], strict=False))
+    assert all(one < other for one, other in itertools.pairwise(stamps))
     assert store.rows("PRAGMA integrity_check") == [("ok",)]
     store.connection.close()
 
@@ -57,7 +58,9 @@ def test_broadcasts_of_many_reach_each_other_once(path: Path) -> None:
     together([actor("send", path, name, "all", 40) for name in names])
 
     store = Store(path)
-    rows = store.rows("SELECT d.recipient, m.sender, COUNT(*) FROM deliveries d JOIN messages m ON m.id = d.message GROUP BY 1, 2")
+    rows = store.rows(
+        "SELECT d.recipient, m.sender, COUNT(*) FROM deliveries d JOIN messages m ON m.id = d.message GROUP BY 1, 2"
+    )
     assert sorted(rows) == [(one, other, 40) for one in names for other in names if one != other]
     store.connection.close()
 

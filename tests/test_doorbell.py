@@ -10,9 +10,6 @@ from typing import Any, cast
 
 import anyio
 import pytest
-from inbox_under_test import Inbox, inbox
-from processes_under_test import PATIENCE, Peer, Wire, wire
-from sessions_under_test import Party, say
 
 from claude_bus import claude_code, doorbell
 from claude_bus.bus import Bus
@@ -20,6 +17,9 @@ from claude_bus.doorbell import Doorbell
 from claude_bus.drivers.sqlite import connect
 from claude_bus.processes import this_process
 from claude_bus.session import Session
+from inbox_under_test import Inbox, inbox
+from processes_under_test import PATIENCE, Peer, Wire, wire
+from sessions_under_test import Party, say
 
 # -- the watch, in this process ------------------------------------------------------------------
 
@@ -236,7 +236,10 @@ async def test_the_watch_does_a_servers_upkeep(party: Party, bell: Bell, monkeyp
     async with bell.watching():
         await bell.bus.looks()
 
-    bound = [row[0] for row in connect(party.path, 1.0).execute("SELECT agent FROM bindings WHERE heartbeat = ?", (party.now,))]
+    bound = [
+        row[0]
+        for row in connect(party.path, 1.0).execute("SELECT agent FROM bindings WHERE heartbeat = ?", (party.now,))
+    ]
     left = [row[0] for row in connect(party.path, 1.0).execute("SELECT agent FROM bindings")]
     assert bound == left == ["bob"]
 
@@ -401,7 +404,8 @@ def test_two_servers_of_one_session_ring_once(path: Path, socket: Inbox) -> None
 
 
 @pytest.mark.parametrize(
-    ("said", "idle"), [('{"status": "idle"}', True), ('{"status": "busy"}', False), ("[]", False), ("{", False), (None, False)]
+    ("said", "idle"),
+    [('{"status": "idle"}', True), ('{"status": "busy"}', False), ("[]", False), ("{", False), (None, False)],
 )
 def test_a_client_says_of_itself_whether_it_is_idle(tmp_path: Path, said: str | None, idle: bool) -> None:
     """Its session file is believed if it says so plainly; anything else is no."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from store_under_test import NO_LIMIT, START, Store
 
 from claude_bus import rules
 from claude_bus.errors import InvalidInput, NotFound, TooLarge
 from claude_bus.model import Address, Message
 from claude_bus.sql import agents, messages
+from store_under_test import NO_LIMIT, START, Store
 
 DEFAULT = "default"
 
@@ -473,7 +474,12 @@ def test_pruning_keeps_what_is_unread_and_the_order_of_time(store: Store) -> Non
     after = store.send(alice, "bob", "after")
 
     assert gone == 1
-    assert [r[0] for r in store.rows("SELECT content FROM messages ORDER BY id")] == ["unread", "handed", "last", "after"]
+    assert [r[0] for r in store.rows("SELECT content FROM messages ORDER BY id")] == [
+        "unread",
+        "handed",
+        "last",
+        "after",
+    ]
     assert after.id > last.id
     stamps = [r[0] for r in store.rows("SELECT ts FROM messages ORDER BY id")]
     assert stamps == sorted(set(stamps))
@@ -500,7 +506,7 @@ def test_ids_and_times_increase_strictly_whatever_the_clock_does(store: Store) -
     found = store.read(bob)
 
     assert len(found) == 6
-    assert all(one.id < other.id and one.ts < other.ts for one, other in zip(found, found[1:], strict=False))
+    assert all(one.id < other.id and one.ts < other.ts for one, other in itertools.pairwise(found))
 
 
 # -- requests ---------------------------------------------------------------------------------

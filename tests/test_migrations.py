@@ -8,13 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from processes_under_test import actor, together, wire
-from store_under_test import Store
 
 from claude_bus.drivers import migrate
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import StoreCorrupt
 from claude_bus.sql import agents, claims, messages, state
+from processes_under_test import actor, together, wire
+from store_under_test import Store
 
 VERSION_1 = """
 CREATE TABLE agents (name TEXT PRIMARY KEY, role TEXT, last_seen REAL);
@@ -137,7 +137,9 @@ def test_version_2_keeps_messages_in_order_with_increasing_times(file: Callable[
     assert [row[0] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 9]
     times = [row[1] for row in rows]
     assert times == sorted(set(times))
-    assert all(abs(ts - was) < 2 for ts, was in zip(times, [1000, 1000, 1000, 999, 1000, 1002, 1002, 1003], strict=True))
+    assert all(
+        abs(ts - was) < 2 for ts, was in zip(times, [1000, 1000, 1000, 999, 1000, 1002, 1002, 1003], strict=True)
+    )
     assert rows[1][2:] == ("bob", "alice", 0, "an answer", 1)
     assert rows[4][2:] == ("", "bob", 0, "", None)
     assert store.send(store.join("alice"), "bob", "new").id == 10
@@ -315,5 +317,3 @@ def test_the_schema_reads_with_the_plain_sqlite3_program(tmp_path: Path) -> None
     assert {"agents", "messages", "deliveries", "state", "claims", "events"} <= set(tables)
     for name in tables:
         assert schema(tmp_path / "bus.db")[name].endswith("STRICT")
-
-

@@ -63,12 +63,12 @@ def test_every_event_the_server_reacts_to_is_hooked() -> None:
 
 @pytest.mark.parametrize(("event", "hook"), declared())
 def test_a_hook_calls_the_plugins_own_server(event: str, hook: dict[str, Any]) -> None:
-    """A hook calls the hook tool of server plugin:bus:bus, with its event and fields that the tool knows."""
+    """A hook calls the hook tool of server plugin:bus:bus, with its event and, in fields the tool knows, the client's."""
     assert (hook["type"], hook["server"], hook["tool"]) == ("mcp_tool", "plugin:bus:bus", hooks.NAME)
     assert hook["input"]["event"] == event
     fields = {name: value for name, value in hook["input"].items() if name != "event"}
     assert set(fields) <= set(hooks.Event.model_fields)
-    assert all(value == f"${{{name}}}" for name, value in fields.items())
+    assert all(re.fullmatch(r"\$\{[\w.]+\}", value) for value in fields.values())
 
 
 # -- the command ----------------------------------------------------------------------

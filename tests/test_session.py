@@ -8,14 +8,14 @@ from typing import Any
 
 import anyio
 import pytest
-from sessions_under_test import Party, carried, say, state_of
-from working_trees import git, repository
 
 from claude_bus import rules, text
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
 from claude_bus.model import Client, Draft, Folder
 from claude_bus.worktree import folder
+from sessions_under_test import Party, carried, say, state_of
+from working_trees import git, repository
 
 pytestmark = pytest.mark.anyio
 

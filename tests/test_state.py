@@ -8,12 +8,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from store_under_test import Store
 
 from claude_bus import rules
 from claude_bus.errors import InvalidInput, TooLarge, VersionConflict
 from claude_bus.model import Address
 from claude_bus.sql import state
+from store_under_test import Store
 
 ME = Address("alice", "default")
 NOBODY = Address("", "default")
@@ -128,7 +128,10 @@ def test_listing_shows_keys_by_prefix_and_values_only_if_asked(store: Store) -> 
     for key in ("db/b", "db/a", "dbx", "d_", "web"):
         put(store, key, key)
 
-    assert [(e.key, e.value) for e in store(state.list_state, "default", prefix="db/")] == [("db/a", None), ("db/b", None)]
+    assert [(e.key, e.value) for e in store(state.list_state, "default", prefix="db/")] == [
+        ("db/a", None),
+        ("db/b", None),
+    ]
     assert [e.key for e in store(state.list_state, "default", prefix="d_")] == ["d_"]
     assert [e.value for e in store(state.list_state, "default", prefix="web", values=True)] == ["web"]
     assert len(store(state.list_state, "default")) == 5

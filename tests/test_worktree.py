@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from working_trees import git, repository
 
 from claude_bus.errors import InvalidInput
 from claude_bus.model import Folder
 from claude_bus.worktree import folder, place, shown
+from working_trees import git, repository
 
 ORIGIN = "https://example.org/team/shop.git"
 

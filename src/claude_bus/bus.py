@@ -61,7 +61,13 @@ class Bus(Protocol):
     async def detach(self, client: str) -> None: ...
     async def leave(self, client: str) -> None: ...
     async def observe(
-        self, client: str, *, status: Status | None = None, session_id: str = "", bell: bool | None = None
+        self,
+        client: str,
+        *,
+        status: Status | None = None,
+        session_id: str = "",
+        bell: bool | None = None,
+        program: str = "",
     ) -> Binding | None: ...
     async def react(self, client: Client, happening: Happening) -> Reaction | None: ...
     async def forget(self, client: str) -> None: ...
@@ -104,7 +110,11 @@ class Bus(Protocol):
         expected_version: int | None = None,
         mode: Mode = "overwrite",
         ttl: float | None = None,
+        json: bool = False,
     ) -> int: ...
+    async def watch(self, address: str, channel: str, key: str) -> None: ...
+    async def unwatch(self, address: str, channel: str, key: str) -> None: ...
+    async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]: ...
     async def get_state(self, channel: str, key: str) -> StateEntry | None: ...
     async def list_state(self, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]: ...
 
@@ -156,9 +166,17 @@ class LocalBus:
         await self._db.run(agents.leave, client)
 
     async def observe(
-        self, client: str, *, status: Status | None = None, session_id: str = "", bell: bool | None = None
+        self,
+        client: str,
+        *,
+        status: Status | None = None,
+        session_id: str = "",
+        bell: bool | None = None,
+        program: str = "",
     ) -> Binding | None:
-        return await self._db.run(agents.observe, client, status=status, session_id=session_id, bell=bell)
+        return await self._db.run(
+            agents.observe, client, status=status, session_id=session_id, bell=bell, program=program
+        )
 
     async def react(self, client: Client, happening: Happening) -> Reaction | None:
         return await self._db.run(sessions.react, client, happening, self._process)
@@ -253,10 +271,22 @@ class LocalBus:
         expected_version: int | None = None,
         mode: Mode = "overwrite",
         ttl: float | None = None,
+        json: bool = False,
     ) -> int:
-        return await self._db.run(
-            state.set_state, me, key, value, expected_version=expected_version, mode=mode, ttl=ttl
+        version, watchers = await self._db.run(
+            state.write, me, key, value, expected_version=expected_version, mode=mode, ttl=ttl, json=json
         )
+        notices.announce(watchers)
+        return version
+
+    async def watch(self, address: str, channel: str, key: str) -> None:
+        await self._db.run(state.watch, address, channel, key)
+
+    async def unwatch(self, address: str, channel: str, key: str) -> None:
+        await self._db.run(state.unwatch, address, channel, key)
+
+    async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]:
+        return await self._db.run(state.history, channel, key, limit)
 
     async def get_state(self, channel: str, key: str) -> StateEntry | None:
         return await self._db.run(state.get_state, channel, key)

@@ -65,6 +65,14 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlap:
+    """Files that another present agent owns or claims as well."""
+
+    name: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """A named participant, with what is known of its presence."""
 
@@ -80,7 +88,9 @@ class Agent:
     cwd: str
     branch: str
     client: str
-    overlaps: tuple[str, ...] = ()
+    doing: str = ""
+    """First words of its last prompt, if it shares them."""
+    overlaps: tuple[Overlap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +209,8 @@ class StateEntry:
     updated_by: str
     updated_at: float
     expires: float | None = None
+    json: bool = False
+    """The value is JSON that was given as such."""
 
 
 class Place(NamedTuple):
@@ -256,6 +268,8 @@ class Happening:
     """The oldest unread message at which the session was told that one does not fit."""
     roster: bool = False
     """Whether to tell who else is here, if that changed."""
+    doing: str | None = None
+    """First words of the prompt, where they may be shared."""
     ends: bool = False
     """The turn ends unless there is something to tell; open requests are recalled."""
 
@@ -271,6 +285,8 @@ class Reaction:
     """Mail waits that does not fit, and the session was not told of it yet."""
     roster: Roster | None
     """Who else is here, if the session does not know yet."""
+    overlaps: tuple[Overlap, ...]
+    """With whom the session's files overlap, where it was not told yet."""
     requests: tuple[Message, ...]
     """Open requests, recalled once."""
     introduce: bool

@@ -6,6 +6,7 @@ is left out: a model pays for each.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from . import text
@@ -25,9 +26,17 @@ def agent(found: Agent, me: str, now: float) -> Row:
         "role": found.role,
         "owns": list(found.owns),
         "seconds_ago": round(max(0.0, now - found.last_seen), 1),
-        "overlaps": list(found.overlaps),
+        "overlaps": [overlap.name for overlap in found.overlaps],
         "status": found.status,
-        **_filled(cwd=found.cwd, branch=found.branch, you=found.name == me, unregistered=not found.registered),
+        **_filled(
+            overlap_paths={overlap.name: list(overlap.paths) for overlap in found.overlaps},
+            cwd=found.cwd,
+            branch=found.branch,
+            client=found.client,
+            doing=found.doing,
+            you=found.name == me,
+            unregistered=not found.registered,
+        ),
     }
 
 
@@ -100,7 +109,7 @@ def receipt(found: Receipt) -> Row:
 
 
 def entry(found: StateEntry) -> Row:
-    value = {} if found.value is None else {"value": found.value}
+    value = {} if found.value is None else {"value": json.loads(found.value) if found.json else found.value}
     return {
         "key": found.key,
         **value,

@@ -22,6 +22,8 @@ MAX_CONTENT_BYTES = 65_536
 MAX_VALUE_BYTES = 262_144
 MAX_NAME = 64
 MAX_ROLE = 200
+MAX_DOING = 80
+"""Characters of a prompt that peers see, if its user shares prompts."""
 MAX_RECIPIENTS = 200
 MAX_CLAIM_TTL = 30 * 86_400.0
 MAX_TTL = 365 * 86_400.0

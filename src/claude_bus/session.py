@@ -62,6 +62,7 @@ class Session:
         self._announced = 0
         self._warning = ""
         self._problem = ""
+        self._program = ""
         self._heard = time.monotonic()
 
     # -- who it is
@@ -204,6 +205,30 @@ class Session:
                 await self.bus.withdraw(me, [message.id for message in found.messages])
             raise
 
+    async def wait_for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
+        """The entry as soon as its version is another than `version` (by default today's), or
+        nothing after `timeout` seconds. A deletion is told by an entry without value."""
+        rules.check_seconds(timeout, "timeout", rules.MAX_WAIT)
+        channel = (await self._anyone()).channel
+        known = await self._version(channel, rules.check_key(key)) if version is None else version
+        await self.bus.watch(self._address, channel, key)
+        try:
+            with anyio.move_on_after(timeout):
+                while True:
+                    arrived = self.arrived
+                    if await self._version(channel, key) != known:
+                        entry = await self.bus.get_state(channel, key)
+                        return [entry] if entry else await self.bus.state_history(channel, key, 1)
+                    await arrived.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.bus.unwatch(self._address, channel, key)
+        return []
+
+    async def _version(self, channel: str, key: str) -> int:
+        entry = await self.bus.get_state(channel, key)
+        return entry.version if entry else 0
+
     async def wait(self, timeout: float) -> HandOver:
         """Like `inbox`, as soon as there is something, or empty after `timeout` seconds."""
         rules.check_seconds(timeout, "timeout", rules.MAX_WAIT)
@@ -216,6 +241,13 @@ class Session:
                     return found
                 await arrived.wait()
         return HandOver((), 0)
+
+    async def introduce_client(self, program: str) -> None:
+        """The client said which program and version it is."""
+        if program != self._program and not self._left:
+            self._program = program
+            await self.attach()
+            await self.bus.observe(self.client.key, program=program)
 
     def silent_for(self) -> float:
         """Seconds since the session's last call or event."""
@@ -232,9 +264,20 @@ class Session:
     async def history(self, search: str, thread: int | None, since: int, limit: int) -> list[Message]:
         return await self.bus.history(await self._reader(), search=search, thread=thread, since=since, limit=limit)
 
-    async def set_state(self, key: str, value: str, expected_version: int | None, mode: Mode, ttl: float | None) -> int:
+    async def set_state(
+        self,
+        key: str,
+        value: str,
+        expected_version: int | None,
+        mode: Mode,
+        ttl: float | None,
+        *,
+        json: bool = False,
+    ) -> int:
         me = await self._anyone()
-        return await self.bus.set_state(me, key, value, expected_version=expected_version, mode=mode, ttl=ttl)
+        return await self.bus.set_state(
+            me, key, value, expected_version=expected_version, mode=mode, ttl=ttl, json=json
+        )
 
     async def get_state(self, key: str) -> list[StateEntry]:
         me = await self._anyone()
@@ -242,6 +285,11 @@ class Session:
             return await self.bus.list_state(me.channel, values=True)
         entry = await self.bus.get_state(me.channel, key)
         return [entry] if entry else []
+
+    async def state_history(self, key: str, limit: int) -> list[StateEntry]:
+        """The newest versions of a key, newest first."""
+        me = await self._anyone()
+        return await self.bus.state_history(me.channel, rules.check_key(key), limit)
 
     async def list_state(self, prefix: str) -> list[StateEntry]:
         me = await self._anyone()
@@ -272,8 +320,8 @@ class Session:
 
     # -- hook events of the main conversation; those of subagents must not come here
 
-    async def prompt(self, session_id: str, prompt_id: str, permission_mode: str) -> Injection:
-        """A prompt was submitted: what is new goes with it."""
+    async def prompt(self, session_id: str, prompt_id: str, permission_mode: str, prompt: str = "") -> Injection:
+        """A prompt was submitted: what is new goes with it. Its words go nowhere unless the user shares them."""
         if self._left:
             return _NOTHING
         if not self.turn.begins(session_id, prompt_id):
@@ -281,7 +329,10 @@ class Session:
             return _NOTHING
         self._continuations = 0
         self.turn.begin(session_id, prompt_id)
-        return await self._react(self._happening("prompt hook", session_id, permission_mode), roster=True)
+        happening = self._happening("prompt hook", session_id, permission_mode)
+        if self._config.share_prompts:
+            happening = replace(happening, doing=text.one_line(prompt, rules.MAX_DOING))
+        return await self._react(happening, roster=True)
 
     async def batch(self, session_id: str, permission_mode: str) -> Injection:
         """A batch of tools is over: what came meanwhile goes into the next request."""
@@ -367,6 +418,8 @@ class Session:
             self._warning = ""
         if reaction.roster:
             lines.append(text.roster_line(reaction.roster))
+        if reaction.overlaps:
+            lines.append(text.overlap_line(reaction.overlaps))
         if reaction.mail.messages or reaction.announce:
             label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
             blocks = [text.message_block(message, label) for message in reaction.mail.messages]

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from .model import Claim, Expectation, Message, Roster, Sent, Status
+from .model import Claim, Expectation, Message, Overlap, Roster, Sent, Status
 from .rules import DEFAULT_CHANNEL, MAX_NAME
 
 INJECTION_LIMIT = 9_000
@@ -182,6 +182,12 @@ def roster_line(roster: Roster) -> str:
     shown = ", ".join(f"{name(peer)} ({status})" for peer, status in roster.peers[:20])
     rest = len(roster.peers) - 20
     return f"On the bus: {shown}{f' and {rest} more' if rest > 0 else ''}."
+
+
+def overlap_line(overlaps: Sequence[Overlap]) -> str:
+    """With whom the session's files overlap, said once."""
+    shown = "; ".join(f"{name(o.name)}: {one_line(', '.join(o.paths[:5]), 300)}" for o in overlaps[:5])
+    return f"Overlap on the bus with {shown}. Agree with them before you edit."
 
 
 def recall(open_requests: Sequence[Message]) -> str:

@@ -33,6 +33,7 @@ class Event(BaseModel):
     agent_id: str = ""
     permission_mode: str = ""
     notification_type: str = ""
+    prompt: str = ""
     path: str = ""
     """The file an edit tool is about to write."""
     notebook_path: str = ""
@@ -81,7 +82,7 @@ async def _edit(session: Session, event: Event) -> str:
 
 
 async def _prompt(session: Session, event: Event) -> Injection:
-    return await session.prompt(event.session_id, event.prompt_id, event.permission_mode)
+    return await session.prompt(event.session_id, event.prompt_id, event.permission_mode, event.prompt)
 
 
 async def _batch(session: Session, event: Event) -> Injection:

@@ -11,7 +11,7 @@ import mcp_types as types
 from mcp.server.lowlevel import Server
 from pydantic import ValidationError
 
-from .. import __version__
+from .. import __version__, rules, text
 from ..errors import BusError, StoreError
 from ..session import Session
 from . import hooks, tools
@@ -48,7 +48,7 @@ def create_server(session_of: Callable[[Any], Session]) -> Server[Any]:
         arguments = params.arguments or {}
         if params.name == hooks.NAME:
             return await _call_hook(session, arguments)
-        return await _call(session, params.name, arguments)
+        return await _call(session, params.name, arguments, _program(ctx))
 
     return Server(
         "claude-bus",
@@ -76,9 +76,17 @@ def _hook_tool() -> types.Tool:
     )
 
 
-async def _call(session: Session, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
+def _program(ctx: Any) -> str:
+    """Name and version of the client, as it says in its handshake or with each request."""
+    said = ctx.session.client_params
+    client = said.client_info if said else None
+    return f"{client.name} {client.version}".strip() if client else ""
+
+
+async def _call(session: Session, name: str, arguments: dict[str, Any], program: str) -> types.CallToolResult:
     """Run a tool. The edge of the process: no error of a verb may end the server."""
     try:
+        await session.introduce_client(text.one_line(program, rules.MAX_NAME))
         answer = await tools.call(session, name, arguments)
     except BusError as error:
         return _result(error.message, failed=True)
@@ -104,7 +112,7 @@ async def _call_hook(session: Session, arguments: dict[str, Any]) -> types.CallT
     return _result(answer) if answer else types.CallToolResult(content=[])
 
 
-def _result(text: str, *, structured: dict[str, Any] | None = None, failed: bool = False) -> types.CallToolResult:
+def _result(answer: str, *, structured: dict[str, Any] | None = None, failed: bool = False) -> types.CallToolResult:
     return types.CallToolResult(
-        content=[types.TextContent(type="text", text=text)], structured_content=structured, is_error=failed
+        content=[types.TextContent(type="text", text=answer)], structured_content=structured, is_error=failed
     )

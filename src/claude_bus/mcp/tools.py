@@ -6,6 +6,7 @@ Every session pays for each word here: what the model is given stays within 6 KB
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -226,11 +227,17 @@ async def inbox(session: Session, args: Inbox) -> Answer:
 
 class Wait(Arguments):
     timeout: Seconds = 60.0
+    key: str = ""
+    version: int | None = None
 
 
 @tool(Wait)
 async def wait(session: Session, args: Wait) -> Answer:
-    """Block until a message arrives (or timeout seconds pass) and return it like inbox."""
+    """Block until a message arrives (or timeout seconds pass) and return it like inbox. With key: until that
+    state entry is not at version any more (default: its present one)."""
+    if args.key:
+        changed = await session.wait_for_change(args.key, args.version, args.timeout)
+        return {"state": [rows.entry(entry) for entry in changed]}
     return rows.mail(await session.wait(args.timeout), for_model=True)
 
 
@@ -263,7 +270,7 @@ async def history(session: Session, args: History) -> Answer:
 
 class SetState(Arguments):
     key: str
-    value: str = ""
+    value: Any = ""
     expected_version: int | None = Field(default=None, ge=0)
     mode: Literal["overwrite", "append", "delete"] = "overwrite"
     ttl: Seconds | None = None
@@ -271,9 +278,11 @@ class SetState(Arguments):
 
 @tool(SetState)
 async def set_state(session: Session, args: SetState) -> Answer:
-    """Write a shared value. expected_version: only if it still has that version (0: only create).
-    append adds a line."""
-    version = await session.set_state(args.key, args.value, args.expected_version, args.mode, args.ttl)
+    """Write a shared value: text, or any JSON. expected_version: only if it still has that version (0: only
+    create). append adds a line."""
+    text_given = isinstance(args.value, str)
+    value = args.value if text_given else json.dumps(args.value, ensure_ascii=False)
+    version = await session.set_state(args.key, value, args.expected_version, args.mode, args.ttl, json=not text_given)
     if args.mode == "delete":
         return f"state['{args.key}'] deleted" if version else f"no state['{args.key}']"
     return f"state['{args.key}'] set (version {version})"
@@ -281,12 +290,17 @@ async def set_state(session: Session, args: SetState) -> Answer:
 
 class GetState(Arguments):
     key: str = ""
+    history: int = Field(default=0, ge=0, le=100)
 
 
 @tool(GetState, changes=False)
 async def get_state(session: Session, args: GetState) -> Answer:
-    """Read a shared value, or all without key."""
-    return {"state": [rows.entry(entry) for entry in await session.get_state(args.key)]}
+    """Read a shared value, or all without key. history: also so many of its versions, who wrote them, when."""
+    found: dict[str, Any] = {"state": [rows.entry(entry) for entry in await session.get_state(args.key)]}
+    if args.history and args.key:
+        versions = await session.state_history(args.key, args.history)
+        return {**found, "history": [rows.entry(entry) for entry in versions]}
+    return found
 
 
 class ListState(Arguments):

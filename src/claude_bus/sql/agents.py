@@ -7,7 +7,7 @@ from typing import cast
 
 from .. import patterns, rules
 from ..errors import NameTaken
-from ..model import Address, Agent, Binding, Client, Process, Roster, Status
+from ..model import Address, Agent, Binding, Client, Overlap, Process, Roster, Status
 from ..text import STATUS_ORDER
 from . import events
 from .transaction import Row, Transaction
@@ -66,11 +66,12 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
         tx.now,
     )
     tx.run(
-        "UPDATE agents SET status = 'idle', last_seen = ?, cwd = ?, branch = ?, client = ?, "
-        "session_id = ? WHERE channel = ? AND name = ?",
+        "UPDATE agents SET status = 'idle', last_seen = ?, cwd = ?, branch = ?, repository = ?, client = ?, "
+        "doing = '', session_id = ? WHERE channel = ? AND name = ?",
         tx.now,
         client.folder.cwd,
         client.folder.branch,
+        client.folder.repository,
         client.program,
         client.session_id,
         who.channel,
@@ -203,6 +204,8 @@ def observe(
     status: Status | None = None,
     session_id: str = "",
     bell: bool | None = None,
+    doing: str | None = None,
+    program: str = "",
 ) -> Binding | None:
     """Record a sign of life. Arguments that are empty or None leave things as they are.
 
@@ -220,11 +223,13 @@ def observe(
         client,
     )
     tx.run(
-        "UPDATE agents SET last_seen = ?, status = COALESCE(?, status), session_id = COALESCE(?, session_id) "
-        "WHERE channel = ? AND name = ?",
+        "UPDATE agents SET last_seen = ?, status = COALESCE(?, status), session_id = COALESCE(?, session_id), "
+        "doing = COALESCE(?, doing), client = COALESCE(?, client) WHERE channel = ? AND name = ?",
         tx.now,
         status,
         session_id or None,
+        doing,
+        program or None,
         before.address.channel,
         before.address.name,
     )
@@ -233,7 +238,7 @@ def observe(
 
 def forget(tx: Transaction, client: str) -> None:
     """The conversation lost, or may have lost, what it was told of itself and others."""
-    tx.run("UPDATE bindings SET introduced = 0, told = '[]' WHERE client = ?", client)
+    tx.run("UPDATE bindings SET introduced = 0, told = '[]', overlaps = '[]' WHERE client = ?", client)
 
 
 def introduce(tx: Transaction, client: str) -> bool:
@@ -244,6 +249,20 @@ def introduce(tx: Transaction, client: str) -> bool:
 def tell_roster(tx: Transaction, client: str, roster: Roster) -> None:
     """Note that the conversation is told this roster."""
     tx.run("UPDATE bindings SET told = ? WHERE client = ?", rules.dump_list(roster.names), client)
+
+
+def tell_overlaps(tx: Transaction, client: str, found: tuple[Overlap, ...]) -> tuple[Overlap, ...]:
+    """Note what overlaps there are; returns those that the conversation was not told yet."""
+    row = tx.one("SELECT overlaps FROM bindings WHERE client = ?", client)
+    told = set(rules.load_list(row["overlaps"])) if row else set()
+    now = {f"{overlap.name} {path}" for overlap in found for path in overlap.paths}
+    if now != told:
+        tx.run("UPDATE bindings SET overlaps = ? WHERE client = ?", rules.dump_list(sorted(now)), client)
+    fresh = (
+        Overlap(overlap.name, tuple(path for path in overlap.paths if f"{overlap.name} {path}" not in told))
+        for overlap in found
+    )
+    return tuple(overlap for overlap in fresh if overlap.paths)
 
 
 def heartbeat(tx: Transaction, client: str) -> None:
@@ -379,9 +398,9 @@ def _rebind(tx: Transaction, old: Binding, who: Address) -> None:
     """Move the binding, and what the old name's row says of the session, to `who`."""
     tx.run("UPDATE bindings SET channel = ?, agent = ? WHERE client = ?", who.channel, who.name, old.client)
     tx.run(
-        "UPDATE agents SET (status, cwd, branch, client, session_id) = "
-        "(SELECT status, cwd, branch, client, session_id FROM agents WHERE channel = ? AND name = ?) "
-        "WHERE channel = ? AND name = ?",
+        "UPDATE agents SET (status, cwd, branch, repository, client, doing, session_id) = "
+        "(SELECT status, cwd, branch, repository, client, doing, session_id FROM agents "
+        "WHERE channel = ? AND name = ?) WHERE channel = ? AND name = ?",
         old.address.channel,
         old.address.name,
         who.channel,
@@ -445,18 +464,45 @@ def listing(tx: Transaction, channel: str, within: float | None) -> list[Agent]:
 
 
 def _with_overlaps(tx: Transaction, channel: str, agents: list[Agent]) -> list[Agent]:
-    """Each agent with the present others whose globs or live claims meet its own."""
-    prints = {a.name: set(map(patterns.normalize, a.owns)) for a in agents if a.status != "offline"}
-    for row in tx.all("SELECT path, owner FROM claims WHERE channel = ? AND expires > ?", channel, tx.now):
-        prints.get(row["owner"], set()).add(row["path"])
+    prints = _footprints(tx, channel, {a.name for a in agents if a.status != "offline"})
+    return [replace(a, overlaps=_overlaps(prints, a.name)) for a in agents]
 
-    def meet(one: str, other: str) -> bool:
-        return any(patterns.overlap(p, q) for p in prints[one] for q in prints[other])
 
-    return [
-        replace(a, overlaps=tuple(sorted(o for o in prints if o != a.name and a.name in prints and meet(a.name, o))))
-        for a in agents
-    ]
+def overlaps(tx: Transaction, me: Address) -> tuple[Overlap, ...]:
+    """With which present agents the globs and claims of `me` meet, and where."""
+    return _overlaps(_footprints(tx, me.channel, set(live(tx, me.channel))), me.name)
+
+
+def _footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[tuple[str, str]]]:
+    """What each agent owns or claims, as (repository, pattern)."""
+    prints: dict[str, set[tuple[str, str]]] = {name: set() for name in names}
+    for row in tx.all("SELECT name, owns, repository FROM agents WHERE channel = ? AND owns != '[]'", channel):
+        globs = map(patterns.normalize, rules.load_list(row["owns"]))
+        prints.get(row["name"], set()).update((row["repository"], glob) for glob in globs)
+    for row in tx.all("SELECT scope, path, owner FROM claims WHERE channel = ? AND expires > ?", channel, tx.now):
+        if not rules.is_resource(row["path"]):
+            prints.get(row["owner"], set()).add((row["scope"], row["path"]))
+    return prints
+
+
+def _overlaps(prints: dict[str, set[tuple[str, str]]], me: str) -> tuple[Overlap, ...]:
+    mine = prints.get(me, set())
+    found = {name: _common(mine, theirs) for name, theirs in sorted(prints.items()) if name != me}
+    return tuple(Overlap(name, paths) for name, paths in found.items() if paths)
+
+
+def _common(mine: set[tuple[str, str]], theirs: set[tuple[str, str]]) -> tuple[str, ...]:
+    """Where two footprints meet: of each pair that does, the narrower pattern."""
+    return tuple(
+        sorted(
+            {
+                theirs_path if patterns.is_glob(path) else path
+                for scope, path in mine
+                for theirs_scope, theirs_path in theirs
+                if scope == theirs_scope and patterns.overlap(path, theirs_path)
+            }
+        )
+    )
 
 
 # -- listeners ------------------------------------------------------------------
@@ -532,4 +578,5 @@ def _agent(row: Row, alive: bool) -> Agent:
         cwd=row["cwd"],
         branch=row["branch"],
         client=row["client"],
+        doing=row["doing"],
     )

@@ -15,7 +15,9 @@ CREATE TABLE agents (
     formerly   TEXT    NOT NULL DEFAULT '',    -- the name before the last renaming
     cwd        TEXT    NOT NULL DEFAULT '',
     branch     TEXT    NOT NULL DEFAULT '',
-    client     TEXT    NOT NULL DEFAULT '',
+    repository TEXT    NOT NULL DEFAULT '',    -- what its globs are relative to
+    client     TEXT    NOT NULL DEFAULT '',    -- program and version
+    doing      TEXT    NOT NULL DEFAULT '',    -- first words of its last prompt, if it shares them
     PRIMARY KEY (channel, name)
 ) STRICT;
 
@@ -35,6 +37,7 @@ CREATE TABLE bindings (
     rings      INTEGER NOT NULL DEFAULT 0,
     introduced INTEGER NOT NULL DEFAULT 0,     -- 1: the conversation was told who it is
     told       TEXT    NOT NULL DEFAULT '[]',  -- the roster it was told last
+    overlaps   TEXT    NOT NULL DEFAULT '[]',  -- the overlaps it was told
     FOREIGN KEY (channel, agent) REFERENCES agents (channel, name) ON UPDATE CASCADE
 ) STRICT;
 CREATE INDEX bindings_agent ON bindings (channel, agent);
@@ -46,6 +49,14 @@ CREATE TABLE listeners (
     host    TEXT    NOT NULL,
     pid     INTEGER NOT NULL,
     started REAL    NOT NULL
+) STRICT;
+
+-- Who waits for a state entry to change.
+CREATE TABLE watches (
+    address TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    key     TEXT NOT NULL,
+    PRIMARY KEY (address, channel, key)
 ) STRICT;
 
 CREATE TABLE messages (
@@ -95,6 +106,7 @@ CREATE TABLE state (
     channel    TEXT    NOT NULL DEFAULT 'default',
     key        TEXT    NOT NULL,
     value      TEXT    NOT NULL,
+    json       INTEGER NOT NULL DEFAULT 0,     -- 1: the value was given as JSON, not as text
     version    INTEGER NOT NULL,
     updated_by TEXT    NOT NULL DEFAULT '',
     updated_at REAL    NOT NULL,
@@ -107,6 +119,7 @@ CREATE TABLE state_history (
     key     TEXT    NOT NULL,
     version INTEGER NOT NULL,
     value   TEXT,                              -- NULL: deleted
+    json    INTEGER NOT NULL DEFAULT 0,
     by      TEXT    NOT NULL DEFAULT '',
     at      REAL    NOT NULL,
     PRIMARY KEY (channel, key, version)

@@ -25,19 +25,28 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
     mail = messages.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)
     announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
     roster = _roster_if_new(tx, binding) if happening.roster else None
+    overlaps = agents.tell_overlaps(tx, client.key, agents.overlaps(tx, me)) if happening.roster else ()
     requests = messages.recall_requests(tx, me) if happening.ends and not (mail.messages or announce) else []
-    tells = bool(mail.messages or announce or roster or requests)
+    news = bool(mail.messages or announce or roster or overlaps)
+    tells = news or bool(requests)
     _note_presence(tx, binding, happening, working=tells or not happening.ends)
-    introduce = bool((mail.messages or announce or roster) and agents.introduce(tx, client.key))
-    return Reaction(me, binding.registered, mail, announce, roster, tuple(requests), introduce)
+    introduce = news and agents.introduce(tx, client.key)
+    return Reaction(me, binding.registered, mail, announce, roster, overlaps, tuple(requests), introduce)
 
 
 def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, working: bool) -> None:
     status: Status = "working" if working else "idle"
     bell = tx.number("SELECT bell FROM bindings WHERE client = ?", binding.client)
     same = happening.session_id in ("", binding.session_id) and happening.bell in (None, bool(bell))
-    if status != binding.status or not same:
-        agents.observe(tx, binding.client, status=status, session_id=happening.session_id, bell=happening.bell)
+    if status != binding.status or not same or happening.doing is not None:
+        agents.observe(
+            tx,
+            binding.client,
+            status=status,
+            session_id=happening.session_id,
+            bell=happening.bell,
+            doing=happening.doing,
+        )
 
 
 def _roster_if_new(tx: Transaction, binding: Binding) -> Roster | None:

@@ -22,13 +22,15 @@ def set_state(
     expected_version: int | None = None,
     mode: Mode = "overwrite",
     ttl: float | None = None,
+    json: bool = False,
 ) -> int:
     """Write, append a line to, or delete an entry; returns its new version.
 
     `expected_version` makes it a compare-and-set (0: only if there is no entry), else
     `VersionConflict`. Versions of a key never repeat, also across deletion, so a
     compare-and-set cannot mistake a new entry for an old one. With `ttl` (seconds)
-    the entry vanishes by itself; without, it stays and an earlier ttl ends.
+    the entry vanishes by itself; without, it stays and an earlier ttl ends. `json` says
+    that the value is JSON to be given back as such; nothing can be appended to that.
     """
     rules.check_key(key)
     if mode not in ("overwrite", "append", "delete"):
@@ -41,24 +43,27 @@ def set_state(
         raise VersionConflict(key, expected_version, current)
     if mode == "delete":
         return _delete(tx, me, key, entry)
+    if mode == "append" and (json or (entry and entry.json)):
+        raise InvalidInput(f"append adds a line of text, and '{key}' is or would be JSON: overwrite it instead")
     old = entry.value if entry and mode == "append" else None
     new = rules.check_value(f"{old}\n{value}" if old else value)
     version = _last_version(tx, me.channel, key) + 1
     expires = None if ttl is None else tx.now + ttl
     tx.run(
-        "INSERT INTO state (channel, key, value, version, updated_by, updated_at, expires) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, key) DO UPDATE SET value = excluded.value, "
-        "version = excluded.version, updated_by = excluded.updated_by, updated_at = excluded.updated_at, "
-        "expires = excluded.expires",
+        "INSERT INTO state (channel, key, value, json, version, updated_by, updated_at, expires) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, key) DO UPDATE SET value = excluded.value, "
+        "json = excluded.json, version = excluded.version, updated_by = excluded.updated_by, "
+        "updated_at = excluded.updated_at, expires = excluded.expires",
         me.channel,
         key,
         new,
+        int(json),
         version,
         me.name,
         tx.now,
         expires,
     )
-    _record(tx, me, key, version, new)
+    _record(tx, me, key, version, new, json=json)
     events.append(tx, me, f"state_{mode}", key, f"version {version}")
     return version
 
@@ -73,13 +78,14 @@ def _delete(tx: Transaction, me: Address, key: str, entry: StateEntry | None) ->
     return version
 
 
-def _record(tx: Transaction, me: Address, key: str, version: int, value: str | None) -> None:
+def _record(tx: Transaction, me: Address, key: str, version: int, value: str | None, *, json: bool = False) -> None:
     tx.run(
-        "INSERT INTO state_history (channel, key, version, value, by, at) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO state_history (channel, key, version, value, json, by, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
         me.channel,
         key,
         version,
         value,
+        int(json),
         me.name,
         tx.now,
     )
@@ -90,6 +96,45 @@ def _last_version(tx: Transaction, channel: str, key: str) -> int:
     history = tx.number("SELECT MAX(version) FROM state_history WHERE channel = ? AND key = ?", channel, key)
     entry = tx.number("SELECT version FROM state WHERE channel = ? AND key = ?", channel, key)
     return int(max(history, entry))
+
+
+def write(
+    tx: Transaction,
+    me: Address,
+    key: str,
+    value: str,
+    *,
+    expected_version: int | None = None,
+    mode: Mode = "overwrite",
+    ttl: float | None = None,
+    json: bool = False,
+) -> tuple[int, tuple[str, ...]]:
+    """`set_state`, and the addresses of those who wait for the key to change."""
+    version = set_state(tx, me, key, value, expected_version=expected_version, mode=mode, ttl=ttl, json=json)
+    rows = tx.all("SELECT address FROM watches WHERE channel = ? AND key = ?", me.channel, key)
+    return version, tuple(row["address"] for row in rows)
+
+
+def watch(tx: Transaction, address: str, channel: str, key: str) -> None:
+    """Ask for a notice at `address` when the key changes."""
+    tx.run("INSERT INTO watches (address, channel, key) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", address, channel, key)
+
+
+def unwatch(tx: Transaction, address: str, channel: str, key: str) -> None:
+    """Ask for no more notices of the key."""
+    tx.run("DELETE FROM watches WHERE address = ? AND channel = ? AND key = ?", address, channel, key)
+
+
+def history(tx: Transaction, channel: str, key: str, limit: int) -> list[StateEntry]:
+    """The newest `limit` versions of a key, newest first; a deletion has no value."""
+    rows = tx.all(
+        "SELECT key, value, json, version, by AS updated_by, at AS updated_at, NULL AS expires FROM state_history "
+        "WHERE channel = ? AND key = ? ORDER BY version DESC LIMIT ?",
+        channel,
+        key,
+        limit,
+    )
+    return [_from_row(row, True) for row in rows]
 
 
 def get_state(tx: Transaction, channel: str, key: str) -> StateEntry | None:
@@ -128,6 +173,7 @@ def prune(tx: Transaction, before: float) -> int:
         "AND h.key = state_history.key)",
         before,
     )
+    tx.run("DELETE FROM watches WHERE address NOT IN (SELECT address FROM listeners)")
     return tx.run("DELETE FROM state WHERE expires <= ?", tx.now).rowcount
 
 
@@ -139,4 +185,5 @@ def _from_row(row: Row, values: bool) -> StateEntry:
         updated_by=row["updated_by"],
         updated_at=row["updated_at"],
         expires=row["expires"],
+        json=bool(row["json"]),
     )
