@@ -56,7 +56,7 @@ install() {
   program
   start_command "$command.new"
   say ""
-  module "$app/src" claude_bus.selftest "$command.new" || fail "nothing was told to Claude Code"
+  module "$app/src" claude_bus.selftest "$command.new" || { rm "$command.new"; fail "Claude Code was told nothing"; }
   mv -f "$command.new" "$command"
   say ""
   module "$app/src" claude_bus.claude_settings install "$config" "$app" "$dir"/app-*
@@ -148,14 +148,19 @@ register() {
     say "    claude mcp add -s user bus -- $(quoted "$command")"
     return
   fi
-  if ! answer=$(add_server) && ! is_registered; then
-    was=$(registered | grep -E '^  (Type|URL|Command|Args):') || fail "claude mcp add: $answer"
-    say "another server named 'bus' made room; it was:"
-    say "$was"
-    client mcp remove -s user bus >/dev/null
-    answer=$(add_server) || fail "claude mcp add: $answer"
+  if ! answer=$(add_server); then
+    was=$(registered)
+    [ -n "$was" ] || fail "claude mcp add: $answer"
+    is_ours "$was" || replace_server "$was"
   fi
   say "server 'bus' is registered with Claude Code"
+}
+
+replace_server() {
+  say "another server named 'bus' makes room; it was:"
+  printf '%s\n' "$1" | grep '^  ' | grep -vE '^  (Status|Issue):' || true
+  client mcp remove -s user bus >/dev/null
+  add_server >/dev/null
 }
 
 next_steps() {
@@ -179,7 +184,7 @@ uninstall() {
   if ! find_claude; then
     say "claude is not on your PATH. Run this where it is:"
     say "    claude mcp remove -s user bus"
-  elif is_registered; then
+  elif is_ours "$(registered)"; then
     client mcp remove -s user bus >/dev/null
     say "server 'bus' is no longer registered with Claude Code"
   fi
@@ -204,7 +209,7 @@ find_claude() {
 # From a folder without a project: only what holds for the user counts.
 client() { (cd "$dir" 2>/dev/null || cd /; exec "$claude" "$@" </dev/null); }
 registered() { client mcp get bus 2>/dev/null || true; }
-is_registered() { registered | grep -xF "  Command: $command" >/dev/null; }
+is_ours() { printf '%s\n' "$1" | grep -xF "  Command: $command" >/dev/null; }
 add_server() { client mcp add -s user bus -- "$command" 2>&1; }
 
 # Runs a module of the package in the folder $1.

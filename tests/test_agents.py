@@ -6,7 +6,7 @@ import pytest
 
 from claude_bus.errors import InvalidInput, NameTaken
 from claude_bus.model import Address, Agent, Folder
-from claude_bus.sql import agents, claims, messages
+from claude_bus.sql import agents, claims, events, messages, state
 from store_under_test import Store
 
 DEFAULT = "default"
@@ -380,8 +380,13 @@ def test_a_name_that_was_only_written_to_is_not_listed(store: Store) -> None:
     assert list(listed(store)) == ["alice"]
 
 
+def overlaps(store: Store) -> dict[str, dict[str, tuple[str, ...]]]:
+    """For each agent with whom it overlaps, and where."""
+    return {name: {o.name: o.paths for o in agent.overlaps} for name, agent in listed(store).items()}
+
+
 @pytest.mark.parametrize(
-    ("mine", "theirs", "meet"),
+    ("mine", "theirs", "where"),
     [
         (("src/api/**",), ("src/**/*.py",), True),
         (("src/api",), ("src/api/users.py",), True),
@@ -391,15 +396,16 @@ def test_a_name_that_was_only_written_to_is_not_listed(store: Store) -> None:
     ],
 )
 def test_overlaps_tell_whose_globs_meet(
-    store: Store, mine: tuple[str, ...], theirs: tuple[str, ...], meet: bool
+    store: Store, mine: tuple[str, ...], theirs: tuple[str, ...], where: bool
 ) -> None:
-    """Each of two agents whose globs share a path is told of the other."""
+    """Each of two agents whose globs share a path is told of the other, and nobody else is."""
     store.join("alice", owns=mine)
     store.join("bob", owns=theirs)
+    store.join("carol")
 
-    overlaps = {name: tuple(o.name for o in agent.overlaps) for name, agent in listed(store).items()}
+    found = {name: set(others) for name, others in overlaps(store).items()}
 
-    assert overlaps == ({"alice": ("bob",), "bob": ("alice",)} if meet else {"alice": (), "bob": ()})
+    assert found == {"alice": {"bob"} if where else set(), "bob": {"alice"} if where else set(), "carol": set()}
 
 
 def test_live_claims_count_for_overlaps_and_expired_ones_do_not(store: Store) -> None:
@@ -408,10 +414,11 @@ def test_live_claims_count_for_overlaps_and_expired_ones_do_not(store: Store) ->
     bob = store.join("bob")
     store(claims.claim, bob, [("", "src/a.py")], ttl=60)
 
-    during = listed(store)["alice"].overlaps[0]
+    during = overlaps(store)
     store.now += 61
 
-    assert (during.name, listed(store)["alice"].overlaps) == ("bob", ())
+    assert (during["alice"], during["bob"]) == ({"bob": ("src/a.py",)}, {"alice": ("src/a.py",)})
+    assert overlaps(store) == {"alice": {}, "bob": {}}
 
 
 def test_the_roster_names_the_other_registered_sessions_busy_ones_first(store: Store) -> None:
@@ -460,3 +467,31 @@ def test_where_a_session_works_is_known(store: Store) -> None:
     found = listed(store)["alice"]
 
     assert (found.cwd, found.branch, found.client) == ("/home/me/shop/web", "checkout", "claude-code")
+
+
+def test_every_change_is_in_the_journal(store: Store) -> None:
+    """Each verb that changes something appends who did what to what, in its own transaction."""
+    alice, bob = store.join("alice", role="api"), store.join("bob")
+    store.send(alice, "bob")
+    store(claims.claim, alice, [("", "a.py")], ttl=60, reason="fix")
+    store(claims.release, alice, None)
+    store(state.set_state, alice, "k", "v")
+    store(state.set_state, alice, "k", "", mode="delete")
+    store.now += 10
+    carol = store.rename(bob, "carol")
+    store(agents.leave, store.clients[carol].key)
+
+    journal = store.rows("SELECT actor, verb, subject FROM events WHERE verb != 'attach' ORDER BY id")
+
+    assert [row for row in journal if row[0] == "alice"] == [
+        ("alice", "join", ""),
+        ("alice", "send", "1"),
+        ("alice", "claim", "a.py"),
+        ("alice", "release", "a.py"),
+        ("alice", "state_overwrite", "k"),
+        ("alice", "state_delete", "k"),
+    ]
+    assert [row[1:] for row in journal if row[0] == "carol"][:1] == [("rename", "bob")]
+    assert ("carol", "leave", "") in journal
+    assert store(events.prune, store.now) > 5
+    assert store.rows("SELECT DISTINCT actor FROM events") == [("carol",)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from claude_bus import processes
 from claude_bus.sql import agents, messages, state
 from processes_under_test import Actor, actor, together, wire
 from store_under_test import Store
@@ -258,3 +261,46 @@ def test_the_upkeep_of_many_at_once_is_harmless(path: Path) -> None:
     assert store(messages.waiting, zoe).count == 0
     assert store(agents.reap) == 0
     store.connection.close()
+
+
+# -- which process is which ----------------------------------------------------------------------
+
+
+def test_a_process_that_runs_is_alive_and_one_that_ended_is_not(path: Path) -> None:
+    """Also while it is a zombie that nobody has waited for."""
+    one = actor("open", path)
+    one.ready()
+    which = processes.process(one.process.pid)
+    assert which
+    alive = processes.is_alive(which, 0.0, 0.0)
+    one.process.kill()
+    os.waitid(os.P_PID, one.process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
+    zombie = processes.is_alive(which, 0.0, 0.0)
+    one.kill()
+
+    assert (alive, zombie, processes.is_alive(which, 0.0, 0.0)) == (True, False, False)
+
+
+def test_a_pid_that_was_used_again_is_somebody_else() -> None:
+    """The same number with another start is another process."""
+    me = processes.this_process()
+
+    assert processes.is_alive(me, 0.0, 0.0)
+    assert not processes.is_alive(replace(me, started=me.started - 5), 0.0, 0.0)
+
+
+def test_a_process_of_another_host_is_believed_by_its_heartbeat() -> None:
+    """A container on the same file cannot be asked; after minutes of silence it is gone."""
+    there = replace(processes.this_process(), host="elsewhere")
+
+    assert processes.is_alive(there, heartbeat=1000.0, now=1100.0)
+    assert not processes.is_alive(there, heartbeat=1000.0, now=2000.0)
+
+
+def test_a_process_reads_back_as_it_was_written() -> None:
+    """A delivery names the process that made it in a way that tells it apart later."""
+    me = processes.this_process()
+    host, pid, started = str(me).rsplit(":", 2)
+
+    assert (host, int(pid)) == (me.host, me.pid)
+    assert processes.is_alive(replace(me, started=float(started)), 0.0, 0.0)

@@ -11,9 +11,10 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from claude_bus import claude_code, doorbell
+from claude_bus import claude_code, doorbell, processes
 from claude_bus.bus import Bus
 from claude_bus.doorbell import Doorbell
+from claude_bus.drivers import notices
 from claude_bus.drivers.sqlite import connect
 from claude_bus.processes import this_process
 from claude_bus.session import Session
@@ -248,6 +249,55 @@ def _draft(to: str) -> Any:
     from claude_bus.model import Draft
 
     return Draft((to,), "x")
+
+
+# -- notices ------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_a_notice_is_heard_and_a_deaf_address_is_no_error() -> None:
+    """Whoever is gone, foreign or malformed is passed over; the others hear."""
+    async with notices.ear() as gone:
+        pass
+    async with notices.ear() as ear:
+        assert not await ear.heard(0.0)
+        notices.announce([gone.address, "udp:192.0.2.1:9", "tcp:127.0.0.1:1", "nonsense", "", ear.address])
+        with anyio.fail_after(PATIENCE):
+            assert await ear.heard(PATIENCE)
+
+
+# -- whose server this is -----------------------------------------------------------------------
+
+
+def test_servers_of_one_session_have_one_key(tmp_path: Path) -> None:
+    """The session's socket names it, whichever of its servers asks."""
+    mine = claude_code.parent().pid
+    env = {"CLAUDE_CODE_MESSAGING_SOCKET": f"/tmp/{mine}.sock", "CLAUDE_CODE_MESSAGING_TOKEN": "t"}
+
+    client, bell = claude_code.client(env, tmp_path)
+
+    assert client.key == f"socket:/tmp/{mine}.sock"
+    assert bell == claude_code.Inbox(f"/tmp/{mine}.sock", "t")
+    assert claude_code.keys_of_shell(env) == [client.key]
+
+
+def test_a_session_without_a_socket_is_known_by_its_process(tmp_path: Path) -> None:
+    """An older client, or one with the socket switched off, has no bell; its shell finds it all the same."""
+    env = {"CLAUDE_CODE_SESSION_ID": "s1", "CLAUDECODE": "1"}
+
+    client, bell = claude_code.client(env, tmp_path)
+
+    assert (bell, client.session_id) == (None, "s1")
+    assert client.key in claude_code.keys_of_shell(env)
+
+
+def test_a_server_of_another_program_is_a_session_of_its_own(tmp_path: Path) -> None:
+    """It lives and ends with this very process, and is in nobody's shell."""
+    client, bell = claude_code.client({}, tmp_path)
+
+    assert bell is None
+    assert client.process == processes.this_process()
+    assert claude_code.keys_of_shell({}) == []
 
 
 # -- the real server --------------------------------------------------------------------------------

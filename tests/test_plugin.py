@@ -63,7 +63,7 @@ def test_every_event_the_server_reacts_to_is_hooked() -> None:
 
 @pytest.mark.parametrize(("event", "hook"), declared())
 def test_a_hook_calls_the_plugins_own_server(event: str, hook: dict[str, Any]) -> None:
-    """A hook calls the hook tool of server plugin:bus:bus, with its event and, in fields the tool knows, the client's."""
+    """A hook calls the hook tool of server plugin:bus:bus, with its event and the client's values for fields it has."""
     assert (hook["type"], hook["server"], hook["tool"]) == ("mcp_tool", "plugin:bus:bus", hooks.NAME)
     assert hook["input"]["event"] == event
     fields = {name: value for name, value in hook["input"].items() if name != "event"}

@@ -58,8 +58,8 @@ def inbox(env: Mapping[str, str], client: Process) -> Inbox | None:
 def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
     """Who runs this server, and how to wake it.
 
-    Two servers of one Claude Code session get the same key. A server that something
-    else than Claude Code runs is a session of its own.
+    Two servers of one Claude Code session get the same key, and live as long as the
+    client. A server that something else runs is a session of its own, while it runs.
     """
     process = parent()
     bell = inbox(env, process)
@@ -70,7 +70,8 @@ def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
     inherited = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
     if session_id and not inherited:
         return Client(f"client:{process}", process, where, session_id), None
-    return Client(f"server:{processes.this_process()}", process, where, program="mcp"), None
+    server = processes.this_process()
+    return Client(f"server:{server}", server, where, program="mcp"), None
 
 
 def keys_of_shell(env: Mapping[str, str]) -> list[str]:

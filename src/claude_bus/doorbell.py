@@ -74,8 +74,8 @@ class Doorbell:
             return False
         if not (await self._bus.waiting(binding.address)).rings:
             return False
-        idle = binding.status == "idle" or self._interrupted()
-        due = await self._bus.ring(self._session.client.key, idle=True) if idle else None
+        interrupted = binding.status != "idle" and self._interrupted()
+        due = await self._bus.ring(self._session.client.key, idle=interrupted)
         if due:
             mail, rings = due
             told = text.doorbell(mail.count, mail.senders, mail.newest, rings)

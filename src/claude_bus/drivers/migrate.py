@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 
 from ..errors import StoreCorrupt
 
@@ -12,11 +13,13 @@ VERSION = 3
 _TABLES = frozenset({"agents", "messages", "state"})
 
 
-def refuse_foreign(connection: sqlite3.Connection) -> None:
+def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Raise `StoreCorrupt` for a database of another program, before anything is changed."""
     tables = _tables(connection)
     if tables and not tables >= _TABLES:
-        raise StoreCorrupt("the file is an SQLite database of something else; set BUS_DB to another path")
+        raise StoreCorrupt(
+            f"{path} is an SQLite database of something else; set BUS_DB to another path", path=str(path)
+        )
 
 
 def migrate(connection: sqlite3.Connection) -> None:

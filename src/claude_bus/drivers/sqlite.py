@@ -11,6 +11,7 @@ then nobody writes, and nobody else checkpoints.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -21,7 +22,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiosqlite
 import anyio
 
-from ..errors import BusError, StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
+from ..errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
 from ..model import Process
 from ..sql.transaction import Transaction
 from .migrate import migrate, refuse_foreign
@@ -51,7 +52,9 @@ def translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     if code is not None and code & 0xFF in _CODES:
         kind, message = _CODES[code & 0xFF]
         return kind(message.format(path=path), path=str(path))
-    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(_CODES[sqlite3.SQLITE_FULL][1].format(path=path), path=str(path))
+    if isinstance(error, OSError):
         return StoreReadOnly(f"{path} cannot be created: {error.strerror}; set BUS_DB to another path", path=str(path))
     return StoreError(f"{path}: {error}; nothing was changed", path=str(path))
 
@@ -62,11 +65,12 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
-        refuse_foreign(connection)
+        refuse_foreign(connection, path)
         _restrict(path)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")  # a receipt must survive a power cut
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA journal_size_limit = 0")  # the WAL shrinks when it begins anew
         _switch_to_wal(connection, busy_timeout)
         migrate(connection)
     except BaseException:
@@ -83,9 +87,10 @@ def _create_private(path: Path) -> None:
 
 
 def _restrict(path: Path) -> None:
-    with contextlib.suppress(OSError):  # not ours to restrict, or a system without modes
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with contextlib.suppress(OSError):  # not there, not ours to restrict, or a system without modes
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
 
 
 def _switch_to_wal(connection: sqlite3.Connection, patience: float) -> None:
@@ -213,11 +218,10 @@ class Database:
             if self._worker and self._file != _identity(self.path):
                 await self._disconnect()
             if not self._worker:
-                worker = _Worker(lambda: connect(self.path, self._busy_timeout), iter_chunk_size=64)
-                try:
-                    await worker
-                except BusError as error:
-                    raise type(error)(f"{self.path}: {error.message}", path=str(self.path)) from error
+                # Opened before aiosqlite has it: its thread does not survive a failure to open.
+                connection = await anyio.to_thread.run_sync(connect, self.path, self._busy_timeout)
+                worker = _Worker(lambda: connection, iter_chunk_size=64)
+                await worker
                 self._worker, self._file = worker, _identity(self.path)
             return self._worker
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from .. import rows, rules, text
 from ..errors import InvalidInput
@@ -125,7 +125,7 @@ def _seconds(value: object) -> object:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(allow_inf_nan=False)]
 
 
 # -- identity and presence ----------------------------------------------------------
@@ -265,12 +265,15 @@ async def history(session: Session, args: History) -> Answer:
     return {"messages": [rows.message(m, for_model=True) for m in found]}
 
 
+_JSON_TYPES: list[JsonValue] = ["string", "number", "boolean", "object", "array", "null"]
+
+
 # -- state ------------------------------------------------------------------------------
 
 
 class SetState(Arguments):
     key: str
-    value: Any = ""
+    value: Any = Field(default="", json_schema_extra={"type": _JSON_TYPES})
     expected_version: int | None = Field(default=None, ge=0)
     mode: Literal["overwrite", "append", "delete"] = "overwrite"
     ttl: Seconds | None = None
