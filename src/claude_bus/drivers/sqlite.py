@@ -22,7 +22,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiosqlite
 import anyio
 
-from ..errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
+from ..errors import InvalidInput, StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
 from ..model import Process
 from ..sql.transaction import Transaction
 from .migrate import migrate, refuse_foreign
@@ -195,6 +195,10 @@ class Database:
         try:
             worker = await self._connected()
             return await worker.call(function)
+        except UnicodeEncodeError as error:
+            raise InvalidInput("text holds half a surrogate pair; send valid Unicode text") from error
+        except OverflowError as error:
+            raise InvalidInput("a number is too large: no id or version is that high") from error
         except (sqlite3.Error, OSError) as error:
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 await self._disconnect()  # damaged, or not a database: look again next time
