@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from actors import join, say, wait_for_go
 from claude_bus.bus import open_bus
 from claude_bus.config import Config
 from claude_bus.errors import ClaimHeld
-from claude_bus.model import Address
 from claude_bus.sql import claims
 from processes_under_test import Actor, environment
 from store_under_test import Store
@@ -61,7 +61,9 @@ async def compete(name: str, seed: str, count: str) -> None:
         while granted < int(count):
             wanted = sorted({pattern(chance) for _ in range(chance.choice((1, 1, 2, 3)))})
             try:
-                await bus.claim(me, [(REPO, path) for path in wanted], ttl=3600, reason=f"{len(wanted)} {name}{granted}")
+                await bus.claim(
+                    me, [(REPO, path) for path in wanted], ttl=3600, reason=f"{len(wanted)} {name}{granted}"
+                )
             except ClaimHeld:
                 refused += 1
                 await bus.release(me, None)
@@ -69,8 +71,9 @@ async def compete(name: str, seed: str, count: str) -> None:
             granted += 1
             if chance.random() < 0.3:
                 await bus.release(me, [(REPO, chance.choice(wanted))])
-        say(f"{granted} {refused}")
+        say("done")
         sys.stdin.readline()  # claims end with their session: stay until all are done
+    say(f"{granted} {refused}")
 
 
 class Competitor(Actor):
@@ -84,69 +87,90 @@ class Competitor(Actor):
 
 # -- the check -------------------------------------------------------------------------------
 
+Held = dict[str, set[str]]
+"""The patterns that each process holds."""
 
+
+@cache
 def covers(glob: str) -> frozenset[str]:
-    """The paths of the tree a pattern stands for, by a translation to regular expressions."""
-    parts = [r"(?:[^/]+/)*" if part == "**" else f"{_segment(part)}/" for part in glob.split("/")]
-    whole = re.compile("".join(parts) + r"(?:[^/]+/)*")
+    """The paths of the tree a pattern stands for, by a regular expression instead of the code under test."""
+    folders = ["(?:[^/]+/)*" if part == "**" else f"{_segment(part)}/" for part in glob.split("/")]
+    whole = re.compile("".join(folders) + "(?:[^/]+/)*")
     return frozenset(path for path in TREE if whole.fullmatch(f"{path}/"))
 
 
 def _segment(part: str) -> str:
-    translated = {"*": "[^/]*", "?": "[^/]"}
-    tokens = re.findall(r"\[[^]]+\]|.", part)
-    return "".join(translated.get(t) or (t.replace("[!", "[^/") if len(t) > 1 else re.escape(t)) for t in tokens)
+    wild = {"*": "[^/]*", "?": "[^/]", "[!w]": "[^w/]", "[!a]": "[^a/]", "[ab]": "[ab]"}
+    return "".join(wild.get(token) or re.escape(token) for token in re.findall(r"\[[^]]+\]|.", part))
 
 
-class Journal:
-    """What was claimed and released, in the database's own order."""
-
-    def __init__(self, store: Store) -> None:
-        query = "SELECT actor, verb, subject, detail FROM events WHERE verb IN ('claim', 'release') ORDER BY id"
-        self._rows = store.rows(query)
-
-    def moments(self) -> Iterator[tuple[str, str, dict[str, set[str]]]]:
-        """At each grant: to whom, of what, and the patterns everybody holds from then on."""
-        held: dict[str, set[str]] = defaultdict(set)
-        for actor, verb, path, _ in self._rows:
-            if verb == "release":
-                held[actor].remove(path)
-            else:
-                held[actor].add(path)
-                yield actor, path, held
-
-    def held(self) -> set[tuple[str, str]]:
-        """What is held at the end, by whom."""
-        *_, (_, _, held) = self.moments()
-        for actor, verb, path, _ in self._rows[self._last_grant() + 1 :]:
-            assert (actor, verb) != (actor, "release") or path not in held[actor]
-        return {(actor, path) for actor, paths in held.items() for path in paths}
-
-    def _last_grant(self) -> int:
-        return max(n for n, row in enumerate(self._rows) if row[1] == "claim")
-
-    def lists(self) -> Counter[str]:
-        """How many claims of each list were granted; the reason tells how many there should be."""
-        return Counter(detail for _, verb, _, detail in self._rows if verb == "claim")
+def replay(store: Store, held: Held) -> Iterator[tuple[str, str]]:
+    """Follow the journal, in the database's own order: after each grant, to whom and of what."""
+    query = "SELECT actor, verb, subject FROM events WHERE verb IN ('claim', 'release') ORDER BY id"
+    for actor, verb, path in store.rows(query):
+        if verb == "release":
+            held[actor].remove(path)
+        else:
+            held[actor].add(path)
+            yield actor, path
 
 
-def test_no_path_is_ever_held_by_two_and_no_list_granted_in_part(tmp_path: Path) -> None:
-    """Eight processes are granted a thousand random lists of overlapping globs; brute force over all paths agrees."""
-    db = tmp_path / "bus.db"
-    store = Store(db)
+def rivals(held: Held, actor: str, path: str) -> list[tuple[str, str]]:
+    """Who else holds a path that the pattern stands for."""
+    others = ((other, pattern) for other, patterns in held.items() if other != actor for pattern in patterns)
+    return [(other, pattern) for other, pattern in others if covers(path) & covers(pattern)]
+
+
+def lists(store: Store) -> Counter[str]:
+    """How many claims of each list were granted; the reason begins with how many there should be."""
+    return Counter(detail for (detail,) in store.rows("SELECT detail FROM events WHERE verb = 'claim'"))
+
+
+def compete_together(competitors: list[Competitor]) -> list[tuple[int, int]]:
+    """Let all claim at once until each is done; how often each was granted a list, and refused one."""
+    try:
+        for one in competitors:
+            one.ready()
+        for one in competitors:
+            one.go()
+        for one in competitors:
+            assert one.line() == "done"
+        for one in competitors:
+            one.go()
+        return [(int(granted), int(refused)) for one in competitors for granted, refused in [one.rest()[0].split()]]
+    finally:
+        for one in competitors:
+            one.kill()
+
+
+def test_no_path_is_ever_held_by_two_and_no_list_is_granted_in_part(store: Store) -> None:
+    """Eight processes are granted a thousand random lists of globs: brute force over all paths finds no two holders."""
     seed = random.SystemRandom().randrange(10**9)
     print(f"seed {seed}")
+    said = compete_together([Competitor(store.path, name, seed) for name in NAMES])
 
-    said = _compete([Competitor(db, name, seed) for name in NAMES], store)
+    held: Held = defaultdict(set)
+    conflicts = [(*grant, found) for grant in replay(store, held) if (found := rivals(held, *grant))]
+    granted = lists(store)
 
-    journal = Journal(store)
-    for actor, path, held in journal.moments():
-        mine = covers(path)
-        for other, patterns in held.items():
-            assert other == actor or not any(mine & covers(p) for p in patterns), (seed, actor, path, other, patterns)
-    assert sum(granted for granted, _ in said) == 1000
-    assert sum(refused for _, refused in said) > 100
-    partial = {reason: count for reason, count in journal.lists().items() if count != int(reason.split()[0])}
-    assert partial == {}
-    assert len(journal.lists()) == 1000
-    store.connection.close()
+    assert conflicts == []
+    assert {reason: count for reason, count in granted.items() if count != int(reason.split()[0])} == {}
+    assert len(granted) == sum(grants for grants, _ in said) == GRANTS * len(NAMES)
+    assert all(refusals for _, refusals in said)
+    live = {(claim.owner, claim.path) for claim in store(claims.list_claims, "default")}
+    assert live == {(owner, path) for owner, paths in held.items() for path in paths}
+
+
+def test_the_brute_force_knows_what_patterns_stand_for() -> None:
+    """What the check above relies on: wild segments, sets, any depth, and what lies below a folder."""
+    assert covers("a.py") == {"a.py"}
+    assert covers("api/[ab].md") == {"api/a.md", "api/b.md"}
+    assert covers("**/ab.py") == {path for path in TREE if path.endswith("ab.py")}
+    assert covers("?pi") == covers("api/**") == covers("api") == {path for path in TREE if path.startswith("api/")}
+    assert covers("[!a]*") == {path for path in TREE if not path.startswith("a")}
+    assert covers("*/web/*") == {f"{folder}/web/{file}" for folder in FOLDERS for file in FILES}
+    assert covers("**") == covers("*") == set(TREE)
+
+
+if __name__ == "__main__":
+    asyncio.run(compete(*sys.argv[1:]))

@@ -57,7 +57,9 @@ Run = Callable[..., list[Request]]
 def run(box: Sandbox) -> Run:
     """Run a headless session called frontend with a scripted model; its requests."""
 
-    def run(*script: Script, folder: Path | None = None, plugin: bool = True, more: str = "", **env: str) -> list[Request]:
+    def run(
+        *script: Script, folder: Path | None = None, plugin: bool = True, more: str = "", **env: str
+    ) -> list[Request]:
         here = copy.copy(box)
         here.project = folder or box.project
         arguments = ["--plugin-dir", str(PLUGIN)] if plugin else []
@@ -169,7 +171,9 @@ def test_spelling_and_links_do_not_evade_a_claim(run: Run, holder: Holder, shop:
         "~/shop/src/a.py",
     ]
 
-    requests = run(*(turn for path in spellings for turn in read_and_edit(path)), text("no"), BUS_GUARD="deny", more="Read")
+    requests = run(
+        *(turn for path in spellings for turn in read_and_edit(path)), text("no"), BUS_GUARD="deny", more="Read"
+    )
 
     found = dict(zip(spellings, results(requests)[1::2], strict=True))
     assert [path for path, result in found.items() if not refused(result)] == []
