@@ -10,12 +10,12 @@ verb=install
 
 usage() {
   cat <<END
-usage: bash install_claude_bus.sh [--dir DIR] [--uninstall]
+usage: bash install_claude_bus.sh [[--dir] DIR] [--uninstall]
 
 Installs claude-bus from this checkout into DIR, proves that it works, and tells Claude Code about it: the MCP server
 "bus" at user scope, the command /bus and the hooks in $config. Running it again upgrades.
 
-  --dir DIR     where the program goes (now: $dir)
+  --dir DIR     where the program goes (unless given: $dir)
   --uninstall   remove all of it again, except the database (~/.claude-bus)
   --help        this text
 END
@@ -34,7 +34,8 @@ options() {
       --dir=?*) dir=${1#--dir=}; shift ;;
       --uninstall) verb=uninstall; shift ;;
       -h | --help) usage; exit 0 ;;
-      *) usage >&2; exit 2 ;;
+      -*) usage >&2; exit 2 ;;
+      *) dir=$1; shift ;;
     esac
   done
   dir=$(absolute "$dir")
@@ -49,6 +50,7 @@ install() {
   if [ ! -e "$mark" ] && [ -n "$(ls -A "$dir" 2>/dev/null)" ]; then
     fail "$dir is not empty, and not an installation of claude-bus: choose another place with --dir"
   fi
+  python=$(find_python) || fail "no Python: install uv, or Python 3.11 or newer"
   say "Installing claude-bus $(version) into $dir ..."
   mkdir -p "$dir/bin"
   : > "$mark"
@@ -69,7 +71,6 @@ install() {
 # The packages it needs, with their hashes checked; made as for the plugin.
 environment() {
   local log=$dir/install.log
-  python=$(find_python) || fail "no Python 3.8 or newer, and no uv: install uv, or Python 3.11 or newer"
   if ! environment=$("$python" -I "$here/.claude-plugin/environment.py" "$dir/environments" 2>"$log"); then
     tail -n 20 "$log" >&2
     fail "the packages could not be installed; the whole story is in $log"
@@ -85,12 +86,13 @@ find_python() {
       return
     fi
   done
-  uv run --quiet --no-project --python '>=3.11' python -c 'import sys; print(sys.executable)' 2>/dev/null
+  command -v uv >/dev/null && uv run --quiet --no-project --python '>=3.11' python -c 'import sys; print(sys.executable)'
 }
 
 # The program as it is in this checkout, in a folder named for its content.
 program() {
   local draft=$dir/.new-$$ part sum
+  rm -rf "$dir"/.new-*
   mkdir "$draft"
   for part in .claude-plugin commands hooks src requirements.txt; do cp -R "$here/$part" "$draft/"; done
   find "$draft" -name __pycache__ -prune -exec rm -rf {} +
@@ -189,6 +191,7 @@ uninstall() {
     say "server 'bus' is no longer registered with Claude Code"
   fi
   module "$here/src" claude_bus.claude_settings uninstall "$config" "$here" "$dir"/app-*
+  rmdir "$config" 2>/dev/null || true # it may be ours, and then it is empty
   if [ "$(readlink "$link" || true)" = "$command" ]; then rm "$link"; fi
   if [ -e "$mark" ]; then
     rm -rf "$dir/environments" "$dir"/app-* "$dir"/.new-* "$dir/install.log" "$command" "$command.new" "$mark"

@@ -65,15 +65,26 @@ class Actor:
 
     def rest(self) -> list[str]:
         """All it still says, once it has ended well."""
-        out, _ = self.process.communicate(timeout=PATIENCE)
+        said = self._to_the_end()
         assert self.process.returncode == 0
-        return out.splitlines()
+        return said
 
     def kill(self) -> list[str]:
         """End it at once, whatever it is doing; returns the whole lines it still said."""
         self.process.kill()
-        out, _ = self.process.communicate()
-        return out.split("\n")[:-1]
+        return self._to_the_end()
+
+    def _to_the_end(self) -> list[str]:
+        assert self.process.stdin
+        assert self.process.stdout
+        if self.process.stdout.closed:
+            return []
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        said = self.process.stdout.read().split("\n")[:-1]
+        self.process.stdout.close()
+        self.process.wait(PATIENCE)
+        return said
 
 
 def actor(role: str, db: Path, *args: object) -> Actor:

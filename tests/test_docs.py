@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from claude_bus import config
-from claude_bus.cli.main import COMMANDS
+from claude_bus.cli.commands import COMMANDS
 from claude_bus.mcp.tools import TOOLS
 
 ROOT = Path(__file__).parents[1]

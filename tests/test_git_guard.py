@@ -54,12 +54,12 @@ class Repository:
         (self.root / path).write_text(text)
         self.git("add", path)
 
-    async def claim(self, path: str) -> None:
-        """Alice claims a path of this repository."""
+    async def claim(self, path: str, who: Address = ALICE, *, shared: bool = False) -> None:
+        """Alice, or who is named, claims a path of this repository."""
         async with open_bus(self.config) as bus:
-            await bus.enlist(ALICE, "test")
+            await bus.enlist(who, "test")
             place = worktree.claimed(worktree.folder(self.root), path)
-            await bus.claim(ALICE, [place], ttl=600, reason="moving the API")
+            await bus.claim(who, [place], ttl=600, shared=shared, reason="moving the API")
 
 
 @pytest.fixture
@@ -100,6 +100,30 @@ async def test_deleting_and_renaming_count_as_changes(repository: Repository) ->
     await repository.claim("src/a.py")
     repository.git("mv", "src/a.py", "src/c.py")
     assert "src/a.py" in repository.git("commit", "-qm", "move", fails=True)
+
+
+async def test_a_shared_claim_and_ones_own_are_no_obstacle(repository: Repository) -> None:
+    """Who commits may hold the file, alone or with others; what only others share is refused."""
+    wanda = Address("wanda", "default")
+    await repository.claim("src/a.py", shared=True)
+    repository.write("src/a.py", "2\n")
+    assert "alice" in repository.git("commit", "-qm", "a", fails=True)
+
+    await repository.claim("src/a.py", wanda, shared=True)
+    await repository.claim("src/b.py", wanda)
+    repository.write("src/b.py", "2\n")
+    repository.git("commit", "-qm", "both")
+
+
+async def test_a_claim_holds_in_every_worktree(repository: Repository) -> None:
+    """The hook of a repository guards its worktrees, where the same claims stand."""
+    await repository.claim("src/a.py")
+    feature = repository.root.with_name("feature")
+    repository.git("worktree", "add", "-q", "-b", "feature", str(feature))
+    repository.root = feature
+    repository.write("src/a.py", "2\n")
+
+    assert "src/a.py" in repository.git("commit", "-qm", "change", fails=True)
 
 
 async def test_what_only_a_merge_brings_in_is_not_refused(repository: Repository) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from claude_bus import rules, worktree
+from claude_bus.mcp import hooks
 from claude_bus.model import Address, Folder, Guard, Place, Verdict
+from claude_bus.session import Session
 from claude_bus.sql import claims, guard
+from sessions_under_test import Party
 from store_under_test import Store
 
 REPO = "example.org/shop"
@@ -220,3 +225,70 @@ def test_worktrees_and_clones_share_what_is_claimed(shop: Path, tmp_path: Path) 
     scopes = {worktree.place(worktree.folder(tmp_path / name), "src/a.py") for name in ("shop", "feature", "clone")}
 
     assert len(scopes) == 1
+
+
+# -- as the client's hook asks ---------------------------------------------------------
+
+
+async def hook(session: Session, path: object, **fields: str) -> dict[str, Any]:
+    """What the hook of an edit answers to the client."""
+    event = hooks.Event(event="PreToolUse", **{"path": str(path)} | fields)
+    answer: dict[str, Any] = json.loads(await hooks.handle(session, event))
+    return dict(answer.get("hookSpecificOutput", {}))
+
+
+@pytest.mark.anyio
+async def test_the_hook_answers_in_the_clients_terms(party: Party, shop: Path) -> None:
+    """Refused: a denial with its reason. Let through with a warning: context. Else: nothing at all."""
+    party.now = time.time()
+    where = worktree.folder(shop)
+    alice = await party.join("alice", folder=where)
+    await alice.claim(["src/**"], ttl=7200, shared=False, reason="moving the API")
+    confirming = await party.join("bob", folder=where)
+    warned = await party.join("carol", folder=where, guard="warn")
+
+    refused = await hook(confirming, shop / "src" / "a.py")
+    assert refused.pop("permissionDecisionReason").startswith("'src/**' is claimed by 'alice' for another 1h, reason: ")
+    assert refused == {"hookEventName": "PreToolUse", "permissionDecision": "deny"}
+    assert await hook(confirming, shop / "src" / "a.py", agent_id="a-subagent") == {}
+    warning = await hook(warned, "", notebook_path=str(shop / "src" / "a.ipynb"))
+    assert "The edit was let through" in warning.pop("additionalContext")
+    assert warning == {"hookEventName": "PreToolUse"}
+    assert await hook(confirming, shop / "README.md") == await hook(confirming, "") == {}
+
+
+@pytest.mark.anyio
+async def test_a_guard_that_is_off_neither_looks_nor_claims(party: Party, shop: Path) -> None:
+    """Its session edits what others claim, and leaves no edit claim behind."""
+    where = worktree.folder(shop)
+    alice = await party.join("alice", folder=where)
+    await alice.claim(["src/a.py"], ttl=600, shared=False, reason="")
+    bob = await party.join("bob", folder=where, guard="off")
+
+    assert await hook(bob, shop / "src" / "a.py") == await hook(bob, shop / "src" / "b.py") == {}
+    assert [claim.owner for claim in await alice.list_claims()] == ["alice"]
+
+
+@pytest.mark.anyio
+async def test_what_counts_is_where_the_file_lies(party: Party, shop: Path, tmp_path: Path) -> None:
+    """An edit claims its file in the file's working tree, from wherever the session runs; a claim holds in all."""
+    git(shop, "worktree", "add", "-q", str(tmp_path / "feature"))
+    outside = worktree.folder(tmp_path)
+    alice, bob = await party.join("alice", folder=outside), await party.join("bob", folder=outside)
+    await alice.claim(["shop/src/a.py"], ttl=600, shared=False, reason="")
+    await alice.edit("feature/src/b.py")
+
+    assert (await bob.edit("feature/src/a.py")).action == "refuse"
+    assert (await bob.edit("shop/src/b.py")).action == "pass"
+    assert (await bob.edit("feature/src/b.py")).action == "refuse"
+
+
+@pytest.mark.anyio
+async def test_a_session_that_left_is_not_guarded(party: Party, shop: Path) -> None:
+    """After leaving, a session's edits are its own business."""
+    where = worktree.folder(shop)
+    alice, bob = await party.join("alice", folder=where), await party.join("bob", folder=where)
+    await alice.claim(["src/a.py"], ttl=600, shared=False, reason="")
+    await bob.leave()
+
+    assert await hook(bob, shop / "src" / "a.py") == {}

@@ -125,14 +125,14 @@ def everything(user: User) -> dict[str, bytes]:
 
 
 def test_another_place(user: User, tmp_path: Path) -> None:
-    """--dir chooses the folder of the program."""
+    """--dir, or a bare word as the original installer took it, chooses the folder of the program."""
     place = tmp_path / "else where"
     has_environment(place / "environments")
     (place / ".claude-bus").touch()
     user.installs("--dir", str(place))
     user.command = place / "bin" / "claude-bus"
     assert user.version() == VERSION
-    user.installs("--uninstall", "--dir", str(place))
+    user.installs("--uninstall", str(place))
     assert not place.exists()
 
 

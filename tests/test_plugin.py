@@ -99,7 +99,7 @@ def test_the_command_may_use_the_tools_of_plugin_and_installation() -> None:
 def test_the_command_names_tools_and_arguments_that_exist() -> None:
     """Every call in its text is of a tool of the bus, with arguments that it has."""
     for name, arguments in calls():
-        named = re.findall(r"(\w+)=", arguments) or re.findall(r"\w+", arguments)
+        named = re.findall(r"(\w+)(?=[,=)]|$)", re.sub(r'=("[^"]*"|\[[^]]*\]|<[^>]*>|\w+)', "=", arguments))
         assert set(named) <= set(TOOLS[name].arguments.model_fields), name
 
 

@@ -117,14 +117,6 @@ def test_nothing_that_acts_on_its_reader_stays_raw(content: str) -> None:
     assert not HIDING.search(SEQUENCES.sub("", shown))
 
 
-@given(contents)
-def test_making_visible_is_done_once(content: str) -> None:
-    """What is visible already stays as it is."""
-    shown = text.visible(content)
-
-    assert text.visible(shown) == shown
-
-
 @pytest.mark.parametrize(
     "content",
     [

@@ -3,128 +3,153 @@
 Starts two server processes, as two Claude Code sessions would, on a database made for
 the purpose, and lets them exchange messages. The server is this package, unless a
 command is given. Exit status 1 says that it does not work, and stdout why.
+
+The few lines of the protocol that it takes are spoken here, without the MCP library:
+what loads in the servers need not load a third time.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import anyio
-import mcp_types as types
-from mcp import Client, MCPError, StdioServerParameters, stdio_client
+from typing import Any, Self
 
 TIMEOUT = 60.0
-"""Seconds for everything; a slow machine needs three or four."""
+"""Seconds until a server that does not answer is ended; a slow machine needs three or four for all."""
 
 
 class Broken(Exception):
     """Something did not happen as it must; the message says what."""
 
 
-class Participant:
-    """A named session: what it calls is shown."""
+class Server:
+    """A server process and the session it serves, which is called `name`."""
 
-    def __init__(self, client: Client, name: str) -> None:
-        self._client = client
+    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> None:
         self.name = name
+        self._id = 0
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, encoding="utf-8")  # noqa: S603
+        except OSError as error:
+            raise Broken(f"{command[0]}: {error.strerror}") from error
+        self._limit = threading.Timer(TIMEOUT, self._process.kill)
 
-    async def call(self, tool: str, **arguments: Any) -> types.CallToolResult:
-        """Call a tool; raises `Broken` if it fails."""
-        result = await self._client.call_tool(tool, arguments)
-        if result.is_error:
+    def __enter__(self) -> Self:
+        self._limit.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._limit.cancel()
+        self._process.kill()
+        self._process.communicate()
+
+    def greet(self) -> None:
+        """Open the conversation as a client does."""
+        client = {"name": "claude-bus selftest", "version": "1"}
+        self.ask("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client})
+        self._write({"method": "notifications/initialized"})
+
+    def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """The result of a request; raises `Broken` if there is none."""
+        self._id += 1
+        self._write({"id": self._id, "method": method, "params": params})
+        answer = self._read()
+        while answer.get("id") != self._id:
+            answer = self._read()
+        if "result" not in answer:
+            raise Broken(f"{method} is refused: {answer.get('error')}")
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _write(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise Broken(f"the server of '{self.name}' ended") from None
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        try:
+            message: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise Broken(f"the server of '{self.name}' " + (f"says {line!r}" if line else "ended")) from None
+        return message
+
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """The result of a tool; raises `Broken` if it fails."""
+        result = self.ask("tools/call", {"name": tool, "arguments": arguments})
+        if result.get("isError"):
             raise Broken(f"{tool} of '{self.name}' fails: {_text(result)}")
         return result
 
-    async def say(self, tool: str, **arguments: Any) -> str:
+    def does(self, tool: str, **arguments: Any) -> None:
         """Call a tool that answers in words, and show them."""
-        answer = _text(await self.call(tool, **arguments))
-        self.show(answer)
-        return answer
+        self._show(_text(self.call(tool, **arguments)))
 
-    def show(self, line: str) -> None:
-        print(f"  {self.name:<6} {line}")
-
-    async def receives(self, content: str) -> int:
+    def receives(self, content: str) -> int:
         """Read the inbox, which must hold this one message; returns its id."""
-        found = (await self.call("inbox")).structured_content or {}
-        messages = found.get("messages", [])
+        messages = self.call("inbox")["structuredContent"]["messages"]
         if [message["content"] for message in messages] != [content]:
             raise Broken(f"'{self.name}' reads {messages} instead of {content!r}")
-        self.show(f"reads \"{content}\" from '{messages[0]['from']}'")
+        self._show(f"reads \"{content}\" from '{messages[0]['from']}'")
         return int(messages[0]["id"])
 
-    async def sees(self, message: int, state: str) -> None:
+    def sees(self, message: int, state: str) -> None:
         """The receipt of a message must say this."""
-        found = (await self.call("message_status", message_id=message)).structured_content or {}
-        states = [delivery["state"] for delivery in found.get("deliveries", [])]
+        deliveries = self.call("message_status", message_id=message)["structuredContent"]["deliveries"]
+        states = [delivery["state"] for delivery in deliveries]
         if states != [state]:
             raise Broken(f"the receipt of message {message} says {states} instead of {state!r}")
-        self.show(f"sees its receipt: {state}")
+        self._show(f"sees its receipt: {state}")
+
+    def _show(self, line: str) -> None:
+        print(f"  {self.name:<6} {line}", flush=True)
 
 
-async def converse(command: Sequence[str], env: dict[str, str]) -> None:
-    """Two sessions join, and one writes to the other; raises `Broken` if anything is not as it must be."""
-    server = StdioServerParameters(command=command[0], args=list(command[1:]), env=env)
-    async with Client(stdio_client(server)) as one, Client(stdio_client(server)) as two:
-        alice, bob = Participant(one, "alice"), Participant(two, "bob")
-        await alice.say("register", name="alice")
-        await bob.say("register", name="bob", role="reviewer")
-        await alice.say("send", to="bob", content="Is the build green?", kind="request")
-        await alice.sees(1, "queued")
-        question = await bob.receives("Is the build green?")
-        await alice.sees(question, "handed")
-        await bob.say("send", to="alice", content="Green since noon.", reply_to=question)
-        await alice.sees(question, "acked")
-        await alice.receives("Green since noon.")
+def _text(result: dict[str, Any]) -> str:
+    return " ".join(block["text"] for block in result["content"])
 
 
-def prove(command: Sequence[str], env: dict[str, str]) -> None:
-    """Raises `Broken` unless two servers, started with this command, exchange messages."""
-
-    async def in_time() -> None:
-        with anyio.fail_after(TIMEOUT):
-            await converse(command, env)
-
-    try:
-        anyio.run(in_time)
-    except (OSError, MCPError) as error:
-        raise Broken(f"{command[0]}: {error}") from error
-    except ExceptionGroup as group:
-        raise _first(group) from group
-
-
-def _first(group: ExceptionGroup) -> Broken:
-    """What a group is about."""
-    error: Exception = group
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error if isinstance(error, Broken) else Broken(f"{type(error).__name__}: {error}")
-
-
-def _text(result: types.CallToolResult) -> str:
-    return " ".join(block.text for block in result.content if isinstance(block, types.TextContent))
+def converse(command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Two sessions join, and one asks the other; raises `Broken` if anything is not as it must be."""
+    with Server("alice", command, env) as alice, Server("bob", command, env) as bob:
+        alice.greet()
+        bob.greet()
+        alice.does("register", name="alice")
+        bob.does("register", name="bob", role="reviewer")
+        alice.does("send", to="bob", content="Is the build green?", kind="request")
+        alice.sees(1, "queued")
+        question = bob.receives("Is the build green?")
+        alice.sees(question, "handed")
+        bob.does("send", to="alice", content="Green since noon.", reply_to=question)
+        alice.sees(question, "acked")
+        alice.receives("Green since noon.")
 
 
 def surroundings(db: Path) -> dict[str, str]:
     """The environment of the servers: none of the user's bus, nor of a session this may run in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BUS_", "CLAUDE", "MCP_"))}
-    source = str(Path(__file__).parents[1])
-    return {**kept, "BUS_DB": str(db), "PYTHONPATH": source}
+    return {**kept, "BUS_DB": str(db), "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 def main(command: Sequence[str]) -> int:
     """Print the exchange, and in the last line whether it was as it must be."""
     started = time.monotonic()
-    print("Two servers, as two Claude Code sessions start them, on a new database:")
+    print("Two servers, as two Claude Code sessions start them, on a new database:", flush=True)
     with tempfile.TemporaryDirectory(prefix="claude-bus-") as folder:
         try:
-            prove(command or [sys.executable, "-m", "claude_bus"], surroundings(Path(folder, "bus.db")))
+            converse(command or [sys.executable, "-m", "claude_bus"], surroundings(Path(folder, "bus.db")))
         except Broken as error:
             print(f"It does not work: {error}")
             return 1

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from working_trees import git, repository
 
 from claude_bus import worktree
+from working_trees import git, repository
 
 from . import reading
 from .claude_e2e import Sandbox
@@ -107,7 +107,7 @@ def shop(box: Sandbox) -> Path:
 
 
 def test_a_claimed_edit_is_refused_once_and_the_holder_is_told(session: StartSession, run: Run, shop: Path) -> None:
-    """The model reads holder, reason and time left; the same edit again changes the file, and the holder reads of it."""
+    """The model reads holder, reason and time left; repeating the edit changes the file, and the holder reads of it."""
     claim = tool(f"{TOOLS}__claim", path="src/**", reason="moving the API", ttl="2h")
     backend = session("backend", claim, text("claimed"))
     backend.turn("claim the sources")
