@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -81,7 +82,10 @@ class Actor:
             return []
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
+        late = threading.Timer(PATIENCE, self.process.kill)
+        late.start()
         said = self.process.stdout.read().split("\n")[:-1]
+        late.cancel()
         self.process.stdout.close()
         self.process.wait(PATIENCE)
         return said
