@@ -48,7 +48,7 @@ def test_every_setting_is_documented_alike() -> None:
     assert [line for line in settings if line not in REFERENCE] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reference.md", "docs/delivery.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reference.md", "docs/delivery.md", "docs/claims.md"])
 def test_links_lead_somewhere(page: str) -> None:
     """Every relative link of a page names a file of the repository."""
     path = ROOT / page

@@ -227,6 +227,24 @@ async def test_the_watch_outlives_a_locked_file(party: Party, bell: Bell) -> Non
 
 
 @pytest.mark.anyio
+async def test_a_machine_that_lets_nobody_listen_is_no_end(
+    party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a sandbox forbids even a loopback socket, the watch looks by itself, and still rings."""
+
+    def forbidden() -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(bell.session.bus, "ear", forbidden)
+    alice = await party.join("alice")
+    async with bell.watching():
+        await say(alice, "bob")
+        await bell.bus.looks()
+
+    assert len(bell.rung) == 1
+
+
+@pytest.mark.anyio
 async def test_the_watch_does_a_servers_upkeep(party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
     """It keeps the heartbeat, and ends the sessions of processes that are gone."""
     monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from claude_bus import rules, worktree
+from claude_bus import patterns, rules, worktree
 from claude_bus.mcp import hooks
 from claude_bus.model import Address, Folder, Guard, Place, Verdict
 from claude_bus.session import Session
@@ -292,3 +292,59 @@ async def test_a_session_that_left_is_not_guarded(party: Party, shop: Path) -> N
     await bob.leave()
 
     assert await hook(bob, shop / "src" / "a.py") == {}
+
+
+# -- what once went wrong ---------------------------------------------------------------
+
+
+def test_a_new_file_that_gets_the_number_of_a_claimed_one_is_not_that_file(shop: Path) -> None:
+    """An editor replaces the file; the next new one may get the freed inode, and is unclaimed all the same."""
+    where = worktree.folder(shop)
+    before = worktree.claimed(where, "src/a.py").file
+    (shop / "src" / "new").write_text("x = 2\n")
+    (shop / "src" / "new").replace(shop / "src" / "a.py")
+    (shop / "src" / "b.py").write_text("y = 1\n")
+
+    assert worktree.target(where, "src/b.py").file != before
+
+
+def test_brackets_in_a_name_are_part_of_it(shop: Path) -> None:
+    """`app/[id]/page.tsx` is a file: neither a pattern for `app/i/page.tsx`, nor unclaimable."""
+    (shop / "app" / "[id]").mkdir(parents=True)
+    (shop / "app" / "[id]" / "page.tsx").write_text("")
+    where = worktree.folder(shop)
+    page = worktree.target(where, "app/[id]/page.tsx")
+
+    assert worktree.claimed(where, "app/[id]/page.tsx") == page
+    assert patterns.matches("app/[id]/page.tsx", page.path)
+    assert not patterns.matches("app/i/page.tsx", page.path)
+    assert patterns.overlap(page.path, worktree.place(where, "app/[[]id]/**")[1])
+    assert worktree.shown(where, *page[:2]) == "app/[id]/page.tsx"
+
+
+def test_any_name_is_guarded(shop: Path) -> None:
+    """Names too long or too odd to be claimed by hand still meet the claims they fall under."""
+    where = worktree.folder(shop)
+    for path in ("./" * 600 + "src/a.py", "src/a\u00a0b.py", "src/\udcff.py"):
+        assert patterns.overlap(worktree.target(where, path).path, "src/**")
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted"), [("[!A-Z]*.py", "ab.py"), ("[A-_]x.py", "Cx.py"), ("?.py", "ß.py"), ("Src/A.py", "src/a.py")]
+)
+def test_folding_case_loses_no_overlap(store: Store, held: str, wanted: str) -> None:
+    """What overlaps as it is spelled overlaps, and so does what differs in capitals only."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, held)
+
+    assert edit(store, bob, wanted).action == "refuse"
+
+
+def test_sharers_do_not_lock_each_other_out(store: Store) -> None:
+    """An edit under a shared claim makes no exclusive one."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, "docs/**", shared=True)
+    take(store, bob, "docs/**", shared=True)
+
+    assert edit(store, bob, "docs/a.md").action == "pass"
+    assert edit(store, alice, "docs/a.md").action == "pass"

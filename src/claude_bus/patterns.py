@@ -45,7 +45,7 @@ def normalize(path: str) -> str:
 
 def matches(path: str, pattern: str) -> bool:
     """Whether the plain `path` is one of those the pattern stands for."""
-    return overlap(_literal(path), pattern)
+    return overlap(literal(path), pattern)
 
 
 def overlap(one: str, other: str) -> bool:
@@ -54,29 +54,36 @@ def overlap(one: str, other: str) -> bool:
     A pattern also covers everything below it, as a claim on a folder does; `.` is the
     folder that all paths are below.
     """
-    if not _stems_meet(_stem(one), _stem(other)):
+    if not _stems_meet(stem(one), stem(other)):
         return False
     a, b = _segments(one), _segments(other)
     return _paths_meet(a, b) or _paths_meet((*a, _GLOBSTAR), b) or _paths_meet(a, (*b, _GLOBSTAR))
 
 
-def _stem(pattern: str) -> str:
-    """What every path of the pattern begins with."""
+def stem(pattern: str) -> str:
+    """What every path of the pattern begins with. Patterns meet only if one's stem continues the other's."""
+    if pattern == ".":
+        return ""
     magic = _MAGIC.search(pattern)
     return pattern if not magic else pattern[: magic.start()]
 
 
 def _stems_meet(one: str, other: str) -> bool:
-    """A quick no for most pairs: one stem must continue the other (`.` is before all)."""
-    return one.startswith(other) or other.startswith(one) or one == "." or other == "."
+    return one.startswith(other) or other.startswith(one)
 
 
 def _segments(pattern: str) -> tuple[str, ...]:
     return () if pattern == "." else tuple(pattern.split("/"))
 
 
-def _literal(path: str) -> str:
+def literal(path: str) -> str:
+    """The pattern that stands for this very path, whatever characters it has."""
     return re.sub(r"([*?\[])", r"[\1]", path)
+
+
+def plain(pattern: str) -> str:
+    """The pattern as one reads it: the inverse of `literal`, for those it made."""
+    return re.sub(r"\[([*?\[])\]", r"\1", pattern)
 
 
 def _paths_meet(a: tuple[str, ...], b: tuple[str, ...]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,8 @@ from .sql.state import Mode
 from .turn import Turn
 
 _NOTHING = Injection()
+_LOOK_EVERY = 2.0
+"""Seconds after which one who waits for a state entry looks by itself."""
 
 
 class Session:
@@ -63,6 +66,7 @@ class Session:
         self._warning = ""
         self._problem = ""
         self._program = ""
+        self._watched: Counter[str] = Counter()
         self._heard = time.monotonic()
 
     # -- who it is
@@ -207,27 +211,32 @@ class Session:
 
     async def wait_for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
         """The entry as soon as its version is another than `version` (by default today's), or
-        nothing after `timeout` seconds. A deletion is told by an entry without value."""
+        nothing after `timeout` seconds. What was deleted or ran out has no value."""
         rules.check_seconds(timeout, "timeout", rules.MAX_WAIT)
         channel = (await self._anyone()).channel
-        known = await self._version(channel, rules.check_key(key)) if version is None else version
+        known = (await self._entry(channel, rules.check_key(key))).version if version is None else version
         await self.bus.watch(self._address, channel, key)
+        self._watched[key] += 1
         try:
             with anyio.move_on_after(timeout):
-                while True:
+                while (entry := await self._entry(channel, key)).version == known:
                     arrived = self.arrived
-                    if await self._version(channel, key) != known:
-                        entry = await self.bus.get_state(channel, key)
-                        return [entry] if entry else await self.bus.state_history(channel, key, 1)
-                    await arrived.wait()
+                    with anyio.move_on_after(_LOOK_EVERY):  # nobody tells when an entry runs out
+                        await arrived.wait()
+                return [entry]
         finally:
-            with anyio.CancelScope(shield=True):
-                await self.bus.unwatch(self._address, channel, key)
+            self._watched[key] -= 1
+            if not self._watched[key]:
+                with anyio.CancelScope(shield=True):
+                    await self.bus.unwatch(self._address, channel, key)
         return []
 
-    async def _version(self, channel: str, key: str) -> int:
+    async def _entry(self, channel: str, key: str) -> StateEntry:
+        """The entry; for a deleted one its deletion, for one that ran out or never was version 0."""
         entry = await self.bus.get_state(channel, key)
-        return entry.version if entry else 0
+        last = [] if entry else await self.bus.state_history(channel, key, 1)
+        deleted = last[0] if last and last[0].value is None else None
+        return entry or deleted or StateEntry(key, None, 0, "", 0.0)
 
     async def wait(self, timeout: float) -> HandOver:
         """Like `inbox`, as soon as there is something, or empty after `timeout` seconds."""
@@ -360,7 +369,7 @@ class Session:
             return Verdict("pass")
         self._heard = time.monotonic()
         await self.attach()
-        target = worktree.claimed(self.client.folder, path)
+        target = worktree.target(self.client.folder, path)
         tree = worktree.folder(Path(self.client.folder.cwd, path).parent).root
         return await self.bus.edit(self.client, target, tree, self._config.guard)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from .model import Claim, Expectation, Message, Overlap, Roster, Sent, Status
+from .patterns import plain
 from .rules import DEFAULT_CHANNEL, MAX_NAME
 
 INJECTION_LIMIT = 9_000
@@ -221,7 +222,8 @@ def letter(message: Message) -> str:
 
 def held(claim: Claim, now: float) -> str:
     """Who holds what, for how long, and why."""
-    what = f"'{claim.path}' is claimed by '{name(claim.owner)}' for another {ago(claim.expires - now)}"
+    path, left = one_line(plain(claim.path), 300), ago(claim.expires - now)
+    what = f"'{path}' is claimed by '{name(claim.owner)}' for another {left}"
     why = f", reason: {one_line(claim.reason, 200)}" if claim.reason else ""
     return what + why
 
@@ -245,12 +247,12 @@ def edit_warned(claim: Claim, now: float) -> str:
 def override_notice(path: str, claim: Claim) -> str:
     """What the holder of a claim is told when somebody edits all the same."""
     why = f" ({one_line(claim.reason, 200)})" if claim.reason else ""
-    return f"I edit '{path}' although you claim '{claim.path}'{why}. I was told of your claim first."
+    return f"I edit '{plain(path)}' although you claim '{plain(claim.path)}'{why}. I was told of your claim first."
 
 
 def taken_notice(path: str, reason: str) -> str:
     """What the owner of a claim is told when somebody ends it."""
-    return f"I ended your claim on '{path}': {reason}"
+    return f"I ended your claim on '{plain(path)}': {reason}"
 
 
 # -- the doorbell ---------------------------------------------------------------

@@ -7,6 +7,7 @@ and for every claim.
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 
 from . import patterns, rules
@@ -102,16 +103,43 @@ def place(where: Folder, path: str) -> tuple[str, str]:
 
 
 def claimed(where: Folder, path: str) -> Place:
-    """The place to claim for a path: with the identity of the file, if it names one that exists."""
-    scope, inside = place(where, path)
-    if not where.cwd or rules.is_resource(inside) or patterns.is_glob(inside):
-        return Place(scope, inside)
-    real = _resolve(Path(where.cwd, path))
-    return Place(scope, inside, _file_identity(real) if real.is_file() else "")
+    """The place to claim for a path or pattern, with the file's identity if it names one.
+
+    What exists as it is spelled is meant as it is spelled: `app/[id]/page.tsx` is a file.
+    """
+    exists = bool(where.cwd) and not rules.is_resource(path) and _exists(Path(where.cwd, path))
+    return target(where, path) if exists else Place(*place(where, path))
+
+
+def target(where: Folder, path: str) -> Place:
+    """The place of one very file, such as an edit is about to write; any name will do."""
+    real = Path(where.cwd, path).resolve()
+    lies_in = folder(_existing(real.parent))
+    inside = _below(_slashed(real), _slashed(lies_in.root)) if lies_in.repository else None
+    scope, name = ("", _slashed(real)) if inside is None else (lies_in.repository, inside)
+    storable = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return Place(scope, patterns.literal(storable), _content_identity(real))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _content_identity(path: Path) -> str:
+    """Of an existing file, what renaming keeps. With its time: another may get its number."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else ""
 
 
 def shown(where: Folder, scope: str, path: str) -> str:
     """A claim's path as somebody working in `where` would write it."""
+    path = patterns.plain(path)
     if scope:
         return path if scope == where.repository else f"{path} (in {scope})"
     inside = _below(path, _slashed(where.root)) if where.root else None

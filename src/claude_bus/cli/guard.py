@@ -16,9 +16,9 @@ from pathlib import Path
 from .. import rows, text, worktree
 from ..bus import open_bus
 from ..config import Config
-from ..errors import BusError, InvalidInput, StoreError
+from ..errors import BusError, InvalidInput
 from ..model import Claim
-from .identity import speaker
+from .identity import committer
 from .output import show
 
 _MARK = "# claude-bus guard"
@@ -94,9 +94,9 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
         return 0
     try:
         held = await _held(config)
-    except StoreError as error:
+    except BusError as error:
         print(f"claude-bus: claims could not be looked at: {error.message}", file=sys.stderr)
-        return 0  # a broken bus must not stop anybody's work
+        return 0  # what is wrong with the bus must not stop anybody's work
     now = time.time()
     document = {"held": [rows.claim(claim, path, now) for path, claim in held]}
     show(options, document, "\n".join(_refusals(held, now)) or "no staged file is claimed by another", error=bool(held))
@@ -121,10 +121,10 @@ async def _held(config: Config) -> list[tuple[str, Claim]]:
     where = worktree.folder(root)
     staged = _staged()
     async with open_bus(config) as bus:
-        who = await speaker(bus, config, os.environ, "")
-        places = [worktree.claimed(where, str(root / path)) for path in staged]
-        found = await who.bus.standing(who.me, places, where.root)
-    return [(path, claim) for path, claim in zip(staged, found, strict=True) if claim]
+        me = await committer(bus, config, os.environ)
+        places = [worktree.target(where, str(root / path)) for path in staged]
+        found = await bus.standing(me, places, where.root)
+    return [(text.one_line(path, 300), claim) for path, claim in zip(staged, found, strict=True) if claim]
 
 
 def _staged() -> list[str]:
@@ -147,9 +147,9 @@ def _merge_heads() -> list[str]:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True)  # noqa: S603, S607
+        done = subprocess.run(["git", *arguments], check=True, capture_output=True)  # noqa: S603, S607
     except FileNotFoundError:
         raise InvalidInput("git is not on PATH") from None
     except subprocess.CalledProcessError as error:
-        raise BusError(f"git {arguments[0]}: {error.stderr.strip()}") from error
-    return done.stdout.rstrip("\n")
+        raise BusError(f"git {arguments[0]}: {os.fsdecode(error.stderr).strip()}") from error
+    return os.fsdecode(done.stdout).rstrip("\n")

@@ -37,6 +37,15 @@ async def speaker(bus: LocalBus, config: Config, env: Mapping[str, str], as_name
     return Speaker(who, bus)
 
 
+async def committer(bus: LocalBus, config: Config, env: Mapping[str, str]) -> Address:
+    """Whose claims are no obstacle: the session's in whose shell this runs, else the user's own.
+
+    Nobody joins the bus by committing, and whoever has the user's name does not matter.
+    """
+    session = await _session(bus, env)
+    return session.address if session else Address(config.name or _login(), config.channel)
+
+
 async def _session(bus: LocalBus, env: Mapping[str, str]) -> Binding | None:
     for key in claude_code.keys_of_shell(env):
         binding = await bus.binding(key)

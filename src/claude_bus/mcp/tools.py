@@ -284,11 +284,18 @@ async def set_state(session: Session, args: SetState) -> Answer:
     """Write a shared value: text, or any JSON. expected_version: only if it still has that version (0: only
     create). append adds a line."""
     text_given = isinstance(args.value, str)
-    value = args.value if text_given else json.dumps(args.value, ensure_ascii=False)
+    value = args.value if text_given else _as_json(args.value)
     version = await session.set_state(args.key, value, args.expected_version, args.mode, args.ttl, json=not text_given)
     if args.mode == "delete":
         return f"state['{args.key}'] deleted" if version else f"no state['{args.key}']"
     return f"state['{args.key}'] set (version {version})"
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise InvalidInput("value holds a number that JSON has not, such as infinity") from None
 
 
 class GetState(Arguments):

@@ -476,9 +476,10 @@ def overlaps(tx: Transaction, me: Address) -> tuple[Overlap, ...]:
 def _footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[tuple[str, str]]]:
     """What each agent owns or claims, as (repository, pattern)."""
     prints: dict[str, set[tuple[str, str]]] = {name: set() for name in names}
-    for row in tx.all("SELECT name, owns, repository FROM agents WHERE channel = ? AND owns != '[]'", channel):
-        globs = map(patterns.normalize, rules.load_list(row["owns"]))
-        prints.get(row["name"], set()).update((row["repository"], glob) for glob in globs)
+    for row in tx.all("SELECT name, owns, repository, cwd FROM agents WHERE channel = ? AND owns != '[]'", channel):
+        below = "" if row["repository"] or not row["cwd"] else f"{row['cwd']}/"
+        globs = (glob if glob.startswith("/") else below + glob for glob in rules.load_list(row["owns"]))
+        prints.get(row["name"], set()).update((row["repository"], patterns.normalize(glob)) for glob in globs)
     for row in tx.all("SELECT scope, path, owner FROM claims WHERE channel = ? AND expires > ?", channel, tx.now):
         if not rules.is_resource(row["path"]):
             prints.get(row["owner"], set()).add((row["scope"], row["path"]))
@@ -492,11 +493,11 @@ def _overlaps(prints: dict[str, set[tuple[str, str]]], me: str) -> tuple[Overlap
 
 
 def _common(mine: set[tuple[str, str]], theirs: set[tuple[str, str]]) -> tuple[str, ...]:
-    """Where two footprints meet: of each pair that does, the narrower pattern."""
+    """Where two footprints meet: of each pair that does, the plain path or else their pattern."""
     return tuple(
         sorted(
             {
-                theirs_path if patterns.is_glob(path) else path
+                patterns.plain(theirs_path if patterns.is_glob(path) else path)
                 for scope, path in mine
                 for theirs_scope, theirs_path in theirs
                 if scope == theirs_scope and patterns.overlap(path, theirs_path)

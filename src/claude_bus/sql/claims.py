@@ -45,13 +45,14 @@ def claim(
 def put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") -> None:
     """Store a claim of `me`, or renew it."""
     tx.run(
-        "INSERT INTO claims (channel, scope, path, owner, shared, reason, edit, tree, file, created, expires) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, scope, path, owner) DO UPDATE SET "
-        "shared = excluded.shared, reason = excluded.reason, edit = excluded.edit, tree = excluded.tree, "
-        "file = excluded.file, expires = excluded.expires",
+        "INSERT INTO claims (channel, scope, path, stem, owner, shared, reason, edit, tree, file, created, expires) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, scope, path, owner, tree) DO UPDATE SET "
+        "shared = excluded.shared, reason = excluded.reason, edit = excluded.edit, file = excluded.file, "
+        "expires = excluded.expires",
         me.channel,
         place.scope,
         place.path,
+        patterns.stem(place.path).casefold(),
         me.name,
         int(new.shared),
         new.reason,
@@ -68,15 +69,20 @@ def holding(tx: Transaction, me: Address, place: Place, *, tree: str = "", share
 
     Sessions found dead on the way are ended, and their claims with them.
     """
+    stem = patterns.stem(place.path).casefold()
     rows = tx.all(
-        "SELECT * FROM claims WHERE channel = ? AND owner != ? AND expires > ? "
-        "AND (tree = '' OR tree = ?) AND (scope = ? OR (file != '' AND file = ?)) ORDER BY id",
+        "SELECT scope, path, owner, shared, reason, expires, edit, file FROM claims "
+        "WHERE channel = ? AND owner != ? AND expires > ? AND (tree = '' OR tree = ?) AND ((file != '' AND file = ?) "
+        "OR (scope = ? AND (SUBSTR(?, 1, LENGTH(stem)) = stem OR SUBSTR(stem, 1, LENGTH(?)) = ?))) ORDER BY id",
         me.channel,
         me.name,
         tx.now,
         tree,
-        place.scope,
         place.file,
+        place.scope,
+        stem,
+        stem,
+        stem,
     )
     for row in rows:
         if shared and row["shared"]:
@@ -98,13 +104,18 @@ def shares(tx: Transaction, me: Address, place: Place) -> bool:
 
 
 def _meet(row: Row, place: Place) -> bool:
+    """Whether the claim covers the place, by path or, for a file that was moved, by its identity.
+
+    Capitals make no difference: some file systems do not tell them apart.
+    """
     if place.file and row["file"] == place.file:
         return True
+    path: str = row["path"]
     if row["scope"] != place.scope:
         return False
-    if rules.is_resource(row["path"]) or rules.is_resource(place.path):
-        return bool(row["path"] == place.path)
-    return patterns.overlap(row["path"].casefold(), place.path.casefold())
+    if rules.is_resource(path) or rules.is_resource(place.path):
+        return path == place.path
+    return patterns.overlap(path, place.path) or patterns.overlap(path.casefold(), place.path.casefold())
 
 
 def _owner_present(tx: Transaction, owner: Address) -> bool:
@@ -130,7 +141,7 @@ def release(tx: Transaction, me: Address, places: Places | None) -> list[Place]:
     return held
 
 
-def force_release(tx: Transaction, me: Address, places: Places) -> list[tuple[str, Place]]:
+def force_release(tx: Transaction, me: Address, places: Places, reason: str) -> list[tuple[str, Place]]:
     """End claims of anybody on these very places; returns (owner, place) of each.
 
     Whoever calls this owes the owners an explanation.
@@ -145,7 +156,7 @@ def force_release(tx: Transaction, me: Address, places: Places) -> list[tuple[st
             tx.now,
         ):
             _delete(tx, Address(row["owner"], me.channel), place)
-            events.append(tx, me, "force_release", place.path, row["owner"])
+            events.append(tx, me, "force_release", place.path, f"{row['owner']}: {reason}")
             ended.append((row["owner"], place))
     return ended
 

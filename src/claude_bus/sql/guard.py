@@ -40,13 +40,17 @@ def _against(tx: Transaction, me: Address, place: Place, tree: str) -> Claim | N
 
 
 def _claim_for_edit(tx: Transaction, me: Address, place: Place, tree: str) -> None:
-    """An edit claims its file for a few minutes; a claim the session made itself stays as it is."""
+    """An edit claims its file for a few minutes; a claim the session made itself, or shares, is enough."""
+    if claims.shares(tx, me, place):
+        return
     own = tx.one(
-        "SELECT edit, expires FROM claims WHERE channel = ? AND scope = ? AND path = ? AND owner = ? AND expires > ?",
+        "SELECT edit, expires FROM claims WHERE channel = ? AND scope = ? AND path = ? AND owner = ? "
+        "AND (tree = '' OR tree = ?) AND expires > ? ORDER BY edit LIMIT 1",
         me.channel,
         place.scope,
         place.path,
         me.name,
+        tree,
         tx.now,
     )
     if own and (not own["edit"] or own["expires"] - tx.now > rules.EDIT_CLAIM / 2):
@@ -82,7 +86,7 @@ def _confirm(tx: Transaction, me: Address, client: str, place: Place, held: Clai
 def take_away(tx: Transaction, me: Address, places: claims.Places, reason: str) -> tuple[list[Place], tuple[str, ...]]:
     """End anybody's claims on these places, telling the owners why. Returns those ended."""
     rules.check_line(reason, "the reason of a forced release")
-    ended = claims.force_release(tx, me, places)
+    ended = claims.force_release(tx, me, places, reason)
     listeners: set[str] = set()
     for owner, place in ended:
         if owner != me.name:

@@ -130,6 +130,7 @@ CREATE TABLE claims (
     channel TEXT    NOT NULL DEFAULT 'default',
     scope   TEXT    NOT NULL DEFAULT '',       -- repository the path is relative to
     path    TEXT    NOT NULL,
+    stem    TEXT    NOT NULL DEFAULT '',       -- what all its paths begin with, without case
     owner   TEXT    NOT NULL,
     shared  INTEGER NOT NULL DEFAULT 0,
     reason  TEXT    NOT NULL DEFAULT '',
@@ -138,7 +139,7 @@ CREATE TABLE claims (
     file    TEXT    NOT NULL DEFAULT '',       -- identity of an existing file, which renaming keeps
     created REAL    NOT NULL,
     expires REAL    NOT NULL,
-    UNIQUE (channel, scope, path, owner),
+    UNIQUE (channel, scope, path, owner, tree),
     FOREIGN KEY (channel, owner) REFERENCES agents (channel, name) ON UPDATE CASCADE
 ) STRICT;
 

@@ -174,7 +174,13 @@ def prune(tx: Transaction, before: float) -> int:
         before,
     )
     tx.run("DELETE FROM watches WHERE address NOT IN (SELECT address FROM listeners)")
-    return tx.run("DELETE FROM state WHERE expires <= ?", tx.now).rowcount
+    over = tx.all("SELECT channel, key, version, updated_by FROM state WHERE expires <= ?", tx.now)
+    for row in over:
+        events.append(
+            tx, Address(row["updated_by"], row["channel"]), "state_expire", row["key"], f"version {row['version']}"
+        )
+    tx.run("DELETE FROM state WHERE expires <= ?", tx.now)
+    return len(over)
 
 
 def _from_row(row: Row, values: bool) -> StateEntry:
