@@ -48,7 +48,10 @@ def test_every_setting_is_documented_alike() -> None:
     assert [line for line in settings if line not in REFERENCE] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reference.md", "docs/delivery.md", "docs/claims.md"])
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/reference.md", "docs/delivery.md", "docs/claims.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     """Every relative link of a page names a file of the repository."""
     path = ROOT / page

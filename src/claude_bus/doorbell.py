@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+import anyio
+
 from . import text
 from .bus import Bus
 from .errors import BusError
@@ -27,6 +29,12 @@ Push = Callable[[str, str], Awaitable[bool]]
 """Put a text before the idle session as coming from a name; whether that worked."""
 
 
+async def _deaf(patience: float) -> bool:
+    """Hear nothing for so long."""
+    await anyio.sleep(patience)
+    return False
+
+
 class Doorbell:
     """Watches for one session's mail. `push` is None where nothing can wake it."""
 
@@ -41,12 +49,19 @@ class Doorbell:
         self._pruned = self._beat - PRUNE_EVERY + HEARTBEAT_EVERY  # first when it has settled
 
     async def watch(self) -> None:
-        """Run for as long as the server does."""
-        async with self._bus.ear() as ear:
-            await self._guarded(self._session.listen_at, ear.address)
-            while True:
-                heard = await ear.heard(LOOK_EVERY)
-                await self._guarded(self._look, heard)
+        """Run for as long as the server does; where nothing may be listened at, by looking alone."""
+        try:
+            async with self._bus.ear() as ear:
+                await self._guarded(self._session.listen_at, ear.address)
+                await self._watch(ear.heard)
+        except OSError as error:
+            _log.warning("no notices of mail, looking every %.0f s instead: %s", LOOK_EVERY, error)
+            await self._guarded(self._session.listen_at, "")
+            await self._watch(_deaf)
+
+    async def _watch(self, heard: Callable[[float], Awaitable[bool]]) -> None:
+        while True:
+            await self._guarded(self._look, await heard(LOOK_EVERY))
 
     async def _guarded(self, step: Callable[..., Awaitable[None]], *args: object) -> None:
         """The edge of the process: whatever fails here must not end the server."""

@@ -43,11 +43,6 @@ def normalize(path: str) -> str:
     return ("/" if rooted else "") + "/".join(out)
 
 
-def matches(path: str, pattern: str) -> bool:
-    """Whether the plain `path` is one of those the pattern stands for."""
-    return overlap(literal(path), pattern)
-
-
 def overlap(one: str, other: str) -> bool:
     """Whether some path is matched by both patterns. Exact, and symmetric.
 

@@ -96,10 +96,11 @@ class Session:
         return binding
 
     async def listen_at(self, address: str) -> None:
-        """Attach, and have mail announced at `address` from now on."""
+        """Attach, and have mail announced at `address` from now on; "" for nowhere."""
         self._address = address
         await self.attach()
-        await self.bus.listen(address, self.client.key)
+        if address:
+            await self.bus.listen(address, self.client.key)
 
     async def close(self) -> None:
         """The client ended."""
