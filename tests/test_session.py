@@ -540,7 +540,7 @@ async def test_what_needs_no_name_works_without_one(party: Party) -> None:
     """An unregistered session shares state as nobody; messages and claims ask for a name."""
     alice, shop = await party.join("alice"), party.session()
 
-    assert await shop.set_state("k", "v", None, "overwrite", None) == 1
+    assert await shop.set_state("k", "v") == 1
     [entry] = await alice.get_state("k")
     assert (entry.value, entry.updated_by) == ("v", "")
     assert [e.key for e in await shop.list_state("")] == ["k"]

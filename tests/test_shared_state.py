@@ -128,8 +128,8 @@ async def test_nothing_is_appended_to_json_nor_json_to_anything(party: Party) ->
 async def test_a_value_over_the_limit_names_the_way_out_and_changes_nothing(party: Party) -> None:
     """262,144 bytes fit, one more does not, be it text, JSON or by appending; and many bytes may be few characters."""
     alice = await party.join("alice")
-    assert await alice.set_state("full", "x" * rules.MAX_VALUE_BYTES, None, "overwrite", None) == 1
-    assert await alice.set_state("short", "x", None, "overwrite", None) == 1
+    assert await alice.set_state("full", "x" * rules.MAX_VALUE_BYTES) == 1
+    assert await alice.set_state("short", "x") == 1
     before = contents(party)
 
     attempts: list[tuple[str, str, state.Mode, bool]] = [
@@ -141,7 +141,7 @@ async def test_a_value_over_the_limit_names_the_way_out_and_changes_nothing(part
     ]
     for key, value, mode, json in attempts:
         with pytest.raises(TooLarge, match=r"the limit is 262144: store a path and sha256 instead") as refused:
-            await alice.set_state(key, value, None, mode, None, json=json)
+            await alice.set_state(key, value, mode=mode, json=json)
         assert refused.value.data["limit"] == rules.MAX_VALUE_BYTES
     assert contents(party) == before
 
@@ -231,7 +231,7 @@ async def test_keys_are_listed_by_prefix(party: Party) -> None:
     alice = await party.join("alice")
     keys = ["a%b", "a_b", "axb", "deploy/api", "deploy/web", "Deploy/x"]
     for key in keys:
-        await alice.set_state(key, "1", None, "overwrite", None)
+        await alice.set_state(key, "1")
     prefixes = {"deploy/": ["deploy/api", "deploy/web"], "a%": ["a%b"], "a_": ["a_b"], "": sorted(keys), "z": []}
 
     found = await calls(alice, *(("list_state", {"prefix": prefix}) for prefix in prefixes))
@@ -273,7 +273,7 @@ async def waited(party: Party, waiting: Session, changing: Session, **change: An
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
         await until(lambda: rows(party, "SELECT * FROM watches"))
-        await changing.set_state(**{"expected_version": None, "mode": "overwrite", "ttl": None} | change)
+        await changing.set_state(**change)
     return found
 
 
@@ -295,13 +295,13 @@ async def test_waiting_for_a_key_ends_with_its_change(party: Party) -> None:
 async def test_a_wait_for_an_old_version_ends_at_once(party: Party) -> None:
     """Whoever names the version it knows misses no change that happened before it waits, a deletion included."""
     alice, bob = await party.join("alice"), await party.join("bob")
-    await alice.set_state("k", "one", None, "overwrite", None)
-    await alice.set_state("k", "two", None, "overwrite", None)
+    await alice.set_state("k", "one")
+    await alice.set_state("k", "two")
 
     with anyio.fail_after(PATIENCE):
         [changed] = await bob.wait_for_change("k", 1, rules.MAX_WAIT)
         [there] = await bob.wait_for_change("k", 0, rules.MAX_WAIT)
-        await alice.set_state("k", "", None, "delete", None)
+        await alice.set_state("k", "", mode="delete")
         [deleted] = await bob.wait_for_change("k", 2, rules.MAX_WAIT)
 
     assert (changed.version, changed.value) == (there.version, there.value) == (2, "two")
@@ -313,12 +313,12 @@ async def test_waiting_in_vain_ends_empty(party: Party) -> None:
     """Without a change of that very key, on that channel, a wait brings nothing after its time, and leaves nothing."""
     alice, carol = await party.join("alice"), party.session()
     await carol.register("carol", channel="web")
-    await alice.set_state("k", "one", None, "overwrite", None)
+    await alice.set_state("k", "one")
     async with served(await party.join("bob")) as bob:
 
         async def elsewhere() -> None:
-            await alice.set_state("k2", "two", None, "overwrite", None)
-            await carol.set_state("k", "there", None, "overwrite", None)
+            await alice.set_state("k2", "two")
+            await carol.set_state("k", "there")
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(elsewhere)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, Self
+from typing import Protocol, Self, Unpack
 
 from . import processes, rules
 from .config import Config
@@ -40,7 +40,7 @@ from .model import (
 )
 from .sql import agents, claims, events, guard, messages, sessions, state
 from .sql.claims import Places
-from .sql.state import Mode
+from .sql.state import Options
 from .sql.transaction import Transaction
 
 
@@ -101,17 +101,7 @@ class Bus(Protocol):
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]: ...
 
-    async def set_state(
-        self,
-        me: Address,
-        key: str,
-        value: str,
-        *,
-        expected_version: int | None = None,
-        mode: Mode = "overwrite",
-        ttl: float | None = None,
-        json: bool = False,
-    ) -> int: ...
+    async def set_state(self, me: Address, key: str, value: str, **options: Unpack[Options]) -> int: ...
     async def watch(self, address: str, channel: str, key: str) -> None: ...
     async def unwatch(self, address: str, channel: str, key: str) -> None: ...
     async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]: ...
@@ -262,20 +252,8 @@ class LocalBus:
 
     # -- state
 
-    async def set_state(
-        self,
-        me: Address,
-        key: str,
-        value: str,
-        *,
-        expected_version: int | None = None,
-        mode: Mode = "overwrite",
-        ttl: float | None = None,
-        json: bool = False,
-    ) -> int:
-        version, watchers = await self._db.run(
-            state.write, me, key, value, expected_version=expected_version, mode=mode, ttl=ttl, json=json
-        )
+    async def set_state(self, me: Address, key: str, value: str, **options: Unpack[Options]) -> int:
+        version, watchers = await self._db.run(state.write, me, key, value, **options)
         notices.announce(watchers)
         return version
 

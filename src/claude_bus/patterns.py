@@ -8,7 +8,11 @@ segment `**` for any number of segments, none included.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # A segment is a sequence of tokens: a set of characters it may consume, and
 # whether it may repeat. Character sets are (negated, ranges).
@@ -81,8 +85,12 @@ def plain(pattern: str) -> str:
     return re.sub(r"\[([*?\[])\]", r"\1", pattern)
 
 
-def _paths_meet(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
-    """Walk both segment lists at once; `**` may take a segment or end."""
+def _some_word(a: Sequence[T], b: Sequence[T], repeats: Callable[[T], bool], meet: Callable[[T, T], bool]) -> bool:
+    """Whether both sequences of tokens match one word: a walk over both automata at once.
+
+    A token that repeats may consume any number of symbols, none included; any other
+    consumes one. `meet` tells whether two tokens can consume the same symbol.
+    """
     seen: set[tuple[int, int]] = set()
     todo = [(0, 0)]
     while todo:
@@ -92,39 +100,34 @@ def _paths_meet(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
         seen.add(at)
         if i == len(a) and j == len(b):
             return True
-        star_a = i < len(a) and a[i] == _GLOBSTAR
-        star_b = j < len(b) and b[j] == _GLOBSTAR
-        if star_a:
+        on_a, on_b = i < len(a) and repeats(a[i]), j < len(b) and repeats(b[j])
+        if on_a:
             todo.append((i + 1, j))
-        if star_b:
+        if on_b:
             todo.append((i, j + 1))
-        if i < len(a) and j < len(b) and (star_a or star_b or _segments_meet(a[i], b[j])):
-            todo.append((i if star_a else i + 1, j if star_b else j + 1))
+        if i < len(a) and j < len(b) and meet(a[i], b[j]):
+            todo.append((i if on_a else i + 1, j if on_b else j + 1))
     return False
+
+
+def _paths_meet(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+    return _some_word(a, b, _is_globstar, lambda x, y: _is_globstar(x) or _is_globstar(y) or _segments_meet(x, y))
+
+
+def _is_globstar(segment: str) -> bool:
+    return segment == _GLOBSTAR
 
 
 @lru_cache(maxsize=4096)
 def _segments_meet(one: str, other: str) -> bool:
-    """Whether one string is matched by both segments: a walk over both automata."""
+    """Whether one string is matched by both segments."""
     if not (is_glob(one) or is_glob(other)):
         return one == other
-    a, b = _tokens(one), _tokens(other)
-    seen: set[tuple[int, int]] = set()
-    todo = [(0, 0)]
-    while todo:
-        i, j = at = todo.pop()
-        if at in seen:
-            continue
-        seen.add(at)
-        if i == len(a) and j == len(b):
-            return True
-        if i < len(a) and a[i][1]:
-            todo.append((i + 1, j))
-        if j < len(b) and b[j][1]:
-            todo.append((i, j + 1))
-        if i < len(a) and j < len(b) and _sets_meet(a[i][0], b[j][0]):
-            todo.append((i if a[i][1] else i + 1, j if b[j][1] else j + 1))
-    return False
+    return _some_word(_tokens(one), _tokens(other), _repeats, lambda x, y: _sets_meet(x[0], y[0]))
+
+
+def _repeats(token: _Token) -> bool:
+    return token[1]
 
 
 def _tokens(segment: str) -> tuple[_Token, ...]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import anyio
 
@@ -38,7 +39,7 @@ from .model import (
     Status,
     Verdict,
 )
-from .sql.state import Mode
+from .sql.state import Options
 from .turn import Turn
 
 _NOTHING = Injection()
@@ -274,20 +275,9 @@ class Session:
     async def history(self, search: str, thread: int | None, since: int, limit: int) -> list[Message]:
         return await self.bus.history(await self._reader(), search=search, thread=thread, since=since, limit=limit)
 
-    async def set_state(
-        self,
-        key: str,
-        value: str,
-        expected_version: int | None,
-        mode: Mode,
-        ttl: float | None,
-        *,
-        json: bool = False,
-    ) -> int:
+    async def set_state(self, key: str, value: str, **options: Unpack[Options]) -> int:
         me = await self._anyone()
-        return await self.bus.set_state(
-            me, key, value, expected_version=expected_version, mode=mode, ttl=ttl, json=json
-        )
+        return await self.bus.set_state(me, key, value, **options)
 
     async def get_state(self, key: str) -> list[StateEntry]:
         me = await self._anyone()

@@ -285,7 +285,14 @@ async def set_state(session: Session, args: SetState) -> Answer:
     create). append adds a line."""
     text_given = isinstance(args.value, str)
     value = args.value if text_given else _as_json(args.value)
-    version = await session.set_state(args.key, value, args.expected_version, args.mode, args.ttl, json=not text_given)
+    version = await session.set_state(
+        args.key,
+        value,
+        expected_version=args.expected_version,
+        mode=args.mode,
+        ttl=args.ttl,
+        json=not text_given,
+    )
     if args.mode == "delete":
         return f"state['{args.key}'] deleted" if version else f"no state['{args.key}']"
     return f"state['{args.key}'] set (version {version})"

@@ -310,33 +310,28 @@ def _count_queued(tx: Transaction, me: Address) -> float:
 
 def confirm(tx: Transaction, me: Address, messages: Sequence[int], by: Process) -> int:
     """The conversation demonstrably went on after these hand-overs of `by`: they are read."""
-    done = 0
-    for message in messages:
-        done += tx.run(
-            "UPDATE deliveries SET state = 'read', read_at = ? WHERE message = ? AND channel = ? "
-            "AND recipient = ? AND state = 'handed' AND handed_by = ?",
-            tx.now,
-            message,
-            me.channel,
-            me.name,
-            str(by),
-        ).rowcount
-    return done
+    return _settle(tx, me, messages, by, "state = 'read', read_at = ?", tx.now)
 
 
 def withdraw(tx: Transaction, me: Address, messages: Sequence[int], by: Process) -> int:
     """These hand-overs of `by` never reached the conversation: they wait again."""
-    done = 0
-    for message in messages:
-        done += tx.run(
-            "UPDATE deliveries SET state = 'queued' WHERE message = ? AND channel = ? "
-            "AND recipient = ? AND state = 'handed' AND handed_by = ?",
+    return _settle(tx, me, messages, by, "state = 'queued'")
+
+
+def _settle(tx: Transaction, me: Address, messages: Sequence[int], by: Process, change: str, *values: float) -> int:
+    """End the hand-overs that `by` made of these messages and that are still open; returns how many."""
+    return sum(
+        tx.run(
+            f"UPDATE deliveries SET {change} WHERE message = ? AND channel = ? AND recipient = ? "
+            "AND state = 'handed' AND handed_by = ?",
+            *values,
             message,
             me.channel,
             me.name,
             str(by),
         ).rowcount
-    return done
+        for message in messages
+    )
 
 
 def waiting(tx: Transaction, me: Address) -> Waiting:

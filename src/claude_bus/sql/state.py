@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from .. import rules
 from ..errors import InvalidInput, VersionConflict
@@ -11,6 +11,15 @@ from . import events
 from .transaction import Row, Transaction
 
 Mode = Literal["overwrite", "append", "delete"]
+
+
+class Options(TypedDict, total=False):
+    """How `set_state` writes; see there."""
+
+    expected_version: int | None
+    mode: Mode
+    ttl: float | None
+    json: bool
 
 
 def set_state(
@@ -99,18 +108,10 @@ def _last_version(tx: Transaction, channel: str, key: str) -> int:
 
 
 def write(
-    tx: Transaction,
-    me: Address,
-    key: str,
-    value: str,
-    *,
-    expected_version: int | None = None,
-    mode: Mode = "overwrite",
-    ttl: float | None = None,
-    json: bool = False,
+    tx: Transaction, me: Address, key: str, value: str, **options: Unpack[Options]
 ) -> tuple[int, tuple[str, ...]]:
     """`set_state`, and the addresses of those who wait for the key to change."""
-    version = set_state(tx, me, key, value, expected_version=expected_version, mode=mode, ttl=ttl, json=json)
+    version = set_state(tx, me, key, value, **options)
     rows = tx.all("SELECT address FROM watches WHERE channel = ? AND key = ?", me.channel, key)
     return version, tuple(row["address"] for row in rows)
 
