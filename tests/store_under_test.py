@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from claude_bus.drivers.sqlite import Verb, connect, transact
 from claude_bus.model import Address, Client, Draft, Folder, HandOver, Message, Process, Sent
-from claude_bus.sql import agents, messages
+from claude_bus.sql import agents, bindings, messages
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Store:
     def present(self, cwd: str, *, branch: str = "", channel: str = "default", session_id: str = "") -> Address:
         """A session that runs in a folder and has not registered."""
         client = self.client(session_id=session_id, folder=Folder(cwd, cwd, "", branch))
-        who = self(agents.attach, client, None, channel).address
+        who = self(bindings.attach, client, None, channel).address
         self.clients[who] = client
         return who
 
@@ -62,7 +62,7 @@ class Store:
     ) -> Address:
         """A session that runs and has registered."""
         client = self.client(session_id=f"conversation of {name}")
-        self(agents.attach, client, None, channel)
+        self(bindings.attach, client, None, channel)
         who = self(agents.register, client.key, Address(name, channel), role, owns).address
         self.clients[who] = client
         return who

@@ -6,7 +6,7 @@ import pytest
 
 from claude_bus.errors import InvalidInput, NameTaken
 from claude_bus.model import Address, Agent, Folder
-from claude_bus.sql import agents, claims, events, messages, state
+from claude_bus.sql import agents, bindings, claims, events, listeners, messages, state
 from store_under_test import Store
 
 DEFAULT = "default"
@@ -23,7 +23,7 @@ def test_registering_binds_the_session_to_the_name(store: Store) -> None:
     """A session that registered is that name, with its role, for whoever looks."""
     alice = store.join("alice", role="api", owns=("src/**",))
 
-    binding = store(agents.bound, store.clients[alice].key)
+    binding = store(bindings.bound, store.clients[alice].key)
 
     assert binding
     assert (binding.address, binding.registered, binding.role) == (alice, True, "api")
@@ -59,7 +59,7 @@ def test_a_name_of_a_live_session_is_refused_with_a_free_suggestion(store: Store
 
     assert refused.value.data["suggestion"] == "alice-3"
     assert "idle" in str(refused.value.data["holder"])
-    binding = store(agents.bound, store.clients[other].key)
+    binding = store(bindings.bound, store.clients[other].key)
     assert binding
     assert binding.address == other
 
@@ -91,7 +91,7 @@ def test_a_resumed_conversation_gets_its_name_back(store: Store) -> None:
     alice = store.join("alice")
     store.die(alice)
 
-    resumed = store(agents.attach, store.client(session_id="conversation of alice"), None, DEFAULT)
+    resumed = store(bindings.attach, store.client(session_id="conversation of alice"), None, DEFAULT)
 
     assert (resumed.address, resumed.registered) == (alice, True)
 
@@ -102,7 +102,7 @@ def test_a_resumed_conversation_does_not_take_a_name_that_is_held(store: Store) 
     store.die(alice)
     store.join("alice")
 
-    resumed = store(agents.attach, store.client(session_id="conversation of alice"), None, DEFAULT)
+    resumed = store(bindings.attach, store.client(session_id="conversation of alice"), None, DEFAULT)
 
     assert resumed.address != alice
     assert not resumed.registered
@@ -111,9 +111,9 @@ def test_a_resumed_conversation_does_not_take_a_name_that_is_held(store: Store) 
 def test_attaching_twice_is_the_same_binding(store: Store) -> None:
     """A second server of one session finds the binding of the first."""
     client = store.client()
-    first = store(agents.attach, client, None, DEFAULT)
+    first = store(bindings.attach, client, None, DEFAULT)
 
-    assert store(agents.attach, client, Address("other", DEFAULT), DEFAULT) == first
+    assert store(bindings.attach, client, Address("other", DEFAULT), DEFAULT) == first
 
 
 def test_a_wanted_name_that_is_held_binds_nothing(store: Store) -> None:
@@ -122,9 +122,9 @@ def test_a_wanted_name_that_is_held_binds_nothing(store: Store) -> None:
     client = store.client()
 
     with pytest.raises(NameTaken):
-        store(agents.attach, client, Address("alice", DEFAULT), DEFAULT)
+        store(bindings.attach, client, Address("alice", DEFAULT), DEFAULT)
 
-    assert store(agents.bound, client.key) is None
+    assert store(bindings.bound, client.key) is None
 
 
 # -- unregistered presence --------------------------------------------------------
@@ -172,7 +172,7 @@ def test_an_unregistered_session_that_ends_leaves_nothing_behind(store: Store) -
     shop = store.present("/home/me/shop")
     client = store.clients[shop]
 
-    store(agents.detach, client.key, client.process)
+    store(bindings.detach, client.key, client.process)
 
     assert listed(store) == {}
 
@@ -282,17 +282,17 @@ def test_the_session_ends_with_its_last_server(store: Store) -> None:
     """Of two servers of one session the first to go takes only its own unproven hand-overs back."""
     alice, bob = store.join("alice"), store.join("bob")
     key, one, two = store.clients[bob].key, store.process(), store.process()
-    store(agents.listen, "udp:127.0.0.1:1", key, one)
-    store(agents.listen, "udp:127.0.0.1:2", key, two)
+    store(listeners.listen, "udp:127.0.0.1:1", key, one)
+    store(listeners.listen, "udp:127.0.0.1:2", key, two)
     store.send(alice, "bob", "via one")
     store.hand_over(bob, by=one)
     store.send(alice, "bob", "via two")
     store.hand_over(bob, by=two)
 
-    store(agents.detach, key, one)
+    store(bindings.detach, key, one)
     still = listed(store)["bob"].status
     found = store.hand_over(bob, by=two).messages
-    store(agents.detach, key, two)
+    store(bindings.detach, key, two)
 
     assert still == "idle"
     assert [(m.content, m.possibly_seen) for m in found] == [("via one", True)]
@@ -305,7 +305,7 @@ def test_leaving_ends_claims_and_broadcasts_but_keeps_direct_mail(store: Store) 
     store.send(alice, "bob", "before")
     store(claims.claim, bob, [("", "a.py")], ttl=60)
 
-    store(agents.leave, store.clients[bob].key)
+    store(bindings.leave, store.clients[bob].key)
     store.send(alice, "all", "broadcast")
     store.send(alice, "bob", "direct")
 
@@ -319,10 +319,10 @@ def test_leaving_twice_or_without_a_binding_is_no_error(store: Store) -> None:
     """There is nothing wrong with being gone already."""
     alice = store.join("alice")
     for _ in range(2):
-        store(agents.leave, store.clients[alice].key)
-    store(agents.detach, "nobody", store.process())
+        store(bindings.leave, store.clients[alice].key)
+    store(bindings.detach, "nobody", store.process())
 
-    assert store(agents.bound, store.clients[alice].key) is None
+    assert store(bindings.bound, store.clients[alice].key) is None
 
 
 # -- a participant without a session ----------------------------------------------------
@@ -426,7 +426,7 @@ def test_the_roster_names_the_other_registered_sessions_busy_ones_first(store: S
     me, busy, gone = store.join("me"), store.join("zoe"), store.join("gone")
     store.join("adam")
     store.present("/home/me/shop")
-    store(agents.observe, store.clients[busy].key, status="working")
+    store(bindings.observe, store.clients[busy].key, status="working")
     store.die(gone)
 
     assert store(agents.roster, me).peers == (("zoe", "working"), ("adam", "idle"))
@@ -436,16 +436,16 @@ def test_a_sign_of_life_changes_only_what_it_says(store: Store) -> None:
     """Status, conversation and bell stay as they were where nothing is said of them."""
     alice = store.join("alice")
     key = store.clients[alice].key
-    store(agents.observe, key, status="working", session_id="s2", bell=True)
+    store(bindings.observe, key, status="working", session_id="s2", bell=True)
     store.now += 5
 
-    before = store(agents.observe, key)
+    before = store(bindings.observe, key)
 
     assert before
     assert (before.status, before.session_id) == ("working", "s2")
     assert listed(store)["alice"].last_seen == store.now
     assert store.rows("SELECT bell, heartbeat FROM bindings") == [(1, store.now)]
-    assert store(agents.observe, "nobody") is None
+    assert store(bindings.observe, "nobody") is None
 
 
 def test_a_verb_with_a_bad_name_changes_nothing(store: Store) -> None:
@@ -462,7 +462,7 @@ def test_a_verb_with_a_bad_name_changes_nothing(store: Store) -> None:
 def test_where_a_session_works_is_known(store: Store) -> None:
     """The folder and branch that a client reports are shown for its agent."""
     client = store.client(folder=Folder("/home/me/shop/web", "/home/me/shop", "r", "checkout"))
-    store(agents.attach, client, Address("alice", DEFAULT), DEFAULT)
+    store(bindings.attach, client, Address("alice", DEFAULT), DEFAULT)
 
     found = listed(store)["alice"]
 
@@ -479,7 +479,7 @@ def test_every_change_is_in_the_journal(store: Store) -> None:
     store(state.set_state, alice, "k", "", mode="delete")
     store.now += 10
     carol = store.rename(bob, "carol")
-    store(agents.leave, store.clients[carol].key)
+    store(bindings.leave, store.clients[carol].key)
 
     journal = store.rows("SELECT actor, verb, subject FROM events WHERE verb != 'attach' ORDER BY id")
 

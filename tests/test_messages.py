@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from claude_bus import rules
 from claude_bus.errors import InvalidInput, NotFound, TooLarge
 from claude_bus.model import Address, Message
-from claude_bus.sql import agents, messages
+from claude_bus.sql import bindings, listeners, mailboxes, messages
 from store_under_test import NO_LIMIT, START, Store
 
 DEFAULT = "default"
@@ -63,7 +63,7 @@ def test_registering_again_does_not_deliver_broadcasts_again(store: Store) -> No
 
     bob = store.rename(bob, "robert")
     assert store.contents(bob) == []
-    store(agents.leave, store.clients[bob].key)
+    store(bindings.leave, store.clients[bob].key)
 
     assert store.contents(store.join("robert")) == []
 
@@ -171,8 +171,8 @@ def test_the_sender_learns_what_to_expect_for_each(store: Store) -> None:
     """Working, idle, being woken, offline since when, or never seen: each is told apart."""
     alice = store.join("alice")
     working, waking, idle, gone = (store.join(n) for n in ("working", "waking", "idle", "gone"))
-    store(agents.observe, store.clients[working].key, status="working")
-    store(agents.observe, store.clients[waking].key, bell=True)
+    store(bindings.observe, store.clients[working].key, status="working")
+    store(bindings.observe, store.clients[waking].key, bell=True)
     store.now += 50
     store.die(gone)
 
@@ -198,7 +198,7 @@ def test_nobody_is_promised_to_be_woken_by_what_does_not_ring(
 ) -> None:
     """Direct mail wakes, an fyi never, a broadcast only if urgent."""
     alice, bob = store.join("alice"), store.join("bob")
-    store(agents.observe, store.clients[bob].key, bell=True)
+    store(bindings.observe, store.clients[bob].key, bell=True)
 
     assert store.outlook(store.send(alice, to, **more)) == {"bob": outlook}
 
@@ -367,7 +367,7 @@ def test_proof_is_final(store: Store) -> None:
     store.read(bob)
 
     store(messages.withdraw, bob, [sent.id], store.clients[bob].process)
-    store(agents.requeue, bob)
+    store(mailboxes.requeue, bob)
 
     assert store.states(alice, sent.id) == {"bob": "read"}
     assert store.contents(bob) == []
@@ -536,7 +536,7 @@ def bell(store: Store) -> tuple[Address, str]:
     """An idle session that can be woken, and its client's key."""
     bob = store.join("bob")
     key = store.clients[bob].key
-    store(agents.observe, key, status="idle", bell=True)
+    store(bindings.observe, key, status="idle", bell=True)
     return bob, key
 
 
@@ -574,7 +574,7 @@ def test_mail_that_joins_an_unread_batch_does_not_ring_by_itself(store: Store, b
 def test_a_session_that_is_not_idle_is_not_rung(store: Store, bell: tuple[Address, str], status: Any) -> None:
     """Never while it works or asks its user, unless the caller knows better."""
     alice = store.join("alice")
-    store(agents.observe, bell[1], status=status)
+    store(bindings.observe, bell[1], status=status)
     store.send(alice, "bob")
 
     assert store(messages.ring, bell[1], idle=False) is None
@@ -605,7 +605,7 @@ def test_what_rings(store: Store, bell: tuple[Address, str], to: str, more: dict
 def test_a_bell_that_is_off_does_not_ring(store: Store, bell: tuple[Address, str]) -> None:
     """Nor does that of a session that is gone."""
     store.send(store.join("alice"), "bob")
-    store(agents.observe, bell[1], bell=False)
+    store(bindings.observe, bell[1], bell=False)
 
     assert store(messages.ring, bell[1], idle=True) is None
     assert store(messages.ring, "nobody", idle=True) is None
@@ -617,8 +617,8 @@ def test_listeners_are_told_of_their_own_mail_only(store: Store) -> None:
 
     alice, bob, carol = store.join("alice"), store.join("bob"), store.join("carol")
     for who, port in ((bob, 1), (carol, 2)):
-        store(agents.listen, f"udp:127.0.0.1:{port}", store.clients[who].key, store.process())
-    store(agents.listen, "udp:127.0.0.1:3", "", store.process())
+        store(listeners.listen, f"udp:127.0.0.1:{port}", store.clients[who].key, store.process())
+    store(listeners.listen, "udp:127.0.0.1:3", "", store.process())
 
     told = [store(messages.send, alice, Draft((to,), "x"))[1] for to in ("bob", "all", "nobody")]
 

@@ -12,7 +12,7 @@ from claude_bus import rules, worktree
 from claude_bus.mcp import tools
 from claude_bus.model import Address, Folder, Happening, Overlap, Place
 from claude_bus.session import Session
-from claude_bus.sql import agents, claims, guard, sessions
+from claude_bus.sql import agents, bindings, claims, guard, sessions
 from sessions_under_test import Party
 from store_under_test import Store
 from working_trees import git, repository
@@ -25,7 +25,7 @@ TREE = "/home/me/shop"
 def join(store: Store, name: str, *owns: str, repository: str = SHOP, channel: str = CHANNEL) -> Address:
     """A session that works in a repository and says what it owns there."""
     client = store.client(session_id=f"conversation of {name}", folder=Folder(TREE, TREE, repository))
-    store(agents.attach, client, None, channel)
+    store(bindings.attach, client, None, channel)
     who = store(agents.register, client.key, Address(name, channel), "", owns).address
     store.clients[who] = client
     return who
@@ -218,7 +218,7 @@ def test_a_conversation_that_lost_it_is_told_again(store: Store, loss: str) -> N
     if loss == "clear":
         conversation = "another conversation"
     else:
-        store(agents.forget, store.clients[alice].key)
+        store(bindings.forget, store.clients[alice].key)
 
     assert told(store, alice, conversation=conversation) == expected
     assert told(store, alice, conversation=conversation) == ()

@@ -38,7 +38,7 @@ from .model import (
     Verdict,
     Waiting,
 )
-from .sql import agents, claims, events, guard, messages, sessions, state
+from .sql import agents, bindings, claims, events, guard, listeners, messages, sessions, state
 from .sql.claims import Places
 from .sql.state import Options
 from .sql.transaction import Transaction
@@ -136,7 +136,7 @@ class LocalBus:
     # -- sessions
 
     async def attach(self, client: Client, wanted: Address | None, channel: str) -> Binding:
-        return await self._db.run(agents.attach, client, wanted, channel)
+        return await self._db.run(bindings.attach, client, wanted, channel)
 
     async def register(
         self, client: str, who: Address, role: str, owns: tuple[str, ...] | None
@@ -147,13 +147,13 @@ class LocalBus:
         await self._db.run(agents.enlist, who, program)
 
     async def binding(self, client: str) -> Binding | None:
-        return await self._db.run(agents.bound, client)
+        return await self._db.run(bindings.bound, client)
 
     async def detach(self, client: str) -> None:
-        await self._db.run(agents.detach, client, self._process)
+        await self._db.run(bindings.detach, client, self._process)
 
     async def leave(self, client: str) -> None:
-        await self._db.run(agents.leave, client)
+        await self._db.run(bindings.leave, client)
 
     async def observe(
         self,
@@ -165,26 +165,26 @@ class LocalBus:
         program: str = "",
     ) -> Binding | None:
         return await self._db.run(
-            agents.observe, client, status=status, session_id=session_id, bell=bell, program=program
+            bindings.observe, client, status=status, session_id=session_id, bell=bell, program=program
         )
 
     async def react(self, client: Client, happening: Happening) -> Reaction | None:
         return await self._db.run(sessions.react, client, happening, self._process)
 
     async def forget(self, client: str) -> None:
-        await self._db.run(agents.forget, client)
+        await self._db.run(bindings.forget, client)
 
     async def heartbeat(self, client: str) -> None:
-        await self._db.run(agents.heartbeat, client)
+        await self._db.run(bindings.heartbeat, client)
 
     async def listen(self, address: str, client: str) -> None:
-        await self._db.run(agents.listen, address, client, self._process)
+        await self._db.run(listeners.listen, address, client, self._process)
 
     async def unlisten(self, address: str) -> None:
-        await self._db.run(agents.unlisten, address)
+        await self._db.run(listeners.unlisten, address)
 
     async def server_of(self, client: str) -> Process | None:
-        return await self._db.run(agents.server_of, client)
+        return await self._db.run(listeners.server_of, client)
 
     def ear(self) -> AbstractAsyncContextManager[Ear]:
         """Where this process can be told of mail; its address goes to `listen`."""
@@ -316,7 +316,7 @@ class LocalBus:
 
 def _prune(tx: Transaction) -> None:
     before = tx.now - rules.RETENTION
-    agents.reap(tx)
+    bindings.reap(tx)
     messages.prune(tx, before)
     events.prune(tx, before)
     state.prune(tx, before)

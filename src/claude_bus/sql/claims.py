@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import patterns, rules
 from ..errors import ClaimHeld, ClaimOfOther, InvalidInput
 from ..model import Address, Claim, Place
-from . import agents, events
+from . import bindings, events
 from .transaction import Row, Transaction
 
 Places = list[Place] | list[tuple[str, str]]
@@ -124,7 +124,7 @@ def _owner_present(tx: Transaction, owner: Address) -> bool:
     An owner that never was a session (a person, a script) is present until its ttl.
     """
     had_session = tx.one("SELECT 1 FROM bindings WHERE channel = ? AND agent = ?", owner.channel, owner.name)
-    return not had_session or agents.holder(tx, owner) is not None
+    return not had_session or bindings.holder(tx, owner) is not None
 
 
 def release(tx: Transaction, me: Address, places: Places | None) -> list[Place]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import rules, text
 from ..model import Address, Claim, Client, Draft, Guard, Place, Verdict
-from . import agents, claims, events, messages
+from . import bindings, claims, events, messages
 from .transaction import Transaction
 
 
@@ -15,7 +15,7 @@ def edit(tx: Transaction, client: Client, place: Place, tree: str, policy: Guard
     `rules.REFUSAL_LASTS` seconds goes through; the holder is told once. Returns the
     verdict and the listeners to tell. A client that is not bound is not guarded.
     """
-    binding = agents.bound(tx, client.key)
+    binding = bindings.bound(tx, client.key)
     if not binding:
         return Verdict("pass"), ()
     me = binding.address

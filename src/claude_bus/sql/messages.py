@@ -23,7 +23,7 @@ from ..model import (
     Sent,
     Waiting,
 )
-from . import agents, events
+from . import bindings, events, listeners, mailboxes
 from .transaction import Row, Transaction
 
 _MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent"
@@ -86,7 +86,7 @@ def send(tx: Transaction, me: Address, draft: Draft) -> tuple[Sent, tuple[str, .
     expected = [_expect(tx, me, who, rings, hint) for who, hint in recipients.items()]
     events.append(tx, me, "send", str(message), _addressed(draft.to))
     sent = Sent(message, _addressed(draft.to), tuple(expected))
-    return sent, agents.listeners(tx, list(recipients))
+    return sent, listeners.of(tx, list(recipients))
 
 
 def _addressed(to: tuple[str, ...]) -> str:
@@ -156,7 +156,7 @@ def _mailbox(tx: Transaction, target: Address) -> tuple[Address, str]:
     )
     if renamed:
         return Address(renamed["name"], target.channel), f"formerly '{target.name}'"
-    agents.ensure_mailbox(tx, target)
+    mailboxes.ensure(tx, target)
     return target, _meant(tx, target)
 
 
@@ -176,7 +176,7 @@ def _meant(tx: Transaction, target: Address) -> str:
 
 def _expect(tx: Transaction, me: Address, who: Address, rings: bool, hint: str) -> Expectation:
     name = who.seen_from(me.channel)
-    holder = agents.holder(tx, who)
+    holder = bindings.holder(tx, who)
     if not holder:
         seen = tx.number("SELECT last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
         return Expectation(name, "offline" if seen else "unknown", seen, hint)
@@ -286,7 +286,7 @@ def _recover(tx: Transaction, me: Address, by: Process) -> None:
     for row in rows:
         host, pid, started = row["handed_by"].rsplit(":", 2)
         if not tx.alive(Process(host, int(pid), float(started)), tx.now):
-            agents.requeue(tx, me, row["handed_by"])
+            mailboxes.requeue(tx, me, row["handed_by"])
 
 
 def _expire(tx: Transaction, where: str, *values: str | int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import rules
 from ..model import Address, Binding, Client, Happening, Process, Reaction, Roster, Status
-from . import agents, messages
+from . import agents, bindings, messages, overlaps
 from .transaction import Transaction
 
 
@@ -14,24 +14,24 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
     A session's every prompt and tool batch waits for this: presence, proof, mail and
     roster are one hop to the store, which writes only what changed.
     """
-    binding = agents.bound(tx, client.key)
+    binding = bindings.bound(tx, client.key)
     if not binding or binding.process != client.process:
         return None
     me = binding.address
     if happening.session_id not in ("", binding.session_id):
-        agents.forget(tx, client.key)
+        bindings.forget(tx, client.key)
     messages.confirm(tx, me, happening.proven, by)
     messages.withdraw(tx, me, happening.lost, by)
     mail = messages.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)
     announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
     roster = _roster_if_new(tx, binding) if happening.roster else None
-    overlaps = agents.tell_overlaps(tx, client.key, agents.overlaps(tx, me)) if happening.roster else ()
+    met = bindings.tell_overlaps(tx, client.key, overlaps.of(tx, me)) if happening.roster else ()
     requests = messages.recall_requests(tx, me) if happening.ends and not (mail.messages or announce) else []
-    news = bool(mail.messages or announce or roster or overlaps)
+    news = bool(mail.messages or announce or roster or met)
     tells = news or bool(requests)
     _note_presence(tx, binding, happening, working=tells or not happening.ends)
-    introduce = news and agents.introduce(tx, client.key)
-    return Reaction(me, binding.registered, mail, announce, roster, overlaps, tuple(requests), introduce)
+    introduce = news and bindings.introduce(tx, client.key)
+    return Reaction(me, binding.registered, mail, announce, roster, met, tuple(requests), introduce)
 
 
 def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, working: bool) -> None:
@@ -39,7 +39,7 @@ def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, w
     bell = tx.number("SELECT bell FROM bindings WHERE client = ?", binding.client)
     same = happening.session_id in ("", binding.session_id) and happening.bell in (None, bool(bell))
     if status != binding.status or not same or happening.doing is not None:
-        agents.observe(
+        bindings.observe(
             tx,
             binding.client,
             status=status,
@@ -57,7 +57,7 @@ def _roster_if_new(tx: Transaction, binding: Binding) -> Roster | None:
     told = tx.one("SELECT told FROM bindings WHERE client = ?", binding.client)
     if told and rules.load_list(told["told"]) == roster.names:
         return None
-    agents.tell_roster(tx, binding.client, roster)
+    bindings.tell_roster(tx, binding.client, roster)
     return roster
 
 
@@ -70,6 +70,6 @@ def join(
     """
     binding = agents.register(tx, client, who, role, owns)
     roster = agents.roster(tx, who)
-    agents.tell_roster(tx, client, roster)
-    agents.introduce(tx, client)
+    bindings.tell_roster(tx, client, roster)
+    bindings.introduce(tx, client)
     return binding, roster, messages.waiting(tx, who).count

@@ -1,0 +1,265 @@
+"""Which agent a running session is, from its start to its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .. import rules
+from ..errors import NameTaken
+from ..model import Address, Binding, Client, Overlap, Process, Roster, Status
+from . import events, listeners, mailboxes
+from .transaction import Row, Transaction
+
+_BINDING = """
+SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat,
+       a.registered, a.status, a.role
+FROM bindings b JOIN agents a ON a.channel = b.channel AND a.name = b.agent
+"""
+
+
+def bound(tx: Transaction, client: str) -> Binding | None:
+    """The binding of a client, whether or not its process still runs."""
+    row = tx.one(f"{_BINDING} WHERE b.client = ?", client)
+    return _binding(row) if row else None
+
+
+def holder(tx: Transaction, who: Address) -> Binding | None:
+    """The live session that is `who`. Sessions found dead are ended on the way."""
+    for row in tx.all(f"{_BINDING} WHERE b.channel = ? AND b.agent = ?", who.channel, who.name):
+        binding = _binding(row)
+        if tx.alive(binding.process, row["heartbeat"]):
+            return binding
+        end(tx, binding, row["heartbeat"])
+    return None
+
+
+def live(tx: Transaction, channel: str) -> dict[str, Row]:
+    """Names with a live session on the channel, each with its binding row."""
+    rows = tx.all(f"{_BINDING} WHERE b.channel = ?", channel)
+    return {r["agent"]: r for r in rows if tx.alive(listeners.process_of(r), r["heartbeat"])}
+
+
+def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str) -> Binding:
+    """Bind a starting client: to what it is already, to its resumed name, to `wanted`,
+    or else to a name made from its folder.
+
+    Raises `NameTaken` if `wanted` is held by another live session; nothing is bound then.
+    """
+    existing = bound(tx, client.key)
+    if existing and existing.process == client.process:
+        return existing
+    if existing:
+        end(tx, existing, tx.now)
+    if wanted:
+        refuse_if_held(tx, wanted, client.key)
+    who = wanted or _resumed(tx, client) or _present(tx, client, channel)
+    mailboxes.ensure(tx, who)
+    tx.run(
+        "INSERT INTO bindings (client, channel, agent, session_id, host, pid, started, heartbeat) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        client.key,
+        who.channel,
+        who.name,
+        client.session_id,
+        client.process.host,
+        client.process.pid,
+        client.process.started,
+        tx.now,
+    )
+    tx.run(
+        "UPDATE agents SET status = 'idle', last_seen = ?, cwd = ?, branch = ?, repository = ?, client = ?, "
+        "doing = '', session_id = ? WHERE channel = ? AND name = ?",
+        tx.now,
+        client.folder.cwd,
+        client.folder.branch,
+        client.folder.repository,
+        client.program,
+        client.session_id,
+        who.channel,
+        who.name,
+    )
+    events.append(tx, who, "attach", client.key)
+    binding = bound(tx, client.key)
+    assert binding
+    return binding
+
+
+def _resumed(tx: Transaction, client: Client) -> Address | None:
+    """The name this very conversation bore last, if no live session has it."""
+    if not client.session_id:
+        return None
+    row = tx.one(
+        "SELECT channel, name FROM agents WHERE session_id = ? AND registered = 1 ORDER BY last_seen DESC LIMIT 1",
+        client.session_id,
+    )
+    who = Address(row["name"], row["channel"]) if row else None
+    return who if who and not holder(tx, who) else None
+
+
+def _present(tx: Transaction, client: Client, channel: str) -> Address:
+    """A free name for a session that has not registered."""
+    base = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
+    names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")
+    taken = [r["name"] for r in names if r["registered"] or holder(tx, Address(r["name"], channel))]
+    return Address(rules.free_name(base, taken), channel)
+
+
+def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
+    held = holder(tx, who)
+    if held and held.client != client:
+        names = [r["name"] for r in tx.all("SELECT name FROM agents WHERE channel = ?", who.channel)]
+        where = tx.one("SELECT cwd FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
+        place = f"{held.status}, in {where['cwd']}" if where and where["cwd"] else held.status
+        raise NameTaken(who.name, place, rules.free_name(who.name, names))
+
+
+def end(tx: Transaction, binding: Binding, seen: float) -> None:
+    """A session is over: it is nobody any more, and see `_go_offline`."""
+    tx.run("DELETE FROM listeners WHERE client = ?", binding.client)
+    tx.run("DELETE FROM bindings WHERE client = ?", binding.client)
+    go_offline(tx, binding.address, seen)
+    events.append(tx, binding.address, "end", binding.client)
+    if not binding.registered:
+        mailboxes.forget_if_unused(tx, binding.address)
+
+
+def go_offline(tx: Transaction, who: Address, seen: float) -> None:
+    """Its claims end, and what it was handed without proof waits again."""
+    mailboxes.requeue(tx, who)
+    tx.run("DELETE FROM claims WHERE channel = ? AND owner = ?", who.channel, who.name)
+    tx.run(
+        "UPDATE agents SET status = 'offline', last_seen = CASE WHEN last_seen > ? THEN last_seen ELSE ? END "
+        "WHERE channel = ? AND name = ?",
+        seen,
+        seen,
+        who.channel,
+        who.name,
+    )
+
+
+def reap(tx: Transaction) -> int:
+    """End the sessions whose process has died, and forget deaf listeners; returns how many sessions."""
+    dead = [r for r in tx.all(f"{_BINDING} ORDER BY b.client") if not tx.alive(listeners.process_of(r), r["heartbeat"])]
+    for row in dead:
+        end(tx, _binding(row), row["heartbeat"])
+    for row in tx.all("SELECT address, host, pid, started FROM listeners"):
+        if not tx.alive(listeners.process_of(row), tx.now):
+            listeners.unlisten(tx, row["address"])
+    return len(dead)
+
+
+def detach(tx: Transaction, client: str, by: Process) -> None:
+    """The server `by` of a client ends, and with the last one the session: see `end`.
+
+    A client that is not bound is no error.
+    """
+    binding = bound(tx, client)
+    if not binding:
+        return
+    tx.run("DELETE FROM listeners WHERE client = ? AND host = ? AND pid = ?", client, by.host, by.pid)
+    others = tx.all("SELECT host, pid, started FROM listeners WHERE client = ?", client)
+    if any(tx.alive(listeners.process_of(row), tx.now) for row in others):
+        mailboxes.requeue(tx, binding.address, str(by))
+    else:
+        end(tx, binding, tx.now)
+
+
+def leave(tx: Transaction, client: str) -> None:
+    """Leave the bus: like `detach`, and broadcasts are no longer kept for the name."""
+    binding = bound(tx, client)
+    if binding:
+        tx.run(
+            "UPDATE agents SET registered = 0, session_id = '' WHERE channel = ? AND name = ?",
+            binding.address.channel,
+            binding.address.name,
+        )
+        end(tx, replace(binding, registered=False), tx.now)
+        events.append(tx, binding.address, "leave")
+
+
+# -- what is noted of it ------------------------------------------------------------
+
+
+def observe(
+    tx: Transaction,
+    client: str,
+    *,
+    status: Status | None = None,
+    session_id: str = "",
+    bell: bool | None = None,
+    doing: str | None = None,
+    program: str = "",
+) -> Binding | None:
+    """Record a sign of life. Arguments that are empty or None leave things as they are.
+
+    Returns the binding as it was before, or None if there is none (any more).
+    """
+    before = bound(tx, client)
+    if not before:
+        return None
+    tx.run(
+        "UPDATE bindings SET heartbeat = ?, session_id = COALESCE(?, session_id), bell = COALESCE(?, bell) "
+        "WHERE client = ?",
+        tx.now,
+        session_id or None,
+        None if bell is None else int(bell),
+        client,
+    )
+    tx.run(
+        "UPDATE agents SET last_seen = ?, status = COALESCE(?, status), session_id = COALESCE(?, session_id), "
+        "doing = COALESCE(?, doing), client = COALESCE(?, client) WHERE channel = ? AND name = ?",
+        tx.now,
+        status,
+        session_id or None,
+        doing,
+        program or None,
+        before.address.channel,
+        before.address.name,
+    )
+    return before
+
+
+def forget(tx: Transaction, client: str) -> None:
+    """The conversation lost, or may have lost, what it was told of itself and others."""
+    tx.run("UPDATE bindings SET introduced = 0, told = '[]', overlaps = '[]' WHERE client = ?", client)
+
+
+def introduce(tx: Transaction, client: str) -> bool:
+    """Note that the conversation is told who it is; False if it was already."""
+    return tx.run("UPDATE bindings SET introduced = 1 WHERE client = ? AND introduced = 0", client).rowcount == 1
+
+
+def tell_roster(tx: Transaction, client: str, roster: Roster) -> None:
+    """Note that the conversation is told this roster."""
+    tx.run("UPDATE bindings SET told = ? WHERE client = ?", rules.dump_list(roster.names), client)
+
+
+def tell_overlaps(tx: Transaction, client: str, found: tuple[Overlap, ...]) -> tuple[Overlap, ...]:
+    """Note what overlaps there are; returns those that the conversation was not told yet."""
+    row = tx.one("SELECT overlaps FROM bindings WHERE client = ?", client)
+    told = set(rules.load_list(row["overlaps"])) if row else set()
+    now = {f"{overlap.name} {path}" for overlap in found for path in overlap.paths}
+    if now != told:
+        tx.run("UPDATE bindings SET overlaps = ? WHERE client = ?", rules.dump_list(sorted(now)), client)
+    fresh = (
+        Overlap(overlap.name, tuple(path for path in overlap.paths if f"{overlap.name} {path}" not in told))
+        for overlap in found
+    )
+    return tuple(overlap for overlap in fresh if overlap.paths)
+
+
+def heartbeat(tx: Transaction, client: str) -> None:
+    """Tell other hosts on this file that the session lives, though nothing happens."""
+    tx.run("UPDATE bindings SET heartbeat = ? WHERE client = ?", tx.now, client)
+
+
+def _binding(row: Row) -> Binding:
+    return Binding(
+        client=row["client"],
+        address=Address(row["agent"], row["channel"]),
+        registered=bool(row["registered"]),
+        session_id=row["session_id"],
+        process=listeners.process_of(row),
+        status=row["status"],
+        role=row["role"],
+    )
