@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from claude_bus.drivers.sqlite import Verb, connect, transact
 from claude_bus.model import Address, Client, Draft, Folder, HandOver, Message, Process, Sent
-from claude_bus.sql import agents, bindings, messages
+from claude_bus.sql import agents, bindings, deliveries, messages
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,12 +88,12 @@ class Store:
     def hand_over(self, me: Address, *, by: Process | None = None, **more: Any) -> HandOver:
         """Hand over without proof, by default through the session's own process."""
         given: dict[str, Any] = {"limit": 1000, "max_chars": NO_LIMIT, "via": "inbox"} | more
-        return self(messages.hand_over, me, by=by or self.clients[me].process, **given)
+        return self(deliveries.hand_over, me, by=by or self.clients[me].process, **given)
 
     def read(self, me: Address) -> list[Message]:
         """Hand over all there is, and prove it read."""
         found = self.hand_over(me).messages
-        self(messages.confirm, me, [m.id for m in found], self.clients[me].process)
+        self(deliveries.confirm, me, [m.id for m in found], self.clients[me].process)
         return list(found)
 
     def contents(self, me: Address) -> list[str]:

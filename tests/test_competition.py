@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from claude_bus import processes
-from claude_bus.sql import bindings, messages, state
+from claude_bus.sql import bindings, deliveries, state
 from processes_under_test import Actor, actor, together, wire
 from store_under_test import Store
 
@@ -258,7 +258,7 @@ def test_the_upkeep_of_many_at_once_is_harmless(path: Path) -> None:
     store = Store(path)
     zoe = store.join("zoe")
     assert store.contents(zoe) == [f"ann {n}" for n in range(100)]
-    assert store(messages.waiting, zoe).count == 0
+    assert store(deliveries.waiting, zoe).count == 0
     assert store(bindings.reap) == 0
     store.connection.close()
 

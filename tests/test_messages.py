@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from claude_bus import rules
 from claude_bus.errors import InvalidInput, NotFound, TooLarge
 from claude_bus.model import Address, Message
-from claude_bus.sql import bindings, listeners, mailboxes, messages
+from claude_bus.sql import bindings, deliveries, listeners, mailboxes, messages
 from store_under_test import NO_LIMIT, START, Store
 
 DEFAULT = "default"
@@ -287,7 +287,7 @@ def test_a_message_goes_from_queued_over_handed_to_read(store: Store) -> None:
     store.hand_over(bob, via="prompt hook")
     seen.append(store.states(alice, sent.id)["bob"])
     store.now += 1
-    store(messages.confirm, bob, [sent.id], store.clients[bob].process)
+    store(deliveries.confirm, bob, [sent.id], store.clients[bob].process)
 
     [receipt] = store(messages.status, alice, sent.id).receipts
     assert [*seen, receipt.state] == ["queued", "handed", "read"]
@@ -343,8 +343,8 @@ def test_only_the_process_that_handed_over_can_prove_or_take_back(store: Store) 
     late = store.process()
     store.hand_over(bob)
 
-    assert store(messages.confirm, bob, [sent.id], late) == 0
-    assert store(messages.withdraw, bob, [sent.id], late) == 0
+    assert store(deliveries.confirm, bob, [sent.id], late) == 0
+    assert store(deliveries.withdraw, bob, [sent.id], late) == 0
     assert store.states(alice, sent.id) == {"bob": "handed"}
 
 
@@ -354,7 +354,7 @@ def test_what_never_reached_the_conversation_waits_again(store: Store) -> None:
     first, second = store.send(alice, "bob", "1"), store.send(alice, "bob", "2")
     store.hand_over(bob)
 
-    store(messages.withdraw, bob, [first.id], store.clients[bob].process)
+    store(deliveries.withdraw, bob, [first.id], store.clients[bob].process)
 
     assert [(m.content, m.possibly_seen) for m in store.hand_over(bob).messages] == [("1", True)]
     assert store.states(alice, second.id) == {"bob": "handed"}
@@ -366,7 +366,7 @@ def test_proof_is_final(store: Store) -> None:
     sent = store.send(alice, "bob")
     store.read(bob)
 
-    store(messages.withdraw, bob, [sent.id], store.clients[bob].process)
+    store(deliveries.withdraw, bob, [sent.id], store.clients[bob].process)
     store(mailboxes.requeue, bob)
 
     assert store.states(alice, sent.id) == {"bob": "read"}
@@ -440,7 +440,7 @@ def test_an_expired_message_neither_counts_nor_rings_nor_reaches_late_joiners(st
     store.send(alice, "all", ttl=10)
     store.now += 11
 
-    waiting = store(messages.waiting, bob)
+    waiting = store(deliveries.waiting, bob)
 
     assert (waiting.count, waiting.rings) == (0, False)
     assert store.contents(store.join("carol")) == []
@@ -453,7 +453,7 @@ def test_what_was_handed_in_time_can_still_be_proven(store: Store) -> None:
     store.hand_over(bob)
     store.now += 11
 
-    store(messages.confirm, bob, [sent.id], store.clients[bob].process)
+    store(deliveries.confirm, bob, [sent.id], store.clients[bob].process)
 
     assert store.states(alice, sent.id) == {"bob": "read"}
 
@@ -520,10 +520,10 @@ def test_an_open_request_is_recalled_once(store: Store) -> None:
     store.send(alice, "bob", "no request")
     store.send(alice, "bob", "unread", kind="request")
     store.hand_over(bob, limit=3)
-    store(messages.confirm, bob, [1, 2, 3], store.clients[bob].process)
+    store(deliveries.confirm, bob, [1, 2, 3], store.clients[bob].process)
     store.send(bob, "alice", "yes", reply_to=1)
 
-    recalled = [[m.content for m in store(messages.recall_requests, bob)] for _ in range(2)]
+    recalled = [[m.content for m in store(deliveries.recall_requests, bob)] for _ in range(2)]
 
     assert recalled == [["open"], []]
 
@@ -547,7 +547,7 @@ def test_a_batch_rings_once_then_twice_more_later(store: Store, bell: tuple[Addr
     rang = []
     for wait in (0, 1, 28, 1, 60, 59, 1, 10_000, 100_000):
         store.now += wait
-        rung = store(messages.ring, bell[1], idle=False)
+        rung = store(deliveries.ring, bell[1], idle=False)
         rang.append(None if rung is None else rung[1])
 
     assert rang == [0, None, None, 1, None, None, 2, None, None]
@@ -557,12 +557,12 @@ def test_mail_that_joins_an_unread_batch_does_not_ring_by_itself(store: Store, b
     """One ring is for all that waits; new mail after it was read is a new batch."""
     alice = store.join("alice")
     store.send(alice, "bob")
-    first = store(messages.ring, bell[1], idle=False)
+    first = store(deliveries.ring, bell[1], idle=False)
     store.send(alice, "bob")
-    joined = store(messages.ring, bell[1], idle=False)
+    joined = store(deliveries.ring, bell[1], idle=False)
     store.read(bell[0])
     store.send(alice, "bob")
-    third = store(messages.ring, bell[1], idle=False)
+    third = store(deliveries.ring, bell[1], idle=False)
 
     assert first
     assert joined is None
@@ -577,8 +577,8 @@ def test_a_session_that_is_not_idle_is_not_rung(store: Store, bell: tuple[Addres
     store(bindings.observe, bell[1], status=status)
     store.send(alice, "bob")
 
-    assert store(messages.ring, bell[1], idle=False) is None
-    assert store(messages.ring, bell[1], idle=True) is not None
+    assert store(deliveries.ring, bell[1], idle=False) is None
+    assert store(deliveries.ring, bell[1], idle=True) is not None
 
 
 @pytest.mark.parametrize(
@@ -598,8 +598,8 @@ def test_what_rings(store: Store, bell: tuple[Address, str], to: str, more: dict
     """Direct mail and requests ring, broadcasts only if urgent, an fyi never."""
     store.send(store.join("alice"), to, **more)
 
-    assert (store(messages.ring, bell[1], idle=False) is not None) == rings
-    assert store(messages.waiting, bell[0]).count == 1
+    assert (store(deliveries.ring, bell[1], idle=False) is not None) == rings
+    assert store(deliveries.waiting, bell[0]).count == 1
 
 
 def test_a_bell_that_is_off_does_not_ring(store: Store, bell: tuple[Address, str]) -> None:
@@ -607,8 +607,8 @@ def test_a_bell_that_is_off_does_not_ring(store: Store, bell: tuple[Address, str
     store.send(store.join("alice"), "bob")
     store(bindings.observe, bell[1], bell=False)
 
-    assert store(messages.ring, bell[1], idle=True) is None
-    assert store(messages.ring, "nobody", idle=True) is None
+    assert store(deliveries.ring, bell[1], idle=True) is None
+    assert store(deliveries.ring, "nobody", idle=True) is None
 
 
 def test_listeners_are_told_of_their_own_mail_only(store: Store) -> None:
@@ -734,7 +734,7 @@ class Deliveries(RuleBasedStateMachine):
     @rule(data=st.data())
     def prove(self, data: st.DataObject) -> None:
         some = data.draw(st.lists(st.sampled_from(sorted(self.handed)), unique=True))
-        self.store(messages.confirm, self.bob, some, self.process)
+        self.store(deliveries.confirm, self.bob, some, self.process)
         self.proven |= set(some)
         for n in some:
             del self.handed[n]
@@ -743,7 +743,7 @@ class Deliveries(RuleBasedStateMachine):
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
         some = data.draw(st.lists(st.sampled_from(sorted(self.handed)), unique=True))
-        self.store(messages.withdraw, self.bob, some, self.process)
+        self.store(deliveries.withdraw, self.bob, some, self.process)
         for n in some:
             del self.handed[n]
 

@@ -38,7 +38,7 @@ from .model import (
     Verdict,
     Waiting,
 )
-from .sql import agents, bindings, claims, events, guard, listeners, messages, sessions, state
+from .sql import agents, bindings, claims, deliveries, events, guard, listeners, messages, sessions, state
 from .sql.claims import Places
 from .sql.state import Options
 from .sql.transaction import Transaction
@@ -217,7 +217,7 @@ class LocalBus:
         peek: bool = False,
     ) -> HandOver:
         return await self._db.run(
-            messages.hand_over,
+            deliveries.hand_over,
             me,
             limit=limit,
             max_chars=max_chars,
@@ -228,19 +228,19 @@ class LocalBus:
         )
 
     async def confirm(self, me: Address, message_ids: Sequence[int]) -> int:
-        return await self._db.run(messages.confirm, me, message_ids, self._process)
+        return await self._db.run(deliveries.confirm, me, message_ids, self._process)
 
     async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int:
-        return await self._db.run(messages.withdraw, me, message_ids, self._process)
+        return await self._db.run(deliveries.withdraw, me, message_ids, self._process)
 
     async def waiting(self, me: Address) -> Waiting:
-        return await self._db.run(messages.waiting, me)
+        return await self._db.run(deliveries.waiting, me)
 
     async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
-        return await self._db.run(messages.ring, client, idle=idle)
+        return await self._db.run(deliveries.ring, client, idle=idle)
 
     async def recall_requests(self, me: Address) -> list[Message]:
-        return await self._db.run(messages.recall_requests, me)
+        return await self._db.run(deliveries.recall_requests, me)
 
     async def message_status(self, me: Address, message_id: int) -> MessageStatus:
         return await self._db.run(messages.status, me, message_id)

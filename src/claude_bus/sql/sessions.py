@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import rules
 from ..model import Address, Binding, Client, Happening, Process, Reaction, Roster, Status
-from . import agents, bindings, messages, overlaps
+from . import agents, bindings, deliveries, overlaps
 from .transaction import Transaction
 
 
@@ -20,13 +20,13 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
     me = binding.address
     if happening.session_id not in ("", binding.session_id):
         bindings.forget(tx, client.key)
-    messages.confirm(tx, me, happening.proven, by)
-    messages.withdraw(tx, me, happening.lost, by)
-    mail = messages.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)
+    deliveries.confirm(tx, me, happening.proven, by)
+    deliveries.withdraw(tx, me, happening.lost, by)
+    mail = deliveries.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)
     announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
     roster = _roster_if_new(tx, binding) if happening.roster else None
     met = bindings.tell_overlaps(tx, client.key, overlaps.of(tx, me)) if happening.roster else ()
-    requests = messages.recall_requests(tx, me) if happening.ends and not (mail.messages or announce) else []
+    requests = deliveries.recall_requests(tx, me) if happening.ends and not (mail.messages or announce) else []
     news = bool(mail.messages or announce or roster or met)
     tells = news or bool(requests)
     _note_presence(tx, binding, happening, working=tells or not happening.ends)
@@ -72,4 +72,4 @@ def join(
     roster = agents.roster(tx, who)
     bindings.tell_roster(tx, client, roster)
     bindings.introduce(tx, client)
-    return binding, roster, messages.waiting(tx, who).count
+    return binding, roster, deliveries.waiting(tx, who).count
