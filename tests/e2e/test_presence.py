@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from .claude_e2e import Sandbox
 from .conftest import TOOLS, StartSession
 from .fake_anthropic import held, text, tool
 from .peer import Peer
@@ -47,3 +48,16 @@ def test_a_killed_client_is_offline(session: StartSession, backend: Peer) -> Non
     frontend.wait_until("offline")
     assert backend.sent("frontend", "are you there").expectations[0].outlook == "offline"
     assert backend.claims() == []
+
+
+def test_a_session_that_asks_its_user_is_waiting(session: StartSession, box: Sandbox) -> None:
+    """While a permission dialog is open the session counts as waiting, and as working again once it is answered."""
+    answered = threading.Event()
+    write = tool("Write", file_path=str(box.project / "new.txt"), content="hi")
+    frontend = session("frontend", write, held("written", answered))
+    frontend.say("write the file")
+    frontend.wait_until("waiting")
+    frontend.tui.keys("Enter")
+    frontend.wait_until("working")
+    answered.set()
+    frontend.wait_until("idle")
