@@ -294,6 +294,16 @@ async def test_a_session_that_left_is_not_guarded(party: Party, shop: Path) -> N
     assert await hook(bob, shop / "src" / "a.py") == {}
 
 
+def test_a_claim_on_the_whole_repository_stands_in_it(shop: Path) -> None:
+    """`.` at its root, or its absolute path, claims everything in the repository."""
+    where = worktree.folder(shop)
+    whole = worktree.claimed(where, ".")
+
+    assert whole == worktree.claimed(where, str(shop))
+    assert whole.scope == where.repository
+    assert patterns.overlap(whole.path, worktree.target(where, "src/a.py").path)
+
+
 # -- what once went wrong ---------------------------------------------------------------
 
 

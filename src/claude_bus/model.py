@@ -104,6 +104,8 @@ class Binding:
     process: Process
     status: Status
     role: str = ""
+    bell: bool = False
+    """Whether the session can be woken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Unpack
 
 import anyio
@@ -329,17 +327,15 @@ class Session:
             return _NOTHING
         self._continuations = 0
         self.turn.begin(session_id, prompt_id)
-        happening = self._happening("prompt hook", session_id, permission_mode)
-        if self._config.share_prompts:
-            happening = replace(happening, doing=text.one_line(prompt, rules.MAX_DOING))
-        return await self._react(happening, roster=True)
+        doing = text.one_line(prompt, rules.MAX_DOING) if self._config.share_prompts else None
+        return await self._react("prompt hook", session_id, permission_mode, roster=True, doing=doing)
 
     async def batch(self, session_id: str, permission_mode: str) -> Injection:
         """A batch of tools is over: what came meanwhile goes into the next request."""
         if self._left:
             return _NOTHING
         self.turn.batch()
-        return await self._react(self._happening("tool hook", session_id, permission_mode))
+        return await self._react("tool hook", session_id, permission_mode)
 
     async def stop(self, session_id: str, permission_mode: str) -> Injection:
         """The model is about to end its turn: unread mail continues it, a few times at most."""
@@ -350,7 +346,7 @@ class Session:
             await self._confirm(await self.attach())
             await self.became("idle", session_id)
             return _NOTHING
-        found = await self._react(self._happening("stop hook", session_id, permission_mode), ends=True)
+        found = await self._react("stop hook", session_id, permission_mode, ends=True)
         self._continuations += bool(found)
         return found
 
@@ -360,8 +356,7 @@ class Session:
             return Verdict("pass")
         self._heard = time.monotonic()
         await self.attach()
-        target = worktree.target(self.client.folder, path)
-        tree = worktree.folder(Path(self.client.folder.cwd, path).parent).root
+        target, tree = worktree.edited(self.client.folder, path)
         return await self.bus.edit(self.client, target, tree, self._config.guard)
 
     async def became(self, status: Status, session_id: str = "") -> None:
@@ -380,9 +375,19 @@ class Session:
         """The conversation was summarized; it may have lost who it is."""
         await self.bus.forget(self.client.key)
 
-    def _happening(self, via: str, session_id: str, permission_mode: str) -> Happening:
+    async def _react(
+        self,
+        via: str,
+        session_id: str,
+        permission_mode: str,
+        *,
+        roster: bool = False,
+        doing: str | None = None,
+        ends: bool = False,
+    ) -> Injection:
+        """Let an event happen; returns what is new, in the words the model reads."""
         self._heard = time.monotonic()
-        return Happening(
+        happening = Happening(
             via,
             text.MAIL_SPACE,
             session_id,
@@ -390,11 +395,10 @@ class Session:
             proven=tuple(self.turn.proven),
             lost=tuple(self.turn.lost),
             announced=self._announced,
+            roster=roster,
+            doing=doing,
+            ends=ends,
         )
-
-    async def _react(self, happening: Happening, *, roster: bool = False, ends: bool = False) -> Injection:
-        """Let the event happen; returns what is new, in the words the model reads."""
-        happening = replace(happening, roster=roster, ends=ends)
         reaction = await self.bus.react(self.client, happening)
         if not reaction:
             await self.attach()

@@ -96,10 +96,7 @@ def place(where: Folder, path: str) -> tuple[str, str]:
     path = rules.check_path(path)
     if rules.is_resource(path) or not where.cwd:
         return "", path
-    real = _resolve(Path(where.cwd, path))
-    lies_in = folder(_existing(real))
-    inside = _below(_slashed(real), _slashed(lies_in.root)) if lies_in.repository else None
-    return ("", _slashed(real)) if inside is None else (lies_in.repository, inside)
+    return _locate(_resolve(Path(where.cwd, path)))[:2]
 
 
 def claimed(where: Folder, path: str) -> Place:
@@ -112,13 +109,25 @@ def claimed(where: Folder, path: str) -> Place:
 
 
 def target(where: Folder, path: str) -> Place:
-    """The place of one very file, such as an edit is about to write; any name will do."""
+    """The place of one very file or folder; any name will do."""
+    return edited(where, path)[0]
+
+
+def edited(where: Folder, path: str) -> tuple[Place, str]:
+    """The place of the file that an edit is about to write, and the working tree it lies in."""
     real = Path(where.cwd, path).resolve()
-    lies_in = folder(_existing(real.parent))
-    inside = _below(_slashed(real), _slashed(lies_in.root)) if lies_in.repository else None
-    scope, name = ("", _slashed(real)) if inside is None else (lies_in.repository, inside)
+    scope, name, tree = _locate(real)
     storable = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return Place(scope, patterns.literal(storable), _content_identity(real))
+    return Place(scope, patterns.literal(storable), _content_identity(real)), tree
+
+
+def _locate(real: Path) -> tuple[str, str, str]:
+    """(scope, path, working tree) of what is or would be at `real`."""
+    lies_in = folder(_existing(real))
+    inside = _below(_slashed(real), _slashed(lies_in.root)) if lies_in.repository else None
+    if inside is None:
+        return "", _slashed(real), str(real.parent)
+    return lies_in.repository, inside, lies_in.root
 
 
 def _exists(path: Path) -> bool:

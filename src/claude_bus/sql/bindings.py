@@ -11,7 +11,7 @@ from . import events, listeners, mailboxes
 from .transaction import Row, Transaction
 
 _BINDING = """
-SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat,
+SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat, b.bell,
        a.registered, a.status, a.role
 FROM bindings b JOIN agents a ON a.channel = b.channel AND a.name = b.agent
 """
@@ -105,6 +105,7 @@ def _present(tx: Transaction, client: Client, channel: str) -> Address:
 
 
 def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
+    """Raise `NameTaken` if a live session other than `client`'s is `who`."""
     held = holder(tx, who)
     if held and held.client != client:
         names = [r["name"] for r in tx.all("SELECT name FROM agents WHERE channel = ?", who.channel)]
@@ -114,7 +115,7 @@ def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
 
 
 def end(tx: Transaction, binding: Binding, seen: float) -> None:
-    """A session is over: it is nobody any more, and see `_go_offline`."""
+    """A session is over: it is nobody any more, and see `go_offline`."""
     tx.run("DELETE FROM listeners WHERE client = ?", binding.client)
     tx.run("DELETE FROM bindings WHERE client = ?", binding.client)
     go_offline(tx, binding.address, seen)
@@ -262,4 +263,5 @@ def _binding(row: Row) -> Binding:
         process=listeners.process_of(row),
         status=row["status"],
         role=row["role"],
+        bell=bool(row["bell"]),
     )

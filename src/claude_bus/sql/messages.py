@@ -162,8 +162,7 @@ def _expect(tx: Transaction, me: Address, who: Address, rings: bool, hint: str) 
         return Expectation(name, "offline" if seen else "unknown", seen, hint)
     if holder.status == "working":
         return Expectation(name, "working", hint=hint)
-    bell = tx.number("SELECT bell FROM bindings WHERE client = ?", holder.client)
-    return Expectation(name, "waking" if bell and rings else "idle", hint=hint)
+    return Expectation(name, "waking" if holder.bell and rings else "idle", hint=hint)
 
 
 def _require_visible(tx: Transaction, me: Address, message: int) -> Row:

@@ -36,8 +36,7 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
 
 def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, working: bool) -> None:
     status: Status = "working" if working else "idle"
-    bell = tx.number("SELECT bell FROM bindings WHERE client = ?", binding.client)
-    same = happening.session_id in ("", binding.session_id) and happening.bell in (None, bool(bell))
+    same = happening.session_id in ("", binding.session_id) and happening.bell in (None, binding.bell)
     if status != binding.status or not same or happening.doing is not None:
         bindings.observe(
             tx,
