@@ -123,12 +123,14 @@ class Answer:
 class Wire:
     """A stdio server, spoken to as a client does: one JSON object per line.
 
-    `as_client` makes the server take this very process for its Claude Code client.
+    It is the server itself, without the supervisor that clients start.
     """
+
+    command: tuple[str, ...] = ("stdio",)
 
     def __init__(self, db: Path, **env: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "claude_bus"],
+            [sys.executable, "-m", "claude_bus", *self.command],
             env=environment(db, **env),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

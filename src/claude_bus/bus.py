@@ -178,7 +178,7 @@ class LocalBus:
         await self._db.run(bindings.heartbeat, client)
 
     async def listen(self, address: str, client: str) -> None:
-        await self._db.run(listeners.listen, address, client, self._process)
+        await self._db.run(sessions.listen, client, address, self._process)
 
     async def unlisten(self, address: str) -> None:
         await self._db.run(listeners.unlisten, address)

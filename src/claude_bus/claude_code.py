@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from . import processes
+from . import processes, supervisor
 from .model import Client, Process
 from .worktree import folder
 
@@ -33,13 +33,20 @@ class Inbox:
     token: str
 
 
-def parent() -> Process:
-    """The process that runs this server: its parent, looking past launchers."""
-    line = processes.ancestors()
+def lineage(env: Mapping[str, str]) -> tuple[Process, Process]:
+    """The process that lasts as long as this server is wanted, and the one that wants it.
+
+    That is its supervisor, without one itself; and the parent of that, looking past launchers.
+    """
+    lasting, line = processes.this_process(), processes.ancestors()
+    for place, (process, _) in enumerate(line):
+        if str(process.pid) == env.get(supervisor.VARIABLE):
+            lasting, line = process, line[place + 1 :]
+            break
     for process, name in line:
         if name.lower().removesuffix(".exe") not in _LAUNCHERS:
-            return process
-    return line[0][0] if line else processes.this_process()
+            return lasting, process
+    return lasting, line[0][0] if line else lasting
 
 
 def inbox(env: Mapping[str, str], client: Process) -> Inbox | None:
@@ -61,7 +68,7 @@ def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
     Two servers of one Claude Code session get the same key, and live as long as the
     client. A server that something else runs is a session of its own, while it runs.
     """
-    process = parent()
+    lasting, process = lineage(env)
     bell = inbox(env, process)
     where = folder(Path(env.get("CLAUDE_PROJECT_DIR") or cwd))
     session_id = env.get("CLAUDE_CODE_SESSION_ID", "")
@@ -70,8 +77,7 @@ def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
     inherited = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
     if session_id and not inherited:
         return Client(f"client:{process}", process, where, session_id), None
-    server = processes.this_process()
-    return Client(f"server:{server}", server, where, program="mcp"), None
+    return Client(f"server:{lasting}", lasting, where, program="mcp"), None
 
 
 def keys_of_shell(env: Mapping[str, str]) -> list[str]:

@@ -106,6 +106,8 @@ class Binding:
     role: str = ""
     bell: bool = False
     """Whether the session can be woken."""
+    prompt_id: str = ""
+    """The turn that a hook event reported last; empty where none ever came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,8 @@ class Happening:
     space: int
     """Characters there are for message blocks."""
     session_id: str = ""
+    prompt_id: str = ""
+    """The turn it belongs to, where the event begins one."""
     bell: bool | None = None
     """Whether the session may be woken; None where the event does not tell."""
     proven: tuple[int, ...] = ()

@@ -60,6 +60,7 @@ class Session:
         self._may_wake = may_wake
         self._address = ""
         self._left = False
+        self._taken_up = False
         self._continuations = 0
         self._announced = 0
         self._warning = ""
@@ -74,13 +75,20 @@ class Session:
         """Take part, or find out that it already does. Called by whatever comes first."""
         binding = await self.bus.binding(self.client.key)
         if binding and binding.process == self.client.process:
+            self._take_up(binding)
             return binding
         binding = await self._attach_anew()
         if self._may_wake(""):
             await self.bus.observe(self.client.key, bell=True)
-        if self._address:
-            await self.bus.listen(self._address, self.client.key)
+        await self.bus.listen(self._address, self.client.key)
+        self._take_up(binding)
         return binding
+
+    def _take_up(self, binding: Binding) -> None:
+        """Go on where an earlier server of this session was killed."""
+        if not self._taken_up:
+            self._taken_up = True
+            self.turn.take_up(binding.session_id, binding.prompt_id)
 
     async def _attach_anew(self) -> Binding:
         wanted = Address(self._config.name, self._config.channel) if self._config.name else None
@@ -98,8 +106,7 @@ class Session:
         """Attach, and have mail announced at `address` from now on; "" for nowhere."""
         self._address = address
         await self.attach()
-        if address:
-            await self.bus.listen(address, self.client.key)
+        await self.bus.listen(address, self.client.key)
 
     async def close(self) -> None:
         """The client ended."""
@@ -322,13 +329,15 @@ class Session:
         """A prompt was submitted: what is new goes with it. Its words go nowhere unless the user shares them."""
         if self._left:
             return _NOTHING
+        if not self._taken_up:
+            await self.attach()
         if not self.turn.begins(session_id, prompt_id):
             await self.became("working", session_id)
             return _NOTHING
         self._continuations = 0
         self.turn.begin(session_id, prompt_id)
         doing = text.one_line(prompt, rules.MAX_DOING) if self._config.share_prompts else None
-        return await self._react("prompt hook", session_id, permission_mode, roster=True, doing=doing)
+        return await self._react("prompt hook", session_id, permission_mode, prompt_id, roster=True, doing=doing)
 
     async def batch(self, session_id: str, permission_mode: str) -> Injection:
         """A batch of tools is over: what came meanwhile goes into the next request."""
@@ -380,6 +389,7 @@ class Session:
         via: str,
         session_id: str,
         permission_mode: str,
+        prompt_id: str = "",
         *,
         roster: bool = False,
         doing: str | None = None,
@@ -391,6 +401,7 @@ class Session:
             via,
             text.MAIL_SPACE,
             session_id,
+            prompt_id,
             self._may_wake(permission_mode),
             proven=tuple(self.turn.proven),
             lost=tuple(self.turn.lost),

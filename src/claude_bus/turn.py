@@ -26,6 +26,11 @@ class Turn:
         self._carried: list[int] = []
         self._in_batch: list[int] = []
 
+    def take_up(self, session_id: str, prompt_id: str) -> None:
+        """Go on from where the server before this one was, as far as the store knows it."""
+        self.session_id, self._prompt_id = session_id, prompt_id or None
+        self.hooked = self.hooked or bool(prompt_id)
+
     def begins(self, session_id: str, prompt_id: str) -> bool:
         """Whether a prompt starts a new turn, as opposed to joining the one under way.
 

@@ -11,7 +11,7 @@ from . import events, listeners, mailboxes
 from .transaction import Row, Transaction
 
 _BINDING = """
-SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat, b.bell,
+SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat, b.bell, b.prompt_id,
        a.registered, a.status, a.role
 FROM bindings b JOIN agents a ON a.channel = b.channel AND a.name = b.agent
 """
@@ -187,6 +187,7 @@ def observe(
     *,
     status: Status | None = None,
     session_id: str = "",
+    prompt_id: str = "",
     bell: bool | None = None,
     doing: str | None = None,
     program: str = "",
@@ -199,10 +200,11 @@ def observe(
     if not before:
         return None
     tx.run(
-        "UPDATE bindings SET heartbeat = ?, session_id = COALESCE(?, session_id), bell = COALESCE(?, bell) "
-        "WHERE client = ?",
+        "UPDATE bindings SET heartbeat = ?, session_id = COALESCE(?, session_id), "
+        "prompt_id = COALESCE(?, prompt_id), bell = COALESCE(?, bell) WHERE client = ?",
         tx.now,
         session_id or None,
+        prompt_id or None,
         None if bell is None else int(bell),
         client,
     )
@@ -264,4 +266,5 @@ def _binding(row: Row) -> Binding:
         status=row["status"],
         role=row["role"],
         bell=bool(row["bell"]),
+        prompt_id=row["prompt_id"],
     )

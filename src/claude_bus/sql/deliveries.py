@@ -35,7 +35,7 @@ def hand_over(
     its size. `peek` marks nothing. What an earlier process handed over and did not
     live to see confirmed is unread again.
     """
-    _recover(tx, me, by)
+    recover(tx, me, by)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     rows = tx.all(
         f"SELECT {MESSAGE}, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
@@ -78,7 +78,7 @@ def _unproven(tx: Transaction, me: Address, by: Process) -> tuple[int, ...]:
     return tuple(r["message"] for r in rows)
 
 
-def _recover(tx: Transaction, me: Address, by: Process) -> None:
+def recover(tx: Transaction, me: Address, by: Process) -> None:
     """Requeue what a process handed over that has died since, without proof."""
     rows = tx.all(
         "SELECT DISTINCT handed_by FROM deliveries "

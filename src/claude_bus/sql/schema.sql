@@ -27,6 +27,7 @@ CREATE TABLE bindings (
     channel    TEXT    NOT NULL,
     agent      TEXT    NOT NULL,
     session_id TEXT    NOT NULL DEFAULT '',
+    prompt_id  TEXT    NOT NULL DEFAULT '',    -- of the turn that a hook reported last
     host       TEXT    NOT NULL,
     pid        INTEGER NOT NULL,               -- of the client, not of its bus server
     started    REAL    NOT NULL,

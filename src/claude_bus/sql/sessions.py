@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import rules
 from ..model import Address, Binding, Client, Happening, Process, Reaction, Roster, Status
-from . import agents, bindings, deliveries, overlaps
+from . import agents, bindings, deliveries, listeners, overlaps
 from .transaction import Transaction
 
 
@@ -36,13 +36,18 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
 
 def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, working: bool) -> None:
     status: Status = "working" if working else "idle"
-    same = happening.session_id in ("", binding.session_id) and happening.bell in (None, binding.bell)
+    same = (
+        happening.session_id in ("", binding.session_id)
+        and happening.prompt_id in ("", binding.prompt_id)
+        and happening.bell in (None, binding.bell)
+    )
     if status != binding.status or not same or happening.doing is not None:
         bindings.observe(
             tx,
             binding.client,
             status=status,
             session_id=happening.session_id,
+            prompt_id=happening.prompt_id,
             bell=happening.bell,
             doing=happening.doing,
         )
@@ -58,6 +63,18 @@ def _roster_if_new(tx: Transaction, binding: Binding) -> Roster | None:
         return None
     bindings.tell_roster(tx, binding.client, roster)
     return roster
+
+
+def listen(tx: Transaction, client: str, address: str, by: Process) -> None:
+    """A server of the client begins its work, and can be told of mail at `address` if it has one.
+
+    What a server before it handed over, and did not live to see confirmed, waits again.
+    """
+    if address:
+        listeners.listen(tx, address, client, by)
+    binding = bindings.bound(tx, client)
+    if binding:
+        deliveries.recover(tx, binding.address, by)
 
 
 def join(
