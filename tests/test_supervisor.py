@@ -242,7 +242,9 @@ def test_servers_that_die_without_a_word_are_given_up(tmp_path: Path) -> None:
 def test_it_is_a_small_process() -> None:
     """It loads neither the MCP library nor a database: what is killed for its memory is the server."""
     code = "import sys, claude_bus.supervisor, claude_bus.cli.main; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(Path()), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(Path()), capture_output=True, text=True, check=True
+    )
     loaded = {name.split(".")[0] for name in done.stdout.split()}
 
     assert "claude_bus" in loaded
