@@ -60,6 +60,12 @@ class NameTaken(BusError):
         )
 
 
+class RateLimited(BusError):
+    """A session sends too much; `retry_after` is in seconds, where waiting helps."""
+
+    code = "rate_limited"
+
+
 class NotFound(BusError):
     """What was named does not exist, or is not the caller's to see."""
 
@@ -151,6 +157,7 @@ EXIT_STATUS: dict[str, int] = {
     "version_conflict": 4,
     "claim_held": 4,
     "claim_of_other": 4,
+    "rate_limited": 4,
     "store_busy": 5,
     "store_full": 5,
     "store_read_only": 5,
@@ -168,6 +175,7 @@ HTTP_STATUS: dict[str, int] = {
     "version_conflict": 409,
     "claim_held": 409,
     "claim_of_other": 403,
+    "rate_limited": 429,
     "store_busy": 503,
     "store_full": 507,
     "store_read_only": 500,

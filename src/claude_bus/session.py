@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Unpack
 
 import anyio
@@ -62,6 +63,7 @@ class Session:
         self._left = False
         self._taken_up = False
         self._continuations = 0
+        self._hops = 0
         self._announced = 0
         self._warning = ""
         self._problem = ""
@@ -184,7 +186,7 @@ class Session:
         binding = await self._called()
         if not binding or not (binding.registered or draft.reply_to):
             raise NotRegistered
-        return await self.bus.send(binding.address, draft)
+        return await self.bus.send(binding.address, replace(draft, hops=self._hops if self.turn.hooked else 0))
 
     async def inbox(self, *, peek: bool = False, limit: int = 50) -> HandOver:
         """Unread mail; registered or not, but a session without either is told to register."""
@@ -204,8 +206,13 @@ class Session:
         if peek:
             return found
         await self._unless_cancelled(binding.address, found)
+        self._got(found)
         self.turn.handed_by_tool([message.id for message in found.messages])
         return found
+
+    def _got(self, found: HandOver) -> None:
+        """What the session says from now on may be owed to this mail: see `rules.MAX_HOPS`."""
+        self._hops = max([self._hops, *(message.hops + 1 for message in found.messages)])
 
     async def _unless_cancelled(self, me: Address, found: HandOver) -> None:
         """An answer that will not be sent hands nothing over."""
@@ -329,37 +336,61 @@ class Session:
 
     # -- hook events of the main conversation; those of subagents must not come here
 
-    async def prompt(self, session_id: str, prompt_id: str, permission_mode: str, prompt: str = "") -> Injection:
-        """A prompt was submitted: what is new goes with it. Its words go nowhere unless the user shares them."""
+    async def prompt(
+        self, session_id: str, prompt_id: str, permission_mode: str, prompt: str = "", *, typed: bool = True
+    ) -> Injection:
+        """A prompt was submitted, `typed` by its user or pushed: what is new goes with it.
+
+        Its words go nowhere unless the user shares them.
+        """
         if self._left:
             return _NOTHING
         if not self._taken_up:
             await self.attach()
         if not self.turn.begins(session_id, prompt_id):
             await self.became("working", session_id)
+            self._hops = 0 if typed else self._hops
             return _NOTHING
         self._continuations = 0
         self.turn.begin(session_id, prompt_id)
         doing = text.one_line(prompt, rules.MAX_DOING) if self.config.share_prompts else None
-        return await self._react("prompt hook", session_id, permission_mode, prompt_id, roster=True, doing=doing)
+        found = await self._react("prompt hook", session_id, permission_mode, prompt_id, roster=True, doing=doing)
+        self._hops = 0 if typed else self._hops
+        return found
 
-    async def batch(self, session_id: str, permission_mode: str) -> Injection:
-        """A batch of tools is over: what came meanwhile goes into the next request."""
+    async def batch(
+        self, session_id: str, permission_mode: str, prompt_id: str = "", *, worked: bool = True
+    ) -> Injection:
+        """A batch of tools is over: what came meanwhile goes into the next request.
+
+        `worked`: not all of its tools were for talk.
+        """
         if self._left:
             return _NOTHING
+        await self._catch_up(session_id, prompt_id)
         self.turn.batch()
-        return await self._react("tool hook", session_id, permission_mode)
+        self._hops = 0 if worked else self._hops
+        return await self._react("tool hook", session_id, permission_mode, prompt_id)
 
-    async def stop(self, session_id: str, permission_mode: str) -> Injection:
+    async def _catch_up(self, session_id: str, prompt_id: str) -> None:
+        """Begin a turn whose prompt this server was not told of: it proves nothing of those before."""
+        if not self._taken_up:
+            await self.attach()
+        if prompt_id and self.turn.begins(session_id, prompt_id):
+            self._continuations = 0
+            self.turn.begin(session_id, prompt_id)
+
+    async def stop(self, session_id: str, permission_mode: str, prompt_id: str = "") -> Injection:
         """The model is about to end its turn: unread mail continues it, a few times at most."""
         if self._left:
             return _NOTHING
+        await self._catch_up(session_id, prompt_id)
         self.turn.stop()
         if self._continuations >= rules.MAX_CONTINUATIONS:
             await self._confirm(await self.attach())
             await self.became("idle", session_id)
             return _NOTHING
-        found = await self._react("stop hook", session_id, permission_mode, ends=True)
+        found = await self._react("stop hook", session_id, permission_mode, prompt_id, ends=True)
         self._continuations += bool(found)
         return found
 
@@ -432,6 +463,7 @@ class Session:
         self.turn.settle()
         mail = reaction.mail
         await self._unless_cancelled(reaction.address, mail)
+        self._got(mail)
         self.turn.handed_by_hook([*mail.unproven, *(message.id for message in mail.messages)])
         self._announced = mail.next_id if mail.messages or reaction.announce else self._announced
         return Injection("\n".join(self._lines(reaction)), text.notice(mail.messages) if mail.messages else "")

@@ -75,7 +75,8 @@ CREATE TABLE messages (
     tags           TEXT NOT NULL DEFAULT '[]',
     urgent         INTEGER NOT NULL DEFAULT 0,
     expires        REAL,
-    key            TEXT
+    key            TEXT,
+    hops           INTEGER NOT NULL DEFAULT 0  -- messages that led to it, one by the other, without work or a user's word
 ) STRICT;
 CREATE UNIQUE INDEX messages_key ON messages (sender_channel, sender, key) WHERE key IS NOT NULL;
 CREATE INDEX messages_reply ON messages (reply_to) WHERE reply_to IS NOT NULL;
@@ -178,3 +179,4 @@ CREATE TABLE events (
     subject TEXT NOT NULL DEFAULT '',
     detail  TEXT NOT NULL DEFAULT ''
 ) STRICT;
+CREATE INDEX events_sends ON events (channel, actor, ts) WHERE verb = 'send';
