@@ -13,6 +13,7 @@ from typing import Protocol, Self, Unpack
 
 from . import processes, rules
 from .config import Config
+from .detector import Detector, refuse_secrets
 from .drivers import notices
 from .drivers.notices import Ear
 from .drivers.sqlite import Database
@@ -101,7 +102,9 @@ class Bus(Protocol):
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]: ...
 
-    async def set_state(self, me: Address, key: str, value: str, **options: Unpack[Options]) -> int: ...
+    async def set_state(
+        self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
+    ) -> int: ...
     async def watch(self, address: str, channel: str, key: str) -> None: ...
     async def unwatch(self, address: str, channel: str, key: str) -> None: ...
     async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]: ...
@@ -127,6 +130,7 @@ class LocalBus:
     def __init__(self, database: Database, process: Process) -> None:
         self._db = database
         self._process = process
+        self._detector = Detector()
 
     def on_behalf_of(self, process: Process) -> LocalBus:
         """The same bus, handing mail over in the name of another process: the session's
@@ -202,6 +206,9 @@ class LocalBus:
     # -- messages
 
     async def send(self, me: Address, draft: Draft) -> Sent:
+        rules.check_draft(draft)
+        if not draft.allow_secret:
+            await refuse_secrets(self._detector, "content", draft.content)
         sent, listeners = await self._db.run(messages.send, me, draft)
         notices.announce(listeners)
         return sent
@@ -252,7 +259,11 @@ class LocalBus:
 
     # -- state
 
-    async def set_state(self, me: Address, key: str, value: str, **options: Unpack[Options]) -> int:
+    async def set_state(
+        self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
+    ) -> int:
+        if not allow_secret and options.get("mode") != "delete":
+            await refuse_secrets(self._detector, "value", rules.check_value(value))
         version, watchers = await self._db.run(state.write, me, key, value, **options)
         notices.announce(watchers)
         return version

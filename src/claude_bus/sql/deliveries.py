@@ -7,11 +7,11 @@ queued ──hand_over──▶ handed ──confirm──▶ read ──reply�
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .. import rules, text
-from ..model import Address, HandOver, Message, Process, Waiting
-from . import mailboxes
+from ..model import Address, File, HandOver, Message, Process, Waiting
+from . import attachments, mailboxes
 from .transaction import Row, Transaction
 
 MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent"
@@ -44,7 +44,8 @@ def hand_over(
         me.name,
         limit,
     )
-    unread = [message_of(row, me, row["attempts"] > 0) for row in rows]
+    files = attachments.of(tx, [row["id"] for row in rows])
+    unread = [message_of(row, me, row["attempts"] > 0, files) for row in rows]
     count = len(text.fitting(unread, text.SAMPLE_LABEL, max_chars))
     count = max(count, int(at_least_one and bool(unread)))
     handed = tuple(unread[:count])
@@ -226,10 +227,12 @@ def recall_requests(tx: Transaction, me: Address) -> list[Message]:
             me.channel,
             me.name,
         )
-    return [message_of(row, me, False) for row in rows]
+    files = attachments.of(tx, [row["id"] for row in rows])
+    return [message_of(row, me, False, files) for row in rows]
 
 
-def message_of(row: Row, me: Address, possibly_seen: bool) -> Message:
+def message_of(row: Row, me: Address, possibly_seen: bool, files: Mapping[int, tuple[File, ...]]) -> Message:
+    """The message in a row, as `me` sees it; `files` has those of messages that name some."""
     return Message(
         id=row["id"],
         ts=row["ts"],
@@ -241,4 +244,5 @@ def message_of(row: Row, me: Address, possibly_seen: bool) -> Message:
         tags=rules.load_list(row["tags"]),
         urgent=bool(row["urgent"]),
         possibly_seen=possibly_seen,
+        files=files.get(row["id"], ()),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import rules
 from ..errors import InvalidInput, NotFound
 from ..model import Address, Draft, Expectation, Message, MessageStatus, Receipt, Sent
-from . import bindings, deliveries, events, listeners, mailboxes
+from . import attachments, bindings, deliveries, events, listeners, mailboxes
 from .transaction import Row, Transaction
 
 # Who sees a message: its sender, its recipients, and for a broadcast the whole channel.
@@ -58,6 +58,7 @@ def send(tx: Transaction, me: Address, draft: Draft) -> tuple[Sent, tuple[str, .
     )
     message = cursor.lastrowid
     assert message is not None
+    attachments.attach(tx, message, draft.files)
     for who in recipients:
         tx.run("INSERT INTO deliveries (message, channel, recipient) VALUES (?, ?, ?)", message, who.channel, who.name)
     if draft.reply_to is not None:
@@ -220,7 +221,8 @@ def history(
         *values,
         limit,
     )
-    return [deliveries.message_of(row, me, False) for row in reversed(rows)]
+    files = attachments.of(tx, [row["id"] for row in rows])
+    return [deliveries.message_of(row, me, False, files) for row in reversed(rows)]
 
 
 def _thread(tx: Transaction, message: int) -> list[int]:
