@@ -13,7 +13,7 @@ from typing import Protocol, Self, Unpack
 
 from . import processes, rules
 from .config import Config
-from .detector import Detector, refuse_secrets
+from .detector import refuse_secrets
 from .drivers import notices
 from .drivers.notices import Ear
 from .drivers.sqlite import Database
@@ -130,7 +130,6 @@ class LocalBus:
     def __init__(self, database: Database, process: Process) -> None:
         self._db = database
         self._process = process
-        self._detector = Detector()
 
     def on_behalf_of(self, process: Process) -> LocalBus:
         """The same bus, handing mail over in the name of another process: the session's
@@ -208,7 +207,7 @@ class LocalBus:
     async def send(self, me: Address, draft: Draft) -> Sent:
         rules.check_draft(draft)
         if not draft.allow_secret:
-            await refuse_secrets(self._detector, "content", draft.content)
+            await refuse_secrets("content", draft.content)
         sent, listeners = await self._db.run(messages.send, me, draft)
         notices.announce(listeners)
         return sent
@@ -263,7 +262,7 @@ class LocalBus:
         self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
     ) -> int:
         if not allow_secret and options.get("mode") != "delete":
-            await refuse_secrets(self._detector, "value", rules.check_value(value))
+            await refuse_secrets("value", rules.check_value(value))
         version, watchers = await self._db.run(state.write, me, key, value, **options)
         notices.announce(watchers)
         return version

@@ -46,8 +46,8 @@ class SecretRefused(BusError):
         shown = ", ".join(f"{kind} on line {line}" for kind, line in found[:3])
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         super().__init__(
-            f"{what} looks like it holds a secret ({shown}{more}); nothing was stored. Put it into a file that only its "
-            "readers can open and pass that on: send with files (--file). If it may be on the bus, repeat with "
+            f"{what} looks like it holds a secret ({shown}{more}); nothing was stored. Put it into a file that only "
+            "its readers can open, and pass that on: send with files (--file). If it may be on the bus, repeat with "
             "allow_secret (--allow-secret)",
             found=[{"kind": kind, "line": line} for kind, line in found],
         )

@@ -9,10 +9,8 @@ import asyncio
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import BinaryIO
 
 from . import processes, rules
 from .errors import InvalidInput
@@ -20,8 +18,6 @@ from .model import File, FileState, Message
 
 HASHED_PER_READING = 64 * 1024 * 1024
 """Bytes that are read to see whether files still match, each time messages are read."""
-
-_CHUNK = 1024 * 1024
 
 
 async def measured(cwd: str, paths: Sequence[str]) -> tuple[File, ...]:
@@ -43,30 +39,21 @@ async def examined(messages: Sequence[Message]) -> tuple[Message, ...]:
 def _measure(cwd: str, path: str) -> File:
     try:
         absolute = os.path.abspath(os.path.join(cwd, os.path.expanduser(path)))  # noqa: PTH100, PTH111, PTH118 - keeps links
-        with _opened(absolute) as file:
-            digest, size = hashlib.sha256(), 0
-            for chunk in _chunks(file):
-                digest.update(chunk)
-                size += len(chunk)
+        size, digest = _digest(absolute)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInput(f"files: {path[:200]!a} cannot be sent: {reason}") from None
-    return rules.check_file(File(absolute, size, digest.hexdigest(), processes.host()))
+    return rules.check_file(File(absolute, size, digest, processes.host()))
 
 
-def _opened(path: str) -> BinaryIO:
-    """The file, open for reading; `ValueError` unless it is a regular one. A pipe keeps nobody waiting."""
+def _digest(path: str) -> tuple[int, str]:
+    """Size and SHA-256 of a regular file; `ValueError` for anything else. A pipe keeps nobody waiting."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    file = os.fdopen(descriptor, "rb") if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    if file is None:
-        os.close(descriptor)
-        raise ValueError("not a regular file")
-    return file
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK):
-        yield chunk
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("not a regular file")
+        digest = hashlib.file_digest(file, "sha256")
+        return file.tell(), digest.hexdigest()
 
 
 def _examine(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -85,14 +72,13 @@ def _examine(messages: Sequence[Message]) -> tuple[Message, ...]:
 def _state(file: File, most: int) -> tuple[FileState, int]:
     """What became of the file, and how many bytes it took to see."""
     try:
-        size = os.stat(file.path).st_size  # noqa: PTH116 - before opening: opening may wait for a device
-        if not Path(file.path).is_file() or size != file.size:
+        now = os.stat(file.path)  # noqa: PTH116 - it is text, and stays it
+        if not stat.S_ISREG(now.st_mode) or now.st_size != file.size:
             return "changed", 0
-        if size > most:
+        if file.size > most:
             return "unchecked", 0
-        with _opened(file.path) as now:
-            same = hashlib.file_digest(now, "sha256").hexdigest() == file.sha256
-        return ("unchanged" if same else "changed"), size
+        same = _digest(file.path) == (file.size, file.sha256)
+        return ("unchanged" if same else "changed"), file.size
     except (FileNotFoundError, NotADirectoryError):
         return ("missing" if file.host == processes.host() else "unchecked"), 0
     except (OSError, ValueError):

@@ -121,7 +121,8 @@ def check_file_count(count: int) -> None:
 
 def check_file(file: File) -> File:
     """A file as it can be stored: its path is text, its digest is one."""
-    check_utf8(file.path, "a file's path", MAX_PATH_BYTES, "move it to a shorter one")
+    check_utf8(file.path, f"files: the path {file.path[:200]!a}", MAX_PATH_BYTES, "give the file a shorter one")
+    check_line(file.host, "a file's host", 255)
     if not file.path or "\0" in file.path or file.size < 0 or not _SHA256.fullmatch(file.sha256):
         raise InvalidInput(f"files: {file.path[:200]!a} has no valid path, size or sha256")
     return file

@@ -27,9 +27,9 @@ def of(tx: Transaction, messages: Sequence[int]) -> dict[int, tuple[File, ...]]:
     """The files of those of the messages that name some; nobody has looked at them yet."""
     if not messages:
         return {}
+    marks = ", ".join("?" * len(messages))
     rows = tx.all(
-        f"SELECT message, path, size, sha256, host FROM attachments WHERE message IN ({', '.join('?' * len(messages))}) "
-        "ORDER BY message, number",
+        f"SELECT * FROM attachments WHERE message IN ({marks}) ORDER BY message, number",
         *messages,
     )
     found: dict[int, tuple[File, ...]] = defaultdict(tuple)
