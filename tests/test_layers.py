@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("drivers",),
     ("bus",),
     ("claude_code", "session"),
-    ("doorbell",),
+    ("doorbell", "subagents"),
     ("mcp", "cli", "selftest"),
     ("__main__",),
 )
