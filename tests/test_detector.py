@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_bus import detector
-from claude_bus.detector import Suspicion, find
 from claude_bus.cli.doctor import examine
 from claude_bus.config import Config
+from claude_bus.detector import Suspicion, find
 from claude_bus.errors import InvalidInput, SecretRefused
 from claude_bus.mcp import tools
 from claude_bus.model import Draft
