@@ -13,6 +13,7 @@ from typing import Protocol, Self, Unpack
 
 from . import processes, rules
 from .config import Config
+from .detector import refuse_secrets
 from .drivers import notices
 from .drivers.notices import Ear
 from .drivers.sqlite import Database
@@ -102,7 +103,9 @@ class Bus(Protocol):
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]: ...
 
-    async def set_state(self, me: Address, key: str, value: str, **options: Unpack[Options]) -> int: ...
+    async def set_state(
+        self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
+    ) -> int: ...
     async def watch(self, address: str, channel: str, key: str) -> None: ...
     async def unwatch(self, address: str, channel: str, key: str) -> None: ...
     async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]: ...
@@ -211,6 +214,9 @@ class LocalBus:
     # -- messages
 
     async def send(self, me: Address, draft: Draft) -> Sent:
+        rules.check_draft(draft)
+        if not draft.allow_secret:
+            await refuse_secrets("content", draft.content)
         sent, listeners = await self._db.run(messages.send, me, draft, self._rate)
         notices.announce(listeners)
         return sent
@@ -261,7 +267,11 @@ class LocalBus:
 
     # -- state
 
-    async def set_state(self, me: Address, key: str, value: str, **options: Unpack[Options]) -> int:
+    async def set_state(
+        self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
+    ) -> int:
+        if not allow_secret and options.get("mode") != "delete":
+            await refuse_secrets("value", rules.check_value(value))
         version, watchers = await self._db.run(state.write, me, key, value, **options)
         notices.announce(watchers)
         return version
