@@ -91,8 +91,9 @@ class Peer:
     def claims(self) -> list[Claim]:
         return self._do(lambda bus: bus.list_claims(DEFAULT_CHANNEL))
 
-    def wait_for_status(self, name: str, status: str) -> None:
-        eventually(lambda: self.status(name) == status, f"{name} is {status}", lambda: self.status(name))
+    def wait_for_status(self, name: str, status: str, patience: float = PATIENCE) -> None:
+        found = partial(self.status, name)
+        eventually(lambda: found() == status, f"{name} is {status}", found, patience)
 
     def wait_for_state(self, message: int, state: str) -> Receipt:
         """The receipt of a message, once it is `state`."""
