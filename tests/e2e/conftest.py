@@ -13,7 +13,7 @@ import pytest
 
 from .claude_e2e import Sandbox, Tui
 from .fake_anthropic import PATIENCE, FakeAnthropic, Request, Script, text, tool
-from .peer import Peer
+from .peer import Peer, eventually
 
 PLUGIN = Path(__file__).parents[2]
 TOOLS = "mcp__plugin_bus_bus"
@@ -52,6 +52,12 @@ class Session:
         server = psutil.Process(self._bus.server_pid(self.name))
         above = itertools.takewhile(lambda parent: parent.pid != self.tui.pid, server.parents())
         return [server, *above]
+
+    def kill_server(self) -> None:
+        """Kill the bus server, and wait until another one runs."""
+        killed = self._bus.server_pid(self.name)
+        psutil.Process(killed).kill()
+        eventually(lambda: self._bus.server_pid(self.name) != killed, "another server runs")
 
     def lose_power(self) -> None:
         """End the client and its bus server so that neither sees the other die."""

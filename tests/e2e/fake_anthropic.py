@@ -106,6 +106,11 @@ class Request:
         newest = list(itertools.takewhile(lambda m: m["role"] != "assistant", reversed(self.messages)))
         return [_readable(block) for message in reversed(newest) for block in _blocks(message)]
 
+    def said(self) -> list[str]:
+        """The texts that stand for the user's, without what tools returned."""
+        blocks = [block for message in self.messages if message["role"] == "user" for block in _blocks(message)]
+        return [str(block["text"]) for block in blocks if block.get("type") == "text"]
+
     def tool_results(self) -> list[str]:
         return [
             flatten(block.get("content"))

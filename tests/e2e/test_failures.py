@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 from collections.abc import Callable
 
@@ -15,17 +13,6 @@ from .claude_e2e import Sandbox, Tui
 from .conftest import TOOLS, Session, StartSession
 from .fake_anthropic import Request, Script, Turn, held, refused, text, tool
 from .peer import Peer, eventually
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-
-
-def kill_server(session: Session, bus: Peer) -> None:
-    """Kill the bus server of a session, and wait for the next one."""
-    killed = bus.server_pid(session.name)
-    kill(killed)
-    eventually(lambda: bus.server_pid(session.name) != killed, "another server runs")
 
 
 def unless(broken: threading.Event, answer: Turn) -> Script:
@@ -123,7 +110,7 @@ def test_a_server_killed_while_idle(session: StartSession, backend: Peer) -> Non
     """A session whose idle server was killed is woken by its mail, and has its tools, as if nothing had happened."""
     frontend = session("frontend")
     frontend.turn("hello")
-    kill_server(frontend, backend)
+    frontend.kill_server()
     message = backend.send("frontend", "are you there")
     request = frontend.model.wait_main(2)
     assert [(m.id, m.possibly_seen) for m in reading.mail(request)] == [(message, False)]
@@ -144,7 +131,7 @@ def test_a_server_killed_before_the_model_answers(session: StartSession, backend
     frontend = session("frontend", held("done", answered))
     assert [m.possibly_seen for m in reading.mail(frontend.say("hello"))] == [False]
     assert backend.receipt(message).state == "handed"
-    kill_server(frontend, backend)
+    frontend.kill_server()
     assert backend.receipt(message).state == "queued"
     answered.set()
 
@@ -160,7 +147,7 @@ def test_a_server_killed_with_a_call(session: StartSession, backend: Peer) -> No
     frontend = session("frontend", tool(f"{TOOLS}__wait", timeout="10m"))
     frontend.say("wait for the backend")
     eventually(lambda: backend.status("frontend") == "working", "it waits")
-    kill_server(frontend, backend)
+    frontend.kill_server()
     message = backend.send("frontend", "here I am")
     (result,) = frontend.model.wait_main(2).tool_results()
     assert [m["id"] for m in json.loads(result)["messages"]] == [message]
@@ -173,7 +160,7 @@ def test_all_of_the_server_killed(session: StartSession, backend: Peer) -> None:
     frontend = session("frontend")
     frontend.turn("hello")
     for process in reversed(frontend.servers()):
-        kill(process.pid)
+        process.kill()
     message = backend.send("frontend", "are you there")
     assert reading.mail(frontend.turn("go on")) == []
     frontend.tui.wait_until_idle()
