@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 
@@ -53,7 +54,7 @@ def test_an_api_error_is_no_answer(session: StartSession, backend: Peer, box: Sa
     box.settings(hooks={"Notification": [{"hooks": [{"type": "command", "command": f"touch {notified}"}]}]})
 
     def breaks(_request: Request) -> Turn:
-        later.append(backend.send("frontend", "later"))
+        later.append(backend.send("frontend", "later", kind="fyi"))  # which wakes nobody
         broken.set()
         return tool("Bash", command="true")
 
@@ -67,8 +68,7 @@ def test_an_api_error_is_no_answer(session: StartSession, backend: Peer, box: Sa
     eventually(notified.exists, "the client waits for its user", frontend.tui.screen)
     assert backend.status("frontend") == "idle"
     assert backend.receipt(first).state == "read"
-    assert backend.receipt(later[0]).state == "handed"
-    assert backend.receipt(later[0]).read_at is None
+    assert (backend.receipt(later[0]).state, backend.receipt(later[0]).read_at) == ("queued", None)
 
     broken.clear()
     request = frontend.turn("try again")  # which carries what was refused as well
@@ -103,6 +103,17 @@ def test_a_client_killed_before_the_model_answers(
     assert backend.receipt(message).state == "read"
 
 
+def test_a_closed_terminal(session: StartSession, backend: Peer) -> None:
+    """When the terminal of a session is closed before its model answers, its mail waits again."""
+    frontend = session("frontend", held("never read", threading.Event()))
+    message = backend.send("frontend", "survive this")
+    frontend.say("hello")
+    assert backend.receipt(message).state == "handed"
+    frontend.tui.close()
+    assert backend.wait_for_state(message, "queued").attempts == 1
+    assert backend.status("frontend") == "offline"
+
+
 # -- the server
 
 
@@ -122,6 +133,21 @@ def test_a_server_killed_while_idle(session: StartSession, backend: Peer) -> Non
     sent, whoami = frontend.model.main[-1].tool_results()
     assert "sent to 'backend'" in sent
     assert whoami == "frontend"
+
+
+def test_a_server_killed_after_a_slow_start(session: StartSession, backend: Peer, box: Sandbox) -> None:
+    """A server that started slowly, so that its client tried one handshake after the other, is replaced like others."""
+    slow = box.home / "slow-python"
+    slow.write_text(f'#!/bin/sh\nsleep 3\nexec "{sys.executable}" "$@"\n')
+    slow.chmod(0o755)
+    box.env["CLAUDE_BUS_PYTHON"] = str(slow)
+    frontend = session("frontend")
+    frontend.wait_until("idle")
+    frontend.turn("hello")
+    frontend.kill_server()
+    frontend.model.push(tool(f"{TOOLS}__whoami"))
+    frontend.turn("who are you")
+    assert frontend.model.main[-1].tool_results() == ["frontend"]
 
 
 def test_a_server_killed_before_the_model_answers(session: StartSession, backend: Peer) -> None:
