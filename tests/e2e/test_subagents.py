@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -82,14 +83,9 @@ def then(do: Callable[[], object], answer: Turn) -> Script:
     return script
 
 
-class Order:
-    """Does what a test sets it to when it comes to that, in the middle of a script."""
-
-    def __init__(self) -> None:
-        self.given = threading.Event()
-
-    def __call__(self) -> None:
-        assert self.given.wait(60)
+def when(given: threading.Event, answer: Turn) -> Turn:
+    """An answer that is not given before its time."""
+    return replace(answer, hold=given)
 
 
 def ids(request: Request) -> list[int]:
@@ -102,17 +98,17 @@ def register(name: str) -> Turn:
 
 def heartbeat(bus: Peer, name: str) -> float:
     """When an agent called a tool last."""
-    ((when,),) = bus.rows("SELECT heartbeat FROM bindings WHERE agent = ?", name)
-    return float(when)
+    ((last,),) = bus.rows("SELECT heartbeat FROM bindings WHERE agent = ?", name)
+    return float(last)
 
 
 @pytest.mark.parametrize("kind", ["general-purpose", "fork"])
 def test_a_subagent_does_not_empty_its_sessions_inbox(session: StartSession, backend: Peer, kind: str) -> None:
     """A subagent that reads the inbox is refused its session's mail, which comes to the session itself."""
-    order = Order()
-    family = Family(session, then(order, tool(f"{TOOLS}__inbox")), tool(f"{TOOLS}__wait", timeout="1m"), kind=kind)
+    given = threading.Event()
+    family = Family(session, when(given, tool(f"{TOOLS}__inbox")), tool(f"{TOOLS}__wait", timeout="1m"), kind=kind)
     message = backend.send("frontend", "for the session", kind="fyi")
-    order.given.set()
+    given.set()
 
     told = family.ended()
     assert ids(told) == [message]
@@ -135,13 +131,15 @@ def test_a_subagent_with_a_name_gets_its_own_mail(session: StartSession, backend
         send("frontend-tests", "between calls")
         send("frontend", "for the session")
 
+    given = threading.Event()
     family = Family(
         session,
-        register("frontend-tests"),
+        when(given, register("frontend-tests")),
         then(work, tool("Bash", command="true")),
         then(lambda: send("frontend-tests", "before the end"), text("nearly")),
         tool(f"{TOOLS}__send", to="backend", content="counted"),
     )
+    given.set()  # not before its session's turn ended, which would have taken the mail with it
     assert ids(family.ended()) == [mail["for the session"]]
     came = [(ids(request), reading.came_with(request)) for request in family.of_subagent if ids(request)]
     assert came == [([mail["between calls"]], ["PostToolBatch"]), ([mail["before the end"]], ["SubagentStop"])]
@@ -210,11 +208,11 @@ def test_a_stopped_subagent(session: StartSession, backend: Peer) -> None:
 
 def test_a_server_killed_while_a_subagent_waits(session: StartSession, backend: Peer) -> None:
     """A subagent whose server is killed in its call of wait gets its own mail of the next server, not its session's."""
-    order = Order()
-    family = Family(session, register("frontend-tests"), then(order, tool(f"{TOOLS}__wait", timeout="10m")))
+    given = threading.Event()
+    family = Family(session, register("frontend-tests"), when(given, tool(f"{TOOLS}__wait", timeout="10m")))
     family.subagent_told(Request.tool_results)
     before = heartbeat(backend, "frontend-tests")
-    order.given.set()
+    given.set()
     eventually(lambda: heartbeat(backend, "frontend-tests") != before, "it waits")
     family.session.kill_server()
     for_session = backend.send("frontend", "for the session", kind="fyi")
