@@ -112,7 +112,7 @@ class Round:
         self._later(1.0, self._stop)
         for name in HAZARDS:
             self._later(self._rng.expovariate(1 / HAZARDS[name][1]), lambda name=name: self._befall(name))  # type: ignore[misc]
-        while len(self.population.deaths) < self._kills and time.monotonic() < end:
+        while not self._stuck and len(self.population.deaths) < self._kills and time.monotonic() < end:
             self._attend(end)
 
     def _recover(self) -> None:
@@ -146,6 +146,7 @@ class Round:
 
     def _end(self) -> None:
         """Nobody is left behind."""
+        self.stage.board.phase = Phase.END
         while self._agenda:
             heapq.heappop(self._agenda)[2]()
         for line in self.stage.roll.news(0):

@@ -81,15 +81,31 @@ class Case:
     def _disturbances(self) -> dict[str, list[float]]:
         found: dict[str, list[float]] = defaultdict(list)
         for death in self.population.deaths:
-            found[death.seat].append(death.t)
+            found[death.seat] += (death.t, death.end)
         for seat, line in self.lines(*_DISTURBING):
             found[seat].append(line["t"])
         return {seat: sorted(times) for seat, times in found.items()}
 
     def disturbed(self, seat: str, since: float, until: float) -> bool:
         """Whether a fault, or its session's own doing, hit the seat in that time."""
-        times = self._disturbances.get(seat, [])
-        return bisect_left(times, since - SLACK) < bisect_right(times, until + SLACK)
+        return _any_within(self._disturbances.get(seat, []), since, until)
+
+    @cached_property
+    def _orphanings(self) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = defaultdict(list)
+        for death in self.population.deaths:
+            if death.kind in ("client", "supervisor"):
+                found[death.seat].append(death.t)
+        return {seat: sorted(times) for seat, times in found.items()}
+
+    def orphaned(self, process: str, until: float) -> bool:
+        """Whether what the process was there for was killed. It may still be at work on its last request."""
+        begun = self.population.born.get(process, self._listening.get(process, until))
+        return _any_within(self._orphanings.get(self.seat_of(process), []), begun, until)
+
+    @cached_property
+    def _listening(self) -> dict[str, float]:
+        return {step.by: step.t for step in self.evidence.steps if step.table == "listeners"}
 
     # -- what the models had
 
@@ -103,8 +119,7 @@ class Case:
         return found
 
     def had(self, seat: str, message: int, since: float, until: float) -> bool:
-        times = self.answered.get((seat, message), [])
-        return bisect_left(times, since - SLACK) < bisect_right(times, until + SLACK)
+        return _any_within(self.answered.get((seat, message), []), since, until)
 
     # -- what to show of a message
 
@@ -134,3 +149,8 @@ def _mentions(line: Line, message: int) -> list[Any]:
     if line["what"] == "got":
         return [letter for letter in line["letters"] if letter["id"] == message]
     return [message] if message in line.get("ids", ()) else []
+
+
+def _any_within(times: list[float], since: float, until: float) -> bool:
+    """Whether one of the sorted times lies between these, as far as clocks agree."""
+    return bisect_left(times, since - SLACK) < bisect_right(times, until + SLACK)

@@ -51,10 +51,13 @@ def storm(stage: Stage, rng: Random) -> tuple[float, End]:
 
 
 def _ending(pid: int) -> End:
+    """How to end a child, should it not have ended by itself; whoever reaps all children reaps it."""
+    handle = os.pidfd_open(pid)
+
     def end() -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.close(handle)
 
     return end
 

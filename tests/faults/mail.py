@@ -121,7 +121,7 @@ def _in_order(case: Case, step: Step, live: dict[int, Delivery]) -> Iterator[Vio
 def _requeued(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
     handed = delivery.handed[-1]
     seat = case.seat_of(handed.by)
-    if not case.disturbed(seat, handed.t, step.t):
+    if not (case.disturbed(seat, handed.t, step.t) or case.orphaned(handed.by, step.t)):
         what = f"{step.number} was taken back from {step.name} ({seat}), which no fault had hit"
         yield Violation("exactly once", what, case.about(step.number))
 

@@ -46,9 +46,12 @@ class Death:
     """A process that a fault killed."""
 
     t: float
+    """When at the earliest."""
     kind: str
     seat: str
     moment: str
+    end: float
+    """When at the latest."""
 
 
 @dataclass
@@ -59,6 +62,8 @@ class Population:
     deaths: list[Death] = field(default_factory=list)
     seat_of: dict[str, str] = field(default_factory=dict)
     """Seats by `host:pid:started`, as the store names processes."""
+    born: dict[str, float] = field(default_factory=dict)
+    """When these processes began."""
     _executed: dict[int, str] = field(default_factory=dict)
     """Seats by the pid of a supervisor that was started with exec."""
 
@@ -66,12 +71,13 @@ class Population:
         """Take in a line of the roll."""
         if line["what"] == "born":
             self.seat_of[line["process"]] = line["seat"]
+            self.born[line["process"]] = line["t"]
             self._enter(line["pid"], line["kind"], line["seat"], line["started"])
         elif line["what"] == "real":
             self._executed[line["supervisor"]] = line["seat"]
             self._enter(line["supervisor"], "supervisor", line["seat"], None)
         elif line["what"] == "kill":
-            self.deaths.append(Death(line["t"], line["kind"], line["seat"], line["moment"]))
+            self.deaths.append(Death(line["t"], line["kind"], line["seat"], line["moment"], line["t"]))
 
     def _enter(self, pid: int, kind: str, seat: str, started: float | None) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -103,7 +109,7 @@ class Population:
         now = time.time()
         if not victim.alive() or not victim.signal(signal.SIGKILL):
             return False
-        self.deaths.append(Death(now, kind, victim.seat, "any moment"))
+        self.deaths.append(Death(now, kind, victim.seat, "any moment", time.time()))
         return True
 
     def _look_below(self) -> None:

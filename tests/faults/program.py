@@ -28,6 +28,9 @@ _LOADED = (server, mcp.server.stdio)
 _INHERITED: list[object] = []
 """A parent's streams stay as they are: to close one waits for a lock that a thread of the parent may have held."""
 
+_OFTEN = 10
+"""A command has few moments to be killed at; each is so many times as likely."""
+
 
 def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, str]) -> Doom:
     """Make this process the program: its environment, the round's clock and sabotage, its doom."""
@@ -39,7 +42,8 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
         SABOTAGES[stage.sabotage]()
     skewed = functools.partial(bus.open_bus, clock=stage.board.clock)
     stdio.open_bus = commands.open_bus = skewed  # type: ignore[assignment]
-    doom = Doom(stage.rng("doom", kind, label), stage.doom, stage.roll, stage.board, kind, seat)
+    rate = stage.doom * _OFTEN if kind == "command" else stage.doom
+    doom = Doom(stage.rng("doom", kind, label), rate, stage.roll, stage.board, kind, seat)
     doom_transactions(doom)
     stage.roll.born(kind, seat)
     return doom
