@@ -18,6 +18,9 @@ from .stage import Stage
 SLACK = 0.01
 """Seconds by which the store's clock and the journals' may seem to differ: one of them has milliseconds."""
 
+_LATE = 3.0
+"""Seconds for which a server may be stopped or locked out, generously."""
+
 _DISTURBING = frozenset(
     {
         *("started", "ended", "server gone", "lost", "interrupted", "cleared", "registering", "leaving"),
@@ -97,6 +100,18 @@ class Case:
             if death.kind in ("client", "supervisor"):
                 found[death.seat].append(death.t)
         return {seat: sorted(times) for seat, times in found.items()}
+
+    @cached_property
+    def _given_up(self) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = defaultdict(list)
+        for seat, line in self.lines("lost"):
+            if line["why"] == "given up":
+                found[seat].append(line["t"])
+        return found
+
+    def cancelled(self, seat: str, handed: float) -> bool:
+        """Whether a hand-over may be the answer to a request that was given up: a stopped server is late with it."""
+        return _any_within(self._given_up.get(seat, []), handed - _LATE, handed)
 
     def orphaned(self, process: str, until: float) -> bool:
         """Whether what the process was there for was killed. It may still be at work on its last request."""

@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from claude_bus.supervisor import _UNKNOWN
@@ -54,6 +54,8 @@ class Client:
         self._bell = Bell(stage.work)
         self._prompt = ""
         self._interrupted = False
+        self._began = False
+        """The server was told of the turn's prompt."""
         self.received = 0
         """Messages that came in since somebody set it back."""
         self._session = self._resumed(earlier) or self._new_session()
@@ -140,20 +142,20 @@ class Client:
 
     # -- what reaches the conversation
 
-    def event(self, event: str, **more: str) -> bool:
-        """Let the hooks of an event run; whether they put anything before the model."""
+    def event(self, event: str, **more: str) -> Outcome:
+        """Let the hook of an event run; what it put before the model is its outcome's text."""
         patience = 0.2 if self._impatient(0.02) else PATIENCE
         common = {"session_id": self._session, "prompt_id": self._prompt, "permission_mode": "default"}
         outcome = self.call("hook", patience, event=event, **common, **more)
         if outcome.state != "ok" or not outcome.text:
-            return False
+            return replace(outcome, text="")
         context = json.loads(outcome.text).get("hookSpecificOutput", {}).get("additionalContext", "")
         letters = injected(context)
         if more.get("agent_id") and letters:
             self.journal.write("strange", tool="hook", answer="a subagent's event took mail")
         self.conversation.inject(letters)
         self._got(event, letters)
-        return bool(context)
+        return replace(outcome, text=context)
 
     def _impatient(self, probability: float) -> bool:
         return self.phase == Phase.FAULTS and self.rng.random() < probability
@@ -180,7 +182,7 @@ class Client:
         """A prompt, some batches of tools, the end; or an interruption anywhere."""
         self._interrupted = False
         self._prompt = f"{self._session}-p{next(self._numbers)}"
-        self.event("UserPromptSubmit", prompt="go on")
+        self._began = self.event("UserPromptSubmit", prompt="go on").state == "ok"
         if self._impatient(0.06):
             return self._interrupt()
         self._answer()
@@ -201,7 +203,7 @@ class Client:
             self.event("PostToolBatch", agent_id="sub")
         self.conversation.close_batch()
         self.event("PostToolBatch")
-        if self._impatient(0.03):
+        if self._began and self._impatient(0.03):
             self.event("UserPromptSubmit", prompt="and another thing")
         if self._impatient(0.02):
             return self._interrupt()
@@ -210,7 +212,7 @@ class Client:
     def _end_turn(self) -> None:
         """Stop hooks may make the model go on, a few times."""
         for _ in range(8):
-            if not self.event("Stop"):
+            if not self.event("Stop").text:
                 return
             if self._impatient(0.05):
                 return self._interrupt()

@@ -121,7 +121,8 @@ def _in_order(case: Case, step: Step, live: dict[int, Delivery]) -> Iterator[Vio
 def _requeued(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
     handed = delivery.handed[-1]
     seat = case.seat_of(handed.by)
-    if not (case.disturbed(seat, handed.t, step.t) or case.orphaned(handed.by, step.t)):
+    excuses = (case.disturbed(seat, handed.t, step.t), case.orphaned(handed.by, step.t), case.cancelled(seat, handed.t))
+    if not any(excuses):
         what = f"{step.number} was taken back from {step.name} ({seat}), which no fault had hit"
         yield Violation("exactly once", what, case.about(step.number))
 
@@ -184,9 +185,10 @@ def marks(case: Case) -> Iterator[Violation]:
     for seat, line in case.lines("got"):
         for letter in line["letters"]:
             before = [s for s in handed[seat, letter["id"]] if s.t <= line["t"] + SLACK]
+            surely = [s for s in before if s.t <= line["t"] - SLACK]
             if not before:
                 yield Violation("no false receipt", f"{seat} got {letter['id']} that was not handed to it")
-            elif letter["marked"] != (before[-1].attempts > 1):
+            elif letter["marked"] not in {s.attempts > 1 for s in before[max(0, len(surely) - 1) :]}:
                 what = f"{letter['id']} came to {seat} by attempt {before[-1].attempts}, marked: {letter['marked']}"
                 yield Violation("marked", what, case.about(letter["id"]))
             if letter["token"] != _token(case, letter["id"]):

@@ -28,6 +28,9 @@ class Member:
     seat: str
     handle: int
 
+    def __del__(self) -> None:
+        os.close(self.handle)
+
     def alive(self) -> bool:
         ready, _, _ = select.select([self.handle], [], [], 0)
         return not ready
@@ -91,11 +94,7 @@ class Population:
     def bury(self) -> None:
         """Forget the dead."""
         for member in [m for m in self.members.values() if not m.alive()]:
-            self._forget(member)
-
-    def _forget(self, member: Member) -> None:
-        del self.members[member.pid]
-        os.close(member.handle)
+            del self.members[member.pid]
 
     def kill(self, rng: Random, weights: dict[str, int]) -> bool:
         """Kill somebody, of a kind that is chosen first; whether somebody was found."""
@@ -138,7 +137,7 @@ class Population:
         """Kill whoever is left, which counts for nothing."""
         for member in list(self.members.values()):
             member.signal(signal.SIGKILL)
-            self._forget(member)
+        self.members.clear()
 
     def kills(self) -> Counter[str]:
         return Counter(f"{death.kind}, {death.moment}" for death in self.deaths)
