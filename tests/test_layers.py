@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("drivers",),
     ("bus",),
     ("claude_code", "session"),
-    ("doorbell",),
+    ("doorbell", "subagents"),
     ("mcp", "cli", "selftest"),
     ("__main__",),
 )

@@ -206,16 +206,19 @@ def test_a_killed_supervisor_leaves_no_server_behind(client: Supervised) -> None
 def test_a_server_that_cannot_run_ends_its_supervisor(tmp_path: Path) -> None:
     """What is wrong is on stderr, the status is the server's, and nothing is tried again."""
     code = "from claude_bus.supervisor import supervise; supervise([{0!r}, '-c', 'import sys; sys.exit(\"no\")'])"
-    done = subprocess.run(
+    running = subprocess.Popen(
         [sys.executable, "-c", code.format(sys.executable)],
         env=environment(tmp_path / "bus.db"),
         stdin=subprocess.PIPE,
-        capture_output=True,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
-        check=False,
     )
-    assert (done.returncode, done.stderr) == (1, "no\n")
+    try:
+        assert running.wait(PATIENCE) == 1
+    finally:
+        running.kill()
+        _, said = running.communicate()
+    assert said == "no\n"
 
 
 def test_servers_that_die_without_a_word_are_given_up(tmp_path: Path) -> None:
@@ -242,7 +245,9 @@ def test_servers_that_die_without_a_word_are_given_up(tmp_path: Path) -> None:
 def test_it_is_a_small_process() -> None:
     """It loads neither the MCP library nor a database: what is killed for its memory is the server."""
     code = "import sys, claude_bus.supervisor, claude_bus.cli.main; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(Path()), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(Path()), capture_output=True, text=True, check=True
+    )
     loaded = {name.split(".")[0] for name in done.stdout.split()}
 
     assert "claude_bus" in loaded

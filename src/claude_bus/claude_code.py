@@ -24,6 +24,9 @@ _LAUNCHERS = frozenset({"uv", "uvx", "pipx", "sh", "bash", "dash", "zsh", "env",
 
 BYPASS = "bypassPermissions"
 
+TOOL_USE_ID = "claudecode/toolUseId"
+"""In the `_meta` of a call: which one it is, as the hook before it said."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inbox:

@@ -36,12 +36,14 @@ class TooLarge(BusError):
 
 
 class NotRegistered(BusError):
-    """The verb needs a name and this session has none yet."""
+    """The verb needs a name and the caller has none yet."""
 
     code = "not_registered"
 
-    def __init__(self) -> None:
-        super().__init__("register first: call register(name) with a short name such as 'backend'")
+    def __init__(
+        self, message: str = "register first: call register(name) with a short name such as 'backend'"
+    ) -> None:
+        super().__init__(message)
 
 
 class NameTaken(BusError):

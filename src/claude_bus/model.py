@@ -62,6 +62,8 @@ class Client:
     session_id: str = ""
     """The client's conversation id; `/clear` changes it."""
     program: str = "claude-code"
+    session: str = ""
+    """For a subagent: the key of the session it belongs to, and ends with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,8 @@ class Session:
         self.bus = bus
         self.client = client
         self.turn = Turn()
-        self.arrived = anyio.Event()
-        self._config = config
+        self._arrived = anyio.Event()
+        self.config = config
         self._may_wake = may_wake
         self._address = ""
         self._left = False
@@ -91,14 +91,14 @@ class Session:
             self.turn.take_up(binding.session_id, binding.prompt_id)
 
     async def _attach_anew(self) -> Binding:
-        wanted = Address(self._config.name, self._config.channel) if self._config.name else None
+        wanted = Address(self.config.name, self.config.channel) if self.config.name else None
         try:
-            binding = await self.bus.attach(self.client, wanted, self._config.channel)
+            binding = await self.bus.attach(self.client, wanted, self.config.channel)
         except NameTaken as taken:
             self._warning = text.one_line(f"BUS_NAME: {taken.message}; register(name) to take part.", 400)
-            return await self.bus.attach(self.client, None, self._config.channel)
+            return await self.bus.attach(self.client, None, self.config.channel)
         if wanted:
-            binding, _, _ = await self.bus.register(self.client.key, wanted, self._config.role, None)
+            binding, _, _ = await self.bus.register(self.client.key, wanted, self.config.role, None)
             await self.bus.forget(self.client.key)  # nobody told the model
         return binding
 
@@ -123,13 +123,13 @@ class Session:
         """The name for verbs that need none: "" where the session has not registered."""
         binding = await self._called()
         if not binding:
-            return Address("", self._config.channel)
+            return Address("", self.config.channel)
         return binding.address if binding.registered else Address("", binding.address.channel)
 
     async def _reader(self) -> Address:
         """The name for looking back, registered or only listed."""
         binding = await self._called()
-        return binding.address if binding else Address("", self._config.channel)
+        return binding.address if binding else Address("", self.config.channel)
 
     async def _called(self) -> Binding | None:
         """A tool was called, which is a sign of life. None for a session that left."""
@@ -227,7 +227,7 @@ class Session:
         try:
             with anyio.move_on_after(timeout):
                 while (entry := await self._entry(channel, key)).version == known:
-                    arrived = self.arrived
+                    arrived = self.arrival()
                     with anyio.move_on_after(_LOOK_EVERY):  # nobody tells when an entry runs out
                         await arrived.wait()
                 return [entry]
@@ -251,7 +251,7 @@ class Session:
         await self._me()
         with anyio.move_on_after(timeout):
             while True:
-                arrived = self.arrived
+                arrived = self.arrival()
                 found = await self.inbox()
                 if found.messages:
                     return found
@@ -271,8 +271,12 @@ class Session:
 
     def mail_arrived(self) -> None:
         """Somebody said that mail was stored: whoever waits looks again."""
-        self.arrived.set()
-        self.arrived = anyio.Event()
+        self._arrived.set()
+        self._arrived = anyio.Event()
+
+    def arrival(self) -> anyio.Event:
+        """What is set when mail, or a change that somebody waits for, comes next."""
+        return self._arrived
 
     async def message_status(self, message_id: int) -> MessageStatus:
         return await self.bus.message_status(await self._reader(), message_id)
@@ -336,7 +340,7 @@ class Session:
             return _NOTHING
         self._continuations = 0
         self.turn.begin(session_id, prompt_id)
-        doing = text.one_line(prompt, rules.MAX_DOING) if self._config.share_prompts else None
+        doing = text.one_line(prompt, rules.MAX_DOING) if self.config.share_prompts else None
         return await self._react("prompt hook", session_id, permission_mode, prompt_id, roster=True, doing=doing)
 
     async def batch(self, session_id: str, permission_mode: str) -> Injection:
@@ -359,14 +363,23 @@ class Session:
         self._continuations += bool(found)
         return found
 
+    async def failed(self, session_id: str) -> None:
+        """The model could not be reached: what its request carried waits again, and may ring again."""
+        if not self._left:
+            self.turn.fail()
+            binding = await self.attach()
+            await self.bus.withdraw(binding.address, self.turn.lost)
+            await self._confirm(binding)
+            await self.became("idle", session_id)
+
     async def edit(self, path: str) -> Verdict:
         """A file is about to be edited, by the session or a subagent: what stands against it."""
-        if self._left or self._config.guard == "off" or not path:
+        if self._left or self.config.guard == "off" or not path:
             return Verdict("pass")
         self._heard = time.monotonic()
         await self.attach()
         target, tree = worktree.edited(self.client.folder, path)
-        return await self.bus.edit(self.client, target, tree, self._config.guard)
+        return await self.bus.edit(self.client, target, tree, self.config.guard)
 
     async def became(self, status: Status, session_id: str = "") -> None:
         """The client reported another presence."""

@@ -43,9 +43,8 @@ class Turn:
 
     def begin(self, session_id: str, prompt_id: str) -> None:
         """Start a turn: what was not proven by now is lost."""
+        self.fail()
         self.session_id, self._prompt_id = session_id, prompt_id
-        self.lost += self._carried + self._in_batch
-        self._carried, self._in_batch = [], []
 
     def batch(self) -> None:
         """A tool batch is over: it proves what its request carried."""
@@ -57,6 +56,12 @@ class Turn:
         """The model ended its turn: that proves everything."""
         self.hooked = True
         self.proven += self._carried + self._in_batch
+        self._carried, self._in_batch = [], []
+
+    def fail(self) -> None:
+        """The request got no answer, and the turn ended with it: nothing is proven."""
+        self.hooked = True
+        self.lost += self._carried + self._in_batch
         self._carried, self._in_batch = [], []
 
     def call(self) -> None:

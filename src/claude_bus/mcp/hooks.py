@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from .. import text
 from ..model import Injection, Status
 from ..session import Session
+from ..subagents import Participants
 
 NAME = "hook"
 DESCRIPTION = "For the client's hooks; not for the model."
@@ -34,27 +35,30 @@ class Event(BaseModel):
     permission_mode: str = ""
     notification_type: str = ""
     prompt: str = ""
+    tool_use_id: str = ""
+    """The call of a tool of the bus that is about to be made."""
     path: str = ""
     """The file an edit tool is about to write."""
     notebook_path: str = ""
 
 
-async def handle(session: Session, event: Event) -> str:
+async def handle(participants: Participants, event: Event) -> str:
     """React to one event; returns hook JSON.
 
     With nothing to say that is an empty object: an answer without text would be told to
     the model as "hook success". After a compaction it is no text at all: there the client
     tells of the hook in any case, and would quote the object.
 
-    Inside a subagent the context would land in the subagent: its events are not ours,
-    but its edits are the session's.
+    The answer to an event of a subagent lands in the subagent: it gets its own mail, and
+    never the session's. Its edits are the session's.
     """
     if event.event == "PreToolUse":
-        return await _edit(session, event)
+        return await _before_tool(participants, event)
     if event.agent_id:
-        return _QUIET
-    react = _REACTIONS.get(event.event)
-    found = await react(session, event) if react else Injection()
+        found = await _subagent(participants, event)
+    else:
+        react = _REACTIONS.get(event.event)
+        found = await react(participants.session, event) if react else Injection()
     if found:
         return _answer(event.event, found)
     return "" if event.event == "PostCompact" else _QUIET
@@ -65,6 +69,14 @@ def _answer(event: str, found: Injection) -> str:
     if found.notice and event == "UserPromptSubmit":
         answer["systemMessage"] = found.notice
     return json.dumps(answer, ensure_ascii=False)
+
+
+async def _before_tool(participants: Participants, event: Event) -> str:
+    if event.tool_use_id:
+        if event.agent_id:
+            participants.announce(event.tool_use_id, event.agent_id)
+        return _QUIET
+    return await _edit(participants.session, event)
 
 
 async def _edit(session: Session, event: Event) -> str:
@@ -81,6 +93,22 @@ async def _edit(session: Session, event: Event) -> str:
     return json.dumps({"hookSpecificOutput": output}, ensure_ascii=False)
 
 
+async def _subagent(participants: Participants, event: Event) -> Injection:
+    subagent = participants.subagent(event.agent_id)
+    if event.event == "SubagentStart":
+        return await subagent.starts()
+    if event.event == "PostToolBatch":
+        return await subagent.used_tools()
+    if event.event == "PostCompact":
+        await subagent.compacted()
+    if event.event != "SubagentStop":
+        return Injection()
+    found = await subagent.stops()
+    if not found:
+        participants.forget(event.agent_id)
+    return found
+
+
 async def _prompt(session: Session, event: Event) -> Injection:
     return await session.prompt(event.session_id, event.prompt_id, event.permission_mode, event.prompt)
 
@@ -94,7 +122,7 @@ async def _stop(session: Session, event: Event) -> Injection:
 
 
 async def _failed(session: Session, event: Event) -> Injection:
-    await session.became("idle", event.session_id)
+    await session.failed(event.session_id)
     return Injection()
 
 
@@ -123,5 +151,5 @@ _REACTIONS: dict[str, Callable[[Session, Event], Awaitable[Injection]]] = {
     "Notification": _notified,
     "PostCompact": _compacted,
 }
-EVENTS = (*_REACTIONS, "PreToolUse")
+EVENTS = (*_REACTIONS, "PreToolUse", "SubagentStart", "SubagentStop")
 """The events that hooks must be registered for."""

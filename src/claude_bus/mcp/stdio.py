@@ -19,6 +19,7 @@ from ..config import Config
 from ..doorbell import Doorbell
 from ..errors import BusError
 from ..session import Session
+from ..subagents import Participants
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ async def _serve(config: Config) -> None:
         return config.wake == "always" or mode not in ("", claude_code.BYPASS)
 
     session = Session(bus, config, client, may_wake)
-    server = create_server(lambda _context: session)
+    participants = Participants(session)
+    server = create_server(lambda _context: participants)
 
     async def push(text: str, sender: str) -> bool:
         return inbox is not None and await claude_code.push(inbox, text, sender)

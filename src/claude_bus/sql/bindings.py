@@ -55,9 +55,10 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
     who = wanted or _resumed(tx, client) or _present(tx, client, channel)
     mailboxes.ensure(tx, who)
     tx.run(
-        "INSERT INTO bindings (client, channel, agent, session_id, host, pid, started, heartbeat) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO bindings (client, session, channel, agent, session_id, host, pid, started, heartbeat) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         client.key,
+        client.session,
         who.channel,
         who.name,
         client.session_id,
@@ -82,6 +83,15 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
     binding = bound(tx, client.key)
     assert binding
     return binding
+
+
+def resume(tx: Transaction, client: Client) -> Binding | None:
+    """The binding of a client that has one, or whose conversation bore a name that nobody has now."""
+    existing = bound(tx, client.key)
+    if existing and existing.process == client.process:
+        return existing
+    who = _resumed(tx, client)
+    return attach(tx, client, who, who.channel) if who else None
 
 
 def _resumed(tx: Transaction, client: Client) -> Address | None:
@@ -150,7 +160,7 @@ def reap(tx: Transaction) -> int:
 
 
 def detach(tx: Transaction, client: str, by: Process) -> None:
-    """The server `by` of a client ends, and with the last one the session: see `end`.
+    """The server `by` of a client ends, and with the last one the session and its subagents: see `end`.
 
     A client that is not bound is no error.
     """
@@ -162,6 +172,8 @@ def detach(tx: Transaction, client: str, by: Process) -> None:
     if any(tx.alive(listeners.process_of(row), tx.now) for row in others):
         mailboxes.requeue(tx, binding.address, str(by))
     else:
+        for row in tx.all(f"{_BINDING} WHERE b.session = ?", client):
+            end(tx, _binding(row), tx.now)
         end(tx, binding, tx.now)
 
 

@@ -24,6 +24,7 @@ CREATE TABLE agents (
 -- Which agent a running session is.
 CREATE TABLE bindings (
     client     TEXT PRIMARY KEY,               -- the client's inbox socket, else its process
+    session    TEXT    NOT NULL DEFAULT '',    -- of a subagent: the client whose it is
     channel    TEXT    NOT NULL,
     agent      TEXT    NOT NULL,
     session_id TEXT    NOT NULL DEFAULT '',
