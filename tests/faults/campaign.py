@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import audit, client, nursery, person
 from .blackboard import Blackboard, Phase
-from .hazards import HAZARDS, set_clock_right
+from .hazards import HAZARDS, LOCKING_OUT, PATIENCE, set_clock_right
 from .judge import Case, Figures, Violation, judge
 from .population import Population
 from .roll import Roll
@@ -43,6 +43,7 @@ class Plan:
     """Kills at any moment, per second; about as many come from within."""
     doom: float
     real: float
+    impatience: float
     sabotage: str
 
 
@@ -66,7 +67,8 @@ class Round:
         bus.mkdir()
         notes.mkdir()
         self.stage = Stage(
-            plan.seed, number, bus, notes, Blackboard(), Roll(), plan.sabotage, plan.doom, plan.real
+            plan.seed, number, bus, notes, Blackboard(), Roll(), plan.sabotage, plan.doom, plan.real,
+            plan.impatience,
         )
         self.population = Population()
         self.hazards: Counter[str] = Counter()
@@ -75,6 +77,7 @@ class Round:
         self._generations: Counter[str] = Counter()
         self._said: dict[str, set[str]] = {"calm": set(), "drained": set()}
         self._stuck: list[str] = []
+        self._trouble: list[float] = []
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._rng = self.stage.rng("faults")
@@ -90,7 +93,7 @@ class Round:
             self._recover()
         finally:
             self._end()
-        return Case(self.stage, audit.collect(self.stage.db), self.population, self._seats, self._stuck)
+        return Case(self.stage, audit.collect(self.stage.db), self.population, self._seats, self._stuck, self._trouble)
 
     def _begin(self) -> None:
         for seat in self._seats:
@@ -216,6 +219,8 @@ class Round:
         begin, pause = HAZARDS[name]
         self.hazards[name] += 1
         seconds, end = begin(self.stage, self._rng)
+        if name in LOCKING_OUT:
+            self._trouble += (time.time() + 0.1 * n for n in range(int(10 * (seconds + PATIENCE))))
         self._later(seconds, end)
         self._later(seconds + self._rng.expovariate(1 / pause), lambda: self._befall(name))
 

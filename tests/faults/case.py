@@ -47,6 +47,8 @@ class Case:
     population: Population
     seats: list[str]
     stuck: list[str]
+    trouble: list[float]
+    """When writes to the store failed for everybody: a sample of these times."""
 
     @cached_property
     def journals(self) -> dict[str, list[Line]]:
@@ -87,7 +89,22 @@ class Case:
             found[death.seat] += (death.t, death.end)
         for seat, line in self.lines(*_DISTURBING):
             found[seat].append(line["t"])
+        for seat in self.journals:
+            found[seat] += self.trouble
         return {seat: sorted(times) for seat, times in found.items()}
+
+    @cached_property
+    def _turns(self) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = defaultdict(list)
+        for seat, line in self.lines("prompted"):
+            found[seat].append(line["t"])
+        return found
+
+    def turn_of(self, seat: str, t: float) -> float:
+        """When the turn began that the seat was in at that time."""
+        times = self._turns.get(seat, [])
+        at = bisect_right(times, t)
+        return times[at - 1] if at else t
 
     def disturbed(self, seat: str, since: float, until: float) -> bool:
         """Whether a fault, or its session's own doing, hit the seat in that time."""

@@ -54,8 +54,6 @@ class Client:
         self._bell = Bell(stage.work)
         self._prompt = ""
         self._interrupted = False
-        self._began = False
-        """The server was told of the turn's prompt."""
         self.received = 0
         """Messages that came in since somebody set it back."""
         self._session = self._resumed(earlier) or self._new_session()
@@ -77,7 +75,7 @@ class Client:
     # -- the server
 
     def _environment(self) -> dict[str, str]:
-        folder = self.stage.work / f"project-{self.seat}"
+        folder = self.stage.work / "project"
         folder.mkdir(exist_ok=True)
         return self.stage.environment(
             CLAUDECODE="1",
@@ -144,7 +142,7 @@ class Client:
 
     def event(self, event: str, **more: str) -> Outcome:
         """Let the hook of an event run; what it put before the model is its outcome's text."""
-        patience = 0.2 if self._impatient(0.02) else PATIENCE
+        patience = 0.2 if self._impatient(self.stage.impatience) else PATIENCE
         common = {"session_id": self._session, "prompt_id": self._prompt, "permission_mode": "default"}
         outcome = self.call("hook", patience, event=event, **common, **more)
         if outcome.state != "ok" or not outcome.text:
@@ -182,9 +180,14 @@ class Client:
         """A prompt, some batches of tools, the end; or an interruption anywhere."""
         self._interrupted = False
         self._prompt = f"{self._session}-p{next(self._numbers)}"
-        self._began = self.event("UserPromptSubmit", prompt="go on").state == "ok"
+        self.journal.write("prompted")
+        self.event("UserPromptSubmit", prompt="go on")
         if self._impatient(0.06):
             return self._interrupt()
+        if self._impatient(0.01):
+            self._interrupt()
+            self.event("StopFailure")
+            return None
         self._answer()
         for _ in range(batches):
             self._batch(act)
@@ -203,7 +206,7 @@ class Client:
             self.event("PostToolBatch", agent_id="sub")
         self.conversation.close_batch()
         self.event("PostToolBatch")
-        if self._began and self._impatient(0.03):
+        if self._impatient(0.03):
             self.event("UserPromptSubmit", prompt="and another thing")
         if self._impatient(0.02):
             return self._interrupt()
@@ -247,8 +250,6 @@ class Client:
             self.journal.write("cleared", session=self._session)
         elif self._impatient(0.02):
             self.event("PostCompact")
-        elif self._impatient(0.01):
-            self.event("StopFailure")
         self._bell.rang(self.rng.random() * 0.05)
 
     def _until(self, phase: Phase, say: str) -> None:

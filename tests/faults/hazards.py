@@ -92,3 +92,8 @@ HAZARDS: dict[str, tuple[Callable[[Stage, Random], tuple[float, End]], float]] =
 """By name: how it begins, and the mean of seconds between two of them."""
 
 
+
+LOCKING_OUT = frozenset({"held lock", "checkpoint storm", "full disk"})
+"""Those under which a write may fail, in whichever session."""
+PATIENCE = 2 * BUSY_TIMEOUT
+"""Seconds after their end in which a write may still be refused for them."""

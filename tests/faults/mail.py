@@ -25,8 +25,8 @@ def sends(case: Case) -> Iterator[Violation]:
         stored[row["content"].split()[0]].append(id_)
     addressed = defaultdict(set)
     for step in case.evidence.steps:
-        if step.table == "deliveries" and step.change == "insert":
-            addressed[step.number].add(step.name)
+        if step.table == "deliveries":
+            addressed[step.number].add(step.name)  # under its new name too, if it is told of after a renaming
     outcomes: dict[str, list[Line]] = defaultdict(list)
     for _, line in case.lines("sending", "sent"):
         outcomes[line["token"]].append(line)
@@ -119,9 +119,10 @@ def _in_order(case: Case, step: Step, live: dict[int, Delivery]) -> Iterator[Vio
 
 
 def _requeued(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
+    """A fault excuses it that hit the turn it was handed over in: the server may not know which turn that is."""
     handed = delivery.handed[-1]
     seat = case.seat_of(handed.by)
-    excuses = (case.disturbed(seat, handed.t, step.t), case.orphaned(handed.by, step.t), case.cancelled(seat, handed.t))
+    excuses = (case.disturbed(seat, case.turn_of(seat, handed.t), step.t), case.orphaned(handed.by, step.t), case.cancelled(seat, handed.t))
     if not any(excuses):
         what = f"{step.number} was taken back from {step.name} ({seat}), which no fault had hit"
         yield Violation("exactly once", what, case.about(step.number))

@@ -31,6 +31,8 @@ class Stage:
     """Probability that a process kills itself at one of its worst moments."""
     real: float
     """Share of the servers that are started with exec, as a client does it."""
+    impatience: float
+    """Probability that a client gives a hook up before its answer comes, and goes on without it."""
 
     @property
     def db(self) -> Path:
