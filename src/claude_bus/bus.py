@@ -95,6 +95,7 @@ class Bus(Protocol):
     ) -> HandOver: ...
     async def confirm(self, me: Address, message_ids: Sequence[int]) -> int: ...
     async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int: ...
+    async def pass_on(self, me: Address, message_ids: Sequence[int], to: Process) -> int: ...
     async def waiting(self, me: Address) -> Waiting: ...
     async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None: ...
     async def recall_requests(self, me: Address) -> list[Message]: ...
@@ -136,11 +137,6 @@ class LocalBus:
         self._db = database
         self._process = process
         self._rate = rate
-
-    def on_behalf_of(self, process: Process) -> LocalBus:
-        """The same bus, handing mail over in the name of another process: the session's
-        server, when a program in the session's shell reads its mail."""
-        return LocalBus(self._db, process, self._rate)
 
     # -- sessions
 
@@ -247,6 +243,9 @@ class LocalBus:
 
     async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int:
         return await self._db.run(deliveries.withdraw, me, message_ids, self._process)
+
+    async def pass_on(self, me: Address, message_ids: Sequence[int], to: Process) -> int:
+        return await self._db.run(deliveries.pass_on, me, message_ids, self._process, to)
 
     async def waiting(self, me: Address) -> Waiting:
         return await self._db.run(deliveries.waiting, me)

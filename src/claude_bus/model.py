@@ -288,7 +288,9 @@ class Happening:
     """Characters there are for message blocks."""
     session_id: str = ""
     prompt_id: str = ""
-    """The turn it belongs to, where the event begins one."""
+    """The turn it belongs to."""
+    begins: bool = False
+    """The turn begins with it: what was handed over before, and never proven, is lost."""
     bell: bool | None = None
     """Whether the session may be woken; None where the event does not tell."""
     proven: tuple[int, ...] = ()

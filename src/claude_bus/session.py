@@ -359,7 +359,9 @@ class Session:
         self._continuations = 0
         self.turn.begin(session_id, prompt_id)
         doing = text.one_line(prompt, rules.MAX_DOING) if self.config.share_prompts else None
-        found = await self._react("prompt hook", session_id, permission_mode, prompt_id, roster=True, doing=doing)
+        found = await self._react(
+            "prompt hook", session_id, permission_mode, prompt_id, begins=True, roster=True, doing=doing
+        )
         self._hops = 0 if typed else self._hops
         return found
 
@@ -372,30 +374,32 @@ class Session:
         """
         if self._left:
             return _NOTHING
-        await self._catch_up(session_id, prompt_id)
+        begins = await self._catch_up(session_id, prompt_id)
         self.turn.batch()
         self._hops = 0 if worked else self._hops
-        return await self._react("tool hook", session_id, permission_mode, prompt_id)
+        return await self._react("tool hook", session_id, permission_mode, prompt_id, begins=begins)
 
-    async def _catch_up(self, session_id: str, prompt_id: str) -> None:
+    async def _catch_up(self, session_id: str, prompt_id: str) -> bool:
         """Begin a turn whose prompt this server was not told of: it proves nothing of those before."""
         if not self._taken_up:
             await self.attach()
-        if prompt_id and self.turn.begins(session_id, prompt_id):
+        missed = bool(prompt_id) and self.turn.begins(session_id, prompt_id)
+        if missed:
             self._continuations = 0
             self.turn.begin(session_id, prompt_id)
+        return missed
 
     async def stop(self, session_id: str, permission_mode: str, prompt_id: str = "") -> Injection:
         """The model is about to end its turn: unread mail continues it, a few times at most."""
         if self._left:
             return _NOTHING
-        await self._catch_up(session_id, prompt_id)
+        begins = await self._catch_up(session_id, prompt_id)
         self.turn.stop()
         if self._continuations >= rules.MAX_CONTINUATIONS:
             await self._confirm(await self.attach())
             await self.became("idle", session_id)
             return _NOTHING
-        found = await self._react("stop hook", session_id, permission_mode, prompt_id, ends=True)
+        found = await self._react("stop hook", session_id, permission_mode, prompt_id, begins=begins, ends=True)
         self._continuations += bool(found)
         return found
 
@@ -440,6 +444,7 @@ class Session:
         permission_mode: str,
         prompt_id: str = "",
         *,
+        begins: bool = False,
         roster: bool = False,
         doing: str | None = None,
         ends: bool = False,
@@ -451,6 +456,7 @@ class Session:
             text.MAIL_SPACE,
             session_id,
             prompt_id,
+            begins,
             self._may_wake(permission_mode),
             proven=tuple(self.turn.proven),
             lost=tuple(self.turn.lost),

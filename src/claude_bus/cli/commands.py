@@ -62,7 +62,8 @@ def _content(options: argparse.Namespace) -> str:
 async def inbox(options: argparse.Namespace, config: Config) -> int:
     """Print unread messages. What was printed is read, except in a session's shell:
 
-    there the model's next answer proves it, and the session's server sees to that.
+    there the model's next answer proves it, and once it is printed the session's server
+    sees to that. Killed before, this process leaves it unread.
     """
     async with open_bus(config) as bus:
         who = await speaker(bus, config, os.environ, options.as_name)
@@ -72,9 +73,16 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
         found = replace(found, messages=await files.examined(found.messages))
         show(options, rows.mail(found), _mail_text(found, who.me.name))
         sys.stdout.flush()
-        if not options.peek and not who.session:
-            await bus.confirm(who.me, [message.id for message in found.messages])
+        if not options.peek:
+            await _printed(who, [message.id for message in found.messages])
     return 0
+
+
+async def _printed(who: Speaker, messages: list[int]) -> None:
+    if not who.session:
+        await who.bus.confirm(who.me, messages)
+    elif server := await who.bus.server_of(who.session.client):
+        await who.bus.pass_on(who.me, messages, server)
 
 
 async def _hand_over(who: Speaker, options: argparse.Namespace) -> HandOver:

@@ -120,8 +120,15 @@ def withdraw(tx: Transaction, me: Address, messages: Sequence[int], by: Process)
     return _settle(tx, me, messages, by, "state = 'queued'")
 
 
-def _settle(tx: Transaction, me: Address, messages: Sequence[int], by: Process, change: str, *values: float) -> int:
-    """End the hand-overs that `by` made of these messages and that are still open; returns how many."""
+def pass_on(tx: Transaction, me: Address, messages: Sequence[int], by: Process, to: Process) -> int:
+    """What `by` handed over reached the conversation that `to` serves: its proof is `to`'s to bring."""
+    return _settle(tx, me, messages, by, "handed_by = ?", str(to))
+
+
+def _settle(
+    tx: Transaction, me: Address, messages: Sequence[int], by: Process, change: str, *values: float | str
+) -> int:
+    """Change the hand-overs that `by` made of these messages and that are still open; returns how many."""
     return sum(
         tx.run(
             f"UPDATE deliveries SET {change} WHERE message = ? AND channel = ? AND recipient = ? "
