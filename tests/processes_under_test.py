@@ -33,7 +33,7 @@ PATIENCE = 60.0
 def environment(db: Path, **more: str) -> dict[str, str]:
     """The environment of a program on the bus, without whatever the tests themselves run in."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BUS_", "CLAUDE"))}
-    return {**inherited, "PYTHONPATH": f"{SOURCE}{os.pathsep}{TESTS}", "BUS_DB": str(db), **more}
+    return {**inherited, "PYTHONPATH": f"{SOURCE}{os.pathsep}{TESTS}", "BUS_DB": str(db), "BUS_RATE": "0", **more}
 
 
 # -- actors ----------------------------------------------------------------------------------
@@ -123,12 +123,14 @@ class Answer:
 class Wire:
     """A stdio server, spoken to as a client does: one JSON object per line.
 
-    `as_client` makes the server take this very process for its Claude Code client.
+    It is the server itself, without the supervisor that clients start.
     """
+
+    command: tuple[str, ...] = ("stdio",)
 
     def __init__(self, db: Path, **env: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "claude_bus"],
+            [sys.executable, "-m", "claude_bus", *self.command],
             env=environment(db, **env),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -289,7 +289,7 @@ async def test_a_notice_is_heard_and_a_deaf_address_is_no_error() -> None:
 
 def test_servers_of_one_session_have_one_key(tmp_path: Path) -> None:
     """The session's socket names it, whichever of its servers asks."""
-    mine = claude_code.parent().pid
+    mine = claude_code.lineage({})[1].pid
     env = {"CLAUDE_CODE_MESSAGING_SOCKET": f"/tmp/{mine}.sock", "CLAUDE_CODE_MESSAGING_TOKEN": "t"}
 
     client, bell = claude_code.client(env, tmp_path)

@@ -15,6 +15,7 @@ from claude_bus.mcp import hooks
 from claude_bus.model import Address, Folder, Guard, Place, Verdict
 from claude_bus.session import Session
 from claude_bus.sql import claims, guard
+from claude_bus.subagents import Participants
 from sessions_under_test import Party
 from store_under_test import Store
 
@@ -233,7 +234,7 @@ def test_worktrees_and_clones_share_what_is_claimed(shop: Path, tmp_path: Path) 
 async def hook(session: Session, path: object, **fields: str) -> dict[str, Any]:
     """What the hook of an edit answers to the client."""
     event = hooks.Event(event="PreToolUse", **{"path": str(path)} | fields)
-    answer: dict[str, Any] = json.loads(await hooks.handle(session, event))
+    answer: dict[str, Any] = json.loads(await hooks.handle(Participants(session), event))
     return dict(answer.get("hookSpecificOutput", {}))
 
 

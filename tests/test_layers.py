@@ -22,11 +22,11 @@ PURE = ("errors", "model", "rules", "patterns", "text", "config", "turn", "rows"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     PURE,
-    ("sql", "processes", "worktree"),
+    ("sql", "processes", "worktree", "supervisor"),
     ("drivers",),
     ("bus",),
     ("claude_code", "session"),
-    ("doorbell",),
+    ("doorbell", "subagents"),
     ("mcp", "cli", "selftest"),
     ("__main__",),
 )

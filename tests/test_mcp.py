@@ -19,6 +19,7 @@ from claude_bus.mcp import hooks
 from claude_bus.mcp.server import create_server
 from claude_bus.session import Session
 from claude_bus.sql import agents
+from claude_bus.subagents import Participants
 from processes_under_test import PATIENCE, Answer, Peer, Wire, answer, environment, wire
 from sessions_under_test import Party
 from store_under_test import Store
@@ -68,7 +69,7 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
     @contextlib.asynccontextmanager
     async def connect(session: Session) -> AsyncIterator[Model]:
-        async with Client(create_server(lambda _context: session), mode=request.param) as client:
+        async with Client(create_server(lambda _context: Participants(session)), mode=request.param) as client:
             assert client.protocol_version == ERAS[request.param]
             yield Model(client)
 
@@ -78,7 +79,7 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 @pytest.fixture
 async def client(party: Party) -> AsyncIterator[Client]:
     """A connected client, for what does not depend on the era."""
-    async with Client(create_server(lambda _context: party.session())) as client:
+    async with Client(create_server(lambda _context: Participants(party.session()))) as client:
         yield client
 
 
@@ -206,7 +207,7 @@ async def test_messages(party: Party, connect: Connect) -> None:
     assert [reader["recipient"] for reader in status["readers"]] == ["bob"]
     assert status["readers"][0]["read_ts"] > 0
     assert {row["recipient"]: row["state"] for row in status["deliveries"]} == {"bob": "acked", "carol": "queued"}
-    assert status["replies"] == [4]
+    assert [(reply["id"], reply["from"]) for reply in status["replies"]] == [(4, "bob")]
     assert [(m["content"], m["reply_to"]) for m in answer["messages"]] == [("yes", 3)]
     assert [m["id"] for m in history["messages"]] == [3, 4]
 
@@ -442,7 +443,7 @@ async def test_content_over_the_limit_names_the_way_out(party: Party, connect: C
 )
 async def test_durations_are_read_as_people_write_them(party: Party, written: object, seconds: str) -> None:
     """Seconds, or a number with a unit."""
-    async with Client(create_server(lambda _context: session)) as client:
+    async with Client(create_server(lambda _context: Participants(session))) as client:
         session = party.session()
         model = Model(client)
         await model.said("register", name="alice")
@@ -506,7 +507,7 @@ async def test_the_events_of_subagents_are_not_ours(party: Party, connect: Conne
     async with connect(bob) as client:
         for event in hooks.EVENTS:
             found = await client.call("hook", event=event, session_id="s", prompt_id="p", agent_id="a1")
-            assert (found.text, found.failed) == (QUIET, False)
+            assert (found.text, found.failed) == ("" if event == "PostCompact" else QUIET, False)
         found = await client.call("hook", event="UserPromptSubmit", session_id="s", prompt_id="p")
 
     assert "for the parent" in found.text

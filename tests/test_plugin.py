@@ -57,8 +57,16 @@ def declared() -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_every_event_the_server_reacts_to_is_hooked() -> None:
-    """Each exactly once, and no other."""
-    assert sorted(event for event, _ in declared()) == sorted(hooks.EVENTS)
+    """Each exactly once, and no other; that before a tool call once for edits, and once for the bus's own tools."""
+    groups = read("hooks/hooks.json")["hooks"]
+    matchers = {event: [group.get("matcher") for group in groups[event]] for event in groups}
+    edits, calls = matchers.pop("PreToolUse")
+
+    assert sorted([*matchers, "PreToolUse"]) == sorted(hooks.EVENTS)
+    assert all(found == [None] for found in matchers.values())
+    assert re.fullmatch(edits, "NotebookEdit")
+    for name in ("mcp__plugin_bus_bus__send", "mcp__plugin_claude-bus_bus__send", "mcp__bus__send"):
+        assert re.fullmatch(calls, name)
 
 
 @pytest.mark.parametrize(("event", "hook"), declared())
@@ -68,7 +76,7 @@ def test_a_hook_calls_the_plugins_own_server(event: str, hook: dict[str, Any]) -
     assert hook["input"]["event"] == event
     fields = {name: value for name, value in hook["input"].items() if name != "event"}
     assert set(fields) <= set(hooks.Event.model_fields)
-    assert all(re.fullmatch(r"\$\{[\w.]+\}", value) for value in fields.values())
+    assert all(re.fullmatch(r"\$\{[\w.]+\}( \$\{[\w.]+\})*", value) for value in fields.values())
 
 
 # -- the command ----------------------------------------------------------------------

@@ -48,6 +48,20 @@ async def test_a_message_is_read_only_after_the_model_answered(party: Party) -> 
     assert (before, await state_of(alice, sent)) == ("handed", "read")
 
 
+async def test_a_turn_that_failed_proves_nothing(party: Party) -> None:
+    """The model could not be reached: mail waits again, so that it can ring, and comes with the next prompt, marked."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    sent = await say(alice, "bob", "are you there?")
+    await bob.prompt("s", "p1", "default")
+
+    await bob.failed("s")
+    before = await state_of(alice, sent)
+    again = await bob.prompt("s", "p2", "default")
+
+    assert before == "queued"
+    assert "possibly_seen" in again.context
+
+
 async def test_what_comes_during_a_turn_is_brought_between_tools_and_at_its_end(party: Party) -> None:
     """A batch brings mid-turn mail; mail at the end continues the turn."""
     alice, bob = await party.join("alice"), await party.join("bob")

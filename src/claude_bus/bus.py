@@ -57,6 +57,7 @@ class Bus(Protocol):
         self, client: str, who: Address, role: str, owns: tuple[str, ...] | None
     ) -> tuple[Binding, Roster, int]: ...
     async def enlist(self, who: Address, program: str) -> None: ...
+    async def resume(self, client: Client) -> Binding | None: ...
     async def binding(self, client: str) -> Binding | None: ...
     async def detach(self, client: str) -> None: ...
     async def leave(self, client: str) -> None: ...
@@ -122,16 +123,21 @@ class Bus(Protocol):
 
 
 class LocalBus:
-    """The bus in a database of this machine. `process` is the one that hands mail over."""
+    """The bus in a database of this machine.
 
-    def __init__(self, database: Database, process: Process) -> None:
+    `process` is the one that hands mail over; `rate` how many messages a session may
+    send per minute (0: any number).
+    """
+
+    def __init__(self, database: Database, process: Process, rate: int = 0) -> None:
         self._db = database
         self._process = process
+        self._rate = rate
 
     def on_behalf_of(self, process: Process) -> LocalBus:
         """The same bus, handing mail over in the name of another process: the session's
         server, when a program in the session's shell reads its mail."""
-        return LocalBus(self._db, process)
+        return LocalBus(self._db, process, self._rate)
 
     # -- sessions
 
@@ -145,6 +151,9 @@ class LocalBus:
 
     async def enlist(self, who: Address, program: str) -> None:
         await self._db.run(agents.enlist, who, program)
+
+    async def resume(self, client: Client) -> Binding | None:
+        return await self._db.run(bindings.resume, client)
 
     async def binding(self, client: str) -> Binding | None:
         return await self._db.run(bindings.bound, client)
@@ -178,7 +187,7 @@ class LocalBus:
         await self._db.run(bindings.heartbeat, client)
 
     async def listen(self, address: str, client: str) -> None:
-        await self._db.run(listeners.listen, address, client, self._process)
+        await self._db.run(sessions.listen, client, address, self._process)
 
     async def unlisten(self, address: str) -> None:
         await self._db.run(listeners.unlisten, address)
@@ -202,7 +211,7 @@ class LocalBus:
     # -- messages
 
     async def send(self, me: Address, draft: Draft) -> Sent:
-        sent, listeners = await self._db.run(messages.send, me, draft)
+        sent, listeners = await self._db.run(messages.send, me, draft, self._rate)
         notices.announce(listeners)
         return sent
 
@@ -330,4 +339,4 @@ def open_bus(config: Config, *, clock: Callable[[], float] = time.time) -> Local
         return processes.is_alive(process, heartbeat, clock())
 
     database = Database(config.db, config.busy_timeout, alive=alive, clock=clock)
-    return LocalBus(database, processes.this_process())
+    return LocalBus(database, processes.this_process(), config.rate)

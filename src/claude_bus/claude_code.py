@@ -7,6 +7,7 @@ knows these names.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import anyio
 
-from . import processes
+from . import processes, supervisor
 from .model import Client, Process
 from .worktree import folder
 
@@ -23,6 +24,15 @@ _LAUNCHERS = frozenset({"uv", "uvx", "pipx", "sh", "bash", "dash", "zsh", "env",
 """Programs that may stand between the client and its server."""
 
 BYPASS = "bypassPermissions"
+
+_PUSHED = ("<cross-session-message", "<task-notification")
+"""What prompts begin with that nobody typed: other sessions' (the doorbell's, too), and the client's own."""
+_STOPPED = re.compile(r"<task-notification>.*?<task-id>(\w+)</task-id>.*?<status>(?:killed|failed)</status>", re.DOTALL)
+_TALK = re.compile(r"mcp__(plugin_[^_]+_)?bus__\w+|SendMessage|ListAgents|ToolSearch")
+"""Tools whose use is not work, but talk, or getting ready to."""
+
+TOOL_USE_ID = "claudecode/toolUseId"
+"""In the `_meta` of a call: which one it is, as the hook before it said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +43,20 @@ class Inbox:
     token: str
 
 
-def parent() -> Process:
-    """The process that runs this server: its parent, looking past launchers."""
-    line = processes.ancestors()
+def lineage(env: Mapping[str, str]) -> tuple[Process, Process]:
+    """The process that lasts as long as this server is wanted, and the one that wants it.
+
+    That is its supervisor, without one itself; and the parent of that, looking past launchers.
+    """
+    lasting, line = processes.this_process(), processes.ancestors()
+    for place, (process, _) in enumerate(line):
+        if str(process.pid) == env.get(supervisor.VARIABLE):
+            lasting, line = process, line[place + 1 :]
+            break
     for process, name in line:
         if name.lower().removesuffix(".exe") not in _LAUNCHERS:
-            return process
-    return line[0][0] if line else processes.this_process()
+            return lasting, process
+    return lasting, line[0][0] if line else lasting
 
 
 def inbox(env: Mapping[str, str], client: Process) -> Inbox | None:
@@ -61,7 +78,7 @@ def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
     Two servers of one Claude Code session get the same key, and live as long as the
     client. A server that something else runs is a session of its own, while it runs.
     """
-    process = parent()
+    lasting, process = lineage(env)
     bell = inbox(env, process)
     where = folder(Path(env.get("CLAUDE_PROJECT_DIR") or cwd))
     session_id = env.get("CLAUDE_CODE_SESSION_ID", "")
@@ -70,8 +87,7 @@ def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
     inherited = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
     if session_id and not inherited:
         return Client(f"client:{process}", process, where, session_id), None
-    server = processes.this_process()
-    return Client(f"server:{server}", server, where, program="mcp"), None
+    return Client(f"server:{lasting}", lasting, where, program="mcp"), None
 
 
 def keys_of_shell(env: Mapping[str, str]) -> list[str]:
@@ -82,6 +98,25 @@ def keys_of_shell(env: Mapping[str, str]) -> list[str]:
     if env.get("CLAUDECODE"):
         return [f"client:{process}" for process, _ in processes.ancestors()]
     return []
+
+
+def is_typed(prompt: str) -> bool:
+    """Whether a prompt is a user's word."""
+    return not prompt.startswith(_PUSHED)
+
+
+def stopped_subagent(prompt: str) -> str:
+    """The id of the subagent that this prompt of the client says was stopped or failed, or "".
+
+    For one that is stopped by hand no hook is called (seen on 2.1.328).
+    """
+    found = _STOPPED.match(prompt)
+    return found[1] if found else ""
+
+
+def is_work(tool: str) -> bool:
+    """Whether a session that uses this tool does more than talk."""
+    return not _TALK.fullmatch(tool)
 
 
 def says_idle(env: Mapping[str, str], client: Process) -> bool:

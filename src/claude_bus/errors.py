@@ -36,12 +36,14 @@ class TooLarge(BusError):
 
 
 class NotRegistered(BusError):
-    """The verb needs a name and this session has none yet."""
+    """The verb needs a name and the caller has none yet."""
 
     code = "not_registered"
 
-    def __init__(self) -> None:
-        super().__init__("register first: call register(name) with a short name such as 'backend'")
+    def __init__(
+        self, message: str = "register first: call register(name) with a short name such as 'backend'"
+    ) -> None:
+        super().__init__(message)
 
 
 class NameTaken(BusError):
@@ -56,6 +58,12 @@ class NameTaken(BusError):
             holder=holder,
             suggestion=suggestion,
         )
+
+
+class RateLimited(BusError):
+    """A session sends too much; `retry_after` is in seconds, where waiting helps."""
+
+    code = "rate_limited"
 
 
 class NotFound(BusError):
@@ -149,6 +157,7 @@ EXIT_STATUS: dict[str, int] = {
     "version_conflict": 4,
     "claim_held": 4,
     "claim_of_other": 4,
+    "rate_limited": 4,
     "store_busy": 5,
     "store_full": 5,
     "store_read_only": 5,
@@ -166,6 +175,7 @@ HTTP_STATUS: dict[str, int] = {
     "version_conflict": 409,
     "claim_held": 409,
     "claim_of_other": 403,
+    "rate_limited": 429,
     "store_busy": 503,
     "store_full": 507,
     "store_read_only": 500,

@@ -62,6 +62,8 @@ class Client:
     session_id: str = ""
     """The client's conversation id; `/clear` changes it."""
     program: str = "claude-code"
+    session: str = ""
+    """For a subagent: the key of the session it belongs to, and ends with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class Binding:
     role: str = ""
     bell: bool = False
     """Whether the session can be woken."""
+    prompt_id: str = ""
+    """The turn that a hook event reported last; empty where none ever came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,8 @@ class Draft:
     urgent: bool = False
     ttl: float | None = None
     key: str = ""
+    hops: int = 0
+    """Messages that led to this one, one by the other, without work or a user's word between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,7 @@ class Message:
     reply_to: int | None
     tags: tuple[str, ...] = ()
     urgent: bool = False
+    hops: int = 0
     possibly_seen: bool = False
     """It was handed over before, to a session that gave no sign of life afterwards."""
 
@@ -144,7 +151,8 @@ class Expectation:
     """What the sender may expect for one recipient, as known when it was sent."""
 
     recipient: str
-    outlook: Literal["working", "waking", "idle", "offline", "unknown"]
+    outlook: Literal["working", "waking", "idle", "quiet", "offline", "unknown"]
+    """`quiet`: not woken, because too many messages led to one another; see `rules.MAX_HOPS`."""
     since: float = 0.0
     """For `offline`: when it was last seen."""
     hint: str = ""
@@ -198,7 +206,8 @@ class MessageStatus:
     recipient: str
     kind: Kind
     receipts: tuple[Receipt, ...]
-    replies: tuple[int, ...]
+    replies: tuple[Message, ...]
+    """The newest answers that whoever asks may see, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +269,8 @@ class Happening:
     space: int
     """Characters there are for message blocks."""
     session_id: str = ""
+    prompt_id: str = ""
+    """The turn it belongs to, where the event begins one."""
     bell: bool | None = None
     """Whether the session may be woken; None where the event does not tell."""
     proven: tuple[int, ...] = ()

@@ -80,7 +80,7 @@ def expectation(expected: Expectation) -> Row:
     }
 
 
-def status(found: MessageStatus) -> Row:
+def status(found: MessageStatus, *, for_model: bool = False) -> Row:
     """`readers` as in the original; `deliveries` has every recipient; `open`: a request without reply."""
     return {
         "message_id": found.id,
@@ -88,7 +88,7 @@ def status(found: MessageStatus) -> Row:
         "recipient": found.recipient,
         "readers": [{"recipient": r.recipient, "read_ts": r.read_at} for r in found.receipts if r.read_at],
         "deliveries": [receipt(r) for r in found.receipts],
-        "replies": list(found.replies),
+        "replies": [message(reply, for_model=for_model) for reply in found.replies],
         **_filled(open=found.kind == "request" and not found.replies),
     }
 

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from .errors import InvalidInput, TooLarge
+from .errors import InvalidInput, RateLimited, TooLarge
 from .model import KINDS, Address, Draft
 from .patterns import normalize
 
@@ -27,6 +27,8 @@ MAX_DOING = 80
 MAX_RECIPIENTS = 200
 MAX_CLAIM_TTL = 30 * 86_400.0
 MAX_TTL = 365 * 86_400.0
+MAX_REPLIES = 20
+"""Answers that the status of a message shows."""
 MAX_WAIT = 3_600.0
 RETENTION = 30 * 86_400.0
 """Seconds that read messages and journal rows are kept."""
@@ -35,6 +37,12 @@ RING_AFTER = (0.0, 30.0, 120.0)
 """Seconds since the last ring after which a batch may ring for the 1st, 2nd, 3rd time."""
 MAX_CONTINUATIONS = 3
 """Turns in a row that the Stop hook may continue because of mail."""
+MAX_HOPS = 10
+"""Messages that may lead to one another without work or a user's word between, and still wake their recipients."""
+MAX_TALK = 30
+"""As many of them at most: the next is refused."""
+RATE_WINDOW = 60.0
+"""Seconds over which a session's messages are counted."""
 EDIT_CLAIM = 300.0
 """Seconds for which an edit claims its file."""
 REFUSAL_LASTS = 600.0
@@ -190,12 +198,34 @@ def next_ts(now: float, last: float) -> float:
     return max(now, last + _TICK, math.nextafter(last, math.inf))
 
 
-def rings(kind: str, broadcast: bool, urgent: bool) -> bool:
+def rings(kind: str, broadcast: bool, urgent: bool, hops: int) -> bool:
     """Whether a message is a reason to wake an idle session.
 
-    Direct mail is; a broadcast only if urgent; an `fyi` never.
+    Direct mail is; a broadcast only if urgent; an `fyi` never; and nothing that is one
+    more word in a talk that nobody works in.
     """
-    return kind != "fyi" and (urgent or not broadcast)
+    return kind != "fyi" and (urgent or not broadcast) and hops < MAX_HOPS
+
+
+def check_hops(hops: int) -> None:
+    """Raise `RateLimited` when sessions have only talked for too long."""
+    if hops >= MAX_TALK:
+        raise RateLimited(
+            f"{hops} messages in a row led to one another, without work or a word of a user between: this one is "
+            "refused. End your turn, or do some work first; your user can tell you to go on",
+            hops=hops,
+        )
+
+
+def check_rate(count: int, limit: int, oldest: float, now: float, to: str) -> None:
+    """Raise `RateLimited` if `count` messages, the oldest sent at `oldest`, are all that `limit` allows."""
+    if count >= limit:
+        wait = max(1, math.ceil(oldest + RATE_WINDOW - now))
+        raise RateLimited(
+            f"{count} messages{to} in the last minute, the limit is {limit}: nothing was sent. Say it in one message, "
+            f"or wait {wait} s (BUS_RATE sets the limit)",
+            retry_after=wait,
+        )
 
 
 def ring_due(rings: int, since_last: float) -> bool:

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Unpack
 
 import anyio
@@ -55,12 +56,14 @@ class Session:
         self.bus = bus
         self.client = client
         self.turn = Turn()
-        self.arrived = anyio.Event()
-        self._config = config
+        self._arrived = anyio.Event()
+        self.config = config
         self._may_wake = may_wake
         self._address = ""
         self._left = False
+        self._taken_up = False
         self._continuations = 0
+        self._hops = 0
         self._announced = 0
         self._warning = ""
         self._problem = ""
@@ -74,23 +77,30 @@ class Session:
         """Take part, or find out that it already does. Called by whatever comes first."""
         binding = await self.bus.binding(self.client.key)
         if binding and binding.process == self.client.process:
+            self._take_up(binding)
             return binding
         binding = await self._attach_anew()
         if self._may_wake(""):
             await self.bus.observe(self.client.key, bell=True)
-        if self._address:
-            await self.bus.listen(self._address, self.client.key)
+        await self.bus.listen(self._address, self.client.key)
+        self._take_up(binding)
         return binding
 
+    def _take_up(self, binding: Binding) -> None:
+        """Go on where an earlier server of this session was killed."""
+        if not self._taken_up:
+            self._taken_up = True
+            self.turn.take_up(binding.session_id, binding.prompt_id)
+
     async def _attach_anew(self) -> Binding:
-        wanted = Address(self._config.name, self._config.channel) if self._config.name else None
+        wanted = Address(self.config.name, self.config.channel) if self.config.name else None
         try:
-            binding = await self.bus.attach(self.client, wanted, self._config.channel)
+            binding = await self.bus.attach(self.client, wanted, self.config.channel)
         except NameTaken as taken:
             self._warning = text.one_line(f"BUS_NAME: {taken.message}; register(name) to take part.", 400)
-            return await self.bus.attach(self.client, None, self._config.channel)
+            return await self.bus.attach(self.client, None, self.config.channel)
         if wanted:
-            binding, _, _ = await self.bus.register(self.client.key, wanted, self._config.role, None)
+            binding, _, _ = await self.bus.register(self.client.key, wanted, self.config.role, None)
             await self.bus.forget(self.client.key)  # nobody told the model
         return binding
 
@@ -98,8 +108,7 @@ class Session:
         """Attach, and have mail announced at `address` from now on; "" for nowhere."""
         self._address = address
         await self.attach()
-        if address:
-            await self.bus.listen(address, self.client.key)
+        await self.bus.listen(address, self.client.key)
 
     async def close(self) -> None:
         """The client ended."""
@@ -116,13 +125,13 @@ class Session:
         """The name for verbs that need none: "" where the session has not registered."""
         binding = await self._called()
         if not binding:
-            return Address("", self._config.channel)
+            return Address("", self.config.channel)
         return binding.address if binding.registered else Address("", binding.address.channel)
 
     async def _reader(self) -> Address:
         """The name for looking back, registered or only listed."""
         binding = await self._called()
-        return binding.address if binding else Address("", self._config.channel)
+        return binding.address if binding else Address("", self.config.channel)
 
     async def _called(self) -> Binding | None:
         """A tool was called, which is a sign of life. None for a session that left."""
@@ -177,7 +186,7 @@ class Session:
         binding = await self._called()
         if not binding or not (binding.registered or draft.reply_to):
             raise NotRegistered
-        return await self.bus.send(binding.address, draft)
+        return await self.bus.send(binding.address, replace(draft, hops=self._hops if self.turn.hooked else 0))
 
     async def inbox(self, *, peek: bool = False, limit: int = 50) -> HandOver:
         """Unread mail; registered or not, but a session without either is told to register."""
@@ -197,8 +206,13 @@ class Session:
         if peek:
             return found
         await self._unless_cancelled(binding.address, found)
+        self._got(found)
         self.turn.handed_by_tool([message.id for message in found.messages])
         return found
+
+    def _got(self, found: HandOver) -> None:
+        """What the session says from now on may be owed to this mail: see `rules.MAX_HOPS`."""
+        self._hops = max([self._hops, *(message.hops + 1 for message in found.messages)])
 
     async def _unless_cancelled(self, me: Address, found: HandOver) -> None:
         """An answer that will not be sent hands nothing over."""
@@ -220,7 +234,7 @@ class Session:
         try:
             with anyio.move_on_after(timeout):
                 while (entry := await self._entry(channel, key)).version == known:
-                    arrived = self.arrived
+                    arrived = self.arrival()
                     with anyio.move_on_after(_LOOK_EVERY):  # nobody tells when an entry runs out
                         await arrived.wait()
                 return [entry]
@@ -244,7 +258,7 @@ class Session:
         await self._me()
         with anyio.move_on_after(timeout):
             while True:
-                arrived = self.arrived
+                arrived = self.arrival()
                 found = await self.inbox()
                 if found.messages:
                     return found
@@ -264,8 +278,12 @@ class Session:
 
     def mail_arrived(self) -> None:
         """Somebody said that mail was stored: whoever waits looks again."""
-        self.arrived.set()
-        self.arrived = anyio.Event()
+        self._arrived.set()
+        self._arrived = anyio.Event()
+
+    def arrival(self) -> anyio.Event:
+        """What is set when mail, or a change that somebody waits for, comes next."""
+        return self._arrived
 
     async def message_status(self, message_id: int) -> MessageStatus:
         return await self.bus.message_status(await self._reader(), message_id)
@@ -318,46 +336,81 @@ class Session:
 
     # -- hook events of the main conversation; those of subagents must not come here
 
-    async def prompt(self, session_id: str, prompt_id: str, permission_mode: str, prompt: str = "") -> Injection:
-        """A prompt was submitted: what is new goes with it. Its words go nowhere unless the user shares them."""
+    async def prompt(
+        self, session_id: str, prompt_id: str, permission_mode: str, prompt: str = "", *, typed: bool = True
+    ) -> Injection:
+        """A prompt was submitted, `typed` by its user or pushed: what is new goes with it.
+
+        Its words go nowhere unless the user shares them.
+        """
         if self._left:
             return _NOTHING
+        if not self._taken_up:
+            await self.attach()
         if not self.turn.begins(session_id, prompt_id):
             await self.became("working", session_id)
+            self._hops = 0 if typed else self._hops
             return _NOTHING
         self._continuations = 0
         self.turn.begin(session_id, prompt_id)
-        doing = text.one_line(prompt, rules.MAX_DOING) if self._config.share_prompts else None
-        return await self._react("prompt hook", session_id, permission_mode, roster=True, doing=doing)
+        doing = text.one_line(prompt, rules.MAX_DOING) if self.config.share_prompts else None
+        found = await self._react("prompt hook", session_id, permission_mode, prompt_id, roster=True, doing=doing)
+        self._hops = 0 if typed else self._hops
+        return found
 
-    async def batch(self, session_id: str, permission_mode: str) -> Injection:
-        """A batch of tools is over: what came meanwhile goes into the next request."""
+    async def batch(
+        self, session_id: str, permission_mode: str, prompt_id: str = "", *, worked: bool = True
+    ) -> Injection:
+        """A batch of tools is over: what came meanwhile goes into the next request.
+
+        `worked`: not all of its tools were for talk.
+        """
         if self._left:
             return _NOTHING
+        await self._catch_up(session_id, prompt_id)
         self.turn.batch()
-        return await self._react("tool hook", session_id, permission_mode)
+        self._hops = 0 if worked else self._hops
+        return await self._react("tool hook", session_id, permission_mode, prompt_id)
 
-    async def stop(self, session_id: str, permission_mode: str) -> Injection:
+    async def _catch_up(self, session_id: str, prompt_id: str) -> None:
+        """Begin a turn whose prompt this server was not told of: it proves nothing of those before."""
+        if not self._taken_up:
+            await self.attach()
+        if prompt_id and self.turn.begins(session_id, prompt_id):
+            self._continuations = 0
+            self.turn.begin(session_id, prompt_id)
+
+    async def stop(self, session_id: str, permission_mode: str, prompt_id: str = "") -> Injection:
         """The model is about to end its turn: unread mail continues it, a few times at most."""
         if self._left:
             return _NOTHING
+        await self._catch_up(session_id, prompt_id)
         self.turn.stop()
         if self._continuations >= rules.MAX_CONTINUATIONS:
             await self._confirm(await self.attach())
             await self.became("idle", session_id)
             return _NOTHING
-        found = await self._react("stop hook", session_id, permission_mode, ends=True)
+        found = await self._react("stop hook", session_id, permission_mode, prompt_id, ends=True)
         self._continuations += bool(found)
         return found
 
+    async def failed(self, session_id: str) -> None:
+        """The model could not be reached: what its request carried waits again, and may ring again."""
+        if not self._left:
+            self.turn.fail()
+            binding = await self.attach()
+            await self.bus.withdraw(binding.address, self.turn.lost)
+            await self._confirm(binding)
+            await self.became("idle", session_id)
+
     async def edit(self, path: str) -> Verdict:
         """A file is about to be edited, by the session or a subagent: what stands against it."""
-        if self._left or self._config.guard == "off" or not path:
+        if self._left or self.config.guard == "off" or not path:
             return Verdict("pass")
         self._heard = time.monotonic()
         await self.attach()
         target, tree = worktree.edited(self.client.folder, path)
-        return await self.bus.edit(self.client, target, tree, self._config.guard)
+        return await self.bus.edit(self.client, target, tree, self.config.guard)
 
     async def became(self, status: Status, session_id: str = "") -> None:
         """The client reported another presence."""
@@ -380,6 +433,7 @@ class Session:
         via: str,
         session_id: str,
         permission_mode: str,
+        prompt_id: str = "",
         *,
         roster: bool = False,
         doing: str | None = None,
@@ -391,6 +445,7 @@ class Session:
             via,
             text.MAIL_SPACE,
             session_id,
+            prompt_id,
             self._may_wake(permission_mode),
             proven=tuple(self.turn.proven),
             lost=tuple(self.turn.lost),
@@ -408,6 +463,7 @@ class Session:
         self.turn.settle()
         mail = reaction.mail
         await self._unless_cancelled(reaction.address, mail)
+        self._got(mail)
         self.turn.handed_by_hook([*mail.unproven, *(message.id for message in mail.messages)])
         self._announced = mail.next_id if mail.messages or reaction.announce else self._announced
         return Injection("\n".join(self._lines(reaction)), text.notice(mail.messages) if mail.messages else "")

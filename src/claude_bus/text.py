@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from .model import Claim, Expectation, Message, Overlap, Roster, Sent, Status
 from .patterns import plain
-from .rules import DEFAULT_CHANNEL, MAX_NAME
+from .rules import DEFAULT_CHANNEL, MAX_HOPS, MAX_NAME
 
 INJECTION_LIMIT = 9_000
 """Characters (UTF-16 units) per hook answer. The client diverts what exceeds 10,000 to a file."""
@@ -271,6 +271,8 @@ _OUTLOOK = {
     "working": "working, gets it within this turn",
     "waking": "idle, being woken",
     "idle": "idle, gets it at its next turn",
+    "quiet": f"not woken: {MAX_HOPS} messages led to one another without work or a user's word between; "
+    "gets it with its next prompt or tool call",
 }
 
 

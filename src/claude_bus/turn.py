@@ -26,6 +26,11 @@ class Turn:
         self._carried: list[int] = []
         self._in_batch: list[int] = []
 
+    def take_up(self, session_id: str, prompt_id: str) -> None:
+        """Go on from where the server before this one was, as far as the store knows it."""
+        self.session_id, self._prompt_id = session_id, prompt_id or None
+        self.hooked = self.hooked or bool(prompt_id)
+
     def begins(self, session_id: str, prompt_id: str) -> bool:
         """Whether a prompt starts a new turn, as opposed to joining the one under way.
 
@@ -38,9 +43,8 @@ class Turn:
 
     def begin(self, session_id: str, prompt_id: str) -> None:
         """Start a turn: what was not proven by now is lost."""
+        self.fail()
         self.session_id, self._prompt_id = session_id, prompt_id
-        self.lost += self._carried + self._in_batch
-        self._carried, self._in_batch = [], []
 
     def batch(self) -> None:
         """A tool batch is over: it proves what its request carried."""
@@ -52,6 +56,12 @@ class Turn:
         """The model ended its turn: that proves everything."""
         self.hooked = True
         self.proven += self._carried + self._in_batch
+        self._carried, self._in_batch = [], []
+
+    def fail(self) -> None:
+        """The request got no answer, and the turn ended with it: nothing is proven."""
+        self.hooked = True
+        self.lost += self._carried + self._in_batch
         self._carried, self._in_batch = [], []
 
     def call(self) -> None:

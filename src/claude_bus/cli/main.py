@@ -17,7 +17,6 @@ from pathlib import Path
 from .. import __version__
 from ..config import Config
 from ..errors import EXIT_STATUS, BusError
-from .commands import COMMANDS, show_status
 
 _DESCRIPTION = (
     "A shared bus for Claude Code sessions, scripts and people. "
@@ -32,6 +31,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         config = _config(options)
         if options.command is None and not sys.stdin.isatty():
+            from ..supervisor import supervise
+
+            return supervise([sys.executable, *sys.orig_argv[1:], "stdio"])
+        if options.command == "stdio":
             from ..mcp.stdio import serve
 
             serve(config)
@@ -96,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         "action", choices=("install", "uninstall", "check"), help="the pre-commit hook of this repository"
     )
     guard.set_defaults(command="guard")
+
+    stdio = commands.add_parser("stdio", parents=[_shared()], help="the MCP server without the parent that restarts it")
+    stdio.set_defaults(command="stdio")
     return parser
 
 
@@ -122,6 +128,8 @@ def _complain(error: BusError, as_json: bool) -> None:
 
 def _run(options: argparse.Namespace, config: Config, parser: argparse.ArgumentParser) -> int:
     import asyncio
+
+    from .commands import COMMANDS, show_status
 
     status = asyncio.run(COMMANDS.get(options.command, show_status)(options, config))
     if options.command is None and not options.json:

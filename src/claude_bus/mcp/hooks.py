@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import BaseModel, ConfigDict
 
-from .. import text
+from .. import claude_code, text
 from ..model import Injection, Status
 from ..session import Session
+from ..subagents import Participants
 
 NAME = "hook"
 DESCRIPTION = "For the client's hooks; not for the model."
@@ -34,27 +35,35 @@ class Event(BaseModel):
     permission_mode: str = ""
     notification_type: str = ""
     prompt: str = ""
+    tools: str = ""
+    """Names of the first tools of a batch, by spaces."""
+    tool_use_id: str = ""
+    """The call of a tool of the bus that is about to be made."""
     path: str = ""
     """The file an edit tool is about to write."""
     notebook_path: str = ""
 
 
-async def handle(session: Session, event: Event) -> str:
+async def handle(participants: Participants, event: Event) -> str:
     """React to one event; returns hook JSON.
 
     With nothing to say that is an empty object: an answer without text would be told to
     the model as "hook success". After a compaction it is no text at all: there the client
     tells of the hook in any case, and would quote the object.
 
-    Inside a subagent the context would land in the subagent: its events are not ours,
-    but its edits are the session's.
+    The answer to an event of a subagent lands in the subagent: it gets its own mail, and
+    never the session's. Its edits are the session's.
     """
     if event.event == "PreToolUse":
-        return await _edit(session, event)
+        return await _before_tool(participants, event)
     if event.agent_id:
-        return _QUIET
-    react = _REACTIONS.get(event.event)
-    found = await react(session, event) if react else Injection()
+        found = await _subagent(participants, event)
+    elif stopped := claude_code.stopped_subagent(event.prompt):
+        await participants.end(stopped)
+        found = await _prompt(participants.session, event)
+    else:
+        react = _REACTIONS.get(event.event)
+        found = await react(participants.session, event) if react else Injection()
     if found:
         return _answer(event.event, found)
     return "" if event.event == "PostCompact" else _QUIET
@@ -65,6 +74,14 @@ def _answer(event: str, found: Injection) -> str:
     if found.notice and event == "UserPromptSubmit":
         answer["systemMessage"] = found.notice
     return json.dumps(answer, ensure_ascii=False)
+
+
+async def _before_tool(participants: Participants, event: Event) -> str:
+    if event.tool_use_id:
+        if event.agent_id:
+            participants.announce(event.tool_use_id, event.agent_id)
+        return _QUIET
+    return await _edit(participants.session, event)
 
 
 async def _edit(session: Session, event: Event) -> str:
@@ -81,20 +98,45 @@ async def _edit(session: Session, event: Event) -> str:
     return json.dumps({"hookSpecificOutput": output}, ensure_ascii=False)
 
 
+async def _subagent(participants: Participants, event: Event) -> Injection:
+    subagent = participants.subagent(event.agent_id)
+    if event.event == "SubagentStart":
+        return await subagent.starts()
+    if event.event == "PostToolBatch":
+        return await subagent.used_tools(worked=_worked(event))
+    if event.event == "PostCompact":
+        await subagent.compacted()
+    if event.event == "StopFailure":
+        await participants.end(event.agent_id)
+    if event.event != "SubagentStop":
+        return Injection()
+    found = await subagent.stops()
+    if not found:
+        await participants.end(event.agent_id)
+    return found
+
+
 async def _prompt(session: Session, event: Event) -> Injection:
-    return await session.prompt(event.session_id, event.prompt_id, event.permission_mode, event.prompt)
+    typed = claude_code.is_typed(event.prompt)
+    return await session.prompt(event.session_id, event.prompt_id, event.permission_mode, event.prompt, typed=typed)
 
 
 async def _batch(session: Session, event: Event) -> Injection:
-    return await session.batch(event.session_id, event.permission_mode)
+    return await session.batch(event.session_id, event.permission_mode, event.prompt_id, worked=_worked(event))
+
+
+def _worked(event: Event) -> bool:
+    """Also if the hook does not tell the tools."""
+    names = event.tools.split()
+    return not names or any(map(claude_code.is_work, names))
 
 
 async def _stop(session: Session, event: Event) -> Injection:
-    return await session.stop(event.session_id, event.permission_mode)
+    return await session.stop(event.session_id, event.permission_mode, event.prompt_id)
 
 
 async def _failed(session: Session, event: Event) -> Injection:
-    await session.became("idle", event.session_id)
+    await session.failed(event.session_id)
     return Injection()
 
 
@@ -123,5 +165,5 @@ _REACTIONS: dict[str, Callable[[Session, Event], Awaitable[Injection]]] = {
     "Notification": _notified,
     "PostCompact": _compacted,
 }
-EVENTS = (*_REACTIONS, "PreToolUse")
+EVENTS = (*_REACTIONS, "PreToolUse", "SubagentStart", "SubagentStop")
 """The events that hooks must be registered for."""

@@ -12,8 +12,10 @@ from mcp.server.lowlevel import Server
 from pydantic import ValidationError
 
 from .. import __version__, rules, text
+from ..claude_code import TOOL_USE_ID
 from ..errors import BusError, StoreError
 from ..session import Session
+from ..subagents import Participants
 from . import hooks, tools
 
 _log = logging.getLogger(__name__)
@@ -37,18 +39,19 @@ _RESULT_CHARS = {"anthropic/maxResultSizeChars": 200_000}
 _KEPT_FROM_MODEL = {"ui": {"visibility": ["app"]}}
 
 
-def create_server(session_of: Callable[[Any], Session]) -> Server[Any]:
-    """A server whose calls act as the session that `session_of` finds for a request context."""
+def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]:
+    """A server whose calls act as the session that `participants_of` finds for a request context, or its subagents."""
 
     async def list_tools(ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[*map(_declared, tools.TOOLS.values()), _hook_tool()])
 
     async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
-        session = session_of(ctx)
+        participants = participants_of(ctx)
         arguments = params.arguments or {}
         if params.name == hooks.NAME:
-            return await _call_hook(session, arguments)
-        return await _call(session, params.name, arguments, _program(ctx))
+            return await _call_hook(participants, arguments)
+        caller = participants.caller(str((params.meta or {}).get(TOOL_USE_ID, "")))
+        return await _call(caller, params.name, arguments, _program(ctx))
 
     return Server(
         "claude-bus",
@@ -98,14 +101,15 @@ async def _call(session: Session, name: str, arguments: dict[str, Any], program:
     return _result(json.dumps(answer, ensure_ascii=False), structured=answer)
 
 
-async def _call_hook(session: Session, arguments: dict[str, Any]) -> types.CallToolResult:
+async def _call_hook(participants: Participants, arguments: dict[str, Any]) -> types.CallToolResult:
     """Run a hook event. A failure must not disturb the user's turn: at most one line, once."""
     try:
-        answer = await hooks.handle(session, hooks.Event.model_validate(arguments))
+        answer = await hooks.handle(participants, hooks.Event.model_validate(arguments))
     except ValidationError as error:
         return _result(f"hook: {error.error_count()} invalid fields", failed=True)
     except StoreError as error:
-        answer = json.dumps({"systemMessage": f"bus: {error.message}"}) if session.first_time(error.message) else "{}"
+        new = participants.session.first_time(error.message)
+        answer = json.dumps({"systemMessage": f"bus: {error.message}"}) if new else "{}"
     except Exception:  # noqa: BLE001 - see above
         _log.exception("hook")
         answer = "{}"

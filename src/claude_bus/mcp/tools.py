@@ -248,7 +248,7 @@ class MessageStatus(Arguments):
 @tool(MessageStatus, changes=False)
 async def message_status(session: Session, args: MessageStatus) -> Answer:
     """How far a message is with each recipient (queued, handed, read, acked, expired), and the replies."""
-    return rows.status(await session.message_status(args.message_id))
+    return rows.status(await session.message_status(args.message_id), for_model=True)
 
 
 class History(Arguments):

@@ -11,7 +11,7 @@ from . import events, listeners, mailboxes
 from .transaction import Row, Transaction
 
 _BINDING = """
-SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat, b.bell,
+SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat, b.bell, b.prompt_id,
        a.registered, a.status, a.role
 FROM bindings b JOIN agents a ON a.channel = b.channel AND a.name = b.agent
 """
@@ -55,9 +55,10 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
     who = wanted or _resumed(tx, client) or _present(tx, client, channel)
     mailboxes.ensure(tx, who)
     tx.run(
-        "INSERT INTO bindings (client, channel, agent, session_id, host, pid, started, heartbeat) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO bindings (client, session, channel, agent, session_id, host, pid, started, heartbeat) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         client.key,
+        client.session,
         who.channel,
         who.name,
         client.session_id,
@@ -82,6 +83,15 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
     binding = bound(tx, client.key)
     assert binding
     return binding
+
+
+def resume(tx: Transaction, client: Client) -> Binding | None:
+    """The binding of a client that has one, or whose conversation bore a name that nobody has now."""
+    existing = bound(tx, client.key)
+    if existing and existing.process == client.process:
+        return existing
+    who = _resumed(tx, client)
+    return attach(tx, client, who, who.channel) if who else None
 
 
 def _resumed(tx: Transaction, client: Client) -> Address | None:
@@ -150,7 +160,7 @@ def reap(tx: Transaction) -> int:
 
 
 def detach(tx: Transaction, client: str, by: Process) -> None:
-    """The server `by` of a client ends, and with the last one the session: see `end`.
+    """The server `by` of a client ends, and with the last one the session and its subagents: see `end`.
 
     A client that is not bound is no error.
     """
@@ -162,6 +172,8 @@ def detach(tx: Transaction, client: str, by: Process) -> None:
     if any(tx.alive(listeners.process_of(row), tx.now) for row in others):
         mailboxes.requeue(tx, binding.address, str(by))
     else:
+        for row in tx.all(f"{_BINDING} WHERE b.session = ?", client):
+            end(tx, _binding(row), tx.now)
         end(tx, binding, tx.now)
 
 
@@ -187,6 +199,7 @@ def observe(
     *,
     status: Status | None = None,
     session_id: str = "",
+    prompt_id: str = "",
     bell: bool | None = None,
     doing: str | None = None,
     program: str = "",
@@ -199,10 +212,11 @@ def observe(
     if not before:
         return None
     tx.run(
-        "UPDATE bindings SET heartbeat = ?, session_id = COALESCE(?, session_id), bell = COALESCE(?, bell) "
-        "WHERE client = ?",
+        "UPDATE bindings SET heartbeat = ?, session_id = COALESCE(?, session_id), "
+        "prompt_id = COALESCE(?, prompt_id), bell = COALESCE(?, bell) WHERE client = ?",
         tx.now,
         session_id or None,
+        prompt_id or None,
         None if bell is None else int(bell),
         client,
     )
@@ -264,4 +278,5 @@ def _binding(row: Row) -> Binding:
         status=row["status"],
         role=row["role"],
         bell=bool(row["bell"]),
+        prompt_id=row["prompt_id"],
     )

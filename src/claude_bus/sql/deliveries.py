@@ -14,7 +14,7 @@ from ..model import Address, HandOver, Message, Process, Waiting
 from . import mailboxes
 from .transaction import Row, Transaction
 
-MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent"
+MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent, m.hops"
 """The columns that `message_of` needs."""
 
 
@@ -35,7 +35,7 @@ def hand_over(
     its size. `peek` marks nothing. What an earlier process handed over and did not
     live to see confirmed is unread again.
     """
-    _recover(tx, me, by)
+    recover(tx, me)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     rows = tx.all(
         f"SELECT {MESSAGE}, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
@@ -78,14 +78,12 @@ def _unproven(tx: Transaction, me: Address, by: Process) -> tuple[int, ...]:
     return tuple(r["message"] for r in rows)
 
 
-def _recover(tx: Transaction, me: Address, by: Process) -> None:
+def recover(tx: Transaction, me: Address) -> None:
     """Requeue what a process handed over that has died since, without proof."""
     rows = tx.all(
-        "SELECT DISTINCT handed_by FROM deliveries "
-        "WHERE channel = ? AND recipient = ? AND state = 'handed' AND handed_by != ?",
+        "SELECT DISTINCT handed_by FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'handed'",
         me.channel,
         me.name,
-        str(by),
     )
     for row in rows:
         process = _process(row["handed_by"])
@@ -166,7 +164,7 @@ def acknowledge(tx: Transaction, me: Address, message: int) -> None:
 def waiting(tx: Transaction, me: Address) -> Waiting:
     """What is unread for `me`, and whether it is a reason to ring."""
     rows = tx.all(
-        "SELECT m.id, m.sender, m.sender_channel, m.kind, m.broadcast, m.urgent FROM deliveries d "
+        "SELECT m.id, m.sender, m.sender_channel, m.kind, m.broadcast, m.urgent, m.hops FROM deliveries d "
         "JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? AND d.state = 'queued' "
         "AND (m.expires IS NULL OR m.expires > ?) ORDER BY d.message",
         me.channel,
@@ -178,8 +176,20 @@ def waiting(tx: Transaction, me: Address) -> Waiting:
         count=len(rows),
         newest=rows[-1]["id"] if rows else 0,
         senders=tuple(senders),
-        rings=any(rules.rings(r["kind"], bool(r["broadcast"]), bool(r["urgent"])) for r in rows),
+        rings=any(rules.rings(r["kind"], bool(r["broadcast"]), bool(r["urgent"]), r["hops"]) for r in rows),
     )
+
+
+def continues(tx: Transaction, me: Address) -> bool:
+    """Whether unread mail is a reason to go on with a turn that would end."""
+    row = tx.one(
+        "SELECT 1 FROM deliveries d JOIN messages m ON m.id = d.message "
+        "WHERE d.channel = ? AND d.recipient = ? AND d.state IN ('queued', 'handed') AND m.hops < ? LIMIT 1",
+        me.channel,
+        me.name,
+        rules.MAX_HOPS,
+    )
+    return row is not None
 
 
 def ring(tx: Transaction, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
@@ -251,5 +261,6 @@ def message_of(row: Row, me: Address, possibly_seen: bool) -> Message:
         reply_to=row["reply_to"],
         tags=rules.load_list(row["tags"]),
         urgent=bool(row["urgent"]),
+        hops=row["hops"],
         possibly_seen=possibly_seen,
     )

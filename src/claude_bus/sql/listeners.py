@@ -35,8 +35,8 @@ def of(tx: Transaction, recipients: list[Address]) -> tuple[str, ...]:
     found = {r["address"] for r in tx.all("SELECT address FROM listeners WHERE client = ''")}
     for who in recipients:
         rows = tx.all(
-            "SELECT l.address FROM listeners l JOIN bindings b ON b.client = l.client "
-            "WHERE b.channel = ? AND b.agent = ?",
+            "SELECT l.address FROM listeners l JOIN bindings b ON l.client IN (b.client, b.session) "
+            "WHERE l.client != '' AND b.channel = ? AND b.agent = ?",
             who.channel,
             who.name,
         )

@@ -24,9 +24,11 @@ CREATE TABLE agents (
 -- Which agent a running session is.
 CREATE TABLE bindings (
     client     TEXT PRIMARY KEY,               -- the client's inbox socket, else its process
+    session    TEXT    NOT NULL DEFAULT '',    -- of a subagent: the client whose it is
     channel    TEXT    NOT NULL,
     agent      TEXT    NOT NULL,
     session_id TEXT    NOT NULL DEFAULT '',
+    prompt_id  TEXT    NOT NULL DEFAULT '',    -- of the turn that a hook reported last
     host       TEXT    NOT NULL,
     pid        INTEGER NOT NULL,               -- of the client, not of its bus server
     started    REAL    NOT NULL,
@@ -73,7 +75,8 @@ CREATE TABLE messages (
     tags           TEXT NOT NULL DEFAULT '[]',
     urgent         INTEGER NOT NULL DEFAULT 0,
     expires        REAL,
-    key            TEXT
+    key            TEXT,
+    hops           INTEGER NOT NULL DEFAULT 0  -- messages that led to it, one by the other, without work or a user's word
 ) STRICT;
 CREATE UNIQUE INDEX messages_key ON messages (sender_channel, sender, key) WHERE key IS NOT NULL;
 CREATE INDEX messages_reply ON messages (reply_to) WHERE reply_to IS NOT NULL;
@@ -176,3 +179,4 @@ CREATE TABLE events (
     subject TEXT NOT NULL DEFAULT '',
     detail  TEXT NOT NULL DEFAULT ''
 ) STRICT;
+CREATE INDEX events_sends ON events (channel, actor, ts) WHERE verb = 'send';

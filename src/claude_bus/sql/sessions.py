@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .. import rules
-from ..model import Address, Binding, Client, Happening, Process, Reaction, Roster, Status
-from . import agents, bindings, deliveries, overlaps
+from ..model import Address, Binding, Client, HandOver, Happening, Process, Reaction, Roster, Status
+from . import agents, bindings, deliveries, listeners, overlaps
 from .transaction import Transaction
 
 
@@ -22,7 +22,9 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
         bindings.forget(tx, client.key)
     deliveries.confirm(tx, me, happening.proven, by)
     deliveries.withdraw(tx, me, happening.lost, by)
-    mail = deliveries.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)
+    mail = HandOver((), 0)
+    if not happening.ends or deliveries.continues(tx, me):
+        mail = deliveries.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)
     announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
     roster = _roster_if_new(tx, binding) if happening.roster else None
     met = bindings.tell_overlaps(tx, client.key, overlaps.of(tx, me)) if happening.roster else ()
@@ -36,13 +38,18 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
 
 def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, working: bool) -> None:
     status: Status = "working" if working else "idle"
-    same = happening.session_id in ("", binding.session_id) and happening.bell in (None, binding.bell)
+    same = (
+        happening.session_id in ("", binding.session_id)
+        and happening.prompt_id in ("", binding.prompt_id)
+        and happening.bell in (None, binding.bell)
+    )
     if status != binding.status or not same or happening.doing is not None:
         bindings.observe(
             tx,
             binding.client,
             status=status,
             session_id=happening.session_id,
+            prompt_id=happening.prompt_id,
             bell=happening.bell,
             doing=happening.doing,
         )
@@ -58,6 +65,18 @@ def _roster_if_new(tx: Transaction, binding: Binding) -> Roster | None:
         return None
     bindings.tell_roster(tx, binding.client, roster)
     return roster
+
+
+def listen(tx: Transaction, client: str, address: str, by: Process) -> None:
+    """A server of the client begins its work, and can be told of mail at `address` if it has one.
+
+    What a server before it handed over, and did not live to see confirmed, waits again.
+    """
+    if address:
+        listeners.listen(tx, address, client, by)
+    binding = bindings.bound(tx, client)
+    if binding:
+        deliveries.recover(tx, binding.address)
 
 
 def join(

@@ -1,0 +1,246 @@
+"""A thin parent of the stdio server, which starts it again should it be killed.
+
+Claude Code does not start a stdio server anew that has died: the session's tools are
+gone until its user reconnects them (seen on 2.1.328). So what the client starts is this
+process. It holds the client's pipes, loads nothing but the standard library, and passes
+lines on; what is large enough to be killed for its memory is the server, its child.
+
+A request that was with a server when it died is put to the next one if repeating it is
+harmless, and answered with an error otherwise. Clients that open the conversation with
+`initialize` are not asked to do so again: it is repeated for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, BinaryIO
+
+VARIABLE = "CLAUDE_BUS_SUPERVISOR"
+"""In the environment of a server: the process id of its supervisor."""
+
+REPEATABLE = frozenset(
+    {
+        *("hook", "whoami", "agents", "message_status", "history"),
+        *("get_state", "list_state", "list_claims"),
+    }
+)
+"""Tools that may be called twice. Those that hand mail over are not among them: the next server
+could not tell a subagent's call from its session's."""
+
+ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""The client ends its servers with the first and, 100 ms later, the second; a terminal that closes with the third."""
+
+_PAUSES = (0.0, 0.2, 1.0, 2.0, 5.0)
+"""Seconds before the next start, by the number of servers that died one after the other without a word.
+One more, and the supervisor ends as well."""
+_UNKNOWN = (
+    "the bus server was killed during this call and runs again; whether the call took effect is not known: "
+    "look (history, get_state, list_claims) before you repeat it"
+)
+_INTERNAL_ERROR = -32603
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request of the client that has no answer yet. `given`: how many servers it was put to."""
+
+    line: bytes
+    message: dict[str, Any]
+    given: int = 0
+
+    @property
+    def repeatable(self) -> bool:
+        params = self.message.get("params")
+        called = params.get("name") if isinstance(params, dict) else None
+        return self.message["method"] != "tools/call" or called in REPEATABLE
+
+
+class Supervisor:
+    """Passes lines between a client and whichever server runs. `run` returns the exit status."""
+
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], client_in: BinaryIO, client_out: BinaryIO
+    ) -> None:
+        self._command = list(command)
+        self._env = {**env, VARIABLE: str(os.getpid())}
+        self._in, self._out = client_in, client_out
+        self._lock = threading.Lock()  # of what both threads touch: the server's stdin, and the open requests
+        self._server: subprocess.Popen[bytes] | None = None
+        self._open: dict[int | str, _Request] = {}
+        self._greeting: list[_Request] = []
+        self._ending = False
+        self._answered = False
+
+    def run(self) -> int:
+        """Keep a server running until the client ends, or until servers die as soon as they start."""
+        for name in ENDINGS:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._stop)
+        threading.Thread(target=self._pass_requests, daemon=True).start()
+        mute, unproven = 0, True
+        while not self._ending and mute < len(_PAUSES):
+            time.sleep(_PAUSES[mute])
+            self._answered = False
+            status = self._serve()
+            unproven = unproven and not self._answered
+            if unproven and status > 0:
+                return status  # it cannot run at all, and has said why
+            mute = 0 if self._answered else mute + 1
+        return 0 if self._ending else 1
+
+    # -- one server
+
+    def _serve(self) -> int:
+        """Run one server to its end; returns its exit status, negative for a signal."""
+        pipe = subprocess.PIPE
+        server = subprocess.Popen(self._command, env=self._env, stdin=pipe, stdout=pipe)  # noqa: S603
+        assert server.stdout
+        with self._lock:
+            self._server = server
+            if self._greet(server):
+                self._take_up()
+            if self._ending:
+                self._hang_up()
+        for line in server.stdout:
+            if line.endswith(b"\n"):  # the last words of a killed one may be torn
+                self._answer(line)
+        with self._lock:
+            self._server = None
+            assert server.stdin
+            with contextlib.suppress(OSError):
+                server.stdin.close()
+        server.stdout.close()
+        return server.wait()
+
+    def _greet(self, server: subprocess.Popen[bytes]) -> bool:
+        """Open the conversation once more as the client did; False if the server is gone already."""
+        assert server.stdout
+        for request in self._greeting:
+            self._put(request.line)
+            number = request.message.get("id")
+            while number is not None:
+                line = server.stdout.readline()
+                if not line:
+                    return False
+                if _parsed(line).get("id") == number:
+                    break
+        return True
+
+    def _take_up(self) -> None:
+        """Settle what was with the server before: put it to this one, or say that it came to nothing."""
+        for number, request in list(self._open.items()):
+            if request.given == 0 or (request.given == 1 and request.repeatable):
+                self._give(request)
+            else:
+                del self._open[number]
+                self._say({"jsonrpc": "2.0", "id": number, "error": {"code": _INTERNAL_ERROR, "message": _UNKNOWN}})
+
+    # -- lines
+
+    def _pass_requests(self) -> None:
+        """What the client says goes to the server; its end is the end. A thread of its own."""
+        for line in self._in:
+            with self._lock:
+                self._request(line)
+        with self._lock:
+            self._ending = True
+            self._hang_up()
+
+    def _request(self, line: bytes) -> None:
+        message = _parsed(line)
+        number, method = message.get("id"), message.get("method")
+        request = _Request(line, message)
+        if method == "initialize":
+            self._greeting = []
+        elif method == "notifications/initialized":
+            self._greeting.append(request)
+        elif method == "notifications/cancelled":
+            self._forget(message.get("params"))
+        if method and isinstance(number, int | str):
+            self._open[number] = request
+        self._give(request)
+
+    def _forget(self, params: object) -> None:
+        """The client gave a request up: nobody needs to answer it."""
+        number = params.get("requestId") if isinstance(params, dict) else None
+        if isinstance(number, int | str):
+            self._open.pop(number, None)
+
+    def _give(self, request: _Request) -> None:
+        request.given += self._put(request.line)
+
+    def _put(self, line: bytes) -> bool:
+        """Whether the server could be given the line; one that dies now may have had it or not."""
+        if not (self._server and self._server.stdin):
+            return False
+        try:
+            self._server.stdin.write(line)
+            self._server.stdin.flush()
+        except (OSError, ValueError):  # dead, or hung up on
+            return False
+        return True
+
+    def _answer(self, line: bytes) -> None:
+        """What the server says goes to the client."""
+        self._answered = True
+        message = _parsed(line)
+        number = message.get("id")
+        if "method" not in message and isinstance(number, int | str):
+            with self._lock:
+                request = self._open.pop(number, None)
+                if request and request.message["method"] == "initialize":
+                    self._greeting.insert(0, request)
+        self._write(line)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._write(json.dumps(message).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        try:
+            self._out.write(line)
+            self._out.flush()
+        except OSError:  # the client is gone, and its stdin will say so
+            self._ending = True
+
+    # -- the end
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """One of the `ENDINGS` came."""
+        self._ending = True
+        if not self._server:
+            os._exit(0)
+        self._server.terminate()
+
+    def _hang_up(self) -> None:
+        if self._server and self._server.stdin:
+            with contextlib.suppress(OSError):
+                self._server.stdin.close()
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def supervise(command: Sequence[str]) -> int:
+    """Run a stdio server for this process's client; returns the exit status.
+
+    Ends the process at once: the thread that reads stdin cannot be interrupted.
+    """
+    status = Supervisor(command, os.environ, sys.stdin.buffer, sys.stdout.buffer).run()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(status)

@@ -1,0 +1,286 @@
+"""The subagents of a session: they leave its mail alone, and may have names of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_bus.errors import BusError, NameTaken, NotRegistered
+from claude_bus.mcp import hooks
+from claude_bus.session import Session
+from claude_bus.subagents import Participants, Subagent
+from processes_under_test import Peer, answer, wire
+from sessions_under_test import Party, carried, say, state_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def party(tmp_path: Path) -> Party:
+    return Party(tmp_path / "bus.db")
+
+
+class Family:
+    """A registered session whose turn goes on, and hook events of its subagents."""
+
+    def __init__(self, session: Session) -> None:
+        self.participants = Participants(session)
+        self.session = session
+
+    async def event(self, event: str, agent: str = "", **more: str) -> str:
+        """What the event puts before the model."""
+        given = hooks.Event(event=event, agent_id=agent, session_id="s", prompt_id="p1", **more)
+        found: dict[str, Any] = json.loads(await hooks.handle(self.participants, given))
+        output = found.get("hookSpecificOutput", {})
+        assert output.get("hookEventName", event) == event
+        return str(output.get("additionalContext", ""))
+
+    async def caller(self, agent: str, call: str = "toolu_1") -> Session:
+        """Who makes a call that the hook before it announced."""
+        await self.event("PreToolUse", agent, tool_use_id=call)
+        return self.participants.caller(call)
+
+
+async def family(party: Party, name: str = "backend") -> Family:
+    return Family(await party.join(name))
+
+
+# -- without a name ------------------------------------------------------------------------------
+
+
+async def test_who_calls_is_what_the_hook_before_the_call_said(party: Party) -> None:
+    """Calls of several subagents and of the session may cross; each is told by its own id."""
+    backend = await family(party)
+    await backend.event("PreToolUse", "agent1", tool_use_id="one")
+    await backend.event("PreToolUse", "agent2", tool_use_id="two")
+    await backend.event("PreToolUse", "", tool_use_id="three")
+
+    callers = {call: backend.participants.caller(call) for call in ("two", "three", "one", "unheard of")}
+
+    assert callers["three"] is callers["unheard of"] is backend.session
+    assert isinstance(callers["one"], Subagent)
+    assert isinstance(callers["two"], Subagent)
+    assert callers["one"] is not callers["two"]
+
+
+async def test_calls_that_never_came_are_forgotten(party: Party) -> None:
+    """The user may refuse a call after its hook has run."""
+    backend = await family(party)
+    for number in range(1500):
+        backend.participants.announce(str(number), "agent1")
+
+    assert backend.participants.caller("0") is backend.session
+    assert backend.participants.caller("1499") is not backend.session
+
+
+@pytest.mark.parametrize("event", ["SubagentStart", "PostToolBatch", "SubagentStop", "UserPromptSubmit", "Stop"])
+async def test_events_of_a_subagent_do_not_touch_its_sessions_mail(party: Party, event: str) -> None:
+    """They bring nothing, and prove nothing that was handed to the session."""
+    backend, alice = await family(party), await party.join("alice")
+    handed = await say(alice, "backend", "with the prompt")
+    assert carried(await backend.event("UserPromptSubmit")) == ["with the prompt"]
+    waiting = await say(alice, "backend", "later")
+
+    assert not await backend.event(event, "agent1")
+
+    assert [await state_of(alice, m) for m in (handed, waiting)] == ["handed", "queued"]
+
+
+@pytest.mark.parametrize("verb", ["inbox", "wait", "leave"])
+async def test_a_subagent_without_a_name_is_refused_its_sessions_mail(party: Party, verb: str) -> None:
+    """It is told whose subagent it is, and how to have mail of its own."""
+    backend, alice = await family(party), await party.join("alice")
+    message = await say(alice, "backend", "for the session")
+    caller = await backend.caller("agent1")
+
+    with pytest.raises(NotRegistered, match=r"subagent of 'backend'.*'backend-tests'"):
+        await (caller.wait(5) if verb == "wait" else getattr(caller, verb)())
+
+    assert await state_of(alice, message) == "queued"
+    assert [m.content for m in (await backend.session.inbox()).messages] == ["for the session"]
+
+
+async def test_a_subagent_without_a_name_speaks_for_its_session(party: Party) -> None:
+    """What it sends is from the session, and so are answers to it; claims are the session's."""
+    backend, alice = await family(party), await party.join("alice")
+    caller = await backend.caller("agent1")
+
+    await say(caller, "alice", "a question")
+    await caller.claim(["src/a.py"], ttl=60, shared=False, reason="")
+
+    [message] = (await alice.inbox()).messages
+    assert message.sender == "backend"
+    assert [c.owner for c in await alice.list_claims()] == ["backend"]
+    assert [a.name for a in await alice.bus.agents("default")] == ["alice", "backend"]
+
+
+# -- with a name of its own ----------------------------------------------------------------------
+
+
+async def test_a_subagent_that_registers_has_its_own_mail(party: Party) -> None:
+    """It comes between its own tool calls; the session gets none of it, nor it any of the session's."""
+    backend, alice = await family(party), await party.join("alice")
+    tests = await backend.caller("agent1")
+    await tests.register("backend-tests", "runs the tests")
+    own = await say(alice, "backend-tests", "run the slow ones too")
+    other = await say(alice, "backend", "for the session")
+
+    assert not carried(await backend.event("PostToolBatch", "agent2"))
+    assert carried(await backend.event("PostToolBatch", "agent1")) == ["run the slow ones too"]
+    assert carried(await backend.event("PostToolBatch")) == ["for the session"]
+    assert [await state_of(alice, m) for m in (own, other)] == ["handed", "handed"]
+
+    await backend.event("PostToolBatch", "agent1")
+    assert [await state_of(alice, m) for m in (own, other)] == ["read", "handed"]
+
+
+async def test_a_named_subagent_sends_and_reads_as_itself(party: Party) -> None:
+    """Answers go to it by its name."""
+    backend, alice = await family(party), await party.join("alice")
+    tests = await backend.caller("agent1")
+    await tests.register("backend-tests")
+
+    await say(tests, "alice", "all green")
+    [message] = (await alice.inbox()).messages
+    await say(alice, "backend-tests", "thanks", reply_to=message.id)
+
+    assert message.sender == "backend-tests"
+    assert [m.content for m in (await tests.inbox()).messages] == ["thanks"]
+    assert not (await backend.session.inbox()).messages
+
+
+async def test_a_subagent_counts_as_working_until_it_ends(party: Party) -> None:
+    """Then it is offline and its mail waits; the session goes on."""
+    backend, alice = await family(party), await party.join("alice")
+    tests = await backend.caller("agent1")
+    await tests.register("backend-tests")
+    assert {a.name: a.status for a in await alice.bus.agents("default")}["backend-tests"] == "working"
+
+    assert not await backend.event("SubagentStop", "agent1")
+
+    status = {a.name: a.status for a in await alice.bus.agents("default")}
+    assert (status["backend-tests"], status["backend"]) == ("offline", "idle")
+
+
+async def test_mail_makes_a_subagent_go_on_three_times_at_most(party: Party) -> None:
+    """Then it ends all the same, and what comes later waits for it."""
+    backend, alice = await family(party), await party.join("alice")
+    await (await backend.caller("agent1")).register("backend-tests")
+    sent = []
+    for number in range(4):
+        sent.append(await say(alice, "backend-tests", f"one more {number}"))
+        found = carried(await backend.event("SubagentStop", "agent1"))
+        assert found == ([f"one more {number}"] if number < 3 else [])
+
+    assert [await state_of(alice, m) for m in sent] == ["read", "read", "read", "queued"]
+
+
+async def test_a_subagent_that_comes_back_has_its_name_and_mail_again(party: Party) -> None:
+    """The client starts the same subagent again when it is sent a message (seen on 2.1.328)."""
+    backend, alice = await family(party), await party.join("alice")
+    await (await backend.caller("agent1")).register("backend-tests")
+    await backend.event("SubagentStop", "agent1")
+    await say(alice, "backend-tests", "while you were gone")
+
+    assert not await backend.event("SubagentStart", "agent2")
+    assert carried(await backend.event("SubagentStart", "agent1")) == ["while you were gone"]
+
+
+async def test_a_named_subagent_survives_its_server(party: Party) -> None:
+    """A server that follows on a killed one knows it by its events."""
+    backend, alice = await family(party), await party.join("alice")
+    await (await backend.caller("agent1")).register("backend-tests")
+    await say(alice, "backend-tests", "still there?")
+    after = Family(party.session(backend.session.client))
+
+    assert carried(await after.event("PostToolBatch", "agent1")) == ["still there?"]
+    assert (await (await after.caller("agent1")).whoami()).address.name == "backend-tests"  # type: ignore[union-attr]
+
+
+async def test_a_subagent_cannot_take_its_sessions_name(party: Party) -> None:
+    """The name is held by a live session; nothing of the attempt is left."""
+    backend = await family(party)
+    caller = await backend.caller("agent1")
+
+    with pytest.raises(NameTaken):
+        await caller.register("backend")
+    with pytest.raises(BusError):
+        await caller.register("not a name")
+
+    assert [a.name for a in await backend.session.bus.agents("default")] == ["backend"]
+    with pytest.raises(NotRegistered):
+        await caller.inbox()
+
+
+async def test_a_subagent_that_leaves_speaks_for_its_session_again(party: Party) -> None:
+    """Its name is off the bus, the session's is not."""
+    backend = await family(party)
+    caller = await backend.caller("agent1")
+    await caller.register("backend-tests")
+
+    await caller.leave()
+
+    assert (await caller.whoami()).address.name == "backend"  # type: ignore[union-attr]
+    assert [a.name for a in await backend.session.bus.agents("default")] == ["backend"]
+
+
+async def test_its_subagents_end_with_a_session(party: Party) -> None:
+    """When the client ends, none of its names is held any more."""
+    backend, alice = await family(party), await party.join("alice")
+    await (await backend.caller("agent1")).register("backend-tests")
+
+    await backend.session.close()
+
+    assert {a.name for a in await alice.bus.agents("default") if a.status != "offline"} == {"alice"}
+
+
+async def test_claims_of_a_named_subagent_are_its_sessions(party: Party) -> None:
+    """So an edit of either is no obstacle to the other."""
+    backend = await family(party)
+    tests = await backend.caller("agent1")
+    await tests.register("backend-tests")
+
+    await tests.claim(["src/a.py"], ttl=60, shared=False, reason="")
+
+    assert [c.owner for c in await tests.list_claims()] == ["backend"]
+    assert await backend.session.release(["src/a.py"])
+
+
+# -- on the wire ---------------------------------------------------------------------------------
+
+
+def test_a_call_is_told_by_its_tool_use_id(tmp_path: Path) -> None:
+    """The client sends it in `_meta`, and to the hook before the call with the subagent's id."""
+    with wire(tmp_path / "bus.db") as server:
+        server.call("register", name="backend")
+        Peer(tmp_path / "bus.db", "alice").send("backend", "for the session")
+        server.call("hook", event="PreToolUse", agent_id="agent1", tool_use_id="toolu_1")
+        meta = {"claudecode/toolUseId": "toolu_1"}
+
+        refused = answer(server.ask("tools/call", name="inbox", arguments={}, _meta=meta))
+        read = answer(server.ask("tools/call", name="inbox", arguments={}, _meta={"claudecode/toolUseId": "toolu_2"}))
+
+        assert refused.failed
+        assert "subagent of 'backend'" in refused.text
+        assert [m["content"] for m in read.data["messages"]] == ["for the session"]
+
+
+def test_a_waiting_subagent_hears_of_its_mail(tmp_path: Path) -> None:
+    """Mail for its name is announced to its session's server."""
+    with wire(tmp_path / "bus.db") as server:
+        server.call("register", name="backend")
+        meta = {"claudecode/toolUseId": "toolu_1"}
+        server.call("hook", event="PreToolUse", agent_id="agent1", tool_use_id="toolu_1")
+        server.ask("tools/call", name="register", arguments={"name": "backend-tests"}, _meta=meta)
+        server.call("hook", event="PreToolUse", agent_id="agent1", tool_use_id="toolu_1")
+        asked = server.post("tools/call", name="wait", arguments={"timeout": 50}, _meta=meta)
+        server.call("whoami")
+
+        Peer(tmp_path / "bus.db", "alice").send("backend-tests", "wake up")
+
+        found = server.read()
+        assert found["id"] == asked
+        assert [m["content"] for m in answer(found).data["messages"]] == ["wake up"]

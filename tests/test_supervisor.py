@@ -1,0 +1,265 @@
+"""The parent of the stdio server: whatever happens to the server, its client goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from claude_bus import supervisor
+from claude_bus.mcp import hooks
+from claude_bus.mcp.tools import TOOLS
+from processes_under_test import PATIENCE, Peer, Wire, answer, environment
+
+
+class Supervised(Wire):
+    """What a client starts: a supervisor with its server."""
+
+    command = ()
+
+    def server(self) -> psutil.Process:
+        """The server that runs now, or will in a moment."""
+        me, end = psutil.Process(self.process.pid), time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            for child in me.children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if child.status() != psutil.STATUS_ZOMBIE:
+                        return child
+        raise AssertionError("no server runs")
+
+    def kill_server(self) -> None:
+        server = self.server()
+        server.kill()
+        psutil.wait_procs([server], PATIENCE)
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Supervised]:
+    with supervised(tmp_path / "bus.db") as running:
+        yield running
+
+
+@contextlib.contextmanager
+def supervised(db: Path, **env: str) -> Iterator[Supervised]:
+    running = Supervised(db, **env)
+    try:
+        yield running
+    finally:
+        running.kill()
+
+
+def test_a_killed_server_is_back_for_the_next_call(client: Supervised) -> None:
+    """The session keeps its name, and its client notices nothing, however often its server is killed."""
+    client.start().call("register", name="alice")
+
+    for _ in range(3):
+        client.kill_server()
+        assert client.call("whoami").text == "alice"
+
+
+def test_the_newest_protocol_needs_no_greeting(client: Supervised) -> None:
+    """A client that speaks 2026-07-28 opens with nothing, so nothing is repeated for it."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    call = {"name": "register", "arguments": {"name": "alice"}, "_meta": meta}
+    assert not answer(client.ask("tools/call", **call)).failed
+
+    client.kill_server()
+
+    assert answer(client.ask("tools/call", name="whoami", arguments={}, _meta=meta)).text == "alice"
+
+
+def test_mail_that_a_killed_server_had_handed_over_comes_again(client: Supervised, tmp_path: Path) -> None:
+    """It was not proven to be read: it waits again as soon as a server runs, and comes marked."""
+    client.start().call("register", name="alice")
+    peer = Peer(tmp_path / "bus.db", "bob")
+    peer.send("alice", "are you there?")
+    assert "are you there?" in client.hook("UserPromptSubmit")
+    assert peer.state(1) == "handed"
+
+    client.kill_server()
+    client.call("whoami")
+
+    assert peer.state(1) == "queued"
+    again = client.hook("PostToolBatch")
+    assert "are you there?" in again
+    assert 'possibly_seen="true"' in again
+    client.hook("Stop")
+    assert peer.state(1) == "read"
+
+
+def test_a_prompt_typed_in_the_middle_of_a_turn_is_known_for_one_by_the_next_server(
+    client: Supervised, tmp_path: Path
+) -> None:
+    """It could go with a later turn, so it carries nothing; the batch that follows does."""
+    client.start().call("register", name="alice")
+    client.hook("UserPromptSubmit", prompt="p1")
+    client.kill_server()
+    Peer(tmp_path / "bus.db", "bob").send("alice", "news")
+
+    assert client.hook("UserPromptSubmit", prompt="p1") == ""
+    assert "news" in client.hook("PostToolBatch")
+
+
+def test_a_harmless_request_is_put_to_the_next_server(client: Supervised) -> None:
+    """A hook event or a look that was with the server when it died is answered all the same."""
+    client.start().call("register", name="alice")
+    client.server().suspend()
+    asked = client.post("tools/call", name="whoami", arguments={})
+
+    client.kill_server()
+
+    found = client.read()
+    assert (found["id"], answer(found).text) == (asked, "alice")
+
+
+def test_a_request_that_changes_something_is_not_repeated(client: Supervised) -> None:
+    """Nobody knows whether it took effect; the answer says so, and how to find out."""
+    client.start().call("register", name="alice")
+    client.server().suspend()
+    asked = client.post("tools/call", name="send", arguments={"to": "bob", "content": "once"})
+
+    client.kill_server()
+
+    found = client.read()
+    assert found["id"] == asked
+    assert "whether the call took effect is not known" in found["error"]["message"]
+    assert client.call("history").data == {"messages": []}
+
+
+def test_a_request_that_kills_servers_is_given_up(client: Supervised) -> None:
+    """It is repeated once, not for ever."""
+    client.start()
+    client.server().suspend()
+    asked = client.post("tools/call", name="whoami", arguments={})
+
+    client.kill_server()
+    client.server().suspend()
+    client.kill_server()
+
+    found = client.read()
+    assert (found["id"], found["error"]["code"]) == (asked, -32603)
+    assert not client.call("whoami").failed
+
+
+def test_a_request_the_client_gave_up_is_not_repeated(client: Supervised) -> None:
+    """Nobody waits for its answer."""
+    client.start().call("whoami")
+    client.server().suspend()
+    asked = client.post("tools/call", name="whoami", arguments={})
+    client.write({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": asked}})
+    number = client.post("ping")
+
+    client.kill_server()
+
+    assert client.read()["id"] == number
+
+
+def test_what_is_no_json_goes_through(client: Supervised) -> None:
+    """The supervisor judges nothing: what it cannot read is the server's to refuse."""
+    client.start()
+    client.write(b"not json")
+    client.write(b"[1, 2]")
+    client.write(b'{"jsonrpc": "2.0", "id": [1], "method": "ping"}')
+
+    assert not client.call("whoami").failed
+
+
+def test_the_end_of_its_input_ends_both(client: Supervised) -> None:
+    """A client that closes the pipe leaves no process behind, and the session is over."""
+    client.start()
+    server = client.server()
+
+    assert client.end() == 0
+    assert not server.is_running()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_both(client: Supervised, number: signal.Signals) -> None:
+    """As Claude Code ends its servers; the session is off the bus at once."""
+    client.start()
+    server = client.server()
+
+    client.process.send_signal(number)
+
+    assert client.process.wait(PATIENCE) == 0
+    assert not server.is_running()
+
+
+def test_a_killed_supervisor_leaves_no_server_behind(client: Supervised) -> None:
+    """The server sees the end of its input."""
+    client.start()
+    server = client.server()
+
+    client.process.kill()
+
+    gone, _ = psutil.wait_procs([server], PATIENCE)
+    assert gone
+
+
+def test_a_server_that_cannot_run_ends_its_supervisor(tmp_path: Path) -> None:
+    """What is wrong is on stderr, the status is the server's, and nothing is tried again."""
+    code = "from claude_bus.supervisor import supervise; supervise([{0!r}, '-c', 'import sys; sys.exit(\"no\")'])"
+    running = subprocess.Popen(
+        [sys.executable, "-c", code.format(sys.executable)],
+        env=environment(tmp_path / "bus.db"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.wait(PATIENCE) == 1
+    finally:
+        running.kill()
+        _, said = running.communicate()
+    assert said == "no\n"
+
+
+def test_servers_that_die_without_a_word_are_given_up(tmp_path: Path) -> None:
+    """Five in a row, and the client gets to know."""
+    log = tmp_path / "log"
+    code = f"import os; open({str(log)!r}, 'a').write('started\\n'); os.kill(os.getpid(), {int(signal.SIGKILL)})"
+    running = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"from claude_bus.supervisor import supervise; supervise([{sys.executable!r}, '-c', {code!r}])",
+        ],
+        env=environment(tmp_path / "bus.db"),
+        stdin=subprocess.PIPE,
+    )
+    try:
+        assert running.wait(PATIENCE) == 1
+    finally:
+        running.kill()
+        running.communicate()
+    assert log.read_text() == "started\n" * 5
+
+
+def test_it_is_a_small_process() -> None:
+    """It loads neither the MCP library nor a database: what is killed for its memory is the server."""
+    code = "import sys, claude_bus.supervisor, claude_bus.cli.main; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(Path()), capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+
+    assert "claude_bus" in loaded
+    assert not loaded & {"mcp", "pydantic", "anyio", "aiosqlite", "sqlite3", "psutil"}
+
+
+def test_the_tools_it_repeats_change_nothing() -> None:
+    """They only look; and hook events, which bring again what was not proven to be read."""
+    looking = {name for name, tool in TOOLS.items() if not tool.changes}
+
+    assert looking | {hooks.NAME} == supervisor.REPEATABLE
