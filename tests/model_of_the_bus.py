@@ -19,6 +19,8 @@ from model_of_state import ModelOfState
 from model_refusals import Refused
 
 RING_AGAIN = (0.0, 30.0, 120.0)
+MAX_HOPS, MAX_TALK = 10, 30
+RATE_WINDOW = 60.0
 RETENTION = 30 * 86_400.0
 UNPROVEN = ("queued", "handed")
 STEPS = ("queued", "expired", "handed", "read", "acked")
@@ -56,6 +58,7 @@ class Running:
     who: Address
     session_id: str
     heartbeat: float
+    prompt_id: str = ""
     bell: bool = False
     rung_upto: int = 0
     rung_at: float = 0.0
@@ -94,7 +97,8 @@ class Letter:
 
     @property
     def rings(self) -> bool:
-        return self.draft.kind != "fyi" and (self.draft.urgent or not self.broadcast)
+        loud = self.draft.urgent or not self.broadcast
+        return self.draft.kind != "fyi" and loud and self.draft.hops < MAX_HOPS
 
     def over(self, now: float) -> bool:
         return self.expires is not None and self.expires <= now
@@ -108,17 +112,17 @@ class Letter:
 
     def shown(self, me: Address, *, again: bool = False) -> Message:
         draft = self.draft
-        sender = self.sender.seen_from(me.channel)
         return Message(
             self.id,
             self.ts,
-            sender,
+            self.sender.seen_from(me.channel),
             self.to,
             draft.content,
             draft.kind,
             draft.reply_to,
             draft.tags,
             draft.urgent,
+            draft.hops,
             again,
         )
 
@@ -157,6 +161,8 @@ class ModelOfTheBus:
         self.sessions: dict[str, Running] = {}
         """By the client's key; with those that died and were not noticed yet."""
         self.letters: dict[int, Letter] = {}
+        self.sendings: list[tuple[Address, float, int]] = []
+        """Who sent when, under the name of then."""
         self.state = ModelOfState()
         self.claims = ModelOfClaims(self.died)
 
@@ -308,13 +314,24 @@ class ModelOfTheBus:
         self.over(session, self.now)
 
     def detach(self, session: Running, by: Process) -> None:
-        """A server ends; with the last one the session."""
+        """A server ends; with the last one the session, and its subagents."""
         session.servers = {at: process for at, process in session.servers.items() if process != by}
         if not any(process not in self.dead for process in session.servers.values()):
+            for subagent in [s for s in self.sessions.values() if s.client.session == session.client.key]:
+                self.over(subagent, self.now)
             self.over(session, self.now)
             return
         for slip in self._slips(session.who, "handed"):
             slip.state = "queued" if slip.by == by else slip.state
+
+    def listen(self, session: Running, address: str, by: Process) -> None:
+        """A server begins its work: what those before it did not live to see confirmed waits again."""
+        session.servers[address] = by
+        self._recover(session.who)
+
+    def _recover(self, who: Address) -> None:
+        for slip in self._slips(who, "handed"):
+            slip.state = "queued" if slip.by in self.dead else slip.state
 
     def observe(self, session: Running, status: Status | None, session_id: str, bell: bool | None) -> None:
         """A sign of life."""
@@ -357,7 +374,7 @@ class ModelOfTheBus:
 
     # -- messages
 
-    def send(self, me: Address, draft: Draft, sent_id: int, ts: float) -> Letter:
+    def send(self, me: Address, draft: Draft, sent_id: int, ts: float, rate: int = 0) -> Letter:
         """`sent_id` and `ts` are what the bus gave it: higher than all before."""
         earlier = [letter for letter in self.letters.values() if draft.key and letter.sender == me]
         for letter in earlier:
@@ -366,6 +383,8 @@ class ModelOfTheBus:
         if draft.reply_to is not None:
             self.visible(me, draft.reply_to)
         recipients, broadcast = self._resolve(me, draft.to)
+        if draft.hops >= MAX_TALK or (rate and self.holder(me) and self._too_many(me, rate, recipients, broadcast)):
+            raise Refused("rate_limited")
         for who in recipients:
             self.names.setdefault(who, Name())
         expires = None if draft.ttl is None else self.now + draft.ttl
@@ -373,9 +392,17 @@ class ModelOfTheBus:
         letter.slips = {who: Slip() for who in recipients}
         assert not self.letters or (sent_id > max(self.letters) and ts > max(m.ts for m in self.letters.values()))
         self.letters[sent_id] = letter
+        self.sendings.append((me, self.now, sent_id))
         if draft.reply_to is not None:
             self._acknowledge(me, draft.reply_to)
         return letter
+
+    def _too_many(self, me: Address, rate: int, recipients: set[Address], broadcast: str) -> bool:
+        """Of all within a minute, or to one recipient a quarter of that."""
+        recent = [n for who, at, n in self.sendings if who == me and self.now - RATE_WINDOW < at <= self.now]
+        known = [self.letters[n].slips for n in recent if n in self.letters]
+        crowded = [who for who in recipients if sum(who in slips for slips in known) >= max(1, rate // 4)]
+        return len(recent) >= rate or (not broadcast and bool(crowded))
 
     def visible(self, me: Address, message: int) -> Letter:
         letter = self.letters.get(message)
@@ -416,12 +443,15 @@ class ModelOfTheBus:
         renamed = [w for w in self.names if w.channel == target.channel and self.names[w].formerly == target.name]
         return max(renamed, key=lambda who: self.names[who].seen, default=target)
 
-    def expected(self, letter: Letter, *, rings: bool) -> dict[str, tuple[str, float]]:
-        """What its sender may expect for each recipient."""
-        return {who.seen_from(letter.sender.channel): self._outlook(who, rings) for who in letter.slips}
+    def expected(self, letter: Letter, *, again: bool) -> dict[str, tuple[str, float]]:
+        """What its sender may expect for each recipient; sent again it is no news to anybody."""
+        rings, quiet = letter.rings and not again, letter.draft.hops >= MAX_HOPS and not again
+        return {who.seen_from(letter.sender.channel): self._outlook(who, rings, quiet) for who in letter.slips}
 
-    def _outlook(self, who: Address, rings: bool) -> tuple[str, float]:
+    def _outlook(self, who: Address, rings: bool, quiet: bool) -> tuple[str, float]:
         holder, name = self.holder(who), self.names[who]
+        if holder and quiet:
+            return "quiet", 0.0
         if holder and name.status == "working":
             return "working", 0.0
         if holder:
@@ -439,8 +469,7 @@ class ModelOfTheBus:
         self, me: Address, by: Process, *, limit: int, room: int, at_least_one: bool = False, peek: bool = False
     ) -> Handed:
         """The oldest first, as many as fit; what a dead process handed over waits again before."""
-        for slip in self._slips(me, "handed"):
-            slip.state = "queued" if slip.by in self.dead and slip.by != by else slip.state
+        self._recover(me)
         self._expire([letter for letter in self.letters.values() if me in letter.slips], me)
         waiting = self._with(me, "queued")
         shown = [letter.shown(me, again=letter.slips[me].attempts > 0) for letter in waiting]
@@ -504,13 +533,18 @@ class ModelOfTheBus:
         return tuple(letter.id for letter in found)
 
     def look_at(self, me: Address, message: int) -> Letter:
-        """As `message_status` does."""
+        """As `message_status` does: it also notices whose session or server died after a hand-over."""
         letter = self.visible(me, message)
         self._expire([letter])
+        for who in [who for who in letter.slips if letter.of(who, "handed")]:
+            self.noticed(who)
+            self._recover(who)
         return letter
 
-    def replies(self, message: int) -> tuple[int, ...]:
-        return tuple(m.id for m in self.letters.values() if m.draft.reply_to == message)
+    def replies(self, me: Address, message: int) -> tuple[Message, ...]:
+        """The newest that one may see."""
+        found = [m for m in self.letters.values() if m.draft.reply_to == message and m.seen_by(me)]
+        return tuple(letter.shown(me) for letter in found[-20:])
 
     def history(self, me: Address, search: str, thread: int | None, since: int, limit: int) -> list[Message]:
         found = [
@@ -540,7 +574,9 @@ class ModelOfTheBus:
             self.forget(session)
         self.confirm(me, happening.proven, by)
         self.withdraw(me, happening.lost, by)
-        mail = self.hand_over(me, by, limit=100, room=happening.space)
+        mail = Handed((), 0, 0, ())
+        if not happening.ends or any(m.of(me, *UNPROVEN) and m.draft.hops < MAX_HOPS for m in self.letters.values()):
+            mail = self.hand_over(me, by, limit=100, room=happening.space)
         announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
         roster = self._new_roster(session) if happening.roster and registered else None
         overlaps = self._new_overlaps(session) if happening.roster else frozenset()
@@ -563,7 +599,12 @@ class ModelOfTheBus:
 
     def _note(self, session: Running, happening: Happening, status: Status) -> None:
         """A sign of life that says nothing new is not written down."""
-        same = happening.session_id in ("", session.session_id) and happening.bell in (None, session.bell)
+        same = (
+            happening.session_id in ("", session.session_id)
+            and happening.prompt_id in ("", session.prompt_id)
+            and happening.bell in (None, session.bell)
+        )
+        session.prompt_id = happening.prompt_id or session.prompt_id
         if not same or status != self.names[session.who].status or happening.doing is not None:
             self.observe(session, status, happening.session_id, happening.bell)
 

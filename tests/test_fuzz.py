@@ -31,6 +31,7 @@ from claude_bus.errors import EXIT_STATUS, BusError, InvalidInput
 from claude_bus.mcp import hooks, server, tools
 from claude_bus.model import Claim, Message, Overlap, Process, Roster
 from claude_bus.session import Session
+from claude_bus.subagents import Participants
 from effort import looks
 from foreign_input import HOSTILE, JSON_BITS, anything, arguments, clean_texts, files, numbers, texts
 from processes_under_test import PATIENCE, TESTS, Wire, wire
@@ -134,6 +135,8 @@ an_event = arguments(
         "permission_mode": st.sampled_from(("default", "plan", "bypassPermissions")) | texts,
         "notification_type": st.sampled_from(("idle_prompt", "permission_prompt")) | texts,
         "prompt": texts,
+        "tools": texts,
+        "tool_use_id": ids,
         "path": texts,
         "notebook_path": texts,
     }
@@ -149,12 +152,13 @@ def test_a_hook_always_answers_as_the_client_expects_and_nothing_is_lost(
 
     async def run() -> None:
         async with company() as (party, alice, bob):
+            everybody = Participants(bob)
             sent: dict[int, str] = {}
             seen: set[str] = set()
             for number, (event, writes) in enumerate(events):
                 if writes:
                     sent[await say(alice, "bob", f"mail {number}")] = f"mail {number}"
-                seen |= set(carried(await _hook(bob, event)))
+                seen |= set(carried(await _hook(everybody, event)))
                 for message, content in sent.items():
                     assert await state_of(alice, message) != "read" or content in seen
             party.kill(bob)
@@ -165,9 +169,9 @@ def test_a_hook_always_answers_as_the_client_expects_and_nothing_is_lost(
     anyio.run(run)
 
 
-async def _hook(session: Session, event: dict[str, Any]) -> str:
+async def _hook(everybody: Participants, event: dict[str, Any]) -> str:
     """What an event puts before the model."""
-    found = await server._call_hook(session, event)
+    found = await server._call_hook(everybody, event)
     written = "".join(getattr(block, "text", "") for block in found.content)
     if found.is_error:
         assert written.startswith("hook: ")
@@ -516,10 +520,11 @@ def test_columns_may_hold_foreign_values(foreign: list[tuple[tuple[str, str], st
                 other.commit()
             for name, given_arguments in LOOKS:
                 await _answers(bob, name, given_arguments)
-            await _hook(
-                bob, {"event": "UserPromptSubmit", "session_id": "s", "prompt_id": "p", "permission_mode": "default"}
-            )
-            await _hook(bob, {"event": "Stop", "session_id": "s", "permission_mode": "default"})
+            everybody = Participants(bob)
+            for event in ("UserPromptSubmit", "PostToolBatch", "Stop"):
+                await _hook(
+                    everybody, {"event": event, "session_id": "s", "prompt_id": "p", "permission_mode": "default"}
+                )
             await bob.bus.prune()
 
     anyio.run(run)

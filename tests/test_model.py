@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from claude_bus import bus
 from claude_bus.drivers.sqlite import Verb
 from claude_bus.errors import BusError
 from claude_bus.model import Address, Client, Draft, Folder, Guard, HandOver, Happening, Kind, Place, Process, Status
-from claude_bus.sql import agents, bindings, claims, deliveries, guard, listeners, messages, sessions, state
+from claude_bus.sql import agents, bindings, claims, deliveries, guard, messages, sessions, state
 from effort import looks
 from model_of_claims import FILES, REPOSITORY, WORLD, scope_of
 from model_of_state import Mode
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 CHANNELS = ("default", "ops")
 NAMES = ("alice", "bob", "carol")
+SUBAGENTS = ("a1", "a2")
+RATE = 8
 CONVERSATIONS = ("", "s1", "s2")
 USUALLY_THE_SAME = ("", "", "", "s1")
 SHOP = Folder("/work/shop", "/work/shop", REPOSITORY, "main")
@@ -96,14 +99,15 @@ class WholeBus(RuleBasedStateMachine):
         return live[n % len(live)]
 
     def server(self, session: Running, n: int = 0) -> Process:
-        """One of its servers that runs; one is started if none does."""
+        """One of its servers that runs; one is started if none does. A subagent has its session's."""
+        session = self.model.sessions.get(session.client.session, session)
         alive = [process for process in session.servers.values() if process not in self.model.dead]
         return alive[n % len(alive)] if alive else self._serve(session)
 
     def _serve(self, session: Running) -> Process:
         process, address = self.store.process(), f"udp:127.0.0.1:{next(self.ports)}"
-        self.store(listeners.listen, address, session.client.key, process)
-        session.servers[address] = process
+        self.store(sessions.listen, session.client.key, address, process)
+        self.model.listen(session, address, process)
         return process
 
     def anybody(self, n: int) -> Address:
@@ -134,18 +138,34 @@ class WholeBus(RuleBasedStateMachine):
         key = died[0] if died and again else f"client:{process}"
         for session in self.model.live()[:1]:
             self._attach(session.client, None, channel)
-        self._attach(Client(key, process, SHOP, conversation), wanted, channel)
+        if self._attach(Client(key, process, SHOP, conversation), wanted, channel):
+            for _ in range(2):  # as where the plugin is installed and the bus added by hand as well
+                self._serve(self.model.sessions[key])
 
-    def _attach(self, client: Client, wanted: Address | None, channel: str) -> None:
+    def _attach(self, client: Client, wanted: Address | None, channel: str) -> bool:
         real = self.do(bindings.attach, client, wanted, channel)
         chosen = real.answer.address if real.answer else Address("", channel)
         if real.code:
             assert wanted
             assert self.model.holder(wanted)
-            return
+            return False
         self.model.attach(client, wanted, channel, chosen)
-        for _ in range(2):  # as where the plugin is installed and the bus added by hand as well
-            self._serve(self.model.sessions[client.key])
+        return True
+
+    @precondition(lambda self: self.model.live() and len(self.model.live()) < 6)
+    @rule(n=which, agent=st.sampled_from(SUBAGENTS), who=addresses)
+    def subagent(self, n: int, agent: str, who: Address) -> None:
+        """A subagent takes part under a name of its own, or has the one it had when it was there before."""
+        whose = self.session(n).client
+        client = replace(whose, key=f"{whose.key}#{agent}", session_id=agent, session=whose.key, program="subagent")
+        if whose.session or client.key in self.model.sessions:
+            return
+        found = self.store(bindings.resume, client)
+        if found:
+            self.model.attach(client, None, found.address.channel, found.address)
+            return
+        self._attach(client, None, "default")
+        self._register(self.model.sessions[client.key], who, None)
 
     @someone_runs
     @rule(n=which, who=addresses, owns=st.none() | paths.map(lambda found: tuple(p for p in found if ":" not in p)))
@@ -174,13 +194,16 @@ class WholeBus(RuleBasedStateMachine):
         if not killed:
             self.store(bindings.detach, session.client.key, process)
             self.model.detach(session, process)
-        self._die(process)
+        if not session.client.session:
+            self._die(process)
 
     @someone_runs
     @rule(n=which)
     def server_starts(self, n: int) -> None:
         """A session has several, or one again."""
-        self._serve(self.session(n))
+        session = self.session(n)
+        if not session.client.session:
+            self._serve(session)
 
     def _die(self, *gone: Process) -> None:
         for process in gone:
@@ -227,6 +250,7 @@ class WholeBus(RuleBasedStateMachine):
         ttl=lives,
         key=st.sampled_from(("", "", "k1", "k2")),
         urgent=sometimes,
+        hops=st.sampled_from((0, 0, 0, 9, 10, 30)),
     )
     def send(
         self,
@@ -238,8 +262,9 @@ class WholeBus(RuleBasedStateMachine):
         ttl: float | None,
         key: str,
         urgent: bool,
+        hops: int,
     ) -> None:
-        self._send(self.anybody(n), Draft(to, "x" * size, kind, self._id(answers), (), urgent, ttl, key))
+        self._send(self.anybody(n), Draft(to, "x" * size, kind, self._id(answers), (), urgent, ttl, key, hops))
 
     @someone_runs
     @rule(
@@ -267,20 +292,20 @@ class WholeBus(RuleBasedStateMachine):
         return None if n is None else known[n % len(known)]
 
     def _send(self, me: Address, draft: Draft) -> Letter | None:
-        real = self.do(messages.send, me, draft)
+        real = self.do(messages.send, me, draft, RATE)
         if real.code:
-            self.agree(real, lambda: self.model.send(me, draft, self.newest + 1, 0.0))
+            self.agree(real, lambda: self.model.send(me, draft, self.newest + 1, inf, RATE))
             return None
         sent, told = real.answer
         [(ts,)] = self.store.rows("SELECT ts FROM messages WHERE id = ?", sent.id)
         known = sent.id in self.model.letters
-        letter = self.model.send(me, draft, sent.id, ts)
+        letter = self.model.send(me, draft, sent.id, ts, RATE)
         assert (letter.id, sent.duplicate) == (sent.id, known)
         assert known or sent.id > self.newest, "ids of messages that were forgotten come again"
         self.newest = max(self.newest, sent.id)
         outlook = {e.recipient: (e.outlook, e.since) for e in sent.expectations}
-        assert outlook == self.model.expected(letter, rings=letter.rings and not known)
-        told_of = [s for s in self.model.live() if s.who in letter.slips]
+        assert outlook == self.model.expected(letter, again=known)
+        told_of = [self.model.sessions.get(s.client.session, s) for s in self.model.live() if s.who in letter.slips]
         ears = {at for s in told_of for at, process in s.servers.items() if process not in self.model.dead}
         assert known or ears <= set(told), "a server is not told of its session's mail"
         return letter
@@ -372,7 +397,17 @@ class WholeBus(RuleBasedStateMachine):
         proven, given_up = ((), settled) if lost else (settled, ())
         oldest = next((m.id for m in self.model.waiting(session.who)), 0) if announced else 0
         happening = Happening(
-            "hook", space, conversation, bell, proven, given_up, oldest, roster, "busy" if roster else None, ends
+            "hook",
+            space,
+            conversation,
+            "p1" if roster else "",
+            bell,
+            proven,
+            given_up,
+            oldest,
+            roster,
+            "busy" if roster else None,
+            ends,
         )
         found = self.store(sessions.react, session.client, happening, by)
         expected = self.model.react(session, session.client.process, happening, by)
@@ -412,7 +447,7 @@ class WholeBus(RuleBasedStateMachine):
         letter = self.agree(real, lambda: self.model.look_at(me, asked))
         if letter:
             found = real.answer
-            assert found.replies == self.model.replies(asked)
+            assert found.replies == self.model.replies(me, asked)
             assert (found.sender, found.kind) == (letter.sender.seen_from(me.channel), letter.draft.kind)
             shown = {r.recipient: (r.state, r.attempts) for r in found.receipts}
             assert shown == {w.seen_from(me.channel): (s.state, s.attempts) for w, s in letter.slips.items()}
