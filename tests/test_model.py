@@ -721,5 +721,5 @@ class WholeBus(RuleBasedStateMachine):
         assert self.store.rows("PRAGMA integrity_check") == [("ok",)]
 
 
-WholeBus.TestCase.settings = looks(60, steps=50)
+WholeBus.TestCase.settings = looks(120, steps=50)
 TestWholeBus = WholeBus.TestCase
