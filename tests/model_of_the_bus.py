@@ -124,6 +124,7 @@ class Letter:
             draft.urgent,
             draft.hops,
             again,
+            draft.files,
         )
 
 
@@ -505,6 +506,14 @@ class ModelOfTheBus:
             slip.state = state
         return len(made)
 
+    def pass_on(self, me: Address, messages: Iterable[int], by: Process, to: Process) -> int:
+        """What `by` handed over reached the conversation that `to` serves."""
+        wanted = set(messages)
+        made = [m.slips[me] for m in self._with(me, "handed") if m.id in wanted and m.slips[me].by == by]
+        for slip in made:
+            slip.by = to
+        return len(made)
+
     def _acknowledge(self, me: Address, message: int) -> None:
         slip = self.letters[message].slips.get(me)
         if slip and slip.state in ("handed", "read"):
@@ -574,6 +583,8 @@ class ModelOfTheBus:
             self.forget(session)
         self.confirm(me, happening.proven, by)
         self.withdraw(me, happening.lost, by)
+        if happening.begins:
+            self.withdraw(me, self.letters, by)
         mail = Handed((), 0, 0, ())
         if not happening.ends or any(m.of(me, *UNPROVEN) and m.draft.hops < MAX_HOPS for m in self.letters.values()):
             mail = self.hand_over(me, by, limit=100, room=happening.space)

@@ -69,6 +69,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "to": several,
     "path": several,
     "owns": listed,
+    "files": listed,
     "tags": listed,
     "kind": st.sampled_from(("message", "request", "fyi")),
     "mode": st.sampled_from(("overwrite", "append", "delete")),

@@ -19,7 +19,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from claude_bus import bus
 from claude_bus.drivers.sqlite import Verb
 from claude_bus.errors import BusError
-from claude_bus.model import Address, Client, Draft, Folder, Guard, HandOver, Happening, Kind, Place, Process, Status
+from claude_bus.model import (
+    Address,
+    Client,
+    Draft,
+    File,
+    Folder,
+    Guard,
+    HandOver,
+    Happening,
+    Kind,
+    Place,
+    Process,
+    Status,
+)
 from claude_bus.sql import agents, bindings, claims, deliveries, guard, messages, sessions, state
 from effort import looks
 from model_of_claims import FILES, REPOSITORY, WORLD, scope_of
@@ -34,6 +47,7 @@ CHANNELS = ("default", "ops")
 NAMES = ("alice", "bob", "carol")
 SUBAGENTS = ("a1", "a2")
 RATE = 8
+ATTACHED = (File("/work/shop/a.py", 3, "a" * 64, "here"), File("/work/shop/b.py", 0, "b" * 64, "there"))
 CONVERSATIONS = ("", "s1", "s2")
 USUALLY_THE_SAME = ("", "", "", "s1")
 SHOP = Folder("/work/shop", "/work/shop", REPOSITORY, "main")
@@ -264,7 +278,10 @@ class WholeBus(RuleBasedStateMachine):
         urgent: bool,
         hops: int,
     ) -> None:
-        self._send(self.anybody(n), Draft(to, "x" * size, kind, self._id(answers), (), urgent, ttl, key, hops))
+        self._send(
+            self.anybody(n),
+            Draft(to, "x" * size, kind, self._id(answers), (), urgent, ttl, key, hops, ATTACHED[: n % 3]),
+        )
 
     @someone_runs
     @rule(
@@ -360,6 +377,18 @@ class WholeBus(RuleBasedStateMachine):
         handed = [m.id for m in self.model.letters.values() if m.of(session.who, "handed")]
         return self.some([*handed[-3:], *list(self.model.letters)[-1:]], bits)
 
+    @mail_exists
+    @rule(n=which, server=which, bits=st.integers(1, 15))
+    def program_reads(self, n: int, server: int, bits: int) -> None:
+        """A program in the session's shell reads, and passes on what it printed: its server brings the proof."""
+        session = self.session(n)
+        process, to = self.store.process(), self.server(session, server)
+        handed = self._take(session.who, process, 10, NO_LIMIT, True, False).messages
+        passed = self.some([m.id for m in handed], bits)
+        assert self.store(deliveries.pass_on, session.who, passed, process, to) == len(passed)
+        assert self.model.pass_on(session.who, passed, process, to) == len(passed)
+        self._die(process)
+
     def _settle(self, me: Address, by: Process, ids: list[int], *, read: bool) -> None:
         verb, model = (deliveries.confirm, self.model.confirm) if read else (deliveries.withdraw, self.model.withdraw)
         assert self.store(verb, me, ids, by) == model(me, ids, by)
@@ -375,6 +404,7 @@ class WholeBus(RuleBasedStateMachine):
         lost=sometimes,
         announced=st.booleans(),
         roster=usually,
+        begins=sometimes,
         ends=st.booleans(),
     )
     def event(
@@ -388,6 +418,7 @@ class WholeBus(RuleBasedStateMachine):
         lost: bool,
         announced: bool,
         roster: bool,
+        begins: bool,
         ends: bool,
     ) -> None:
         """A hook event of a session's client."""
@@ -401,6 +432,7 @@ class WholeBus(RuleBasedStateMachine):
             space,
             conversation,
             "p1" if roster else "",
+            begins,
             bell,
             proven,
             given_up,

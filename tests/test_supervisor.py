@@ -64,19 +64,22 @@ def test_a_killed_server_is_back_for_the_next_call(client: Supervised) -> None:
         assert client.call("whoami").text == "alice"
 
 
+NEWEST = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+"""What a client of the newest protocol, which has no handshake, says with each request."""
+
+
 def test_the_newest_protocol_needs_no_greeting(client: Supervised) -> None:
     """A client that speaks 2026-07-28 opens with nothing, so nothing is repeated for it."""
-    meta = {
-        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-        "io.modelcontextprotocol/clientCapabilities": {},
-    }
-    call = {"name": "register", "arguments": {"name": "alice"}, "_meta": meta}
+    call = {"name": "register", "arguments": {"name": "alice"}, "_meta": NEWEST}
     assert not answer(client.ask("tools/call", **call)).failed
 
     client.kill_server()
 
-    assert answer(client.ask("tools/call", name="whoami", arguments={}, _meta=meta)).text == "alice"
+    assert answer(client.ask("tools/call", name="whoami", arguments={}, _meta=NEWEST)).text == "alice"
 
 
 def test_mail_that_a_killed_server_had_handed_over_comes_again(client: Supervised, tmp_path: Path) -> None:
@@ -139,17 +142,15 @@ def test_a_request_that_changes_something_is_not_repeated(client: Supervised) ->
 
 def test_a_request_that_kills_servers_is_given_up(client: Supervised) -> None:
     """It is repeated once, not for ever."""
-    client.start()
     client.server().suspend()
-    asked = client.post("tools/call", name="whoami", arguments={})
-
+    asked = client.post("tools/call", name="whoami", arguments={}, _meta=NEWEST)
     client.kill_server()
     client.server().suspend()
     client.kill_server()
 
     found = client.read()
     assert (found["id"], found["error"]["code"]) == (asked, -32603)
-    assert not client.call("whoami").failed
+    assert not answer(client.ask("tools/call", name="whoami", arguments={}, _meta=NEWEST)).failed
 
 
 def test_a_request_the_client_gave_up_is_not_repeated(client: Supervised) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol, Self, Unpack
 
 from . import processes, rules
 from .config import Config
+from .detector import refuse_secrets
 from .drivers import notices
 from .drivers.notices import Ear
 from .drivers.sqlite import Database
@@ -94,6 +95,7 @@ class Bus(Protocol):
     ) -> HandOver: ...
     async def confirm(self, me: Address, message_ids: Sequence[int]) -> int: ...
     async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int: ...
+    async def pass_on(self, me: Address, message_ids: Sequence[int], to: Process) -> int: ...
     async def waiting(self, me: Address) -> Waiting: ...
     async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None: ...
     async def recall_requests(self, me: Address) -> list[Message]: ...
@@ -102,7 +104,9 @@ class Bus(Protocol):
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]: ...
 
-    async def set_state(self, me: Address, key: str, value: str, **options: Unpack[Options]) -> int: ...
+    async def set_state(
+        self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
+    ) -> int: ...
     async def watch(self, address: str, channel: str, key: str) -> None: ...
     async def unwatch(self, address: str, channel: str, key: str) -> None: ...
     async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]: ...
@@ -133,11 +137,6 @@ class LocalBus:
         self._db = database
         self._process = process
         self._rate = rate
-
-    def on_behalf_of(self, process: Process) -> LocalBus:
-        """The same bus, handing mail over in the name of another process: the session's
-        server, when a program in the session's shell reads its mail."""
-        return LocalBus(self._db, process, self._rate)
 
     # -- sessions
 
@@ -211,6 +210,9 @@ class LocalBus:
     # -- messages
 
     async def send(self, me: Address, draft: Draft) -> Sent:
+        rules.check_draft(draft)
+        if not draft.allow_secret:
+            await refuse_secrets("content", draft.content)
         sent, listeners = await self._db.run(messages.send, me, draft, self._rate)
         notices.announce(listeners)
         return sent
@@ -242,6 +244,9 @@ class LocalBus:
     async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int:
         return await self._db.run(deliveries.withdraw, me, message_ids, self._process)
 
+    async def pass_on(self, me: Address, message_ids: Sequence[int], to: Process) -> int:
+        return await self._db.run(deliveries.pass_on, me, message_ids, self._process, to)
+
     async def waiting(self, me: Address) -> Waiting:
         return await self._db.run(deliveries.waiting, me)
 
@@ -261,7 +266,11 @@ class LocalBus:
 
     # -- state
 
-    async def set_state(self, me: Address, key: str, value: str, **options: Unpack[Options]) -> int:
+    async def set_state(
+        self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
+    ) -> int:
+        if not allow_secret and options.get("mode") != "delete":
+            await refuse_secrets("value", rules.check_value(value))
         version, watchers = await self._db.run(state.write, me, key, value, **options)
         notices.announce(watchers)
         return version

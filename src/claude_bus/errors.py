@@ -7,6 +7,8 @@ code through `EXIT_STATUS` and `HTTP_STATUS`; nobody else decides on a status.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class BusError(Exception):
     """Base of all errors the bus reports to a caller."""
@@ -33,6 +35,22 @@ class TooLarge(BusError):
     """Content or a value exceeds its limit; `limit` and `size` are in bytes."""
 
     code = "too_large"
+
+
+class SecretRefused(BusError):
+    """What was to be stored looks like it holds a secret; `found` has kinds and lines, never the secret."""
+
+    code = "secret_refused"
+
+    def __init__(self, what: str, found: Sequence[tuple[str, int]]) -> None:
+        shown = ", ".join(f"{kind} on line {line}" for kind, line in found[:3])
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        super().__init__(
+            f"{what} looks like it holds a secret ({shown}{more}); nothing was stored. Put it into a file that only "
+            "its readers can open, and pass that on: send with files (--file). If it may be on the bus, repeat with "
+            "allow_secret (--allow-secret)",
+            found=[{"kind": kind, "line": line} for kind, line in found],
+        )
 
 
 class NotRegistered(BusError):
@@ -151,6 +169,7 @@ class StoreCorrupt(StoreError):
 EXIT_STATUS: dict[str, int] = {
     "invalid_input": 2,
     "too_large": 2,
+    "secret_refused": 2,
     "not_registered": 2,
     "not_found": 3,
     "name_taken": 4,
@@ -169,6 +188,7 @@ EXIT_STATUS: dict[str, int] = {
 HTTP_STATUS: dict[str, int] = {
     "invalid_input": 400,
     "too_large": 413,
+    "secret_refused": 422,
     "not_registered": 403,
     "not_found": 404,
     "name_taken": 409,

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from . import text
-from .model import Agent, Claim, Expectation, HandOver, Message, MessageStatus, Receipt, Sent, StateEntry
+from .model import Agent, Claim, Expectation, File, HandOver, Message, MessageStatus, Receipt, Sent, StateEntry
 
 Row = dict[str, Any]
 
@@ -54,8 +54,15 @@ def message(found: Message, *, for_model: bool = False) -> Row:
             tags=list(found.tags),
             urgent=found.urgent,
             possibly_seen=found.possibly_seen,
+            files=[file(f, for_model=for_model) for f in found.files],
         ),
     }
+
+
+def file(found: File, *, for_model: bool = False) -> Row:
+    """`state`: whether the reader still finds the file as it was sent."""
+    path = text.path(found.path) if for_model else found.path
+    return {"path": path, "size": found.size, "sha256": found.sha256, "state": found.state}
 
 
 def mail(found: HandOver, *, for_model: bool = False) -> Row:

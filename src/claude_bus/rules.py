@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from .errors import InvalidInput, RateLimited, TooLarge
-from .model import KINDS, Address, Draft
+from .model import KINDS, Address, Draft, File
 from .patterns import normalize
 
 DEFAULT_CHANNEL = "default"
@@ -25,6 +25,8 @@ MAX_ROLE = 200
 MAX_DOING = 80
 """Characters of a prompt that peers see, if its user shares prompts."""
 MAX_RECIPIENTS = 200
+MAX_FILES = 20
+MAX_PATH_BYTES = 4_096
 MAX_CLAIM_TTL = 30 * 86_400.0
 MAX_TTL = 365 * 86_400.0
 MAX_REPLIES = 20
@@ -51,6 +53,7 @@ FOREIGN_HOST_SILENCE = 180.0
 """Seconds without a heartbeat after which a session on another host counts as gone."""
 
 _TICK = 1e-6
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def _is_plain(char: str) -> bool:
@@ -99,20 +102,38 @@ def check_draft(draft: Draft) -> Draft:
         raise InvalidInput(f"to must name 1 to {MAX_RECIPIENTS} recipients: a name, a list, a glob, or 'all'")
     if draft.kind not in KINDS:
         raise InvalidInput(f"kind {draft.kind!a} is unknown: use {', '.join(KINDS)}")
-    if not draft.content:
+    if not draft.content and not draft.files:
         raise InvalidInput("content is empty: say something")
     check_utf8(
         draft.content,
         "content",
         MAX_CONTENT_BYTES,
-        "put it into a file and send its path and sha256 instead",
+        "put it into a file and name that in files, which sends its path and sha256",
     )
     for tag in draft.tags:
         check_line(tag, "a tag", MAX_NAME)
     if draft.ttl is not None:
         check_seconds(draft.ttl, "ttl", MAX_TTL)
     check_line(draft.key, "key")
+    check_file_count(len(draft.files))
+    for file in draft.files:
+        check_file(file)
     return draft
+
+
+def check_file_count(count: int) -> None:
+    """At most as many files as a message may name."""
+    if count > MAX_FILES:
+        raise InvalidInput(f"files has {count} entries, a message names at most {MAX_FILES}: put them into an archive")
+
+
+def check_file(file: File) -> File:
+    """A file as it can be stored: its path is text, its digest is one."""
+    check_utf8(file.path, f"files: the path {file.path[:200]!a}", MAX_PATH_BYTES, "give the file a shorter one")
+    check_line(file.host, "a file's host", 255)
+    if not file.path or "\0" in file.path or file.size < 0 or not _SHA256.fullmatch(file.sha256):
+        raise InvalidInput(f"files: {file.path[:200]!a} has no valid path, size or sha256")
+    return file
 
 
 def check_seconds(value: float, what: str, limit: float) -> float:

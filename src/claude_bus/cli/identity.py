@@ -30,8 +30,7 @@ async def speaker(bus: LocalBus, config: Config, env: Mapping[str, str], as_name
     """
     session = await _session(bus, env)
     if session and as_name in ("", session.address.name):
-        server = await bus.server_of(session.client)
-        return Speaker(session.address, bus.on_behalf_of(server) if server else bus, session)
+        return Speaker(session.address, bus, session)
     who = Address(rules.check_name(as_name or config.name or _login()), config.channel)
     await bus.enlist(who, PROGRAM)
     return Speaker(who, bus)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .. import rules, text
-from ..model import Address, HandOver, Message, Process, Waiting
-from . import mailboxes
+from ..model import Address, File, HandOver, Message, Process, Waiting
+from . import attachments, mailboxes
 from .transaction import Row, Transaction
 
 MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent, m.hops"
-"""The columns that `message_of` needs."""
+"""The columns that `messages_of` needs."""
 
 
 def hand_over(
@@ -44,7 +44,7 @@ def hand_over(
         me.name,
         limit + 1,
     )
-    unread = [message_of(row, me, row["attempts"] > 0) for row in rows]
+    unread = messages_of(tx, rows, me)
     count = len(text.fitting(unread[:limit], text.SAMPLE_LABEL, max_chars))
     count = max(count, int(at_least_one and bool(unread)))
     handed = tuple(unread[:count])
@@ -129,8 +129,15 @@ def withdraw(tx: Transaction, me: Address, messages: Sequence[int], by: Process)
     return _settle(tx, me, messages, by, "state = 'queued'")
 
 
-def _settle(tx: Transaction, me: Address, messages: Sequence[int], by: Process, change: str, *values: float) -> int:
-    """End the hand-overs that `by` made of these messages and that are still open; returns how many."""
+def pass_on(tx: Transaction, me: Address, messages: Sequence[int], by: Process, to: Process) -> int:
+    """What `by` handed over reached the conversation that `to` serves: its proof is `to`'s to bring."""
+    return _settle(tx, me, messages, by, "handed_by = ?", str(to))
+
+
+def _settle(
+    tx: Transaction, me: Address, messages: Sequence[int], by: Process, change: str, *values: float | str
+) -> int:
+    """Change the hand-overs that `by` made of these messages and that are still open; returns how many."""
     return sum(
         tx.run(
             f"UPDATE deliveries SET {change} WHERE message = ? AND channel = ? AND recipient = ? "
@@ -247,10 +254,16 @@ def recall_requests(tx: Transaction, me: Address) -> list[Message]:
             me.channel,
             me.name,
         )
-    return [message_of(row, me, False) for row in rows]
+    return messages_of(tx, rows, me)
 
 
-def message_of(row: Row, me: Address, possibly_seen: bool) -> Message:
+def messages_of(tx: Transaction, rows: Sequence[Row], me: Address) -> list[Message]:
+    """The messages in these rows, as `me` sees them; one with `attempts` may have been seen."""
+    files = attachments.of(tx, [row["id"] for row in rows])
+    return [_message(row, me, files.get(row["id"], ())) for row in rows]
+
+
+def _message(row: Row, me: Address, files: tuple[File, ...]) -> Message:
     return Message(
         id=row["id"],
         ts=row["ts"],
@@ -262,5 +275,6 @@ def message_of(row: Row, me: Address, possibly_seen: bool) -> Message:
         tags=rules.load_list(row["tags"]),
         urgent=bool(row["urgent"]),
         hops=row["hops"],
-        possibly_seen=possibly_seen,
+        possibly_seen="attempts" in row.keys() and row["attempts"] > 0,  # noqa: SIM118 - a row is no mapping
+        files=files,
     )

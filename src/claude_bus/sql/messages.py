@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import rules
 from ..errors import InvalidInput, NotFound
 from ..model import Address, Draft, Expectation, Message, MessageStatus, Receipt, Sent
-from . import bindings, deliveries, events, listeners, mailboxes
+from . import attachments, bindings, deliveries, events, listeners, mailboxes
 from .transaction import Row, Transaction
 
 # Who sees a message: its sender, its recipients, and for a broadcast the whole channel.
@@ -64,6 +64,7 @@ def send(tx: Transaction, me: Address, draft: Draft, rate: int = 0) -> tuple[Sen
     )
     message = cursor.lastrowid
     assert message is not None
+    attachments.attach(tx, message, draft.files)
     for who in recipients:
         tx.run("INSERT INTO deliveries (message, channel, recipient) VALUES (?, ?, ?)", message, who.channel, who.name)
     if draft.reply_to is not None:
@@ -228,7 +229,7 @@ def status(tx: Transaction, me: Address, message: int) -> MessageStatus:
         recipient=row["recipient"],
         kind=row["kind"],
         receipts=tuple(_receipt(r, me) for r in receipts),
-        replies=tuple(deliveries.message_of(row, me, False) for row in reversed(replies)),
+        replies=tuple(reversed(deliveries.messages_of(tx, replies, me))),
     )
 
 
@@ -264,7 +265,7 @@ def history(
         *values,
         limit,
     )
-    return [deliveries.message_of(row, me, False) for row in reversed(rows)]
+    return deliveries.messages_of(tx, rows[::-1], me)
 
 
 def _thread(tx: Transaction, message: int) -> list[int]:

@@ -83,6 +83,17 @@ CREATE INDEX messages_reply ON messages (reply_to) WHERE reply_to IS NOT NULL;
 CREATE INDEX messages_expires ON messages (expires) WHERE expires IS NOT NULL;
 CREATE INDEX messages_broadcast ON messages (channel, id) WHERE broadcast = 1;
 
+-- Files that messages name, as they were when sent. Their content stays where it is.
+CREATE TABLE attachments (
+    message INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    number  INTEGER NOT NULL,                  -- in the order they were named
+    host    TEXT    NOT NULL,                  -- the machine on which the path is one
+    path    TEXT    NOT NULL,
+    size    INTEGER NOT NULL,
+    sha256  TEXT    NOT NULL,
+    PRIMARY KEY (message, number)
+) STRICT;
+
 -- One row per message and recipient, from the moment of sending.
 CREATE TABLE deliveries (
     message    INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,

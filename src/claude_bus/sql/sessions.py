@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import rules
 from ..model import Address, Binding, Client, HandOver, Happening, Process, Reaction, Roster, Status
-from . import agents, bindings, deliveries, listeners, overlaps
+from . import agents, bindings, deliveries, listeners, mailboxes, overlaps
 from .transaction import Transaction
 
 
@@ -22,6 +22,8 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
         bindings.forget(tx, client.key)
     deliveries.confirm(tx, me, happening.proven, by)
     deliveries.withdraw(tx, me, happening.lost, by)
+    if happening.begins:
+        mailboxes.requeue(tx, me, str(by))  # also what a program in the session's shell was given, and never proven
     mail = HandOver((), 0)
     if not happening.ends or deliveries.continues(tx, me):
         mail = deliveries.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)

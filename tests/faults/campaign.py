@@ -1,0 +1,270 @@
+"""Rounds: a bus, sessions on it, faults, peace, judgement."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import audit, client, nursery, person
+from .blackboard import Blackboard, Phase
+from .hazards import HAZARDS, LOCKING_OUT, PATIENCE, set_clock_right
+from .judge import Case, Figures, Violation, judge
+from .population import Population
+from .roll import Roll
+from .stage import Stage
+
+_VICTIMS = {"client": 3, "server": 6, "supervisor": 2, "command": 3, "checkpointer": 1, "locker": 1}
+"""Kinds of processes that are killed at any moment, and how likely each."""
+_PEACE = 120.0
+"""Seconds after which a session that neither finishes nor reads what waits counts as stuck."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a campaign is to be."""
+
+    seed: int
+    rounds: int
+    kills: int
+    """As a target over all rounds."""
+    sessions: int
+    seconds: float
+    """The longest that a round's faults may last."""
+    pace: float
+    """Kills at any moment, per second; about as many come from within."""
+    doom: float
+    real: float
+    impatience: float
+    sabotage: str
+
+
+@dataclass
+class Result:
+    """What came of the rounds so far."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    hazards: Counter[str] = field(default_factory=Counter)
+    figures: Figures = field(default_factory=Figures)
+    violations: list[Violation] = field(default_factory=list)
+    rounds: int = 0
+
+
+class Round:
+    """One bus from its making to the judgement. `disk` is small, `work` is not."""
+
+    def __init__(self, plan: Plan, number: int, kills: int, disk: Path, work: Path) -> None:
+        self._plan, self._kills = plan, kills
+        bus, notes = disk / f"round-{number}", work / f"r{number}"
+        bus.mkdir()
+        notes.mkdir()
+        self.stage = Stage(
+            plan.seed,
+            number,
+            bus,
+            notes,
+            Blackboard(),
+            Roll(),
+            plan.sabotage,
+            plan.doom,
+            plan.real,
+            plan.impatience,
+        )
+        self.population = Population()
+        self.hazards: Counter[str] = Counter()
+        self._seats = [f"s{n}" for n in range(plan.sessions)]
+        self._clients: dict[int, str] = {}
+        self._generations: Counter[str] = Counter()
+        self._said: dict[str, set[str]] = {"calm": set(), "drained": set()}
+        self._stuck: list[str] = []
+        self._trouble: list[float] = []
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._rng = self.stage.rng("faults")
+
+    # -- its course
+
+    def run(self) -> Case:
+        """Live through the round; returns all there is to judge."""
+        audit.install(self.stage.db)
+        try:
+            self._begin()
+            self._suffer()
+            self._recover()
+        finally:
+            self._end()
+        return Case(self.stage, audit.collect(self.stage.db), self.population, self._seats, self._stuck, self._trouble)
+
+    def _begin(self) -> None:
+        for seat in self._seats:
+            self._start(seat)
+        self._person = nursery.fork(lambda: person.live(self.stage, self._seats), [self.stage.roll.into], tied=True)
+
+    def _start(self, seat: str) -> None:
+        generation = self._generations[seat]
+        self._generations[seat] += 1
+        body = lambda: client.live(self.stage, seat, self._seats, generation)  # noqa: E731
+        self._clients[nursery.fork(body, [self.stage.roll.into], tied=True)] = seat
+
+    def _suffer(self) -> None:
+        """Faults, until there were kills enough or the time is over."""
+        end = time.monotonic() + self._plan.seconds
+        self._later(0.5, self._kill)
+        self._later(1.0, self._stop)
+        for name in HAZARDS:
+            self._later(self._rng.expovariate(1 / HAZARDS[name][1]), lambda name=name: self._befall(name))  # type: ignore[misc]
+        while not self._stuck and len(self.population.deaths) < self._kills and time.monotonic() < end:
+            self._attend(end)
+
+    def _recover(self) -> None:
+        """Peace: everybody finishes, then everybody reads."""
+        self.stage.board.phase = Phase.CALM
+        while self._agenda:
+            _, _, action = heapq.heappop(self._agenda)
+            action()  # whatever was to end later ends now; in peace nothing new begins
+        set_clock_right(self.stage)
+        self.population.wake_all()
+        for say, phase in (("calm", Phase.DRAIN), ("drained", Phase.END)):
+            if not self._all_say(say):
+                return
+            self.stage.board.phase = phase
+        self._wait_for_clients()
+
+    def _all_say(self, say: str) -> bool:
+        end = time.monotonic() + _PEACE
+        everybody = {*self._seats, person.NAME}
+        while not self._stuck and (missing := everybody - self._said[say]):
+            if time.monotonic() > end:
+                self._stuck += sorted(f"{seat} never got {say}" for seat in missing)
+            self._attend(end)
+        return not self._stuck
+
+    def _wait_for_clients(self) -> None:
+        end = time.monotonic() + _PEACE
+        while self._clients and time.monotonic() < end:
+            self._attend(time.monotonic() + 0.05)
+        self._stuck += sorted(f"{seat} never ended" for seat in self._clients.values())
+
+    def _end(self) -> None:
+        """Nobody is left behind."""
+        self.stage.board.phase = Phase.END
+        while self._agenda:
+            heapq.heappop(self._agenda)[2]()
+        for line in self.stage.roll.news(0):
+            self.population.hear(line)
+        self.population.end_all()
+        while children := _children():  # orphans among them, which come one generation after the other
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+        self.stage.roll.close()
+
+    # -- the course of time
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (time.monotonic() + seconds, next(self._order), action))
+
+    def _attend(self, end: float) -> None:
+        """Wait for the next thing to happen, and see to it."""
+        due = min(end, self._agenda[0][0]) if self._agenda else end
+        for line in self.stage.roll.news(min(0.2, due - time.monotonic())):
+            self.population.hear(line)
+            if line["what"] in self._said:
+                self._said[line["what"]].add(line["seat"])
+            elif line["what"] == "hung":
+                self._stuck.append(f"{line['seat']}: no answer to {line['doing']} in a minute")
+        while self._agenda and self._agenda[0][0] <= time.monotonic():
+            heapq.heappop(self._agenda)[2]()
+        self._reap()
+
+    def _reap(self) -> None:
+        """A killed client is started again by its user, after a while."""
+        with contextlib.suppress(ChildProcessError):
+            while (pid := os.waitpid(-1, os.WNOHANG)[0]) > 0:
+                seat = self._clients.pop(pid, "")
+                if seat and self.stage.board.phase < Phase.END and not self._stuck:
+                    self._restart(seat)
+
+    def _restart(self, seat: str) -> None:
+        if self.stage.board.phase == Phase.FAULTS:
+            self._later(self._rng.random() * 0.3, lambda: self._start(seat))
+        else:
+            self._start(seat)
+
+    # -- faults
+
+    @property
+    def _faulty(self) -> bool:
+        return self.stage.board.phase == Phase.FAULTS
+
+    def _kill(self) -> None:
+        if self._faulty:
+            self.population.kill(self._rng, _VICTIMS)
+            self._later(self._rng.expovariate(self._plan.pace), self._kill)
+
+    def _stop(self) -> None:
+        if not self._faulty:
+            return
+        stopped = self.population.stop(self._rng)
+        if stopped:
+            self.hazards["stopped"] += 1
+            self._later(self._rng.uniform(0.02, 0.7), lambda: stopped.signal(signal.SIGCONT) and None)
+        self._later(self._rng.expovariate(1.0), self._stop)
+
+    def _befall(self, name: str) -> None:
+        if not self._faulty:
+            return
+        begin, pause = HAZARDS[name]
+        self.hazards[name] += 1
+        seconds, end = begin(self.stage, self._rng)
+        if name in LOCKING_OUT:
+            self._trouble += (time.time() + 0.1 * n for n in range(int(10 * (seconds + PATIENCE))))
+        self._later(seconds, end)
+        self._later(seconds + self._rng.expovariate(1 / pause), lambda: self._befall(name))
+
+
+def _children() -> list[int]:
+    """Children of this process, whoever brought them into the world. They stay until they are waited for."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if int(fields[1]) == os.getpid():
+                    found.append(int(entry.name))
+    return found
+
+
+def run(plan: Plan, disk: Path, work: Path, tell: Callable[[str], None]) -> Result:
+    """All rounds, one after the other; stops at the first that violates a rule."""
+    result = Result()
+    while result.rounds < plan.rounds and result.kills.total() < plan.kills and not result.violations:
+        left = plan.kills - result.kills.total()
+        share = -(-left // (plan.rounds - result.rounds))
+        current = Round(plan, result.rounds, share, disk, work)
+        case = current.run()
+        figures, violations = judge(case)
+        result.rounds += 1
+        result.kills += current.population.kills()
+        result.hazards += current.hazards
+        result.figures += figures
+        result.violations += violations
+        tell(f"round {result.rounds}: {result.kills.total()} kills so far; {figures}")
+        _clear_away(current.stage, keep=bool(violations))
+    return result
+
+
+def _clear_away(stage: Stage, *, keep: bool) -> None:
+    if keep:
+        shutil.copytree(stage.bus, stage.work / "bus")
+    else:
+        shutil.rmtree(stage.work)
+    shutil.rmtree(stage.bus)

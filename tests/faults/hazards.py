@@ -1,0 +1,98 @@
+"""What befalls the processes of a round besides being killed. Each hazard begins, and ends by itself or by force."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from random import Random
+
+from claude_bus.drivers import sqlite
+
+from . import nursery
+from .stage import BUSY_TIMEOUT, Stage
+
+End = Callable[[], None]
+_HOUR = 3600.0
+
+
+def hold_lock(stage: Stage, rng: Random) -> tuple[float, End]:
+    """A process begins to write and lingers, mostly longer than servers wait for it."""
+    seconds = rng.uniform(0.5, 2.5) * BUSY_TIMEOUT
+
+    def body() -> None:
+        stage.roll.born("locker", "")
+        with closing(sqlite3.connect(stage.db, timeout=1.0, isolation_level=None)) as connection:
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection.execute("BEGIN IMMEDIATE")
+            time.sleep(seconds)
+
+    return seconds, _ending(nursery.fork(body, [stage.roll.into], tied=True))
+
+
+def storm(stage: Stage, rng: Random) -> tuple[float, End]:
+    """Processes do nothing but checkpoint, by the product's own rule."""
+    seconds = rng.uniform(0.2, 0.6)
+
+    def body() -> None:
+        stage.roll.born("checkpointer", "")
+        end = time.monotonic() + seconds
+        with closing(sqlite.connect(stage.db, 1.0)) as connection:
+            while time.monotonic() < end:
+                sqlite.checkpoint(connection, stage.db)
+                time.sleep(0.002)
+
+    ends = [_ending(nursery.fork(body, [stage.roll.into], tied=True)) for _ in range(2)]
+    return seconds, lambda: [end() for end in ends] and None
+
+
+def _ending(pid: int) -> End:
+    """How to end a child, should it not have ended by itself; whoever reaps all children reaps it."""
+    handle = os.pidfd_open(pid)
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.close(handle)
+
+    return end
+
+
+def fill_disk(stage: Stage, rng: Random) -> tuple[float, End]:
+    """The disk is full, but for some odd bytes."""
+    ballast = stage.bus.parent / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * (1 << 20))
+    with contextlib.suppress(OSError):
+        os.truncate(ballast, max(0, ballast.stat().st_size - rng.choice((0, 4096, 40_000, 200_000))))
+    return rng.uniform(0.2, 0.8), lambda: ballast.unlink(missing_ok=True)
+
+
+def jump_clock(stage: Stage, rng: Random) -> tuple[float, End]:
+    """All servers' clock is off by up to some hours, forwards or back."""
+    stage.board.offset = rng.choice((-1, 1)) * rng.choice((1.0, 60.0, 2 * _HOUR)) * rng.random()
+    return rng.uniform(0.1, 1.0), lambda: None
+
+
+def set_clock_right(stage: Stage) -> None:
+    stage.board.offset = 0.0
+
+
+HAZARDS: dict[str, tuple[Callable[[Stage, Random], tuple[float, End]], float]] = {
+    "held lock": (hold_lock, 4.0),
+    "checkpoint storm": (storm, 4.0),
+    "full disk": (fill_disk, 5.0),
+    "clock": (jump_clock, 1.5),
+}
+"""By name: how it begins, and the mean of seconds between two of them."""
+
+
+LOCKING_OUT = frozenset({"held lock", "checkpoint storm", "full disk"})
+"""Those under which a write may fail, in whichever session."""
+PATIENCE = 2 * BUSY_TIMEOUT
+"""Seconds after their end in which a write may still be refused for them."""

@@ -1,0 +1,101 @@
+"""The rules of sessions, claims and processes: one bearer of a name, one holder of a path, no death of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from claude_bus import patterns, rules
+
+from .audit import Step
+from .case import Case, Violation
+
+_START = 3.0
+"""Seconds that the start of a server may take, generously."""
+_MOMENT = 0.02
+"""Seconds that a transaction may take, generously."""
+_TRIES = 5
+"""Servers that a supervisor starts one after the other before it gives up."""
+
+
+def claims(case: Case) -> Iterator[Violation]:
+    """Never do two hold what excludes each other. (No claim of a round lives long enough to run out.)
+
+    A renaming moves one claim after the other: what lasts no longer than that does not count.
+    """
+    live: dict[int, Step] = {}
+    met: list[tuple[Step, Step]] = []
+    for step in case.evidence.steps:
+        while met and step.t - met[0][0].t > _MOMENT:
+            one, other = met.pop(0)
+            if live.get(one.row) is one and live.get(other.row) is other:
+                what = f"{one.name} has '{one.state}' while {other.name} has '{other.state}'"
+                yield Violation("claims", what, [str(one), str(other)])
+        if step.table == "claims":
+            live.pop(step.row, None)
+            if step.change != "delete":
+                met += ((step, other) for other in live.values() if _exclude(step, other))
+                live[step.row] = step
+
+
+def _exclude(one: Step, other: Step) -> bool:
+    if one.name == other.name or (one.number and other.number) or one.by != other.by:
+        return False
+    if rules.is_resource(one.state) or rules.is_resource(other.state):
+        return one.state == other.state
+    return patterns.overlap(one.state, other.state)
+
+
+def bindings(case: Case) -> Iterator[Violation]:
+    """A name has one bearer at a time, who loses it only by its own doing or end."""
+    live: dict[int, Step] = {}
+    for step in case.evidence.steps:
+        if step.table != "bindings":
+            continue
+        was = live.pop(step.row, None)
+        if step.change == "delete":
+            yield from _unbound(case, was or step, step)
+            continue
+        for other in live.values():
+            if other.name == step.name:
+                yield Violation("identity", f"{step.by} and {other.by} are both '{step.name}'", [str(step), str(other)])
+        live[step.row] = step
+
+
+def _unbound(case: Case, since: Step, step: Step) -> Iterator[Violation]:
+    """A server whose parent was killed while it started may still bind its client, and then end the session."""
+    seat = case.seat_of_key(step.by)
+    if seat and not case.disturbed(seat, since.t - _START, step.t):
+        yield Violation("identity", f"{seat} lost the name '{step.name}', and nothing had hit it", [str(step)])
+
+
+def processes(case: Case) -> Iterator[Violation]:
+    """Nothing hangs, no server ends but by a kill or with its client, no answer is a crash."""
+    for what in case.stuck:
+        yield Violation("alive", what, _last_lines(case, what.split(maxsplit=1)[0].rstrip(":")))
+    for seat, line in case.lines("server gone", "ended"):
+        expected = (-9, 1) if line["what"] == "server gone" and _gave_up(case, seat, line["t"]) else (-9,)
+        if line["status"] not in (expected if line["what"] == "server gone" else (0, -9)):
+            yield Violation("alive", f"a server of {seat} ended by itself: {line}", _log(case, seat))
+    for seat, line in case.lines("strange"):
+        yield Violation("alive", f"{seat}: {line}", _log(case, seat))
+
+
+def _gave_up(case: Case, seat: str, t: float) -> bool:
+    """Whether so many servers of the seat were killed that its supervisor may have ended, which it says by status 1."""
+    recent = [d for d in case.population.deaths if d.kind == "server" and d.seat == seat and t - 60 < d.t < t]
+    return len(recent) >= _TRIES
+
+
+def _last_lines(case: Case, seat: str) -> list[str]:
+    return [str(line) for line in case.journals.get(seat, [])[-5:]] + _log(case, seat)
+
+
+def _log(case: Case, seat: str) -> list[str]:
+    path = case.stage.log(seat)
+    return path.read_text(encoding="utf-8").splitlines()[-30:] if path.exists() else []
+
+
+def store(case: Case) -> Iterator[Violation]:
+    """SQLite finds nothing wrong with the file."""
+    for problem in case.evidence.problems:
+        yield Violation("integrity", problem)

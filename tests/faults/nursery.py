@@ -1,0 +1,77 @@
+"""Processes forked from this one, which has imported all that a server needs: a start costs some milliseconds.
+
+A forked server is the real one in all but its exec: its own pipes, its own connection, its own threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parent dies become children of this process: none can get away."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """Be killed when the parent of this process dies."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def fork(body: Callable[[], None], keep: Iterable[int], *, tied: bool = False) -> int:
+    """Run `body` in a child with no descriptors but `keep` and the standard ones; returns its pid.
+
+    A `tied` child is killed when this process dies.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        if tied:
+            end_with_parent()
+        if not tied or os.getppid() == parent:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            _close_all_but({0, 1, 2, *keep})
+            body()
+            status = 0
+    except BaseException:  # noqa: BLE001 - the edge of the process
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+    raise AssertionError
+
+
+def _close_all_but(keep: set[int]) -> None:
+    """Above all the ends of other processes' pipes: who holds one open hides its owner's death."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    start = 0
+    for end in [*sorted(keep), min(limit, 1 << 20)]:
+        if start < end:  # an empty range would be taken for one without an end
+            os.closerange(start, end)
+        start = end + 1
+
+
+def become(fd: int, number: int) -> None:
+    """Make `fd` this process's descriptor `number`."""
+    if fd != number:
+        os.dup2(fd, number, inheritable=True)
+        os.close(fd)

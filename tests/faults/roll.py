@@ -1,0 +1,49 @@
+"""The roll: every process of a round reports here that it lives, and by which fault it dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from typing import Any
+
+from claude_bus import processes
+
+Line = dict[str, Any]
+
+
+class Roll:
+    """A pipe into which any process writes and the campaign reads.
+
+    A line is shorter than what a pipe takes at once, so lines do not mix, and one written before
+    a kill is there after it.
+    """
+
+    def __init__(self) -> None:
+        self._out, self.into = os.pipe()
+        self._rest = b""
+
+    def fileno(self) -> int:
+        return self._out
+
+    def close(self) -> None:
+        os.close(self._out)
+        os.close(self.into)
+
+    def say(self, what: str, **more: Any) -> None:
+        line = json.dumps({"t": time.time(), "what": what, "pid": os.getpid(), **more})
+        os.write(self.into, line.encode()[: select.PIPE_BUF - 1] + b"\n")
+
+    def born(self, kind: str, seat: str) -> None:
+        """This very process begins."""
+        me = processes.this_process()
+        self.say("born", kind=kind, seat=seat, started=me.started, process=str(me))
+
+    def news(self, patience: float) -> list[Line]:
+        """What was said meanwhile; waits for something if nothing was."""
+        ready, _, _ = select.select([self._out], [], [], max(0.0, patience))
+        if not ready:
+            return []
+        *lines, self._rest = (self._rest + os.read(self._out, 1 << 16)).split(b"\n")
+        return [json.loads(line) for line in lines]

@@ -1,0 +1,80 @@
+"""Ways to break the bus on purpose, by name: what the judge must see. Applied to forked processes only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from claude_bus.drivers import sqlite
+from claude_bus.model import Address, HandOver, Process
+from claude_bus.sql import deliveries
+from claude_bus.sql.transaction import Connection, Cursor, Transaction, Value
+
+
+def cursor_at_max() -> None:
+    """A hand-over counts as handed all there is, not only what fitted."""
+    original = deliveries.hand_over
+
+    def hand_over(tx: Transaction, me: Address, *, by: Process, peek: bool = False, **options: Any) -> HandOver:
+        found = original(tx, me, by=by, peek=peek, **options)
+        if peek or not found.messages:
+            return found
+        tx.run(
+            "UPDATE deliveries SET state = 'handed', attempts = attempts + 1, handed_by = ?, handed_at = ? "
+            "WHERE channel = ? AND recipient = ? AND state = 'queued'",
+            *(str(by), tx.now, me.channel, me.name),
+        )
+        return replace(found, pending=0)
+
+    deliveries.hand_over = hand_over
+
+
+def receipt_before_answer() -> None:
+    """What is handed over counts as read, before the answer that carries it is even written."""
+    original = deliveries.hand_over
+
+    def hand_over(tx: Transaction, me: Address, *, by: Process, peek: bool = False, **options: Any) -> HandOver:
+        found = original(tx, me, by=by, peek=peek, **options)
+        if not peek:
+            deliveries.confirm(tx, me, [message.id for message in found.messages], by)
+        return found
+
+    deliveries.hand_over = hand_over
+
+
+class _Hesitant:
+    """A connection that thinks for a moment between deciding and writing."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._wrote = connection, False
+
+    def execute(self, sql: str, parameters: Sequence[Value] = (), /) -> Cursor:
+        if not (self._wrote or sql.lstrip().startswith("SELECT")):
+            self._wrote = True
+            time.sleep(0.002)
+        return self._connection.execute(sql, parameters)
+
+
+def without_lock() -> None:
+    """Verbs read, decide and then write, without a transaction round it."""
+
+    def transact(connection: Any, now: float, alive: Any, verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return verb(Transaction(_Hesitant(connection), now, alive), *args, **kwargs)
+
+    sqlite.transact = transact
+
+
+def unmarked() -> None:
+    """A repetition does not say that it is one."""
+    original = deliveries.message_of
+    deliveries.message_of = lambda row, me, possibly_seen: original(row, me, False)
+
+
+SABOTAGES: dict[str, Callable[[], None]] = {
+    "cursor-at-max": cursor_at_max,
+    "without-lock": without_lock,
+    "receipt-before-answer": receipt_before_answer,
+    "unmarked": unmarked,
+}

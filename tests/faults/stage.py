@@ -1,0 +1,61 @@
+"""What all processes of one round have in common."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from .blackboard import Blackboard
+from .roll import Roll
+
+SOURCE = Path(__file__).parents[2] / "src"
+BUSY_TIMEOUT = 0.4
+"""Seconds a server waits for the write lock; some held locks last longer."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One round. `bus` is the folder on the small disk, `work` one with room for journals."""
+
+    seed: int
+    round: int
+    bus: Path
+    work: Path
+    board: Blackboard
+    roll: Roll
+    sabotage: str
+    doom: float
+    """Probability that a process kills itself at one of its worst moments."""
+    real: float
+    """Share of the servers that are started with exec, as a client does it."""
+    impatience: float
+    """Probability that a client gives a hook up before its answer comes, and goes on without it."""
+
+    @property
+    def db(self) -> Path:
+        return self.bus / "bus.db"
+
+    def rng(self, *parts: object) -> Random:
+        """Decisions for one purpose: the same in every run with this seed."""
+        return Random("/".join(map(str, (self.seed, self.round, *parts))))
+
+    def journal(self, seat: str) -> Path:
+        return self.work / f"{seat}.journal"
+
+    def log(self, seat: str) -> Path:
+        """Where the servers of a seat complain."""
+        return self.work / f"{seat}.log"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The environment of a program on this bus, without whatever the campaign itself runs in."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BUS_", "CLAUDE"))}
+        own = {
+            "PYTHONPATH": os.pathsep.join([str(SOURCE), *filter(None, sys.path)]),
+            "BUS_DB": str(self.db),
+            "BUS_BUSY_TIMEOUT": str(BUSY_TIMEOUT),
+            "CLAUDE_CONFIG_DIR": str(self.work),
+        }
+        return {**inherited, **own, **more}
