@@ -335,11 +335,16 @@ class WholeBus(RuleBasedStateMachine):
         space=st.sampled_from(SPACES),
         least=st.booleans(),
         peek=sometimes,
+        proves=sometimes,
     )
-    def take(self, n: int, server: int, limit: int, space: int, least: bool, peek: bool) -> None:
-        """A server hands over what waits for its session."""
+    def take(self, n: int, server: int, limit: int, space: int, least: bool, peek: bool, proves: bool) -> None:
+        """A server hands over what waits for its session; sometimes the proof follows at once."""
         session = self.session(n)
-        self._take(session.who, self.server(session, server), limit, space, least, peek)
+        by = self.server(session, server)
+        handed = self._take(session.who, by, limit, space, least, peek)
+        if proves:
+            self.receipts_only_go_on()
+            self._settle(session.who, by, [m.id for m in handed.messages], read=True)
 
     def _take(self, me: Address, by: Process, limit: int, space: int, least: bool, peek: bool) -> Handed:
         found = self.store(
@@ -459,8 +464,9 @@ class WholeBus(RuleBasedStateMachine):
         """A server looks whether to ring, and what to remind of."""
         session = self.session(n)
         self._ring(session, idle=idle)
-        me = session.who
-        assert tuple(m.id for m in self.store(deliveries.recall_requests, me)) == self.model.recall(me)
+        for _ in range(2):  # each request is recalled once
+            found = self.store(deliveries.recall_requests, session.who)
+            assert tuple(message.id for message in found) == self.model.recall(session.who)
 
     def _ring(self, session: Running, *, idle: bool) -> None:
         rung = self.store(deliveries.ring, session.client.key, idle=idle)
