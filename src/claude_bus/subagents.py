@@ -145,6 +145,11 @@ class Participants:
             agent_id = await self.session.bus.caller(self.session.client.key, call)
         return self.subagent(agent_id) if agent_id else self.session
 
+    def gave_up(self, request: int | str) -> None:
+        """The client does not want the answer to this request any more."""
+        for participant in (self.session, *self._subagents.values()):
+            participant.gave_up(request)
+
     def subagent(self, agent_id: str) -> Subagent:
         """The subagent with this id."""
         return self._subagents.setdefault(agent_id, Subagent(self.session, agent_id))

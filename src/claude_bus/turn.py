@@ -70,6 +70,12 @@ class Turn:
             self.proven += self._in_batch
             self._in_batch = []
 
+    def lose(self, messages: list[int]) -> None:
+        """What carried these did not arrive after all."""
+        self.lost += [m for m in messages if m in self._carried or m in self._in_batch]
+        self._carried = [m for m in self._carried if m not in messages]
+        self._in_batch = [m for m in self._in_batch if m not in messages]
+
     def settle(self) -> None:
         """The store has been told what is proven and what is lost."""
         self.proven, self.lost = [], []
