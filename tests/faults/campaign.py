@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import itertools
 import os
@@ -18,7 +19,7 @@ from . import audit, client, nursery, person
 from .blackboard import Blackboard, Phase
 from .hazards import HAZARDS, LOCKING_OUT, PATIENCE, set_clock_right
 from .judge import Case, Figures, Violation, judge
-from .population import Population
+from .population import Member, Population
 from .roll import Roll
 from .stage import Stage
 
@@ -67,7 +68,15 @@ class Round:
         bus.mkdir()
         notes.mkdir()
         self.stage = Stage(
-            plan.seed, number, bus, notes, Blackboard(), Roll(), plan.sabotage, plan.doom, plan.real,
+            plan.seed,
+            number,
+            bus,
+            notes,
+            Blackboard(),
+            Roll(),
+            plan.sabotage,
+            plan.doom,
+            plan.real,
             plan.impatience,
         )
         self.population = Population()
@@ -98,9 +107,7 @@ class Round:
     def _begin(self) -> None:
         for seat in self._seats:
             self._start(seat)
-        self._person = nursery.fork(
-            lambda: person.live(self.stage, self._seats), [self.stage.roll.into], tied=True
-        )
+        self._person = nursery.fork(lambda: person.live(self.stage, self._seats), [self.stage.roll.into], tied=True)
 
     def _start(self, seat: str) -> None:
         generation = self._generations[seat]
@@ -210,7 +217,7 @@ class Round:
         stopped = self.population.stop(self._rng)
         if stopped:
             self.hazards["stopped"] += 1
-            self._later(self._rng.uniform(0.02, 0.7), lambda: stopped.signal(signal.SIGCONT) and None)
+            self._later(self._rng.uniform(0.02, 0.7), functools.partial(_go_on, stopped))
         self._later(self._rng.expovariate(1.0), self._stop)
 
     def _befall(self, name: str) -> None:
@@ -223,6 +230,10 @@ class Round:
             self._trouble += (time.time() + 0.1 * n for n in range(int(10 * (seconds + PATIENCE))))
         self._later(seconds, end)
         self._later(seconds + self._rng.expovariate(1 / pause), lambda: self._befall(name))
+
+
+def _go_on(stopped: Member) -> None:
+    stopped.signal(signal.SIGCONT)
 
 
 def _children() -> list[int]:
@@ -262,5 +273,3 @@ def _clear_away(stage: Stage, *, keep: bool) -> None:
     else:
         shutil.rmtree(stage.work)
     shutil.rmtree(stage.bus)
-
-

@@ -153,11 +153,26 @@ class Case:
     def had(self, seat: str, message: int, since: float, until: float) -> bool:
         return _any_within(self.answered.get((seat, message), []), since, until)
 
+    @cached_property
+    def _printed(self) -> dict[tuple[str, int], list[float]]:
+        found: dict[tuple[str, int], list[float]] = defaultdict(list)
+        for seat, line in self.lines("got"):
+            for letter in line["letters"] if line["via"] == "command" else ():
+                found[seat, letter["id"]].append(line["t"])
+        return found
+
+    def printed(self, seat: str, message: int, since: float) -> bool:
+        """Whether a command of the seat showed the message, or into a terminal that was killed before it was seen."""
+        shown = _any_within(self._printed.get((seat, message), []), since, since + _LATE)
+        return shown or _any_within(self._orphanings.get(seat, []), since, since + _LATE)
+
     # -- what to show of a message
 
     def about(self, message: int) -> list[str]:
         """All that store and sessions say of a message."""
-        told = [(s.t, f"store: {s.change} {s.name} {s.state} attempt {s.attempts} by {s.by}") for s in self._of(message)]
+        told = [
+            (s.t, f"store: {s.change} {s.name} {s.state} attempt {s.attempts} by {s.by}") for s in self._of(message)
+        ]
         for seat, line in self.lines("got", "answered"):
             told += [(line["t"], f"{seat}: {line['what']} {note}") for note in _mentions(line, message)]
         seats = {seat for seat, journal in self.journals.items() if any(_mentions(line, message) for line in journal)}

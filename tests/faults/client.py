@@ -89,9 +89,7 @@ class Client:
         while not self._wire:
             how: How = "real" if self.rng.random() < self.stage.real else self.rng.choice(("direct", "supervised"))
             label = f"{self.seat}.{self.generation}.{next(self._numbers)}"
-            self._wire = launch(
-                self.stage, self.seat, label, self._environment(), how, greets=self.rng.random() < 0.5
-            )
+            self._wire = launch(self.stage, self.seat, label, self._environment(), how, greets=self.rng.random() < 0.5)
             try:
                 self._wire.greet(PATIENCE)
             except Gone:
@@ -199,7 +197,7 @@ class Client:
         for _ in range(self.rng.choice((1, 1, 2))):
             act()
             if self._interrupted:
-                return
+                return None
         if self._impatient(0.03):
             return self._interrupt()
         if self._impatient(0.05):
@@ -216,10 +214,11 @@ class Client:
         """Stop hooks may make the model go on, a few times."""
         for _ in range(8):
             if not self.event("Stop").text:
-                return
+                return None
             if self._impatient(0.05):
                 return self._interrupt()
             self._answer()
+        return None
 
     # -- a life
 
@@ -316,7 +315,9 @@ class Client:
         rng = self.rng
         token = f"{self.seat}.{self.generation}.{next(self._numbers)}"
         peers = [*self.seats, "shared", "carol", "ghost"]
-        to: str | list[str] = rng.choice([*peers, *peers, "all", "all", "all", "s*", rng.sample(peers, 3)])
+        to: str | list[str] = rng.choice([*peers, *peers, "all", "all", "all", "s*"])
+        if rng.random() < 0.05:
+            to = rng.sample(peers, 3)
         draft: dict[str, Any] = {"to": to, "content": f"{token} {_LONG[: rng.choice((10, 40, 200, 3000))]}"}
         if self.conversation.known and rng.random() < 0.2:
             answered = rng.choice(self.conversation.known)

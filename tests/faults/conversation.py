@@ -21,16 +21,12 @@ class Letter:
 
 def injected(text: str) -> list[Letter]:
     """The messages in what a hook returned."""
-    return [
-        Letter(int(id_), token, 'possibly_seen="true"' in marks) for _, id_, marks, token in _BLOCK.findall(text)
-    ]
+    return [Letter(int(id_), token, 'possibly_seen="true"' in marks) for _, id_, marks, token in _BLOCK.findall(text)]
 
 
 def fetched(answer: dict[str, Any]) -> list[Letter]:
     """The messages in what `inbox` returned."""
-    return [
-        Letter(m["id"], m["content"].split()[0], bool(m.get("possibly_seen"))) for m in answer.get("messages", ())
-    ]
+    return [Letter(m["id"], m["content"].split()[0], bool(m.get("possibly_seen"))) for m in answer.get("messages", ())]
 
 
 @dataclass

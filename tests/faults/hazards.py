@@ -47,7 +47,12 @@ def storm(stage: Stage, rng: Random) -> tuple[float, End]:
                 time.sleep(0.002)
 
     ends = [_ending(nursery.fork(body, [stage.roll.into], tied=True)) for _ in range(2)]
-    return seconds, lambda: [end() for end in ends] and None
+
+    def end_all() -> None:
+        for end in ends:
+            end()
+
+    return seconds, end_all
 
 
 def _ending(pid: int) -> End:
@@ -90,7 +95,6 @@ HAZARDS: dict[str, tuple[Callable[[Stage, Random], tuple[float, End]], float]] =
     "clock": (jump_clock, 1.5),
 }
 """By name: how it begins, and the mean of seconds between two of them."""
-
 
 
 LOCKING_OUT = frozenset({"held lock", "checkpoint storm", "full disk"})

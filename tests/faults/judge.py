@@ -35,9 +35,7 @@ class Figures:
     clients: int = 0
 
     def __add__(self, other: Figures) -> Figures:
-        return Figures(
-            *(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True))
-        )
+        return Figures(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     def __str__(self) -> str:
         return (

@@ -9,7 +9,6 @@ from claude_bus import patterns, rules
 from .audit import Step
 from .case import Case, Violation
 
-
 _START = 3.0
 """Seconds that the start of a server may take, generously."""
 _MOMENT = 0.02

@@ -36,9 +36,7 @@ def sends(case: Case) -> Iterator[Violation]:
         yield Violation("sends", f"'{token}' is on the bus, and nobody sent it")
 
 
-def _one_send(
-    token: str, lines: list[Line], stored: list[int], addressed: dict[int, set[str]]
-) -> Iterator[Violation]:
+def _one_send(token: str, lines: list[Line], stored: list[int], addressed: dict[int, set[str]]) -> Iterator[Violation]:
     told = [str(line) for line in lines]
     if len(stored) > 1:
         yield Violation("sends", f"'{token}' was stored {len(stored)} times: {stored}", told)
@@ -122,7 +120,11 @@ def _requeued(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]
     """A fault excuses it that hit the turn it was handed over in: the server may not know which turn that is."""
     handed = delivery.handed[-1]
     seat = case.seat_of(handed.by)
-    excuses = (case.disturbed(seat, case.turn_of(seat, handed.t), step.t), case.orphaned(handed.by, step.t), case.cancelled(seat, handed.t))
+    excuses = (
+        case.disturbed(seat, case.turn_of(seat, handed.t), step.t),
+        case.orphaned(handed.by, step.t),
+        case.cancelled(seat, handed.t),
+    )
     if not any(excuses):
         what = f"{step.number} was taken back from {step.name} ({seat}), which no fault had hit"
         yield Violation("exactly once", what, case.about(step.number))
@@ -131,20 +133,22 @@ def _requeued(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]
 def _receipt(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
     """A receipt needs a hand-over, and after it an answer of the model that it was made to.
 
-    An answer to the message (`acked`) may rest on an earlier hand-over. What a person's terminal showed
-    is written down by that person a moment after.
+    An answer to the message (`acked`) may rest on an earlier hand-over. What a command printed for the
+    person whose name it used is read by its being printed.
     """
     if delivery.state == "read":
         return
     if not delivery.handed:
         yield Violation("no false receipt", f"{step.number} is {step.state} and was never handed over")
         return
-    first = delivery.handed[0 if step.state == "acked" else -1]
-    seat = case.seat_of(first.by)
-    late = 3600.0 if seat == "carol" else 0.0
-    seats = {case.seat_of(handed.by) for handed in delivery.handed} if step.state == "acked" else {seat}
-    if not any(case.had(one, step.number, first.t, step.t + late) for one in seats):
-        what = f"{step.number} counts as {step.state} by {step.name} ({seat}), whose model never had it"
+    handed = delivery.handed[0 if step.state == "acked" else -1]
+    seats = {case.seat_of(one.by) for one in delivery.handed} if step.state == "acked" else {case.seat_of(handed.by)}
+    if case.population.kind_of.get(step.by) == "command":
+        fine = any(case.printed(seat, step.number, handed.t) for seat in seats)
+    else:
+        fine = any(case.had(seat, step.number, handed.t, step.t) for seat in seats)
+    if not fine:
+        what = f"{step.number} counts as {step.state} by {step.name} ({', '.join(seats)}), whose model never had it"
         yield Violation("no false receipt", what, case.about(step.number))
 
 
@@ -153,12 +157,14 @@ def _gone(case: Case, delivery: Delivery, live: dict[int, Delivery]) -> Iterator
     sender = case.evidence.messages[delivery.message]["sender"]
     others = [d for d in live.values() if d.message == delivery.message]
     if delivery.state in ("queued", "handed") and not others and not _is_own(case, delivery.name, sender):
-        yield Violation("nothing lost", f"{delivery.message} for {delivery.name} vanished", case.about(delivery.message))
+        yield Violation(
+            "nothing lost", f"{delivery.message} for {delivery.name} vanished", case.about(delivery.message)
+        )
 
 
 def _is_own(case: Case, name: str, sender: str) -> bool:
     """Names of one seat, or a name that more than one may bear."""
-    return "shared" in (name, sender) or name.split("-")[0] == sender.split("-")[0]
+    return "shared" in (name, sender) or name.split("-", maxsplit=1)[0] == sender.split("-", maxsplit=1)[0]
 
 
 def _left(case: Case, live: dict[int, Delivery]) -> Iterator[Violation]:
@@ -198,7 +204,7 @@ def marks(case: Case) -> Iterator[Violation]:
 
 def _token(case: Case, message: int) -> str:
     content: str = case.evidence.messages[message]["content"]
-    return content.split()[0]
+    return content.split(maxsplit=1)[0]
 
 
 def sequence(case: Case) -> Iterator[Violation]:

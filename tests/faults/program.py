@@ -18,6 +18,7 @@ from claude_bus.cli import commands
 from claude_bus.cli import main as command_line
 from claude_bus.config import Config
 from claude_bus.mcp import server, stdio
+
 from . import nursery
 from .doom import Doom, DoomedOutput, doom_transactions
 from .sabotage import SABOTAGES
@@ -41,7 +42,8 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
     if stage.sabotage:
         SABOTAGES[stage.sabotage]()
     skewed = functools.partial(bus.open_bus, clock=stage.board.clock)
-    stdio.open_bus = commands.open_bus = skewed  # type: ignore[assignment]
+    for door in (stdio, commands):
+        setattr(door, "open_bus", skewed)  # noqa: B010 - a name that the module only uses
     rate = stage.doom * _OFTEN if kind == "command" else stage.doom
     doom = Doom(stage.rng("doom", kind, label), rate, stage.roll, stage.board, kind, seat)
     doom_transactions(doom)
@@ -66,9 +68,7 @@ class _ForkedServer:
     def __init__(self, stage: Stage, seat: str, label: str, env: Mapping[str, str]) -> None:
         (source, into), (out, sink) = os.pipe(), os.pipe()
         self._say = functools.partial(stage.roll.say, "ended", kind="server", seat=seat)
-        self.pid = nursery.fork(
-            lambda: serve(stage, seat, label, env, source, sink), [source, sink, stage.roll.into]
-        )
+        self.pid = nursery.fork(lambda: serve(stage, seat, label, env, source, sink), [source, sink, stage.roll.into])
         os.close(source)
         os.close(sink)
         self.stdin, self.stdout = os.fdopen(into, "wb"), os.fdopen(out, "rb")
@@ -91,7 +91,8 @@ def supervise(stage: Stage, seat: str, label: str, env: Mapping[str, str], sourc
     def popen(_command: Sequence[str], *, env: Mapping[str, str], **_pipes: int) -> _ForkedServer:
         return _ForkedServer(stage, seat, f"{label}.{next(numbers)}", env)
 
-    supervisor.subprocess = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE)  # type: ignore[assignment]
+    forking = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE)
+    setattr(supervisor, "subprocess", forking)  # noqa: B010 - a name that the module only uses
     sys.stdin, sys.stdout = os.fdopen(source, encoding="utf-8"), os.fdopen(sink, "w", encoding="utf-8")
     stage.roll.born("supervisor", seat)
     supervisor.supervise(["forked"])
@@ -114,5 +115,3 @@ def command(stage: Stage, seat: str, label: str, arguments: Sequence[str], env: 
     with os.fdopen(out, "rb") as stream:
         said = stream.read().decode(errors="replace")
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
-
-

@@ -40,7 +40,7 @@ class Stage:
 
     def rng(self, *parts: object) -> Random:
         """Decisions for one purpose: the same in every run with this seed."""
-        return Random("/".join(map(str, (self.seed, self.round, *parts))))  # noqa: S311 - not for secrets
+        return Random("/".join(map(str, (self.seed, self.round, *parts))))
 
     def journal(self, seat: str) -> Path:
         return self.work / f"{seat}.journal"
