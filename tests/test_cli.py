@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 
@@ -251,9 +252,9 @@ async def test_what_a_sessions_shell_could_not_print_comes_again(shell: Shell, t
         out, into = os.pipe()
         fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)  # less than it has to say
         command = [sys.executable, "-m", "claude_bus", "inbox"]
-        with subprocess.Popen(command, env=shell.env, stdout=into) as stuck:
+        async with await anyio.open_process(command, env=shell.env, stdout=into) as stuck:
             while await _state(backend, message) != "handed":
-                assert stuck.poll() is None
+                assert stuck.returncode is None
             stuck.kill()
         os.close(out)
         os.close(into)

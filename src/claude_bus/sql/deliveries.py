@@ -127,7 +127,9 @@ def pass_on(tx: Transaction, me: Address, messages: Sequence[int], by: Process, 
     return _settle(tx, me, messages, by, "handed_by = ?", str(to))
 
 
-def _settle(tx: Transaction, me: Address, messages: Sequence[int], by: Process, change: str, *values: float | str) -> int:
+def _settle(
+    tx: Transaction, me: Address, messages: Sequence[int], by: Process, change: str, *values: float | str
+) -> int:
     """Change the hand-overs that `by` made of these messages and that are still open; returns how many."""
     return sum(
         tx.run(
