@@ -166,6 +166,18 @@ class Case:
         shown = _any_within(self._printed.get((seat, message), []), since, since + _LATE)
         return shown or _any_within(self._orphanings.get(seat, []), since, since + _LATE)
 
+    @cached_property
+    def _first_handed(self) -> dict[tuple[str, int], float]:
+        found: dict[tuple[str, int], float] = {}
+        for step in self.evidence.steps:
+            if step.table == "deliveries" and step.state == "handed":
+                found.setdefault((step.by, step.number), step.t)
+        return found
+
+    def first_handed(self, process: str, message: int) -> float:
+        """When the process handed the message over first, to whatever name its session bore."""
+        return self._first_handed[process, message]
+
     # -- what to show of a message
 
     def about(self, message: int) -> list[str]:

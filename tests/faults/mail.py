@@ -134,7 +134,7 @@ def _receipt(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
     """A receipt needs a hand-over, and after it an answer of the model that it was made to.
 
     An answer to the message (`acked`) may rest on an earlier hand-over. What a command printed for the
-    person whose name it used is read by its being printed.
+    person whose name it used is read by its being printed. What the model had under one of its names, it had.
     """
     if delivery.state == "read":
         return
@@ -146,7 +146,8 @@ def _receipt(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
     if case.population.kind_of.get(step.by) == "command":
         fine = any(case.printed(seat, step.number, handed.t) for seat in seats)
     else:
-        fine = any(case.had(seat, step.number, handed.t, step.t) for seat in seats)
+        since = min(handed.t, case.first_handed(handed.by, step.number))
+        fine = any(case.had(seat, step.number, since, step.t) for seat in seats)
     if not fine:
         what = f"{step.number} counts as {step.state} by {step.name} ({', '.join(seats)}), whose model never had it"
         yield Violation("no false receipt", what, case.about(step.number))
