@@ -33,7 +33,7 @@ PATIENCE = 60.0
 def environment(db: Path, **more: str) -> dict[str, str]:
     """The environment of a program on the bus, without whatever the tests themselves run in."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BUS_", "CLAUDE"))}
-    return {**inherited, "PYTHONPATH": f"{SOURCE}{os.pathsep}{TESTS}", "BUS_DB": str(db), **more}
+    return {**inherited, "PYTHONPATH": f"{SOURCE}{os.pathsep}{TESTS}", "BUS_DB": str(db), "BUS_RATE": "0", **more}
 
 
 # -- actors ----------------------------------------------------------------------------------

@@ -17,12 +17,16 @@ HOME = Path("/home/me")
 def test_an_empty_environment_gives_the_defaults() -> None:
     """Nothing needs to be set; an empty variable is as good as none."""
     expected = Config(
-        HOME / ".claude-bus" / "bus.db", "", "", "default", "auto", "confirm", share_prompts=False, busy_timeout=5.0
+        HOME / ".claude-bus" / "bus.db",
+        *("", "", "default", "auto", "confirm"),
+        share_prompts=False,
+        rate=120,
+        busy_timeout=5.0,
     )
 
     assert Config.from_env({}, HOME) == expected
     settings = re.findall(r"^\| `(BUS_\w+)`", config.__doc__ or "", re.MULTILINE)
-    assert len(settings) == 8
+    assert len(settings) == 9
     assert Config.from_env(dict.fromkeys(settings, ""), HOME) == expected
 
 
@@ -36,11 +40,16 @@ def test_every_variable_sets_its_value() -> None:
         "BUS_WAKE": "never",
         "BUS_GUARD": "deny",
         "BUS_SHARE_PROMPTS": "1",
+        "BUS_RATE": "0",
         "BUS_BUSY_TIMEOUT": "1.5",
     }
 
     assert Config.from_env(env, HOME) == Config(
-        Path("/data/bus.db"), "backend", "owns the API", "shop", "never", "deny", share_prompts=True, busy_timeout=1.5
+        Path("/data/bus.db"),
+        *("backend", "owns the API", "shop", "never", "deny"),
+        share_prompts=True,
+        rate=0,
+        busy_timeout=1.5,
     )
 
 

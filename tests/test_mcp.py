@@ -207,7 +207,7 @@ async def test_messages(party: Party, connect: Connect) -> None:
     assert [reader["recipient"] for reader in status["readers"]] == ["bob"]
     assert status["readers"][0]["read_ts"] > 0
     assert {row["recipient"]: row["state"] for row in status["deliveries"]} == {"bob": "acked", "carol": "queued"}
-    assert status["replies"] == [4]
+    assert [(reply["id"], reply["from"]) for reply in status["replies"]] == [(4, "bob")]
     assert [(m["content"], m["reply_to"]) for m in answer["messages"]] == [("yes", 3)]
     assert [m["id"] for m in history["messages"]] == [3, 4]
 

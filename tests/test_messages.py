@@ -246,7 +246,7 @@ def test_a_reply_acknowledges_what_it_answers(store: Store) -> None:
     status = store(messages.status, alice, request.id)
 
     assert store.states(alice, request.id) == {"bob": "acked"}
-    assert status.replies == (answer.id,)
+    assert [(reply.id, reply.content) for reply in status.replies] == [(answer.id, "8080")]
     assert status.receipts[0].read_at == status.receipts[0].acked_at == store.now
 
 
@@ -788,3 +788,41 @@ class Deliveries(RuleBasedStateMachine):
 
 Deliveries.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 TestDeliveries = Deliveries.TestCase
+
+
+def test_asking_finds_out_that_a_reader_is_gone(store: Store) -> None:
+    """A session that died after a hand-over counts as gone as soon as somebody asks, and the message waits again."""
+    alice, bob = store.join("alice"), store.join("bob")
+    sent = store.send(alice, "bob")
+    store.hand_over(bob)
+    store.die(bob)
+
+    assert store.states(alice, sent.id) == {"bob": "queued"}
+
+
+def test_asking_finds_out_that_a_server_is_gone(store: Store) -> None:
+    """So does a hand-over whose server died, though its session lives."""
+    alice, bob = store.join("alice"), store.join("bob")
+    server = store.process()
+    sent = store.send(alice, "bob")
+    store.hand_over(bob, by=server)
+    assert store.states(alice, sent.id) == {"bob": "handed"}
+
+    store.kill(server)
+
+    assert store.states(alice, sent.id) == {"bob": "queued"}
+
+
+def test_the_status_shows_the_answers_one_may_see(store: Store) -> None:
+    """The newest twenty, oldest first, as messages; an answer that went to others only is not shown."""
+    alice, bob, carol = store.join("alice"), store.join("bob"), store.join("carol")
+    question = store.send(alice, ("bob", "carol"), "who can?", kind="request")
+    store.read(bob)
+    store.read(carol)
+    for number in range(25):
+        store.send(bob, "alice", f"I {number}", reply_to=question.id)
+    store.send(carol, "bob", "let us not tell", reply_to=question.id)
+
+    replies = store(messages.status, alice, question.id).replies
+
+    assert [reply.content for reply in replies] == [f"I {number}" for number in range(5, 25)]

@@ -76,7 +76,7 @@ def test_a_hook_calls_the_plugins_own_server(event: str, hook: dict[str, Any]) -
     assert hook["input"]["event"] == event
     fields = {name: value for name, value in hook["input"].items() if name != "event"}
     assert set(fields) <= set(hooks.Event.model_fields)
-    assert all(re.fullmatch(r"\$\{[\w.]+\}", value) for value in fields.values())
+    assert all(re.fullmatch(r"\$\{[\w.]+\}( \$\{[\w.]+\})*", value) for value in fields.values())
 
 
 # -- the command ----------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Protocol, Self, Unpack
 
 from . import processes, rules
 from .config import Config
+from .detector import refuse_secrets
 from .drivers import notices
 from .drivers.notices import Ear
 from .drivers.sqlite import Database
@@ -103,7 +104,9 @@ class Bus(Protocol):
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]: ...
 
-    async def set_state(self, me: Address, key: str, value: str, **options: Unpack[Options]) -> int: ...
+    async def set_state(
+        self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
+    ) -> int: ...
     async def watch(self, address: str, channel: str, key: str) -> None: ...
     async def unwatch(self, address: str, channel: str, key: str) -> None: ...
     async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]: ...
@@ -124,11 +127,16 @@ class Bus(Protocol):
 
 
 class LocalBus:
-    """The bus in a database of this machine. `process` is the one that hands mail over."""
+    """The bus in a database of this machine.
 
-    def __init__(self, database: Database, process: Process) -> None:
+    `process` is the one that hands mail over; `rate` how many messages a session may
+    send per minute (0: any number).
+    """
+
+    def __init__(self, database: Database, process: Process, rate: int = 0) -> None:
         self._db = database
         self._process = process
+        self._rate = rate
 
     # -- sessions
 
@@ -202,7 +210,10 @@ class LocalBus:
     # -- messages
 
     async def send(self, me: Address, draft: Draft) -> Sent:
-        sent, listeners = await self._db.run(messages.send, me, draft)
+        rules.check_draft(draft)
+        if not draft.allow_secret:
+            await refuse_secrets("content", draft.content)
+        sent, listeners = await self._db.run(messages.send, me, draft, self._rate)
         notices.announce(listeners)
         return sent
 
@@ -255,7 +266,11 @@ class LocalBus:
 
     # -- state
 
-    async def set_state(self, me: Address, key: str, value: str, **options: Unpack[Options]) -> int:
+    async def set_state(
+        self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
+    ) -> int:
+        if not allow_secret and options.get("mode") != "delete":
+            await refuse_secrets("value", rules.check_value(value))
         version, watchers = await self._db.run(state.write, me, key, value, **options)
         notices.announce(watchers)
         return version
@@ -333,4 +348,4 @@ def open_bus(config: Config, *, clock: Callable[[], float] = time.time) -> Local
         return processes.is_alive(process, heartbeat, clock())
 
     database = Database(config.db, config.busy_timeout, alive=alive, clock=clock)
-    return LocalBus(database, processes.this_process())
+    return LocalBus(database, processes.this_process(), config.rate)

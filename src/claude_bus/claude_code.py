@@ -7,6 +7,7 @@ knows these names.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ _LAUNCHERS = frozenset({"uv", "uvx", "pipx", "sh", "bash", "dash", "zsh", "env",
 """Programs that may stand between the client and its server."""
 
 BYPASS = "bypassPermissions"
+
+_PUSHED = ("<cross-session-message", "<task-notification")
+"""What prompts begin with that nobody typed: other sessions' (the doorbell's, too), and the client's own."""
+_STOPPED = re.compile(r"<task-notification>.*?<task-id>(\w+)</task-id>.*?<status>(?:killed|failed)</status>", re.DOTALL)
+_TALK = re.compile(r"mcp__(plugin_[^_]+_)?bus__\w+|SendMessage|ListAgents|ToolSearch")
+"""Tools whose use is not work, but talk, or getting ready to."""
 
 TOOL_USE_ID = "claudecode/toolUseId"
 """In the `_meta` of a call: which one it is, as the hook before it said."""
@@ -91,6 +98,25 @@ def keys_of_shell(env: Mapping[str, str]) -> list[str]:
     if env.get("CLAUDECODE"):
         return [f"client:{process}" for process, _ in processes.ancestors()]
     return []
+
+
+def is_typed(prompt: str) -> bool:
+    """Whether a prompt is a user's word."""
+    return not prompt.startswith(_PUSHED)
+
+
+def stopped_subagent(prompt: str) -> str:
+    """The id of the subagent that this prompt of the client says was stopped or failed, or "".
+
+    For one that is stopped by hand no hook is called (seen on 2.1.328).
+    """
+    found = _STOPPED.match(prompt)
+    return found[1] if found else ""
+
+
+def is_work(tool: str) -> bool:
+    """Whether a session that uses this tool does more than talk."""
+    return not _TALK.fullmatch(tool)
 
 
 def says_idle(env: Mapping[str, str], client: Process) -> bool:

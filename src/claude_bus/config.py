@@ -9,6 +9,7 @@
 | `BUS_WAKE` | doorbell: `auto`, `always` (also in bypassPermissions mode), `never` | `auto` |
 | `BUS_GUARD` | edits of files others claim: `off`, `warn`, `confirm` (refused once), `deny` | `confirm` |
 | `BUS_SHARE_PROMPTS` | `1`: peers see the first words of your last prompt | off |
+| `BUS_RATE` | messages a session may send per minute, a quarter of them to one recipient; `0`: any number | 120 |
 | `BUS_BUSY_TIMEOUT` | seconds to wait for another process's write | 5 |
 """
 
@@ -37,6 +38,7 @@ class Config:
     wake: Wake = "auto"
     guard: Guard = "confirm"
     share_prompts: bool = False
+    rate: int = 120
     busy_timeout: float = 5.0
 
     @classmethod
@@ -53,6 +55,7 @@ class Config:
             wake=cast(Wake, wake),
             guard=cast(Guard, guard),
             share_prompts=_one_of(env, "BUS_SHARE_PROMPTS", "0", ("0", "1")) == "1",
+            rate=_count(env.get("BUS_RATE") or "120", "BUS_RATE"),
             busy_timeout=_seconds(env.get("BUS_BUSY_TIMEOUT") or "5", "BUS_BUSY_TIMEOUT"),
         )
 
@@ -70,6 +73,12 @@ def _path(text: str, home: Path) -> Path:
     if text == "~" or text.startswith(("~/", "~\\")):
         return home / text[2:]
     return Path(text).absolute()
+
+
+def _count(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 7):
+        raise InvalidInput(f"{name}={text!a} is not valid: give a whole number, or 0 for no limit")
+    return int(text)
 
 
 def _seconds(text: str, name: str) -> float:

@@ -7,6 +7,8 @@ code through `EXIT_STATUS` and `HTTP_STATUS`; nobody else decides on a status.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class BusError(Exception):
     """Base of all errors the bus reports to a caller."""
@@ -35,6 +37,22 @@ class TooLarge(BusError):
     code = "too_large"
 
 
+class SecretRefused(BusError):
+    """What was to be stored looks like it holds a secret; `found` has kinds and lines, never the secret."""
+
+    code = "secret_refused"
+
+    def __init__(self, what: str, found: Sequence[tuple[str, int]]) -> None:
+        shown = ", ".join(f"{kind} on line {line}" for kind, line in found[:3])
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        super().__init__(
+            f"{what} looks like it holds a secret ({shown}{more}); nothing was stored. Put it into a file that only "
+            "its readers can open, and pass that on: send with files (--file). If it may be on the bus, repeat with "
+            "allow_secret (--allow-secret)",
+            found=[{"kind": kind, "line": line} for kind, line in found],
+        )
+
+
 class NotRegistered(BusError):
     """The verb needs a name and the caller has none yet."""
 
@@ -58,6 +76,12 @@ class NameTaken(BusError):
             holder=holder,
             suggestion=suggestion,
         )
+
+
+class RateLimited(BusError):
+    """A session sends too much; `retry_after` is in seconds, where waiting helps."""
+
+    code = "rate_limited"
 
 
 class NotFound(BusError):
@@ -145,12 +169,14 @@ class StoreCorrupt(StoreError):
 EXIT_STATUS: dict[str, int] = {
     "invalid_input": 2,
     "too_large": 2,
+    "secret_refused": 2,
     "not_registered": 2,
     "not_found": 3,
     "name_taken": 4,
     "version_conflict": 4,
     "claim_held": 4,
     "claim_of_other": 4,
+    "rate_limited": 4,
     "store_busy": 5,
     "store_full": 5,
     "store_read_only": 5,
@@ -162,12 +188,14 @@ EXIT_STATUS: dict[str, int] = {
 HTTP_STATUS: dict[str, int] = {
     "invalid_input": 400,
     "too_large": 413,
+    "secret_refused": 422,
     "not_registered": 403,
     "not_found": 404,
     "name_taken": 409,
     "version_conflict": 409,
     "claim_held": 409,
     "claim_of_other": 403,
+    "rate_limited": 429,
     "store_busy": 503,
     "store_full": 507,
     "store_read_only": 500,

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 Kind = Literal["message", "request", "fyi"]
 DeliveryState = Literal["queued", "handed", "read", "acked", "expired"]
 Status = Literal["working", "idle", "waiting", "offline"]
+FileState = Literal["unchanged", "changed", "missing", "unchecked"]
 
 KINDS: tuple[Kind, ...] = ("message", "request", "fyi")
 
@@ -113,6 +114,19 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """A file that a message names, as it was when the message was sent."""
+
+    path: str
+    """Absolute, on `host`."""
+    size: int
+    sha256: str
+    host: str
+    state: FileState = "unchecked"
+    """Whether the reader still finds it like that."""
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A message as its sender gives it; `rules.check_draft` says what is valid."""
 
@@ -124,6 +138,11 @@ class Draft:
     urgent: bool = False
     ttl: float | None = None
     key: str = ""
+    hops: int = 0
+    """Messages that led to this one, one by the other, without work or a user's word between."""
+    files: tuple[File, ...] = ()
+    allow_secret: bool = False
+    """What looks like a secret is sent all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +158,10 @@ class Message:
     reply_to: int | None
     tags: tuple[str, ...] = ()
     urgent: bool = False
+    hops: int = 0
     possibly_seen: bool = False
     """It was handed over before, to a session that gave no sign of life afterwards."""
+    files: tuple[File, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +169,8 @@ class Expectation:
     """What the sender may expect for one recipient, as known when it was sent."""
 
     recipient: str
-    outlook: Literal["working", "waking", "idle", "offline", "unknown"]
+    outlook: Literal["working", "waking", "idle", "quiet", "offline", "unknown"]
+    """`quiet`: not woken, because too many messages led to one another; see `rules.MAX_HOPS`."""
     since: float = 0.0
     """For `offline`: when it was last seen."""
     hint: str = ""
@@ -202,7 +224,8 @@ class MessageStatus:
     recipient: str
     kind: Kind
     receipts: tuple[Receipt, ...]
-    replies: tuple[int, ...]
+    replies: tuple[Message, ...]
+    """The newest answers that whoever asks may see, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +288,9 @@ class Happening:
     """Characters there are for message blocks."""
     session_id: str = ""
     prompt_id: str = ""
-    """The turn it belongs to, where the event begins one."""
+    """The turn it belongs to."""
+    begins: bool = False
+    """The turn begins with it: what was handed over before, and never proven, is lost."""
     bell: bool | None = None
     """Whether the session may be woken; None where the event does not tell."""
     proven: tuple[int, ...] = ()

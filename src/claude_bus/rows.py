@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from . import text
-from .model import Agent, Claim, Expectation, HandOver, Message, MessageStatus, Receipt, Sent, StateEntry
+from .model import Agent, Claim, Expectation, File, HandOver, Message, MessageStatus, Receipt, Sent, StateEntry
 
 Row = dict[str, Any]
 
@@ -54,8 +54,15 @@ def message(found: Message, *, for_model: bool = False) -> Row:
             tags=list(found.tags),
             urgent=found.urgent,
             possibly_seen=found.possibly_seen,
+            files=[file(f, for_model=for_model) for f in found.files],
         ),
     }
+
+
+def file(found: File, *, for_model: bool = False) -> Row:
+    """`state`: whether the reader still finds the file as it was sent."""
+    path = text.path(found.path) if for_model else found.path
+    return {"path": path, "size": found.size, "sha256": found.sha256, "state": found.state}
 
 
 def mail(found: HandOver, *, for_model: bool = False) -> Row:
@@ -80,7 +87,7 @@ def expectation(expected: Expectation) -> Row:
     }
 
 
-def status(found: MessageStatus) -> Row:
+def status(found: MessageStatus, *, for_model: bool = False) -> Row:
     """`readers` as in the original; `deliveries` has every recipient; `open`: a request without reply."""
     return {
         "message_id": found.id,
@@ -88,7 +95,7 @@ def status(found: MessageStatus) -> Row:
         "recipient": found.recipient,
         "readers": [{"recipient": r.recipient, "read_ts": r.read_at} for r in found.receipts if r.read_at],
         "deliveries": [receipt(r) for r in found.receipts],
-        "replies": list(found.replies),
+        "replies": [message(reply, for_model=for_model) for reply in found.replies],
         **_filled(open=found.kind == "request" and not found.replies),
     }
 

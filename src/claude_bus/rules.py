@@ -10,8 +10,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from .errors import InvalidInput, TooLarge
-from .model import KINDS, Address, Draft
+from .errors import InvalidInput, RateLimited, TooLarge
+from .model import KINDS, Address, Draft, File
 from .patterns import normalize
 
 DEFAULT_CHANNEL = "default"
@@ -25,8 +25,12 @@ MAX_ROLE = 200
 MAX_DOING = 80
 """Characters of a prompt that peers see, if its user shares prompts."""
 MAX_RECIPIENTS = 200
+MAX_FILES = 20
+MAX_PATH_BYTES = 4_096
 MAX_CLAIM_TTL = 30 * 86_400.0
 MAX_TTL = 365 * 86_400.0
+MAX_REPLIES = 20
+"""Answers that the status of a message shows."""
 MAX_WAIT = 3_600.0
 RETENTION = 30 * 86_400.0
 """Seconds that read messages and journal rows are kept."""
@@ -35,6 +39,12 @@ RING_AFTER = (0.0, 30.0, 120.0)
 """Seconds since the last ring after which a batch may ring for the 1st, 2nd, 3rd time."""
 MAX_CONTINUATIONS = 3
 """Turns in a row that the Stop hook may continue because of mail."""
+MAX_HOPS = 10
+"""Messages that may lead to one another without work or a user's word between, and still wake their recipients."""
+MAX_TALK = 30
+"""As many of them at most: the next is refused."""
+RATE_WINDOW = 60.0
+"""Seconds over which a session's messages are counted."""
 EDIT_CLAIM = 300.0
 """Seconds for which an edit claims its file."""
 REFUSAL_LASTS = 600.0
@@ -43,6 +53,7 @@ FOREIGN_HOST_SILENCE = 180.0
 """Seconds without a heartbeat after which a session on another host counts as gone."""
 
 _TICK = 1e-6
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def _is_plain(char: str) -> bool:
@@ -91,20 +102,38 @@ def check_draft(draft: Draft) -> Draft:
         raise InvalidInput(f"to must name 1 to {MAX_RECIPIENTS} recipients: a name, a list, a glob, or 'all'")
     if draft.kind not in KINDS:
         raise InvalidInput(f"kind {draft.kind!a} is unknown: use {', '.join(KINDS)}")
-    if not draft.content:
+    if not draft.content and not draft.files:
         raise InvalidInput("content is empty: say something")
     check_utf8(
         draft.content,
         "content",
         MAX_CONTENT_BYTES,
-        "put it into a file and send its path and sha256 instead",
+        "put it into a file and name that in files, which sends its path and sha256",
     )
     for tag in draft.tags:
         check_line(tag, "a tag", MAX_NAME)
     if draft.ttl is not None:
         check_seconds(draft.ttl, "ttl", MAX_TTL)
     check_line(draft.key, "key")
+    check_file_count(len(draft.files))
+    for file in draft.files:
+        check_file(file)
     return draft
+
+
+def check_file_count(count: int) -> None:
+    """At most as many files as a message may name."""
+    if count > MAX_FILES:
+        raise InvalidInput(f"files has {count} entries, a message names at most {MAX_FILES}: put them into an archive")
+
+
+def check_file(file: File) -> File:
+    """A file as it can be stored: its path is text, its digest is one."""
+    check_utf8(file.path, f"files: the path {file.path[:200]!a}", MAX_PATH_BYTES, "give the file a shorter one")
+    check_line(file.host, "a file's host", 255)
+    if not file.path or "\0" in file.path or file.size < 0 or not _SHA256.fullmatch(file.sha256):
+        raise InvalidInput(f"files: {file.path[:200]!a} has no valid path, size or sha256")
+    return file
 
 
 def check_seconds(value: float, what: str, limit: float) -> float:
@@ -190,12 +219,34 @@ def next_ts(now: float, last: float) -> float:
     return max(now, last + _TICK, math.nextafter(last, math.inf))
 
 
-def rings(kind: str, broadcast: bool, urgent: bool) -> bool:
+def rings(kind: str, broadcast: bool, urgent: bool, hops: int) -> bool:
     """Whether a message is a reason to wake an idle session.
 
-    Direct mail is; a broadcast only if urgent; an `fyi` never.
+    Direct mail is; a broadcast only if urgent; an `fyi` never; and nothing that is one
+    more word in a talk that nobody works in.
     """
-    return kind != "fyi" and (urgent or not broadcast)
+    return kind != "fyi" and (urgent or not broadcast) and hops < MAX_HOPS
+
+
+def check_hops(hops: int) -> None:
+    """Raise `RateLimited` when sessions have only talked for too long."""
+    if hops >= MAX_TALK:
+        raise RateLimited(
+            f"{hops} messages in a row led to one another, without work or a word of a user between: this one is "
+            "refused. End your turn, or do some work first; your user can tell you to go on",
+            hops=hops,
+        )
+
+
+def check_rate(count: int, limit: int, oldest: float, now: float, to: str) -> None:
+    """Raise `RateLimited` if `count` messages, the oldest sent at `oldest`, are all that `limit` allows."""
+    if count >= limit:
+        wait = max(1, math.ceil(oldest + RATE_WINDOW - now))
+        raise RateLimited(
+            f"{count} messages{to} in the last minute, the limit is {limit}: nothing was sent. Say it in one message, "
+            f"or wait {wait} s (BUS_RATE sets the limit)",
+            retry_after=wait,
+        )
 
 
 def ring_due(rings: int, since_last: float) -> bool:

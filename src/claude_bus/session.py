@@ -8,12 +8,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Unpack
 
 import anyio
 
-from . import rules, text, worktree
+from . import files, rules, text, worktree
 from .bus import Bus
 from .config import Config
 from .errors import InvalidInput, NameTaken, NotRegistered
@@ -62,6 +63,7 @@ class Session:
         self._left = False
         self._taken_up = False
         self._continuations = 0
+        self._hops = 0
         self._announced = 0
         self._warning = ""
         self._problem = ""
@@ -179,12 +181,14 @@ class Session:
         where = rules.check_name(channel, "channel") if channel else me.channel
         return await self.bus.agents(where, within), me
 
-    async def send(self, draft: Draft) -> Sent:
-        """Send; without a registered name only an answer to what was received goes out."""
+    async def send(self, draft: Draft, paths: Sequence[str] = ()) -> Sent:
+        """Send, with the files at `paths`; without a registered name only an answer to what was received goes out."""
         binding = await self._called()
         if not binding or not (binding.registered or draft.reply_to):
             raise NotRegistered
-        return await self.bus.send(binding.address, draft)
+        named = await files.measured(self.client.folder.cwd, paths)
+        hops = self._hops if self.turn.hooked else 0
+        return await self.bus.send(binding.address, replace(draft, files=named, hops=hops))
 
     async def inbox(self, *, peek: bool = False, limit: int = 50) -> HandOver:
         """Unread mail; registered or not, but a session without either is told to register."""
@@ -202,15 +206,21 @@ class Session:
             binding.address, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
         )
         if peek:
-            return found
-        await self._unless_cancelled(binding.address, found)
+            return replace(found, messages=await files.examined(found.messages))
+        found = await self._unless_cancelled(binding.address, found)
+        self._got(found)
         self.turn.handed_by_tool([message.id for message in found.messages])
         return found
 
-    async def _unless_cancelled(self, me: Address, found: HandOver) -> None:
-        """An answer that will not be sent hands nothing over."""
+    def _got(self, found: HandOver) -> None:
+        """What the session says from now on may be owed to this mail: see `rules.MAX_HOPS`."""
+        self._hops = max([self._hops, *(message.hops + 1 for message in found.messages)])
+
+    async def _unless_cancelled(self, me: Address, found: HandOver) -> HandOver:
+        """What was handed over, its files looked at; an answer that will not be sent hands nothing over."""
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
+            return replace(found, messages=await files.examined(found.messages))
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self.bus.withdraw(me, [message.id for message in found.messages])
@@ -282,11 +292,13 @@ class Session:
         return await self.bus.message_status(await self._reader(), message_id)
 
     async def history(self, search: str, thread: int | None, since: int, limit: int) -> list[Message]:
-        return await self.bus.history(await self._reader(), search=search, thread=thread, since=since, limit=limit)
+        me = await self._reader()
+        found = await self.bus.history(me, search=search, thread=thread, since=since, limit=limit)
+        return [*await files.examined(found)]
 
-    async def set_state(self, key: str, value: str, **options: Unpack[Options]) -> int:
+    async def set_state(self, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]) -> int:
         me = await self._anyone()
-        return await self.bus.set_state(me, key, value, **options)
+        return await self.bus.set_state(me, key, value, allow_secret=allow_secret, **options)
 
     async def get_state(self, key: str) -> list[StateEntry]:
         me = await self._anyone()
@@ -329,37 +341,65 @@ class Session:
 
     # -- hook events of the main conversation; those of subagents must not come here
 
-    async def prompt(self, session_id: str, prompt_id: str, permission_mode: str, prompt: str = "") -> Injection:
-        """A prompt was submitted: what is new goes with it. Its words go nowhere unless the user shares them."""
+    async def prompt(
+        self, session_id: str, prompt_id: str, permission_mode: str, prompt: str = "", *, typed: bool = True
+    ) -> Injection:
+        """A prompt was submitted, `typed` by its user or pushed: what is new goes with it.
+
+        Its words go nowhere unless the user shares them.
+        """
         if self._left:
             return _NOTHING
         if not self._taken_up:
             await self.attach()
         if not self.turn.begins(session_id, prompt_id):
             await self.became("working", session_id)
+            self._hops = 0 if typed else self._hops
             return _NOTHING
         self._continuations = 0
         self.turn.begin(session_id, prompt_id)
         doing = text.one_line(prompt, rules.MAX_DOING) if self.config.share_prompts else None
-        return await self._react("prompt hook", session_id, permission_mode, prompt_id, roster=True, doing=doing)
+        found = await self._react(
+            "prompt hook", session_id, permission_mode, prompt_id, begins=True, roster=True, doing=doing
+        )
+        self._hops = 0 if typed else self._hops
+        return found
 
-    async def batch(self, session_id: str, permission_mode: str) -> Injection:
-        """A batch of tools is over: what came meanwhile goes into the next request."""
+    async def batch(
+        self, session_id: str, permission_mode: str, prompt_id: str = "", *, worked: bool = True
+    ) -> Injection:
+        """A batch of tools is over: what came meanwhile goes into the next request.
+
+        `worked`: not all of its tools were for talk.
+        """
         if self._left:
             return _NOTHING
+        begins = await self._catch_up(session_id, prompt_id)
         self.turn.batch()
-        return await self._react("tool hook", session_id, permission_mode)
+        self._hops = 0 if worked else self._hops
+        return await self._react("tool hook", session_id, permission_mode, prompt_id, begins=begins)
 
-    async def stop(self, session_id: str, permission_mode: str) -> Injection:
+    async def _catch_up(self, session_id: str, prompt_id: str) -> bool:
+        """Begin a turn whose prompt this server was not told of: it proves nothing of those before."""
+        if not self._taken_up:
+            await self.attach()
+        missed = bool(prompt_id) and self.turn.begins(session_id, prompt_id)
+        if missed:
+            self._continuations = 0
+            self.turn.begin(session_id, prompt_id)
+        return missed
+
+    async def stop(self, session_id: str, permission_mode: str, prompt_id: str = "") -> Injection:
         """The model is about to end its turn: unread mail continues it, a few times at most."""
         if self._left:
             return _NOTHING
+        begins = await self._catch_up(session_id, prompt_id)
         self.turn.stop()
         if self._continuations >= rules.MAX_CONTINUATIONS:
             await self._confirm(await self.attach())
             await self.became("idle", session_id)
             return _NOTHING
-        found = await self._react("stop hook", session_id, permission_mode, ends=True)
+        found = await self._react("stop hook", session_id, permission_mode, prompt_id, begins=begins, ends=True)
         self._continuations += bool(found)
         return found
 
@@ -404,6 +444,7 @@ class Session:
         permission_mode: str,
         prompt_id: str = "",
         *,
+        begins: bool = False,
         roster: bool = False,
         doing: str | None = None,
         ends: bool = False,
@@ -415,6 +456,7 @@ class Session:
             text.MAIL_SPACE,
             session_id,
             prompt_id,
+            begins,
             self._may_wake(permission_mode),
             proven=tuple(self.turn.proven),
             lost=tuple(self.turn.lost),
@@ -430,8 +472,9 @@ class Session:
         if not reaction:
             return _NOTHING
         self.turn.settle()
-        mail = reaction.mail
-        await self._unless_cancelled(reaction.address, mail)
+        mail = await self._unless_cancelled(reaction.address, reaction.mail)
+        self._got(mail)
+        reaction = replace(reaction, mail=mail)
         self.turn.handed_by_hook([*mail.unproven, *(message.id for message in mail.messages)])
         self._announced = mail.next_id if mail.messages or reaction.announce else self._announced
         return Injection("\n".join(self._lines(reaction)), text.notice(mail.messages) if mail.messages else "")

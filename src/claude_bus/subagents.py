@@ -60,7 +60,7 @@ class Subagent(Session):
         try:
             found = await super().register(name, role, owns, channel)
         except BusError:
-            await self._end()
+            await self.end()
             raise
         await self.bus.observe(self.client.key, status="working")
         return found
@@ -106,22 +106,19 @@ class Subagent(Session):
         self.turn.begin(self.client.session_id, "")
         return await self._react("subagent hook", "", "")
 
-    async def used_tools(self) -> Injection:
+    async def used_tools(self, *, worked: bool) -> Injection:
         """A batch of its tools is over: what came meanwhile goes into its next request."""
-        return await super().batch("", "") if await self.takes_part() else Injection()
+        return await super().batch("", "", worked=worked) if await self.takes_part() else Injection()
 
     async def stops(self) -> Injection:
-        """It is about to end: unread mail makes it go on; else its name is offline until it is started again."""
-        if not await self.takes_part():
-            return Injection()
-        found = await super().stop("", "")
-        if not found:
-            await self._end()
-        return found
+        """It is about to end, unless unread mail makes it go on."""
+        return await super().stop("", "") if await self.takes_part() else Injection()
 
-    async def _end(self) -> None:
-        self._takes_part = False
-        await self.bus.detach(self.client.key)
+    async def end(self) -> None:
+        """It has ended: its name is offline until it is started again, and what was not proven waits."""
+        if await self.takes_part():
+            self._takes_part = False
+            await self.bus.detach(self.client.key)
 
 
 class Participants:
@@ -147,6 +144,7 @@ class Participants:
         """The subagent with this id."""
         return self._subagents.setdefault(agent_id, Subagent(self.session, agent_id))
 
-    def forget(self, agent_id: str) -> None:
+    async def end(self, agent_id: str) -> None:
         """The subagent has ended; should it come back, the store knows its name."""
-        self._subagents.pop(agent_id, None)
+        await self.subagent(agent_id).end()
+        del self._subagents[agent_id]

@@ -30,11 +30,15 @@ VARIABLE = "CLAUDE_BUS_SUPERVISOR"
 
 REPEATABLE = frozenset(
     {
-        *("hook", "inbox", "wait", "whoami", "agents", "message_status", "history"),
+        *("hook", "whoami", "agents", "message_status", "history"),
         *("get_state", "list_state", "list_claims"),
     }
 )
-"""Tools that may be called twice: they change nothing, or hand over again what was not proven to be read."""
+"""Tools that may be called twice. Those that hand mail over are not among them: the next server
+could not tell a subagent's call from its session's."""
+
+ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""The client ends its servers with the first and, 100 ms later, the second; a terminal that closes with the third."""
 
 _PAUSES = (0.0, 0.2, 1.0, 2.0, 5.0)
 """Seconds before the next start, by the number of servers that died one after the other without a word.
@@ -79,8 +83,9 @@ class Supervisor:
 
     def run(self) -> int:
         """Keep a server running until the client ends, or until servers die as soon as they start."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        for name in ENDINGS:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._stop)
         threading.Thread(target=self._pass_requests, daemon=True).start()
         mute, unproven = 0, True
         while not self._ending and mute < len(_PAUSES):
@@ -210,7 +215,7 @@ class Supervisor:
     # -- the end
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
-        """The client ends its servers with SIGINT, and 100 ms later with SIGTERM."""
+        """One of the `ENDINGS` came."""
         self._ending = True
         if not self._server:
             os._exit(0)
@@ -236,5 +241,6 @@ def supervise(command: Sequence[str]) -> int:
     Ends the process at once: the thread that reads stdin cannot be interrupted.
     """
     status = Supervisor(command, os.environ, sys.stdin.buffer, sys.stdout.buffer).run()
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     os._exit(status)

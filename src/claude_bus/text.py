@@ -12,9 +12,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from .model import Claim, Expectation, Message, Overlap, Roster, Sent, Status
+from .model import Claim, Expectation, File, Message, Overlap, Roster, Sent, Status
 from .patterns import plain
-from .rules import DEFAULT_CHANNEL, MAX_NAME
+from .rules import DEFAULT_CHANNEL, MAX_HOPS, MAX_NAME
 
 INJECTION_LIMIT = 9_000
 """Characters (UTF-16 units) per hook answer. The client diverts what exceeds 10,000 to a file."""
@@ -32,7 +32,7 @@ _PREAMBLE = (
 )
 
 _TAGS = re.compile(
-    r"<(?=\s*/?\s*(?:bus-message|system-reminder|cross-session-message|task-notification|channel|"
+    r"<(?=\s*/?\s*(?:bus-message|bus-file|system-reminder|cross-session-message|task-notification|channel|"
     r"command-|local-command|user-prompt|function_|antml|tool_|teammate-message|persisted-output))",
     re.IGNORECASE,
 )
@@ -43,6 +43,7 @@ _UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_BREAKS = str.maketrans({"\n": "\\n", "\t": "\\t"})
 _QUOTES = str.maketrans({'"': "'", "<": "(", ">": ")"})
 _JOINERS = "\u200c\u200d"
 _SELECTOR = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f]")
@@ -132,7 +133,19 @@ def message_block(message: Message, label: str) -> str:
     if message.possibly_seen:
         marks.append('possibly_seen="true"')
     marks.append(f'sent="{clock(message.ts)}"')
-    return f"<bus-message-{label} {' '.join(marks)}>\n{visible(message.content)}\n</bus-message-{label}>"
+    lines = [visible(message.content), *(_file_line(file, label) for file in message.files)]
+    return f"<bus-message-{label} {' '.join(marks)}>\n{chr(10).join(lines)}\n</bus-message-{label}>"
+
+
+def _file_line(file: File, label: str) -> str:
+    """One file of a message; under the fence's label, so that no content can pass for it."""
+    marks = f'state="{file.state}" size="{file.size}" sha256="{file.sha256}"'
+    return f"<bus-file-{label} {marks}>{path(file.path)}</bus-file-{label}>"
+
+
+def path(given: str) -> str:
+    """A path on one line, as it is but for what would act on its reader."""
+    return visible(given).translate(_BREAKS)
 
 
 def size(text: str) -> int:
@@ -193,10 +206,15 @@ def overlap_line(overlaps: Sequence[Overlap]) -> str:
 
 def recall(open_requests: Sequence[Message]) -> str:
     """The one reminder of requests that wait for this session's answer."""
-    lines = [f"- #{m.id} from {name(m.sender)}: {one_line(m.content, 100)}" for m in open_requests]
+    lines = [f"- #{m.id} from {name(m.sender)}: {one_line(m.content or _named(m), 100)}" for m in open_requests]
     return "\n".join(
         ["Open requests to you on the bus (said once; answer with send(to, content, reply_to=id) if you can):", *lines]
     )
+
+
+def _named(message: Message) -> str:
+    """What a message without words is about."""
+    return ", ".join(file.path for file in message.files)
 
 
 def notice(messages: Sequence[Message]) -> str:
@@ -206,7 +224,7 @@ def notice(messages: Sequence[Message]) -> str:
 
 
 def letter(message: Message) -> str:
-    """A message for a person's terminal: who and when, then the text, indented."""
+    """A message for a person's terminal: who and when, its files, then the text, indented."""
     marks: list[str] = [message.kind] if message.kind != "message" else []
     marks += [f"reply to #{message.reply_to}"] if message.reply_to is not None else []
     marks += ["to all"] if message.to == "all" else []
@@ -214,7 +232,9 @@ def letter(message: Message) -> str:
     head = f"#{message.id} from {name(message.sender)}, {clock(message.ts)}" + (
         f" ({', '.join(marks)})" if marks else ""
     )
-    return "\n".join([head, *(f"  {line}".rstrip() for line in visible(message.content).split("\n"))])
+    files = [f"{f.state} file {path(f.path)} ({plural(f.size, 'byte')}, sha256 {f.sha256})" for f in message.files]
+    content = visible(message.content).split("\n") if message.content else []
+    return "\n".join([head, *files, *(f"  {line}".rstrip() for line in content)])
 
 
 # -- the guard --------------------------------------------------------------------
@@ -271,6 +291,8 @@ _OUTLOOK = {
     "working": "working, gets it within this turn",
     "waking": "idle, being woken",
     "idle": "idle, gets it at its next turn",
+    "quiet": f"not woken: {MAX_HOPS} messages led to one another without work or a user's word between; "
+    "gets it with its next prompt or tool call",
 }
 
 

@@ -84,6 +84,10 @@ class Sandbox:
         """Merge into the user's settings.json."""
         _merge(self.config / "settings.json", **values)
 
+    def preferences(self, **values: object) -> None:
+        """Merge into what the client keeps of its user's choices beside the settings."""
+        _merge(self.config / ".claude.json", **values)
+
     def run(self, *args: str, stdin: str = "", env: dict[str, str] | None = None) -> str:
         """Any `claude ...` command to its end; what it printed."""
         done = subprocess.run(
@@ -177,9 +181,14 @@ class Tui:
 
     def clear(self) -> None:
         """Begin another conversation with /clear."""
+        self.switch("/clear")
+
+    def switch(self, command: str) -> None:
+        """Go over to another conversation with a /command."""
         before = self._said("sessionId")
-        self.prompt("/clear")
+        self.prompt(command)
         self._wait(lambda: self._said("sessionId") not in (None, before), "another conversation begins", PATIENCE)
+        self.wait_until_idle()
 
     def interrupt(self) -> None:
         """Press Esc in a turn the model has not begun to answer; the prompt comes back to the box and is deleted."""

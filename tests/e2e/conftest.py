@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from .claude_e2e import Sandbox, Tui
-from .fake_anthropic import FakeAnthropic, Request, Script
-from .peer import Peer
+from .fake_anthropic import PATIENCE, FakeAnthropic, Request, Script, text, tool
+from .peer import Peer, eventually
 
 PLUGIN = Path(__file__).parents[2]
 TOOLS = "mcp__plugin_bus_bus"
+JOINS = "join the bus"
+"""The prompt with which a session registered."""
 
 
 class Session:
@@ -43,6 +47,28 @@ class Session:
         """Wait until the bus knows the session as working, idle or offline."""
         self._bus.wait_for_status(self.name, status)
 
+    def servers(self) -> list[psutil.Process]:
+        """The bus server and what stands between it and the client, the server first."""
+        server = psutil.Process(self._bus.server_pid(self.name))
+        above = itertools.takewhile(lambda parent: parent.pid != self.tui.pid, server.parents())
+        return [server, *above]
+
+    def kill_server(self) -> None:
+        """Kill the bus server, and wait until another one runs."""
+        killed = self._bus.server_pid(self.name)
+        psutil.Process(killed).kill()
+        eventually(lambda: self._bus.server_pid(self.name) != killed, "another server runs")
+
+    def lose_power(self) -> None:
+        """End the client and its bus server so that neither sees the other die."""
+        servers = self.servers()
+        for process in servers:
+            process.suspend()
+        self.tui.kill()
+        for process in servers:
+            process.kill()
+        psutil.wait_procs(servers, PATIENCE)
+
     def exit(self) -> None:
         """End the client as a user does."""
         self.tui.prompt("/exit")
@@ -64,6 +90,14 @@ class StartSession:
         plugin = ("--plugin-dir", str(PLUGIN), "--permission-mode", "manual")
         tui = self._running.enter_context(Tui(self._box, *plugin, *args, "--allowedTools", TOOLS, env=env))
         return Session(tui, model, self._bus, name, self._box.project)
+
+    def joined(self, name: str) -> Session:
+        """A session whose model took the name with the tool: nothing in its environment tells it."""
+        started = self("", tool(f"{TOOLS}__register", name=name), text("joined"), join=False)
+        started.say(JOINS)
+        started.name = name
+        started.wait_until("idle")
+        return started
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ class Turn:
     tools: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     hold: threading.Event | None = None
     """The answer is not given before somebody sets this."""
+    status: int = 200
+    """What the API answers with instead, if it is an error."""
 
 
 Script = Turn | Callable[["Request"], Turn]
@@ -53,6 +55,11 @@ def tool(name: str, /, **tool_input: Any) -> Turn:
 def held(value: str, until: threading.Event) -> Turn:
     """A text that is not answered until the event is set."""
     return Turn(text=value, hold=until)
+
+
+def refused(status: int, reason: str) -> Turn:
+    """An error of the API. The client repeats a request only for some, such as 429, 500 and 529."""
+    return Turn(text=reason, status=status)
 
 
 # -- what the client sent -------------------------------------------------------
@@ -98,6 +105,11 @@ class Request:
         """
         newest = list(itertools.takewhile(lambda m: m["role"] != "assistant", reversed(self.messages)))
         return [_readable(block) for message in reversed(newest) for block in _blocks(message)]
+
+    def said(self) -> list[str]:
+        """The texts that stand for the user's, without what tools returned."""
+        blocks = [block for message in self.messages if message["role"] == "user" for block in _blocks(message)]
+        return [str(block["text"]) for block in blocks if block.get("type") == "text"]
 
     def tool_results(self) -> list[str]:
         return [
@@ -198,12 +210,14 @@ class FakeAnthropic:
             self._requests.append(request)
             self._changed.notify_all()
 
-    def answer(self, request: Request) -> dict[str, Any]:
-        """The message that answers a request, when it is time."""
+    def answer(self, request: Request) -> tuple[int, dict[str, Any]]:
+        """The status and the message, or the error, that answer a request, when it is time."""
         turn = self._next_turn(request)
         while turn.hold and not (turn.hold.wait(0.2) or self._stopped.is_set()):
             pass
-        return _message(turn, next(self._ids), str(request.body.get("model", "fake")))
+        if turn.status != 200:
+            return turn.status, _error(turn)
+        return turn.status, _message(turn, next(self._ids), str(request.body.get("model", "fake")))
 
     def _next_turn(self, request: Request) -> Turn:
         if not request.is_main:
@@ -211,6 +225,10 @@ class FakeAnthropic:
         with self._changed:
             script = self._script.pop(0) if self._script else self._default
         return script if isinstance(script, Turn) else script(request)
+
+
+def _error(turn: Turn) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": "api_error", "message": turn.text}}
 
 
 def _message(turn: Turn, n: int, model: str) -> dict[str, Any]:
@@ -271,9 +289,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _any  # noqa: N815
 
     def _answer(self, request: Request) -> None:
-        message = self.server.fake.answer(request)
-        if not request.body.get("stream"):
-            self._json(message)
+        status, message = self.server.fake.answer(request)
+        if status != 200 or not request.body.get("stream"):
+            self._json(message, status)
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
@@ -285,9 +303,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
             self.wfile.flush()
 
-    def _json(self, value: object) -> None:
+    def _json(self, value: object, status: int = 200) -> None:
         data = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()

@@ -78,11 +78,22 @@ class Peer:
         found = self.agents().get(name)
         return found.status if found else ""
 
+    def conversation(self, name: str) -> str:
+        """The id of the conversation that bore a name last."""
+        ((session_id,),) = self.rows("SELECT session_id FROM agents WHERE name = ?", name)
+        return str(session_id)
+
+    def server_pid(self, name: str) -> int:
+        """The bus server of a running session, the newest if there are several."""
+        query = "SELECT l.pid FROM listeners l JOIN bindings b USING (client) WHERE b.agent = ? ORDER BY l.started DESC"
+        return int(self.rows(query, name)[0][0])
+
     def claims(self) -> list[Claim]:
         return self._do(lambda bus: bus.list_claims(DEFAULT_CHANNEL))
 
-    def wait_for_status(self, name: str, status: str) -> None:
-        eventually(lambda: self.status(name) == status, f"{name} is {status}", lambda: self.status(name))
+    def wait_for_status(self, name: str, status: str, patience: float = PATIENCE) -> None:
+        found = partial(self.status, name)
+        eventually(lambda: found() == status, f"{name} is {status}", found, patience)
 
     def wait_for_state(self, message: int, state: str) -> Receipt:
         """The receipt of a message, once it is `state`."""

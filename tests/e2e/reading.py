@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .fake_anthropic import Request
 
-_HOOK = re.compile(r"(UserPromptSubmit|PostToolBatch|Stop) hook additional context: ")
+_HOOK = re.compile(r"(UserPromptSubmit|PostToolBatch|Stop|SubagentStart|SubagentStop) hook additional context: ")
 _FENCED = re.compile(r"<bus-message-(\w+) ([^>\n]*)>\n(.*?)\n</bus-message-\1>", re.DOTALL)
 _ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
 _RING = '<cross-session-message from="claude-bus"'

@@ -7,9 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
-from .. import __version__, rows, rules, text
+from .. import __version__, files, rows, rules, text
 from ..bus import open_bus
 from ..config import Config
 from ..errors import InvalidInput
@@ -28,11 +29,13 @@ async def send(options: argparse.Namespace, config: Config) -> int:
     draft = rules.check_draft(
         Draft(
             to=tuple(name for name in options.to.split(",") if name.strip()),
-            content=_content(options.content),
+            content=_content(options),
             kind=next(kind for kind in KINDS if kind == options.kind),
             reply_to=options.reply_to,
             urgent=options.urgent,
             key=options.key,
+            files=await files.measured(os.getcwd(), options.file),  # noqa: PTH109 - as text, like the paths
+            allow_secret=options.allow_secret,
         )
     )
     async with open_bus(config) as bus:
@@ -42,9 +45,12 @@ async def send(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _content(given: str) -> str:
-    if given != "-":
-        return given
+def _content(options: argparse.Namespace) -> str:
+    """The text; where none is given, stdin's. A person who names files need not say more."""
+    if options.content != "-":
+        return str(options.content)
+    if sys.stdin.isatty() and options.file:
+        return ""
     if sys.stdin.isatty():
         print("Type the message, then Ctrl-D:", file=sys.stderr)
     try:
@@ -64,6 +70,7 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
         found = await _hand_over(who, options)
         if not found.messages and options.wait:
             found = await _wait(who, options)
+        found = replace(found, messages=await files.examined(found.messages))
         show(options, rows.mail(found), _mail_text(found, who.me.name))
         sys.stdout.flush()
         if not options.peek:

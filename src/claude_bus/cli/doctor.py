@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .. import __version__, claude_code, text
+from .. import __version__, claude_code, detector, text
 from ..config import Config
 from ..drivers.inspect import Finding, inspect
 
@@ -18,9 +18,15 @@ def examine(config: Config, env: Mapping[str, str]) -> list[Finding]:
     return [
         Finding("claude-bus", True, f"{__version__}, Python {platform.python_version()}, {sys.platform}"),
         *inspect(config.db, config.busy_timeout),
+        _secrets(),
         _client(),
         _doorbell(config, env),
     ]
+
+
+def _secrets() -> Finding:
+    reason = detector.unusable()
+    return Finding("secrets", not reason, f"not looked for: {reason}" if reason else "refused in messages and values")
 
 
 def _client() -> Finding:

@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     send.add_argument("--kind", choices=("message", "request", "fyi"), default="message")
     send.add_argument("--urgent", action="store_true", help="a broadcast wakes idle sessions too")
     send.add_argument("--key", default="", help="send once, however often this is repeated with the same key")
+    send.add_argument("--file", action="append", default=[], metavar="PATH", help="name a file; may be repeated")
+    send.add_argument("--allow-secret", action="store_true", help="send what looks like a secret all the same")
     send.set_defaults(command="send")
 
     inbox = commands.add_parser("inbox", parents=[_shared(), named], help="read your messages")

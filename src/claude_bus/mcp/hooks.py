@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import BaseModel, ConfigDict
 
-from .. import text
+from .. import claude_code, text
 from ..model import Injection, Status
 from ..session import Session
 from ..subagents import Participants
@@ -35,6 +35,8 @@ class Event(BaseModel):
     permission_mode: str = ""
     notification_type: str = ""
     prompt: str = ""
+    tools: str = ""
+    """Names of the first tools of a batch, by spaces."""
     tool_use_id: str = ""
     """The call of a tool of the bus that is about to be made."""
     path: str = ""
@@ -56,6 +58,9 @@ async def handle(participants: Participants, event: Event) -> str:
         return await _before_tool(participants, event)
     if event.agent_id:
         found = await _subagent(participants, event)
+    elif stopped := claude_code.stopped_subagent(event.prompt):
+        await participants.end(stopped)
+        found = await _prompt(participants.session, event)
     else:
         react = _REACTIONS.get(event.event)
         found = await react(participants.session, event) if react else Injection()
@@ -98,27 +103,36 @@ async def _subagent(participants: Participants, event: Event) -> Injection:
     if event.event == "SubagentStart":
         return await subagent.starts()
     if event.event == "PostToolBatch":
-        return await subagent.used_tools()
+        return await subagent.used_tools(worked=_worked(event))
     if event.event == "PostCompact":
         await subagent.compacted()
+    if event.event == "StopFailure":
+        await participants.end(event.agent_id)
     if event.event != "SubagentStop":
         return Injection()
     found = await subagent.stops()
     if not found:
-        participants.forget(event.agent_id)
+        await participants.end(event.agent_id)
     return found
 
 
 async def _prompt(session: Session, event: Event) -> Injection:
-    return await session.prompt(event.session_id, event.prompt_id, event.permission_mode, event.prompt)
+    typed = claude_code.is_typed(event.prompt)
+    return await session.prompt(event.session_id, event.prompt_id, event.permission_mode, event.prompt, typed=typed)
 
 
 async def _batch(session: Session, event: Event) -> Injection:
-    return await session.batch(event.session_id, event.permission_mode)
+    return await session.batch(event.session_id, event.permission_mode, event.prompt_id, worked=_worked(event))
+
+
+def _worked(event: Event) -> bool:
+    """Also if the hook does not tell the tools."""
+    names = event.tools.split()
+    return not names or any(map(claude_code.is_work, names))
 
 
 async def _stop(session: Session, event: Event) -> Injection:
-    return await session.stop(event.session_id, event.permission_mode)
+    return await session.stop(event.session_id, event.permission_mode, event.prompt_id)
 
 
 async def _failed(session: Session, event: Event) -> Injection:

@@ -31,7 +31,7 @@ claude-bus connects Claude Code sessions, scripts and people who work side by si
   says. To get an answer send kind="request" and go on; it comes by itself. wait() only if you can do nothing else.
 - Facts that outlive a message (schemas, decisions, progress) go into set_state; with expected_version if several write.
 - claim(path) before you edit what others may edit, release it when done. Claims end with your session.
-- Large things: write a file and send its path and sha256.
+- Large things: write a file and send it with files=[path]; readers see whether it still is what you sent.
 """
 
 _META = {"anthropic/alwaysLoad": True}

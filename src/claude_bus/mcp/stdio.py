@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -20,6 +21,7 @@ from ..doorbell import Doorbell
 from ..errors import BusError
 from ..session import Session
 from ..subagents import Participants
+from ..supervisor import ENDINGS
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +67,9 @@ async def _serve(config: Config) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_on_signal, end)
         tasks.start_soon(bell.watch)
-        async with stdio_server() as (read, write):
-            await server.run(read, write, server.create_initialization_options())
+        with contextlib.suppress(ExceptionGroup):  # the client went while it was being answered
+            async with stdio_server() as (read, write):
+                await server.run(read, write, server.create_initialization_options())
         await end()
 
 
@@ -78,15 +81,15 @@ async def _close(session: Session) -> None:
 
 
 async def _on_signal(end: Callable[[], Awaitable[None]]) -> None:
-    """The client ends its servers with SIGINT, and 100 ms later with SIGTERM."""
     if sys.platform == "win32":
         return
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with anyio.open_signal_receiver(*(signal.Signals[name] for name in ENDINGS)) as signals:
         async for _ in signals:
             await end()
 
 
 def _exit() -> NoReturn:
     """At once: the thread that reads stdin cannot be interrupted, and holds nothing."""
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     os._exit(0)

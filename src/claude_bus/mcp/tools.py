@@ -193,12 +193,15 @@ class Send(Arguments):
     tags: list[str] | None = None
     ttl: Seconds | None = None
     key: str = ""
+    files: list[str] | None = None
+    allow_secret: bool = False
 
 
 @tool(Send)
 async def send(session: Session, args: Send) -> Answer:
     """Send to a name, a list, a glob, name@channel or 'all'. Answers say who is working, woken or offline
-    (kept for them). kind: request = answer expected, fyi = never wakes. A key makes a retry harmless."""
+    (kept for them). kind: request = answer expected, fyi = never wakes. A key makes a retry harmless. files: paths,
+    sent with size and sha256. Likely secrets are refused unless allow_secret."""
     draft = Draft(
         to=tuple(_listed(args.to)),
         content=args.content,
@@ -208,8 +211,9 @@ async def send(session: Session, args: Send) -> Answer:
         urgent=args.urgent,
         ttl=args.ttl,
         key=args.key,
+        allow_secret=args.allow_secret,
     )
-    return text.sent(await session.send(draft), time.time())
+    return text.sent(await session.send(draft, args.files or ()), time.time())
 
 
 class Inbox(Arguments):
@@ -248,7 +252,7 @@ class MessageStatus(Arguments):
 @tool(MessageStatus, changes=False)
 async def message_status(session: Session, args: MessageStatus) -> Answer:
     """How far a message is with each recipient (queued, handed, read, acked, expired), and the replies."""
-    return rows.status(await session.message_status(args.message_id))
+    return rows.status(await session.message_status(args.message_id), for_model=True)
 
 
 class History(Arguments):
@@ -277,6 +281,7 @@ class SetState(Arguments):
     expected_version: int | None = Field(default=None, ge=0)
     mode: Literal["overwrite", "append", "delete"] = "overwrite"
     ttl: Seconds | None = None
+    allow_secret: bool = False
 
 
 @tool(SetState)
@@ -292,6 +297,7 @@ async def set_state(session: Session, args: SetState) -> Answer:
         mode=args.mode,
         ttl=args.ttl,
         json=not text_given,
+        allow_secret=args.allow_secret,
     )
     if args.mode == "delete":
         return f"state['{args.key}'] deleted" if version else f"no state['{args.key}']"

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .. import rules, text
-from ..model import Address, HandOver, Message, Process, Waiting
-from . import mailboxes
+from ..model import Address, File, HandOver, Message, Process, Waiting
+from . import attachments, mailboxes
 from .transaction import Row, Transaction
 
-MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent"
-"""The columns that `message_of` needs."""
+MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent, m.hops"
+"""The columns that `messages_of` needs."""
 
 
 def hand_over(
@@ -35,7 +35,7 @@ def hand_over(
     its size. `peek` marks nothing. What an earlier process handed over and did not
     live to see confirmed is unread again.
     """
-    recover(tx, me, by)
+    recover(tx, me)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     rows = tx.all(
         f"SELECT {MESSAGE}, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
@@ -44,7 +44,7 @@ def hand_over(
         me.name,
         limit,
     )
-    unread = [message_of(row, me, row["attempts"] > 0) for row in rows]
+    unread = messages_of(tx, rows, me)
     count = len(text.fitting(unread, text.SAMPLE_LABEL, max_chars))
     count = max(count, int(at_least_one and bool(unread)))
     handed = tuple(unread[:count])
@@ -78,14 +78,12 @@ def _unproven(tx: Transaction, me: Address, by: Process) -> tuple[int, ...]:
     return tuple(r["message"] for r in rows)
 
 
-def recover(tx: Transaction, me: Address, by: Process) -> None:
+def recover(tx: Transaction, me: Address) -> None:
     """Requeue what a process handed over that has died since, without proof."""
     rows = tx.all(
-        "SELECT DISTINCT handed_by FROM deliveries "
-        "WHERE channel = ? AND recipient = ? AND state = 'handed' AND handed_by != ?",
+        "SELECT DISTINCT handed_by FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'handed'",
         me.channel,
         me.name,
-        str(by),
     )
     for row in rows:
         host, pid, started = row["handed_by"].rsplit(":", 2)
@@ -164,7 +162,7 @@ def acknowledge(tx: Transaction, me: Address, message: int) -> None:
 def waiting(tx: Transaction, me: Address) -> Waiting:
     """What is unread for `me`, and whether it is a reason to ring."""
     rows = tx.all(
-        "SELECT m.id, m.sender, m.sender_channel, m.kind, m.broadcast, m.urgent FROM deliveries d "
+        "SELECT m.id, m.sender, m.sender_channel, m.kind, m.broadcast, m.urgent, m.hops FROM deliveries d "
         "JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? AND d.state = 'queued' "
         "AND (m.expires IS NULL OR m.expires > ?) ORDER BY d.message",
         me.channel,
@@ -176,8 +174,20 @@ def waiting(tx: Transaction, me: Address) -> Waiting:
         count=len(rows),
         newest=rows[-1]["id"] if rows else 0,
         senders=tuple(senders),
-        rings=any(rules.rings(r["kind"], bool(r["broadcast"]), bool(r["urgent"])) for r in rows),
+        rings=any(rules.rings(r["kind"], bool(r["broadcast"]), bool(r["urgent"]), r["hops"]) for r in rows),
     )
+
+
+def continues(tx: Transaction, me: Address) -> bool:
+    """Whether unread mail is a reason to go on with a turn that would end."""
+    row = tx.one(
+        "SELECT 1 FROM deliveries d JOIN messages m ON m.id = d.message "
+        "WHERE d.channel = ? AND d.recipient = ? AND d.state IN ('queued', 'handed') AND m.hops < ? LIMIT 1",
+        me.channel,
+        me.name,
+        rules.MAX_HOPS,
+    )
+    return row is not None
 
 
 def ring(tx: Transaction, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
@@ -233,10 +243,16 @@ def recall_requests(tx: Transaction, me: Address) -> list[Message]:
             me.channel,
             me.name,
         )
-    return [message_of(row, me, False) for row in rows]
+    return messages_of(tx, rows, me)
 
 
-def message_of(row: Row, me: Address, possibly_seen: bool) -> Message:
+def messages_of(tx: Transaction, rows: Sequence[Row], me: Address) -> list[Message]:
+    """The messages in these rows, as `me` sees them; one with `attempts` may have been seen."""
+    files = attachments.of(tx, [row["id"] for row in rows])
+    return [_message(row, me, files.get(row["id"], ())) for row in rows]
+
+
+def _message(row: Row, me: Address, files: tuple[File, ...]) -> Message:
     return Message(
         id=row["id"],
         ts=row["ts"],
@@ -247,5 +263,7 @@ def message_of(row: Row, me: Address, possibly_seen: bool) -> Message:
         reply_to=row["reply_to"],
         tags=rules.load_list(row["tags"]),
         urgent=bool(row["urgent"]),
-        possibly_seen=possibly_seen,
+        hops=row["hops"],
+        possibly_seen="attempts" in row.keys() and row["attempts"] > 0,  # noqa: SIM118 - a row is no mapping
+        files=files,
     )

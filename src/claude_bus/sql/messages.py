@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import rules
 from ..errors import InvalidInput, NotFound
 from ..model import Address, Draft, Expectation, Message, MessageStatus, Receipt, Sent
-from . import bindings, deliveries, events, listeners, mailboxes
+from . import attachments, bindings, deliveries, events, listeners, mailboxes
 from .transaction import Row, Transaction
 
 # Who sees a message: its sender, its recipients, and for a broadcast the whole channel.
@@ -24,13 +24,15 @@ def _visible_to(me: Address) -> tuple[str, ...]:
 # -- sending --------------------------------------------------------------------
 
 
-def send(tx: Transaction, me: Address, draft: Draft) -> tuple[Sent, tuple[str, ...]]:
+def send(tx: Transaction, me: Address, draft: Draft, rate: int = 0) -> tuple[Sent, tuple[str, ...]]:
     """Store a message and one delivery per recipient.
 
     Returns what the sender may expect, and the listeners to tell. A name nobody has
     gets a mailbox. The same `key` from the same sender again changes nothing.
     Raises `InvalidInput` for a glob without a match or a message to oneself only,
-    `NotFound` for a `reply_to` that is not the sender's to see.
+    `NotFound` for a `reply_to` that is not the sender's to see, `RateLimited` for a
+    session that sent `rate` messages within a minute (0: any number), or a quarter of
+    that to one of the recipients.
     """
     rules.check_draft(draft)
     if draft.key and (earlier := _by_key(tx, me, draft.key)):
@@ -38,10 +40,13 @@ def send(tx: Transaction, me: Address, draft: Draft) -> tuple[Sent, tuple[str, .
     if draft.reply_to is not None:
         _require_visible(tx, me, draft.reply_to)
     recipients, broadcast_in = _resolve(tx, me, draft)
+    rules.check_hops(draft.hops)
+    if rate and bindings.holder(tx, me):
+        _check_rate(tx, me, [] if broadcast_in else list(recipients), rate)
     ts = rules.next_ts(tx.now, tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1"))
     cursor = tx.run(
         "INSERT INTO messages (ts, channel, sender, sender_channel, recipient, broadcast, content, kind, "
-        "reply_to, tags, urgent, expires, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "reply_to, tags, urgent, expires, key, hops) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         ts,
         broadcast_in or me.channel,
         me.name,
@@ -55,15 +60,18 @@ def send(tx: Transaction, me: Address, draft: Draft) -> tuple[Sent, tuple[str, .
         int(draft.urgent),
         None if draft.ttl is None else tx.now + draft.ttl,
         draft.key or None,
+        draft.hops,
     )
     message = cursor.lastrowid
     assert message is not None
+    attachments.attach(tx, message, draft.files)
     for who in recipients:
         tx.run("INSERT INTO deliveries (message, channel, recipient) VALUES (?, ?, ?)", message, who.channel, who.name)
     if draft.reply_to is not None:
         deliveries.acknowledge(tx, me, draft.reply_to)
-    rings = rules.rings(draft.kind, bool(broadcast_in), draft.urgent)
-    expected = [_expect(tx, me, who, rings, hint) for who, hint in recipients.items()]
+    rings = rules.rings(draft.kind, bool(broadcast_in), draft.urgent, draft.hops)
+    quiet = draft.hops >= rules.MAX_HOPS
+    expected = [_expect(tx, me, who, hint, rings=rings, quiet=quiet) for who, hint in recipients.items()]
     events.append(tx, me, "send", str(message), _addressed(draft.to))
     sent = Sent(message, _addressed(draft.to), tuple(expected))
     return sent, listeners.of(tx, list(recipients))
@@ -72,6 +80,25 @@ def send(tx: Transaction, me: Address, draft: Draft) -> tuple[Sent, tuple[str, .
 def _addressed(to: tuple[str, ...]) -> str:
     names = ["all" if name.strip() in rules.BROADCASTS else name.strip() for name in to]
     return ", ".join(names)
+
+
+def _check_rate(tx: Transaction, me: Address, recipients: list[Address], rate: int) -> None:
+    window = (me.channel, me.name, tx.now - rules.RATE_WINDOW, tx.now)
+    sends = "FROM events e WHERE e.verb = 'send' AND e.channel = ? AND e.actor = ? AND e.ts > ? AND e.ts <= ?"
+    all_sent = tx.one(f"SELECT COUNT(*) AS n, MIN(e.ts) AS oldest {sends}", *window)
+    assert all_sent
+    rules.check_rate(all_sent["n"], rate, all_sent["oldest"] or tx.now, tx.now, "")
+    for who in recipients:
+        to_one = tx.one(
+            f"SELECT COUNT(*) AS n, MIN(e.ts) AS oldest {sends} AND EXISTS (SELECT 1 FROM deliveries d "
+            "WHERE d.message = CAST(e.subject AS INTEGER) AND d.channel = ? AND d.recipient = ?)",
+            *window,
+            who.channel,
+            who.name,
+        )
+        assert to_one
+        limit = max(1, rate // 4)
+        rules.check_rate(to_one["n"], limit, to_one["oldest"] or tx.now, tx.now, f" to '{who.name}'")
 
 
 def _by_key(tx: Transaction, me: Address, key: str) -> Sent | None:
@@ -84,7 +111,7 @@ def _by_key(tx: Transaction, me: Address, key: str) -> Sent | None:
     if not row:
         return None
     rows = tx.all("SELECT channel, recipient FROM deliveries WHERE message = ? ORDER BY recipient", row["id"])
-    expected = [_expect(tx, me, Address(r["recipient"], r["channel"]), False, "") for r in rows]
+    expected = [_expect(tx, me, Address(r["recipient"], r["channel"])) for r in rows]
     return Sent(row["id"], row["recipient"], tuple(expected), duplicate=True)
 
 
@@ -154,12 +181,16 @@ def _meant(tx: Transaction, target: Address) -> str:
     return f"did you mean '{guess}'?" if guess else ""
 
 
-def _expect(tx: Transaction, me: Address, who: Address, rings: bool, hint: str) -> Expectation:
+def _expect(
+    tx: Transaction, me: Address, who: Address, hint: str = "", *, rings: bool = False, quiet: bool = False
+) -> Expectation:
     name = who.seen_from(me.channel)
     holder = bindings.holder(tx, who)
     if not holder:
         seen = tx.number("SELECT last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
         return Expectation(name, "offline" if seen else "unknown", seen, hint)
+    if quiet:
+        return Expectation(name, "quiet", hint=hint)
     if holder.status == "working":
         return Expectation(name, "working", hint=hint)
     return Expectation(name, "waking" if holder.bell and rings else "idle", hint=hint)
@@ -183,9 +214,14 @@ def _require_visible(tx: Transaction, me: Address, message: int) -> Row:
 def status(tx: Transaction, me: Address, message: int) -> MessageStatus:
     """How far a message is with each recipient; only its sender and readers may ask."""
     row = _require_visible(tx, me, message)
-    deliveries.expire(tx, "message = ?", message)
+    _look_after(tx, message)
     receipts = tx.all("SELECT * FROM deliveries WHERE message = ? ORDER BY channel, recipient", message)
-    replies = tx.all("SELECT id FROM messages WHERE reply_to = ? ORDER BY id", message)
+    replies = tx.all(
+        f"SELECT {deliveries.MESSAGE} FROM messages m WHERE m.reply_to = ? AND {_VISIBLE} ORDER BY m.id DESC LIMIT ?",
+        message,
+        *_visible_to(me),
+        rules.MAX_REPLIES,
+    )
     return MessageStatus(
         id=row["id"],
         ts=row["ts"],
@@ -193,8 +229,17 @@ def status(tx: Transaction, me: Address, message: int) -> MessageStatus:
         recipient=row["recipient"],
         kind=row["kind"],
         receipts=tuple(_receipt(r, me) for r in receipts),
-        replies=tuple(r["id"] for r in replies),
+        replies=tuple(reversed(deliveries.messages_of(tx, replies, me))),
     )
+
+
+def _look_after(tx: Transaction, message: int) -> None:
+    """Note what nobody was there to note: a ttl that ran out, a session or server that died after a hand-over."""
+    deliveries.expire(tx, "message = ?", message)
+    for row in tx.all("SELECT channel, recipient FROM deliveries WHERE message = ? AND state = 'handed'", message):
+        who = Address(row["recipient"], row["channel"])
+        bindings.holder(tx, who)
+        deliveries.recover(tx, who)
 
 
 def history(
@@ -220,7 +265,7 @@ def history(
         *values,
         limit,
     )
-    return [deliveries.message_of(row, me, False) for row in reversed(rows)]
+    return deliveries.messages_of(tx, rows[::-1], me)
 
 
 def _thread(tx: Transaction, message: int) -> list[int]:

@@ -75,12 +75,24 @@ CREATE TABLE messages (
     tags           TEXT NOT NULL DEFAULT '[]',
     urgent         INTEGER NOT NULL DEFAULT 0,
     expires        REAL,
-    key            TEXT
+    key            TEXT,
+    hops           INTEGER NOT NULL DEFAULT 0  -- messages that led to it, one by the other, without work or a user's word
 ) STRICT;
 CREATE UNIQUE INDEX messages_key ON messages (sender_channel, sender, key) WHERE key IS NOT NULL;
 CREATE INDEX messages_reply ON messages (reply_to) WHERE reply_to IS NOT NULL;
 CREATE INDEX messages_expires ON messages (expires) WHERE expires IS NOT NULL;
 CREATE INDEX messages_broadcast ON messages (channel, id) WHERE broadcast = 1;
+
+-- Files that messages name, as they were when sent. Their content stays where it is.
+CREATE TABLE attachments (
+    message INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    number  INTEGER NOT NULL,                  -- in the order they were named
+    host    TEXT    NOT NULL,                  -- the machine on which the path is one
+    path    TEXT    NOT NULL,
+    size    INTEGER NOT NULL,
+    sha256  TEXT    NOT NULL,
+    PRIMARY KEY (message, number)
+) STRICT;
 
 -- One row per message and recipient, from the moment of sending.
 CREATE TABLE deliveries (
@@ -178,3 +190,4 @@ CREATE TABLE events (
     subject TEXT NOT NULL DEFAULT '',
     detail  TEXT NOT NULL DEFAULT ''
 ) STRICT;
+CREATE INDEX events_sends ON events (channel, actor, ts) WHERE verb = 'send';

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import rules
-from ..model import Address, Binding, Client, Happening, Process, Reaction, Roster, Status
+from ..model import Address, Binding, Client, HandOver, Happening, Process, Reaction, Roster, Status
 from . import agents, bindings, deliveries, listeners, mailboxes, overlaps
 from .transaction import Transaction
 
@@ -22,9 +22,11 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
         bindings.forget(tx, client.key)
     deliveries.confirm(tx, me, happening.proven, by)
     deliveries.withdraw(tx, me, happening.lost, by)
-    if happening.prompt_id:
+    if happening.begins:
         mailboxes.requeue(tx, me, str(by))  # also what a program in the session's shell was given, and never proven
-    mail = deliveries.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)
+    mail = HandOver((), 0)
+    if not happening.ends or deliveries.continues(tx, me):
+        mail = deliveries.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)
     announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
     roster = _roster_if_new(tx, binding) if happening.roster else None
     met = bindings.tell_overlaps(tx, client.key, overlaps.of(tx, me)) if happening.roster else ()
@@ -76,7 +78,7 @@ def listen(tx: Transaction, client: str, address: str, by: Process) -> None:
         listeners.listen(tx, address, client, by)
     binding = bindings.bound(tx, client)
     if binding:
-        deliveries.recover(tx, binding.address, by)
+        deliveries.recover(tx, binding.address)
 
 
 def join(

@@ -1,0 +1,246 @@
+"""What keeps sessions from talking for ever, and from flooding one another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_bus import rules
+from claude_bus.bus import LocalBus
+from claude_bus.errors import RateLimited
+from claude_bus.mcp import hooks
+from claude_bus.model import Draft
+from claude_bus.session import Session
+from claude_bus.subagents import Participants
+from sessions_under_test import Party, say
+from store_under_test import Store
+
+pytestmark = pytest.mark.anyio
+
+BUS_TOOL = "mcp__plugin_bus_bus__send"
+PUSHED = (
+    '<cross-session-message from="claude-bus" from-name="x">\n1 unread on the bus from x (#1)\n</cross-session-message>'
+)
+
+
+@pytest.fixture
+def party(tmp_path: Path) -> Party:
+    return Party(tmp_path / "bus.db")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "bus.db")
+
+
+class Polite:
+    """A session whose model answers whatever it gets with thanks, and does `work` first if it has any."""
+
+    def __init__(self, session: Session, peer: str, work: str = "") -> None:
+        self.session = session
+        self.peer = peer
+        self.work = work
+        self.turns = 0
+        self.said: list[str] = []
+        self._participants = Participants(session)
+
+    async def _event(self, event: str, **more: str) -> bool:
+        """Whether the event puts mail before the model."""
+        given = hooks.Event(
+            event=event, session_id=self.peer, prompt_id=f"p{self.turns}", permission_mode="default", **more
+        )
+        answer: dict[str, Any] = json.loads(await hooks.handle(self._participants, given))
+        return "<bus-message-" in answer.get("hookSpecificOutput", {}).get("additionalContext", "")
+
+    async def turn(self, prompt: str) -> None:
+        """From a prompt to the end: thanks for whatever comes with the prompt, between tools, and at the end."""
+        self.turns += 1
+        mail = await self._event("UserPromptSubmit", prompt=prompt)
+        while mail:
+            if self.work:
+                await self._event("PostToolBatch", tools=self.work)
+            sent = await self.session.send(Draft((self.peer,), "Thank you!"))
+            self.said.append(sent.expectations[0].outlook)
+            mail = await self._event("PostToolBatch", tools=f"{BUS_TOOL} ToolSearch")
+            mail = await self._event("Stop") or mail
+
+    async def is_woken(self) -> bool:
+        return await self.session.bus.ring(self.session.client.key, idle=False) is not None
+
+
+async def polite(party: Party, name: str, peer: str, work: str = "") -> Polite:
+    session = await party.join(name, may_wake=lambda _mode: True)
+    await session.prompt(peer, "p0", "default")
+    await session.stop(peer, "default")
+    return Polite(session, peer, work)
+
+
+async def converse(party: Party, one: Polite, other: Polite, limit: int) -> int:
+    """Let each be woken as often as the doorbell would; returns the turns both had."""
+    for _ in range(limit):
+        woken = [who for who in (one, other) if await who.is_woken()]
+        if not woken:
+            party.now += rules.RING_AFTER[1] + 1  # what is due again rings again
+            woken = [who for who in (one, other) if await who.is_woken()]
+        if not woken:
+            break
+        for who in woken:
+            await who.turn(PUSHED)
+    return one.turns + other.turns
+
+
+# -- thanks for the thanks -------------------------------------------------------------------------
+
+
+async def test_two_sessions_that_thank_each_other_stop_by_themselves(party: Party) -> None:
+    """After ten messages nobody is woken any more; nothing is lost, and the sender was told."""
+    alice, bob = await polite(party, "alice", "bob"), await polite(party, "bob", "alice")
+    await say(alice.session, "bob", "Done.")
+
+    turns = await converse(party, alice, bob, limit=100)
+
+    assert turns == rules.MAX_HOPS == 10
+    assert [*alice.said, *bob.said].count("quiet") == 1
+    assert alice.said[-1] == "quiet"
+    last = await bob.session.bus.waiting((await bob.session.attach()).address)
+    assert (last.count, last.rings) == (1, False)
+
+
+async def test_a_users_word_lets_them_go_on(party: Party) -> None:
+    """The mail that waits comes with the user's prompt, and what the session says then wakes again."""
+    alice, bob = await polite(party, "alice", "bob"), await polite(party, "bob", "alice")
+    await say(alice.session, "bob", "Done.")
+    await converse(party, alice, bob, limit=100)
+
+    await bob.turn("go on")
+
+    assert bob.said[-1] == "waking"
+
+
+async def test_sessions_that_work_are_woken_for_ever(party: Party) -> None:
+    """One that uses other tools before it answers begins anew: this is no idle talk."""
+    alice, bob = await polite(party, "alice", "bob", work="Bash"), await polite(party, "bob", "alice")
+    await say(alice.session, "bob", "The tests fail.")
+
+    assert await converse(party, alice, bob, limit=40) == 40
+
+
+async def test_a_round_of_three_stops_too(party: Party) -> None:
+    """It is what led to a message that counts, not who sent it."""
+    names = ["alice", "bob", "carol"]
+    ring = [await polite(party, name, names[(n + 1) % 3]) for n, name in enumerate(names)]
+    await say(ring[0].session, "bob", "Pass it on.")
+    turns = 0
+    while woken := [who for who in ring if await who.is_woken()]:
+        for who in woken:
+            await who.turn(PUSHED)
+            turns += 1
+
+    assert turns == rules.MAX_HOPS
+
+
+async def test_talk_within_a_turn_ends_too(party: Party) -> None:
+    """Two that wait for one another's messages with the tool are refused at last, and told why."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    for session in (alice, bob):
+        await session.prompt("s", "p1", "default")
+    pair = [(alice, "bob"), (bob, "alice")]
+    for sent in range(rules.MAX_TALK):
+        me, peer = pair[sent % 2]
+        await say(me, peer, "And thank you!")
+        await pair[(sent + 1) % 2][0].inbox()
+        await me.batch("s", "default", worked=False)
+
+    with pytest.raises(RateLimited, match=r"30 messages in a row .* without work"):
+        await say(alice, "bob", "And thank you!")
+
+
+async def test_without_hooks_nothing_is_known_and_nothing_damped(party: Party) -> None:
+    """A client whose turns nobody tells of cannot be woken either."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    pair = [(alice, "bob"), (bob, "alice")]
+    for number in range(2 * rules.MAX_TALK):
+        me, peer = pair[number % 2]
+        await say(me, peer)
+        await pair[(number + 1) % 2][0].inbox()
+
+
+async def test_a_batch_whose_tools_are_not_told_counts_as_work(party: Party) -> None:
+    """Hooks of an earlier version do not name them."""
+    alice, bob = await polite(party, "alice", "bob", work=" "), await polite(party, "bob", "alice")
+    await say(alice.session, "bob")
+
+    assert await converse(party, alice, bob, limit=40) == 40
+
+
+# -- how much a session may send -------------------------------------------------------------------
+
+
+async def limited(party: Party, name: str, rate: int) -> Session:
+    """A registered session whose bus lets it send so many messages a minute."""
+    session = await party.join(name)
+    assert isinstance(session.bus, LocalBus)
+    session.bus = LocalBus(session.bus._db, session.bus._process, rate)
+    return session
+
+
+async def test_a_session_may_send_so_much_a_minute(party: Party) -> None:
+    """More is refused with how long to wait; nothing of it is stored."""
+    alice = await limited(party, "alice", 8)
+    for number in range(8):
+        await say(alice, f"peer{number}")
+    with pytest.raises(RateLimited, match=r"8 messages in the last minute, the limit is 8.*wait 60 s") as refused:
+        await say(alice, "peer9")
+
+    assert refused.value.data == {"retry_after": 60}
+    assert len(await alice.history("", None, 0, 100)) == 8
+    party.now += 61
+    await say(alice, "peer9")
+
+
+async def test_a_quarter_of_it_to_one_recipient(party: Party) -> None:
+    """Others can still be told."""
+    alice = await limited(party, "alice", 8)
+    await say(alice, "bob")
+    party.now += 20
+    await say(alice, "bob")
+    with pytest.raises(RateLimited, match=r"2 messages to 'bob' .*wait 40 s"):
+        await say(alice, "bob")
+
+    await say(alice, "carol")
+    with pytest.raises(RateLimited):
+        await alice.send(Draft(("carol", "bob"), "to both"))
+
+
+async def test_a_repetition_with_a_key_is_not_counted(party: Party) -> None:
+    """It sends nothing."""
+    alice = await limited(party, "alice", 4)
+    await say(alice, "bob", key="k")
+    for _ in range(10):
+        assert (await alice.send(Draft(("bob",), "hello", key="k"))).duplicate
+
+
+async def test_a_clock_that_goes_back_refuses_nobody(party: Party) -> None:
+    """What was sent later than now is not counted."""
+    alice = await limited(party, "alice", 4)
+    for number in range(4):
+        await say(alice, f"peer{number}")
+    party.now -= 3600
+
+    await say(alice, "bob")
+
+
+def test_programs_may_send_as_much_as_they_like(store: Store) -> None:
+    """The limit is for sessions, which a model drives; scripts know what they do."""
+    from claude_bus.model import Address
+    from claude_bus.sql import agents, messages
+
+    ci = Address("ci", "default")
+    store(agents.enlist, ci, "script")
+    store.join("bob")
+
+    for _ in range(20):
+        store(messages.send, ci, Draft(("bob",), "built"), 4)

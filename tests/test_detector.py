@@ -1,0 +1,218 @@
+"""What may not be on the bus: which texts are refused, and that nothing of them is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claude_bus import detector
+from claude_bus.cli.doctor import examine
+from claude_bus.config import Config
+from claude_bus.detector import Suspicion, find
+from claude_bus.errors import InvalidInput, SecretRefused
+from claude_bus.mcp import tools
+from claude_bus.model import Draft
+from claude_bus.sql import state
+from likely_secrets import ORDINARY, SECRETS
+from processes_under_test import environment
+from sessions_under_test import Party, say
+
+TOKEN = SECRETS["github classic"]
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_secret_is_found_within_a_message(kind: str) -> None:
+    """Each kind of secret is found among other words, on its line."""
+    assert find(f"hello bob,\nuse this: {SECRETS[kind]}\nthanks")[0].line in (2, 3)
+
+
+@pytest.mark.parametrize("kind", ORDINARY)
+def test_what_only_resembles_a_secret_passes(kind: str) -> None:
+    """Hashes, placeholders, public keys and talk about keys are nobody's secret."""
+    assert find(ORDINARY[kind]) == []
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_no_secret_is_too_short_to_look_for(kind: str) -> None:
+    """What has no word of that length is not looked at, so every secret must have one."""
+    assert detector._WORD.search(SECRETS[kind])
+
+
+def test_each_secret_is_told_with_its_line() -> None:
+    """Several are told in the order in which they stand."""
+    text = f"one\n{TOKEN}\n\n{SECRETS['gitlab']} and {TOKEN}"
+    assert find(text) == [Suspicion(2, "github-pat"), Suspicion(4, "github-pat"), Suspicion(4, "gitlab-pat")]
+
+
+def test_secrets_are_found_from_many_threads_at_once() -> None:
+    """Sessions of one server share the scanner."""
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(find, [TOKEN, ORDINARY["commit"]] * 50))
+    assert found == [[Suspicion(1, "github-pat")], []] * 50
+
+
+@given(st.text() | st.text(st.characters(codec=None, categories=["Cs", "Cc", "Co", "Lu"])))
+def test_any_text_can_be_looked_at(text: str) -> None:
+    """Control characters, half surrogate pairs and the like are no error, and hide no secret."""
+    found = find(f"{text}\n{TOKEN}\n")
+    assert "github-pat" in {suspicion.kind for suspicion in found}
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "://a:b@", "eyJ", "-----BEGIN PRIVATE KEY-----\n", "\0", "😀", "AKIA", "sk-ant-"]
+)
+def test_a_hostile_text_of_any_size_that_can_be_sent_is_looked_at(piece: str) -> None:
+    """What begins like a secret thousands of times neither fails nor hangs."""
+    find((piece * 65_536)[:65_536])
+
+
+def test_nothing_is_asked_of_anybody() -> None:
+    """Of the scanner's library only what scans offline is used."""
+    source = Path(detector.__file__).read_text(encoding="utf-8")
+    imported = [line.split(" import ")[1] for line in source.splitlines() if "from kingfisher_sdk" in line]
+    assert imported == ["Scanner", "Rules, Scanner"]
+
+
+def test_plain_talk_does_not_load_the_scanner() -> None:
+    """A message of short words costs no half second."""
+    code = (
+        "import sys; from claude_bus.detector import find; find('all is well'); print('kingfisher_sdk' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(Path()), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+# -- on the bus ------------------------------------------------------------------------------
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing that is logged at any level has the secret."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert TOKEN not in caplog.text
+
+
+def kept(party: Party) -> bytes:
+    """All bytes of the database, its log included."""
+    return b"".join(path.read_bytes() for path in party.path.parent.glob("bus.db*"))
+
+
+async def test_a_message_with_a_secret_is_refused(party: Party) -> None:
+    """The sender learns of what kind it is and where, and the way out; nothing of it is stored or repeated."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+
+    with pytest.raises(SecretRefused) as refused:
+        await say(alice, "bob", f"hello\nhere: {TOKEN}")
+
+    told = json.dumps(refused.value.as_dict())
+    assert "github-pat on line 2" in refused.value.message
+    assert "--file" in refused.value.message
+    assert "allow_secret" in refused.value.message
+    assert TOKEN not in told
+    assert refused.value.data == {"found": [{"kind": "github-pat", "line": 2}]}
+    assert (await bob.inbox()).messages == ()
+    assert TOKEN.encode() not in kept(party)
+
+
+async def test_a_refusal_of_many_stays_short(party: Party) -> None:
+    """Three are named, the rest counted."""
+    alice = await party.join("alice")
+    with pytest.raises(SecretRefused, match=r"line 3 and 5 more\)"):
+        await say(alice, "bob", "\n".join([TOKEN] * 8))
+
+
+async def test_what_its_sender_allows_is_sent(party: Party) -> None:
+    """The override holds for one message."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+
+    await say(alice, "bob", TOKEN, allow_secret=True)
+
+    assert [m.content for m in (await bob.inbox()).messages] == [TOKEN]
+    with pytest.raises(SecretRefused):
+        await say(alice, "bob", TOKEN)
+
+
+@pytest.mark.parametrize("mode", ["overwrite", "append"])
+async def test_state_is_no_place_for_secrets_either(party: Party, mode: state.Mode) -> None:
+    """A value is refused and allowed like a message, also one that is JSON."""
+    alice = await party.join("alice")
+    await alice.set_state("login", "nobody")
+
+    for value, as_json in ((TOKEN, False), (json.dumps({"token": TOKEN}), True)):
+        with pytest.raises(SecretRefused, match="value looks like it holds a secret"):
+            await alice.set_state("login", value, mode=mode, json=as_json)
+
+    assert TOKEN.encode() not in kept(party)
+    await alice.set_state("login", TOKEN, mode=mode, allow_secret=True)
+    [entry] = await alice.get_state("login")
+    assert str(entry.value).endswith(TOKEN)
+
+
+async def test_deleting_looks_at_nothing(party: Party) -> None:
+    """A value that is not written is no reason to refuse a deletion."""
+    alice = await party.join("alice")
+    await alice.set_state("login", "nobody")
+    await alice.set_state("login", TOKEN, mode="delete")
+    assert await alice.get_state("login") == []
+
+
+async def test_the_tools_pass_the_override_on(party: Party) -> None:
+    """`send` and `set_state` have one name for it."""
+    alice = await party.join("alice")
+    for tool, arguments in (("send", {"to": "bob", "content": TOKEN}), ("set_state", {"key": "k", "value": [TOKEN]})):
+        with pytest.raises(SecretRefused):
+            await tools.call(alice, tool, arguments)
+        assert await tools.call(alice, tool, arguments | {"allow_secret": True})
+
+
+async def test_what_is_wrong_anyhow_is_told_first(party: Party) -> None:
+    """A message that could not be sent in any case is not looked at."""
+    alice = await party.join("alice")
+    with pytest.raises(InvalidInput):
+        await alice.send(Draft((), TOKEN))
+
+
+async def test_without_its_scanner_the_bus_still_carries_mail(
+    party: Party, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A damaged installation of the scanner is logged and told by `doctor`, and stops nobody from sending."""
+    detector._scanner.cache_clear()
+    monkeypatch.setitem(sys.modules, "kingfisher_sdk", None)
+    alice, bob = await party.join("alice"), await party.join("bob")
+
+    await say(alice, "bob", TOKEN)
+
+    assert "not looked for secrets" in caplog.text
+    assert [f.ok for f in examine(Config(party.path), {}) if f.name == "secrets"] == [False]
+    assert len((await bob.inbox()).messages) == 1
+
+
+def test_the_command_line_refuses_alike(tmp_path: Path) -> None:
+    """`claude-bus send` exits with the status of the table and one document; `--allow-secret` sends."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "claude_bus", "send", "bob", "--json", *arguments]
+        return subprocess.run(
+            command, env=environment(tmp_path / "bus.db"), input=TOKEN, capture_output=True, text=True, check=False
+        )
+
+    refused, sent = run(), run("--allow-secret")
+
+    assert refused.returncode == 2
+    assert json.loads(refused.stdout)["error"] == SecretRefused.code
+    assert TOKEN not in refused.stdout + refused.stderr
+    assert sent.returncode == 0
