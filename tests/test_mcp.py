@@ -713,3 +713,16 @@ def test_a_wrong_setting_is_told_before_it_starts(tmp_path: Path) -> None:
         assert "Traceback" not in complaint
     finally:
         server.kill()
+
+
+def test_a_plugins_server_knows_of_its_hooks_before_they_come(tmp_path: Path) -> None:
+    """With hooks a later call proves nothing; a server that the plugin did not start may have none."""
+    for env, state in (({"CLAUDE_PLUGIN_ROOT": "/plugin"}, "handed"), ({}, "read")):
+        db = tmp_path / f"{state}.db"
+        with wire(db, **env) as server:
+            server.call("register", name="alice")
+            peer = Peer(db, "bob")
+            peer.send("alice")
+            [message] = server.call("inbox").data["messages"]
+            server.call("whoami")
+            assert peer.state(message["id"]) == state
