@@ -23,7 +23,7 @@ _LATE = 3.0
 
 _DISTURBING = frozenset(
     {
-        *("started", "ended", "server gone", "lost", "interrupted", "cleared", "registering", "leaving"),
+        *("started", "ending", "server gone", "lost", "interrupted", "cleared", "registering", "leaving"),
     }
 )
 """Lines of a journal after which what was handed over and not proven may come again."""

@@ -79,6 +79,7 @@ class Client:
         folder.mkdir(exist_ok=True)
         return self.stage.environment(
             CLAUDECODE="1",
+            CLAUDE_PLUGIN_ROOT="/",
             CLAUDE_PROJECT_DIR=str(folder),
             CLAUDE_CODE_SESSION_ID=self._session,
             CLAUDE_CODE_MESSAGING_SOCKET=str(self._bell.path),
@@ -233,6 +234,7 @@ class Client:
         self.drain()
         self._until(Phase.END, "drained")
         if self._wire:
+            self.journal.write("ending")
             status = self._wire.hang_up()
             self.journal.write("ended", status=status)
 
