@@ -24,7 +24,7 @@ def campaign(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_nothing_is_lost_and_no_receipt_is_false() -> None:
     """Some sessions live through two rounds of every fault there is, without a promise broken."""
-    done = campaign("--seed", 1, "--rounds", 2, "--kills", 80, "--seconds", 12, "--real", 0.05)
+    done = campaign("--seed", 1, "--rounds", 2, "--kills", 80, "--seconds", 30, "--real", 0.05)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("0 violations\n")
 
@@ -40,6 +40,6 @@ def test_nothing_is_lost_and_no_receipt_is_false() -> None:
 )
 def test_the_campaign_sees_a_bus_that_breaks_its_promise(sabotage: str, rule: str) -> None:
     """Broken in one way that real systems are, a few rounds suffice to tell, and the report says what was broken."""
-    done = campaign("--seed", 1, "--rounds", 8, "--kills", 320, "--seconds", 10, "--sabotage", sabotage)
+    done = campaign("--seed", 1, "--rounds", 8, "--kills", 240, "--doom", 0.006, "--pace", 1, "--sabotage", sabotage)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"VIOLATION {rule}" in done.stdout

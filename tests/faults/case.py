@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
@@ -175,8 +176,8 @@ class Case:
         return found
 
     def first_handed(self, process: str, message: int) -> float:
-        """When the process handed the message over first, to whatever name its session bore."""
-        return self._first_handed[process, message]
+        """When the process handed the message over first, to whatever name its session bore; else never."""
+        return self._first_handed.get((process, message), math.inf)
 
     # -- what to show of a message
 

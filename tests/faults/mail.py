@@ -146,7 +146,7 @@ def _receipt(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
     if case.population.kind_of.get(step.by) == "command":
         fine = any(case.printed(seat, step.number, handed.t) for seat in seats)
     else:
-        since = min(handed.t, case.first_handed(handed.by, step.number))
+        since = min(handed.t, case.first_handed(step.by, step.number))
         fine = any(case.had(seat, step.number, since, step.t) for seat in seats)
     if not fine:
         what = f"{step.number} counts as {step.state} by {step.name} ({', '.join(seats)}), whose model never had it"
