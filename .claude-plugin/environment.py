@@ -29,6 +29,9 @@ NEWEST = (3, 15)
 ABANDONED = 86_400
 """Seconds after which an unfinished environment is nobody's."""
 
+OPTIONAL = "kingfisher-secret-scanner=="
+"""Without it nobody looks for secrets, and `claude-bus doctor` says so."""
+
 WAY_OUT = """\
 Nothing worked. Needed is uv, or Python 3.11 or newer with venv and pip (on Debian and Ubuntu: apt install
 python3-venv), and a way to the packages: a network, a mirror or a cache."""
@@ -49,22 +52,34 @@ def main(folder: Path) -> int:
 def build(folder: Path) -> Path | None:
     """Make it in one of the ways that may work here; None if none does."""
     draft = folder / f".new-{os.getpid()}"
-    for commands in recipes(draft):
-        if all(succeeds(command) for command in commands):
-            made = publish(draft)
-            tidy(folder)
-            return made
-        remove(draft)
+    for requirements in (Path(launch.REQUIREMENTS), without_optional(folder)):
+        for commands in recipes(draft, str(requirements)):
+            if all(succeeds(command) for command in commands):
+                made = publish(draft)
+                tidy(folder)
+                return made
+            remove(draft)
     return None
 
 
-def recipes(draft: Path) -> Iterator[list[list[str]]]:
+def without_optional(folder: Path) -> Path:
+    """The requirements less what the server can do without where there is no wheel of it, as on Alpine."""
+    kept, keep = [], True
+    for line in Path(launch.REQUIREMENTS).read_text(encoding="utf-8").splitlines(keepends=True):
+        keep = keep if line.startswith(" ") else not line.startswith(OPTIONAL)
+        kept += [line] if keep else []
+    reduced = folder / ".requirements.txt"
+    reduced.write_text("".join(kept), encoding="utf-8")
+    return reduced
+
+
+def recipes(draft: Path, requirements: str) -> Iterator[list[list[str]]]:
     """Ways to make the environment, as commands that must all succeed, the fastest first.
 
     Wheels only: to build from source is to run tools that no hash vouches for.
     """
     python = launch.interpreter(str(draft))
-    install = ["install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", launch.REQUIREMENTS]
+    install = ["install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", requirements]
     check = [python, "-I", "-c", "import aiosqlite, anyio, mcp.server.lowlevel, mcp_types, psutil, pydantic"]
     uv = shutil.which("uv")
     if uv:

@@ -84,6 +84,8 @@ with open({log!r}, "a") as log:
     print(" ".join(arguments), file=log)
 if arguments[0] == "venv":
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", arguments[-1]], check=True)
+elif {lacks!r} in Path(arguments[arguments.index("-r") + 1]).read_text():
+    sys.exit("No matching distribution")
 else:
     with open({gate!r}) as gate:
         gate.read()
@@ -96,14 +98,15 @@ else:
 class Uv:
     """Stands for uv where a test needs a hand in it: it takes the packages from the environment that was made."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lacks: str = "nothing") -> None:
+        """`lacks` is a package of which there is no wheel here."""
         self.folder = folder
         self._log, self._gate = folder / "log", folder / "gate"
         folder.mkdir()
         self._log.touch()
         self._gate.touch()
         program = folder / "uv"
-        names = {"log": str(self._log), "gate": str(self._gate), "source": str(environment() / "lib")}
+        names = {"log": str(self._log), "gate": str(self._gate), "source": str(environment() / "lib"), "lacks": lacks}
         program.write_text(_UV.format(python=sys.executable, **names), encoding="utf-8")
         program.chmod(0o755)
 

@@ -210,6 +210,19 @@ def children(pid: int) -> list[int]:
 # -- what breaks ------------------------------------------------------------------------
 
 
+def test_a_machine_without_a_wheel_of_the_scanner(plugin: Path, data: Path, tmp_path: Path) -> None:
+    """The environment is made of all the rest, with the same hashes: the bus runs, and looks for no secrets."""
+    uv = Uv(tmp_path / "uv", lacks="kingfisher")
+    env = user(data, uv, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
+    assert run(plugin, env, "--version").stdout == f"claude-bus {claude_bus.__version__}\n"
+    reduced = (data / "environments" / ".requirements.txt").read_text(encoding="utf-8")
+    whole = (plugin / "requirements.txt").read_text(encoding="utf-8")
+    left_out = "".join(line for line in whole.splitlines(keepends=True) if line not in reduced)
+    assert left_out.startswith("kingfisher-secret-scanner==")
+    assert left_out.count("==") == 1
+    assert "--require-hashes" in uv.calls[-1]
+
+
 def test_no_way_to_the_packages(plugin: Path, data: Path, tmp_path: Path) -> None:
     """Where nothing works the launcher fails, tells the way out on stderr, and leaves nothing behind."""
     env = user(data, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)

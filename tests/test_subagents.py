@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from claude_bus import rules
 from claude_bus.errors import BusError, NameTaken, NotRegistered
 from claude_bus.mcp import hooks
 from claude_bus.session import Session
@@ -41,7 +42,7 @@ class Family:
     async def caller(self, agent: str, call: str = "toolu_1") -> Session:
         """Who makes a call that the hook before it announced."""
         await self.event("PreToolUse", agent, tool_use_id=call)
-        return self.participants.caller(call)
+        return await self.participants.caller(call)
 
 
 async def family(party: Party, name: str = "backend") -> Family:
@@ -58,7 +59,7 @@ async def test_who_calls_is_what_the_hook_before_the_call_said(party: Party) -> 
     await backend.event("PreToolUse", "agent2", tool_use_id="two")
     await backend.event("PreToolUse", "", tool_use_id="three")
 
-    callers = {call: backend.participants.caller(call) for call in ("two", "three", "one", "unheard of")}
+    callers = {call: await backend.participants.caller(call) for call in ("two", "three", "one", "unheard of")}
 
     assert callers["three"] is callers["unheard of"] is backend.session
     assert isinstance(callers["one"], Subagent)
@@ -70,10 +71,24 @@ async def test_calls_that_never_came_are_forgotten(party: Party) -> None:
     """The user may refuse a call after its hook has run."""
     backend = await family(party)
     for number in range(1500):
-        backend.participants.announce(str(number), "agent1")
+        await backend.participants.announce(str(number), "agent1" if number > 1400 else "")
+    party.now += 2 * rules.CALL_LASTS
+    await backend.session.bus.prune()
 
-    assert backend.participants.caller("0") is backend.session
-    assert backend.participants.caller("1499") is not backend.session
+    assert len(backend.participants._calls) == 1000
+    assert await backend.participants.caller("0") is backend.session
+    assert await backend.participants.caller("1499") is not backend.session
+
+
+async def test_a_call_may_come_to_another_server_than_its_hook(party: Party) -> None:
+    """After a kill, or where a session has two servers: it is told for a subagent's all the same."""
+    backend, alice = await family(party), await party.join("alice")
+    await say(alice, "backend", "for the session")
+    await backend.event("PreToolUse", "agent1", tool_use_id="toolu_1")
+    after = Family(party.session(backend.session.client))
+
+    with pytest.raises(NotRegistered, match="subagent of 'backend'"):
+        await (await after.participants.caller("toolu_1")).inbox()
 
 
 @pytest.mark.parametrize("event", ["SubagentStart", "PostToolBatch", "SubagentStop", "UserPromptSubmit", "Stop"])

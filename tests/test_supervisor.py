@@ -82,6 +82,17 @@ def test_the_newest_protocol_needs_no_greeting(client: Supervised) -> None:
     assert answer(client.ask("tools/call", name="whoami", arguments={}, _meta=NEWEST)).text == "alice"
 
 
+def test_a_handshake_that_was_refused_is_not_repeated(client: Supervised) -> None:
+    """A client that did not wait for the answer to its first opening tried another; the first is what holds."""
+    client.post("server/discover", _meta=NEWEST)
+    client.start()
+    assert answer(client.ask("tools/call", name="whoami", arguments={}, _meta=NEWEST)).text.startswith("not registered")
+
+    client.kill_server()
+
+    assert answer(client.ask("tools/call", name="whoami", arguments={}, _meta=NEWEST)).text.startswith("not registered")
+
+
 def test_mail_that_a_killed_server_had_handed_over_comes_again(client: Supervised, tmp_path: Path) -> None:
     """It was not proven to be read: it waits again as soon as a server runs, and comes marked."""
     client.start().call("register", name="alice")

@@ -39,7 +39,7 @@ from .model import (
     Verdict,
     Waiting,
 )
-from .sql import agents, bindings, claims, deliveries, events, guard, listeners, messages, sessions, state
+from .sql import agents, bindings, calls, claims, deliveries, events, guard, listeners, messages, sessions, state
 from .sql.claims import Places
 from .sql.state import Options
 from .sql.transaction import Transaction
@@ -73,6 +73,8 @@ class Bus(Protocol):
     ) -> Binding | None: ...
     async def react(self, client: Client, happening: Happening) -> Reaction | None: ...
     async def forget(self, client: str) -> None: ...
+    async def announce_call(self, client: str, call: str, agent_id: str) -> None: ...
+    async def caller(self, client: str, call: str) -> str: ...
     async def heartbeat(self, client: str) -> None: ...
     async def listen(self, address: str, client: str) -> None: ...
     async def unlisten(self, address: str) -> None: ...
@@ -181,6 +183,12 @@ class LocalBus:
 
     async def forget(self, client: str) -> None:
         await self._db.run(bindings.forget, client)
+
+    async def announce_call(self, client: str, call: str, agent_id: str) -> None:
+        await self._db.run(calls.announce, client, call, agent_id)
+
+    async def caller(self, client: str, call: str) -> str:
+        return await self._db.run(calls.caller, client, call)
 
     async def heartbeat(self, client: str) -> None:
         await self._db.run(bindings.heartbeat, client)
@@ -339,6 +347,7 @@ def _prune(tx: Transaction) -> None:
     events.prune(tx, before)
     state.prune(tx, before)
     claims.prune(tx)
+    calls.prune(tx)
 
 
 def open_bus(config: Config, *, clock: Callable[[], float] = time.time) -> LocalBus:

@@ -132,7 +132,7 @@ def says_idle(env: Mapping[str, str], client: Process) -> bool:
     home = Path(env.get("CLAUDE_CONFIG_DIR") or Path.home() / ".claude")
     try:
         found: Any = json.loads(Path(home, "sessions", f"{client.pid}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("status") == "idle"
 

@@ -114,9 +114,10 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
     try:
         written = path.read_bytes().decode()
         document = json.loads(written) if written.strip() else {}
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair could not be written back
     except FileNotFoundError:
         return {}, ""
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} cannot be read ({error}); mend it and try again") from error
     problem = _problem(document)
     if problem:

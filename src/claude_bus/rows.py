@@ -116,7 +116,7 @@ def receipt(found: Receipt) -> Row:
 
 
 def entry(found: StateEntry) -> Row:
-    value = {} if found.value is None else {"value": json.loads(found.value) if found.json else found.value}
+    value = {} if found.value is None else {"value": _value(found.value) if found.json else found.value}
     return {
         "key": found.key,
         **value,
@@ -125,6 +125,14 @@ def entry(found: StateEntry) -> Row:
         "version": found.version,
         **_filled(expires=found.expires),
     }
+
+
+def _value(column: str) -> Any:
+    """JSON as it was given; what another program wrote there is text."""
+    try:
+        return json.loads(column)
+    except (ValueError, RecursionError):
+        return column
 
 
 def claim(found: Claim, shown_path: str, now: float) -> Row:

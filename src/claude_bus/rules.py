@@ -49,6 +49,8 @@ EDIT_CLAIM = 300.0
 """Seconds for which an edit claims its file."""
 REFUSAL_LASTS = 600.0
 """Seconds within which an edit that was refused goes through when it is repeated."""
+CALL_LASTS = 86_400.0
+"""Seconds after which a call that a hook announced is over, or was never made."""
 FOREIGN_HOST_SILENCE = 180.0
 """Seconds without a heartbeat after which a session on another host counts as gone."""
 

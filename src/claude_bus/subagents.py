@@ -128,16 +128,21 @@ class Participants:
         self.session = session
         self._subagents: dict[str, Subagent] = {}
         self._calls: dict[str, str] = {}
+        """Announced to this server: the store need not be asked."""
 
-    def announce(self, tool_use_id: str, agent_id: str) -> None:
-        """A hook tells that this subagent is about to make this call."""
-        self._calls[tool_use_id] = agent_id
+    async def announce(self, call: str, agent_id: str) -> None:
+        """A hook tells who is about to make this call: a subagent, or ("") the session itself."""
+        self._calls[call] = agent_id
         if len(self._calls) > _REMEMBERED:
             del self._calls[next(iter(self._calls))]
+        if agent_id:
+            await self.session.bus.announce_call(self.session.client.key, call, agent_id)
 
-    def caller(self, tool_use_id: str) -> Session:
-        """Who makes a call: a subagent if that was announced, else the session."""
-        agent_id = self._calls.pop(tool_use_id, "")
+    async def caller(self, call: str) -> Session:
+        """Who makes a call: a subagent if that was announced, be it to another server; else the session."""
+        agent_id = self._calls.pop(call, None)
+        if agent_id is None and call:
+            agent_id = await self.session.bus.caller(self.session.client.key, call)
         return self.subagent(agent_id) if agent_id else self.session
 
     def subagent(self, agent_id: str) -> Subagent:

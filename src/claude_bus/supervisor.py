@@ -6,8 +6,9 @@ process. It holds the client's pipes, loads nothing but the standard library, an
 lines on; what is large enough to be killed for its memory is the server, its child.
 
 A request that was with a server when it died is put to the next one if repeating it is
-harmless, and answered with an error otherwise. Clients that open the conversation with
-`initialize` are not asked to do so again: it is repeated for them.
+harmless, and answered with an error otherwise. A handshake (`initialize`) that a server
+accepted is repeated for the client, and no other: one that was slow to get an answer may
+have tried both kinds of opening (seen on 2.1.328).
 """
 
 from __future__ import annotations
@@ -160,9 +161,7 @@ class Supervisor:
         message = _parsed(line)
         number, method = message.get("id"), message.get("method")
         request = _Request(line, message)
-        if method == "initialize":
-            self._greeting = []
-        elif method == "notifications/initialized":
+        if method == "notifications/initialized" and self._greeting:
             self._greeting.append(request)
         elif method == "notifications/cancelled":
             self._forget(message.get("params"))
@@ -198,8 +197,8 @@ class Supervisor:
         if "method" not in message and isinstance(number, int | str):
             with self._lock:
                 request = self._open.pop(number, None)
-                if request and request.message["method"] == "initialize":
-                    self._greeting.insert(0, request)
+                if request and request.message["method"] == "initialize" and "result" in message:
+                    self._greeting = [request]
         self._write(line)
 
     def _say(self, message: dict[str, Any]) -> None:

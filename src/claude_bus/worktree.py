@@ -31,12 +31,12 @@ def folder(cwd: Path) -> Folder:
 def _git_folder(root: Path) -> Path | None:
     """The git folder of a working tree; in a linked worktree `.git` is a file that names it."""
     entry = root / ".git"
-    if entry.is_dir():
-        return entry if (entry / "HEAD").is_file() else None
+    if _is_folder(entry):
+        return entry if _is_file(entry / "HEAD") else None
     text = _read(entry)
     if not text.startswith("gitdir:"):
         return None
-    return (root / text.removeprefix("gitdir:").strip()).resolve()
+    return _real(root / text.removeprefix("gitdir:").strip())
 
 
 def _branch(git: Path) -> str:
@@ -51,14 +51,14 @@ def _repository(git: Path, hops: int = _HOPS) -> str:
     identity of the git folder in the file system.
     """
     common = _read(git / "commondir").strip()
-    shared = (git / common).resolve() if common else git.resolve()
+    shared = _real(git / common)
     origin = _ORIGIN.search(_read(shared / "config"))
     if not origin:
         return _file_identity(shared)
     source = Path(origin[1].removeprefix("file://"))
     if not source.is_absolute() or hops == 0:
         return _address(origin[1])
-    bare = source if (source / "HEAD").is_file() else _git_folder(source)
+    bare = source if _is_file(source / "HEAD") else _git_folder(source)
     return _repository(bare, hops - 1) if bare else _address(origin[1])
 
 
@@ -71,7 +71,7 @@ def _address(url: str) -> str:
 def _file_identity(path: Path) -> str:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return str(path)
     return f"dir:{found.st_dev}:{found.st_ino}"
 
@@ -79,8 +79,30 @@ def _file_identity(path: Path) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (OSError, ValueError):  # not there, or a name that no file can have
         return ""
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long for one
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _real(path: Path) -> Path:
+    """The path without symlinks, where there can be one of its name."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return path
 
 
 # -- places: what is claimed ---------------------------------------------------------
@@ -165,7 +187,7 @@ def _resolve(path: Path) -> Path:
 
 def _existing(path: Path) -> Path:
     """The path itself or the nearest folder above it that exists."""
-    return next((folder for folder in (path, *path.parents) if folder.is_dir()), path)
+    return next((folder for folder in (path, *path.parents) if _is_folder(folder)), path)
 
 
 def _below(path: str, root: str) -> str | None:

@@ -15,7 +15,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self, TypeVar
 
@@ -52,9 +52,14 @@ def tool(name: str, /, **tool_input: Any) -> Turn:
     return Turn(tools=[(name, tool_input)])
 
 
+def when(given: threading.Event, answer: Turn) -> Turn:
+    """An answer that is not given before its time."""
+    return replace(answer, hold=given)
+
+
 def held(value: str, until: threading.Event) -> Turn:
     """A text that is not answered until the event is set."""
-    return Turn(text=value, hold=until)
+    return when(until, text(value))
 
 
 def refused(status: int, reason: str) -> Turn:

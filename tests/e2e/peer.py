@@ -88,6 +88,11 @@ class Peer:
         query = "SELECT l.pid FROM listeners l JOIN bindings b USING (client) WHERE b.agent = ? ORDER BY l.started DESC"
         return int(self.rows(query, name)[0][0])
 
+    def last_call(self, name: str) -> float:
+        """When a session or subagent called a tool last, or reported something new."""
+        ((when,),) = self.rows("SELECT heartbeat FROM bindings WHERE agent = ?", name)
+        return float(when)
+
     def claims(self) -> list[Claim]:
         return self._do(lambda bus: bus.list_claims(DEFAULT_CHANNEL))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import pytest
 from . import reading
 from .claude_e2e import Sandbox, Tui
 from .conftest import TOOLS, Session, StartSession
-from .fake_anthropic import Request, Script, Turn, held, refused, text, tool
+from .fake_anthropic import Request, Script, Turn, held, refused, text, tool, when
 from .peer import Peer, eventually
 
 
@@ -169,14 +168,20 @@ def test_a_server_killed_before_the_model_answers(session: StartSession, backend
 
 
 def test_a_server_killed_with_a_call(session: StartSession, backend: Peer) -> None:
-    """A tool call that the server was killed in is answered by the next server; its hooks come too."""
-    frontend = session("frontend", tool(f"{TOOLS}__wait", timeout="10m"))
+    """A model whose call the server was killed in is told so at once, and gets its mail without asking again."""
+    given, told = threading.Event(), threading.Event()
+    wait = tool(f"{TOOLS}__wait", timeout="10m")
+    frontend = session("frontend", when(given, wait), held("I shall look", told))
     frontend.say("wait for the backend")
-    eventually(lambda: backend.status("frontend") == "working", "it waits")
+    before = backend.last_call("frontend")
+    given.set()
+    eventually(lambda: backend.last_call("frontend") != before, "it waits")
     frontend.kill_server()
-    message = backend.send("frontend", "here I am")
     (result,) = frontend.model.wait_main(2).tool_results()
-    assert [m["id"] for m in json.loads(result)["messages"]] == [message]
+    assert "the bus server was killed during this call and runs again" in result
+    message = backend.send("frontend", "here I am")
+    told.set()
+    assert [m.id for m in reading.mail(frontend.model.wait_main(3))] == [message]
     frontend.wait_until("idle")
     assert backend.receipt(message).state == "read"
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
 from . import reading
 from .conftest import TOOLS, StartSession
-from .fake_anthropic import Request, Script, Turn, held, refused, text, tool
+from .fake_anthropic import Request, Script, Turn, held, refused, text, tool, when
 from .peer import Peer, eventually
 
 JOB = "count the files"
@@ -83,23 +81,12 @@ def then(do: Callable[[], object], answer: Turn) -> Script:
     return script
 
 
-def when(given: threading.Event, answer: Turn) -> Turn:
-    """An answer that is not given before its time."""
-    return replace(answer, hold=given)
-
-
 def ids(request: Request) -> list[int]:
     return [m.id for m in reading.mail(request)]
 
 
 def register(name: str) -> Turn:
     return tool(f"{TOOLS}__register", name=name)
-
-
-def heartbeat(bus: Peer, name: str) -> float:
-    """When an agent called a tool last."""
-    ((last,),) = bus.rows("SELECT heartbeat FROM bindings WHERE agent = ?", name)
-    return float(last)
 
 
 @pytest.mark.parametrize("kind", ["general-purpose", "fork"])
@@ -207,17 +194,21 @@ def test_a_stopped_subagent(session: StartSession, backend: Peer) -> None:
 
 
 def test_a_server_killed_while_a_subagent_waits(session: StartSession, backend: Peer) -> None:
-    """A subagent whose server is killed in its call of wait gets its own mail of the next server, not its session's."""
-    given = threading.Event()
-    family = Family(session, register("frontend-tests"), when(given, tool(f"{TOOLS}__wait", timeout="10m")))
+    """A subagent whose server is killed in its call of wait gets its own mail after that, and none of its session's."""
+    given, told = threading.Event(), threading.Event()
+    wait, work = tool(f"{TOOLS}__wait", timeout="10m"), tool("Bash", command="true")
+    family = Family(session, register("frontend-tests"), when(given, wait), when(told, work))
     family.subagent_told(Request.tool_results)
-    before = heartbeat(backend, "frontend-tests")
+    before = backend.last_call("frontend-tests")
     given.set()
-    eventually(lambda: heartbeat(backend, "frontend-tests") != before, "it waits")
-    family.session.kill_server()
+    eventually(lambda: backend.last_call("frontend-tests") != before, "it waits")
     for_session = backend.send("frontend", "for the session", kind="fyi")
-    for_subagent = backend.send("frontend-tests", "for the subagent")
-
+    family.session.kill_server()
     answered = family.subagent_told(lambda request: len(request.tool_results()) == 2)
-    assert [m["id"] for m in json.loads(answered.tool_results()[-1])["messages"]] == [for_subagent]
+    assert "the bus server was killed during this call" in answered.tool_results()[-1]
+
+    for_subagent = backend.send("frontend-tests", "for the subagent")
+    told.set()
     assert ids(family.ended()) == [for_session]
+    assert [m.id for m in reading.all_mail(family.of_subagent[-1])] == [for_subagent]
+    backend.wait_for_state(for_subagent, "read")

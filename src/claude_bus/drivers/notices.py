@@ -22,9 +22,12 @@ def announce(addresses: Iterable[str]) -> None:
     """Send a notice to each address; whoever is gone or deaf is no error."""
     for address in addresses:
         scheme, _, port = address.partition(f":{_LOOPBACK}:")
-        if scheme != _SCHEME or not port.isdigit():
+        if scheme != _SCHEME or not port.isdecimal():
             continue
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        with (
+            contextlib.suppress(OSError, ValueError, OverflowError),
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out,
+        ):
             out.setblocking(False)
             out.sendto(b"mail", (_LOOPBACK, int(port)))
 

@@ -78,8 +78,7 @@ def _answer(event: str, found: Injection) -> str:
 
 async def _before_tool(participants: Participants, event: Event) -> str:
     if event.tool_use_id:
-        if event.agent_id:
-            participants.announce(event.tool_use_id, event.agent_id)
+        await participants.announce(event.tool_use_id, event.agent_id)
         return _QUIET
     return await _edit(participants.session, event)
 

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from .. import __version__, rules, text
 from ..claude_code import TOOL_USE_ID
 from ..errors import BusError, StoreError
-from ..session import Session
 from ..subagents import Participants
 from . import hooks, tools
 
@@ -50,8 +49,8 @@ def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]
         arguments = params.arguments or {}
         if params.name == hooks.NAME:
             return await _call_hook(participants, arguments)
-        caller = participants.caller(str((params.meta or {}).get(TOOL_USE_ID, "")))
-        return await _call(caller, params.name, arguments, _program(ctx))
+        call = str((params.meta or {}).get(TOOL_USE_ID, ""))
+        return await _call(participants, call, params.name, arguments, _program(ctx))
 
     return Server(
         "claude-bus",
@@ -86,9 +85,12 @@ def _program(ctx: Any) -> str:
     return f"{client.name} {client.version}".strip() if client else ""
 
 
-async def _call(session: Session, name: str, arguments: dict[str, Any], program: str) -> types.CallToolResult:
+async def _call(
+    participants: Participants, call: str, name: str, arguments: dict[str, Any], program: str
+) -> types.CallToolResult:
     """Run a tool. The edge of the process: no error of a verb may end the server."""
     try:
+        session = await participants.caller(call)
         await session.introduce_client(text.one_line(program, rules.MAX_NAME))
         answer = await tools.call(session, name, arguments)
     except BusError as error:

@@ -67,7 +67,7 @@ def _move(tx: Transaction, old: Binding, who: Address) -> None:
     if was.channel != who.channel:
         mailboxes.ensure(tx, who)
         _rebind(tx, old, who)
-        bindings.go_offline(tx, was, tx.now)
+        _leave_behind(tx, old)
         return
     if exists:
         _merge(tx, was, who)
@@ -79,6 +79,15 @@ def _move(tx: Transaction, old: Binding, who: Address) -> None:
     if old.registered:
         tx.run("UPDATE agents SET formerly = ? WHERE channel = ? AND name = ?", was.name, who.channel, who.name)
         events.append(tx, who, "rename", was.name)
+
+
+def _leave_behind(tx: Transaction, old: Binding) -> None:
+    """The name on the channel that the session went away from: the conversation bears another one now."""
+    was = old.address
+    tx.run("UPDATE agents SET session_id = '' WHERE channel = ? AND name = ?", was.channel, was.name)
+    bindings.go_offline(tx, was, tx.now)
+    if not old.registered:
+        mailboxes.forget_if_unused(tx, was)
 
 
 def _rename_sender(tx: Transaction, was: Address, who: Address) -> None:
@@ -106,8 +115,18 @@ def _rename_sender(tx: Transaction, was: Address, who: Address) -> None:
 
 
 def _merge(tx: Transaction, was: Address, who: Address) -> None:
-    """Everything addressed to or held by `was` becomes that of the existing `who`."""
+    """Everything addressed to or held by `was` becomes that of the existing `who`.
+
+    Of a message that both got, the delivery that is further stays: what was read once is read.
+    """
     here, to = (was.channel, was.name), (who.channel, who.name)
+    tx.run(
+        "DELETE FROM deliveries WHERE channel = ? AND recipient = ? AND EXISTS (SELECT 1 FROM deliveries d "
+        f"WHERE d.message = deliveries.message AND d.channel = ? AND d.recipient = ? AND {_how_far('d')} > "
+        f"{_how_far('deliveries')})",
+        *to,
+        *here,
+    )
     tx.run(
         "DELETE FROM deliveries WHERE channel = ? AND recipient = ? AND message IN "
         "(SELECT message FROM deliveries WHERE channel = ? AND recipient = ?)",
@@ -122,6 +141,12 @@ def _merge(tx: Transaction, was: Address, who: Address) -> None:
         *to,
     )
     tx.run("UPDATE claims SET owner = ? WHERE channel = ? AND owner = ?", who.name, *here)
+
+
+def _how_far(row: str) -> str:
+    """SQL to compare two deliveries of one message by."""
+    steps = "WHEN 'queued' THEN 0 WHEN 'expired' THEN 1 WHEN 'handed' THEN 2 WHEN 'read' THEN 3 ELSE 4"
+    return f"(CASE {row}.state {steps} END, {row}.attempts)"
 
 
 def _rebind(tx: Transaction, old: Binding, who: Address) -> None:

@@ -43,7 +43,8 @@ def claim(
 
 
 def put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") -> None:
-    """Store a claim of `me`, or renew it."""
+    """Store a claim of `me`, or renew it. Claims whose time was over by now stay so if the clock goes back."""
+    _end_expired(tx)
     tx.run(
         "INSERT INTO claims (channel, scope, path, stem, owner, shared, reason, edit, tree, file, created, expires) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, scope, path, owner, tree) DO UPDATE SET "
@@ -84,11 +85,13 @@ def holding(tx: Transaction, me: Address, place: Place, *, tree: str = "", share
         stem,
         stem,
     )
+    gone: set[str] = set()
     for row in rows:
-        if shared and row["shared"]:
+        if (shared and row["shared"]) or row["owner"] in gone or not _meet(row, place):
             continue
-        if _meet(row, place) and _owner_present(tx, Address(row["owner"], me.channel)):
+        if _owner_present(tx, Address(row["owner"], me.channel)):
             return _claim(row)
+        gone.add(row["owner"])
     return None
 
 
@@ -148,16 +151,10 @@ def force_release(tx: Transaction, me: Address, places: Places, reason: str) -> 
     """
     ended = []
     for place in map(_as_place, places):
-        for row in tx.all(
-            "SELECT owner FROM claims WHERE channel = ? AND scope = ? AND path = ? AND expires > ? ORDER BY owner",
-            me.channel,
-            place.scope,
-            place.path,
-            tx.now,
-        ):
-            _delete(tx, Address(row["owner"], me.channel), place)
-            events.append(tx, me, "force_release", place.path, f"{row['owner']}: {reason}")
-            ended.append((row["owner"], place))
+        for owner in _owners(tx, me.channel, place):
+            _delete(tx, Address(owner, me.channel), place)
+            events.append(tx, me, "force_release", place.path, f"{owner}: {reason}")
+            ended.append((owner, place))
     return ended
 
 
@@ -166,7 +163,13 @@ def _as_place(place: Place | tuple[str, str]) -> Place:
 
 
 def _all_of(tx: Transaction, me: Address) -> list[Place]:
-    rows = tx.all("SELECT scope, path FROM claims WHERE channel = ? AND owner = ? ORDER BY id", me.channel, me.name)
+    rows = tx.all(
+        "SELECT scope, path FROM claims WHERE channel = ? AND owner = ? AND expires > ? "
+        "GROUP BY scope, path ORDER BY MIN(id)",
+        me.channel,
+        me.name,
+        tx.now,
+    )
     return [Place(r["scope"], r["path"]) for r in rows]
 
 
@@ -181,17 +184,22 @@ def _delete(tx: Transaction, owner: Address, place: Place) -> None:
 
 
 def _holds(tx: Transaction, me: Address, place: Place) -> bool:
+    owners = _owners(tx, me.channel, place)
+    if owners and me.name not in owners:
+        raise ClaimOfOther(place.path, owners[0], me.name)
+    return bool(owners)
+
+
+def _owners(tx: Transaction, channel: str, place: Place) -> list[str]:
+    """Who holds this very place. Sessions found dead on the way are ended, and their claims with them."""
     rows = tx.all(
-        "SELECT owner FROM claims WHERE channel = ? AND scope = ? AND path = ? AND expires > ?",
-        me.channel,
+        "SELECT DISTINCT owner FROM claims WHERE channel = ? AND scope = ? AND path = ? AND expires > ? ORDER BY owner",
+        channel,
         place.scope,
         place.path,
         tx.now,
     )
-    owners = [r["owner"] for r in rows]
-    if owners and me.name not in owners:
-        raise ClaimOfOther(place.path, owners[0], me.name)
-    return bool(owners)
+    return [r["owner"] for r in rows if _owner_present(tx, Address(r["owner"], channel))]
 
 
 def list_claims(tx: Transaction, channel: str) -> list[Claim]:
@@ -205,6 +213,10 @@ def list_claims(tx: Transaction, channel: str) -> list[Claim]:
 def prune(tx: Transaction) -> int:
     """Drop claims whose time is over; returns how many."""
     tx.run("DELETE FROM refusals WHERE at < ?", tx.now - rules.REFUSAL_LASTS)
+    return _end_expired(tx)
+
+
+def _end_expired(tx: Transaction) -> int:
     return tx.run("DELETE FROM claims WHERE expires <= ?", tx.now).rowcount
 
 

@@ -42,10 +42,10 @@ def hand_over(
         "WHERE d.channel = ? AND d.recipient = ? AND d.state = 'queued' ORDER BY d.message LIMIT ?",
         me.channel,
         me.name,
-        limit,
+        limit + 1,
     )
     unread = messages_of(tx, rows, me)
-    count = len(text.fitting(unread, text.SAMPLE_LABEL, max_chars))
+    count = len(text.fitting(unread[:limit], text.SAMPLE_LABEL, max_chars))
     count = max(count, int(at_least_one and bool(unread)))
     handed = tuple(unread[:count])
     total = int(_count_queued(tx, me))
@@ -86,9 +86,18 @@ def recover(tx: Transaction, me: Address) -> None:
         me.name,
     )
     for row in rows:
-        host, pid, started = row["handed_by"].rsplit(":", 2)
-        if not tx.alive(Process(host, int(pid), float(started)), tx.now):
+        process = _process(row["handed_by"])
+        if not process or not tx.alive(process, tx.now):
             mailboxes.requeue(tx, me, row["handed_by"])
+
+
+def _process(column: str) -> Process | None:
+    """The process in a column; None for what is none."""
+    try:
+        host, pid, started = column.rsplit(":", 2)
+        return Process(host, int(pid), float(started))
+    except ValueError:
+        return None
 
 
 def expire(tx: Transaction, where: str, *values: str | int) -> None:
@@ -208,10 +217,12 @@ def ring(tx: Transaction, client: str, *, idle: bool) -> tuple[Waiting, int] | N
     if not mail.rings:
         return None
     same_batch = tx.one(
-        "SELECT 1 FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'queued' AND message <= ?",
+        "SELECT 1 FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? "
+        "AND d.state = 'queued' AND d.message <= ? AND (m.expires IS NULL OR m.expires > ?)",
         me.channel,
         me.name,
         row["rung_upto"],
+        tx.now,
     )
     rings = row["rings"] if same_batch else 0
     since = abs(tx.now - row["rung_at"])

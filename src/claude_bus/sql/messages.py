@@ -129,7 +129,7 @@ def _resolve(tx: Transaction, me: Address, draft: Draft) -> tuple[dict[Address, 
         elif rules.is_name_glob(target.name):
             present = _everybody(tx, target.channel, registered=False)
             names = rules.select(target.name, [a.name for a in present])
-            if not [n for n in names if n != me.name]:
+            if not [n for n in names if Address(n, target.channel) != me]:
                 raise InvalidInput(f"no agent matches {part!r}; agents() lists who is here")
             found.update({Address(n, target.channel): "" for n in names})
         else:

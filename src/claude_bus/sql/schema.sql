@@ -169,6 +169,15 @@ CREATE TABLE refusals (
     PRIMARY KEY (client, channel, holder, scope, path)
 ) STRICT;
 
+-- Tool calls that subagents were about to make.
+CREATE TABLE calls (
+    client   TEXT NOT NULL,
+    call     TEXT NOT NULL,
+    agent_id TEXT NOT NULL,
+    at       REAL NOT NULL,
+    PRIMARY KEY (client, call)
+) STRICT;
+
 CREATE TABLE tokens (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     owner    TEXT NOT NULL,                    -- a person or machine

@@ -58,12 +58,12 @@ def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, w
 
 
 def _roster_if_new(tx: Transaction, binding: Binding) -> Roster | None:
-    """The roster, if it is not what the session was told last; sessions not registered get none."""
+    """The roster, if others are on it than the session was told last; sessions not registered get none."""
     if not binding.registered:
         return None
     roster = agents.roster(tx, binding.address)
     told = tx.one("SELECT told FROM bindings WHERE client = ?", binding.client)
-    if told and rules.load_list(told["told"]) == roster.names:
+    if told and set(rules.load_list(told["told"])) == set(roster.names):
         return None
     bindings.tell_roster(tx, binding.client, roster)
     return roster
