@@ -731,3 +731,16 @@ def test_an_answer_that_came_too_late_hands_nothing_over(tmp_path: Path) -> None
         assert "too late" in again
         assert 'possibly_seen="true"' in again
         assert peer.state(1) == "handed"
+
+
+def test_a_plugins_server_knows_of_its_hooks_before_they_come(tmp_path: Path) -> None:
+    """With hooks a later call proves nothing; a server that the plugin did not start may have none."""
+    for env, state in (({"CLAUDE_PLUGIN_ROOT": "/plugin"}, "handed"), ({}, "read")):
+        db = tmp_path / f"{state}.db"
+        with wire(db, **env) as server:
+            server.call("register", name="alice")
+            peer = Peer(db, "bob")
+            peer.send("alice")
+            [message] = server.call("inbox").data["messages"]
+            server.call("whoami")
+            assert peer.state(message["id"]) == state

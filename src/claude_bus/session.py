@@ -55,13 +55,16 @@ _LOOK_EVERY = 2.0
 class Session:
     """A participant behind one client process.
 
-    `may_wake` tells for a permission mode whether the session may be woken in it.
+    `may_wake` tells for a permission mode whether the session may be woken in it; `hooked`
+    says that hook events will come, before the first does.
     """
 
-    def __init__(self, bus: Bus, config: Config, client: Client, may_wake: Callable[[str], bool]) -> None:
+    def __init__(
+        self, bus: Bus, config: Config, client: Client, may_wake: Callable[[str], bool], *, hooked: bool = False
+    ) -> None:
         self.bus = bus
         self.client = client
-        self.turn = Turn()
+        self.turn = Turn(hooked=hooked)
         self._arrived = anyio.Event()
         self.config = config
         self._may_wake = may_wake

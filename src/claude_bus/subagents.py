@@ -29,8 +29,8 @@ class Subagent(Session):
     def __init__(self, session: Session, agent_id: str) -> None:
         key = session.client.key
         client = replace(session.client, key=f"{key}#{agent_id}", session_id=agent_id, session=key, program="subagent")
-        super().__init__(session.bus, replace(session.config, name="", role=""), client, lambda _mode: False)
-        self.turn.hooked = True  # a hook told of it
+        config = replace(session.config, name="", role="")
+        super().__init__(session.bus, config, client, lambda _mode: False, hooked=True)
         self._session = session
         self._takes_part: bool | None = None
 

@@ -16,10 +16,10 @@ class Turn:
     `proven` and `lost` are for the store; `settle` says that it has them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, hooked: bool = False) -> None:
         self.session_id = ""
-        self.hooked = False
-        """Hook events arrive; without them a later tool call is the only proof there is."""
+        self.hooked = hooked
+        """Hook events arrive, or will; without them a later tool call is the only proof there is."""
         self.proven: list[int] = []
         self.lost: list[int] = []
         self._prompt_id: str | None = None
