@@ -64,9 +64,9 @@ class Session:
     ) -> None:
         self.bus = bus
         self.client = client
+        self.config = config
         self.turn = Turn(hooked=hooked)
         self._arrived = anyio.Event()
-        self.config = config
         self._may_wake = may_wake
         self._address = ""
         self._left = False
