@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 
@@ -239,14 +241,49 @@ async def test_a_sessions_own_shell_speaks_as_the_session(shell: Shell, tmp_path
         assert await _state(backend, message) == "read"
 
 
+async def test_what_a_sessions_shell_could_not_print_comes_again(shell: Shell, tmp_path: Path) -> None:
+    """Killed between taking mail and printing it, `inbox` leaves the mail unread: it comes with the next injection."""
+    socket = tmp_path / f"{os.getpid()}.sock"
+    shell.env |= {"CLAUDE_CODE_MESSAGING_SOCKET": str(socket), "CLAUDECODE": "1"}
+    async with _server(shell) as backend:
+        await backend.call_tool("register", {"name": "backend"})
+        await _hook(backend, "UserPromptSubmit")
+        message = Shell(tmp_path).json("send", "backend", "x" * 5000)["id"]
+        out, into = os.pipe()
+        fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)  # less than it has to say
+        command = [sys.executable, "-m", "claude_bus", "inbox"]
+        async with await anyio.open_process(command, env=shell.env, stdout=into) as stuck:
+            while await _state(backend, message) != "handed":
+                assert stuck.returncode is None
+            stuck.kill()
+        os.close(out)
+        os.close(into)
+        assert 'possibly_seen="true"' in await _hook(backend, "PostToolBatch")
+
+
+async def test_what_a_sessions_shell_printed_comes_again_after_an_interruption(shell: Shell, tmp_path: Path) -> None:
+    """A turn that is interrupted proves nothing, also of mail that a command in it had printed."""
+    socket = tmp_path / f"{os.getpid()}.sock"
+    shell.env |= {"CLAUDE_CODE_MESSAGING_SOCKET": str(socket), "CLAUDECODE": "1"}
+    async with _server(shell) as backend:
+        await backend.call_tool("register", {"name": "backend"})
+        await _hook(backend, "UserPromptSubmit")
+        Shell(tmp_path).json("send", "backend", "hello")
+        assert "hello" in shell.text("inbox")
+        assert 'possibly_seen="true"' in await _hook(backend, "UserPromptSubmit", prompt_id="p2")
+
+
 def _server(shell: Shell) -> Client:
     command = StdioServerParameters(command=sys.executable, args=["-m", "claude_bus"], env=shell.env)
     return Client(stdio_client(command))
 
 
-async def _hook(server: Client, event: str) -> None:
-    arguments = {"event": event, "session_id": "s", "prompt_id": "p", "permission_mode": "default"}
-    assert not (await server.call_tool("hook", arguments)).is_error
+async def _hook(server: Client, event: str, prompt_id: str = "p") -> str:
+    """Let a hook event happen; returns what the hook answers."""
+    arguments = {"event": event, "session_id": "s", "prompt_id": prompt_id, "permission_mode": "default"}
+    answer = await server.call_tool("hook", arguments)
+    assert not answer.is_error
+    return "".join(str(part) for part in answer.content).replace("\\", "")
 
 
 async def _state(server: Client, message: int) -> str:

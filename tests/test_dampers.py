@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,16 +23,6 @@ BUS_TOOL = "mcp__plugin_bus_bus__send"
 PUSHED = (
     '<cross-session-message from="claude-bus" from-name="x">\n1 unread on the bus from x (#1)\n</cross-session-message>'
 )
-
-
-@pytest.fixture
-def party(tmp_path: Path) -> Party:
-    return Party(tmp_path / "bus.db")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "bus.db")
 
 
 class Polite:

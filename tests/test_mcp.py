@@ -713,3 +713,34 @@ def test_a_wrong_setting_is_told_before_it_starts(tmp_path: Path) -> None:
         assert "Traceback" not in complaint
     finally:
         server.kill()
+
+
+def test_an_answer_that_came_too_late_hands_nothing_over(tmp_path: Path) -> None:
+    """A client that gave a hook up drops its answer: what comes next proves nothing of it, and the mail comes again."""
+    with wire(tmp_path / "bus.db") as server:
+        server.call("register", name="alice")
+        peer = Peer(tmp_path / "bus.db", "bob")
+        peer.send("alice", "too late")
+        event = {"event": "UserPromptSubmit", "session_id": "s1", "prompt_id": "p1", "permission_mode": "default"}
+        late = server.ask("tools/call", name="hook", arguments=event)
+        assert "too late" in answer(late).text
+        server.write({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": late["id"]}})
+
+        again = server.hook("PostToolBatch")
+
+        assert "too late" in again
+        assert 'possibly_seen="true"' in again
+        assert peer.state(1) == "handed"
+
+
+def test_a_plugins_server_knows_of_its_hooks_before_they_come(tmp_path: Path) -> None:
+    """With hooks a later call proves nothing; a server that the plugin did not start may have none."""
+    for env, state in (({"CLAUDE_PLUGIN_ROOT": "/plugin"}, "handed"), ({}, "read")):
+        db = tmp_path / f"{state}.db"
+        with wire(db, **env) as server:
+            server.call("register", name="alice")
+            peer = Peer(db, "bob")
+            peer.send("alice")
+            [message] = server.call("inbox").data["messages"]
+            server.call("whoami")
+            assert peer.state(message["id"]) == state

@@ -19,11 +19,6 @@ from sessions_under_test import Party, carried, say, state_of
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def party(tmp_path: Path) -> Party:
-    return Party(tmp_path / "bus.db")
-
-
 class Family:
     """A registered session whose turn goes on, and hook events of its subagents."""
 

@@ -213,3 +213,13 @@ class Conversation(RuleBasedStateMachine):
 
 Conversation.TestCase.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
 TestConversation = Conversation.TestCase
+
+
+def test_where_hooks_will_tell_a_later_call_proves_nothing() -> None:
+    """Calls of one batch follow each other without a request between them; also before the first hook event."""
+    turn = Turn(hooked=True)
+    turn.handed_by_tool([1])
+
+    turn.call()
+
+    assert turn.proven == []

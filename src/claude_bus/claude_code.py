@@ -90,6 +90,11 @@ def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
     return Client(f"server:{lasting}", lasting, where, program="mcp"), None
 
 
+def has_hooks(env: Mapping[str, str]) -> bool:
+    """Whether hook events are sure to come: the plugin that starts this server registers the hooks as well."""
+    return bool(env.get("CLAUDE_PLUGIN_ROOT"))
+
+
 def keys_of_shell(env: Mapping[str, str]) -> list[str]:
     """Keys the session has in whose shell this process runs, likeliest first; [] for none."""
     socket = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Unpack
 
@@ -41,7 +42,12 @@ from .model import (
 from .sql.state import Options
 from .turn import Turn
 
+REQUEST: ContextVar[int | str | None] = ContextVar("REQUEST", default=None)
+"""The client's request that is being answered."""
+
 _NOTHING = Injection()
+_ANSWERS_KEPT = 20
+"""Answers with mail that the client may still say it gave up."""
 _LOOK_EVERY = 2.0
 """Seconds after which one who waits for a state entry looks by itself."""
 
@@ -49,15 +55,18 @@ _LOOK_EVERY = 2.0
 class Session:
     """A participant behind one client process.
 
-    `may_wake` tells for a permission mode whether the session may be woken in it.
+    `may_wake` tells for a permission mode whether the session may be woken in it; `hooked`
+    says that hook events will come, before the first does.
     """
 
-    def __init__(self, bus: Bus, config: Config, client: Client, may_wake: Callable[[str], bool]) -> None:
+    def __init__(
+        self, bus: Bus, config: Config, client: Client, may_wake: Callable[[str], bool], *, hooked: bool = False
+    ) -> None:
         self.bus = bus
         self.client = client
-        self.turn = Turn()
-        self._arrived = anyio.Event()
         self.config = config
+        self.turn = Turn(hooked=hooked)
+        self._arrived = anyio.Event()
         self._may_wake = may_wake
         self._address = ""
         self._left = False
@@ -68,6 +77,7 @@ class Session:
         self._warning = ""
         self._problem = ""
         self._program = ""
+        self._answers: dict[int | str | None, list[int]] = {}
         self._watched: Counter[str] = Counter()
         self._heard = time.monotonic()
 
@@ -213,8 +223,16 @@ class Session:
         return found
 
     def _got(self, found: HandOver) -> None:
-        """What the session says from now on may be owed to this mail: see `rules.MAX_HOPS`."""
+        """The request is answered with this mail. What the session says from now on may be owed to it."""
         self._hops = max([self._hops, *(message.hops + 1 for message in found.messages)])
+        if found.messages:
+            self._answers[REQUEST.get()] = [message.id for message in found.messages]
+            if len(self._answers) > _ANSWERS_KEPT:
+                del self._answers[next(iter(self._answers))]
+
+    def gave_up(self, request: int | str) -> None:
+        """The client had given this request up when its answer came: what that carried was not put before the model."""
+        self.turn.lose(self._answers.pop(request, []))
 
     async def _unless_cancelled(self, me: Address, found: HandOver) -> HandOver:
         """What was handed over, its files looked at; an answer that will not be sent hands nothing over."""

@@ -29,8 +29,8 @@ class Subagent(Session):
     def __init__(self, session: Session, agent_id: str) -> None:
         key = session.client.key
         client = replace(session.client, key=f"{key}#{agent_id}", session_id=agent_id, session=key, program="subagent")
-        super().__init__(session.bus, replace(session.config, name="", role=""), client, lambda _mode: False)
-        self.turn.hooked = True  # a hook told of it
+        config = replace(session.config, name="", role="")
+        super().__init__(session.bus, config, client, lambda _mode: False, hooked=True)
         self._session = session
         self._takes_part: bool | None = None
 
@@ -144,6 +144,11 @@ class Participants:
         if agent_id is None and call:
             agent_id = await self.session.bus.caller(self.session.client.key, call)
         return self.subagent(agent_id) if agent_id else self.session
+
+    def gave_up(self, request: int | str) -> None:
+        """The client does not want the answer to this request any more."""
+        for participant in (self.session, *self._subagents.values()):
+            participant.gave_up(request)
 
     def subagent(self, agent_id: str) -> Subagent:
         """The subagent with this id."""

@@ -16,10 +16,10 @@ class Turn:
     `proven` and `lost` are for the store; `settle` says that it has them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, hooked: bool = False) -> None:
         self.session_id = ""
-        self.hooked = False
-        """Hook events arrive; without them a later tool call is the only proof there is."""
+        self.hooked = hooked
+        """Hook events arrive, or will; without them a later tool call is the only proof there is."""
         self.proven: list[int] = []
         self.lost: list[int] = []
         self._prompt_id: str | None = None
@@ -69,6 +69,12 @@ class Turn:
         if not self.hooked:
             self.proven += self._in_batch
             self._in_batch = []
+
+    def lose(self, messages: list[int]) -> None:
+        """What carried these did not arrive after all."""
+        self.lost += [m for m in messages if m in self._carried or m in self._in_batch]
+        self._carried = [m for m in self._carried if m not in messages]
+        self._in_batch = [m for m in self._in_batch if m not in messages]
 
     def settle(self) -> None:
         """The store has been told what is proven and what is lost."""

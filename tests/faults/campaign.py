@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import itertools
 import os
@@ -18,7 +19,7 @@ from . import audit, client, nursery, person
 from .blackboard import Blackboard, Phase
 from .hazards import HAZARDS, LOCKING_OUT, PATIENCE, set_clock_right
 from .judge import Case, Figures, Violation, judge
-from .population import Population
+from .population import Member, Population
 from .roll import Roll
 from .stage import Stage
 
@@ -216,7 +217,7 @@ class Round:
         stopped = self.population.stop(self._rng)
         if stopped:
             self.hazards["stopped"] += 1
-            self._later(self._rng.uniform(0.02, 0.7), lambda: stopped.signal(signal.SIGCONT) and None)
+            self._later(self._rng.uniform(0.02, 0.7), functools.partial(_go_on, stopped))
         self._later(self._rng.expovariate(1.0), self._stop)
 
     def _befall(self, name: str) -> None:
@@ -229,6 +230,10 @@ class Round:
             self._trouble += (time.time() + 0.1 * n for n in range(int(10 * (seconds + PATIENCE))))
         self._later(seconds, end)
         self._later(seconds + self._rng.expovariate(1 / pause), lambda: self._befall(name))
+
+
+def _go_on(stopped: Member) -> None:
+    stopped.signal(signal.SIGCONT)
 
 
 def _children() -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ _LATE = 3.0
 
 _DISTURBING = frozenset(
     {
-        *("started", "ended", "server gone", "lost", "interrupted", "cleared", "registering", "leaving"),
+        *("started", "ending", "server gone", "lost", "interrupted", "cleared", "registering", "leaving"),
     }
 )
 """Lines of a journal after which what was handed over and not proven may come again."""
@@ -152,6 +153,31 @@ class Case:
 
     def had(self, seat: str, message: int, since: float, until: float) -> bool:
         return _any_within(self.answered.get((seat, message), []), since, until)
+
+    @cached_property
+    def _printed(self) -> dict[tuple[str, int], list[float]]:
+        found: dict[tuple[str, int], list[float]] = defaultdict(list)
+        for seat, line in self.lines("got"):
+            for letter in line["letters"] if line["via"] == "command" else ():
+                found[seat, letter["id"]].append(line["t"])
+        return found
+
+    def printed(self, seat: str, message: int, since: float) -> bool:
+        """Whether a command of the seat showed the message, or into a terminal that was killed before it was seen."""
+        shown = _any_within(self._printed.get((seat, message), []), since, since + _LATE)
+        return shown or _any_within(self._orphanings.get(seat, []), since, since + _LATE)
+
+    @cached_property
+    def _first_handed(self) -> dict[tuple[str, int], float]:
+        found: dict[tuple[str, int], float] = {}
+        for step in self.evidence.steps:
+            if step.table == "deliveries" and step.state == "handed":
+                found.setdefault((step.by, step.number), step.t)
+        return found
+
+    def first_handed(self, process: str, message: int) -> float:
+        """When the process handed the message over first, to whatever name its session bore; else never."""
+        return self._first_handed.get((process, message), math.inf)
 
     # -- what to show of a message
 

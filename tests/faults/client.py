@@ -79,6 +79,7 @@ class Client:
         folder.mkdir(exist_ok=True)
         return self.stage.environment(
             CLAUDECODE="1",
+            CLAUDE_PLUGIN_ROOT="/",
             CLAUDE_PROJECT_DIR=str(folder),
             CLAUDE_CODE_SESSION_ID=self._session,
             CLAUDE_CODE_MESSAGING_SOCKET=str(self._bell.path),
@@ -218,6 +219,7 @@ class Client:
             if self._impatient(0.05):
                 return self._interrupt()
             self._answer()
+        return None
 
     # -- a life
 
@@ -232,6 +234,7 @@ class Client:
         self.drain()
         self._until(Phase.END, "drained")
         if self._wire:
+            self.journal.write("ending")
             status = self._wire.hang_up()
             self.journal.write("ended", status=status)
 
@@ -314,7 +317,9 @@ class Client:
         rng = self.rng
         token = f"{self.seat}.{self.generation}.{next(self._numbers)}"
         peers = [*self.seats, "shared", "carol", "ghost"]
-        to: str | list[str] = rng.choice([*peers, *peers, "all", "all", "all", "s*", rng.sample(peers, 3)])
+        to: str | list[str] = rng.choice([*peers, *peers, "all", "all", "all", "s*"])
+        if rng.random() < 0.05:
+            to = rng.sample(peers, 3)
         draft: dict[str, Any] = {"to": to, "content": f"{token} {_LONG[: rng.choice((10, 40, 200, 3000))]}"}
         if self.conversation.known and rng.random() < 0.2:
             answered = rng.choice(self.conversation.known)

@@ -47,7 +47,12 @@ def storm(stage: Stage, rng: Random) -> tuple[float, End]:
                 time.sleep(0.002)
 
     ends = [_ending(nursery.fork(body, [stage.roll.into], tied=True)) for _ in range(2)]
-    return seconds, lambda: [end() for end in ends] and None
+
+    def end_all() -> None:
+        for end in ends:
+            end()
+
+    return seconds, end_all
 
 
 def _ending(pid: int) -> End:

@@ -133,20 +133,23 @@ def _requeued(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]
 def _receipt(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
     """A receipt needs a hand-over, and after it an answer of the model that it was made to.
 
-    An answer to the message (`acked`) may rest on an earlier hand-over. What a person's terminal showed
-    is written down by that person a moment after.
+    An answer to the message (`acked`) may rest on an earlier hand-over. What a command printed for the
+    person whose name it used is read by its being printed. What the model had under one of its names, it had.
     """
     if delivery.state == "read":
         return
     if not delivery.handed:
         yield Violation("no false receipt", f"{step.number} is {step.state} and was never handed over")
         return
-    first = delivery.handed[0 if step.state == "acked" else -1]
-    seat = case.seat_of(first.by)
-    late = 3600.0 if seat == "carol" else 0.0
-    seats = {case.seat_of(handed.by) for handed in delivery.handed} if step.state == "acked" else {seat}
-    if not any(case.had(one, step.number, first.t, step.t + late) for one in seats):
-        what = f"{step.number} counts as {step.state} by {step.name} ({seat}), whose model never had it"
+    handed = delivery.handed[0 if step.state == "acked" else -1]
+    seats = {case.seat_of(one.by) for one in delivery.handed} if step.state == "acked" else {case.seat_of(handed.by)}
+    if case.population.kind_of.get(step.by) == "command":
+        fine = any(case.printed(seat, step.number, handed.t) for seat in seats)
+    else:
+        since = min(handed.t, case.first_handed(step.by, step.number))
+        fine = any(case.had(seat, step.number, since, step.t) for seat in seats)
+    if not fine:
+        what = f"{step.number} counts as {step.state} by {step.name} ({', '.join(seats)}), whose model never had it"
         yield Violation("no false receipt", what, case.about(step.number))
 
 

@@ -65,6 +65,7 @@ class Population:
     deaths: list[Death] = field(default_factory=list)
     seat_of: dict[str, str] = field(default_factory=dict)
     """Seats by `host:pid:started`, as the store names processes."""
+    kind_of: dict[str, str] = field(default_factory=dict)
     born: dict[str, float] = field(default_factory=dict)
     """When these processes began."""
     _executed: dict[int, str] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class Population:
         """Take in a line of the roll."""
         if line["what"] == "born":
             self.seat_of[line["process"]] = line["seat"]
+            self.kind_of[line["process"]] = line["kind"]
             self.born[line["process"]] = line["t"]
             self._enter(line["pid"], line["kind"], line["seat"], line["started"])
         elif line["what"] == "real":

@@ -42,7 +42,8 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
     if stage.sabotage:
         SABOTAGES[stage.sabotage]()
     skewed = functools.partial(bus.open_bus, clock=stage.board.clock)
-    stdio.open_bus = commands.open_bus = skewed  # type: ignore[assignment]
+    for door in (stdio, commands):
+        setattr(door, "open_bus", skewed)  # noqa: B010 - a name that the module only uses
     rate = stage.doom * _OFTEN if kind == "command" else stage.doom
     doom = Doom(stage.rng("doom", kind, label), rate, stage.roll, stage.board, kind, seat)
     doom_transactions(doom)
@@ -90,7 +91,8 @@ def supervise(stage: Stage, seat: str, label: str, env: Mapping[str, str], sourc
     def popen(_command: Sequence[str], *, env: Mapping[str, str], **_pipes: int) -> _ForkedServer:
         return _ForkedServer(stage, seat, f"{label}.{next(numbers)}", env)
 
-    supervisor.subprocess = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE)  # type: ignore[assignment]
+    forking = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE)
+    setattr(supervisor, "subprocess", forking)  # noqa: B010 - a name that the module only uses
     sys.stdin, sys.stdout = os.fdopen(source, encoding="utf-8"), os.fdopen(sink, "w", encoding="utf-8")
     stage.roll.born("supervisor", seat)
     supervisor.supervise(["forked"])

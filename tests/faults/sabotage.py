@@ -68,8 +68,13 @@ def without_lock() -> None:
 
 def unmarked() -> None:
     """A repetition does not say that it is one."""
-    original = deliveries.message_of
-    deliveries.message_of = lambda row, me, possibly_seen: original(row, me, False)
+    original = deliveries.hand_over
+
+    def hand_over(tx: Transaction, me: Address, **options: Any) -> HandOver:
+        found = original(tx, me, **options)
+        return replace(found, messages=tuple(replace(message, possibly_seen=False) for message in found.messages))
+
+    deliveries.hand_over = hand_over
 
 
 SABOTAGES: dict[str, Callable[[], None]] = {

@@ -56,6 +56,7 @@ class Stage:
             "PYTHONPATH": os.pathsep.join([str(SOURCE), *filter(None, sys.path)]),
             "BUS_DB": str(self.db),
             "BUS_BUSY_TIMEOUT": str(BUSY_TIMEOUT),
+            "BUS_RATE": "0",
             "CLAUDE_CONFIG_DIR": str(self.work),
         }
         return {**inherited, **own, **more}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def swaps(case: Case) -> Iterator[Violation]:
     histories = _histories(case)
     for key in ("x", "y"):
         rows = histories.get(key, [])
-        for before, after in zip(rows, rows[1:], strict=False):
+        for before, after in itertools.pairwise(rows):
             if _made_from(after) != before["value"].split("<")[0]:
                 yield Violation("linearizable", f"'{key}': {after['value']} came after {before['value']}")
     for seat, line in case.lines("swapped"):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from .. import __version__, rules, text
 from ..claude_code import TOOL_USE_ID
 from ..errors import BusError, StoreError
+from ..session import REQUEST
 from ..subagents import Participants
 from . import hooks, tools
 
@@ -46,13 +47,18 @@ def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]
 
     async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         participants = participants_of(ctx)
+        REQUEST.set(ctx.request_id)
         arguments = params.arguments or {}
         if params.name == hooks.NAME:
             return await _call_hook(participants, arguments)
         call = str((params.meta or {}).get(TOOL_USE_ID, ""))
         return await _call(participants, call, params.name, arguments, _program(ctx))
 
-    return Server(
+    async def cancelled(ctx: Any, params: types.CancelledNotificationParams) -> None:
+        if params.request_id is not None:
+            participants_of(ctx).gave_up(params.request_id)
+
+    server: Server[Any] = Server(
         "claude-bus",
         version=__version__,
         title="claude-bus",
@@ -60,6 +66,8 @@ def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
+    server.add_notification_handler("notifications/cancelled", types.CancelledNotificationParams, cancelled)
+    return server
 
 
 def _declared(tool: tools.Tool) -> types.Tool:

@@ -49,7 +49,7 @@ async def _serve(config: Config) -> None:
             return False
         return config.wake == "always" or mode not in ("", claude_code.BYPASS)
 
-    session = Session(bus, config, client, may_wake)
+    session = Session(bus, config, client, may_wake, hooked=claude_code.has_hooks(env))
     participants = Participants(session)
     server = create_server(lambda _context: participants)
 

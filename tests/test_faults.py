@@ -1,0 +1,45 @@
+"""The fault campaign in short: the bus keeps its promises under it, and a bus that is broken on purpose does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from environment_under_test import ROOT
+
+FINISHED = 300.0
+"""Seconds after which a campaign counts as hanging."""
+
+
+def campaign(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `python -m faults` to its end."""
+    path = os.pathsep.join(str(ROOT / folder) for folder in ("src", "tests"))
+    command = [sys.executable, "-m", "faults", *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=FINISHED, check=False)
+
+
+def test_nothing_is_lost_and_no_receipt_is_false() -> None:
+    """Some sessions live through two rounds of every fault there is, without a promise broken."""
+    done = campaign("--seed", 1, "--rounds", 2, "--kills", 80, "--seconds", 30, "--real", 0.05)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("0 violations\n")
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "rule"),
+    [
+        ("cursor-at-max", "no false receipt"),
+        ("without-lock", "identity"),
+        ("receipt-before-answer", "no false receipt"),
+        ("unmarked", "marked"),
+    ],
+)
+def test_the_campaign_sees_a_bus_that_breaks_its_promise(sabotage: str, rule: str) -> None:
+    """Broken in one way that real systems are, a few rounds suffice to tell, and the report says what was broken."""
+    done = campaign("--seed", 1, "--rounds", 8, "--kills", 240, "--doom", 0.006, "--pace", 1, "--sabotage", sabotage)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"VIOLATION {rule}" in done.stdout
