@@ -12,7 +12,7 @@ _EFFORT = float(os.environ.get("BUS_TEST_EFFORT") or 1)
 _PATIENCE = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 
 
-def looks(examples: int, steps: int = 50) -> settings:
+def looks(examples: int, steps: int = 1) -> settings:
     """So many examples with the usual effort; a machine makes so many steps in each."""
     return settings(
         max_examples=max(1, round(examples * _EFFORT)),

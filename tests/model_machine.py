@@ -81,6 +81,11 @@ class BothBuses(RuleBasedStateMachine):
         live = self.model.live()
         return live[n % len(live)]
 
+    def with_mail(self, n: int, *states: str) -> Running:
+        """A session with a delivery in one of these states; any, if there is none."""
+        having = [s for s in self.model.live() if any(m.of(s.who, *states) for m in self.model.letters.values())]
+        return having[n % len(having)] if having else self.session(n)
+
     def server(self, session: Running, n: int = 0) -> Process:
         """One of its servers that runs; one is started if none does. A subagent has its session's."""
         session = self.model.sessions.get(session.client.session, session)
