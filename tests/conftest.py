@@ -6,9 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sessions_under_test import Party
 from store_under_test import Store
+
+settings.register_profile("patient", deadline=None)  # machines are shared: how long an example takes says nothing
+settings.load_profile("patient")
 
 
 @pytest.fixture
