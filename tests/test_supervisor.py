@@ -155,13 +155,32 @@ def test_a_request_that_kills_servers_is_given_up(client: Supervised) -> None:
     """It is repeated once, not for ever."""
     client.server().suspend()
     asked = client.post("tools/call", name="whoami", arguments={}, _meta=NEWEST)
-    client.kill_server()
-    client.server().suspend()
+    for _ in range(3):  # one that is killed before it is given the request does not count
+        client.kill_server()
+        client.server().suspend()
     client.kill_server()
 
     found = client.read()
     assert (found["id"], found["error"]["code"]) == (asked, -32603)
     assert not answer(client.ask("tools/call", name="whoami", arguments={}, _meta=NEWEST)).failed
+
+
+def test_an_opening_is_repeated_as_often_as_it_takes(client: Supervised) -> None:
+    """A client whose servers are killed while they start is greeted by the first that lives."""
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    client.server().suspend()
+    asked = client.post("initialize", **hello)
+    for _ in range(2):
+        client.kill_server()
+        client.server().suspend()
+    client.kill_server()
+
+    found = client.read()
+    assert found["id"] == asked
+    assert found["result"]["serverInfo"]["name"] == "claude-bus"
+    client.write({"jsonrpc": "2.0", "method": "notifications/initialized"})
+    client.kill_server()
+    assert not client.call("whoami").failed
 
 
 def test_a_request_the_client_gave_up_is_not_repeated(client: Supervised) -> None:

@@ -61,9 +61,11 @@ class _Request:
 
     @property
     def repeatable(self) -> bool:
+        """Calls of some tools once more; what is no call (an opening above all) as often as it takes."""
+        if self.message["method"] != "tools/call":
+            return True
         params = self.message.get("params")
-        called = params.get("name") if isinstance(params, dict) else None
-        return self.message["method"] != "tools/call" or called in REPEATABLE
+        return self.given == 1 and isinstance(params, dict) and params.get("name") in REPEATABLE
 
 
 class Supervisor:
@@ -140,7 +142,7 @@ class Supervisor:
     def _take_up(self) -> None:
         """Settle what was with the server before: put it to this one, or say that it came to nothing."""
         for number, request in list(self._open.items()):
-            if request.given == 0 or (request.given == 1 and request.repeatable):
+            if request.given == 0 or request.repeatable:
                 self._give(request)
             else:
                 del self._open[number]
