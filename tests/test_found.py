@@ -197,3 +197,14 @@ def test_settings_that_cannot_be_written_back_are_left_alone(tmp_path: Path, con
         claude_settings.install(tmp_path, Path(__file__).parents[1], [])
 
     assert [file.name for file in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_settings_of_nothing_but_white_space_come_back(tmp_path: Path) -> None:
+    """To the byte, as others do."""
+    plugin, settings = Path(__file__).parents[1], tmp_path / "settings.json"
+    settings.write_text("\t", encoding="utf-8")
+
+    claude_settings.install(tmp_path, plugin, [])
+    claude_settings.uninstall(tmp_path, [plugin])
+
+    assert settings.read_text(encoding="utf-8") == "\t"

@@ -31,7 +31,21 @@ which = st.integers(0, 9)
 channels = st.sampled_from((*CHANNELS[:1], *CHANNELS))
 addresses = st.builds(Address, st.sampled_from(NAMES), channels)
 targets = st.sampled_from(
-    ("alice", "bob", "carol", "dave", "all", "a*", "*", "shop*", "alice@ops", "bob@default", "all@ops", "*@ops")
+    (
+        "alice",
+        "bob",
+        "carol",
+        "dave",
+        "all",
+        "a*",
+        "*",
+        "shop*",
+        "alice@ops",
+        "bob@default",
+        "all@ops",
+        "*@ops",
+        "a*@ops",
+    )
 )
 recipients = st.lists(targets, min_size=1, max_size=2, unique=True).map(tuple)
 paths = st.lists(st.sampled_from(sorted(WORLD)), min_size=1, max_size=2, unique=True)

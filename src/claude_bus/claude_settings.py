@@ -152,7 +152,7 @@ def _restore(path: Path, document: dict[str, Any], written: str) -> None:
     """Write settings as they were before, to the byte if nothing else has changed since."""
     backup = _backup(path)
     before = backup.read_bytes().decode() if backup.exists() else ""
-    if before and json.loads(before) == document:
+    if before and (json.loads(before) if before.strip() else {}) == document:
         _write(path, before)
     elif document or before or path.is_symlink():
         _write(path, _formatted(document, written))
