@@ -40,6 +40,9 @@ def test_nothing_is_lost_and_no_receipt_is_false() -> None:
 )
 def test_the_campaign_sees_a_bus_that_breaks_its_promise(sabotage: str, rule: str) -> None:
     """Broken in one way that real systems are, a few rounds suffice to tell, and the report says what was broken."""
-    done = campaign("--seed", 1, "--rounds", 8, "--kills", 240, "--doom", 0.006, "--pace", 1, "--sabotage", sabotage)
+    done = campaign(
+        *("--seed", 1, "--rounds", 8, "--kills", 240, "--doom", 0.006, "--pace", 1, "--real", 0),
+        *("--sabotage", sabotage),
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"VIOLATION {rule}" in done.stdout
