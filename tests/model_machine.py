@@ -27,7 +27,7 @@ CHANNELS = ("default", "ops")
 NAMES = ("alice", "bob", "carol", "dave")
 """All but the last run from the start."""
 RATE = 8
-SHOP = Folder("/work/shop", "/work/shop", REPOSITORY, "main")
+SHOP = Folder("/home/me/shop", "/home/me/shop", REPOSITORY, "main")
 
 someone_runs = precondition(lambda self: self.model.live())
 somebody_is_there = precondition(lambda self: self.actors())

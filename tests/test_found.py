@@ -148,7 +148,7 @@ def test_an_owner_is_told_once_that_its_place_was_taken(store: Store) -> None:
     alice, bob = store.join("alice"), store.join("bob")
 
     def claim_twice() -> None:
-        store(guard.edit, store.clients[bob], Place(*A), "/work/shop", "confirm")
+        store(guard.edit, store.clients[bob], Place(*A), "/home/me/shop", "confirm")
         store(claims.claim, bob, [A], ttl=600)
 
     claim_twice()

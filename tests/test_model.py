@@ -21,10 +21,10 @@ from model_of_the_bus import Running
 from store_under_test import NO_LIMIT
 
 SUBAGENTS = ("a1", "a2")
-ATTACHED = (File("/work/shop/a.py", 3, "a" * 64, "here"), File("/work/shop/b.py", 0, "b" * 64, "there"))
+ATTACHED = (File("/home/me/shop/a.py", 3, "a" * 64, "here"), File("/home/me/shop/b.py", 0, "b" * 64, "there"))
 CONVERSATIONS = ("", "s1", "s2")
 USUALLY_THE_SAME = ("", "", "", "s1")
-TREES = ("/work/shop", "/work/shop-2")
+TREES = ("/home/me/shop", "/home/me/shop-2")
 SPACES = (0, 250, NO_LIMIT, NO_LIMIT)
 
 which = st.integers(0, 9)
