@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from claude_bus import processes
-from claude_bus.bus import LocalBus, open_bus
+from claude_bus.bus import LocalBus
 from claude_bus.config import Config
 from claude_bus.errors import BusError, ClaimHeld, NameTaken, VersionConflict
 from claude_bus.model import Address, Client, Draft
+from claude_bus.opening import open_local
 
 CHANNEL = "default"
 
@@ -157,7 +158,7 @@ ROLES: dict[str, Callable[..., Awaitable[None]]] = {
 
 
 async def main(role: str, *args: str) -> None:
-    async with open_bus(Config.from_env(os.environ, Path.home())) as bus:
+    async with open_local(Config.from_env(os.environ, Path.home())) as bus:
         try:
             await ROLES[role](bus, *args)
         except BusError as error:

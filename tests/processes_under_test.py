@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import anyio
 
 from claude_bus import processes
-from claude_bus.bus import LocalBus, open_bus
+from claude_bus.bus import LocalBus
 from claude_bus.config import Config
 from claude_bus.model import Address, Client, Draft
+from claude_bus.opening import open_local
 
 T = TypeVar("T")
 
@@ -244,7 +245,7 @@ class Peer:
 
     def _on_bus(self, act: Callable[[LocalBus], Awaitable[T]]) -> T:
         async def run() -> T:
-            async with open_bus(self._config) as bus:
+            async with open_local(self._config) as bus:
                 return await act(bus)
 
         return anyio.run(run)

@@ -18,10 +18,11 @@ from itertools import count, product
 from pathlib import Path
 
 from actors import CHANNEL, join, say, wait_for_go
-from claude_bus.bus import LocalBus, open_bus
+from claude_bus.bus import LocalBus
 from claude_bus.config import Config
 from claude_bus.errors import ClaimHeld
 from claude_bus.model import Address
+from claude_bus.opening import open_local
 from processes_under_test import Actor, environment
 from store_under_test import Store
 
@@ -54,7 +55,7 @@ async def compete(name: str, seed: str, grants: str) -> None:
     """
     chance = random.Random(f"{seed} {name}")
     refused = 0
-    async with open_bus(Config.from_env(os.environ, Path.home())) as bus:
+    async with open_local(Config.from_env(os.environ, Path.home())) as bus:
         me = await join(bus, name)
         wait_for_go()
         for number in range(int(grants)):

@@ -26,7 +26,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
     assert Config.from_env({}, HOME) == expected
     settings = re.findall(r"^\| `(BUS_\w+)`", config.__doc__ or "", re.MULTILINE)
-    assert len(settings) == 9
+    assert len(settings) == 20
     assert Config.from_env(dict.fromkeys(settings, ""), HOME) == expected
 
 

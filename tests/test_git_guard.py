@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from claude_bus import worktree
-from claude_bus.bus import open_bus
 from claude_bus.config import Config
 from claude_bus.model import Address
+from claude_bus.opening import open_bus
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 ALICE = Address("alice", "default")

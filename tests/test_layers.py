@@ -26,20 +26,29 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("files",),
     ("drivers",),
     ("bus",),
+    ("remote",),
+    ("opening",),
     ("claude_code", "session"),
     ("doorbell", "subagents"),
-    ("mcp", "cli", "selftest"),
+    ("mcp", "http", "cli", "selftest"),
     ("__main__",),
 )
 """From the bottom up. A module imports from its own layer and from those before it."""
 
-KNOWN = {("session", "claude_code"), ("cli", "mcp")}
-"""Neighbours that know each other after all: the command line starts the MCP server."""
+KNOWN = {("session", "claude_code"), ("cli", "mcp"), ("cli", "http"), ("http", "mcp")}
+"""Neighbours that know each other after all: the command line starts the servers, the app serves MCP as well."""
 
 PLACES = {
     "mcp": {"mcp"},
     "mcp_types": {"mcp"},
-    "pydantic": {"mcp"},
+    "pydantic": {"mcp", "http", "remote"},
+    "starlette": {"mcp", "http"},
+    "fastapi": {"http"},
+    "uvicorn": {"http"},
+    "sse_starlette": {"http"},
+    "limits": {"http"},
+    "prometheus_client": {"http"},
+    "httpx2": {"remote"},
     "aiosqlite": {"drivers"},
     "psutil": {"processes"},
     "kingfisher_sdk": {"detector"},
@@ -47,7 +56,11 @@ PLACES = {
 """Where each library may be known: a renamed major is one area's change."""
 
 
-DISTRIBUTIONS = {"kingfisher_sdk": "kingfisher-secret-scanner"}
+DISTRIBUTIONS = {
+    "kingfisher_sdk": "kingfisher-secret-scanner",
+    "sse_starlette": "sse-starlette",
+    "prometheus_client": "prometheus-client",
+}
 """What a library is called where one installs it, if otherwise than where one imports it."""
 
 

@@ -443,9 +443,9 @@ def test_several_writers_keep_the_log_bounded_and_the_file_sound(tmp_path: Path)
 @pytest.mark.anyio
 async def test_a_clock_that_jumps_back_does_not_disturb_the_order(tmp_path: Path) -> None:
     """Messages sent after the jump come after those sent before it."""
-    from claude_bus.bus import open_bus
     from claude_bus.config import Config
     from claude_bus.model import Client, Draft
+    from claude_bus.opening import open_local
     from claude_bus.processes import this_process
 
     times = iter([START, START, START, START - 1e6, START - 1e6, START - 1e6, START - 2e6])
@@ -456,7 +456,7 @@ async def test_a_clock_that_jumps_back_does_not_disturb_the_order(tmp_path: Path
         now = next(times, now)
         return now
 
-    async with open_bus(Config(tmp_path / "bus.db"), clock=clock) as bus:
+    async with open_local(Config(tmp_path / "bus.db"), clock=clock) as bus:
         client = Client("c", this_process())
         await bus.attach(client, None, "default")
         await bus.register("c", ME, "", None)

@@ -12,5 +12,12 @@ def main() -> int:
     return run(sys.argv[1:])
 
 
+def serve() -> int:
+    """`claude-bus-http`: the command `serve`, under the name that the original has for it."""
+    from .cli.main import run
+
+    return run(["serve", *sys.argv[1:]])
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,18 +1,18 @@
 """The bus: the one contract that every door (tools, hooks, CLI, HTTP) uses.
 
-`LocalBus` runs the verbs of `sql/` on a database of this machine. `open_bus` makes
-one from a `Config`.
+`LocalBus` runs the verbs of `sql/` on a database of this machine; `remote.bus` speaks to
+one that is served elsewhere. `opening` makes either from a `Config`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+import hashlib
+import secrets
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, Self, Unpack
 
-from . import processes, rules
-from .config import Config
+from . import rules
 from .detector import refuse_secrets
 from .drivers import notices
 from .drivers.notices import Ear
@@ -21,9 +21,12 @@ from .model import (
     Address,
     Agent,
     Binding,
+    Changes,
     Claim,
     Client,
     Draft,
+    Event,
+    Grant,
     Guard,
     HandOver,
     Happening,
@@ -36,10 +39,24 @@ from .model import (
     Sent,
     StateEntry,
     Status,
+    Token,
     Verdict,
     Waiting,
 )
-from .sql import agents, bindings, calls, claims, deliveries, events, guard, listeners, messages, sessions, state
+from .sql import (
+    agents,
+    bindings,
+    calls,
+    claims,
+    deliveries,
+    events,
+    guard,
+    listeners,
+    messages,
+    sessions,
+    state,
+    tokens,
+)
 from .sql.claims import Places
 from .sql.state import Options
 from .sql.transaction import Transaction
@@ -124,8 +141,12 @@ class Bus(Protocol):
     async def edit(self, client: Client, place: Place, tree: str, policy: Guard) -> Verdict: ...
     async def list_claims(self, channel: str) -> list[Claim]: ...
 
+    async def events(self, channel: str, after: int, limit: int) -> list[Event]: ...
+
     async def prune(self) -> None: ...
     async def close(self) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *_error: object) -> None: ...
 
 
 class LocalBus:
@@ -324,6 +345,43 @@ class LocalBus:
     async def list_claims(self, channel: str) -> list[Claim]:
         return await self._db.run(claims.list_claims, channel)
 
+    # -- what happened
+
+    async def events(self, channel: str, after: int, limit: int) -> list[Event]:
+        return await self._db.run(events.since, after, channel, limit)
+
+    async def last_event(self) -> int:
+        return await self._db.run(events.last)
+
+    async def changes(self, after: int) -> Changes:
+        return await self._db.run(events.changes, after)
+
+    # -- tokens, for the machine that serves the bus
+
+    async def create_token(
+        self, owner: str, names: Sequence[str], channels: Sequence[str], ttl: float | None
+    ) -> tuple[Token, str]:
+        """A new token and its secret, which nobody can be told again."""
+        secret = f"bus_{secrets.token_urlsafe(32)}"
+        return await self._db.run(tokens.create, owner, _digest(secret), names, channels, ttl), secret
+
+    async def list_tokens(self) -> list[Token]:
+        return await self._db.run(tokens.listing)
+
+    async def revoke_token(self, token: int) -> Token | None:
+        return await self._db.run(tokens.revoke, token)
+
+    async def granted(self, secret: str) -> Grant | None:
+        """What the bearer of a secret may do; None if it is no valid token's.
+
+        Looked up by its digest, so how long it takes says nothing of the secrets there are.
+        """
+        return await self._db.run(tokens.granted, _digest(secret))
+
+    async def has_tokens(self) -> bool:
+        """Whether there is a valid token."""
+        return await self._db.run(tokens.exist)
+
     # -- upkeep
 
     async def prune(self) -> None:
@@ -340,6 +398,11 @@ class LocalBus:
         await self.close()
 
 
+def _digest(secret: str) -> str:
+    """A token has 256 random bits: nothing slower than SHA-256 is needed to keep it."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _prune(tx: Transaction) -> None:
     before = tx.now - rules.RETENTION
     bindings.reap(tx)
@@ -348,13 +411,3 @@ def _prune(tx: Transaction) -> None:
     state.prune(tx, before)
     claims.prune(tx)
     calls.prune(tx)
-
-
-def open_bus(config: Config, *, clock: Callable[[], float] = time.time) -> LocalBus:
-    """The bus that the settings name. Opens nothing yet: the first verb does."""
-
-    def alive(process: Process, heartbeat: float) -> bool:
-        return processes.is_alive(process, heartbeat, clock())
-
-    database = Database(config.db, config.busy_timeout, alive=alive, clock=clock)
-    return LocalBus(database, processes.this_process(), config.rate)

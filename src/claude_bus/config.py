@@ -11,14 +11,31 @@
 | `BUS_SHARE_PROMPTS` | `1`: peers see the first words of your last prompt | off |
 | `BUS_RATE` | messages a session may send per minute, a quarter of them to one recipient; `0`: any number | 120 |
 | `BUS_BUSY_TIMEOUT` | seconds to wait for another process's write | 5 |
+| `BUS_URL` | a bus served elsewhere, such as `https://host:8765`; `BUS_DB` is not used then | none |
+| `BUS_TOKEN`, `BUS_TOKEN_FILE` | the token for it, or a file (0600) that holds it | none |
+
+And of a server of the bus (`claude-bus serve`), as `Serving`:
+
+| variable | meaning | default |
+|---|---|---|
+| `BUS_HOST` | address to listen at; any but loopback needs a token | `127.0.0.1` |
+| `BUS_PORT` | port | 8765 |
+| `BUS_PREFIX` | path under which everything is, such as `/agent-bus` | none |
+| `BUS_ALLOWED_HOSTS` | names by which clients reach the server, by commas, such as `*.example.org` | this machine's |
+| `BUS_ALLOWED_ORIGINS` | origins whose browser pages may call, by commas | the server's own |
+| `BUS_TLS_CERT`, `BUS_TLS_KEY` | files with certificate chain and key, for https | none |
+| `BUS_CONNECTIONS` | requests of one token under way at once, waiting ones included | 1100 |
+| `BUS_REQUESTS` | requests of one token per minute; `0`: any number | 6000 |
+| `BUS_RECV_CHANNEL` | what `/recv` without channel reads: `all`, or `default` | `all` |
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
+from urllib.parse import urlsplit
 
 from .errors import InvalidInput
 from .model import Guard
@@ -40,6 +57,8 @@ class Config:
     share_prompts: bool = False
     rate: int = 120
     busy_timeout: float = 5.0
+    url: str = ""
+    token: str = field(default="", repr=False)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], home: Path) -> Config:
@@ -57,7 +76,90 @@ class Config:
             share_prompts=_one_of(env, "BUS_SHARE_PROMPTS", "0", ("0", "1")) == "1",
             rate=_count(env.get("BUS_RATE") or "120", "BUS_RATE"),
             busy_timeout=_seconds(env.get("BUS_BUSY_TIMEOUT") or "5", "BUS_BUSY_TIMEOUT"),
+            url=_url(env.get("BUS_URL") or "", "BUS_URL"),
+            token=_token(env, home),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How the bus is served over HTTP."""
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    prefix: str = ""
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    certificate: Path | None = None
+    key: Path | None = None
+    connections: int = 1100
+    requests: int = 6000
+    recv_default_channel: bool = False
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], home: Path) -> Serving:
+        """Settings from environment variables; an unusable one is an `InvalidInput` naming it."""
+        recv = _one_of(env, "BUS_RECV_CHANNEL", "all", ("all", "default"))
+        certificate, key = (env.get(name) or "" for name in ("BUS_TLS_CERT", "BUS_TLS_KEY"))
+        if bool(certificate) != bool(key):
+            raise InvalidInput("BUS_TLS_CERT and BUS_TLS_KEY go together: give both files, or none")
+        return cls(
+            host=env.get("BUS_HOST") or "127.0.0.1",
+            port=_port(env.get("BUS_PORT") or "8765"),
+            prefix=_prefix(env.get("BUS_PREFIX") or ""),
+            hosts=_listed(env.get("BUS_ALLOWED_HOSTS") or ""),
+            origins=_listed(env.get("BUS_ALLOWED_ORIGINS") or ""),
+            certificate=_path(certificate, home) if certificate else None,
+            key=_path(key, home) if key else None,
+            connections=_count(env.get("BUS_CONNECTIONS") or "1100", "BUS_CONNECTIONS"),
+            requests=_count(env.get("BUS_REQUESTS") or "6000", "BUS_REQUESTS"),
+            recv_default_channel=recv == "default",
+        )
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine reaches it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.certificate else ''}://{host}:{self.port}{self.prefix}"
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _port(text: str) -> int:
+    port = _count(text, "BUS_PORT")
+    if port > 65_535:
+        raise InvalidInput(f"BUS_PORT={text!a} is not valid: give a port up to 65535, or 0 for a free one")
+    return port
+
+
+def _prefix(text: str) -> str:
+    path = "/".join(part for part in text.split("/") if part)
+    return f"/{path}" if path else ""
+
+
+def _url(text: str, name: str) -> str:
+    """An address of a served bus, without the slash at its end."""
+    if not text:
+        return ""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise InvalidInput(f"{name}={text!a} is not valid: give an address such as https://host:8765")
+    return text.rstrip("/")
+
+
+def _token(env: Mapping[str, str], home: Path) -> str:
+    """BUS_TOKEN, or what the file holds that BUS_TOKEN_FILE names."""
+    given = env.get("BUS_TOKEN") or ""
+    file = env.get("BUS_TOKEN_FILE") or ""
+    if given or not file:
+        return given.strip()
+    path = _path(file, home)
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"BUS_TOKEN_FILE={file!a} cannot be read: {error}") from None
 
 
 def _one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:

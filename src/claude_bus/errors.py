@@ -84,6 +84,18 @@ class RateLimited(BusError):
     code = "rate_limited"
 
 
+class Unauthorized(BusError):
+    """No token came with the request, or none that is valid."""
+
+    code = "unauthorized"
+
+
+class Forbidden(BusError):
+    """The token may not do this: it is for other names or channels."""
+
+    code = "forbidden"
+
+
 class NotFound(BusError):
     """What was named does not exist, or is not the caller's to see."""
 
@@ -166,11 +178,19 @@ class StoreCorrupt(StoreError):
     code = "store_corrupt"
 
 
+class Unreachable(StoreError):
+    """The bus is served elsewhere, and no answer came from there; `sent` says whether the request may have arrived."""
+
+    code = "unreachable"
+
+
 EXIT_STATUS: dict[str, int] = {
     "invalid_input": 2,
     "too_large": 2,
     "secret_refused": 2,
     "not_registered": 2,
+    "unauthorized": 2,
+    "forbidden": 2,
     "not_found": 3,
     "name_taken": 4,
     "version_conflict": 4,
@@ -182,6 +202,7 @@ EXIT_STATUS: dict[str, int] = {
     "store_read_only": 5,
     "store_corrupt": 5,
     "store_failed": 5,
+    "unreachable": 5,
 }
 """Exit status of the CLI by error code; a code that is not listed exits with 1."""
 
@@ -190,6 +211,8 @@ HTTP_STATUS: dict[str, int] = {
     "too_large": 413,
     "secret_refused": 422,
     "not_registered": 403,
+    "unauthorized": 401,
+    "forbidden": 403,
     "not_found": 404,
     "name_taken": 409,
     "version_conflict": 409,
@@ -201,5 +224,6 @@ HTTP_STATUS: dict[str, int] = {
     "store_read_only": 500,
     "store_corrupt": 500,
     "store_failed": 500,
+    "unreachable": 502,
 }
 """HTTP status by error code; a code that is not listed answers 500."""

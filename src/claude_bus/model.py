@@ -41,6 +41,31 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What a caller over HTTP may do: be one of these names, on these channels. Patterns, as in `fnmatch`."""
+
+    owner: str = ""
+    """Whose token it is; "" where none is needed."""
+    names: tuple[str, ...] = ("*",)
+    channels: tuple[str, ...] = ("*",)
+    token: int = 0
+    """Its id; 0 where none is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as it is listed: never the secret itself."""
+
+    id: int
+    owner: str
+    names: tuple[str, ...]
+    channels: tuple[str, ...]
+    created: float
+    expires: float | None
+    revoked: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Folder:
     """Where a session works."""
 
@@ -360,3 +385,29 @@ class Waiting:
     senders: tuple[str, ...]
     rings: bool
     """At least one of them is a reason to wake an idle session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of the journal."""
+
+    id: int
+    ts: float
+    channel: str
+    actor: str
+    verb: str
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What came since an event: the journal's rows, and whom they concern."""
+
+    last: int
+    """The newest event that was looked at."""
+    events: tuple[Event, ...]
+    mail: tuple[Address, ...]
+    """Who may have got mail."""
+    listeners: tuple[str, ...]
+    """Addresses of the processes to tell."""

@@ -10,8 +10,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from .errors import InvalidInput, RateLimited, TooLarge
-from .model import KINDS, Address, Draft, File
+from .errors import Forbidden, InvalidInput, RateLimited, TooLarge
+from .model import KINDS, Address, Draft, File, Grant
 from .patterns import normalize
 
 DEFAULT_CHANNEL = "default"
@@ -208,6 +208,45 @@ def folder_name(root: str, branch: str) -> str:
     name = "".join(c if _is_plain(c) else "-" for c in unicodedata.normalize("NFC", words))
     name = re.sub(r"-{2,}", "-", name).strip("-._:+~#")[:MAX_NAME]
     return name if name and name not in BROADCASTS else "session"
+
+
+# -- what a token permits --------------------------------------------------------
+
+
+def permits(grant: Grant, who: Address) -> bool:
+    """Whether the grant lets its bearer be `who`."""
+    return _among(who.name, grant.names) and _among(who.channel, grant.channels)
+
+
+def require(grant: Grant, who: Address) -> Address:
+    """`who`, if the bearer of the grant may be that; "" as its name is anybody who only looks. Else `Forbidden`."""
+    require_channel(grant, who.channel)
+    if who.name and not _among(who.name, grant.names):
+        raise Forbidden(
+            f"the token of '{grant.owner}' is not for the name '{who.name}'; it may use {', '.join(grant.names)}",
+            name=who.name,
+        )
+    return who
+
+
+def require_channel(grant: Grant, channel: str) -> str:
+    """`channel`, if the bearer of the grant may use it, else `Forbidden`."""
+    if not _among(channel, grant.channels):
+        raise Forbidden(
+            f"the token of '{grant.owner}' is not for the channel '{channel}'; it may use {', '.join(grant.channels)}",
+            channel=channel,
+        )
+    return channel
+
+
+def require_recipients(grant: Grant, to: Sequence[str], channel: str) -> None:
+    """Raise `Forbidden` if one of the recipients, as addressed from `channel`, is on another than permitted."""
+    for recipient in to:
+        require_channel(grant, parse_address(recipient, channel).channel)
+
+
+def _among(value: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(value, pattern) for pattern in patterns)
 
 
 # -- time -----------------------------------------------------------------------

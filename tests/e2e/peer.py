@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import anyio
 
-from claude_bus.bus import LocalBus, open_bus
+from claude_bus.bus import LocalBus
 from claude_bus.config import Config
 from claude_bus.drivers import notices
 from claude_bus.model import Address, Agent, Claim, Draft, Receipt, Sent
+from claude_bus.opening import open_local
 from claude_bus.rules import DEFAULT_CHANNEL
 from claude_bus.sql import messages
 from claude_bus.sql.transaction import Transaction
@@ -37,7 +38,7 @@ class Peer:
 
     def _do(self, verb: Callable[[LocalBus], Awaitable[T]]) -> T:
         async def run() -> T:
-            bus = open_bus(Config(db=self.db))
+            bus = open_local(Config(db=self.db))
             try:
                 return await verb(bus)
             finally:

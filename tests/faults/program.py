@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import mcp.server.stdio
 
-from claude_bus import bus, supervisor
+from claude_bus import opening, supervisor
 from claude_bus.cli import commands
 from claude_bus.cli import main as command_line
 from claude_bus.config import Config
@@ -41,7 +41,7 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
     nursery.become(os.open(stage.log(seat), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     if stage.sabotage:
         SABOTAGES[stage.sabotage]()
-    skewed = functools.partial(bus.open_bus, clock=stage.board.clock)
+    skewed = functools.partial(opening.open_local, clock=stage.board.clock)
     for door in (stdio, commands):
         setattr(door, "open_bus", skewed)  # noqa: B010 - a name that the module only uses
     rate = stage.doom * _OFTEN if kind == "command" else stage.doom

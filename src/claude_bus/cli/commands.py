@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from .. import __version__, files, rows, rules, text
-from ..bus import open_bus
 from ..config import Config
 from ..errors import InvalidInput
 from ..model import KINDS, Agent, Draft, HandOver
+from ..opening import open_bus
 from .doctor import examine, table
 from .guard import guard
 from .identity import Speaker, speaker

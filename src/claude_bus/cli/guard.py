@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from .. import rows, text, worktree
-from ..bus import open_bus
 from ..config import Config
 from ..errors import BusError, InvalidInput
 from ..model import Claim
+from ..opening import open_bus
 from .identity import committer
 from .output import show
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .. import claude_code, rules
-from ..bus import LocalBus
+from ..bus import Bus
 from ..config import Config
 from ..model import Address, Binding
 
@@ -19,11 +19,11 @@ class Speaker:
     """Who speaks, on which bus. `session` is set in the shell of a Claude Code session."""
 
     me: Address
-    bus: LocalBus
+    bus: Bus
     session: Binding | None = None
 
 
-async def speaker(bus: LocalBus, config: Config, env: Mapping[str, str], as_name: str) -> Speaker:
+async def speaker(bus: Bus, config: Config, env: Mapping[str, str], as_name: str) -> Speaker:
     """In a session's shell the session itself; else `as_name`, BUS_NAME, or the user's login name.
 
     Raises `NameTaken` for the name of somebody else's live session.
@@ -36,7 +36,7 @@ async def speaker(bus: LocalBus, config: Config, env: Mapping[str, str], as_name
     return Speaker(who, bus)
 
 
-async def committer(bus: LocalBus, config: Config, env: Mapping[str, str]) -> Address:
+async def committer(bus: Bus, config: Config, env: Mapping[str, str]) -> Address:
     """Whose claims are no obstacle: the session's in whose shell this runs, else the user's own.
 
     Nobody joins the bus by committing, and whoever has the user's name does not matter.
@@ -45,7 +45,7 @@ async def committer(bus: LocalBus, config: Config, env: Mapping[str, str]) -> Ad
     return session.address if session else Address(config.name or _login(), config.channel)
 
 
-async def _session(bus: LocalBus, env: Mapping[str, str]) -> Binding | None:
+async def _session(bus: Bus, env: Mapping[str, str]) -> Binding | None:
     for key in claude_code.keys_of_shell(env):
         binding = await bus.binding(key)
         if binding:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
-from ..config import Config
+from ..config import Config, Serving
 from ..errors import EXIT_STATUS, BusError
 
 _DESCRIPTION = (
@@ -34,11 +34,8 @@ def run(arguments: Sequence[str]) -> int:
             from ..supervisor import supervise
 
             return supervise([sys.executable, *sys.orig_argv[1:], "stdio"])
-        if options.command == "stdio":
-            from ..mcp.stdio import serve
-
-            serve(config)
-            return 0
+        if options.command in ("stdio", "serve"):
+            return _serve(options, config)
         return _run(options, config, parser)
     except BusError as error:
         _complain(error, options.json)
@@ -102,6 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     guard.set_defaults(command="guard")
 
+    serve = commands.add_parser("serve", parents=[_shared()], help="serve the bus over HTTP")
+    for name, (variable, what) in SERVING.items():
+        serve.add_argument(
+            f"--{name}", default="", metavar=name.rsplit("-", 1)[-1].upper(), help=f"{what} ({variable})"
+        )
+    serve.add_argument("--recv-default-channel", action="store_true", help="/recv without channel reads 'default' only")
+    serve.set_defaults(command="serve")
+
     stdio = commands.add_parser("stdio", parents=[_shared()], help="the MCP server without the parent that restarts it")
     stdio.set_defaults(command="stdio")
     return parser
@@ -116,6 +121,26 @@ def _shared() -> argparse.ArgumentParser:
     return shared
 
 
+SERVING = {
+    "host": ("BUS_HOST", "address to listen at; any but loopback needs a token"),
+    "port": ("BUS_PORT", "port, 8765 unless given; 0 for a free one"),
+    "prefix": ("BUS_PREFIX", "path under which everything is"),
+    "allow-hosts": ("BUS_ALLOWED_HOSTS", "names by which clients reach this server, by commas"),
+    "allow-origins": ("BUS_ALLOWED_ORIGINS", "origins whose browser pages may call, by commas"),
+    "tls-cert": ("BUS_TLS_CERT", "file with the certificate chain"),
+    "tls-key": ("BUS_TLS_KEY", "file with its key"),
+    "connections": ("BUS_CONNECTIONS", "requests of one token under way at once"),
+    "requests": ("BUS_REQUESTS", "requests of one token per minute"),
+}
+"""Options of `serve` that stand for a variable."""
+
+
+def _serving(options: argparse.Namespace) -> Serving:
+    given = {variable: getattr(options, name.replace("-", "_")) for name, (variable, _) in SERVING.items()}
+    given["BUS_RECV_CHANNEL"] = "default" if options.recv_default_channel else ""
+    return Serving.from_env({**os.environ, **{k: v for k, v in given.items() if v}}, Path.home())
+
+
 def _config(options: argparse.Namespace) -> Config:
     given = {"BUS_DB": options.db, "BUS_CHANNEL": options.channel}
     return Config.from_env({**os.environ, **{k: v for k, v in given.items() if v}}, Path.home())
@@ -126,6 +151,18 @@ def _complain(error: BusError, as_json: bool) -> None:
         print(json.dumps(error.as_dict(), ensure_ascii=False, default=str))
     else:
         print(f"claude-bus: {error.message}", file=sys.stderr)
+
+
+def _serve(options: argparse.Namespace, config: Config) -> int:
+    if options.command == "stdio":
+        from ..mcp.stdio import serve
+
+        serve(config)
+    else:
+        from ..http.serve import serve as serve_http
+
+        serve_http(config, _serving(options))
+    return 0
 
 
 def _run(options: argparse.Namespace, config: Config, parser: argparse.ArgumentParser) -> int:

@@ -15,10 +15,10 @@ from typing import NoReturn
 import anyio
 
 from .. import claude_code
-from ..bus import open_bus
 from ..config import Config
 from ..doorbell import Doorbell
 from ..errors import BusError
+from ..opening import open_bus
 from ..session import Session
 from ..subagents import Participants
 from ..supervisor import ENDINGS

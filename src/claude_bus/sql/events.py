@@ -1,9 +1,15 @@
-"""The journal."""
+"""The journal, and what came since somebody last looked."""
 
 from __future__ import annotations
 
-from ..model import Address
-from .transaction import Transaction
+from ..model import Address, Changes, Event
+from . import listeners
+from .transaction import Row, Transaction
+
+_AT_ONCE = 1000
+"""Rows that one look returns; the next goes on from there."""
+_MAY_BRING_MAIL = ("join", "rename", "attach", "end", "leave")
+"""Verbs after which mail may wait for their actor that it had not before: kept, handed on, or handed over in vain."""
 
 
 def append(tx: Transaction, who: Address, verb: str, subject: str = "", detail: str = "") -> None:
@@ -19,6 +25,48 @@ def append(tx: Transaction, who: Address, verb: str, subject: str = "", detail: 
     )
 
 
+def last(tx: Transaction) -> int:
+    """The newest event there is."""
+    return int(tx.number("SELECT MAX(id) FROM events"))
+
+
+def since(tx: Transaction, after: int, channel: str | None = None, limit: int = _AT_ONCE) -> list[Event]:
+    """The oldest `limit` events after the one with this id, on one channel or (None) on all."""
+    rows = tx.all(
+        "SELECT * FROM events WHERE id > ? AND (? IS NULL OR channel = ?) ORDER BY id LIMIT ?",
+        after,
+        channel,
+        channel,
+        limit,
+    )
+    return [_event(row) for row in rows]
+
+
+def changes(tx: Transaction, after: int) -> Changes:
+    """What came after an event, as far as one look goes, and whom it concerns."""
+    found = since(tx, after)
+    mail = _recipients(tx, [int(event.subject) for event in found if event.verb == "send"])
+    mail.update(Address(event.actor, event.channel) for event in found if event.verb in _MAY_BRING_MAIL)
+    watching = {
+        row["address"]
+        for event in found
+        if event.verb.startswith("state_")
+        for row in tx.all("SELECT address FROM watches WHERE channel = ? AND key = ?", event.channel, event.subject)
+    }
+    told = watching.union(listeners.of(tx, list(mail))) if mail else watching
+    return Changes(found[-1].id if found else after, tuple(found), tuple(mail), tuple(sorted(told)))
+
+
+def _recipients(tx: Transaction, messages: list[int]) -> set[Address]:
+    marks = ", ".join("?" * len(messages))
+    rows = tx.all(f"SELECT DISTINCT channel, recipient FROM deliveries WHERE message IN ({marks})", *messages)
+    return {Address(row["recipient"], row["channel"]) for row in rows}
+
+
 def prune(tx: Transaction, before: float) -> int:
     """Forget journal rows older than `before`; returns how many."""
     return tx.run("DELETE FROM events WHERE ts < ?", before).rowcount
+
+
+def _event(row: Row) -> Event:
+    return Event(row["id"], row["ts"], row["channel"], row["actor"], row["verb"], row["subject"], row["detail"])

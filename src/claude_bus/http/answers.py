@@ -1,0 +1,49 @@
+"""How the app answers: JSON, and errors with the status of their code."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ..errors import HTTP_STATUS, BusError, InvalidInput
+
+
+class Json(JSONResponse):
+    """JSON as UTF-8; half a surrogate pair, which no UTF-8 has, is replaced."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
+
+
+def refusal(error: BusError) -> Response:
+    """The answer to a request that met this error."""
+    headers = {}
+    if error.code == "unauthorized":
+        headers["WWW-Authenticate"] = 'Bearer realm="claude-bus", Basic realm="claude-bus"'
+    if "retry_after" in error.data:
+        headers["Retry-After"] = str(error.data["retry_after"])
+    return Json(_plain(error.as_dict()), HTTP_STATUS.get(error.code, 500), headers)
+
+
+def _plain(document: dict[str, object]) -> Any:
+    return json.loads(json.dumps(document, default=str))
+
+
+async def refused(_request: Request, error: Exception) -> Response:
+    """Starlette's handler for every `BusError` that a route raises."""
+    assert isinstance(error, BusError)
+    return refusal(error)
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The JSON object in a request's body, or `InvalidInput`."""
+    try:
+        document = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise InvalidInput("the body is not JSON: send a JSON object in UTF-8") from None
+    if not isinstance(document, dict):
+        raise InvalidInput("the body is not a JSON object")
+    return document

@@ -1,0 +1,162 @@
+"""Who waits for what: wakes the requests that a change concerns, whichever process made it.
+
+Waiters do not look at the store again and again. One watch per server process sees that
+something was stored (a notice of the process that sent mail, or the store's pulse),
+reads what it was, and rings for those it concerns; they look then. With a thousand
+waiting, a message is one query more and not a thousand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import anyio
+
+from ..bus import LocalBus
+from ..drivers.notices import Ear
+from ..errors import BusError
+from ..model import Address, Changes
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+PULSE_EVERY = 0.1
+"""Seconds between two looks at the pulse while somebody waits: it costs microseconds."""
+IDLE_EVERY = 0.5
+"""The same while nobody does."""
+_LOOK_AFTER = 5.0
+"""Seconds after which one who waits looks by itself, should all else fail."""
+
+
+class Bell:
+    """What one waiter is rung by. A ring that comes before `rung` is waited for is not lost."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def rung(self, patience: float) -> bool:
+        """Wait for at most `patience` seconds; whether it rang."""
+        with anyio.move_on_after(patience):
+            await self._event.wait()
+        rang = self._event.is_set()
+        self._event = anyio.Event()
+        return rang
+
+
+class Hub:
+    """Rings bells by topic. A topic is a string; see the functions below for those there are."""
+
+    def __init__(self, bus: LocalBus) -> None:
+        self._bus = bus
+        self._bells: dict[str, set[Bell]] = defaultdict(set)
+        self._last = 0
+        self._pulse: object = None
+
+    @property
+    def waiting(self) -> int:
+        """How many bells there are."""
+        return len(set().union(*self._bells.values())) if self._bells else 0
+
+    @contextlib.contextmanager
+    def bell(self, *topics: str) -> Iterator[Bell]:
+        """A bell that any of the topics rings. Take it before you look, so that nothing falls in between."""
+        bell = Bell()
+        for topic in topics:
+            self._bells[topic].add(bell)
+        try:
+            yield bell
+        finally:
+            for topic in topics:
+                self._bells[topic].discard(bell)
+                if not self._bells[topic]:
+                    del self._bells[topic]
+
+    async def until(self, look: Callable[[], Awaitable[T]], patience: float, *topics: str) -> T:
+        """What `look` finds, as soon as that is true, or after `patience` seconds whatever it is."""
+        with self.bell(*topics) as bell:
+            end = anyio.current_time() + patience
+            while not (found := await look()) and (left := end - anyio.current_time()) > 0:
+                await bell.rung(min(left, _LOOK_AFTER))
+            return found
+
+    async def run(self) -> None:
+        """Watch the bus for as long as the server runs."""
+        self._last = await self._bus.last_event()
+        try:
+            async with self._bus.ear() as ear:
+                await self._bus.listen(ear.address, "")
+                try:
+                    await self._watch(ear)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await self._bus.unlisten(ear.address)
+        except OSError as error:
+            _log.warning("no notices of mail, looking every %.1f s instead: %s", PULSE_EVERY, error)
+            await self._watch(None)
+
+    async def _watch(self, ear: Ear | None) -> None:
+        while True:
+            heard = await self._heard(ear, PULSE_EVERY if self._bells else IDLE_EVERY)
+            pulse = self._bus.pulse()
+            if heard or pulse != self._pulse:
+                self._pulse = pulse
+                await self._look()
+
+    async def _heard(self, ear: Ear | None, patience: float) -> bool:
+        if ear:
+            return await ear.heard(patience)
+        await anyio.sleep(patience)
+        return False
+
+    async def _look(self) -> None:
+        """Ring for whatever came since the last look. A store that fails now is looked at again."""
+        try:
+            while (found := await self._bus.changes(self._last)).events:
+                self._last = found.last
+                for topic in topics_of(found):
+                    self.ring(topic)
+        except BusError as error:
+            self._pulse = None
+            _log.debug("hub: %s", error)
+
+    def ring(self, topic: str) -> None:
+        for bell in self._bells.get(topic, ()):
+            bell.ring()
+
+
+def topics_of(found: Changes) -> set[str]:
+    """The topics that a change is about."""
+    return {
+        *(mail_for(who) for who in found.mail),
+        *(mail_for_name(who.name) for who in found.mail),
+        *(listener(address) for address in found.listeners),
+        *(channel(event.channel) for event in found.events),
+    }
+
+
+def mail_for(who: Address) -> str:
+    """Mail for one name on one channel."""
+    return f"mail {who.channel} {who.name}"
+
+
+def mail_for_name(name: str) -> str:
+    """Mail for a name on any channel."""
+    return f"name {name}"
+
+
+def listener(address: str) -> str:
+    """Mail, or a change that is waited for, of the session that listens at this address."""
+    return f"listener {address}"
+
+
+def channel(name: str) -> str:
+    """Anything at all on one channel."""
+    return f"channel {name}"

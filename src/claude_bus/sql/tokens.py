@@ -1,0 +1,74 @@
+"""Tokens: who may use the bus over HTTP, and as whom. Only their hashes are here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .. import rules
+from ..model import Address, Grant, Token
+from . import events
+from .transaction import Row, Transaction
+
+_VALID = "revoked IS NULL AND (expires IS NULL OR expires > ?)"
+
+
+def create(
+    tx: Transaction, owner: str, digest: str, names: Sequence[str], channels: Sequence[str], ttl: float | None
+) -> Token:
+    """Note a new token by the digest of its secret; it is valid for `ttl` seconds, or until it is revoked (None)."""
+    expires = None if ttl is None else tx.now + ttl
+    cursor = tx.run(
+        "INSERT INTO tokens (owner, hash, names, channels, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
+        owner,
+        digest,
+        rules.dump_list(names),
+        rules.dump_list(channels),
+        tx.now,
+        expires,
+    )
+    assert cursor.lastrowid is not None
+    _journal(tx, owner, "token_create", cursor.lastrowid)
+    return Token(cursor.lastrowid, owner, tuple(names), tuple(channels), tx.now, expires, None)
+
+
+def listing(tx: Transaction) -> list[Token]:
+    """All tokens, the revoked and expired ones too, oldest first."""
+    return [_token(row) for row in tx.all("SELECT * FROM tokens ORDER BY id")]
+
+
+def revoke(tx: Transaction, token: int) -> Token | None:
+    """End a token; None if there is no such one. One that has ended stays as it is."""
+    changed = tx.run("UPDATE tokens SET revoked = ? WHERE id = ? AND revoked IS NULL", tx.now, token).rowcount
+    row = tx.one("SELECT * FROM tokens WHERE id = ?", token)
+    if row and changed:
+        _journal(tx, row["owner"], "token_revoke", token)
+    return _token(row) if row else None
+
+
+def granted(tx: Transaction, digest: str) -> Grant | None:
+    """What the valid token with this digest permits; None if there is none."""
+    row = tx.one(f"SELECT * FROM tokens WHERE hash = ? AND {_VALID}", digest, tx.now)
+    if not row:
+        return None
+    return Grant(row["owner"], rules.load_list(row["names"]), rules.load_list(row["channels"]), row["id"])
+
+
+def exist(tx: Transaction) -> bool:
+    """Whether there is a valid token."""
+    return tx.one(f"SELECT 1 FROM tokens WHERE {_VALID} LIMIT 1", tx.now) is not None
+
+
+def _journal(tx: Transaction, owner: str, verb: str, token: int) -> None:
+    events.append(tx, Address(owner, ""), verb, str(token))
+
+
+def _token(row: Row) -> Token:
+    return Token(
+        id=row["id"],
+        owner=row["owner"],
+        names=rules.load_list(row["names"]),
+        channels=rules.load_list(row["channels"]),
+        created=row["created"],
+        expires=row["expires"],
+        revoked=row["revoked"],
+    )

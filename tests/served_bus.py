@@ -1,0 +1,53 @@
+"""A served bus: `claude-bus serve` as a process of its own, on a free loopback port."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from processes_under_test import PATIENCE, environment
+
+
+class Served:
+    """A running server and where it is. `log` holds what it said on stderr."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+        self.process = process
+        self.url = url
+        self.log = log
+
+
+@contextlib.contextmanager
+def served(db: Path, *options: str, **env: str) -> Iterator[Served]:
+    """Serve the file until the context ends. Once this returns, the server answers."""
+    log = db.with_suffix(".log")
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "claude_bus", "serve", "--port", "0", *options],
+            env=environment(db, **env),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+    try:
+        yield Served(process, _address(process, log), log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+            assert process.stdout
+            process.stdout.close()
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Where it says that it serves."""
+    assert process.stdout
+    line = process.stdout.readline().decode()
+    found = re.search(r"https?://\S+", line)
+    assert found, f"the server says {line!r} and {log.read_text(encoding='utf-8')}"
+    return found[0]
