@@ -18,6 +18,7 @@ from .drivers import notices
 from .drivers.notices import Ear
 from .drivers.sqlite import Database
 from .model import (
+    ANYBODY,
     Address,
     Agent,
     Binding,
@@ -58,6 +59,7 @@ from .sql import (
     tokens,
 )
 from .sql.claims import Places
+from .sql.deliveries import Held
 from .sql.state import Options
 from .sql.transaction import Transaction
 
@@ -156,15 +158,27 @@ class LocalBus:
     send per minute (0: any number).
     """
 
-    def __init__(self, database: Database, process: Process, rate: int = 0) -> None:
+    def __init__(
+        self, database: Database, process: Process, rate: int = 0, *, grant: Grant = ANYBODY, held: Held | None = None
+    ) -> None:
         self._db = database
         self._process = process
         self._rate = rate
+        self._grant = grant
+        self._held = held
+
+    def acting_for(self, process: Process, grant: Grant, held: Held | None = None) -> LocalBus:
+        """This bus for a process elsewhere, in whose hands is what is handed over; see `deliveries.take_back`.
+
+        Sessions that attach get names that the grant permits. Whoever calls verbs with an address
+        has made sure that the grant permits it.
+        """
+        return LocalBus(self._db, process, self._rate, grant=grant, held=held)
 
     # -- sessions
 
     async def attach(self, client: Client, wanted: Address | None, channel: str) -> Binding:
-        return await self._db.run(bindings.attach, client, wanted, channel)
+        return await self._db.run(bindings.attach, client, wanted, channel, self._grant)
 
     async def register(
         self, client: str, who: Address, role: str, owns: tuple[str, ...] | None
@@ -175,10 +189,14 @@ class LocalBus:
         await self._db.run(agents.enlist, who, program)
 
     async def resume(self, client: Client) -> Binding | None:
-        return await self._db.run(bindings.resume, client)
+        return await self._db.run(bindings.resume, client, self._grant)
 
     async def binding(self, client: str) -> Binding | None:
         return await self._db.run(bindings.bound, client)
+
+    async def holder(self, who: Address) -> Binding | None:
+        """The live session that is `who`."""
+        return await self._db.run(bindings.holder, who)
 
     async def detach(self, client: str) -> None:
         await self._db.run(bindings.detach, client, self._process)
@@ -200,7 +218,7 @@ class LocalBus:
         )
 
     async def react(self, client: Client, happening: Happening) -> Reaction | None:
-        return await self._db.run(sessions.react, client, happening, self._process)
+        return await self._db.run(sessions.react, client, happening, self._process, self._held)
 
     async def forget(self, client: str) -> None:
         await self._db.run(bindings.forget, client)
@@ -212,7 +230,7 @@ class LocalBus:
         return await self._db.run(calls.caller, client, call)
 
     async def heartbeat(self, client: str) -> None:
-        await self._db.run(bindings.heartbeat, client)
+        await self._db.run(bindings.heartbeat, client, self._process)
 
     async def listen(self, address: str, client: str) -> None:
         await self._db.run(sessions.listen, client, address, self._process)
@@ -265,6 +283,7 @@ class LocalBus:
             via=via,
             at_least_one=at_least_one,
             peek=peek,
+            held=self._held,
         )
 
     async def confirm(self, me: Address, message_ids: Sequence[int]) -> int:

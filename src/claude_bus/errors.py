@@ -7,7 +7,7 @@ code through `EXIT_STATUS` and `HTTP_STATUS`; nobody else decides on a status.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class BusError(Exception):
@@ -182,6 +182,22 @@ class Unreachable(StoreError):
     """The bus is served elsewhere, and no answer came from there; `sent` says whether the request may have arrived."""
 
     code = "unreachable"
+
+
+def from_dict(document: Mapping[str, object]) -> BusError:
+    """The error that another program reported with `as_dict`; one of a kind unknown here is a plain `BusError`."""
+    data = dict(document)
+    code, message = str(data.pop("error", "")), str(data.pop("message", ""))
+    error = BusError.__new__(_kinds().get(code, BusError))
+    BusError.__init__(error, message, **data)
+    return error
+
+
+def _kinds() -> dict[str, type[BusError]]:
+    found: list[type[BusError]] = [BusError]
+    for kind in found:
+        found += kind.__subclasses__()
+    return {kind.code: kind for kind in reversed(found)}
 
 
 EXIT_STATUS: dict[str, int] = {

@@ -73,12 +73,14 @@ def _state(file: File, most: int) -> tuple[FileState, int]:
     """What became of the file, and how many bytes it took to see."""
     try:
         now = os.stat(file.path)  # noqa: PTH116 - it is text, and stays it
+        here = file.host == processes.host()
+        other: FileState = "changed" if here else "unchecked"  # of another machine: here it may be something else
         if not stat.S_ISREG(now.st_mode) or now.st_size != file.size:
-            return "changed", 0
+            return other, 0
         if file.size > most:
             return "unchecked", 0
         same = _digest(file.path) == (file.size, file.sha256)
-        return ("unchanged" if same else "changed"), file.size
+        return ("unchanged" if same else other), file.size
     except (FileNotFoundError, NotADirectoryError):
         return ("missing" if file.host == processes.host() else "unchecked"), 0
     except (OSError, ValueError):

@@ -52,6 +52,10 @@ class Grant:
     """Its id; 0 where none is needed."""
 
 
+ANYBODY = Grant()
+"""What a caller may do who needs no token: be anybody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A token as it is listed: never the secret itself."""

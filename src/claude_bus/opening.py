@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import cast
 
 from . import processes
 from .bus import Bus, LocalBus
@@ -17,6 +18,10 @@ def open_bus(config: Config) -> Bus:
 
     Opens nothing yet: the first verb does.
     """
+    if config.url:
+        from .remote.bus import RemoteBus
+
+        return cast(Bus, RemoteBus(config.url, config.token, processes.this_process()))
     return open_local(config)
 
 

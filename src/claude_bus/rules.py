@@ -245,6 +245,13 @@ def require_recipients(grant: Grant, to: Sequence[str], channel: str) -> None:
         require_channel(grant, parse_address(recipient, channel).channel)
 
 
+def permitted_name(grant: Grant, name: str) -> str:
+    """`name`, or what a pattern of the grant makes of it: `alice-*` makes `alice-shop` of `shop`."""
+    made = (pattern.replace("*", name) for pattern in grant.names if pattern.count("*") == 1)
+    names = (name, *(candidate[:MAX_NAME] for candidate in made))
+    return next((candidate for candidate in names if _among(candidate, grant.names)), name)
+
+
 def _among(value: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(value, pattern) for pattern in patterns)
 

@@ -15,6 +15,7 @@ from ..config import Config
 from ..errors import InvalidInput
 from ..model import KINDS, Agent, Draft, HandOver
 from ..opening import open_bus
+from ..sql.deliveries import PRINTED
 from .doctor import examine, table
 from .guard import guard
 from .identity import Speaker, speaker
@@ -87,7 +88,7 @@ async def _printed(who: Speaker, messages: list[int]) -> None:
 
 async def _hand_over(who: Speaker, options: argparse.Namespace) -> HandOver:
     return await who.bus.hand_over(
-        who.me, via="command line", max_chars=text.INBOX_LIMIT, at_least_one=True, peek=options.peek
+        who.me, via=PRINTED, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=options.peek
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import StoreCorrupt
 
-VERSION = 3
+VERSION = 4
 _TABLES = frozenset({"agents", "messages", "state"})
 
 
@@ -48,6 +48,8 @@ def _scripts(connection: sqlite3.Connection) -> list[str]:
     version = _version(connection)
     if version >= VERSION:
         return []  # another process was faster
+    if version == 3:
+        return ["migrations/0004_server_heartbeats.sql"]
     if not _tables(connection):
         return ["schema.sql"]
     first = [] if _has_column(connection, "state", "version") else ["migrations/0002_versioned_state.sql"]

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Mount
 from ..bus import LocalBus
 from ..config import Config, Serving
 from ..errors import BusError
+from . import verbs
 from .answers import refused
 from .guard import Guard
 from .hub import Hub
@@ -39,5 +40,5 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
     )
 
 
-def _routes(_service: Service) -> list[BaseRoute]:
-    return []
+def _routes(service: Service) -> list[BaseRoute]:
+    return [*verbs.routes(service)]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from .. import rules
 from ..errors import NameTaken
-from ..model import Address, Binding, Client, Overlap, Process, Roster, Status
+from ..model import ANYBODY, Address, Binding, Client, Grant, Overlap, Process, Roster, Status
 from . import events, listeners, mailboxes
 from .transaction import Row, Transaction
 
@@ -39,11 +39,12 @@ def live(tx: Transaction, channel: str) -> dict[str, Row]:
     return {r["agent"]: r for r in rows if tx.alive(listeners.process_of(r), r["heartbeat"])}
 
 
-def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str) -> Binding:
+def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str, grant: Grant = ANYBODY) -> Binding:
     """Bind a starting client: to what it is already, to its resumed name, to `wanted`,
     or else to a name made from its folder.
 
-    Raises `NameTaken` if `wanted` is held by another live session; nothing is bound then.
+    Raises `NameTaken` if `wanted` is held by another live session, and `Forbidden` if there
+    is no name that the grant permits; nothing is bound then.
     """
     existing = bound(tx, client.key)
     if existing and existing.process == client.process:
@@ -52,7 +53,7 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
         end(tx, existing, tx.now)
     if wanted:
         refuse_if_held(tx, wanted, client.key)
-    who = wanted or _resumed(tx, client) or _present(tx, client, channel)
+    who = rules.require(grant, wanted or _resumed(tx, client, grant) or _present(tx, client, channel, grant))
     mailboxes.ensure(tx, who)
     tx.run(
         "INSERT INTO bindings (client, session, channel, agent, session_id, host, pid, started, heartbeat) "
@@ -85,16 +86,16 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
     return binding
 
 
-def resume(tx: Transaction, client: Client) -> Binding | None:
+def resume(tx: Transaction, client: Client, grant: Grant = ANYBODY) -> Binding | None:
     """The binding of a client that has one, or whose conversation bore a name that nobody has now."""
     existing = bound(tx, client.key)
     if existing and existing.process == client.process:
         return existing
-    who = _resumed(tx, client)
-    return attach(tx, client, who, who.channel) if who else None
+    who = _resumed(tx, client, grant)
+    return attach(tx, client, who, who.channel, grant) if who else None
 
 
-def _resumed(tx: Transaction, client: Client) -> Address | None:
+def _resumed(tx: Transaction, client: Client, grant: Grant) -> Address | None:
     """The name this very conversation bore last, if no live session has it."""
     if not client.session_id:
         return None
@@ -103,12 +104,13 @@ def _resumed(tx: Transaction, client: Client) -> Address | None:
         client.session_id,
     )
     who = Address(row["name"], row["channel"]) if row else None
-    return who if who and not holder(tx, who) else None
+    return who if who and rules.permits(grant, who) and not holder(tx, who) else None
 
 
-def _present(tx: Transaction, client: Client, channel: str) -> Address:
+def _present(tx: Transaction, client: Client, channel: str, grant: Grant) -> Address:
     """A free name for a session that has not registered."""
-    base = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
+    folder = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
+    base = rules.permitted_name(grant, folder)
     names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")
     taken = [r["name"] for r in names if r["registered"] or holder(tx, Address(r["name"], channel))]
     return Address(rules.free_name(base, taken), channel)
@@ -153,8 +155,8 @@ def reap(tx: Transaction) -> int:
     dead = [r for r in tx.all(f"{_BINDING} ORDER BY b.client") if not tx.alive(listeners.process_of(r), r["heartbeat"])]
     for row in dead:
         end(tx, _binding(row), row["heartbeat"])
-    for row in tx.all("SELECT address, host, pid, started FROM listeners"):
-        if not tx.alive(listeners.process_of(row), tx.now):
+    for row in tx.all("SELECT address, host, pid, started, heartbeat FROM listeners"):
+        if not listeners.lives(tx, row):
             listeners.unlisten(tx, row["address"])
     return len(dead)
 
@@ -168,8 +170,7 @@ def detach(tx: Transaction, client: str, by: Process) -> None:
     if not binding:
         return
     tx.run("DELETE FROM listeners WHERE client = ? AND host = ? AND pid = ?", client, by.host, by.pid)
-    others = tx.all("SELECT host, pid, started FROM listeners WHERE client = ?", client)
-    if any(tx.alive(listeners.process_of(row), tx.now) for row in others):
+    if listeners.server_of(tx, client):
         mailboxes.requeue(tx, binding.address, str(by))
     else:
         for row in tx.all(f"{_BINDING} WHERE b.session = ?", client):
@@ -263,9 +264,10 @@ def tell_overlaps(tx: Transaction, client: str, found: tuple[Overlap, ...]) -> t
     return tuple(overlap for overlap in fresh if overlap.paths)
 
 
-def heartbeat(tx: Transaction, client: str) -> None:
-    """Tell other hosts on this file that the session lives, though nothing happens."""
+def heartbeat(tx: Transaction, client: str, by: Process) -> None:
+    """Tell other hosts that the session and its server `by` live, though nothing happens."""
     tx.run("UPDATE bindings SET heartbeat = ? WHERE client = ?", tx.now, client)
+    listeners.heartbeat(tx, client, by)
 
 
 def _binding(row: Row) -> Binding:

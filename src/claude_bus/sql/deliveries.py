@@ -11,8 +11,14 @@ from collections.abc import Sequence
 
 from .. import rules, text
 from ..model import Address, File, HandOver, Message, Process, Waiting
-from . import attachments, mailboxes
+from . import attachments, listeners, mailboxes
 from .transaction import Row, Transaction
+
+Held = frozenset[tuple[Address, int]]
+"""Hand-overs by recipient and message."""
+
+PRINTED = "command line"
+"""What mail goes through that a command prints, in the shell of a session or elsewhere."""
 
 MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent, m.hops"
 """The columns that `messages_of` needs."""
@@ -28,14 +34,17 @@ def hand_over(
     via: str,
     at_least_one: bool = False,
     peek: bool = False,
+    held: Held | None = None,
 ) -> HandOver:
     """The oldest unread messages, as many as fit, marked `handed`.
 
     `max_chars` bounds their fenced text; with `at_least_one` the first comes whatever
     its size. `peek` marks nothing. What an earlier process handed over and did not
-    live to see confirmed is unread again.
+    live to see confirmed is unread again; with `held` so is what `take_back` says.
     """
     recover(tx, me)
+    if held is not None:
+        take_back(tx, me, by, held)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     rows = tx.all(
         f"SELECT {MESSAGE}, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
@@ -81,14 +90,34 @@ def _unproven(tx: Transaction, me: Address, by: Process) -> tuple[int, ...]:
 def recover(tx: Transaction, me: Address) -> None:
     """Requeue what a process handed over that has died since, without proof."""
     rows = tx.all(
-        "SELECT DISTINCT handed_by FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'handed'",
+        "SELECT handed_by, MAX(handed_at) AS at FROM deliveries "
+        "WHERE channel = ? AND recipient = ? AND state = 'handed' GROUP BY handed_by",
         me.channel,
         me.name,
     )
     for row in rows:
         process = _process(row["handed_by"])
-        if not process or not tx.alive(process, tx.now):
+        if not process or not tx.alive(process, max(row["at"] or 0.0, listeners.heard_of(tx, process))):
             mailboxes.requeue(tx, me, row["handed_by"])
+
+
+def take_back(tx: Transaction, me: Address, by: Process, held: Held) -> int:
+    """What `by` handed over and does not hold waits again; returns how many.
+
+    For a process elsewhere: an answer that got lost on its way carried mail that no model
+    has seen, and the store alone cannot know. `held` is all that it does know to have. What
+    a program in the session's shell printed was passed on to it, and is not its to know.
+    """
+    rows = tx.all(
+        "SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'handed' AND handed_by = ? "
+        "AND via != ?",
+        me.channel,
+        me.name,
+        str(by),
+        PRINTED,
+    )
+    lost = [row["message"] for row in rows if (me, row["message"]) not in held]
+    return withdraw(tx, me, lost, by)
 
 
 def _process(column: str) -> Process | None:

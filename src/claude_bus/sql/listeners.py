@@ -10,12 +10,13 @@ def listen(tx: Transaction, address: str, client: str, process: Process) -> None
     """Ask for a notice at `address` whenever mail for `client` ('' for anybody) is stored."""
     tx.run("DELETE FROM listeners WHERE address = ?", address)
     tx.run(
-        "INSERT INTO listeners (address, client, host, pid, started) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO listeners (address, client, host, pid, started, heartbeat) VALUES (?, ?, ?, ?, ?, ?)",
         address,
         client,
         process.host,
         process.pid,
         process.started,
+        tx.now,
     )
 
 
@@ -26,8 +27,35 @@ def unlisten(tx: Transaction, address: str) -> None:
 
 def server_of(tx: Transaction, client: str) -> Process | None:
     """A live server process of a client's session."""
-    rows = tx.all("SELECT host, pid, started FROM listeners WHERE client = ?", client)
-    return next((p for p in map(process_of, rows) if tx.alive(p, tx.now)), None)
+    rows = tx.all("SELECT host, pid, started, heartbeat FROM listeners WHERE client = ?", client)
+    return next((process_of(row) for row in rows if lives(tx, row)), None)
+
+
+def lives(tx: Transaction, row: Row) -> bool:
+    """Whether the process of a listener's row still runs."""
+    return tx.alive(process_of(row), row["heartbeat"])
+
+
+def heartbeat(tx: Transaction, client: str, process: Process) -> None:
+    """The server `process` of a client lives."""
+    tx.run(
+        "UPDATE listeners SET heartbeat = ? WHERE client = ? AND host = ? AND pid = ? AND started = ?",
+        tx.now,
+        client,
+        process.host,
+        process.pid,
+        process.started,
+    )
+
+
+def heard_of(tx: Transaction, process: Process) -> float:
+    """When a process that listens last said that it lives; 0 for one that does not listen."""
+    return tx.number(
+        "SELECT MAX(heartbeat) FROM listeners WHERE host = ? AND pid = ? AND started = ?",
+        process.host,
+        process.pid,
+        process.started,
+    )
 
 
 def of(tx: Transaction, recipients: list[Address]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
--- The bus, version 3. Times are seconds since the epoch; lists are JSON arrays.
+-- The bus, version 4. Times are seconds since the epoch; lists are JSON arrays.
 -- Versions 1 and 2 belong to the original claude-bus; see migrations/.
 
 CREATE TABLE agents (
@@ -50,7 +50,8 @@ CREATE TABLE listeners (
     client  TEXT NOT NULL DEFAULT '',
     host    TEXT    NOT NULL,
     pid     INTEGER NOT NULL,
-    started REAL    NOT NULL
+    started REAL    NOT NULL,
+    heartbeat REAL  NOT NULL DEFAULT 0
 ) STRICT;
 
 -- Who waits for a state entry to change.

@@ -8,7 +8,9 @@ from . import agents, bindings, deliveries, listeners, mailboxes, overlaps
 from .transaction import Transaction
 
 
-def react(tx: Transaction, client: Client, happening: Happening, by: Process) -> Reaction | None:
+def react(
+    tx: Transaction, client: Client, happening: Happening, by: Process, held: deliveries.Held | None = None
+) -> Reaction | None:
     """Record what happened and hand over what is new. None if the client is not bound.
 
     A session's every prompt and tool batch waits for this: presence, proof, mail and
@@ -26,7 +28,7 @@ def react(tx: Transaction, client: Client, happening: Happening, by: Process) ->
         mailboxes.requeue(tx, me, str(by))  # also what a program in the session's shell was given, and never proven
     mail = HandOver((), 0)
     if not happening.ends or deliveries.continues(tx, me):
-        mail = deliveries.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via)
+        mail = deliveries.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via, held=held)
     announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
     roster = _roster_if_new(tx, binding) if happening.roster else None
     met = bindings.tell_overlaps(tx, client.key, overlaps.of(tx, me)) if happening.roster else ()

@@ -1,0 +1,147 @@
+"""The other end of `remote.bus.RemoteBus`: the verbs of the bus for sessions and commands elsewhere.
+
+`POST /rpc/<verb>` runs one verb, `GET /rpc/ear` says when to look. It is what two
+claude-bus programs speak, and no promise to others; those have `/v1`.
+
+A caller's sessions, processes and listeners are kept apart from all others' by the owner
+of its token: it can name none but its own. Names and channels must be what the token
+permits, and nobody can act as a live session that is not one of the caller's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from .. import __version__, rules
+from ..bus import LocalBus
+from ..errors import Forbidden, InvalidInput, NotFound
+from ..model import Address, Binding, Client, Draft, Grant, Process
+from ..remote import codec
+from . import hub
+from .service import Service, grant_of
+
+KEEP_ALIVE = 15.0
+"""Seconds after which an ear is told that nothing came."""
+RING, NOTHING = b"ring\n", b".\n"
+
+
+def routes(service: Service) -> list[BaseRoute]:
+    async def call(request: Request) -> Response:
+        return await _call(service, grant_of(request), request.path_params["verb"], await request.body())
+
+    async def ear(request: Request) -> Response:
+        scope = Scope(grant_of(request))
+        address = request.query_params.get("address", "")
+        if not address:
+            raise InvalidInput("address is missing: say at which one the session listens")
+        return StreamingResponse(_rings(service, scope.address(address)), media_type="text/plain")
+
+    return [Route("/rpc/ear", ear, methods=["GET"]), Route("/rpc/{verb}", call, methods=["POST"])]
+
+
+async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Response:
+    """Run one verb on the caller's behalf."""
+    try:
+        verb = codec.verb(name)
+    except KeyError:
+        raise NotFound(f"claude-bus {__version__}, which serves here, has no verb '{name[:80]}'") from None
+    call = verb.called(body)
+    scope = Scope(grant)
+    arguments = {name: scope.inward(name, value) for name, value in call.arguments.items()}
+    bus = service.bus.acting_for(scope.process(call.process), grant, frozenset(call.held))
+    await _Permission(bus, grant, scope).check(arguments)
+    answer = await getattr(bus, name)(**arguments)
+    return Response(verb.answer(scope.outward(answer)), media_type="application/json")
+
+
+async def _rings(service: Service, address: str) -> AsyncIterator[bytes]:
+    """A line whenever the session should look, and now and then one to say that the line stands."""
+    with service.hub.bell(hub.listener(address)) as bell:
+        yield RING  # whatever came before this stood
+        while True:
+            yield RING if await bell.rung(KEEP_ALIVE) else NOTHING
+
+
+class Scope:
+    """What the programs of one token's owner call theirs, as the store knows it.
+
+    The store's spelling begins with the owner between two `@`, which no name holds.
+    """
+
+    def __init__(self, grant: Grant) -> None:
+        self._mark = f"@{grant.owner}@"
+
+    def has(self, binding: Binding) -> bool:
+        """Whether it is a session of this owner's."""
+        return binding.client.startswith(self._mark)
+
+    def address(self, address: str) -> str:
+        return self._mark + address if address else ""
+
+    def process(self, process: Process) -> Process:
+        return replace(process, host=self._mark + process.host)
+
+    def inward(self, name: str, value: Any) -> Any:
+        """An argument as the store knows it."""
+        if isinstance(value, Client):
+            session = self._mark + value.session if value.session else ""
+            return replace(value, key=self._mark + value.key, process=self.process(value.process), session=session)
+        if isinstance(value, Process):
+            return self.process(value)
+        if name in ("client", "address"):
+            return self.address(value)
+        return value
+
+    def outward(self, value: Any) -> Any:
+        """An answer as the caller knows it."""
+        if isinstance(value, tuple) and type(value) is tuple:
+            return tuple(map(self.outward, value))
+        if isinstance(value, Binding):
+            return replace(value, client=self._bare(value.client), process=self.outward(value.process))
+        if isinstance(value, Process):
+            return replace(value, host=self._bare(value.host))
+        return value
+
+    def _bare(self, text: str) -> str:
+        return text.removeprefix(self._mark)
+
+
+class _Permission:
+    """Whether the caller may make a call with these arguments: each kind of argument has its rule."""
+
+    def __init__(self, bus: LocalBus, grant: Grant, scope: Scope) -> None:
+        self._bus = bus
+        self._grant = grant
+        self._scope = scope
+
+    async def check(self, arguments: dict[str, Any]) -> None:
+        """Raise `Forbidden` for what the caller may not do."""
+        for name, value in arguments.items():
+            if isinstance(value, Address):
+                await self._be(value, acts=name == "me")
+            elif isinstance(value, Draft):
+                rules.require_recipients(self._grant, value.to, arguments["me"].channel)
+            elif isinstance(value, Client):
+                await self._session(value.key)
+            elif name == "client" and value:
+                await self._session(value)
+            elif name == "channel":
+                rules.require_channel(self._grant, value)
+
+    async def _be(self, who: Address, *, acts: bool) -> None:
+        """Names that are taken are refused where they are taken; here those that the caller says are his."""
+        rules.require(self._grant, who)
+        holder = await self._bus.holder(who) if acts and who.name else None
+        if holder and not self._scope.has(holder):
+            raise Forbidden(f"'{who.name}' is a live session of somebody else", name=who.name)
+
+    async def _session(self, client: str) -> None:
+        binding = await self._bus.binding(client)
+        if binding:
+            rules.require(self._grant, binding.address)

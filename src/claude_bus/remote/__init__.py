@@ -1,0 +1,1 @@
+"""Buses that are served elsewhere, and how to speak to them."""

@@ -1,0 +1,309 @@
+"""`RemoteBus`: the bus, served elsewhere over HTTP.
+
+Whoever has it does not notice the difference until there is an outage: a verb then
+raises `Unreachable` at once, and goes through again when the server is back.
+
+An answer that gets lost is the hard part. The server has done what it was asked, and
+nobody here knows. So:
+
+- What can be repeated without harm is repeated once, at once.
+- A message goes with a key; repeated, also by whoever is told of the failure and says the
+  same again, it is sent once.
+- With each call that brings mail goes what this program holds (`deliveries.take_back`):
+  mail in an answer that got lost waits again, and is never taken for read.
+- Of anything else the error says that nobody knows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Self
+
+import anyio
+import httpx2
+
+from .. import __version__
+from ..errors import BusError, Unreachable, from_dict
+from ..model import Address, Binding, Client, Draft, HandOver, Happening, Process, Reaction, Roster, Sent
+from . import codec
+
+_log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 15.0
+"""Seconds for an answer: longer than the server waits for its store's lock."""
+SILENCE = 40.0
+"""Seconds without a word after which an ear takes its line for dead; the server says one every 15."""
+BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds between attempts while nobody answers."""
+LOOK_EVERY = 30.0
+"""Seconds after which a doorbell looks though it was told nothing."""
+KEY_LASTS = 900.0
+"""Seconds within which a message whose fate is unknown can be repeated under its key."""
+
+_ONCE = frozenset({"set_state", "release", "take_away", "edit", "enlist"})
+"""Verbs that are not repeated: the second time they would do, or say, something else."""
+
+
+class RemoteEar:
+    """Where this process is told that it should look; see `bus.Ear`."""
+
+    def __init__(self) -> None:
+        self.address = f"remote:{uuid.uuid4().hex}"
+        self._rung = anyio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def heard(self, patience: float) -> bool:
+        """Wait for a ring for at most `patience` seconds; whether one came."""
+        with anyio.move_on_after(patience):
+            await self._rung.wait()
+        heard = self._rung.is_set()
+        self._rung = anyio.Event()
+        return heard
+
+
+class RemoteBus:
+    """The verbs of `bus.Bus` by their names; those that need more than passing on are written out below."""
+
+    def __init__(self, url: str, token: str, process: Process) -> None:
+        self._url = url
+        self._token = token
+        self._process = process
+        self._http: httpx2.AsyncClient | None = None
+        self._line = _Line(url)
+        self._held: set[tuple[Address, int]] = set()
+        self._handing_over = anyio.Lock()
+        self._addresses: dict[str, Address] = {}
+        self._unsure: dict[tuple[Address, Draft], tuple[str, float]] = {}
+        self._rings = 0
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in codec.names():
+            raise AttributeError(name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await self._call(name, *args, **kwargs)
+
+        return call
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        http, self._http = self._http, None
+        if http:
+            with anyio.CancelScope(shield=True):
+                await http.aclose()
+
+    async def prune(self) -> None:
+        """The server's own business."""
+
+    def pulse(self) -> object:
+        """Changes when this process was rung, and now and then in any case."""
+        return self._rings, int(time.monotonic() / LOOK_EVERY)
+
+    # -- verbs that bring mail, or tell what became of it
+
+    async def hand_over(self, me: Address, **options: Any) -> HandOver:
+        async with self._handing_over:
+            found: HandOver = await self._call("hand_over", me, **options)
+            if not options.get("peek"):
+                self._hold(me, [message.id for message in found.messages])
+        return found
+
+    async def react(self, client: Client, happening: Happening) -> Reaction | None:
+        async with self._handing_over:
+            found: Reaction | None = await self._call("react", client, happening)
+            if found:
+                self._let_go(found.address, [*happening.proven, *happening.lost])
+                self._hold(found.address, [message.id for message in found.mail.messages])
+        return found
+
+    async def confirm(self, me: Address, message_ids: Sequence[int]) -> int:
+        return await self._settled("confirm", me, message_ids)
+
+    async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int:
+        return await self._settled("withdraw", me, message_ids)
+
+    async def pass_on(self, me: Address, message_ids: Sequence[int], to: Process) -> int:
+        return await self._settled("pass_on", me, message_ids, to)
+
+    async def _settled(self, verb: str, me: Address, message_ids: Sequence[int], *more: Any) -> int:
+        if not message_ids:
+            return 0
+        count: int = await self._call(verb, me, message_ids, *more)
+        self._let_go(me, message_ids)
+        return count
+
+    def _hold(self, me: Address, message_ids: Sequence[int]) -> None:
+        self._held.update((me, message) for message in message_ids)
+
+    def _let_go(self, me: Address, message_ids: Sequence[int]) -> None:
+        self._held.difference_update((me, message) for message in message_ids)
+
+    # -- names: what is held goes with them
+
+    async def binding(self, client: str) -> Binding | None:
+        found: Binding | None = await self._call("binding", client)
+        if found:
+            self._addresses[client] = found.address
+        return found
+
+    async def register(
+        self, client: str, who: Address, role: str, owns: tuple[str, ...] | None
+    ) -> tuple[Binding, Roster, int]:
+        found: tuple[Binding, Roster, int] = await self._call("register", client, who, role, owns)
+        was = self._addresses.get(client)
+        self._addresses[client] = who
+        self._held = {(who if address == was else address, message) for address, message in self._held}
+        return found
+
+    # -- sending
+
+    async def send(self, me: Address, draft: Draft) -> Sent:
+        """Sent once, however often the answer gets lost and the same is sent again."""
+        same = me, replace(draft, hops=0)
+        now = time.monotonic()
+        self._unsure = {said: (key, at) for said, (key, at) in self._unsure.items() if now - at < KEY_LASTS}
+        known = self._unsure.get(same)
+        key = draft.key or (known[0] if known else f"once-{uuid.uuid4().hex}")
+        try:
+            sent: Sent = await self._call("send", me, replace(draft, key=key))
+        except Unreachable as error:
+            if not error.data["sent"]:
+                raise
+            self._unsure[same] = key, now
+            raise Unreachable(
+                f"{error.message}. Whether it was sent is not known: send the same again, it will not arrive twice",
+                sent=True,
+            ) from None
+        self._unsure.pop(same, None)
+        return sent
+
+    # -- the line
+
+    async def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Run a verb there. Raises what it raises, or `Unreachable`."""
+        verb = codec.verb(name)
+        held = tuple(self._held) if name in ("hand_over", "react") else ()
+        response = await self._post(name, verb.call(self._process, held, args, kwargs))
+        if response.status_code != httpx2.codes.OK:
+            raise _refusal(response, self._url)
+        try:
+            return verb.answered(response.content)
+        except ValueError:
+            raise Unreachable(f"what answers at {self._url} is no claude-bus of a like version", sent=True) from None
+
+    async def _post(self, name: str, body: bytes) -> httpx2.Response:
+        self._line.require()
+        try:
+            response = await self._attempt(name, body)
+        except httpx2.HTTPError as error:
+            sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+            raise self._line.broke(error, sent=sent) from None
+        self._line.works()
+        return response
+
+    async def _attempt(self, name: str, body: bytes) -> httpx2.Response:
+        """One attempt, and another one if the connection broke: the server may just have been started anew."""
+        try:
+            return await self._client().post(f"/rpc/{name}", content=body)
+        except (httpx2.NetworkError, httpx2.RemoteProtocolError):
+            if name in _ONCE:
+                raise
+            return await self._client().post(f"/rpc/{name}", content=body)
+
+    def _client(self) -> httpx2.AsyncClient:
+        if not self._http:
+            headers = {"User-Agent": f"claude-bus/{__version__}", "Content-Type": "application/json"}
+            if self._token:
+                headers["Authorization"] = f"Bearer {self._token}"
+            timeout = httpx2.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT)
+            limits = httpx2.Limits(keepalive_expiry=30.0)
+            self._http = httpx2.AsyncClient(base_url=self._url, headers=headers, timeout=timeout, limits=limits)
+        return self._http
+
+    # -- the ear
+
+    @asynccontextmanager
+    async def ear(self) -> AsyncIterator[RemoteEar]:
+        """Be told over a line that is kept open, and opened again, for as long as the context lasts."""
+        ear = RemoteEar()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_listening, ear)
+            yield ear
+            tasks.cancel_scope.cancel()
+
+    async def _keep_listening(self, ear: RemoteEar) -> None:
+        failures = 0
+        while True:
+            try:
+                async for _ in self._rings_of(ear.address):
+                    failures = 0
+                    self._rings += 1
+                    ear.ring()
+            except (httpx2.HTTPError, BusError):
+                _log.debug("the ear's line to %s broke", self._url)
+            pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
+            failures += 1
+            await anyio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 - not all at once
+
+    async def _rings_of(self, address: str) -> AsyncIterator[None]:
+        timeout = httpx2.Timeout(SILENCE, connect=CONNECT_TIMEOUT)
+        async with self._client().stream("GET", "/rpc/ear", params={"address": address}, timeout=timeout) as response:
+            if response.status_code != httpx2.codes.OK:
+                await response.aread()
+                raise _refusal(response, self._url)
+            async for line in response.aiter_lines():
+                if line == "ring":
+                    yield
+
+
+class _Line:
+    """Whether the server can be reached. While it cannot, calls fail at once instead of each waiting its time."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._failures = 0
+        self._closed_until = 0.0
+        self._reason = ""
+
+    def require(self) -> None:
+        """Raise `Unreachable` if it was tried a moment ago, in vain."""
+        left = self._closed_until - time.monotonic()
+        if left > 0:
+            raise Unreachable(f"{self._reason}; it is tried again in {left:.0f} s", sent=False)
+
+    def works(self) -> None:
+        self._failures = 0
+
+    def broke(self, error: httpx2.HTTPError, *, sent: bool) -> Unreachable:
+        """The error to raise; `sent`: the request may have arrived."""
+        self._closed_until = time.monotonic() + BACKOFF[min(self._failures, len(BACKOFF) - 1)]
+        self._failures += 1
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        self._reason = f"the bus at {self._url} cannot be reached ({said})"
+        return Unreachable(self._reason, sent=sent)
+
+
+def _refusal(response: httpx2.Response, url: str) -> BusError:
+    """The error that the server answered with."""
+    try:
+        document = json.loads(response.content)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or "error" not in document:
+        return Unreachable(f"{url} answers with {response.status_code}, and not as a claude-bus does", sent=True)
+    return from_dict(document)
