@@ -29,9 +29,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.connection.close()
 
 
-@pytest.fixture
-async def party(tmp_path: Path) -> AsyncIterator[Party]:
-    """A new bus file, and sessions to run on it."""
-    party = Party(tmp_path / "bus.db")
+@pytest.fixture(params=["local", "served"])
+async def party(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Party]:
+    """A new bus file, and sessions to run on it: in their own processes, and over HTTP."""
+    party = Party(tmp_path / "bus.db", served=request.param == "served")
     yield party
     await party.close()

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from claude_bus.bus import LocalBus
-from claude_bus.config import Config
+import httpx2
+
+from claude_bus.bus import Bus, LocalBus
+from claude_bus.config import Config, Serving
 from claude_bus.drivers.sqlite import Database
+from claude_bus.http.app import create_app
 from claude_bus.model import Client, Draft, Folder, Process
+from claude_bus.remote.bus import RemoteBus
 from claude_bus.session import Session
 from store_under_test import HOST, START
 
 
 class Party:
-    """Sessions on one file, each with a server process of its own."""
+    """Sessions on one file, each with a server process of its own. `served`: they reach it over HTTP."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, served: bool = False) -> None:
         self.path = path
+        self.served = served
         self.now = START
         self._dead: set[Process] = set()
         self._pids = count(100)
-        self._buses: list[LocalBus] = []
+        self._buses: list[Bus] = []
 
     def process(self) -> Process:
         pid = next(self._pids)
@@ -42,11 +48,24 @@ class Party:
         process = self.process()
         where = folder or Folder("/home/me/shop", "/home/me/shop")
         client = client or Client(f"client:{process}", process, where, "s")
-        alive = lambda process, _heartbeat: process not in self._dead  # noqa: E731
-        database = Database(self.path, 0.2, alive=alive, clock=lambda: self.now)
-        bus = LocalBus(database, self.process())
-        self._buses.append(bus)
-        return Session(bus, Config(self.path, busy_timeout=0.2, **config), client, may_wake)
+        given = Config(self.path, busy_timeout=0.2, **{"rate": 0, **config})
+        return Session(self.bus(given), given, client, may_wake)
+
+    def bus(self, config: Config) -> Bus:
+        """The bus of one server process."""
+        database = Database(self.path, 0.2, alive=self._alive, clock=lambda: self.now)
+        local = LocalBus(database, self.process(), config.rate)
+        self._buses.append(local)
+        if not self.served:
+            return local
+        transport = httpx2.ASGITransport(create_app(local, config, Serving(), tokens=False))
+        remote = cast(Bus, RemoteBus("http://127.0.0.1", "", self.process(), transport))
+        self._buses.append(remote)
+        return remote
+
+    def _alive(self, process: Process, _heartbeat: float) -> bool:
+        """Those elsewhere are known by another name of their host."""
+        return replace(process, host=HOST) not in self._dead
 
     async def join(self, name: str, **more: Any) -> Session:
         session = self.session(**more)

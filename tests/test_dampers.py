@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from claude_bus import rules
-from claude_bus.bus import LocalBus
 from claude_bus.errors import RateLimited
 from claude_bus.mcp import hooks
 from claude_bus.model import Draft
@@ -170,10 +169,7 @@ async def test_a_batch_whose_tools_are_not_told_counts_as_work(party: Party) -> 
 
 async def limited(party: Party, name: str, rate: int) -> Session:
     """A registered session whose bus lets it send so many messages a minute."""
-    session = await party.join(name)
-    assert isinstance(session.bus, LocalBus)
-    session.bus = LocalBus(session.bus._db, session.bus._process, rate)
-    return session
+    return await party.join(name, rate=rate)
 
 
 async def test_a_session_may_send_so_much_a_minute(party: Party) -> None:

@@ -84,6 +84,14 @@ class Bell:
 
 
 @pytest.fixture
+async def party(tmp_path: Path) -> AsyncIterator[Party]:
+    """Sessions on one file. Those elsewhere are rung by another mechanism; see test_remote."""
+    party = Party(tmp_path / "bus.db")
+    yield party
+    await party.close()
+
+
+@pytest.fixture
 async def bell(party: Party, monkeypatch: pytest.MonkeyPatch) -> Bell:
     """An idle session named bob that may be woken, and its doorbell, which looks often."""
     monkeypatch.setattr(doorbell, "LOOK_EVERY", 0.01)

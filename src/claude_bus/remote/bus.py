@@ -31,7 +31,7 @@ import httpx2
 
 from .. import __version__
 from ..errors import BusError, Unreachable, from_dict
-from ..model import Address, Binding, Client, Draft, HandOver, Happening, Process, Reaction, Roster, Sent
+from ..model import Address, Binding, Client, Draft, HandOver, Happening, Process, Reaction, Roster, Sent, Status
 from . import codec
 
 _log = logging.getLogger(__name__)
@@ -72,19 +72,25 @@ class RemoteEar:
 
 
 class RemoteBus:
-    """The verbs of `bus.Bus` by their names; those that need more than passing on are written out below."""
+    """The verbs of `bus.Bus` by their names; those that need more than passing on are written out below.
 
-    def __init__(self, url: str, token: str, process: Process) -> None:
+    `transport` takes the place of the network.
+    """
+
+    def __init__(
+        self, url: str, token: str, process: Process, transport: httpx2.AsyncBaseTransport | None = None
+    ) -> None:
         self._url = url
         self._token = token
         self._process = process
+        self._transport = transport
         self._http: httpx2.AsyncClient | None = None
         self._line = _Line(url)
         self._held: set[tuple[Address, int]] = set()
         self._handing_over = anyio.Lock()
         self._addresses: dict[str, Address] = {}
         self._unsure: dict[tuple[Address, Draft], tuple[str, float]] = {}
-        self._rings = 0
+        self._changes = 0
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in codec.names():
@@ -111,8 +117,8 @@ class RemoteBus:
         """The server's own business."""
 
     def pulse(self) -> object:
-        """Changes when this process was rung, and now and then in any case."""
-        return self._rings, int(time.monotonic() / LOOK_EVERY)
+        """Changes when this process was rung, did what a doorbell should look at, and now and then in any case."""
+        return self._changes, int(time.monotonic() / LOOK_EVERY)
 
     # -- verbs that bring mail, or tell what became of it
 
@@ -135,6 +141,7 @@ class RemoteBus:
         return await self._settled("confirm", me, message_ids)
 
     async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int:
+        self._changes += bool(message_ids)
         return await self._settled("withdraw", me, message_ids)
 
     async def pass_on(self, me: Address, message_ids: Sequence[int], to: Process) -> int:
@@ -152,6 +159,11 @@ class RemoteBus:
 
     def _let_go(self, me: Address, message_ids: Sequence[int]) -> None:
         self._held.difference_update((me, message) for message in message_ids)
+
+    async def observe(self, client: str, *, status: Status | None = None, **more: Any) -> Binding | None:
+        before: Binding | None = await self._call("observe", client, status=status, **more)
+        self._changes += status is not None
+        return before
 
     # -- names: what is held goes with them
 
@@ -232,7 +244,9 @@ class RemoteBus:
                 headers["Authorization"] = f"Bearer {self._token}"
             timeout = httpx2.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT)
             limits = httpx2.Limits(keepalive_expiry=30.0)
-            self._http = httpx2.AsyncClient(base_url=self._url, headers=headers, timeout=timeout, limits=limits)
+            self._http = httpx2.AsyncClient(
+                base_url=self._url, headers=headers, timeout=timeout, limits=limits, transport=self._transport
+            )
         return self._http
 
     # -- the ear
@@ -252,7 +266,7 @@ class RemoteBus:
             try:
                 async for _ in self._rings_of(ear.address):
                     failures = 0
-                    self._rings += 1
+                    self._changes += 1
                     ear.ring()
             except (httpx2.HTTPError, BusError):
                 _log.debug("the ear's line to %s broke", self._url)
