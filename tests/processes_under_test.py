@@ -37,6 +37,15 @@ def environment(db: Path, **more: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": f"{SOURCE}{os.pathsep}{TESTS}", "BUS_DB": str(db), "BUS_RATE": "0", **more}
 
 
+def eventually(look: Callable[[], T], what: str) -> T:
+    """What `look` finds once that is true."""
+    end = time.monotonic() + PATIENCE
+    while not (found := look()):
+        assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
+        time.sleep(0.05)
+    return found
+
+
 # -- actors ----------------------------------------------------------------------------------
 
 
@@ -186,6 +195,12 @@ class Wire:
     def call(self, tool: str, **arguments: Any) -> Answer:
         """Call a tool."""
         return answer(self.ask("tools/call", name=tool, arguments=arguments))
+
+    def read_answer(self, number: int) -> Answer:
+        """What the tool call that was posted under this number came to."""
+        while (found := self.read()).get("id") != number:
+            pass
+        return answer(found)
 
     def hook(self, event: str, *, session: str = "s1", prompt: str = "p1", mode: str = "default") -> str:
         """Send a hook event; returns what it puts before the model."""

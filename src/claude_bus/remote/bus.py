@@ -224,7 +224,8 @@ class RemoteBus:
             response = await self._attempt(name, body)
         except httpx2.HTTPError as error:
             sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-            raise self._line.broke(error, sent=sent) from None
+            unknown = ". It is not known whether it took effect: look before you repeat it"
+            raise self._line.broke(error, sent, unknown if sent and name in _ONCE else "") from None
         self._line.works()
         return response
 
@@ -303,13 +304,13 @@ class _Line:
     def works(self) -> None:
         self._failures = 0
 
-    def broke(self, error: httpx2.HTTPError, *, sent: bool) -> Unreachable:
-        """The error to raise; `sent`: the request may have arrived."""
+    def broke(self, error: httpx2.HTTPError, sent: bool, more: str) -> Unreachable:
+        """The error to raise, with `more` to say of it; `sent`: the request may have arrived."""
         self._closed_until = time.monotonic() + BACKOFF[min(self._failures, len(BACKOFF) - 1)]
         self._failures += 1
         said = f"{type(error).__name__}: {error}".rstrip(": ")
         self._reason = f"the bus at {self._url} cannot be reached ({said})"
-        return Unreachable(self._reason, sent=sent)
+        return Unreachable(self._reason + more, sent=sent)
 
 
 def _refusal(response: httpx2.Response, url: str) -> BusError:
