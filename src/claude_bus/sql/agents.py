@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import cast
 
 from .. import rules
+from ..errors import NotFound
 from ..model import Address, Agent, Binding, Roster, Status
 from ..text import STATUS_ORDER
 from . import bindings, events, mailboxes, overlaps
@@ -13,13 +14,14 @@ from .transaction import Row, Transaction
 
 
 def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[str, ...] | None) -> Binding:
-    """Give the session bound as `client` the name `who`; it must be attached.
+    """Give the session bound as `client` the name `who`; `NotFound` if it is not attached.
 
     An empty role and `owns=None` keep what the name had. A name it had before is
     renamed and its mail follows; one on another channel stays there, offline.
     """
     old = bindings.bound(tx, client)
-    assert old, "register follows attach"
+    if not old:
+        raise NotFound("the session is not on the bus any more; it attaches with its next call: repeat this one")
     bindings.refuse_if_held(tx, who, client)
     if old.address != who:
         _move(tx, old, who)

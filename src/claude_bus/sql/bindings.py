@@ -108,12 +108,16 @@ def _resumed(tx: Transaction, client: Client, grant: Grant) -> Address | None:
 
 
 def _present(tx: Transaction, client: Client, channel: str, grant: Grant) -> Address:
-    """A free name for a session that has not registered."""
+    """A free name for a session that has not registered; the grant's only one, if it has no other."""
     folder = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
     base = rules.permitted_name(grant, folder)
     names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")
     taken = [r["name"] for r in names if r["registered"] or holder(tx, Address(r["name"], channel))]
-    return Address(rules.free_name(base, taken), channel)
+    free = Address(rules.free_name(base, taken), channel)
+    if rules.permits(grant, free):
+        return free
+    own = (Address(name, channel) for name in grant.names if not rules.is_name_glob(name))
+    return next((who for who in own if not holder(tx, who)), free)
 
 
 def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:

@@ -1,0 +1,403 @@
+"""The verbs as a served bus lets programs elsewhere call them: as themselves, and as nobody else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claude_bus.bus import Bus
+from claude_bus.config import Config, Serving
+from claude_bus.errors import Forbidden, InvalidInput, Unauthorized
+from claude_bus.http.app import create_app
+from claude_bus.model import Address, Client, Draft, Folder, Grant, Happening, Place, Process
+from claude_bus.opening import open_local
+from claude_bus.processes import is_alive, this_process
+from claude_bus.remote import codec
+from claude_bus.remote.bus import RemoteBus
+from claude_bus.rules import FOREIGN_HOST_SILENCE
+from claude_bus.sql import agents, bindings, deliveries, listeners
+from effort import looks
+from store_under_test import Store
+
+pytestmark = pytest.mark.anyio
+
+ALICE, BOB = Address("alice", "default"), Address("bob", "default")
+LAPTOP = Process("laptop", 1, 1.0)
+
+
+def session(key: str = "socket:/tmp/1.sock", folder: str = "/home/me/shop") -> Client:
+    return Client(key, LAPTOP, Folder(folder, folder), f"conversation of {key}")
+
+
+class House:
+    """A served bus, and programs elsewhere that have tokens for it."""
+
+    def __init__(self, path: Path) -> None:
+        config = Config(path)
+        self.bus = open_local(config)
+        self.app = create_app(self.bus, config, Serving(), tokens=True)
+        self._buses: list[RemoteBus] = []
+
+    def with_secret(self, secret: str) -> Bus:
+        bus = RemoteBus("http://127.0.0.1", secret, LAPTOP, httpx2.ASGITransport(self.app))
+        self._buses.append(bus)
+        return cast(Bus, bus)
+
+    async def of(self, owner: str, names: tuple[str, ...] = (), channels: tuple[str, ...] = ("default",)) -> Bus:
+        """The bus as the owner of a new token has it."""
+        _, secret = await self.bus.create_token(owner, names or (owner, f"{owner}-*"), channels, None)
+        return self.with_secret(secret)
+
+    async def close(self) -> None:
+        for bus in self._buses:
+            await bus.close()
+        await self.bus.close()
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(tmp_path / "bus.db")
+    yield house
+    await house.close()
+
+
+async def joined(bus: Bus, name: str, client: Client) -> Address:
+    """A session that has attached and registered."""
+    await bus.attach(client, None, "default")
+    binding, _, _ = await bus.register(client.key, Address(name, "default"), "", None)
+    return binding.address
+
+
+# -- the convention --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(codec.names()))
+def test_parameters_are_called_what_they_are(name: str) -> None:
+    """What a caller may say depends on a parameter's name and type: none may be called otherwise."""
+    kinds: dict[str, type] = {
+        **dict.fromkeys(("me", "who", "wanted"), Address),
+        **dict.fromkeys(("address", "channel"), str),
+        "to": Process,
+        "draft": Draft,
+    }
+    for parameter, kind in codec.verb(name).types.items():
+        plain = {t for t in (get_args(kind) or (kind,)) if t is not type(None)}
+        if parameter in kinds:
+            assert plain == {kinds[parameter]}
+        elif parameter == "client":
+            assert plain <= {str, Client}
+        else:
+            assert not plain & {Address, Client, Process, Draft}
+
+
+def test_every_verb_of_the_contract_goes_over_the_wire() -> None:
+    """But for those that each program does by itself."""
+    public = {name for name in vars(Bus) if not name.startswith("_") and callable(getattr(Bus, name))}
+    assert codec.names() | codec.HERE == public
+
+
+# -- who may do what --------------------------------------------------------------------------------------
+
+
+def arguments(name: str, who: Address, client: str) -> dict[str, Any]:
+    """Arguments for any verb, on behalf of `who` and of the session with this key."""
+    samples: dict[str, Any] = {
+        **dict.fromkeys(("me", "who", "wanted"), who),
+        "channel": who.channel,
+        "places": [Place("", "src")],
+        "place": Place("", "src"),
+        "draft": Draft(("zoe",), "hello"),
+        "message_ids": [1],
+        "to": LAPTOP,
+        "happening": Happening("prompt hook", 1000),
+        "owns": None,
+        "policy": "confirm",
+        "within": None,
+        **dict.fromkeys(("ttl", "message_id", "limit", "max_chars", "after"), 1),
+        "idle": True,
+    }
+    types = codec.verb(name).types
+    optional = {"shared", "at_least_one", "peek", "values", "json", "allow_secret", "bell", "status", "thread"}
+    optional |= {"since", "expected_version", "mode", "search", "prefix"}
+    given = {parameter: samples.get(parameter, "word") for parameter in types if parameter not in optional}
+    if "client" in types:
+        given["client"] = session(client) if types["client"] is Client else client
+    return {**given, **({"ttl": 60.0} if "ttl" in types else {})}
+
+
+OF_NAMES = sorted(name for name in codec.names() if Address in codec.verb(name).types.values())
+
+
+@pytest.mark.parametrize("name", [*OF_NAMES, "attach"])
+async def test_nobody_is_what_the_token_is_not_for(house: House, name: str) -> None:
+    """Whatever is done as somebody is refused to one whose token is not for that name, and says for which it is."""
+    await house.bus.enlist(ALICE, "test")
+    bob = await house.of("bob")
+
+    with pytest.raises(Forbidden, match=r"the token of 'bob' is not for the name 'alice'; it may use bob, bob-\*"):
+        await getattr(bob, name)(**arguments(name, ALICE, "mine"))
+
+
+OF_CHANNELS = sorted(name for name in codec.names() if {"channel", "me", "who"} & set(codec.verb(name).types))
+
+
+@pytest.mark.parametrize("name", OF_CHANNELS)
+async def test_nobody_is_on_a_channel_that_the_token_is_not_for(house: House, name: str) -> None:
+    """Reading and writing on another channel is refused alike."""
+    bob = await house.of("bob")
+
+    with pytest.raises(Forbidden, match="not for the channel 'secret'"):
+        await getattr(bob, name)(**arguments(name, Address("bob", "secret"), "mine"))
+
+
+async def test_mail_does_not_go_where_the_token_does_not(house: House) -> None:
+    """`name@channel` is no way out of one's channels."""
+    bob = await house.of("bob")
+    await bob.enlist(BOB, "test")
+
+    for to in ("zoe@secret", "all@secret", "z*@secret"):
+        with pytest.raises(Forbidden, match="not for the channel 'secret'"):
+            await bob.send(BOB, Draft((to,), "hello"))
+
+
+OF_SESSIONS = sorted(name for name in codec.names() if "client" in codec.verb(name).types)
+
+
+@pytest.mark.parametrize("name", OF_SESSIONS)
+async def test_a_session_is_its_owners(house: House, name: str) -> None:
+    """Who calls with the key of another's session means another session: nothing happens to the one there is."""
+    alice, bob = await house.of("alice"), await house.of("bob")
+    client = session("the key")
+    await joined(alice, "alice", client)
+    await house.bus.enlist(BOB, "test")
+    await house.bus.send(BOB, Draft(("alice",), "for alice only"))
+    before = await alice.binding("the key")
+
+    with_key = arguments(name, BOB, "the key")
+    if name != "register":  # which follows attach
+        await getattr(bob, name)(**with_key)
+
+    assert await alice.binding("the key") == before
+    assert (await alice.waiting(ALICE)).count == 1
+
+
+async def test_nobody_acts_as_a_live_session_of_another(house: House) -> None:
+    """A token for every name does not make one the session that bears it: not of another token, nor of this machine."""
+    alice, anybody = await house.of("alice"), await house.of("root", ("*",))
+    await joined(alice, "alice", session("far"))
+    await joined(house.bus, "bob", Client("near", this_process()))
+
+    for who in (ALICE, BOB):
+        with pytest.raises(Forbidden, match="is a live session of somebody else"):
+            await anybody.send(who, Draft(("zoe",), "hello"))
+        with pytest.raises(Forbidden, match="is a live session of somebody else"):
+            await anybody.hand_over(who, via="inbox", max_chars=1000)
+
+
+async def test_an_owner_acts_as_his_own_sessions(house: House) -> None:
+    """The command in the shell of a session speaks as that session."""
+    _, secret = await house.bus.create_token("alice", ("alice",), ("default",), None)
+    await joined(house.with_secret(secret), "alice", session())
+    shell = house.with_secret(secret)
+
+    binding = await shell.binding(session().key)
+
+    assert binding
+    assert binding.address == ALICE
+    assert binding.process == LAPTOP
+    assert (await shell.send(ALICE, Draft(("zoe",), "hello"))).id == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "listed"),
+    [
+        (("*",), "shop"),
+        (("alice", "alice-*"), "alice-shop"),
+        (("sh*",), "shop"),
+        (("*-ci",), "shop-ci"),
+        (("alice",), "alice"),
+    ],
+)
+async def test_a_session_is_listed_under_a_name_that_its_token_is_for(
+    house: House, names: tuple[str, ...], listed: str
+) -> None:
+    """Before it registers it has a name of its folder, which its token must permit as well."""
+    bus = await house.of("alice", names)
+    assert (await bus.attach(session(), None, "default")).address.name == listed
+
+
+async def test_a_conversation_is_no_key_to_anothers_name(house: House) -> None:
+    """Who knows the id of another's conversation does not resume it."""
+    alice, bob = await house.of("alice"), await house.of("bob")
+    await joined(alice, "alice", session("a"))
+    await alice.detach("a")
+
+    taken = await bob.attach(replace(session("b"), session_id="conversation of a"), None, "default")
+
+    assert taken.address.name == "bob-shop"
+
+
+async def test_a_token_that_has_ended_is_none(house: House) -> None:
+    """Revoked, it is refused at once, like one that never was."""
+    token, secret = await house.bus.create_token("bob", ("bob",), ("default",), None)
+    bob = house.with_secret(secret)
+    await bob.enlist(BOB, "test")
+    await house.bus.revoke_token(token.id)
+
+    for bus in (bob, house.with_secret("bus_guessed"), house.with_secret("")):
+        with pytest.raises(Unauthorized):
+            await bus.agents("default")
+
+
+# -- the wire itself -------------------------------------------------------------------------------------------
+
+
+async def test_a_verb_that_the_server_has_not_is_said_with_its_version(house: House) -> None:
+    """The other program is of another version then."""
+    _, secret = await house.bus.create_token("bob", ("bob",), ("default",), None)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(house.app), base_url="http://127.0.0.1") as http:
+        found = await http.post("/rpc/dance", headers={"Authorization": f"Bearer {secret}"}, content=b"{}")
+
+    assert found.status_code == 404
+    assert found.json()["message"].endswith("has no verb 'dance'")
+
+
+@pytest.fixture
+def anonymous(tmp_path: Path) -> Callable[[], httpx2.AsyncClient]:
+    """A client of an open bus."""
+    config = Config(tmp_path / "open.db")
+    app = create_app(open_local(config), config, Serving(), tokens=False)
+    return lambda: httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://127.0.0.1")
+
+
+ENVELOPE = {"process": {"host": "h", "pid": 1, "started": 1.0}}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@looks(300)
+@given(name=st.sampled_from(sorted(codec.names())), data=st.data())
+async def test_no_call_breaks_the_server(
+    anonymous: Callable[[], httpx2.AsyncClient], name: str, data: st.DataObject
+) -> None:
+    """Whatever values the arguments have, and whatever is there instead of them, it is done or refused."""
+    types = codec.verb(name).types
+    values = {parameter: data.draw(st.from_type(kind) | JSON, parameter) for parameter, kind in types.items()}
+    sent = data.draw(st.just({**ENVELOPE, "arguments": _jsonable(values)}) | JSON, "sent")
+    async with anonymous() as http:
+        found = await http.post(f"/rpc/{name}", content=json.dumps(sent).encode())
+
+    assert found.status_code < 500, found.text
+
+
+def _jsonable(values: Any) -> Any:
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(values, inf_nan_mode="strings", bytes_mode="base64", fallback=str)
+
+
+# -- who lives elsewhere -----------------------------------------------------------------------------------------
+
+
+class Elsewhere(Store):
+    """A store that judges processes as a server does those of other machines: by their heartbeat."""
+
+    def _alive(self, process: Process, heartbeat: float) -> bool:
+        return is_alive(process, heartbeat, self.now)
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Elsewhere:
+    return Elsewhere(tmp_path / "far.db")
+
+
+def handed_to(store: Elsewhere, server: Process) -> Client:
+    """A session named bob to which its server elsewhere has handed over a message."""
+    client = session()
+    store(bindings.attach, client, None, "default")
+    store(agents.register, client.key, BOB, "", None)
+    store(listeners.listen, "remote:1", client.key, server)
+    store(agents.enlist, ALICE, "test")
+    store.send(ALICE, "bob")
+    store.hand_over(BOB, by=server)
+    return client
+
+
+def test_what_a_server_elsewhere_held_waits_again_once_it_is_silent(far: Elsewhere) -> None:
+    """While it says that it lives nothing is taken from it, though its session gives no sign."""
+    server = Process("laptop", 2, 2.0)
+    client = handed_to(far, server)
+    for _ in range(3):
+        far.now += FOREIGN_HOST_SILENCE - 1
+        far(bindings.heartbeat, client.key, server)
+        assert far.hand_over(BOB, by=Process("laptop", 3, 3.0)).messages == ()
+
+    far.now += FOREIGN_HOST_SILENCE - 1
+    far(bindings.heartbeat, client.key, Process("laptop", 3, 3.0))
+    far.now += 2
+    [message] = far.hand_over(BOB, by=Process("laptop", 3, 3.0)).messages
+
+    assert message.possibly_seen
+
+
+def test_a_session_elsewhere_is_over_once_it_is_silent(far: Elsewhere) -> None:
+    """Then its name is free, and what it had not proven waits for the next who bears it."""
+    handed_to(far, Process("laptop", 2, 2.0))
+    assert far(bindings.holder, BOB)
+
+    far.now += FOREIGN_HOST_SILENCE + 1
+
+    assert far(bindings.holder, BOB) is None
+    assert far.states(ALICE, 1) == {"bob": "queued"}
+
+
+def test_the_last_server_elsewhere_ends_the_session(far: Elsewhere) -> None:
+    """One that was killed long ago does not keep its session alive."""
+    client = handed_to(far, Process("laptop", 2, 2.0))
+    far.now += FOREIGN_HOST_SILENCE + 1
+    other = Process("laptop", 3, 3.0)
+    far(bindings.heartbeat, client.key, other)
+    far(listeners.listen, "remote:2", client.key, other)
+    far(bindings.detach, client.key, other)
+
+    assert far(bindings.bound, client.key) is None
+
+
+def test_only_what_a_process_holds_is_left_to_it(far: Elsewhere) -> None:
+    """What else it was handed got lost on the way; what a command in its session's shell printed is not its to know."""
+    server = Process("laptop", 2, 2.0)
+    handed_to(far, server)
+    far.send(ALICE, "bob", "two")
+    far.send(ALICE, "bob", "three")
+    far.hand_over(BOB, by=server, limit=1)
+    shell = Process("laptop", 4, 4.0)
+    far.hand_over(BOB, by=shell, via=deliveries.PRINTED)
+    far(deliveries.pass_on, BOB, [3], shell, server)
+
+    found = far.hand_over(BOB, by=server, held=frozenset({(BOB, 1)}))
+
+    assert [(message.content, message.possibly_seen) for message in found.messages] == [("two", True)]
+    assert found.unproven == (1, 3)
+
+
+def test_a_grant_names_what_it_is_for() -> None:
+    """A name is permitted by any of the patterns, and only with a channel that is."""
+    from claude_bus import rules
+
+    grant = Grant("ann", ("ann", "ann-*"), ("default", "team-?"))
+    assert rules.permits(grant, Address("ann-laptop", "team-a"))
+    assert not rules.permits(grant, Address("anna", "default"))
+    assert not rules.permits(grant, Address("ann", "team-ab"))
+    with pytest.raises(InvalidInput):
+        rules.require_recipients(grant, ("",), "default")
