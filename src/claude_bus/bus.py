@@ -26,6 +26,7 @@ from .model import (
     Client,
     Draft,
     Event,
+    Feed,
     Grant,
     Guard,
     HandOver,
@@ -36,6 +37,7 @@ from .model import (
     Process,
     Reaction,
     Roster,
+    Search,
     Sent,
     StateEntry,
     Status,
@@ -50,6 +52,7 @@ from .sql import (
     claims,
     deliveries,
     events,
+    feeds,
     guard,
     listeners,
     messages,
@@ -60,6 +63,9 @@ from .sql import (
 from .sql.claims import Places
 from .sql.state import Options
 from .sql.transaction import Transaction
+
+EVERYTHING = Grant()
+"""The grant of whoever has the database itself."""
 
 
 class Bus(Protocol):
@@ -122,6 +128,10 @@ class Bus(Protocol):
     async def history(
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]: ...
+
+    async def received(self, to: str, channel: str | None, since: float, limit: int, grant: Grant = ...) -> Feed: ...
+    async def posts(self, search: Search, grant: Grant = ...) -> list[Message]: ...
+    async def acknowledge(self, reader: Address, message_id: int) -> None: ...
 
     async def set_state(
         self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
@@ -239,9 +249,7 @@ class LocalBus:
     # -- messages
 
     async def send(self, me: Address, draft: Draft) -> Sent:
-        rules.check_draft(draft)
-        if not draft.allow_secret:
-            await refuse_secrets("content", draft.content)
+        await _check(draft)
         sent, listeners = await self._db.run(messages.send, me, draft, self._rate)
         notices.announce(listeners)
         return sent
@@ -292,6 +300,32 @@ class LocalBus:
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]:
         return await self._db.run(messages.history, me, search=search, thread=thread, since=since, limit=limit)
+
+    # -- messages as the wires of the two earlier systems have them
+
+    async def post(self, me: Address, draft: Draft, program: str) -> Message:
+        """Send as `me`, who is enlisted in the same transaction; returns the message as it is stored."""
+        await _check(draft)
+        message, listeners = await self._db.run(feeds.post, me, draft, program)
+        notices.announce(listeners)
+        return message
+
+    async def received(self, to: str, channel: str | None, since: float, limit: int, grant: Grant = EVERYTHING) -> Feed:
+        return await self._db.run(feeds.received, to, channel, since, limit, grant)
+
+    async def posts(self, search: Search, grant: Grant = EVERYTHING) -> list[Message]:
+        return await self._db.run(feeds.posts, search, grant)
+
+    async def acknowledge(self, reader: Address, message_id: int) -> None:
+        await self._db.run(feeds.acknowledge, reader, message_id)
+
+    async def unread(self, grant: Grant = EVERYTHING) -> dict[Address, int]:
+        """How much is unread for whom, as far as the grant permits."""
+        return await self._db.run(feeds.unread, grant)
+
+    async def stored(self, grant: Grant = EVERYTHING) -> int:
+        """How many messages there are on the channels that the grant permits."""
+        return await self._db.run(feeds.stored, grant)
 
     # -- state
 
@@ -396,6 +430,13 @@ class LocalBus:
 
     async def __aexit__(self, *_error: object) -> None:
         await self.close()
+
+
+async def _check(draft: Draft) -> None:
+    """Raise unless the draft is one that may be stored, as far as that can be told without the database."""
+    rules.check_draft(draft)
+    if not draft.allow_secret:
+        await refuse_secrets("content", draft.content)
 
 
 def _digest(secret: str) -> str:
