@@ -131,7 +131,7 @@ class Bus(Protocol):
 
     async def received(self, to: str, channel: str | None, since: float, limit: int, grant: Grant = ...) -> Feed: ...
     async def posts(self, search: Search, grant: Grant = ...) -> list[Message]: ...
-    async def acknowledge(self, reader: Address, message_id: int) -> None: ...
+    async def ack(self, reader: Address, message_id: int) -> None: ...
 
     async def set_state(
         self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
@@ -316,8 +316,8 @@ class LocalBus:
     async def posts(self, search: Search, grant: Grant = EVERYTHING) -> list[Message]:
         return await self._db.run(feeds.posts, search, grant)
 
-    async def acknowledge(self, reader: Address, message_id: int) -> None:
-        await self._db.run(feeds.acknowledge, reader, message_id)
+    async def ack(self, reader: Address, message_id: int) -> None:
+        await self._db.run(feeds.ack, reader, message_id)
 
     async def unread(self, grant: Grant = EVERYTHING) -> dict[Address, int]:
         """How much is unread for whom, as far as the grant permits."""

@@ -101,5 +101,5 @@ async def _ack(service: Service, request: Request) -> Response:
     body = await body_of(request)
     reader = Address(rules.check_name(_text(body, "reader"), "reader"), wire.channel_of(body))
     rules.require(grant_of(request), reader)
-    await service.bus.acknowledge(reader, message)
+    await service.bus.ack(reader, message)
     return Json({"ok": True, "id": message, "reader": reader.name})

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,11 +32,13 @@ MAX_BATCH = 1_000
 def routes(service: Service) -> list[BaseRoute]:
     """The routes of this wire."""
 
+    ahead = Ahead()
+
     async def send(request: Request) -> Response:
         return await _send(service, request)
 
     async def recv(request: Request) -> Response:
-        return await _recv(service, request)
+        return await _recv(service, request, ahead)
 
     async def inbox(request: Request) -> Response:
         return await _inbox(service, request)
@@ -62,16 +64,61 @@ async def _send(service: Service, request: Request) -> Response:
     return Json({"ok": True, "ts": message.ts, "channel": me.channel, "id": message.id})
 
 
-async def _recv(service: Service, request: Request) -> Response:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reader asks for."""
+
+    to: str
+    channel: str | None
+    since: float
+    token: int
+    """Whose reading it is, where tokens are needed."""
+
+    @property
+    def topic(self) -> str:
+        """What rings for it."""
+        if self.channel is None:
+            return hub.mail_for_name(self.to)
+        return hub.mail_for(Address(self.to, self.channel))
+
+
+class Ahead:
+    """Where readers are whose cursor lies beyond all that is stored: theirs is the clock of a machine that is ahead.
+
+    Their cursor does not move with what they get, and what comes between two of their
+    requests is before it. So this server remembers what it gave them last. If it
+    forgets, because it was started anew or has served very many, such a reader goes on
+    from what is stored then.
+    """
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._positions: OrderedDict[Reading, float] = OrderedDict()
+        self._most = most
+
+    def position(self, reading: Reading) -> float:
+        """From where to read on: the cursor that was given, unless it is known to be ahead."""
+        return self._positions.get(reading, reading.since)
+
+    def note(self, reading: Reading, now: float) -> None:
+        """The reader is given what there is up to `now`."""
+        self._positions.pop(reading, None)
+        if now < reading.since:
+            self._positions[reading] = now
+        if len(self._positions) > self._most:
+            self._positions.popitem(last=False)
+
+
+async def _recv(service: Service, request: Request, ahead: Ahead) -> Response:
     given = wire.parameters(request)
     if not given.get("to"):
         raise InvalidInput("to= required")
-    to = rules.check_name(given["to"], "to")
-    channel = _channel(service, given)
-    grant = _reader(grant_of(request), to, channel)
-    block = given.get("block", "").lower() in ("true", "1")
+    grant = grant_of(request)
+    reading = Reading(rules.check_name(given["to"], "to"), _channel(service, given), _since(given), grant.token)
+    _require_reader(grant, reading)
+    patience = HOLD if given.get("block", "").lower() in ("true", "1") else 0.0
     limit = wire.count(given, "max", BATCH, MAX_BATCH)
-    feed = await _await_mail(service, to, channel, _since(given), limit, grant, HOLD if block else 0.0)
+    feed = await _await_mail(service, reading, ahead.position(reading), limit, grant, patience)
+    ahead.note(reading, feed.now)
     return Json({"messages": [rows.received(r) for r in feed.received], "now": feed.now})
 
 
@@ -82,14 +129,11 @@ def _channel(service: Service, given: Mapping[str, str]) -> str | None:
     return wire.channel_of(given)
 
 
-def _reader(grant: Grant, to: str, channel: str | None) -> Grant:
-    """The grant, if its bearer may read the mail of `to`; which channels that is, where it asks for all, is looked at
-    where they are found."""
-    if channel is None:
-        rules.require(replace(grant, channels=("*",)), Address(to, rules.DEFAULT_CHANNEL))
-    else:
-        rules.require(grant, Address(to, channel))
-    return grant
+def _require_reader(grant: Grant, reading: Reading) -> None:
+    """Raise `Forbidden` unless the grant is for the mail of that name; where it asks for all channels, the store
+    reads those that the grant permits."""
+    anywhere = replace(grant, channels=("*",))
+    rules.require(anywhere if reading.channel is None else grant, Address(reading.to, reading.channel or ""))
 
 
 def _since(given: Mapping[str, str]) -> float:
@@ -104,23 +148,21 @@ def _since(given: Mapping[str, str]) -> float:
 
 
 async def _await_mail(
-    service: Service, to: str, channel: str | None, since: float, limit: int, grant: Grant, patience: float
+    service: Service, reading: Reading, cursor: float, limit: int, grant: Grant, patience: float
 ) -> Feed:
-    """What came to `to` after `since`, waiting for it if there is nothing.
+    """What came after the cursor, waiting for it if there is nothing.
 
-    Each look goes on from where the one before it ended, and not from `since`: a client
-    whose clock is ahead gave one that lies beyond what comes meanwhile.
+    Each look goes on from where the one before it ended: a cursor that is ahead lies
+    beyond what comes meanwhile.
     """
-    cursor = since
 
     async def look() -> Feed:
         nonlocal cursor
-        feed = await service.bus.received(to, channel, cursor, limit, grant)
+        feed = await service.bus.received(reading.to, reading.channel, cursor, limit, grant)
         cursor = feed.now
         return feed
 
-    topic = hub.mail_for_name(to) if channel is None else hub.mail_for(Address(to, channel))
-    return await service.hub.until(look, patience, topic)
+    return await service.hub.until(look, patience, reading.topic)
 
 
 async def _inbox(service: Service, request: Request) -> Response:

@@ -90,7 +90,7 @@ def _delivered(tx: Transaction, to: str, channels: Sequence[str], since: float, 
             "FROM deliveries d JOIN messages m ON m.id = d.message "
             f"WHERE d.channel IN ({_marks(channels)}) AND d.recipient = ? "
             "AND d.message > COALESCE((SELECT id FROM messages WHERE ts <= ? ORDER BY ts DESC LIMIT 1), 0) "
-            "AND NOT (d.state = 'expired' OR (d.state = 'queued' AND m.expires <= ?)) ORDER BY d.message LIMIT ?",
+            f"AND d.state != 'expired' AND (d.state != 'queued' OR {_LIVES}) ORDER BY d.message LIMIT ?",
             *channels,
             to,
             since,
@@ -190,7 +190,7 @@ def _permitted(tx: Transaction, channel: str, grant: Grant) -> list[str]:
     return [row["name"] for row in rows if rules.permits(grant, Address(row["name"], channel))]
 
 
-def acknowledge(tx: Transaction, reader: Address, message: int) -> None:
+def ack(tx: Transaction, reader: Address, message: int) -> None:
     """`reader` has had the message. Once is as good as twice.
 
     Enlists the reader: raises `NameTaken` if a live session bears the name. Raises
@@ -199,8 +199,10 @@ def acknowledge(tx: Transaction, reader: Address, message: int) -> None:
     agents.enlist(tx, reader, MESSAGES_ACK)
     changed = tx.run(
         "UPDATE deliveries SET state = 'acked', acked_at = ?, read_at = COALESCE(read_at, ?), "
-        "via = CASE WHEN via = '' THEN 'ack' ELSE via END "
+        "handed_at = COALESCE(handed_at, ?), via = CASE state WHEN 'queued' THEN 'ack' ELSE via END, "
+        "attempts = attempts + CASE state WHEN 'queued' THEN 1 ELSE 0 END "
         "WHERE message = ? AND channel = ? AND recipient = ? AND state IN ('queued', 'handed', 'read')",
+        tx.now,
         tx.now,
         tx.now,
         message,
