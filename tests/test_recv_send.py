@@ -23,6 +23,7 @@ from claude_bus.model import Grant
 from claude_bus.sql import feeds
 from likely_secrets import SECRETS
 from processes_under_test import PATIENCE, actor, wire
+from served_bus import served
 from store_under_test import Store
 from wires_under_test import Caller, caller, states, token
 
@@ -336,6 +337,18 @@ def test_looking_again_writes_nothing(tmp_path: Path) -> None:
         assert version() == before
         bus.send("alice", "bob", "x")
         assert version() != before
+
+
+def test_what_was_accepted_survives_the_server(tmp_path: Path) -> None:
+    """B10: a server that is killed right after its answer has lost nothing, and cursors go on with the next one."""
+    db = tmp_path / "bus.db"
+    with served(db) as server:
+        first = Caller(server.url).send("alice", "bob", "one")
+        Caller(server.url).send("alice", "bob", "two")
+        server.process.kill()
+    with caller(db) as bus:
+        assert texts(bus.recv("bob")) == ["one", "two"]
+        assert texts(bus.recv("bob", first["ts"])) == ["two"]
 
 
 def test_a_prefix_goes_before_all_paths(tmp_path: Path) -> None:

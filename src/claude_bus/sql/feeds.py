@@ -244,6 +244,8 @@ def unread(tx: Transaction, grant: Grant) -> dict[Address, int]:
 
 def stored(tx: Transaction, grant: Grant) -> int:
     """How many messages there are on the channels that the grant permits."""
+    if "*" in grant.channels:
+        return int(tx.number("SELECT COUNT(*) FROM messages"))  # reads an index, not the messages
     rows = tx.all("SELECT channel, COUNT(*) AS n FROM messages GROUP BY channel")
     anybody = replace(grant, names=("*",))
     return sum(row["n"] for row in rows if rules.permits(anybody, Address("", row["channel"])))
