@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -485,6 +488,23 @@ def test_a_client_whose_clock_is_ahead_loses_nothing(tmp_path: Path) -> None:
         for n in range(1, 4):
             bus.send("alice", "bob", str(n))
         assert poll() == ["1", "2", "3"]
+
+
+def test_an_answer_that_nobody_took_comes_again(tmp_path: Path) -> None:
+    """Who hangs up while waiting gets with the same cursor what came meanwhile, also if its clock is ahead."""
+    with caller(tmp_path / "bus.db") as bus:
+        address = urllib.parse.urlsplit(bus.url)
+        for cursor in (0.0, time.time() + 1_000):
+            now = bus.recv("bob", cursor)["now"]
+            witness = in_background(partial(bus.recv, "bob", now, block="true"))
+            with socket.create_connection((address.hostname or "", address.port or 0)) as broken:
+                broken.sendall(f"GET /recv?to=bob&since={cursor}&block=true HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                bus.recv("alice")  # on another connection, so the server has that request by now
+            bus.send("alice", "bob", f"after {cursor}")
+            assert texts(witness.result(PATIENCE)) == [f"after {cursor}"]  # what was waiting was woken
+            bus.recv("alice")
+
+            assert f"after {cursor}" in texts(bus.recv("bob", cursor, block="true"))
 
 
 def test_readers_with_different_names_do_not_disturb_one_another(bus: Caller) -> None:

@@ -117,8 +117,10 @@ async def _recv(service: Service, request: Request, ahead: Ahead) -> Response:
     _require_reader(grant, reading)
     patience = HOLD if given.get("block", "").lower() in ("true", "1") else 0.0
     limit = wire.count(given, "max", BATCH, MAX_BATCH)
+    await request.body()  # there is none; what the connection brings after it is its end
     feed = await _await_mail(service, reading, ahead.position(reading), limit, grant, patience)
-    ahead.note(reading, feed.now)
+    if not await request.is_disconnected():
+        ahead.note(reading, feed.now)
     return Json({"messages": [rows.received(r) for r in feed.received], "now": feed.now})
 
 
