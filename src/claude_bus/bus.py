@@ -129,10 +129,6 @@ class Bus(Protocol):
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]: ...
 
-    async def received(self, to: str, channel: str | None, since: float, limit: int, grant: Grant = ...) -> Feed: ...
-    async def posts(self, search: Search, grant: Grant = ...) -> list[Message]: ...
-    async def ack(self, reader: Address, message_id: int) -> None: ...
-
     async def set_state(
         self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
     ) -> int: ...
@@ -301,7 +297,8 @@ class LocalBus:
     ) -> list[Message]:
         return await self._db.run(messages.history, me, search=search, thread=thread, since=since, limit=limit)
 
-    # -- messages as the wires of the two earlier systems have them
+    # -- messages as the wires of the two earlier systems have them. No part of the contract: what a caller
+    # -- elsewhere may read is decided by its grant, which it must not be the one to name.
 
     async def post(self, me: Address, draft: Draft, program: str) -> Message:
         """Send as `me`, who is enlisted in the same transaction; returns the message as it is stored."""
