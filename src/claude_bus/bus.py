@@ -27,6 +27,7 @@ from .model import (
     Client,
     Draft,
     Event,
+    Feed,
     Grant,
     Guard,
     HandOver,
@@ -37,6 +38,7 @@ from .model import (
     Process,
     Reaction,
     Roster,
+    Search,
     Sent,
     StateEntry,
     Status,
@@ -51,6 +53,7 @@ from .sql import (
     claims,
     deliveries,
     events,
+    feeds,
     guard,
     listeners,
     messages,
@@ -62,6 +65,9 @@ from .sql.claims import Places
 from .sql.deliveries import Held
 from .sql.state import Options
 from .sql.transaction import Transaction
+
+EVERYTHING = Grant()
+"""The grant of whoever has the database itself."""
 
 
 class Bus(Protocol):
@@ -257,9 +263,7 @@ class LocalBus:
     # -- messages
 
     async def send(self, me: Address, draft: Draft) -> Sent:
-        rules.check_draft(draft)
-        if not draft.allow_secret:
-            await refuse_secrets("content", draft.content)
+        await _check(draft)
         sent, listeners = await self._db.run(messages.send, me, draft, self._rate)
         notices.announce(listeners)
         return sent
@@ -311,6 +315,33 @@ class LocalBus:
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]:
         return await self._db.run(messages.history, me, search=search, thread=thread, since=since, limit=limit)
+
+    # -- messages as the wires of the two earlier systems have them. No part of the contract: what a caller
+    # -- elsewhere may read is decided by its grant, which it must not be the one to name.
+
+    async def post(self, me: Address, draft: Draft, program: str) -> Message:
+        """Send as `me`, who is enlisted in the same transaction; returns the message as it is stored."""
+        await _check(draft)
+        message, listeners = await self._db.run(feeds.post, me, draft, program)
+        notices.announce(listeners)
+        return message
+
+    async def received(self, to: str, channel: str | None, since: float, limit: int, grant: Grant = EVERYTHING) -> Feed:
+        return await self._db.run(feeds.received, to, channel, since, limit, grant)
+
+    async def posts(self, search: Search, grant: Grant = EVERYTHING) -> list[Message]:
+        return await self._db.run(feeds.posts, search, grant)
+
+    async def ack(self, reader: Address, message_id: int) -> None:
+        await self._db.run(feeds.ack, reader, message_id)
+
+    async def unread(self, grant: Grant = EVERYTHING) -> dict[Address, int]:
+        """How much is unread for whom, as far as the grant permits."""
+        return await self._db.run(feeds.unread, grant)
+
+    async def stored(self, grant: Grant = EVERYTHING) -> int:
+        """How many messages there are on the channels that the grant permits."""
+        return await self._db.run(feeds.stored, grant)
 
     # -- state
 
@@ -415,6 +446,13 @@ class LocalBus:
 
     async def __aexit__(self, *_error: object) -> None:
         await self.close()
+
+
+async def _check(draft: Draft) -> None:
+    """Raise unless the draft is one that may be stored, as far as that can be told without the database."""
+    rules.check_draft(draft)
+    if not draft.allow_secret:
+        await refuse_secrets("content", draft.content)
 
 
 def _digest(secret: str) -> str:

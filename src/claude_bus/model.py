@@ -230,6 +230,40 @@ class HandOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Received:
+    """A message as it came to a name on one channel."""
+
+    channel: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What came to a name, oldest first, and the cursor to go on from: see `sql.feeds.received`."""
+
+    received: tuple[Received, ...]
+    now: float
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which messages of a channel are asked for; empty fields ask for any."""
+
+    channel: str
+    since: int | None = None
+    """An id: the oldest messages after it. None: the newest ones, or with `unread_by` the oldest."""
+    to: str = ""
+    """Those to this name, and the broadcasts; "all" for broadcasts only."""
+    sender: str = ""
+    unread_by: str = ""
+    """Those that this name has neither read nor acknowledged."""
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """One recipient's delivery: how far it is, and when it got there."""
 

@@ -7,10 +7,23 @@ is left out: a model pays for each.
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from . import text
-from .model import Agent, Claim, Expectation, File, HandOver, Message, MessageStatus, Receipt, Sent, StateEntry
+from .model import (
+    Agent,
+    Claim,
+    Expectation,
+    File,
+    HandOver,
+    Message,
+    MessageStatus,
+    Receipt,
+    Received,
+    Sent,
+    StateEntry,
+)
 
 Row = dict[str, Any]
 
@@ -57,6 +70,49 @@ def message(found: Message, *, for_model: bool = False) -> Row:
             files=[file(f, for_model=for_model) for f in found.files],
         ),
     }
+
+
+def received(found: Received) -> Row:
+    """A message on the wire of `/send` and `/recv`, whose clients rely on the first three fields."""
+    message = found.message
+    return {
+        "ts": message.ts,
+        "from": message.sender,
+        "msg": message.content,
+        "channel": found.channel,
+        "id": message.id,
+        "to": message.to,
+        **_filled(
+            kind=message.kind if message.kind != "message" else "",
+            reply_to=message.reply_to,
+            tags=list(message.tags),
+            urgent=message.urgent,
+            files=[file(f) for f in message.files],
+        ),
+    }
+
+
+def post(found: Message) -> Row:
+    """A message on the wire of `/post` and `/messages`, and in its JSON lines: everybody is `any` there."""
+    return {
+        "id": found.id,
+        "ts": iso(found.ts),
+        "from": found.sender,
+        "to": "any" if found.to == "all" else found.to,
+        "body": found.content,
+        "tags": list(found.tags),
+        **_filled(
+            kind=found.kind if found.kind != "message" else "",
+            reply_to=found.reply_to,
+            urgent=found.urgent,
+            files=[file(f) for f in found.files],
+        ),
+    }
+
+
+def iso(ts: float) -> str:
+    """`2026-11-20T10:31:02.000000Z`: sorts as the time does."""
+    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def file(found: File, *, for_model: bool = False) -> Row:

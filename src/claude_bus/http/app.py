@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator
 
 import anyio
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount
 
 from ..bus import LocalBus
 from ..config import Config, Serving
 from ..errors import BusError
-from . import verbs
-from .answers import refused
+from . import messages_ack, recv_send, verbs
+from .answers import declined, refused
 from .guard import Guard
 from .hub import Hub
 from .service import Service
@@ -35,10 +36,10 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
     return Starlette(
         routes=[Mount(serving.prefix, routes=routes)] if serving.prefix else routes,
         middleware=[Middleware(Guard, bus=bus, tokens=tokens, prefix=serving.prefix)],
-        exception_handlers={BusError: refused},
+        exception_handlers={BusError: refused, HTTPException: declined},
         lifespan=lifespan,
     )
 
 
 def _routes(service: Service) -> list[BaseRoute]:
-    return [*verbs.routes(service)]
+    return [*verbs.routes(service), *recv_send.routes(service), *messages_ack.routes(service)]

@@ -1,0 +1,105 @@
+"""The wire of WholeTech's claude-bus: `/post`, `/messages`, `/ack/<id>`, `/health`. See docs/protocols.md.
+
+A reader acknowledges what it has had; the cursor, if it keeps one, is an id.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from .. import rows, rules
+from ..errors import InvalidInput
+from ..model import Address, Draft, Search
+from ..sql.feeds import MESSAGES_ACK
+from . import wire
+from .answers import Json, body_of
+from .service import Service, grant_of
+
+LIMIT = 50
+MAX_LIMIT = 500
+
+
+def routes(service: Service) -> list[BaseRoute]:
+    """The routes of this wire."""
+
+    async def post(request: Request) -> Response:
+        return await _post(service, request)
+
+    async def messages(request: Request) -> Response:
+        return await _messages(service, request)
+
+    async def ack(request: Request) -> Response:
+        return await _ack(service, request)
+
+    async def health(request: Request) -> Response:
+        count = await service.bus.stored(grant_of(request))
+        return Json({"ok": True, "count": count, "now": rows.iso(time.time())})
+
+    return [
+        Route("/post", wire.plain_errors(post), methods=["POST"]),
+        Route("/messages", wire.plain_errors(messages)),
+        Route("/ack/{id}", wire.plain_errors(ack), methods=["POST"]),
+        Route("/health", wire.plain_errors(health)),
+    ]
+
+
+async def _post(service: Service, request: Request) -> Response:
+    body = await body_of(request)
+    me = Address(rules.check_name(_text(body, "from"), "from"), wire.channel_of(body))
+    to = _text(body, "to") if body.get("to") is not None else "any"
+    draft = Draft((to,), _text(body, "body"), tags=_tags(body))
+    grant = grant_of(request)
+    rules.require(grant, me)
+    rules.require_recipients(grant, draft.to, me.channel)
+    return Json(rows.post(await service.bus.post(me, draft, MESSAGES_ACK)))
+
+
+def _text(body: Mapping[str, Any], field: str) -> str:
+    value = body.get(field)
+    if not (value and isinstance(value, str)):
+        raise InvalidInput(f"{field} must be text that is not empty")
+    return value
+
+
+def _tags(body: Mapping[str, Any]) -> tuple[str, ...]:
+    tags = body.get("tags") or []
+    if not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
+        raise InvalidInput("tags must be a list of short texts")
+    return tuple(tags)
+
+
+async def _messages(service: Service, request: Request) -> Response:
+    given = wire.parameters(request)
+    search = _search(given)
+    grant = grant_of(request)
+    rules.require_channel(grant, search.channel)
+    for name in {search.to, search.unread_by} - {"", "all"}:
+        rules.require(grant, Address(name, search.channel))
+    return Json({"messages": [rows.post(m) for m in await service.bus.posts(search, grant)]})
+
+
+def _search(given: Mapping[str, str]) -> Search:
+    to, unread_by = given.get("to", ""), given.get("unread_by", "")
+    return Search(
+        channel=wire.channel_of(given),
+        since=wire.whole(given["since"], "since") if "since" in given else None,
+        to="all" if to in rules.BROADCASTS else to and rules.check_name(to, "to"),
+        sender=given.get("from", ""),
+        unread_by=unread_by and rules.check_name(unread_by, "unread_by"),
+        limit=wire.count(given, "limit", LIMIT, MAX_LIMIT),
+    )
+
+
+async def _ack(service: Service, request: Request) -> Response:
+    message = wire.whole(request.path_params["id"], "the id")
+    body = await body_of(request)
+    reader = Address(rules.check_name(_text(body, "reader"), "reader"), wire.channel_of(body))
+    rules.require(grant_of(request), reader)
+    await service.bus.ack(reader, message)
+    return Json({"ok": True, "id": message, "reader": reader.name})

@@ -1,0 +1,251 @@
+"""Messages as programs follow them: by a cursor of their own, by id, by what is not acknowledged yet.
+
+These are the read models of the two earlier systems. A cursor belongs to its client and
+marks nothing; an acknowledgement is a delivery's state, the same that every door sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from .. import rules
+from ..errors import NotFound
+from ..model import Address, Draft, Feed, Grant, Message, Received, Search
+from . import agents, bindings, deliveries, events, messages
+from .transaction import Row, Transaction, Value
+
+MAX_BATCH = 4 * 1024 * 1024
+"""Characters of content in one answer; the first message comes whatever its size."""
+SEEN_EVERY = 60.0
+"""Seconds after which a reader is noted as seen again: looking is not writing."""
+
+RECV_SEND = "recv/send"
+"""What a participant is listed with whose program uses `/recv`; and `/messages`."""
+MESSAGES_ACK = "messages/ack"
+
+_OPEN = "IN ('queued', 'handed')"
+_LIVES = "(m.expires IS NULL OR m.expires > ?)"
+
+
+def post(tx: Transaction, me: Address, draft: Draft, program: str) -> tuple[Message, tuple[str, ...]]:
+    """Enlist `me`, send, and return the message as it is stored, and the listeners to tell.
+
+    Raises `NameTaken` if a live session bears the name, and what `messages.send` raises.
+    """
+    agents.enlist(tx, me, program)
+    sent, told = messages.send(tx, me, draft)
+    rows = tx.all(f"SELECT {deliveries.MESSAGE} FROM messages m WHERE m.id = ?", sent.id)
+    [message] = deliveries.messages_of(tx, rows, me)
+    return message, told
+
+
+# -- by a time cursor -----------------------------------------------------------
+
+
+def received(tx: Transaction, to: str, channel: str | None, since: float, limit: int, grant: Grant) -> Feed:
+    """What was delivered to `to` after `since`, oldest first, at most `limit`; marks nothing.
+
+    On one channel, or (None) on all where the grant permits it. A name nobody knew is
+    enlisted, so that broadcasts reach it from now on.
+
+    `now` of the answer is the cursor to go on from, and nothing is lost to a client that
+    takes `max(since, newest ts, now)`: it is no clock but the time of the newest message
+    stored, of whoever, in this same transaction. Whatever comes later has a later time
+    (`rules.next_ts`), which a clock does not promise. If more waits than the answer
+    holds, `now` is the time of the last message in it.
+
+    Nothing is later than what is stored: a `since` that is (a client whose clock is
+    ahead) is one that has everything. Who waits goes on from `now` and not from such a
+    `since`, so that what comes meanwhile is found whatever the client's clock says.
+    """
+    note_reader(tx, Address(to, channel or rules.DEFAULT_CHANNEL), RECV_SEND, grant)
+    newest = tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1")
+    found = _delivered(tx, to, _channels(tx, to, channel, grant), since, limit + 1)
+    batch = found[: min(limit, _fitting(found))]
+    return Feed(_received(tx, batch), batch[-1]["ts"] if len(batch) < len(found) else newest)
+
+
+def note_reader(tx: Transaction, who: Address, program: str, grant: Grant) -> None:
+    """Make `who` known, so that broadcasts reach it, unless it is, a live session bears the name, or it may not be."""
+    row = tx.one("SELECT registered, last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
+    known = row and row["registered"] and tx.now - row["last_seen"] < SEEN_EVERY
+    if not known and rules.permits(grant, who) and not bindings.holder(tx, who):
+        agents.enlist(tx, who, program)
+
+
+def _channels(tx: Transaction, name: str, channel: str | None, grant: Grant) -> list[str]:
+    if channel is not None:
+        return [channel]
+    rows = tx.all("SELECT channel FROM agents WHERE name = ?", name)
+    return [row["channel"] for row in rows if rules.permits(grant, Address(name, row["channel"]))]
+
+
+def _delivered(tx: Transaction, to: str, channels: Sequence[str], since: float, limit: int) -> list[Row]:
+    """Which messages, without their content: all of it might not fit."""
+    return (
+        tx.all(
+            "SELECT d.message, d.channel, m.ts, LENGTH(m.content) AS size "
+            "FROM deliveries d JOIN messages m ON m.id = d.message "
+            f"WHERE d.channel IN ({_marks(channels)}) AND d.recipient = ? "
+            "AND d.message > COALESCE((SELECT id FROM messages WHERE ts <= ? ORDER BY ts DESC LIMIT 1), 0) "
+            f"AND d.state != 'expired' AND (d.state != 'queued' OR {_LIVES}) ORDER BY d.message LIMIT ?",
+            *channels,
+            to,
+            since,
+            tx.now,
+            limit,
+        )
+        if channels
+        else []
+    )
+
+
+def _fitting(rows: Sequence[Row]) -> int:
+    """How many of the messages one answer can carry: one at least."""
+    sizes = accumulate(int(row["size"]) for row in rows)
+    return max(1, len([size for size in sizes if size <= MAX_BATCH]))
+
+
+def _received(tx: Transaction, batch: Sequence[Row]) -> tuple[Received, ...]:
+    """The messages, each as its reader on that channel sees it."""
+    rows = _by_id(tx, [row["message"] for row in batch])
+    return tuple(
+        Received(row["channel"], message)
+        for row in batch
+        for message in deliveries.messages_of(tx, [rows[row["message"]]], Address("", row["channel"]))
+    )
+
+
+def _by_id(tx: Transaction, ids: Sequence[int]) -> dict[int, Row]:
+    rows = tx.all(f"SELECT {deliveries.MESSAGE} FROM messages m WHERE m.id IN ({_marks(ids)})", *ids)
+    return {row["id"]: row for row in rows}
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+# -- by id, and by what is not acknowledged -------------------------------------
+
+
+def posts(tx: Transaction, search: Search, grant: Grant) -> list[Message]:
+    """The messages of a channel that a search asks for, oldest first.
+
+    A grant for some names only sees the broadcasts, and what is from or to one of its
+    names. Whoever is asked about with `unread_by` is enlisted if nobody knew the name,
+    and has the retained broadcasts unread.
+    """
+    if search.unread_by:
+        note_reader(tx, Address(search.unread_by, search.channel), MESSAGES_ACK, grant)
+    where, values = _condition(tx, search, grant)
+    oldest = search.since is not None or bool(search.unread_by)
+    rows = tx.all(
+        f"SELECT m.id, LENGTH(m.content) AS size FROM messages m WHERE {' AND '.join(where)} "
+        f"ORDER BY m.id {'' if oldest else 'DESC'} LIMIT ?",
+        *values,
+        search.limit,
+    )
+    ids = sorted(row["id"] for row in rows[: _fitting(rows)])
+    found = _by_id(tx, ids)
+    return deliveries.messages_of(tx, [found[i] for i in ids], Address("", search.channel))
+
+
+_ON_CHANNEL = "(m.channel = ? OR EXISTS (SELECT 1 FROM deliveries c WHERE c.message = m.id AND c.channel = ?))"
+_DELIVERED = "EXISTS (SELECT 1 FROM deliveries d WHERE d.message = m.id AND d.channel = ? AND d.recipient "
+_WAITING = "m.id IN (SELECT d.message FROM deliveries d WHERE d.channel = ? AND d.recipient = ? AND d.state "
+_BROADCAST = "(m.broadcast = 1 AND m.channel = ?)"
+
+
+def _condition(tx: Transaction, search: Search, grant: Grant) -> tuple[list[str], list[Value]]:
+    """The conditions of a search, and their values."""
+    channel = search.channel
+    where: list[str] = ["m.id > ?", _ON_CHANNEL]
+    values: list[Value] = [search.since or 0, channel, channel]
+    if search.to == "all":
+        where.append(_BROADCAST)
+        values.append(channel)
+    elif search.to:
+        where.append(f"({_BROADCAST} OR {_DELIVERED} = ?))")
+        values += [channel, channel, search.to]
+    if search.sender:
+        sender = rules.parse_address(search.sender, channel)
+        where.append("m.sender = ? AND m.sender_channel = ?")
+        values += [sender.name, sender.channel]
+    if search.unread_by:
+        where.append(f"{_WAITING}{_OPEN}) AND {_LIVES}")
+        values += [channel, search.unread_by, tx.now]
+    if "*" not in grant.names:
+        mine = _permitted(tx, channel, grant)
+        among = f"IN ({_marks(mine)})"
+        where.append(f"({_BROADCAST} OR (m.sender_channel = ? AND m.sender {among}) OR {_DELIVERED} {among}))")
+        values += [channel, channel, *mine, channel, *mine]
+    return where, values
+
+
+def _permitted(tx: Transaction, channel: str, grant: Grant) -> list[str]:
+    """The names on the channel that the grant is for."""
+    rows = tx.all("SELECT name FROM agents WHERE channel = ?", channel)
+    return [row["name"] for row in rows if rules.permits(grant, Address(row["name"], channel))]
+
+
+def ack(tx: Transaction, reader: Address, message: int) -> None:
+    """`reader` has had the message. Once is as good as twice.
+
+    Enlists the reader: raises `NameTaken` if a live session bears the name. Raises
+    `NotFound` if the message is not the reader's to see.
+    """
+    agents.enlist(tx, reader, MESSAGES_ACK)
+    changed = tx.run(
+        "UPDATE deliveries SET state = 'acked', acked_at = ?, read_at = COALESCE(read_at, ?), "
+        "handed_at = COALESCE(handed_at, ?), via = CASE state WHEN 'queued' THEN 'ack' ELSE via END, "
+        "attempts = attempts + CASE state WHEN 'queued' THEN 1 ELSE 0 END "
+        "WHERE message = ? AND channel = ? AND recipient = ? AND state IN ('queued', 'handed', 'read')",
+        tx.now,
+        tx.now,
+        tx.now,
+        message,
+        reader.channel,
+        reader.name,
+    ).rowcount
+    if changed:
+        events.append(tx, reader, "ack", str(message))
+    elif not _concerns(tx, reader, message):
+        raise NotFound(f"no message with id {message}", message_id=message)
+
+
+def _concerns(tx: Transaction, who: Address, message: int) -> bool:
+    """Whether a message is from or to `who`."""
+    row = tx.one(
+        f"SELECT 1 FROM messages m WHERE m.id = ? AND ((m.sender = ? AND m.sender_channel = ?) OR {_DELIVERED} = ?))",
+        message,
+        who.name,
+        who.channel,
+        who.channel,
+        who.name,
+    )
+    return row is not None
+
+
+# -- how much there is ----------------------------------------------------------
+
+
+def unread(tx: Transaction, grant: Grant) -> dict[Address, int]:
+    """How many messages are unread for whom, of those the grant may be."""
+    rows = tx.all(
+        "SELECT d.channel, d.recipient, COUNT(*) AS n FROM deliveries d JOIN messages m ON m.id = d.message "
+        f"WHERE d.state {_OPEN} AND {_LIVES} GROUP BY d.channel, d.recipient ORDER BY d.channel, d.recipient",
+        tx.now,
+    )
+    found = {Address(row["recipient"], row["channel"]): int(row["n"]) for row in rows}
+    return {who: count for who, count in found.items() if rules.permits(grant, who)}
+
+
+def stored(tx: Transaction, grant: Grant) -> int:
+    """How many messages there are on the channels that the grant permits."""
+    if "*" in grant.channels:
+        return int(tx.number("SELECT COUNT(*) FROM messages"))  # reads an index, not the messages
+    rows = tx.all("SELECT channel, COUNT(*) AS n FROM messages GROUP BY channel")
+    anybody = replace(grant, names=("*",))
+    return sum(row["n"] for row in rows if rules.permits(anybody, Address("", row["channel"])))
