@@ -14,6 +14,7 @@ from ..bus import LocalBus
 from ..config import Config, Serving
 from ..errors import BusError
 from .answers import refused
+from .api import app as api
 from .guard import Guard
 from .hub import Hub
 from .service import Service
@@ -39,5 +40,5 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
     )
 
 
-def _routes(_service: Service) -> list[BaseRoute]:
-    return []
+def _routes(service: Service) -> list[BaseRoute]:
+    return [*api.routes(service)]
