@@ -17,12 +17,14 @@ from .answers import refused
 from .api import app as api
 from .guard import Guard
 from .hub import Hub
+from .metrics import Measure, Metrics
 from .service import Service
 
 
 def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool) -> Starlette:
     """The app that serves `bus`. `tokens`: whether every caller must present one."""
     service = Service(bus, Hub(bus), config, serving)
+    metrics = Metrics(service.hub)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -31,10 +33,13 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
             yield
             tasks.cancel_scope.cancel()
 
-    routes = _routes(service)
+    routes = [*_routes(service), *metrics.routes()]
     return Starlette(
         routes=[Mount(serving.prefix, routes=routes)] if serving.prefix else routes,
-        middleware=[Middleware(Guard, bus=bus, tokens=tokens, prefix=serving.prefix)],
+        middleware=[
+            Middleware(Measure, metrics=metrics),
+            Middleware(Guard, bus=bus, tokens=tokens, prefix=serving.prefix),
+        ],
         exception_handlers={BusError: refused},
         lifespan=lifespan,
     )

@@ -9,9 +9,10 @@ from ... import __version__
 from ..answers import Json
 from . import records
 from .caller import Calling
+from .fields import PATH
 from .refusals import refusals
 
-router = APIRouter(tags=["about"])
+router = APIRouter(prefix=PATH, tags=["about"])
 
 
 @router.get("", response_model=records.About, responses=refusals())

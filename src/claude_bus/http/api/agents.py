@@ -14,10 +14,10 @@ from ... import rows, rules
 from ..answers import Json
 from . import records
 from .caller import PROGRAM, Calling
-from .fields import Body, Channel, Line, NameInPath, Query, Seconds
+from .fields import PATH, Body, Channel, Line, NameInPath, Query, Seconds
 from .refusals import refusals
 
-router = APIRouter(tags=["agents"])
+router = APIRouter(prefix=PATH, tags=["agents"])
 
 
 class Which(Query):

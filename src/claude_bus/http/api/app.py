@@ -9,9 +9,9 @@ from starlette.types import Receive, Scope, Send
 from ... import __version__
 from ..service import Service
 from . import about, agents, claims, document, events, inbox, messages, state
+from .fields import PATH
 from .refusals import handle_in
 
-PATH = "/v1"
 _PARTS = (about, agents, inbox, messages, state, claims, events)
 _DESCRIPTION = (
     "The verbs of the bus for programs. Durations are seconds. Every refusal is "
@@ -40,8 +40,8 @@ def create_api(service: Service) -> FastAPI:
     api.state.service = service
     handle_in(api)
     for part in _PARTS:
-        api.include_router(part.router, prefix=PATH)
-    api.add_route(document.PATH, document.show, include_in_schema=False)
+        api.include_router(part.router)
+    api.add_api_route(document.PATH, document.show, include_in_schema=False, response_model=None)
     return api
 
 

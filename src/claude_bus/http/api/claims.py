@@ -16,10 +16,10 @@ from ...model import Claim, Place
 from ..answers import Json
 from . import records
 from .caller import Calling
-from .fields import Body, Channel, Line, Name, Query, Seconds
+from .fields import PATH, Body, Channel, Line, Name, Query, Seconds
 from .refusals import refusals
 
-router = APIRouter(tags=["claims"])
+router = APIRouter(prefix=PATH, tags=["claims"])
 
 MAX_PATHS = 200
 """Paths in one request."""

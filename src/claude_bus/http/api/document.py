@@ -13,8 +13,9 @@ from starlette.routing import compile_path
 
 from ..answers import Json
 from ..service import grant_of
+from .fields import PATH as API
 
-PATH = "/v1/openapi.json"
+PATH = f"{API}/openapi.json"
 
 _SCHEMES = {"bearer": {"type": "http", "scheme": "bearer"}, "basic": {"type": "http", "scheme": "basic"}}
 

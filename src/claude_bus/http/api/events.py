@@ -26,10 +26,10 @@ from ..answers import Json
 from ..hub import channel
 from . import records
 from .caller import Caller, Calling
-from .fields import LARGEST, Channel, Count, HeaderText, Query, Wait
+from .fields import LARGEST, PATH, Channel, Count, HeaderText, Query, Wait
 from .refusals import refusals
 
-router = APIRouter(tags=["events"])
+router = APIRouter(prefix=PATH, tags=["events"])
 
 PAGE = 200
 """Events that the stream reads at a time, and no more before its client has taken them."""

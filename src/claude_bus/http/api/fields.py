@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ... import rules
 
+PATH = "/v1"
+"""Where the API is."""
 LARGEST = 2**63 - 1
 """The largest integer that the store holds."""
 MAX_WAIT = 60.0

@@ -15,10 +15,10 @@ from ..answers import Json
 from ..hub import mail_for
 from . import records
 from .caller import Calling
-from .fields import Body, Channel, Id, NameInPath, Query, Wait
+from .fields import PATH, Body, Channel, Id, NameInPath, Query, Wait
 from .refusals import refusals
 
-router = APIRouter(tags=["inbox"])
+router = APIRouter(prefix=PATH, tags=["inbox"])
 
 VIA = "http"
 """How the messages came, as receipts show it."""

@@ -15,10 +15,10 @@ from ...model import Draft, Kind
 from ..answers import Json
 from . import records
 from .caller import Calling
-from .fields import Body, Channel, Count, HeaderText, Id, IdInPath, Line, Name, Query, Seconds, Text
+from .fields import PATH, Body, Channel, Count, HeaderText, Id, IdInPath, Line, Name, Query, Seconds, Text
 from .refusals import refusals
 
-router = APIRouter(tags=["messages"])
+router = APIRouter(prefix=PATH, tags=["messages"])
 
 
 class NewMessage(Body):

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ...errors import HTTP_STATUS, BusError, InvalidInput, NotFound
+from ...errors import HTTP_STATUS, BusError, InvalidInput, NotFound, TooLarge
 from ..answers import Json, refusal, refused
 from .document import methods_at
 
@@ -83,6 +83,8 @@ async def _unrouted(request: Request, error: Exception) -> Response:
         return Json({"error": "method_not_allowed", "message": message}, 405, {"Allow": methods})
     if error.status_code == 404:
         return refusal(NotFound("there is nothing at this path; /v1/openapi.json says what there is"))
+    if error.status_code == 413:
+        return refusal(TooLarge("the body is too large"))
     return refusal(InvalidInput("the body is not JSON: send a JSON object in UTF-8"))
 
 

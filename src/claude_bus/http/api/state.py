@@ -20,10 +20,10 @@ from ..answers import Json
 from ..hub import channel
 from . import records
 from .caller import Caller, Calling
-from .fields import LARGEST, Body, Channel, Count, HeaderText, KeyInPath, Name, Query, Seconds, Wait
+from .fields import LARGEST, PATH, Body, Channel, Count, HeaderText, KeyInPath, Name, Query, Seconds, Wait
 from .refusals import refusals
 
-router = APIRouter(tags=["state"])
+router = APIRouter(prefix=PATH, tags=["state"])
 
 _TAG = re.compile(r'"([0-9]{1,19})"')
 _ETAG = {"ETag": {"description": "The version, in quotes.", "schema": {"type": "string"}}}
