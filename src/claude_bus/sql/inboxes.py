@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..model import Address, DeliveryState, HandOver, Process
-from . import bindings, deliveries
+from . import bindings, deliveries, events
 from .transaction import Transaction
 
 _NOBODY = Process("", 0, 0.0)
@@ -39,7 +39,7 @@ def acknowledge(tx: Transaction, me: Address, messages: Sequence[int], via: str)
 
 
 def _acknowledge(tx: Transaction, me: Address, message: int, via: str) -> DeliveryState | None:
-    tx.run(
+    changed = tx.run(
         "UPDATE deliveries SET state = 'acked', acked_at = ?, read_at = COALESCE(read_at, ?), "
         "handed_at = COALESCE(handed_at, ?), via = CASE state WHEN 'queued' THEN ? ELSE via END, "
         "attempts = attempts + CASE state WHEN 'queued' THEN 1 ELSE 0 END "
@@ -51,7 +51,9 @@ def _acknowledge(tx: Transaction, me: Address, message: int, via: str) -> Delive
         message,
         me.channel,
         me.name,
-    )
+    ).rowcount
+    if changed:
+        events.append(tx, me, "ack", str(message))
     row = tx.one(
         "SELECT state FROM deliveries WHERE message = ? AND channel = ? AND recipient = ?",
         message,

@@ -14,7 +14,7 @@ from ... import rows, rules
 from ..answers import Json
 from . import records
 from .caller import PROGRAM, Calling
-from .fields import PATH, Body, Channel, Line, NameInPath, Query, Seconds
+from .fields import PATH, Body, Channel, Line, NameInPath, Pattern, Query, Seconds
 from .refusals import refusals
 
 router = APIRouter(prefix=PATH, tags=["agents"])
@@ -28,9 +28,7 @@ class Which(Query):
 class Join(Body):
     channel: Channel = ""
     role: Line = ""
-    owns: list[Annotated[str, Field(max_length=1000)]] | None = Field(
-        default=None, description="Globs of its files; what it had unless given."
-    )
+    owns: list[Pattern] | None = Field(default=None, description="Globs of its files; what it had unless given.")
 
 
 class Where(Query):

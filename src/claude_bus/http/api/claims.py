@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi import Query as InQuery
@@ -11,12 +11,11 @@ from pydantic import Field
 from starlette.responses import Response
 
 from ... import rows, rules
-from ...errors import InvalidInput
 from ...model import Claim, Place
 from ..answers import Json
 from . import records
 from .caller import Calling
-from .fields import PATH, Body, Channel, Line, Name, Query, Seconds
+from .fields import PATH, Body, Channel, Line, Name, Pattern, Query, Seconds
 from .refusals import refusals
 
 router = APIRouter(prefix=PATH, tags=["claims"])
@@ -24,7 +23,7 @@ router = APIRouter(prefix=PATH, tags=["claims"])
 MAX_PATHS = 200
 """Paths in one request."""
 
-Paths = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(min_length=1, max_length=MAX_PATHS)]
+Paths = Annotated[list[Pattern], Field(min_length=1, max_length=MAX_PATHS)]
 
 
 class Which(Query):
@@ -40,11 +39,16 @@ class Wanted(Body):
     reason: Line = ""
 
 
-class Given(Body):
+class These(Body):
     name: Name = Field(alias="as")
     channel: Channel = ""
-    paths: Paths | None = None
-    all: bool = Field(default=False, description="All that the name holds; instead of `paths`.")
+    paths: Paths
+
+
+class All(Body):
+    name: Name = Field(alias="as")
+    channel: Channel = ""
+    all: Literal[True]
 
 
 @router.get("/claims", response_model=records.Claims, responses=refusals())
@@ -63,11 +67,9 @@ async def claim(caller: Calling, given: Wanted) -> Response:
 
 
 @router.delete("/claims", response_model=records.Released, responses=refusals(409))
-async def release(caller: Calling, given: Given) -> Response:
+async def release(caller: Calling, given: These | All) -> Response:
     """End some of the name's claims, or all; those it does not hold are no error."""
-    if (given.paths is None) is not given.all:
-        raise InvalidInput("give either paths, or all: true")
-    places = None if given.paths is None else _places(given.paths)
+    places = _places(given.paths) if isinstance(given, These) else None
     ended = await caller.bus.release(await caller.acts(given.name, given.channel), places)
     return Json({"released": [place.path for place in ended]})
 

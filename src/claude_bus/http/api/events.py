@@ -26,7 +26,7 @@ from ..answers import Json
 from ..hub import channel
 from . import records
 from .caller import Caller, Calling
-from .fields import LARGEST, PATH, Channel, Count, HeaderText, Query, Wait
+from .fields import LARGEST, PATH, Channel, Count, NumberInHeader, Query, Wait
 from .refusals import refusals
 
 router = APIRouter(prefix=PATH, tags=["events"])
@@ -89,7 +89,9 @@ async def list_events(caller: Calling, which: Annotated[Which, InQuery()]) -> Re
         **refusals(),
     },
 )
-async def stream_events(caller: Calling, given: Annotated[From, InQuery()], last_event_id: HeaderText = "") -> Response:
+async def stream_events(
+    caller: Calling, given: Annotated[From, InQuery()], last_event_id: NumberInHeader = ""
+) -> Response:
     """Events as they happen. A client that comes back with `Last-Event-ID` misses none and gets none twice."""
     where = caller.channel(given.channel)
     cursor = _resumed(last_event_id) if last_event_id else given.since

@@ -6,14 +6,14 @@ from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Header, Path
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from ... import rules
 
 PATH = "/v1"
 """Where the API is."""
-LARGEST = 2**63 - 1
-"""The largest integer that the store holds."""
+LARGEST = 2**53 - 1
+"""The largest integer that every reader of JSON has."""
 MAX_WAIT = 60.0
 """Seconds that a request may wait; proxies end what is silent for longer."""
 
@@ -56,6 +56,17 @@ class Query(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+_FIRST = r"[^\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]"
+_PLAIN = r"[^\x00-\x22\x24-\x2a\x2c\x2f\x3b-\x40\x5b-\x5e\x60\x7b-\x7d\x7f]"
+_NAME = f"(?!(?:all|any)$){_FIRST}{_PLAIN}*"
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+# What `rules` says of names and lines, as far as patterns can say it in the document. Beyond ASCII they allow more.
+
+
+def _documented(pattern: str, **more: str) -> dict[str, JsonValue]:
+    return {"pattern": pattern, **more}
+
+
 Name = Annotated[
     str,
     Field(
@@ -63,13 +74,23 @@ Name = Annotated[
         max_length=rules.MAX_NAME,
         description="Letters, digits and `. _ - : + ~ #` of any script, beginning with a letter or digit.",
         examples=["ci"],
+        json_schema_extra=_documented(f"^{_NAME}$"),
     ),
 ]
 Channel = Annotated[
     str,
-    Field(max_length=rules.MAX_NAME, description="The server's own (`BUS_CHANNEL`, else `default`) unless given."),
+    Field(
+        max_length=rules.MAX_NAME,
+        description="The server's own (`BUS_CHANNEL`, else `default`) unless given.",
+        json_schema_extra=_documented(f"^(?:{_NAME})?$"),
+    ),
 ]
-Line = Annotated[str, Field(max_length=rules.MAX_ROLE, description="One printable line.")]
+Line = Annotated[
+    str,
+    Field(max_length=rules.MAX_ROLE, description="One printable line.", json_schema_extra=_documented(_PRINTABLE)),
+]
+Tag = Annotated[str, Field(max_length=rules.MAX_NAME, json_schema_extra=_documented(_PRINTABLE))]
+Pattern = Annotated[str, Field(min_length=1, max_length=1000, json_schema_extra=_documented(_PRINTABLE))]
 Text = Annotated[str, AfterValidator(_without_nul)]
 Id = Annotated[int, Field(ge=1, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -86,9 +107,16 @@ Wait = Annotated[
 
 NameInPath = Annotated[Name, BeforeValidator(segment), Path()]
 KeyInPath = Annotated[
-    str,
-    BeforeValidator(segment),
-    Path(min_length=1, max_length=rules.MAX_ROLE, description="Any printable line; encode `/` as `%2F`."),
+    Line, BeforeValidator(segment), Path(min_length=1, description="Any printable line; encode `/` as `%2F`.")
 ]
 IdInPath = Annotated[Id, BeforeValidator(segment), Path()]
-HeaderText = Annotated[str, BeforeValidator(_text_of_header), Header()]
+_FromHeader = Annotated[str, BeforeValidator(_text_of_header)]
+LineInHeader = Annotated[_FromHeader, Header(max_length=rules.MAX_ROLE, json_schema_extra=_documented(_PRINTABLE))]
+VersionInHeader = Annotated[
+    _FromHeader,
+    Header(description="A version in quotes, as `ETag` gives it.", json_schema_extra=_documented('^("[0-9]{1,15}")?$')),
+]
+AnyInHeader = Annotated[
+    _FromHeader, Header(description="`*`: only if there is none.", json_schema_extra=_documented(r"^\*?$"))
+]
+NumberInHeader = Annotated[_FromHeader, Header(json_schema_extra=_documented("^[0-9]{0,15}$"))]

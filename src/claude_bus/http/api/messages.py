@@ -15,7 +15,7 @@ from ...model import Draft, Kind
 from ..answers import Json
 from . import records
 from .caller import Calling
-from .fields import PATH, Body, Channel, Count, HeaderText, Id, IdInPath, Line, Name, Query, Seconds, Text
+from .fields import PATH, Body, Channel, Count, Id, IdInPath, Line, LineInHeader, Name, Query, Seconds, Tag, Text
 from .refusals import refusals
 
 router = APIRouter(prefix=PATH, tags=["messages"])
@@ -30,7 +30,7 @@ class NewMessage(Body):
     content: str = Field(min_length=1, description=f"At most {rules.MAX_CONTENT_BYTES} bytes of UTF-8.")
     kind: Kind = "message"
     reply_to: Id | None = None
-    tags: list[Annotated[str, Field(max_length=rules.MAX_NAME)]] = Field(default=[])
+    tags: list[Tag] = Field(default=[])
     urgent: bool = False
     ttl: Seconds | None = Field(default=None, le=rules.MAX_TTL, description="Until it expires, if it is unread then.")
     key: Line = Field(default="", description="Sent once, however often this is repeated with the same key.")
@@ -60,7 +60,7 @@ class Asking(Query):
         **refusals(404, 409, 422),
     },
 )
-async def send(caller: Calling, given: NewMessage, idempotency_key: HeaderText = "") -> Response:
+async def send(caller: Calling, given: NewMessage, idempotency_key: LineInHeader = "") -> Response:
     """Send a message. `recipients` says what to expect of each of them."""
     draft = rules.check_draft(_draft(given, _key(given.key, idempotency_key)))
     who = caller.looks(given.sender, given.channel)

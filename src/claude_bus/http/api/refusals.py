@@ -24,15 +24,17 @@ _MEANING: dict[int, str] = {
     401: "no token, or none that is valid",
     403: "the token is not for this name or channel",
     404: "not there, or not the caller's to see",
+    408: "the request did not arrive in time",
     409: "somebody was first; the data says who or what",
     413: "the request, or what it would store, is too large",
+    421: "the request is addressed to a host name that is not this server's",
     422: "it looks like a secret; repeat with `allow_secret`",
     429: "too many requests; `Retry-After` says when to come back",
     500: "the store failed",
     503: "the store is busy; nothing was changed, try again",
     507: "the disk is full; nothing was changed",
 }
-_ALWAYS = (400, 401, 403, 413, 429, 500, 503, 507)
+_ALWAYS = (400, 401, 403, 408, 413, 421, 429, 500, 503, 507)
 
 
 class Refusal(BaseModel):

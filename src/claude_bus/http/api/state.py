@@ -20,7 +20,21 @@ from ..answers import Json
 from ..hub import channel
 from . import records
 from .caller import Caller, Calling
-from .fields import LARGEST, PATH, Body, Channel, Count, HeaderText, KeyInPath, Name, Query, Seconds, Wait
+from .fields import (
+    LARGEST,
+    PATH,
+    AnyInHeader,
+    Body,
+    Channel,
+    Count,
+    KeyInPath,
+    Line,
+    Name,
+    Query,
+    Seconds,
+    VersionInHeader,
+    Wait,
+)
 from .refusals import refusals
 
 router = APIRouter(prefix=PATH, tags=["state"])
@@ -31,7 +45,7 @@ _ETAG = {"ETag": {"description": "The version, in quotes.", "schema": {"type": "
 
 class Which(Query):
     channel: Channel = ""
-    prefix: Annotated[str, Field(max_length=rules.MAX_ROLE)] = ""
+    prefix: Line = ""
     values: bool = Field(default=False, description="With their values.")
 
 
@@ -106,7 +120,7 @@ async def state_history(caller: Calling, key: KeyInPath, given: Annotated[Versio
 
 @router.put("/state/{key}", response_model=records.Written, responses={200: {"headers": _ETAG}, **refusals(409, 422)})
 async def set_state(
-    caller: Calling, key: KeyInPath, given: Write, if_match: HeaderText = "", if_none_match: HeaderText = ""
+    caller: Calling, key: KeyInPath, given: Write, if_match: VersionInHeader = "", if_none_match: AnyInHeader = ""
 ) -> Response:
     """Write an entry. `If-Match` is `expected_version` as a header, `If-None-Match: *` is version 0."""
     expected = _expected(given.expected_version, if_match, if_none_match)
@@ -129,7 +143,7 @@ async def set_state(
     "/state/{key}", response_model=records.Written, responses={200: {"headers": _ETAG}, **refusals(404, 409)}
 )
 async def delete_state(
-    caller: Calling, key: KeyInPath, given: Annotated[Delete, InQuery()], if_match: HeaderText = ""
+    caller: Calling, key: KeyInPath, given: Annotated[Delete, InQuery()], if_match: VersionInHeader = ""
 ) -> Response:
     """Delete an entry; its history stays."""
     expected = _expected(given.expected_version, if_match, "")
