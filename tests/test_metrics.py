@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,17 +72,16 @@ def test_it_is_what_prometheus_reads(api: Program) -> None:
 
 
 def test_failures_of_the_store_are_counted_by_their_code(tmp_path: Path) -> None:
-    """A file that is no database any more."""
+    """Here another program holds the lock: nothing was changed, and the next request is answered again."""
     db = tmp_path / "bus.db"
-    with serving(db) as running:
+    with serving(db, BUS_BUSY_TIMEOUT="0.1") as running:
         api = running.program()
         api.get("/agents")
-        other = tmp_path / "other"
-        other.write_text("this is no database " * 100, encoding="utf-8")
-        other.replace(db)
-        status, code = api.refused("GET", "/agents")
-        assert (status, code) == (500, "store_corrupt")
-        assert metric(api, 'claude_bus_store_errors_total{code="store_corrupt"}') == 1
+        with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert api.refused("GET", "/agents") == (503, "store_busy")
+        api.get("/agents")
+        assert metric(api, 'claude_bus_store_errors_total{code="store_busy"}') == 1
 
 
 def test_it_needs_a_token_where_everything_does(tmp_path: Path) -> None:

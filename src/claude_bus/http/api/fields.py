@@ -28,6 +28,11 @@ def segment(given: object) -> object:
         raise ValueError("is not UTF-8") from None
 
 
+def _whole(given: object) -> object:
+    """`3.0` is the integer 3 in JSON, which has one kind of number."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
 def _without_nul(given: str) -> str:
     if "\0" in given:
         raise ValueError("holds a NUL")
@@ -92,8 +97,8 @@ Line = Annotated[
 Tag = Annotated[str, Field(max_length=rules.MAX_NAME, json_schema_extra=_documented(_PRINTABLE))]
 Pattern = Annotated[str, Field(min_length=1, max_length=1000, json_schema_extra=_documented(_PRINTABLE))]
 Text = Annotated[str, AfterValidator(_without_nul)]
-Id = Annotated[int, Field(ge=1, le=LARGEST)]
-Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Id = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=LARGEST)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=LARGEST)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Wait = Annotated[
     float,
