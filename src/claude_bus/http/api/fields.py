@@ -97,8 +97,8 @@ Line = Annotated[
 Tag = Annotated[str, Field(max_length=rules.MAX_NAME, json_schema_extra=_documented(_PRINTABLE))]
 Pattern = Annotated[str, Field(min_length=1, max_length=1000, json_schema_extra=_documented(_PRINTABLE))]
 Text = Annotated[str, AfterValidator(_without_nul)]
-Id = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=LARGEST)]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=LARGEST)]
+Id = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]
+Count = Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_whole)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Wait = Annotated[
     float,
@@ -112,11 +112,14 @@ Wait = Annotated[
 
 NameInPath = Annotated[Name, BeforeValidator(segment), Path()]
 KeyInPath = Annotated[
-    Line, BeforeValidator(segment), Path(min_length=1, description="Any printable line; encode `/` as `%2F`.")
+    Line,
+    Field(min_length=1, description="Any printable line; encode `/` as `%2F`."),
+    BeforeValidator(segment),
+    Path(),
 ]
 IdInPath = Annotated[Id, BeforeValidator(segment), Path()]
 _FromHeader = Annotated[str, BeforeValidator(_text_of_header)]
-LineInHeader = Annotated[_FromHeader, Header(max_length=rules.MAX_ROLE, json_schema_extra=_documented(_PRINTABLE))]
+LineInHeader = Annotated[Line, BeforeValidator(_text_of_header), Header()]
 VersionInHeader = Annotated[
     _FromHeader,
     Header(description="A version in quotes, as `ETag` gives it.", json_schema_extra=_documented('^("[0-9]{1,15}")?$')),
