@@ -56,6 +56,7 @@ def test_joining_again_keeps_what_it_does_not_name(api: Program) -> None:
     """So a retry is harmless."""
     api.put("/agents/ci", role="builds", owns=["src/**"])
     api.put("/agents/ci")
+    assert api.ask("PUT", "/agents/ci").json()["channel"] == "default"
 
     [ci] = api.get("/agents", active_within=3600)["agents"]
     assert (ci["role"], ci["owns"]) == ("builds", ["src/**"])

@@ -156,7 +156,7 @@ def operations(document: dict[str, Any]) -> Iterator[Operation]:
             found = Operation(method.upper(), path, parameters)
             if "requestBody" in operation:
                 schema = operation["requestBody"]["content"]["application/json"]["schema"]
-                reference = schema.get("anyOf", [schema])[0]["$ref"]
+                reference = next(iter(schema.get("anyOf", [schema])))["$ref"]
                 body = document["components"]["schemas"][reference.rsplit("/", 1)[1]]
                 fields, required = tuple(body["properties"]), tuple(body.get("required", ()))
                 found = Operation(method.upper(), path, parameters, fields, required)

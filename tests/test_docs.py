@@ -48,7 +48,7 @@ def test_every_setting_is_documented_alike() -> None:
     assert [line for line in settings if line not in REFERENCE] == []
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/reference.md", "docs/delivery.md", "docs/claims.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("reference", "delivery", "claims", "api"))]
 
 
 @pytest.mark.parametrize("page", PAGES)

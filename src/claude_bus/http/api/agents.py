@@ -44,11 +44,12 @@ async def list_agents(caller: Calling, which: Annotated[Which, InQuery()]) -> Re
 
 
 @router.put("/agents/{name}", response_model=records.Joined, responses=refusals(409))
-async def join(caller: Calling, name: NameInPath, given: Join) -> Response:
+async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> Response:
     """Join as a program, or change its role. The channel's retained broadcasts are kept for it, too.
 
     Whatever acts under a name joins by that; this is for those who want to be found before.
     """
+    given = given or Join()
     who = caller.looks(name, given.channel)
     role = rules.check_line(given.role, "role")
     owns = None if given.owns is None else tuple(rules.check_line(glob, "owns", 1000) for glob in given.owns)
