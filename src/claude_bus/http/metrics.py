@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import REFUSED
@@ -77,7 +77,7 @@ class _OfHub(Collector):
 def _template(scope: Scope) -> str:
     """The path of the route that answered, as it was declared; "other" for whatever nothing was declared for."""
     path = getattr(scope.get("route"), "path", None)
-    return path if isinstance(path, str) and not isinstance(scope["route"], Mount) else "other"
+    return path if isinstance(path, str) and path else "other"
 
 
 class Measure:
