@@ -96,7 +96,7 @@ Line = Annotated[
 ]
 Tag = Annotated[str, Field(max_length=rules.MAX_NAME, json_schema_extra=_documented(_PRINTABLE))]
 Pattern = Annotated[str, Field(min_length=1, max_length=1000, json_schema_extra=_documented(_PRINTABLE))]
-Text = Annotated[str, AfterValidator(_without_nul)]
+Text = Annotated[str, Field(json_schema_extra=_documented(r"^[^\x00]*$")), AfterValidator(_without_nul)]
 Id = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]
 Count = Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_whole)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
