@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from api_under_test import Program, Serving, new_channel, serving
 from sessions_under_test import Party
 from store_under_test import Store
 
@@ -35,3 +37,29 @@ async def party(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     party = Party(tmp_path / "bus.db", served=request.param == "served")
     yield party
     await party.close()
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `server`."""
+    return tmp_path_factory.mktemp("served") / "bus.db"
+
+
+@pytest.fixture(scope="module")
+def server(db: Path) -> Iterator[Serving]:
+    """One served bus for all tests of a module that need no other; each has a channel of its own."""
+    with serving(db) as running:
+        yield running
+
+
+@pytest.fixture
+def api(server: Serving) -> Program:
+    """A program on a channel of its own."""
+    return server.program(channel=new_channel())
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads to wait in."""
+    with ThreadPoolExecutor(16) as pool:
+        yield pool

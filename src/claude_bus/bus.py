@@ -25,6 +25,7 @@ from .model import (
     Changes,
     Claim,
     Client,
+    DeliveryState,
     Draft,
     Event,
     Feed,
@@ -55,6 +56,7 @@ from .sql import (
     events,
     feeds,
     guard,
+    inboxes,
     listeners,
     messages,
     sessions,
@@ -191,8 +193,11 @@ class LocalBus:
     ) -> tuple[Binding, Roster, int]:
         return await self._db.run(sessions.join, client, who, role, owns)
 
-    async def enlist(self, who: Address, program: str) -> None:
-        await self._db.run(agents.enlist, who, program)
+    async def enlist(self, who: Address, program: str, role: str = "", owns: tuple[str, ...] | None = None) -> None:
+        await self._db.run(agents.enlist, who, program, role, owns)
+
+    async def delist(self, who: Address) -> None:
+        await self._db.run(agents.delist, who)
 
     async def resume(self, client: Client) -> Binding | None:
         return await self._db.run(bindings.resume, client, self._grant)
@@ -299,6 +304,12 @@ class LocalBus:
     async def pass_on(self, me: Address, message_ids: Sequence[int], to: Process) -> int:
         return await self._db.run(deliveries.pass_on, me, message_ids, self._process, to)
 
+    async def look(self, me: Address, *, limit: int, max_chars: int) -> HandOver:
+        return await self._db.run(inboxes.look, me, limit=limit, max_chars=max_chars)
+
+    async def acknowledge(self, me: Address, message_ids: Sequence[int], via: str) -> dict[int, DeliveryState]:
+        return await self._db.run(inboxes.acknowledge, me, message_ids, via)
+
     async def waiting(self, me: Address) -> Waiting:
         return await self._db.run(deliveries.waiting, me)
 
@@ -366,6 +377,9 @@ class LocalBus:
     async def get_state(self, channel: str, key: str) -> StateEntry | None:
         return await self._db.run(state.get_state, channel, key)
 
+    async def latest_state(self, channel: str, key: str) -> StateEntry:
+        return await self._db.run(state.latest, channel, key)
+
     async def list_state(self, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
         return await self._db.run(state.list_state, channel, prefix=prefix, values=values)
 
@@ -427,6 +441,10 @@ class LocalBus:
         Looked up by its digest, so how long it takes says nothing of the secrets there are.
         """
         return await self._db.run(tokens.granted, _digest(secret))
+
+    async def token_stands(self, token: int) -> bool:
+        """Whether the token with this id is (still) valid."""
+        return await self._db.run(tokens.stands, token)
 
     async def has_tokens(self) -> bool:
         """Whether there is a valid token."""

@@ -11,6 +11,9 @@ from starlette.responses import JSONResponse, Response
 
 from ..errors import HTTP_STATUS, BusError, InvalidInput
 
+REFUSED = "refused"
+"""Where in a request's state the code is that it was refused with."""
+
 
 class Json(JSONResponse):
     """JSON as UTF-8; half a surrogate pair, which no UTF-8 has, is replaced."""
@@ -33,9 +36,10 @@ def _plain(document: dict[str, object]) -> Any:
     return json.loads(json.dumps(document, default=str))
 
 
-async def refused(_request: Request, error: Exception) -> Response:
+async def refused(request: Request, error: Exception) -> Response:
     """Starlette's handler for every `BusError` that a route raises."""
     assert isinstance(error, BusError)
+    setattr(request.state, REFUSED, error.code)
     return refusal(error)
 
 

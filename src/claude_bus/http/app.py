@@ -16,14 +16,17 @@ from ..config import Config, Serving
 from ..errors import BusError
 from . import messages_ack, recv_send, verbs
 from .answers import declined, refused
+from .api import app as api
 from .guard import Guard
 from .hub import Hub
+from .metrics import Measure, Metrics
 from .service import Service
 
 
 def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool) -> Starlette:
     """The app that serves `bus`. `tokens`: whether every caller must present one."""
     service = Service(bus, Hub(bus), config, serving)
+    metrics = Metrics(service.hub)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -32,14 +35,22 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
             yield
             tasks.cancel_scope.cancel()
 
-    routes = _routes(service)
+    routes = [*_routes(service), *metrics.routes()]
     return Starlette(
         routes=[Mount(serving.prefix, routes=routes)] if serving.prefix else routes,
-        middleware=[Middleware(Guard, bus=bus, tokens=tokens, prefix=serving.prefix)],
+        middleware=[
+            Middleware(Measure, metrics=metrics),
+            Middleware(Guard, bus=bus, tokens=tokens, prefix=serving.prefix),
+        ],
         exception_handlers={BusError: refused, HTTPException: declined},
         lifespan=lifespan,
     )
 
 
 def _routes(service: Service) -> list[BaseRoute]:
-    return [*verbs.routes(service), *recv_send.routes(service), *messages_ack.routes(service)]
+    return [
+        *verbs.routes(service),
+        *recv_send.routes(service),
+        *messages_ack.routes(service),
+        *api.routes(service),
+    ]

@@ -56,6 +56,8 @@ class Hub:
 
     def __init__(self, bus: LocalBus) -> None:
         self._bus = bus
+        self.messages = 0
+        """Messages that were stored, by whichever process, since the hub runs."""
         self._bells: dict[str, set[Bell]] = defaultdict(set)
         self._last = 0
         self._pulse: object = None
@@ -121,6 +123,7 @@ class Hub:
         try:
             while (found := await self._bus.changes(self._last)).events:
                 self._last = found.last
+                self.messages += sum(event.verb == "send" for event in found.events)
                 for topic in topics_of(found):
                     self.ring(topic)
         except BusError as error:

@@ -40,11 +40,13 @@ def _listening(serving: Serving) -> socket.socket:
     """A socket that takes connections already: who reads the line about it can connect."""
     try:
         family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
-        return socket.create_server((serving.host, serving.port), family=family, backlog=2048)
+        listener = socket.create_server((serving.host, serving.port), family=family, backlog=2048)
     except OSError as error:
         raise InvalidInput(
             f"cannot listen at {serving.host} port {serving.port}: {error.strerror}; choose another with --port"
         ) from None
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio only does it where the protocol is named
+    return listener
 
 
 def _url(serving: Serving, listener: socket.socket) -> str:

@@ -31,15 +31,33 @@ def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[
     return binding
 
 
-def enlist(tx: Transaction, who: Address, program: str) -> None:
+def enlist(tx: Transaction, who: Address, program: str, role: str = "", owns: tuple[str, ...] | None = None) -> None:
     """Make `who` a participant without a session: a person or a script using `program`.
 
-    Raises `NameTaken` if a live session bears the name.
+    An empty role and `owns=None` keep what the name had. Raises `NameTaken` if a live
+    session bears the name.
     """
     bindings.refuse_if_held(tx, who, "")
     mailboxes.ensure(tx, who)
-    _join(tx, who, "", None)
+    _join(tx, who, role, owns)
     tx.run("UPDATE agents SET client = ? WHERE channel = ? AND name = ?", program, who.channel, who.name)
+
+
+def delist(tx: Transaction, who: Address) -> None:
+    """A participant without a session leaves: its claims end, direct mail is kept, broadcasts are not any more.
+
+    Raises `NameTaken` if a live session bears the name, `NotFound` if nobody joined under it.
+    """
+    bindings.refuse_if_held(tx, who, "")
+    left = tx.run(
+        "UPDATE agents SET registered = 0, session_id = '' WHERE channel = ? AND name = ? AND registered = 1",
+        who.channel,
+        who.name,
+    ).rowcount
+    if not left:
+        raise NotFound(f"'{who.name}' is not on channel '{who.channel}'", name=who.name)
+    bindings.go_offline(tx, who, tx.now)
+    events.append(tx, who, "leave")
 
 
 def _join(tx: Transaction, who: Address, role: str, owns: tuple[str, ...] | None) -> None:

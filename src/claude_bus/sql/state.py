@@ -143,6 +143,14 @@ def get_state(tx: Transaction, channel: str, key: str) -> StateEntry | None:
     return _entry(tx, channel, key)
 
 
+def latest(tx: Transaction, channel: str, key: str) -> StateEntry:
+    """One entry; for a deleted one its deletion, for one that ran out or never was version 0: both without value."""
+    entry = _entry(tx, channel, key)
+    newest = [] if entry else history(tx, channel, key, 1)
+    deletion = newest[0] if newest and newest[0].value is None else None
+    return entry or deletion or StateEntry(key, None, 0, "", 0.0)
+
+
 def list_state(tx: Transaction, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
     """All entries whose key begins with `prefix`, by key; values only if asked for."""
     rows = tx.all(

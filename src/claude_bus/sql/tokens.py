@@ -53,6 +53,11 @@ def granted(tx: Transaction, digest: str) -> Grant | None:
     return Grant(row["owner"], rules.load_list(row["names"]), rules.load_list(row["channels"]), row["id"])
 
 
+def stands(tx: Transaction, token: int) -> bool:
+    """Whether the token with this id is valid."""
+    return tx.one(f"SELECT 1 FROM tokens WHERE id = ? AND {_VALID}", token, tx.now) is not None
+
+
 def exist(tx: Transaction) -> bool:
     """Whether there is a valid token."""
     return tx.one(f"SELECT 1 FROM tokens WHERE {_VALID} LIMIT 1", tx.now) is not None

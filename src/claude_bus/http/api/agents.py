@@ -1,0 +1,65 @@
+"""Who is on the bus; programs join and leave."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter
+from fastapi import Query as InQuery
+from pydantic import Field
+from starlette.responses import Response
+
+from ... import rows, rules
+from ..answers import Json
+from . import records
+from .caller import PROGRAM, Calling
+from .fields import PATH, Body, Channel, Line, NameInPath, Pattern, Query, Seconds
+from .refusals import refusals
+
+router = APIRouter(prefix=PATH, tags=["agents"])
+
+
+class Which(Query):
+    channel: Channel = ""
+    active_within: Seconds | None = None
+
+
+class Join(Body):
+    channel: Channel = ""
+    role: Line = ""
+    owns: list[Pattern] | None = Field(default=None, description="Globs of its files; what it had unless given.")
+
+
+class Where(Query):
+    channel: Channel = ""
+
+
+@router.get("/agents", response_model=records.Agents, responses=refusals())
+async def list_agents(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
+    """Who is on the channel: sessions that run, then whoever took part before, latest first."""
+    found = await caller.bus.agents(caller.channel(which.channel), which.active_within)
+    now = time.time()
+    return Json({"agents": [rows.agent(agent, "", now) for agent in found]})
+
+
+@router.put("/agents/{name}", response_model=records.Joined, responses=refusals(409))
+async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> Response:
+    """Join as a program, or change its role. The channel's retained broadcasts are kept for it, too.
+
+    Whatever acts under a name joins by that; this is for those who want to be found before.
+    """
+    given = given or Join()
+    who = caller.looks(name, given.channel)
+    role = rules.check_line(given.role, "role")
+    owns = None if given.owns is None else tuple(rules.check_line(glob, "owns", 1000) for glob in given.owns)
+    await caller.bus.enlist(who, PROGRAM, role, owns)
+    unread = (await caller.bus.waiting(who)).count
+    return Json({"name": who.name, "channel": who.channel, "pending_count": unread})
+
+
+@router.delete("/agents/{name}", status_code=204, response_class=Response, responses=refusals(404, 409))
+async def leave(caller: Calling, name: NameInPath, where: Annotated[Where, InQuery()]) -> Response:
+    """Leave: its claims end, direct mail is kept for it, broadcasts no more."""
+    await caller.bus.delist(caller.looks(name, where.channel))
+    return Response(status_code=204)

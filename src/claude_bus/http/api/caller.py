@@ -1,0 +1,82 @@
+"""Who calls, and as whom: the one place where a request's name and channel become an address."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from fastapi import Depends
+from starlette.requests import ClientDisconnect, Request
+
+from ... import rules
+from ...bus import LocalBus
+from ...errors import Unauthorized
+from ...model import Address, Grant
+from ..service import Service, grant_of
+
+T = TypeVar("T")
+
+PROGRAM = "http"
+"""What a name that takes part through this door uses, as the list of agents shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The sender of one request."""
+
+    request: Request
+    service: Service
+    grant: Grant
+
+    @property
+    def bus(self) -> LocalBus:
+        return self.service.bus
+
+    def channel(self, given: str) -> str:
+        """The channel, which the caller may use; "" is the server's own."""
+        name = rules.check_name(given or self.service.config.channel, "channel")
+        return rules.require_channel(self.grant, name)
+
+    def looks(self, name: str, channel: str) -> Address:
+        """The name that the caller looks on behalf of, and may."""
+        return rules.require(self.grant, Address(rules.check_name(name), self.channel(channel)))
+
+    async def acts(self, name: str, channel: str) -> Address:
+        """The name that the caller acts as, and may: a participant from now on. `NameTaken` for a live session's."""
+        who = self.looks(name, channel)
+        await self.bus.enlist(who, PROGRAM)
+        return who
+
+    async def until(self, look: Callable[[], Awaitable[T]], wait: float, *topics: str) -> T:
+        """What `look` finds, as soon as that is true, or after `wait` seconds whatever it is.
+
+        Nobody waits for a client that has gone, or whose token was revoked meanwhile.
+        """
+        looked = False
+
+        async def again() -> T:
+            nonlocal looked
+            if looked:
+                await self._still_there()
+            looked = True
+            return await look()
+
+        return await self.service.hub.until(again, wait, *topics)
+
+    async def _still_there(self) -> None:
+        if await self.request.is_disconnected():
+            raise ClientDisconnect
+        if not await self.still_granted():
+            raise Unauthorized("the token is not valid any more")
+
+    async def still_granted(self) -> bool:
+        """Whether the caller's token, where one is needed, has not ended since the request came."""
+        return not self.grant.token or await self.bus.token_stands(self.grant.token)
+
+
+def _caller(request: Request) -> Caller:
+    return Caller(request, request.app.state.service, grant_of(request))
+
+
+Calling = Annotated[Caller, Depends(_caller)]

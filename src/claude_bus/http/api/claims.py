@@ -1,0 +1,88 @@
+"""Claims: what somebody is editing or holds. Paths are taken as given: a server knows no folder of its callers."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from fastapi import Query as InQuery
+from pydantic import Field
+from starlette.responses import Response
+
+from ... import rows, rules
+from ...model import Claim, Place
+from ..answers import Json
+from . import records
+from .caller import Calling
+from .fields import PATH, Body, Channel, Line, Name, Pattern, Query, Seconds
+from .refusals import refusals
+
+router = APIRouter(prefix=PATH, tags=["claims"])
+
+MAX_PATHS = 200
+"""Paths in one request."""
+
+Paths = Annotated[list[Pattern], Field(min_length=1, max_length=MAX_PATHS)]
+
+
+class Which(Query):
+    channel: Channel = ""
+
+
+class Wanted(Body):
+    name: Name = Field(alias="as")
+    channel: Channel = ""
+    paths: Paths = Field(description="Paths, globs, or resources such as `port:8080`.")
+    ttl: Seconds = Field(default=1800.0, le=rules.MAX_CLAIM_TTL)
+    shared: bool = False
+    reason: Line = ""
+
+
+class These(Body):
+    name: Name = Field(alias="as")
+    channel: Channel = ""
+    paths: Paths
+
+
+class All(Body):
+    name: Name = Field(alias="as")
+    channel: Channel = ""
+    all: Literal[True]
+
+
+@router.get("/claims", response_model=records.Claims, responses=refusals())
+async def list_claims(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
+    """All live claims on the channel."""
+    return _answer(await caller.bus.list_claims(caller.channel(which.channel)))
+
+
+@router.post("/claims", status_code=201, response_model=records.Claims, responses=refusals(409))
+async def claim(caller: Calling, given: Wanted) -> Response:
+    """Claim all of the paths or, if others hold one that overlaps, none. Claiming again renews."""
+    places = _places(given.paths)
+    who = await caller.acts(given.name, given.channel)
+    found = await caller.bus.claim(who, places, ttl=given.ttl, shared=given.shared, reason=given.reason)
+    return _answer(found, 201)
+
+
+@router.delete("/claims", response_model=records.Released, responses=refusals(409))
+async def release(caller: Calling, given: These | All) -> Response:
+    """End some of the name's claims, or all; those it does not hold are no error."""
+    places = _places(given.paths) if isinstance(given, These) else None
+    ended = await caller.bus.release(await caller.acts(given.name, given.channel), places)
+    return Json({"released": [place.path for place in ended]})
+
+
+def _places(paths: list[str]) -> list[Place]:
+    return [Place("", rules.check_path(path)) for path in paths]
+
+
+def _answer(found: list[Claim], status: int = 200) -> Response:
+    now = time.time()
+    return Json({"claims": [_row(claim, now) for claim in found]}, status)
+
+
+def _row(found: Claim, now: float) -> dict[str, Any]:
+    row = rows.claim(found, found.path, now)
+    return {**row, "scope": found.scope} if found.scope else row

@@ -1,0 +1,130 @@
+"""Kinds of values in requests, with their limits, as the document shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Header, Path
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from ... import rules
+
+PATH = "/v1"
+"""Where the API is."""
+LARGEST = 2**53 - 1
+"""The largest integer that every reader of JSON has."""
+MAX_WAIT = 60.0
+"""Seconds that a request may wait; proxies end what is silent for longer."""
+
+
+def segment(given: object) -> object:
+    """A segment of the path as text. It arrives encoded, so that `/` can be part of it."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return unquote_to_bytes(given).decode()
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+
+
+def _whole(given: object) -> object:
+    """`3.0` is the integer 3 in JSON, which has one kind of number."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+def _without_nul(given: str) -> str:
+    if "\0" in given:
+        raise ValueError("holds a NUL")
+    return given
+
+
+def _text_of_header(given: object) -> object:
+    """A header's bytes are UTF-8 here, as in the rest of the API."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return given.encode("latin-1").decode()
+    except UnicodeError:
+        raise ValueError("is not UTF-8") from None
+
+
+class Body(BaseModel):
+    """Base of all bodies: unknown fields are refused, and a number is not text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Query(BaseModel):
+    """Base of all query parameters: unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+_FIRST = r"[^\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]"
+_PLAIN = r"[^\x00-\x22\x24-\x2a\x2c\x2f\x3b-\x40\x5b-\x5e\x60\x7b-\x7d\x7f]"
+_NAME = f"(?!(?:all|any)$){_FIRST}{_PLAIN}*"
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+# What `rules` says of names and lines, as far as patterns can say it in the document. Beyond ASCII they allow more.
+
+
+def _documented(pattern: str, **more: str) -> dict[str, JsonValue]:
+    return {"pattern": pattern, **more}
+
+
+Name = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=rules.MAX_NAME,
+        description="Letters, digits and `. _ - : + ~ #` of any script, beginning with a letter or digit.",
+        examples=["ci"],
+        json_schema_extra=_documented(f"^{_NAME}$"),
+    ),
+]
+Channel = Annotated[
+    str,
+    Field(
+        max_length=rules.MAX_NAME,
+        description="The server's own (`BUS_CHANNEL`, else `default`) unless given.",
+        json_schema_extra=_documented(f"^(?:{_NAME})?$"),
+    ),
+]
+Line = Annotated[
+    str,
+    Field(max_length=rules.MAX_ROLE, description="One printable line.", json_schema_extra=_documented(_PRINTABLE)),
+]
+Tag = Annotated[str, Field(max_length=rules.MAX_NAME, json_schema_extra=_documented(_PRINTABLE))]
+Pattern = Annotated[str, Field(min_length=1, max_length=1000, json_schema_extra=_documented(_PRINTABLE))]
+Text = Annotated[str, Field(json_schema_extra=_documented(r"^[^\x00]*$")), AfterValidator(_without_nul)]
+Id = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]
+Count = Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_whole)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Wait = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=MAX_WAIT,
+        allow_inf_nan=False,
+        description="Seconds to wait until there is something; then the answer is what there is.",
+    ),
+]
+
+NameInPath = Annotated[Name, BeforeValidator(segment), Path()]
+KeyInPath = Annotated[
+    Line,
+    Field(min_length=1, description="Any printable line; encode `/` as `%2F`."),
+    BeforeValidator(segment),
+    Path(),
+]
+IdInPath = Annotated[Id, BeforeValidator(segment), Path()]
+_FromHeader = Annotated[str, BeforeValidator(_text_of_header)]
+LineInHeader = Annotated[Line, BeforeValidator(_text_of_header), Header()]
+VersionInHeader = Annotated[
+    _FromHeader,
+    Header(description="A version in quotes, as `ETag` gives it.", json_schema_extra=_documented('^("[0-9]{1,15}")?$')),
+]
+AnyInHeader = Annotated[
+    _FromHeader, Header(description="`*`: only if there is none.", json_schema_extra=_documented(r"^\*?$"))
+]
+NumberInHeader = Annotated[_FromHeader, Header(json_schema_extra=_documented("^[0-9]{0,15}$"))]

@@ -1,0 +1,65 @@
+"""The inbox of a program: it looks, and acknowledges what it has had."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from fastapi import Query as InQuery
+from pydantic import Field
+from starlette.responses import Response
+
+from ... import rows
+from ...model import HandOver
+from ..answers import Json
+from ..hub import mail_for
+from . import records
+from .caller import Calling
+from .fields import PATH, Body, Channel, Id, NameInPath, Query, Wait
+from .refusals import refusals
+
+router = APIRouter(prefix=PATH, tags=["inbox"])
+
+VIA = "http"
+"""How the messages came, as receipts show it."""
+MAX_CHARS = 1_000_000
+"""Characters in one answer; the first message comes whatever its size."""
+
+
+class Look(Query):
+    channel: Channel = ""
+    limit: int = Field(default=50, ge=1, le=500)
+    wait: Wait = 0
+
+
+class Acknowledgement(Body):
+    channel: Channel = ""
+    ids: list[Id] = Field(max_length=500)
+
+
+@router.get("/agents/{name}/inbox", response_model=records.Inbox, responses=refusals(409))
+async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuery()]) -> Response:
+    """The oldest unread messages. Nothing is marked: they come again until they are acknowledged."""
+    me = await caller.acts(name, given.channel)
+
+    async def look() -> HandOver | None:
+        found = await caller.bus.look(me, limit=given.limit, max_chars=MAX_CHARS)
+        return found if found.messages else None
+
+    found = await caller.until(look, given.wait, mail_for(me))
+    return Json(rows.mail(found or HandOver((), 0)))
+
+
+@router.post("/agents/{name}/inbox/ack", response_model=records.Acknowledged, responses=refusals(409))
+async def acknowledge(caller: Calling, name: NameInPath, given: Acknowledgement) -> Response:
+    """The program has had these messages: their senders see `acked`. Again changes nothing."""
+    me = await caller.acts(name, given.channel)
+    ids = list(dict.fromkeys(given.ids))
+    states = await caller.bus.acknowledge(me, ids, VIA)
+    return Json(
+        {
+            "acked": [message for message in ids if states.get(message) == "acked"],
+            "expired": [message for message in ids if states.get(message) == "expired"],
+            "unknown": [message for message in ids if message not in states],
+        }
+    )

@@ -1,0 +1,108 @@
+"""Messages: send, look back, and see how far one is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from fastapi import Query as InQuery
+from pydantic import Field
+from starlette.responses import Response
+
+from ... import rows, rules
+from ...errors import InvalidInput
+from ...model import Draft, Kind
+from ..answers import Json
+from . import records
+from .caller import Calling
+from .fields import PATH, Body, Channel, Count, Id, IdInPath, Line, LineInHeader, Name, Query, Seconds, Tag, Text
+from .refusals import refusals
+
+router = APIRouter(prefix=PATH, tags=["messages"])
+
+
+class NewMessage(Body):
+    sender: Name = Field(alias="from")
+    channel: Channel = ""
+    to: str | list[str] = Field(
+        description="A name, a glob, `name@channel`, `all`, or a list of these.", examples=["backend"]
+    )
+    content: str = Field(min_length=1, description=f"At most {rules.MAX_CONTENT_BYTES} bytes of UTF-8.")
+    kind: Kind = "message"
+    reply_to: Id | None = None
+    tags: list[Tag] = Field(default=[])
+    urgent: bool = False
+    ttl: Seconds | None = Field(default=None, le=rules.MAX_TTL, description="Until it expires, if it is unread then.")
+    key: Line = Field(default="", description="Sent once, however often this is repeated with the same key.")
+    allow_secret: bool = False
+
+
+class Which(Query):
+    name: Name = Field(alias="as")
+    channel: Channel = ""
+    search: Text = ""
+    thread: Id | None = Field(default=None, description="Any message of one conversation.")
+    since: Count = Field(default=0, description="After this id.")
+    limit: int = Field(default=20, ge=1, le=200)
+
+
+class Asking(Query):
+    name: Name = Field(alias="as")
+    channel: Channel = ""
+
+
+@router.post(
+    "/messages",
+    status_code=201,
+    response_model=records.Sent,
+    responses={
+        200: {"model": records.Sent, "description": "It was sent before under this key: `duplicate` is true"},
+        **refusals(404, 409, 422),
+    },
+)
+async def send(caller: Calling, given: NewMessage, idempotency_key: LineInHeader = "") -> Response:
+    """Send a message. `recipients` says what to expect of each of them."""
+    draft = rules.check_draft(_draft(given, _key(given.key, idempotency_key)))
+    who = caller.looks(given.sender, given.channel)
+    rules.require_recipients(caller.grant, draft.to, who.channel)
+    sent = await caller.bus.send(await caller.acts(who.name, who.channel), draft)
+    return Json(rows.sent(sent), 200 if sent.duplicate else 201)
+
+
+def _draft(given: NewMessage, key: str) -> Draft:
+    return Draft(
+        to=(given.to,) if isinstance(given.to, str) else tuple(given.to),
+        content=given.content,
+        kind=given.kind,
+        reply_to=given.reply_to,
+        tags=tuple(given.tags),
+        urgent=given.urgent,
+        ttl=given.ttl,
+        key=key,
+        allow_secret=given.allow_secret,
+    )
+
+
+def _key(in_body: str, in_header: str) -> str:
+    if in_body and in_header and in_body != in_header:
+        raise InvalidInput("key and Idempotency-Key differ: give one of them")
+    return in_body or in_header
+
+
+@router.get("/messages", response_model=records.Messages, responses=refusals())
+async def look_back(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
+    """The newest messages that match and that the name may see, oldest first. Consumes nothing."""
+    found = await caller.bus.history(
+        caller.looks(which.name, which.channel),
+        search=which.search,
+        thread=which.thread,
+        since=which.since,
+        limit=which.limit,
+    )
+    return Json({"messages": [rows.message(message) for message in found]})
+
+
+@router.get("/messages/{id}", response_model=records.MessageStatus, responses=refusals(404))
+async def message_status(caller: Calling, id: IdInPath, asking: Annotated[Asking, InQuery()]) -> Response:  # noqa: A002
+    """How far the message is with each recipient, and the answers to it. For its sender and its readers."""
+    return Json(rows.status(await caller.bus.message_status(caller.looks(asking.name, asking.channel), id)))

@@ -1,0 +1,197 @@
+"""Shared state: read, wait for a change, write under a condition."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from fastapi import Query as InQuery
+from pydantic import Field, JsonValue
+from starlette.responses import Response
+
+from ... import rows, rules
+from ...errors import InvalidInput, NotFound
+from ...model import StateEntry
+from ..answers import Json
+from ..hub import channel
+from . import records
+from .caller import Caller, Calling
+from .fields import (
+    LARGEST,
+    PATH,
+    AnyInHeader,
+    Body,
+    Channel,
+    Count,
+    KeyInPath,
+    Line,
+    Name,
+    Query,
+    Seconds,
+    VersionInHeader,
+    Wait,
+)
+from .refusals import refusals
+
+router = APIRouter(prefix=PATH, tags=["state"])
+
+_TAG = re.compile(r'"([0-9]{1,19})"')
+_ETAG = {"ETag": {"description": "The version, in quotes.", "schema": {"type": "string"}}}
+
+
+class Which(Query):
+    channel: Channel = ""
+    prefix: Line = ""
+    values: bool = Field(default=False, description="With their values.")
+
+
+class Read(Query):
+    channel: Channel = ""
+    after_version: Count | None = Field(
+        default=None,
+        description="Answer at once if the version is another, else when it changes or `wait` is over. What was "
+        "deleted, ran out or never was is answered too then: without value.",
+    )
+    wait: Wait = 0
+
+
+class Versions(Query):
+    channel: Channel = ""
+    limit: int = Field(default=20, ge=1, le=100)
+
+
+class Write(Body):
+    name: Name = Field(alias="as")
+    channel: Channel = ""
+    value: JsonValue = Field(description=f"Any JSON; at most {rules.MAX_VALUE_BYTES} bytes.")
+    mode: Literal["overwrite", "append"] = Field(default="overwrite", description="`append` adds a line of text.")
+    ttl: Seconds | None = Field(default=None, le=rules.MAX_TTL, description="Until the entry vanishes by itself.")
+    expected_version: Count | None = Field(
+        default=None, description="Write only if the entry has this version; 0: only if there is none."
+    )
+    allow_secret: bool = False
+
+
+class Delete(Query):
+    name: Name = Field(alias="as")
+    channel: Channel = ""
+    expected_version: Count | None = None
+
+
+@router.get("/state", response_model=records.State, responses=refusals())
+async def list_state(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
+    """All entries whose key begins with `prefix`, by key."""
+    where, prefix = caller.channel(which.channel), rules.check_line(which.prefix, "prefix")
+    found = await caller.bus.list_state(where, prefix=prefix, values=which.values)
+    return _answer(found, lambda entries: {"state": entries})
+
+
+@router.get("/state/{key}", response_model=records.Entry, responses={200: {"headers": _ETAG}, **refusals(404)})
+async def get_state(caller: Calling, key: KeyInPath, given: Annotated[Read, InQuery()]) -> Response:
+    """One entry, or with `after_version` whatever there is when it has changed."""
+    where = caller.channel(given.channel)
+    found = await _latest(caller, where, rules.check_key(key), given)
+    if found.value is None and given.after_version is None:
+        raise NotFound(f"there is no state '{key}' on channel '{where}'", key=key)
+    return _answer([found], lambda entries: entries[0], version=found.version)
+
+
+async def _latest(caller: Caller, where: str, key: str, given: Read) -> StateEntry:
+    """The entry as it stands; with `after_version`, once that is another one."""
+
+    async def look() -> StateEntry | None:
+        found = await caller.bus.latest_state(where, key)
+        return None if found.version == given.after_version else found
+
+    wait = 0.0 if given.after_version is None else given.wait
+    return await caller.until(look, wait, channel(where)) or await caller.bus.latest_state(where, key)
+
+
+@router.get("/state/{key}/history", response_model=records.History, responses=refusals())
+async def state_history(caller: Calling, key: KeyInPath, given: Annotated[Versions, InQuery()]) -> Response:
+    """The newest versions of a key, newest first."""
+    found = await caller.bus.state_history(caller.channel(given.channel), rules.check_key(key), given.limit)
+    return _answer(found, lambda entries: {"history": entries})
+
+
+@router.put("/state/{key}", response_model=records.Written, responses={200: {"headers": _ETAG}, **refusals(409, 422)})
+async def set_state(
+    caller: Calling, key: KeyInPath, given: Write, if_match: VersionInHeader = "", if_none_match: AnyInHeader = ""
+) -> Response:
+    """Write an entry. `If-Match` is `expected_version` as a header, `If-None-Match: *` is version 0."""
+    expected = _expected(given.expected_version, if_match, if_none_match)
+    text_given = isinstance(given.value, str)
+    value = given.value if isinstance(given.value, str) else _as_json(given.value)
+    version = await caller.bus.set_state(
+        await caller.acts(given.name, given.channel),
+        rules.check_key(key),
+        rules.check_value(value),
+        expected_version=expected,
+        mode=given.mode,
+        ttl=given.ttl,
+        json=not text_given,
+        allow_secret=given.allow_secret,
+    )
+    return _written(key, version)
+
+
+@router.delete(
+    "/state/{key}", response_model=records.Written, responses={200: {"headers": _ETAG}, **refusals(404, 409)}
+)
+async def delete_state(
+    caller: Calling, key: KeyInPath, given: Annotated[Delete, InQuery()], if_match: VersionInHeader = ""
+) -> Response:
+    """Delete an entry; its history stays."""
+    expected = _expected(given.expected_version, if_match, "")
+    who = await caller.acts(given.name, given.channel)
+    version = await caller.bus.set_state(who, rules.check_key(key), "", mode="delete", expected_version=expected)
+    if not version:
+        raise NotFound(f"there is no state '{key}' on channel '{who.channel}'", key=key)
+    return _written(key, version)
+
+
+def _expected(given: int | None, if_match: str, if_none_match: str) -> int | None:
+    """The version that a write depends on, however the request says so."""
+    said = {version for version in (given, _tagged(if_match), _only_new(if_none_match)) if version is not None}
+    if len(said) > 1:
+        raise InvalidInput("expected_version, If-Match and If-None-Match contradict each other: give one of them")
+    return said.pop() if said else None
+
+
+def _tagged(header: str) -> int | None:
+    found = _TAG.fullmatch(header.strip())
+    if header and not (found and int(found[1]) <= LARGEST):
+        raise InvalidInput('If-Match must be one version in quotes, such as "3", as ETag gives it')
+    return int(found[1]) if found else None
+
+
+def _only_new(header: str) -> int | None:
+    if header and header.strip() != "*":
+        raise InvalidInput("If-None-Match can only be *: write if there is no such entry")
+    return 0 if header else None
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise InvalidInput(
+            "value holds a number that JSON has not, such as infinity, or is nested too deeply"
+        ) from None
+
+
+def _answer(found: list[StateEntry], within: Callable[[list[Any]], Any], version: int | None = None) -> Response:
+    """Entries as JSON. A value that others stored, and that is nested too deeply for this, comes as text."""
+    headers = {} if version is None else {"ETag": f'"{version}"'}
+    try:
+        return Json(within([rows.entry(entry) for entry in found]), headers=headers)
+    except RecursionError:
+        return Json(within([rows.entry(replace(entry, json=False)) for entry in found]), headers=headers)
+
+
+def _written(key: str, version: int) -> Response:
+    return Json({"key": key, "version": version}, headers={"ETag": f'"{version}"'})
