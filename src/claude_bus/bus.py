@@ -68,9 +68,6 @@ from .sql.deliveries import Held
 from .sql.state import Options
 from .sql.transaction import Transaction
 
-EVERYTHING = Grant()
-"""The grant of whoever has the database itself."""
-
 
 class Bus(Protocol):
     """What can be done on a bus. Every verb is one transaction; each may raise `StoreError`.
@@ -337,20 +334,20 @@ class LocalBus:
         notices.announce(listeners)
         return message
 
-    async def received(self, to: str, channel: str | None, since: float, limit: int, grant: Grant = EVERYTHING) -> Feed:
+    async def received(self, to: str, channel: str | None, since: float, limit: int, grant: Grant = ANYBODY) -> Feed:
         return await self._db.run(feeds.received, to, channel, since, limit, grant)
 
-    async def posts(self, search: Search, grant: Grant = EVERYTHING) -> list[Message]:
+    async def posts(self, search: Search, grant: Grant = ANYBODY) -> list[Message]:
         return await self._db.run(feeds.posts, search, grant)
 
     async def ack(self, reader: Address, message_id: int) -> None:
         await self._db.run(feeds.ack, reader, message_id)
 
-    async def unread(self, grant: Grant = EVERYTHING) -> dict[Address, int]:
+    async def unread(self, grant: Grant = ANYBODY) -> dict[Address, int]:
         """How much is unread for whom, as far as the grant permits."""
         return await self._db.run(feeds.unread, grant)
 
-    async def stored(self, grant: Grant = EVERYTHING) -> int:
+    async def stored(self, grant: Grant = ANYBODY) -> int:
         """How many messages there are on the channels that the grant permits."""
         return await self._db.run(feeds.stored, grant)
 

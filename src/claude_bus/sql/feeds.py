@@ -13,7 +13,7 @@ from itertools import accumulate
 from .. import rules
 from ..errors import NotFound
 from ..model import Address, Draft, Feed, Grant, Message, Received, Search
-from . import agents, bindings, deliveries, events, messages
+from . import agents, bindings, deliveries, inboxes, messages
 from .transaction import Row, Transaction, Value
 
 MAX_BATCH = 4 * 1024 * 1024
@@ -197,33 +197,13 @@ def ack(tx: Transaction, reader: Address, message: int) -> None:
     `NotFound` if the message is not the reader's to see.
     """
     agents.enlist(tx, reader, MESSAGES_ACK)
-    changed = tx.run(
-        "UPDATE deliveries SET state = 'acked', acked_at = ?, read_at = COALESCE(read_at, ?), "
-        "handed_at = COALESCE(handed_at, ?), via = CASE state WHEN 'queued' THEN 'ack' ELSE via END, "
-        "attempts = attempts + CASE state WHEN 'queued' THEN 1 ELSE 0 END "
-        "WHERE message = ? AND channel = ? AND recipient = ? AND state IN ('queued', 'handed', 'read')",
-        tx.now,
-        tx.now,
-        tx.now,
-        message,
-        reader.channel,
-        reader.name,
-    ).rowcount
-    if changed:
-        events.append(tx, reader, "ack", str(message))
-    elif not _concerns(tx, reader, message):
+    if not (inboxes.acknowledge(tx, reader, [message], "ack") or _sent(tx, reader, message)):
         raise NotFound(f"no message with id {message}", message_id=message)
 
 
-def _concerns(tx: Transaction, who: Address, message: int) -> bool:
-    """Whether a message is from or to `who`."""
+def _sent(tx: Transaction, who: Address, message: int) -> bool:
     row = tx.one(
-        f"SELECT 1 FROM messages m WHERE m.id = ? AND ((m.sender = ? AND m.sender_channel = ?) OR {_DELIVERED} = ?))",
-        message,
-        who.name,
-        who.channel,
-        who.channel,
-        who.name,
+        "SELECT 1 FROM messages WHERE id = ? AND sender = ? AND sender_channel = ?", message, who.name, who.channel
     )
     return row is not None
 
