@@ -180,6 +180,9 @@ class LocalBus:
     async def binding(self, client: str) -> Binding | None:
         return await self._db.run(bindings.bound, client)
 
+    async def borne(self, session_id: str) -> Address | None:
+        return await self._db.run(bindings.borne, session_id)
+
     async def detach(self, client: str) -> None:
         await self._db.run(bindings.detach, client, self._process)
 

@@ -40,14 +40,20 @@ _KEPT_FROM_MODEL = {"ui": {"visibility": ["app"]}}
 
 
 def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]:
-    """A server whose calls act as the session that `participants_of` finds for a request context, or its subagents."""
+    """A server whose calls act as the session that `participants_of` finds for a request context, or its subagents.
+
+    Where `participants_of` raises a `BusError`, the call fails with it.
+    """
 
     async def list_tools(ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[*map(_declared, tools.TOOLS.values()), _hook_tool()])
 
     async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
-        participants = participants_of(ctx)
         REQUEST.set(ctx.request_id)
+        try:
+            participants = participants_of(ctx)
+        except BusError as error:
+            return _result(error.message, failed=True)
         arguments = params.arguments or {}
         if params.name == hooks.NAME:
             return await _call_hook(participants, arguments)

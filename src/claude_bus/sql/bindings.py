@@ -52,7 +52,7 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
         end(tx, existing, tx.now)
     if wanted:
         refuse_if_held(tx, wanted, client.key)
-    who = wanted or _resumed(tx, client) or _present(tx, client, channel)
+    who = wanted or borne(tx, client.session_id) or _present(tx, client, channel)
     mailboxes.ensure(tx, who)
     tx.run(
         "INSERT INTO bindings (client, session, channel, agent, session_id, host, pid, started, heartbeat) "
@@ -90,17 +90,17 @@ def resume(tx: Transaction, client: Client) -> Binding | None:
     existing = bound(tx, client.key)
     if existing and existing.process == client.process:
         return existing
-    who = _resumed(tx, client)
+    who = borne(tx, client.session_id)
     return attach(tx, client, who, who.channel) if who else None
 
 
-def _resumed(tx: Transaction, client: Client) -> Address | None:
+def borne(tx: Transaction, session_id: str) -> Address | None:
     """The name this very conversation bore last, if no live session has it."""
-    if not client.session_id:
+    if not session_id:
         return None
     row = tx.one(
         "SELECT channel, name FROM agents WHERE session_id = ? AND registered = 1 ORDER BY last_seen DESC LIMIT 1",
-        client.session_id,
+        session_id,
     )
     who = Address(row["name"], row["channel"]) if row else None
     return who if who and not holder(tx, who) else None
@@ -108,7 +108,7 @@ def _resumed(tx: Transaction, client: Client) -> Address | None:
 
 def _present(tx: Transaction, client: Client, channel: str) -> Address:
     """A free name for a session that has not registered."""
-    base = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
+    base = client.listed or rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
     names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")
     taken = [r["name"] for r in names if r["registered"] or holder(tx, Address(r["name"], channel))]
     return Address(rules.free_name(base, taken), channel)
