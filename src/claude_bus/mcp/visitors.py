@@ -59,7 +59,7 @@ Rings = Callable[[str], AbstractContextManager[Bell]]
 class Patience:
     """For how many seconds a participant counts as present that nothing is heard of."""
 
-    after_stream: float = 60.0
+    after_stream: float = 30.0
     """Since the stream that it listened on was closed, as that of a client that ended is."""
     after_call: float = 900.0
     """Since its last request, where it never opened such a stream."""
