@@ -48,7 +48,15 @@ def test_every_setting_is_documented_alike() -> None:
     assert [line for line in settings if line not in REFERENCE] == []
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/reference.md", "docs/delivery.md", "docs/claims.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/reference.md",
+    "docs/delivery.md",
+    "docs/claims.md",
+    "docs/http.md",
+    "docs/conformance.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

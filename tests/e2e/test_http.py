@@ -142,7 +142,7 @@ def test_a_subagent_over_http(start: StartHttpSession, server: Served, backend: 
     """A subagent that took a name of its own gets its own mail between its tool calls."""
     add(box, server)
     waits = Turn(tools=[("Bash", slow_command())])
-    family = Family(start, tool(f"{TOOLS}__register", name="frontend-tests"), waits)  # type: ignore[arg-type] # starts alike
+    family = Family(start, tool(f"{TOOLS}__register", name="frontend-tests"), waits)
     eventually((box.project / "started-1").exists, "the subagent's tool runs", family.session.tui.screen)
     message = backend.send("frontend-tests", "count the hidden ones, too")
     (box.project / "go").touch()

@@ -270,7 +270,7 @@ class Visitors:
 
     async def _watch(self) -> None:
         while True:
-            await anyio.sleep(min(SWEEP_EVERY, self._patience.after_stream))
+            await anyio.sleep(SWEEP_EVERY)
             for key, visitor in list(self._visitors.items()):
                 await self._look_after(key, visitor)
 
