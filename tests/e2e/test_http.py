@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from claude_bus import processes
 from claude_bus.claude_settings import hooks_of
 from mcp_callers import Caller, ModernCaller
 from served_bus import Served, served
@@ -149,3 +152,15 @@ def test_a_subagent_over_http(start: StartHttpSession, server: Served, backend: 
     told = family.subagent_told(reading.mail)
     assert [mail.id for mail in reading.mail(told)] == [message]
     assert backend.status("frontend-tests") == "working"
+
+
+def test_handles_made_from_the_process(start: StartHttpSession, server: Served, backend: Peer, box: Sandbox) -> None:
+    """Two clients with the helper of the documentation are two participants, each by its handle."""
+    page = (PLUGIN / "docs" / "http.md").read_text(encoding="utf-8")
+    command = re.search(r"^ +claude (mcp add-json .*?}')$", page, re.MULTILINE | re.DOTALL)
+    assert command
+    box.run(*shlex.split(command[1].replace("http://127.0.0.1:8765", server.url)))
+    frontend, docs = start("frontend"), start("docs")
+    for session in (frontend, docs):
+        handle = f"{processes.host()}-{session.tui.pid}"
+        assert ModernCaller(server.url, handle=handle).call("whoami").text == session.name
