@@ -510,6 +510,17 @@ def test_a_conversation_that_goes_on_in_another_session(server: Served) -> None:
     eventually(taken_up, "it is alice again")
 
 
+def test_a_method_that_is_not_there_ends_nothing(server: Served) -> None:
+    """Who asks for what the bus does not offer stays who it is, and keeps its claims."""
+    for caller in (ModernCaller(server.url, handle="x"), Caller(server.url).open()):
+        name = type(caller).__name__
+        caller.call("register", name=name)
+        caller.call("claim", path=f"{name}:1")
+        assert caller.ask("prompts/list")["error"]["code"] == -32601
+        assert caller.call("whoami").text == name
+        assert f"{name}:1" in [claim["path"] for claim in caller.call("list_claims").data["claims"]]
+
+
 # -- what is wrong ------------------------------------------------------------------------------------
 
 

@@ -172,9 +172,9 @@ async def test_a_store_that_fails_ends_nothing(bus: LocalBus, monkeypatch: pytes
 
     async with here.run():
         key, other = key_of(ANYBODY, "one"), key_of(ANYBODY, "other")
-        await here.participants(key, ANYBODY).session.register("alice")
         with monkeypatch.context() as patch:
             patch.setattr(bus, "detach", detach)
+            await here.participants(key, ANYBODY).session.register("alice")
             with anyio.fail_after(PATIENCE):
                 await failed.wait()
         await here.participants(other, ANYBODY).session.register("bob")

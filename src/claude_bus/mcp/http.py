@@ -40,7 +40,10 @@ HANDLE_PARAMETER = "session"
 MAX_HANDLE = 200
 _CANCELLED = -32800
 """The code with which a call is answered that nobody waits for any more; not that anybody reads it."""
+_SESSION = "session "
+"""What the identity of an MCP session begins with."""
 _LINE = "line"
+"""Where a request's line is, in its state."""
 _PATIENCE = Patience()
 
 
@@ -113,16 +116,18 @@ class Endpoint:
         if grant.token:
             scope["user"] = _user(grant)
         line = scope["state"][_LINE] = _Line()
-        key = key_of(grant, _identity(connection))
+        identity = _identity(connection)
+        key = key_of(grant, identity)
         try:
-            with self._visitors.heard(key, stream=scope["method"] == "GET"):
+            with self._visitors.heard(key, stream=scope["method"] == "GET", limited=bool(identity)):
                 await self._manager.handle_request(scope, receive, line.watch(send))
         except ClientDisconnect:
             _log.debug("a client went away while it sent its request")
         finally:
             if not line.answered:
                 line.cut()
-        if line.status == 404 or (scope["method"] == "DELETE" and line.status == 200):
+        ended = line.status == 404 or (scope["method"] == "DELETE" and line.status == 200)
+        if ended and identity.startswith(_SESSION):
             await self._visitors.end(key)
 
     def _participants(self, ctx: Any) -> Participants:
@@ -167,7 +172,7 @@ def _identity(connection: HTTPConnection) -> str:
     """What a client calls itself: its MCP session or its handle; "" for neither."""
     if connection.headers.get(VERSION_HEADER, HANDSHAKE_PROTOCOL_VERSIONS[0]) in HANDSHAKE_PROTOCOL_VERSIONS:
         session = connection.headers.get(SESSION_HEADER, "")
-        return f"session {session}" if session else ""
+        return f"{_SESSION}{session}" if session else ""
     handle = _handle(connection)
     return f"handle {handle}" if handle else ""
 

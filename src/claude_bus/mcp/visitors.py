@@ -220,12 +220,12 @@ class Visitors:
         return Participants(Nobody(self._bus, self._config, grant))
 
     @contextlib.contextmanager
-    def heard(self, key: str, *, stream: bool) -> Iterator[None]:
+    def heard(self, key: str, *, stream: bool, limited: bool = True) -> Iterator[None]:
         """A request of a participant is under way; `stream`: one that it only listens on.
 
-        Raises `RateLimited` if it has too many of them.
+        Raises `RateLimited` if it has too many of them. Those that nobody is behind yet are not `limited`.
         """
-        if self._open[key] >= MAX_REQUESTS:
+        if limited and self._open[key] >= MAX_REQUESTS:
             raise RateLimited(f"this session has {MAX_REQUESTS} requests under way: wait for one of them to end")
         self._open[key] += 1
         try:
