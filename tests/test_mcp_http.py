@@ -417,6 +417,8 @@ def test_a_session_answers_only_to_its_token(secrets: dict[str, str], server: Se
     assert thief.post("tools/call", name="inbox", arguments={}).status_code == 404
     assert thief.end() == 404
     assert Caller(server.url).adopt(alice.session).post("tools/list").status_code == 401
+    log = server.log.read_text(encoding="utf-8")
+    assert not [secret for secret in (alice.session, *secrets.values()) if secret in log]
     assert alice.call("whoami").text == "alice"
 
     mine = ModernCaller(server.url, secrets["alice"], handle="x")
@@ -442,7 +444,7 @@ def test_a_conversation_cannot_be_claimed_by_its_id(secrets: dict[str, str], ser
 
 
 def test_no_id_of_a_session_is_to_be_read(db: Path, server: Served) -> None:
-    """The database, whose journal others are shown, does not hold what opens a session; nor does the log."""
+    """The database, whose journal others are shown, does not hold what opens a session."""
     alice = joined(server.url, "alice")
     ModernCaller(server.url, handle="my-own-handle").call("register", name="bob")
     stored = b"".join(path.read_bytes() for path in db.parent.glob("bus.*"))

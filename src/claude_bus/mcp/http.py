@@ -96,6 +96,7 @@ class Endpoint:
         rings: Rings,
         patience: Patience = _PATIENCE,
     ) -> None:
+        logging.getLogger(StreamableHTTPSessionManager.__module__).setLevel(logging.ERROR)  # else it logs session ids
         self._grant_of = grant_of
         self._visitors = Visitors(bus, config, rings, patience)
         server = create_server(self._participants)
