@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("drivers",),
     ("bus",),
     ("remote",),
-    ("opening",),
+    ("opening", "surroundings"),
     ("claude_code", "session"),
     ("doorbell", "subagents"),
     ("mcp", "http", "cli", "selftest"),

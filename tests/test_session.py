@@ -13,6 +13,7 @@ from claude_bus import rules, text
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
 from claude_bus.model import Client, Draft, Folder
+from claude_bus.session import REQUEST
 from claude_bus.worktree import folder
 from sessions_under_test import Party, carried, say, state_of
 from working_trees import git, repository
@@ -187,6 +188,22 @@ async def test_an_inbox_that_was_cancelled_hands_nothing_over(party: Party) -> N
 
     assert await state_of(alice, sent) == "queued"
     assert [m.content for m in (await bob.inbox()).messages] == ["hello"]
+
+
+async def test_an_answer_that_was_given_up_is_handed_over_again_at_once(party: Party) -> None:
+    """Without hooks, too: what an answer carried that the client gave up comes with the very next call, marked."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    sent = await say(alice, "bob")
+    REQUEST.set(7)
+    assert (await bob.inbox()).messages
+
+    bob.gave_up(7)
+
+    [message] = (await bob.inbox()).messages
+    assert message.possibly_seen
+    assert await state_of(alice, sent) == "handed"
+    await bob.whoami()
+    assert await state_of(alice, sent) == "read"
 
 
 async def test_mail_continues_a_turn_three_times_at_most(party: Party) -> None:

@@ -206,6 +206,9 @@ class LocalBus:
         """The live session that is `who`."""
         return await self._db.run(bindings.holder, who)
 
+    async def borne(self, session_id: str) -> Address | None:
+        return await self._db.run(bindings.borne, session_id, self._grant)
+
     async def detach(self, client: str) -> None:
         await self._db.run(bindings.detach, client, self._process)
 

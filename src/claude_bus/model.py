@@ -94,6 +94,8 @@ class Client:
     program: str = "claude-code"
     session: str = ""
     """For a subagent: the key of the session it belongs to, and ends with."""
+    listed: str = ""
+    """What it is listed as before it registers; "" for a name made from its folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Unpack
 
 import anyio
 
-from . import files, rules, text, worktree
+from . import rules, text
 from .bus import Bus
 from .config import Config
 from .errors import InvalidInput, NameTaken, NotRegistered
@@ -26,6 +26,7 @@ from .model import (
     Claim,
     Client,
     Draft,
+    Grant,
     HandOver,
     Happening,
     Injection,
@@ -40,12 +41,14 @@ from .model import (
     Verdict,
 )
 from .sql.state import Options
+from .surroundings import Surroundings
 from .turn import Turn
 
 REQUEST: ContextVar[int | str | None] = ContextVar("REQUEST", default=None)
 """The client's request that is being answered."""
 
 _NOTHING = Injection()
+_ANYBODY = Grant()
 _ANSWERS_KEPT = 20
 """Answers with mail that the client may still say it gave up."""
 _LOOK_EVERY = 2.0
@@ -56,19 +59,32 @@ class Session:
     """A participant behind one client process.
 
     `may_wake` tells for a permission mode whether the session may be woken in it; `hooked`
-    says that hook events will come, before the first does.
+    says that hook events will come, before the first does. `grant` limits which names and
+    channels it may use, `surroundings` are where its client runs. Mail is announced at
+    `address`, or nowhere.
     """
 
     def __init__(
-        self, bus: Bus, config: Config, client: Client, may_wake: Callable[[str], bool], *, hooked: bool = False
+        self,
+        bus: Bus,
+        config: Config,
+        client: Client,
+        may_wake: Callable[[str], bool],
+        *,
+        hooked: bool = False,
+        grant: Grant = _ANYBODY,
+        surroundings: Surroundings | None = None,
+        address: str = "",
     ) -> None:
         self.bus = bus
         self.client = client
         self.config = config
+        self.grant = grant
+        self.surroundings = surroundings or Surroundings(client.folder)
         self.turn = Turn(hooked=hooked)
         self._arrived = anyio.Event()
         self._may_wake = may_wake
-        self._address = ""
+        self._address = address
         self._left = False
         self._taken_up = False
         self._continuations = 0
@@ -124,11 +140,15 @@ class Session:
         """The client ended."""
         await self.bus.detach(self.client.key)
 
+    def _stranger(self) -> NotRegistered:
+        """What to tell it while it has no name."""
+        return NotRegistered()
+
     async def _me(self) -> Address:
         """The registered name, or `NotRegistered`."""
         binding = await self._called()
         if not (binding and binding.registered):
-            raise NotRegistered
+            raise self._stranger()
         return binding.address
 
     async def _anyone(self) -> Address:
@@ -151,11 +171,14 @@ class Session:
         binding = await self.attach()
         await self.bus.observe(self.client.key)
         self.turn.call()
-        if self.turn.proven:
+        if self.turn.proven or self.turn.lost:
             await self._confirm(binding)
         return binding
 
     async def _confirm(self, binding: Binding) -> None:
+        """Tell the store what is proven, and what is lost."""
+        if self.turn.lost:
+            await self.bus.withdraw(binding.address, self.turn.lost)
         await self.bus.confirm(binding.address, self.turn.proven)
         self.turn.settle()
 
@@ -167,11 +190,13 @@ class Session:
         """Take a name; returns the binding, who else is here, and how much mail waits."""
         self._left = False
         binding = await self._called()
-        assert binding
+        if not binding:
+            raise self._stranger()
         who = Address(
             rules.check_name(name.strip()),
             rules.check_name(channel, "channel") if channel else binding.address.channel,
         )
+        rules.require(self.grant, who)
         globs = None if owns is None else tuple(rules.check_line(glob, "owns", 1000) for glob in owns)
         self._warning = ""
         return await self.bus.register(self.client.key, who, rules.check_line(role, "role"), globs)
@@ -189,14 +214,15 @@ class Session:
     async def agents(self, within: float | None, channel: str) -> tuple[list[Agent], Address]:
         me = await self._anyone()
         where = rules.check_name(channel, "channel") if channel else me.channel
-        return await self.bus.agents(where, within), me
+        return await self.bus.agents(rules.require_channel(self.grant, where), within), me
 
     async def send(self, draft: Draft, paths: Sequence[str] = ()) -> Sent:
         """Send, with the files at `paths`; without a registered name only an answer to what was received goes out."""
         binding = await self._called()
         if not binding or not (binding.registered or draft.reply_to):
-            raise NotRegistered
-        named = await files.measured(self.client.folder.cwd, paths)
+            raise self._stranger()
+        rules.require_recipients(self.grant, draft.to, binding.address.channel)
+        named = await self.surroundings.measured(paths)
         hops = self._hops if self.turn.hooked else 0
         return await self.bus.send(binding.address, replace(draft, files=named, hops=hops))
 
@@ -204,10 +230,10 @@ class Session:
         """Unread mail; registered or not, but a session without either is told to register."""
         binding = await self._called()
         if not binding:
-            raise NotRegistered
+            raise self._stranger()
         found = await self._hand_over(binding, peek=peek, limit=limit)
         if not binding.registered and not found.messages:
-            raise NotRegistered
+            raise self._stranger()
         return found
 
     async def _hand_over(self, binding: Binding, *, peek: bool, limit: int) -> HandOver:
@@ -216,7 +242,7 @@ class Session:
             binding.address, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
         )
         if peek:
-            return replace(found, messages=await files.examined(found.messages))
+            return replace(found, messages=await self.surroundings.examined(found.messages))
         found = await self._unless_cancelled(binding.address, found)
         self._got(found)
         self.turn.handed_by_tool([message.id for message in found.messages])
@@ -238,7 +264,7 @@ class Session:
         """What was handed over, its files looked at; an answer that will not be sent hands nothing over."""
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
-            return replace(found, messages=await files.examined(found.messages))
+            return replace(found, messages=await self.surroundings.examined(found.messages))
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self.bus.withdraw(me, [message.id for message in found.messages])
@@ -312,7 +338,7 @@ class Session:
     async def history(self, search: str, thread: int | None, since: int, limit: int) -> list[Message]:
         me = await self._reader()
         found = await self.bus.history(me, search=search, thread=thread, since=since, limit=limit)
-        return [*await files.examined(found)]
+        return [*await self.surroundings.examined(found)]
 
     async def set_state(self, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]) -> int:
         me = await self._anyone()
@@ -336,13 +362,13 @@ class Session:
 
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
         me = await self._me()
-        places = [worktree.claimed(self.client.folder, path) for path in paths]
+        places = [self.surroundings.claimed(path) for path in paths]
         return await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=self.client.folder.root)
 
     async def release(self, paths: list[str] | None, force: str = "") -> list[Place]:
         """Release own claims; with `force`, a reason, anybody's, whom it tells."""
         me = await self._me()
-        places = None if paths is None else [worktree.claimed(self.client.folder, path) for path in paths]
+        places = None if paths is None else [self.surroundings.claimed(path) for path in paths]
         if not force:
             return await self.bus.release(me, places)
         if places is None:
@@ -355,7 +381,7 @@ class Session:
 
     def shown(self, scope: str, path: str) -> str:
         """A claim's path as this session would write it."""
-        return worktree.shown(self.client.folder, scope, path)
+        return self.surroundings.shown(scope, path)
 
     # -- hook events of the main conversation; those of subagents must not come here
 
@@ -425,9 +451,7 @@ class Session:
         """The model could not be reached: what its request carried waits again, and may ring again."""
         if not self._left:
             self.turn.fail()
-            binding = await self.attach()
-            await self.bus.withdraw(binding.address, self.turn.lost)
-            await self._confirm(binding)
+            await self._confirm(await self.attach())
             await self.became("idle", session_id)
 
     async def edit(self, path: str) -> Verdict:
@@ -436,7 +460,7 @@ class Session:
             return Verdict("pass")
         self._heard = time.monotonic()
         await self.attach()
-        target, tree = worktree.edited(self.client.folder, path)
+        target, tree = self.surroundings.edited(path)
         return await self.bus.edit(self.client, target, tree, self.config.guard)
 
     async def became(self, status: Status, session_id: str = "") -> None:

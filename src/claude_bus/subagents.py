@@ -30,7 +30,15 @@ class Subagent(Session):
         key = session.client.key
         client = replace(session.client, key=f"{key}#{agent_id}", session_id=agent_id, session=key, program="subagent")
         config = replace(session.config, name="", role="")
-        super().__init__(session.bus, config, client, lambda _mode: False, hooked=True)
+        super().__init__(
+            session.bus,
+            config,
+            client,
+            lambda _mode: False,
+            hooked=True,
+            grant=session.grant,
+            surroundings=session.surroundings,
+        )
         self._session = session
         self._takes_part: bool | None = None
 

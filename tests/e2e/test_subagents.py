@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from . import reading
-from .conftest import TOOLS, StartSession
+from .conftest import TOOLS, Session, StartSession
 from .fake_anthropic import Request, Script, Turn, held, refused, text, tool, when
 from .peer import Peer, eventually
 
@@ -23,7 +23,7 @@ class Family:
     A subagent runs in the background (the client knows no other kind): its session's turn ends meanwhile.
     """
 
-    def __init__(self, start: StartSession, *script: Script, kind: str = "general-purpose") -> None:
+    def __init__(self, start: Callable[..., Session], *script: Script, kind: str = "general-purpose") -> None:
         self._script = list(script)
         task = tool("Agent", description="counting", prompt=JOB, subagent_type=kind)
         self.session = start("frontend", task, default=self._answer, args=CALLS)

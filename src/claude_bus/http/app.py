@@ -9,33 +9,36 @@ import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Mount, Route
 
 from ..bus import LocalBus
 from ..config import Config, Serving
 from ..errors import BusError
+from ..mcp.http import Endpoint
 from . import messages_ack, recv_send, verbs
 from .answers import declined, refused
 from .api import app as api
 from .guard import Guard
-from .hub import Hub
+from .hub import Hub, listener
 from .metrics import Measure, Metrics
-from .service import Service
+from .service import Service, grant_of
 
 
 def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool) -> Starlette:
     """The app that serves `bus`. `tokens`: whether every caller must present one."""
     service = Service(bus, Hub(bus), config, serving)
     metrics = Metrics(service.hub)
+    mcp = Endpoint(bus, config, grant_of, lambda address: service.hub.bell(listener(address)))
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(service.hub.run)
-            yield
+            async with mcp.run():
+                yield
             tasks.cancel_scope.cancel()
 
-    routes = [*_routes(service), *metrics.routes()]
+    routes = [*_routes(service), *metrics.routes(), Route("/mcp", mcp)]
     return Starlette(
         routes=[Mount(serving.prefix, routes=routes)] if serving.prefix else routes,
         middleware=[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import mcp_types as types
@@ -40,14 +41,20 @@ _KEPT_FROM_MODEL = {"ui": {"visibility": ["app"]}}
 
 
 def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]:
-    """A server whose calls act as the session that `participants_of` finds for a request context, or its subagents."""
+    """A server whose calls act as the session that `participants_of` finds for a request context, or its subagents.
+
+    Where `participants_of` raises a `BusError`, the call fails with it.
+    """
 
     async def list_tools(ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[*map(_declared, tools.TOOLS.values()), _hook_tool()])
+        return types.ListToolsResult(tools=list(_listed().values()))
 
     async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
-        participants = participants_of(ctx)
         REQUEST.set(ctx.request_id)
+        try:
+            participants = participants_of(ctx)
+        except BusError as error:
+            return _result(error.message, failed=True)
         arguments = params.arguments or {}
         if params.name == hooks.NAME:
             return await _call_hook(participants, arguments)
@@ -63,11 +70,23 @@ def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]
         version=__version__,
         title="claude-bus",
         instructions=INSTRUCTIONS,
+        get_tool_input_schema=_schema,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
     server.add_notification_handler("notifications/cancelled", types.CancelledNotificationParams, cancelled)
     return server
+
+
+@cache
+def _listed() -> dict[str, types.Tool]:
+    """The tools as clients see them, by name. They are the same for everybody."""
+    return {tool.name: tool for tool in (*map(_declared, tools.TOOLS.values()), _hook_tool())}
+
+
+def _schema(name: str) -> dict[str, Any] | None:
+    found = _listed().get(name)
+    return found.input_schema if found else None
 
 
 def _declared(tool: tools.Tool) -> types.Tool:

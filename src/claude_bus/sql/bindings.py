@@ -53,7 +53,8 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
         end(tx, existing, tx.now)
     if wanted:
         refuse_if_held(tx, wanted, client.key)
-    who = rules.require(grant, wanted or _resumed(tx, client, grant) or _present(tx, client, channel, grant))
+    found = wanted or borne(tx, client.session_id, grant) or _present(tx, client, channel, grant)
+    who = rules.require(grant, found)
     mailboxes.ensure(tx, who)
     tx.run(
         "INSERT INTO bindings (client, session, channel, agent, session_id, host, pid, started, heartbeat) "
@@ -91,17 +92,17 @@ def resume(tx: Transaction, client: Client, grant: Grant = ANYBODY) -> Binding |
     existing = bound(tx, client.key)
     if existing and existing.process == client.process:
         return existing
-    who = _resumed(tx, client, grant)
+    who = borne(tx, client.session_id, grant)
     return attach(tx, client, who, who.channel, grant) if who else None
 
 
-def _resumed(tx: Transaction, client: Client, grant: Grant) -> Address | None:
+def borne(tx: Transaction, session_id: str, grant: Grant = ANYBODY) -> Address | None:
     """The name this very conversation bore last, if no live session has it."""
-    if not client.session_id:
+    if not session_id:
         return None
     row = tx.one(
         "SELECT channel, name FROM agents WHERE session_id = ? AND registered = 1 ORDER BY last_seen DESC LIMIT 1",
-        client.session_id,
+        session_id,
     )
     who = Address(row["name"], row["channel"]) if row else None
     return who if who and rules.permits(grant, who) and not holder(tx, who) else None
@@ -109,7 +110,7 @@ def _resumed(tx: Transaction, client: Client, grant: Grant) -> Address | None:
 
 def _present(tx: Transaction, client: Client, channel: str, grant: Grant) -> Address:
     """A free name for a session that has not registered; the grant's only one, if it has no other."""
-    folder = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
+    folder = client.listed or rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
     base = rules.permitted_name(grant, folder)
     names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")
     taken = [r["name"] for r in names if r["registered"] or holder(tx, Address(r["name"], channel))]

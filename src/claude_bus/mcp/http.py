@@ -1,0 +1,183 @@
+"""MCP over HTTP: one endpoint for clients of both protocol eras.
+
+A client of the older era opens an MCP session with `initialize`; that is who it is. The
+newer era (2026-07-28) has no session: there a handle in the client's configuration says
+who it is, and a client without one is sent back to the older era, as far as it knows that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.exceptions import MCPError
+from mcp_types import METHOD_NOT_FOUND
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.types import Message, Receive, Scope, Send
+
+from .. import rules
+from ..bus import LocalBus
+from ..config import Config
+from ..model import Grant
+from ..subagents import Participants
+from .server import create_server
+from .visitors import MAX_VISITORS, Patience, Rings, Visitors, key_of
+
+_log = logging.getLogger(__name__)
+
+SESSION_HEADER = "Mcp-Session-Id"
+VERSION_HEADER = "MCP-Protocol-Version"
+HANDLE_HEADER = "Bus-Session"
+HANDLE_PARAMETER = "session"
+MAX_HANDLE = 200
+_CANCELLED = -32800
+"""The code with which a call is answered that nobody waits for any more; not that anybody reads it."""
+_SESSION = "session "
+"""What the identity of an MCP session begins with."""
+_LINE = "line"
+"""Where a request's line is, in its state."""
+_PATIENCE = Patience()
+
+
+class _Line:
+    """One request's connection, and the calls that are answered on it."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.answered = False
+        self._cut = False
+        self._calls: list[anyio.CancelScope] = []
+        self._gave_up: list[Callable[[], None]] = []
+
+    def serve(self, call: anyio.CancelScope, gave_up: Callable[[], None]) -> None:
+        """A call is being answered; `gave_up` is for when the answer goes nowhere."""
+        self._calls.append(call)
+        self._gave_up.append(gave_up)
+        if self._cut:
+            call.cancel()
+
+    def cut(self) -> None:
+        """The client went away."""
+        self._cut = True
+        for call in self._calls:
+            call.cancel()
+        for gave_up in self._gave_up:
+            gave_up()
+
+    def watch(self, send: Send) -> Send:
+        """`send`, seen from here."""
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self.answered = True
+
+        return watched
+
+
+class Endpoint:
+    """The ASGI app at `/mcp`. What is before it checks Host, Origin and token; `grant_of` tells what that found."""
+
+    def __init__(
+        self,
+        bus: LocalBus,
+        config: Config,
+        grant_of: Callable[[HTTPConnection], Grant],
+        rings: Rings,
+        patience: Patience = _PATIENCE,
+    ) -> None:
+        logging.getLogger(StreamableHTTPSessionManager.__module__).setLevel(logging.ERROR)  # else it logs session ids
+        self._grant_of = grant_of
+        self._visitors = Visitors(bus, config, rings, patience)
+        server = create_server(self._participants)
+        server.middleware.append(self._accompany)
+        self._manager = StreamableHTTPSessionManager(
+            server, session_idle_timeout=patience.forgotten, max_sessions=MAX_VISITORS
+        )
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Serve for as long as the context lasts."""
+        async with self._visitors.run(), self._manager.run():
+            yield
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = HTTPConnection(scope)
+        grant = self._grant_of(connection)
+        if grant.token:
+            scope["user"] = _user(grant)
+        line = scope["state"][_LINE] = _Line()
+        identity = _identity(connection)
+        key = key_of(grant, identity)
+        try:
+            with self._visitors.heard(key, stream=scope["method"] == "GET", limited=bool(identity)):
+                await self._manager.handle_request(scope, receive, line.watch(send))
+        except ClientDisconnect:
+            _log.debug("a client went away while it sent its request")
+        finally:
+            if not line.answered:
+                line.cut()
+        ended = line.status == 404 or (scope["method"] == "DELETE" and line.status == 200)
+        if ended and identity.startswith(_SESSION):
+            await self._visitors.end(key)
+
+    def _participants(self, ctx: Any) -> Participants:
+        """Who makes a call."""
+        connection = _connection(ctx)
+        grant = self._grant_of(connection)
+        identity = _identity(connection)
+        if not identity and not grant.token:
+            return self._visitors.nobody(grant)
+        return self._visitors.participants(key_of(grant, identity), grant)
+
+    async def _accompany(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Serve one message, but no longer than its client waits for the answer."""
+        connection = _connection(ctx)
+        if ctx.method == "server/discover" and not _handle(connection):
+            raise MCPError(METHOD_NOT_FOUND, f"no session handle ({HANDLE_HEADER}): open a session with initialize")
+        if ctx.method != "tools/call":
+            return await call_next(ctx)
+        with anyio.CancelScope() as call:
+            connection.scope["state"][_LINE].serve(call, lambda: self._gave_up(connection, ctx.request_id))
+            return await call_next(ctx)
+        raise MCPError(_CANCELLED, "the client went away")
+
+    def _gave_up(self, connection: HTTPConnection, request: int | str | None) -> None:
+        participants = self._visitors.known(key_of(self._grant_of(connection), _identity(connection)))
+        if participants and request is not None:
+            participants.gave_up(request)
+
+
+def _connection(ctx: Any) -> HTTPConnection:
+    """The request that a message came with."""
+    assert isinstance(ctx.request, HTTPConnection)
+    return ctx.request
+
+
+def _user(grant: Grant) -> AuthenticatedUser:
+    """The bearer of a token, as the MCP library compares it: a session answers to nobody else."""
+    return AuthenticatedUser(AccessToken(token="", client_id=str(grant.token), scopes=[]))
+
+
+def _identity(connection: HTTPConnection) -> str:
+    """What a client calls itself: its MCP session or its handle; "" for neither."""
+    if connection.headers.get(VERSION_HEADER, HANDSHAKE_PROTOCOL_VERSIONS[0]) in HANDSHAKE_PROTOCOL_VERSIONS:
+        session = connection.headers.get(SESSION_HEADER, "")
+        return f"{_SESSION}{session}" if session else ""
+    handle = _handle(connection)
+    return f"handle {handle}" if handle else ""
+
+
+def _handle(connection: HTTPConnection) -> str:
+    handle = connection.headers.get(HANDLE_HEADER) or connection.query_params.get(HANDLE_PARAMETER) or ""
+    return rules.check_line(handle, "the session handle", MAX_HANDLE)

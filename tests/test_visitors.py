@@ -1,0 +1,231 @@
+"""Participants over HTTP: how long each counts as present, and what becomes of it when it does not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from claude_bus.bus import LocalBus
+from claude_bus.config import Config
+from claude_bus.errors import RateLimited, StoreBusy
+from claude_bus.mcp import visitors
+from claude_bus.mcp.visitors import Patience, Visitors, key_of
+from claude_bus.model import Address, Draft, Grant
+from claude_bus.opening import open_local
+from processes_under_test import PATIENCE
+
+pytestmark = pytest.mark.anyio
+
+ANYBODY = Grant()
+NEVER = 1e6
+ALICE = Address("alice", "default")
+
+
+class Silent:
+    """A bell that nobody rings."""
+
+    async def rung(self, patience: float) -> bool:
+        await anyio.sleep(patience)
+        return False
+
+
+@contextlib.contextmanager
+def no_rings(_address: str) -> Iterator[Silent]:
+    yield Silent()
+
+
+async def eventually(holds: Callable[[], Awaitable[object]], what: str) -> None:
+    with anyio.move_on_after(PATIENCE):
+        while not await holds():  # noqa: ASYNC110 - nobody says so
+            await anyio.sleep(0.01)
+        return
+    pytest.fail(f"not within {PATIENCE} s: {what}")
+
+
+@pytest.fixture
+async def bus(tmp_path: Path) -> AsyncIterator[LocalBus]:
+    async with open_local(Config(tmp_path / "bus.db")) as bus:
+        yield bus
+
+
+def those_of(bus: LocalBus, **patience: float) -> Visitors:
+    """Visitors for whom nobody waits but as long as is said here."""
+    given = {"after_stream": NEVER, "after_call": NEVER, "forgotten": NEVER, **patience}
+    return Visitors(bus, Config(Path()), no_rings, Patience(**given))
+
+
+async def is_here(bus: LocalBus, key: str) -> bool:
+    return await bus.binding(key) is not None
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visitors, "SWEEP_EVERY", 0.01)
+
+
+async def test_who_listens_is_present(bus: LocalBus) -> None:
+    """While a stream is open a session stays, silent or not; some time after it was closed it is over."""
+    here = those_of(bus, after_stream=0.05, after_call=0.05)
+    async with here.run():
+        key = key_of(ANYBODY, "one")
+        with here.heard(key, stream=True):
+            await here.participants(key, ANYBODY).session.register("alice")
+            await anyio.sleep(0.3)
+            assert await is_here(bus, key)
+        await eventually(lambda: _not(is_here(bus, key)), "it is over")
+        assert (await bus.agents("default"))[0].status == "offline"
+
+
+async def _not(found: Awaitable[bool]) -> bool:
+    return not await found
+
+
+async def test_who_comes_back_is_the_same(bus: LocalBus) -> None:
+    """A session that counted as gone, and calls again, has its name and its mail again."""
+    here = those_of(bus, after_call=0.05)
+    async with here.run():
+        key = key_of(ANYBODY, "one")
+        with here.heard(key, stream=False):
+            session = here.participants(key, ANYBODY).session
+            await session.register("alice")
+        await eventually(lambda: _not(is_here(bus, key)), "it is over")
+        await bus.send(Address("bob", "default"), Draft(("alice",), "hello"))
+        with here.heard(key, stream=False):
+            again = here.participants(key, ANYBODY).session
+            assert [message.content for message in (await again.inbox()).messages] == ["hello"]
+            binding = await bus.binding(key)
+            assert binding
+            assert binding.address == ALICE
+            assert binding.registered
+
+
+async def test_who_listens_again_is_back(bus: LocalBus) -> None:
+    """A session whose connection was interrupted for long is present as soon as it listens again."""
+    here = those_of(bus, after_stream=0.05)
+    async with here.run():
+        key = key_of(ANYBODY, "one")
+        with here.heard(key, stream=True):
+            await here.participants(key, ANYBODY).session.register("alice")
+        await eventually(lambda: _not(is_here(bus, key)), "it is over")
+        with here.heard(key, stream=True):
+            await eventually(lambda: is_here(bus, key), "it is back")
+            binding = await bus.binding(key)
+            assert binding
+            assert binding.address == ALICE
+
+
+async def test_who_is_silent_for_long_is_forgotten(bus: LocalBus) -> None:
+    """Nothing grows with those who once were here."""
+    here = those_of(bus, after_call=0.02, forgotten=0.1)
+    async with here.run():
+        keys = [key_of(ANYBODY, str(n)) for n in range(5)]
+        for key in keys:
+            with here.heard(key, stream=False):
+                await here.participants(key, ANYBODY).session.register(f"agent-{key[-8:]}")
+        for key in keys:
+            await eventually(lambda: _unknown(here, key), "it is forgotten")  # noqa: B023
+        assert not here._open
+
+
+async def _unknown(here: Visitors, key: str) -> bool:
+    return here.known(key) is None
+
+
+async def test_all_are_gone_with_the_server(bus: LocalBus) -> None:
+    """When the server ends, its sessions have ended, and what they were handed without proof waits again."""
+    here = those_of(bus)
+    key = key_of(ANYBODY, "one")
+    async with here.run():
+        session = here.participants(key, ANYBODY).session
+        await session.register("alice")
+        sent = await bus.send(Address("bob", "default"), Draft(("alice",), "hello"))
+        assert (await session.inbox()).messages
+    assert not await is_here(bus, key)
+    [receipt] = (await bus.message_status(Address("bob", "default"), sent.id)).receipts
+    assert receipt.state == "queued"
+
+
+async def test_there_is_a_limit(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more participant than are served is refused; those that are there go on."""
+    monkeypatch.setattr(visitors, "MAX_VISITORS", 2)
+    here = those_of(bus)
+    async with here.run():
+        for name in ("one", "two"):
+            here.participants(key_of(ANYBODY, name), ANYBODY)
+        with pytest.raises(RateLimited):
+            here.participants(key_of(ANYBODY, "three"), ANYBODY)
+        assert await here.participants(key_of(ANYBODY, "two"), ANYBODY).session.whoami()
+
+
+async def test_a_store_that_fails_ends_nothing(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the store cannot be written when a session is to be ended, the others are looked after all the same."""
+    here = those_of(bus, after_call=0.02)
+    failed = anyio.Event()
+
+    async def detach(_client: str) -> None:
+        failed.set()
+        raise StoreBusy("busy")
+
+    async with here.run():
+        key, other = key_of(ANYBODY, "one"), key_of(ANYBODY, "other")
+        with monkeypatch.context() as patch:
+            patch.setattr(bus, "detach", detach)
+            await here.participants(key, ANYBODY).session.register("alice")
+            with anyio.fail_after(PATIENCE):
+                await failed.wait()
+        await here.participants(other, ANYBODY).session.register("bob")
+        await eventually(lambda: _not(is_here(bus, other)), "the other is over")
+
+
+async def test_others_see_that_it_lives(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its heartbeat goes on while it only listens, for those on other machines with the same file."""
+    monkeypatch.setattr(visitors, "HEARTBEAT_EVERY", 0.02)
+    beats: list[str] = []
+    monkeypatch.setattr(bus, "heartbeat", _noting(beats))
+    here = those_of(bus, after_stream=0.1)
+    async with here.run():
+        key = key_of(ANYBODY, "one")
+        here.participants(key, ANYBODY)
+        with here.heard(key, stream=True):
+            await eventually(lambda: _many(beats), "its heart beats")
+    assert set(beats) == {key}
+
+
+def _noting(beats: list[str]) -> Callable[[str], Awaitable[None]]:
+    async def heartbeat(client: str) -> None:
+        beats.append(client)
+
+    return heartbeat
+
+
+async def _many(beats: list[str]) -> bool:
+    return len(beats) > 2
+
+
+@pytest.mark.parametrize(
+    ("names", "channels", "listed"),
+    [
+        (("*",), ("*",), "http@default"),
+        (("alice",), ("*",), "(http)@default"),
+        (("alice", "alice-*"), ("default",), "alice-http@default"),
+        (("*-ci",), ("*",), "(http)@default"),
+        (("al?ce*",), ("*",), "(http)@default"),
+        (("*",), ("shop", "other"), "http@shop"),
+        (("*",), ("team-*",), "http@team-http"),
+    ],
+)
+async def test_before_it_registers(
+    bus: LocalBus, names: tuple[str, ...], channels: tuple[str, ...], listed: str
+) -> None:
+    """A session is listed under a neutral name, on a channel, that its token permits, or under what is no name."""
+    grant = Grant("alice", names, channels, 7)
+    here = those_of(bus)
+    async with here.run():
+        binding = await here.participants(key_of(grant, "one"), grant).session.whoami()
+        assert binding
+        assert f"{binding.address.name}@{binding.address.channel}" == listed
+        assert not binding.registered
