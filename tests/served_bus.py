@@ -22,12 +22,12 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(db: Path, *options: str, **env: str) -> Iterator[Served]:
+def served(db: Path, *options: str, program: str = "claude_bus", **env: str) -> Iterator[Served]:
     """Serve the file until the context ends. Once this returns, the server answers."""
     log = db.with_suffix(".log")
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "claude_bus", "serve", "--port", "0", *options],
+            [sys.executable, "-m", program, "serve", "--port", "0", *options],
             env=environment(db, **env),
             stdout=subprocess.PIPE,
             stderr=stderr,
