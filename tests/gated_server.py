@@ -24,7 +24,7 @@ from claude_bus.http.service import Service, grant_of
 from claude_bus.model import Address
 
 
-def routes(service: Service) -> list[BaseRoute]:
+def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after another
     async def whoami(request: Request) -> Response:
         """Who the guard says that this is."""
         return Json({"owner": grant_of(request).owner, "scheme": request.url.scheme})
@@ -47,8 +47,10 @@ def routes(service: Service) -> list[BaseRoute]:
         return PlainTextResponse("nothing")
 
     async def late(request: Request) -> Response:
-        """What does something, and takes long to say so."""
-        await anyio.sleep(float(request.query_params["after"]))
+        """What does something, and says so only when its caller's token has ended, and a while later."""
+        while await service.still_granted(grant_of(request)):
+            await anyio.sleep(0.1)
+        await anyio.sleep(1.5)
         return PlainTextResponse("done")
 
     async def stream(request: Request) -> Response:
@@ -90,6 +92,10 @@ def set_limits(given: dict[str, str]) -> None:
 
 if __name__ == "__main__":
     parts = app._routes
-    app._routes = lambda service: [*parts(service), *routes(service)]
+
+    def all_routes(_service: Service) -> list[BaseRoute]:
+        return [*parts(_service), *routes(_service)]
+
+    app._routes = all_routes
     set_limits({k.removeprefix("GATE_"): v for k, v in os.environ.items() if k.startswith("GATE_")})
     sys.exit(run(sys.argv[1:]))

@@ -69,7 +69,7 @@ def _contents(db: sqlite3.Connection, path: Path) -> list[Finding]:
         size = Path(f"{path}-wal").stat().st_size
         found.append(Finding("write-ahead log", None, f"{size // 1024} KiB"))
     if version >= VERSION:
-        found.append(_counts(db))
+        found += [_counts(db), _tokens(db)]
     try:
         db.execute("BEGIN IMMEDIATE")
         db.execute("ROLLBACK")
@@ -91,4 +91,14 @@ def _counts(db: sqlite3.Connection) -> Finding:
     )
     return Finding(
         "contents", None, f"{messages} messages, {unread} unread deliveries, {state} state entries, {claims} claims"
+    )
+
+
+def _tokens(db: sqlite3.Connection) -> Finding:
+    valid = "SELECT COUNT(*) FROM tokens WHERE revoked IS NULL AND (expires IS NULL OR expires > unixepoch())"
+    count = db.execute(valid).fetchone()[0]
+    return Finding(
+        "tokens",
+        None,
+        f"{count} valid: whoever calls a served bus needs one" if count else "none: only loopback can be served",
     )

@@ -15,8 +15,8 @@ from .gate import Gate
 
 _LOOK_EVERY = 0.5
 """Seconds between two looks at whether the tokens of those who wait are still good."""
-_GOOD_FOR = 1.0
-"""Seconds for which a token that was looked at counts as good."""
+_SHORT = 1.0
+"""Seconds for which a request is answered as who came; later its token is looked at again before anything goes out."""
 _LAST_CALL = 3.0
 """Seconds after which a server that ends gives up on what is not done."""
 
@@ -31,7 +31,7 @@ class Visit:
         self.harmless = harmless
         self.scope = anyio.CancelScope()
         self.ended: BusError | None = None
-        self.checked = anyio.current_time()
+        self._began = anyio.current_time()
 
     def end(self, error: BusError | None) -> None:
         """Cut it off; the error is for whoever waits for an answer."""
@@ -41,7 +41,7 @@ class Visit:
     @property
     def is_due(self) -> bool:
         """Whether it went on for so long that its token must be looked at again."""
-        return bool(self.grant.token) and anyio.current_time() > self.checked + _GOOD_FOR
+        return bool(self.grant.token) and anyio.current_time() > self._began + _SHORT
 
 
 class Visits:
@@ -88,8 +88,7 @@ class Visits:
     async def check(self, visit: Visit) -> None:
         """Look again whether the token of a request is good; if it is not, the request is cut off."""
         if not await self._gate.still(visit.grant):
-            visit.end(revoked())
-        visit.checked = anyio.current_time()
+            visit.end(_revoked())
 
     async def run(self) -> None:
         """Cut off whoever waits with a token that ended, for as long as the server runs."""
@@ -113,7 +112,7 @@ class Visits:
             visit.end(_ending())
 
 
-def revoked() -> Unauthorized:
+def _revoked() -> Unauthorized:
     return Unauthorized(
         "the token was revoked or expired while the request was under way; what it asked for may have been done"
     )
