@@ -48,7 +48,7 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
 
     async def late(request: Request) -> Response:
         """What does something, and says so only when its caller's token has ended, and a while later."""
-        while await service.still_granted(grant_of(request)):
+        while await service.still_granted(grant_of(request)):  # noqa: ASYNC110 - it asks, nobody tells
             await anyio.sleep(0.1)
         await anyio.sleep(1.5)
         return PlainTextResponse("done")

@@ -231,18 +231,22 @@ def test_a_revoked_token_ends_what_waits(db: Path) -> None:
     """Whoever waits with it is told, a stream ends, and those of others go on."""
     number, secret = new_token(db, "anna")
     _, other = new_token(db, "bert")
-    with served(db, program=GATED) as bus:
-        with connected(bus.url) as poll, connected(bus.url) as stream, connected(bus.url) as theirs:
-            poll.sendall(head(bus.url, "GET /wait HTTP/1.1", f"Authorization: Bearer {secret}"))
-            stream.sendall(head(bus.url, "GET /stream HTTP/1.1", f"Authorization: Bearer {secret}"))
-            theirs.sendall(head(bus.url, "GET /wait?block=5 HTTP/1.1", f"Authorization: Bearer {other}"))
-            soon(lambda: ask(bus.url, "GET /waiting", token=other).document["waiting"] == 2)
+    with (
+        served(db, program=GATED) as bus,
+        connected(bus.url) as poll,
+        connected(bus.url) as stream,
+        connected(bus.url) as theirs,
+    ):
+        poll.sendall(head(bus.url, "GET /wait HTTP/1.1", f"Authorization: Bearer {secret}"))
+        stream.sendall(head(bus.url, "GET /stream HTTP/1.1", f"Authorization: Bearer {secret}"))
+        theirs.sendall(head(bus.url, "GET /wait?block=5 HTTP/1.1", f"Authorization: Bearer {other}"))
+        soon(lambda: ask(bus.url, "GET /waiting", token=other).document["waiting"] == 2)
 
-            revoke(db, number)
+        revoke(db, number)
 
-            assert reply(poll).status == 401
-            assert reply(stream).body == b"data: here\n\n"
-            assert reply(theirs).body == b"nothing"
+        assert reply(poll).status == 401
+        assert reply(stream).body == b"data: here\n\n"
+        assert reply(theirs).body == b"nothing"
 
 
 def test_what_was_done_for_a_token_that_was_revoked_meanwhile_is_not_told(db: Path) -> None:
