@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import re
 import select
 import signal
@@ -13,12 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
+from certificates import certificate
 from claude_bus.http import guard
 from claude_bus.http.serve import MAX_HEADER_BYTES
 from processes_under_test import PATIENCE, environment
@@ -436,36 +435,6 @@ def test_who_tries_tokens_is_slowed_down_and_nobody_else(db: Path) -> None:
 
 
 # -- TLS --------------------------------------------------------------------------------------
-
-
-def certificate(folder: Path, name: str, *, password: bytes | None = None) -> tuple[Path, Path]:
-    """A new certificate for 127.0.0.1 and its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    locked = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    chain, private = folder / f"{name}.pem", folder / f"{name}.key"
-    chain.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked))
-    return chain, private
 
 
 def test_the_bus_is_served_over_tls(db: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from .visits import Visits
 MAX_HEADER_BYTES = 32 * 1024
 """Of the request line and headers together; larger ones are answered with 431."""
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
-_HANDSHAKE = 10.0
+HANDSHAKE = 10.0
 """Seconds for the handshake of TLS."""
 
 
@@ -75,7 +75,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
     async def create_server(self, *args: Any, **given: Any) -> asyncio.Server:
         if given.get("ssl"):
-            given.setdefault("ssl_handshake_timeout", _HANDSHAKE)
+            given.setdefault("ssl_handshake_timeout", HANDSHAKE)
         return await super().create_server(*args, **given)
 
 
