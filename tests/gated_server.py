@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from claude_bus import rules
 from claude_bus.cli.main import run
-from claude_bus.http import app, connection, guard, quotas
+from claude_bus.http import app, connection, guard, quotas, serve
 from claude_bus.http.answers import Json, body_of
 from claude_bus.http.hub import channel
 from claude_bus.http.service import Service, grant_of
@@ -63,6 +63,15 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
+    async def flood(_request: Request) -> Response:
+        """More than anybody reads."""
+
+        async def parts() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 65_536
+
+        return StreamingResponse(parts())
+
     async def crash(_request: Request) -> Response:
         raise ZeroDivisionError("what nobody outside may read")
 
@@ -76,6 +85,7 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
         Route("/wait", wait),
         Route("/late", late, methods=["POST"]),
         Route("/stream", stream),
+        Route("/flood", flood),
         Route("/crash", crash),
         Route("/waiting", waiting),
     ]
@@ -84,7 +94,7 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
 def set_limits(given: dict[str, str]) -> None:
     """Limits that a test makes smaller than they are."""
     modules: dict[str, Any] = {"HEAD_PATIENCE": connection, "MAX_SILENT": connection, "BODY_PATIENCE": guard}
-    modules["WRONG_TOKENS"] = quotas
+    modules |= {"WRITE_PATIENCE": connection, "WRONG_TOKENS": quotas, "HANDSHAKE": serve}
     for name, module in modules.items():
         if name in given:
             setattr(module, name, int(given[name]))

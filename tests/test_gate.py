@@ -325,6 +325,39 @@ def test_half_a_body_is_not_waited_for(hasty_bus: Served) -> None:
         assert reply(chunk).status == 408
 
 
+def memory(bus: Served) -> int:
+    """What the server has in memory, in bytes."""
+    return int(psutil.Process(bus.process.pid).memory_info().rss)
+
+
+def connections(bus: Served) -> int:
+    """How many the server has."""
+    found = psutil.Process(bus.process.pid).net_connections()
+    return sum(each.status == psutil.CONN_ESTABLISHED for each in found)
+
+
+def test_an_answer_that_nobody_reads_is_not_kept(db: Path) -> None:
+    """Its connection ends after a while, and until then it waits in little memory."""
+    with served(db, program=GATED, GATE_WRITE_PATIENCE="3") as bus, connected(bus.url) as reader:
+        ask(bus.url, "GET /whoami")
+        before = memory(bus)
+        reader.sendall(head(bus.url, "GET /flood HTTP/1.1"))
+        select.select([reader], [], [], PATIENCE)
+
+        soon(lambda: connections(bus) == 0)
+
+        assert memory(bus) - before < 50 * MIB
+        assert ask(bus.url, "GET /whoami").status == 200
+
+
+def test_half_a_handshake_is_not_waited_for(db: Path, tmp_path: Path) -> None:
+    """Who connects to a bus on TLS and says nothing is sent away."""
+    chain, key = certificate(tmp_path, "bus")
+    tls = ("--tls-cert", str(chain), "--tls-key", str(key))
+    with served(db, *tls, program=GATED, GATE_HANDSHAKE="2") as bus, connected(bus.url) as silent:
+        assert ended(silent) == b""
+
+
 def test_requests_under_way_have_all_their_time(hasty_bus: Served) -> None:
     """The limits are for what a client owes: a long poll outlasts them, and its connection is used again."""
     with connected(hasty_bus.url) as made:
@@ -334,11 +367,6 @@ def test_requests_under_way_have_all_their_time(hasty_bus: Served) -> None:
 
 
 # -- how many ---------------------------------------------------------------------------------
-
-
-def memory(bus: Served) -> int:
-    """What the server has in memory, in bytes."""
-    return int(psutil.Process(bus.process.pid).memory_info().rss)
 
 
 def test_half_open_connections_do_not_keep_others_out(db: Path) -> None:
@@ -356,10 +384,7 @@ def test_half_open_connections_do_not_keep_others_out(db: Path) -> None:
         for each in half[:400]:
             assert ended(each) == b""
         assert not select.select(half[-100:], [], [], 0)[0]
-        connections = [
-            each for each in psutil.Process(bus.process.pid).net_connections() if each.status == "ESTABLISHED"
-        ]
-        assert len(connections) <= 301
+        assert connections(bus) <= 301
         assert memory(bus) - before < 100 * MIB
 
 
@@ -499,14 +524,18 @@ def test_a_port_that_is_taken_is_named(db: Path) -> None:
 
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_that_is_told_to_end_ends(db: Path, told: signal.Signals) -> None:
-    """Whoever waits is told, streams end, connections that are idle or half open do not hold it up."""
+    """Whoever waits is told, streams end; idle, half open, busy and unread connections do not hold it up."""
     with (
         served(db, program=GATED) as bus,
         connected(bus.url) as poll,
         connected(bus.url) as stream,
         connected(bus.url) as idle,
         connected(bus.url) as half,
+        connected(bus.url) as busy,
+        connected(bus.url) as unread,
     ):
+        busy.sendall(head(bus.url, "POST /late HTTP/1.1"))
+        unread.sendall(head(bus.url, "GET /flood HTTP/1.1"))
         poll.sendall(head(bus.url, "GET /wait HTTP/1.1"))
         stream.sendall(head(bus.url, "GET /stream HTTP/1.1"))
         idle.sendall(head(bus.url, "GET /whoami HTTP/1.1"))
@@ -518,8 +547,9 @@ def test_a_server_that_is_told_to_end_ends(db: Path, told: signal.Signals) -> No
 
         assert reply(poll).document["error"] == "ending"
         assert reply(stream).body == b"data: here\n\n"
+        assert "may have been done" in reply(busy).document["message"]
         assert bus.process.wait(PATIENCE) == (0 if told is signal.SIGTERM else 130)
-    assert "Traceback" not in bus.log.read_text()
+    assert "Traceback" not in bus.log.read_text(encoding="utf-8")
 
 
 def test_the_log_is_quiet_unless_asked(db: Path) -> None:

@@ -29,6 +29,9 @@ MAX_BODY_BYTES = 2 * 1024 * 1024
 BODY_PATIENCE = 30.0
 """Seconds for a body to arrive."""
 
+_TO_READ = 1.0
+"""Seconds for the end of an answer that was cut off to get through."""
+
 _NOBODY = Grant(names=(), channels=())
 _HARMLESS = ("GET", "HEAD", "OPTIONS")
 
@@ -146,7 +149,8 @@ class _Answer:
         if not self._started:
             await refusal(error)(scope, receive, self._send)
         elif not self._complete:
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            with anyio.move_on_after(_TO_READ):  # whoever does not read does not keep us
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _body(headers: Headers, receive: Receive) -> bytes:

@@ -33,6 +33,9 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 HANDSHAKE = 10.0
 """Seconds for the handshake of TLS."""
 
+_TO_READ = 1.0
+"""Seconds for clients to read the last answers of a server that ends."""
+
 
 def serve(config: Config, serving: Serving) -> None:
     """Serve the bus until a signal ends it; raises `InvalidInput` for what would not be safe, or cannot be."""
@@ -65,9 +68,16 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        ending = asyncio.ensure_future(self._visits.end())
-        await super().shutdown(sockets)
-        await ending
+        ending = asyncio.ensure_future(self._end_visits())
+        await super().shutdown(sockets)  # returns once no connection is left, or after the time for that
+        ending.cancel()
+        await asyncio.wait([ending])
+
+    async def _end_visits(self) -> None:
+        await self._visits.end()
+        await asyncio.sleep(_TO_READ)
+        for each in list(self.server_state.connections):
+            each.transport.abort()
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -113,7 +123,7 @@ def _log_to_stderr(verbose: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Discreet("claude-bus: %(message)s"))
     logging.basicConfig(level=_LEVELS[min(verbose, 2)], handlers=[handler])
-    logging.getLogger("uvicorn").setLevel(_LEVELS[0])  # says little that a user could use
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of whatever is no HTTP
 
 
 def _allow_many_connections() -> None:

@@ -41,7 +41,7 @@ class Visit:
     @property
     def is_due(self) -> bool:
         """Whether it went on for so long that its token must be looked at again."""
-        return bool(self.grant.token) and anyio.current_time() > self._began + _SHORT
+        return anyio.current_time() > self._began + _SHORT
 
 
 class Visits:
@@ -94,11 +94,19 @@ class Visits:
         """Cut off whoever waits with a token that ended, for as long as the server runs."""
         while True:
             await anyio.sleep(_LOOK_EVERY)
-            for visit in [each for each in self._all if each.harmless]:
-                try:
-                    await self.check(visit)
-                except BusError as error:
-                    _log.debug("visits: %s", error)
+            grants = {visit.grant.token: visit.grant for visit in self._all if visit.harmless}
+            for grant in grants.values():
+                await self._look(grant)
+
+    async def _look(self, grant: Grant) -> None:
+        try:
+            if await self._gate.still(grant):
+                return
+        except BusError as error:  # the store's trouble is no reason to send anybody away
+            _log.debug("visits: %s", error)
+            return
+        for visit in [each for each in self._all if each.harmless and each.grant.token == grant.token]:
+            visit.end(_revoked())
 
     async def end(self) -> None:
         """The server ends: whoever waits is told, what was begun may be finished, but not for long."""
@@ -109,7 +117,7 @@ class Visits:
             with anyio.move_on_after(_LAST_CALL):
                 await self._nobody.wait()
         for visit in self._all:
-            visit.end(_ending())
+            visit.end(_ending("; what was asked for may have been done"))
 
 
 def _revoked() -> Unauthorized:
@@ -118,5 +126,5 @@ def _revoked() -> Unauthorized:
     )
 
 
-def _ending() -> Ending:
-    return Ending("the server is about to end; try again in a moment", retry_after=1)
+def _ending(more: str = "") -> Ending:
+    return Ending(f"the server is about to end{more}; try again in a moment", retry_after=1)
