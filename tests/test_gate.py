@@ -552,6 +552,17 @@ def test_a_server_that_is_told_to_end_ends(db: Path, told: signal.Signals) -> No
     assert "Traceback" not in bus.log.read_text(encoding="utf-8")
 
 
+def test_answers_are_sent_at_once(db: Path) -> None:
+    """A connection of the server never holds back what is written to it until the client has acknowledged more."""
+    from claude_bus.config import Serving
+    from claude_bus.http.serve import _listening
+
+    with _listening(Serving(port=0)) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_the_log_is_quiet_unless_asked(db: Path) -> None:
     """A line for each request only with --verbose, and then without what stands behind the question mark."""
     with served(db, program=GATED) as bus:
