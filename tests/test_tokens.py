@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from claude_bus.config import Config
+from claude_bus.errors import StoreError
 from claude_bus.http.gate import Gate
 from claude_bus.opening import open_local
 from processes_under_test import PATIENCE, environment
@@ -275,6 +276,16 @@ def test_a_token_is_for_its_names(db: Path) -> None:
 
         assert [may_be(anna, name) for name in ("anna", "anna-2", "annabel", "bert")] == [True, True, False, False]
         assert [may_be(team, name) for name in ("build-1", "deploy", "ci", "build-10")] == [True, True, False, False]
+
+
+@pytest.mark.anyio
+async def test_who_has_no_token_learns_nothing_of_the_store(db: Path) -> None:
+    """A store that fails fails everybody, and says to nobody who has not shown a token yet where it is."""
+    db.write_text("no database")  # noqa: ASYNC240 - before anything runs
+    async with open_local(Config(db)) as bus:
+        with pytest.raises(StoreError) as caught:
+            await Gate(bus, closed=True).grant("bus_any")
+    assert str(db) not in json.dumps(caught.value.as_dict())
 
 
 # -- the command -----------------------------------------------------------------------------

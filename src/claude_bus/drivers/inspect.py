@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,8 +96,8 @@ def _counts(db: sqlite3.Connection) -> Finding:
 
 
 def _tokens(db: sqlite3.Connection) -> Finding:
-    valid = "SELECT COUNT(*) FROM tokens WHERE revoked IS NULL AND (expires IS NULL OR expires > unixepoch())"
-    count = db.execute(valid).fetchone()[0]
+    valid = "SELECT COUNT(*) FROM tokens WHERE revoked IS NULL AND (expires IS NULL OR expires > ?)"
+    count = db.execute(valid, (time.time(),)).fetchone()[0]
     return Finding(
         "tokens",
         None,

@@ -75,7 +75,7 @@ def _asked(scope: Scope) -> str:
 def _who(scope: Scope) -> str:
     client = scope.get("client")
     grant = scope.get("state", {}).get("grant")
-    return f"{client[0] if client else '?'} {quote(grant.owner) if grant else '-'}"
+    return f"{client[0] if client else '?'} {quote(grant.owner) if grant and grant.owner else '-'}"
 
 
 def _failed() -> Response:
