@@ -22,12 +22,12 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(db: Path, *options: str, port: str = "0", **env: str) -> Iterator[Served]:
+def served(db: Path, *options: str, port: str = "0", program: str = "claude_bus", **env: str) -> Iterator[Served]:
     """Serve the file until the context ends. Once this returns, the server answers."""
     log = db.with_suffix(".log")
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "claude_bus", "serve", "--port", port, *options],
+            [sys.executable, "-m", program, "serve", "--port", port, *options],
             env=environment(db, **env),
             stdout=subprocess.PIPE,
             stderr=stderr,

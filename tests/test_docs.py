@@ -9,6 +9,9 @@ import pytest
 
 from claude_bus import config
 from claude_bus.cli.commands import COMMANDS
+from claude_bus.config import Serving
+from claude_bus.http import connection, guard, quotas
+from claude_bus.http.serve import HANDSHAKE, MAX_HEADER_BYTES
 from claude_bus.mcp.tools import TOOLS
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +51,10 @@ def test_every_setting_is_documented_alike() -> None:
     assert [line for line in settings if line not in REFERENCE] == []
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "deploy/README.md"),
+    *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -57,6 +63,26 @@ def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_limit_is_documented() -> None:
+    """The page on security has the numbers that the code has."""
+    said = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = [line for line in said.split("## Limits")[1].splitlines() if line.startswith("| ")]
+    limits = {
+        "request line": f"{MAX_HEADER_BYTES // 1024} KiB",
+        "body,": f"{guard.MAX_BODY_BYTES // 1024**2} MiB",
+        "time for a head": f"{connection.HEAD_PATIENCE:.0f} s",
+        "time for a body": f"{guard.BODY_PATIENCE:.0f} s",
+        "time without reading": f"{connection.WRITE_PATIENCE:.0f} s",
+        "time for TLS": f"{HANDSHAKE:.0f} s",
+        "connections": f"{connection.MAX_SILENT:,}",
+        "requests under way": f"{Serving().connections:,}",
+        "requests of one token": f"{Serving().requests:,}",
+        "wrong tokens": str(quotas.WRONG_TOKENS),
+    }
+    for what, limit in limits.items():
+        assert [row for row in rows if row.startswith(f"| {what}") and limit in row], what
 
 
 def test_the_readme_demonstrates_within_a_screen() -> None:

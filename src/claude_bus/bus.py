@@ -33,6 +33,7 @@ from .model import (
     Guard,
     HandOver,
     Happening,
+    Key,
     Message,
     MessageStatus,
     Place,
@@ -427,7 +428,7 @@ class LocalBus:
     ) -> tuple[Token, str]:
         """A new token and its secret, which nobody can be told again."""
         secret = f"bus_{secrets.token_urlsafe(32)}"
-        return await self._db.run(tokens.create, owner, _digest(secret), names, channels, ttl), secret
+        return await self._db.run(tokens.create, owner, digest_of(secret), names, channels, ttl), secret
 
     async def list_tokens(self) -> list[Token]:
         return await self._db.run(tokens.listing)
@@ -435,16 +436,9 @@ class LocalBus:
     async def revoke_token(self, token: int) -> Token | None:
         return await self._db.run(tokens.revoke, token)
 
-    async def granted(self, secret: str) -> Grant | None:
-        """What the bearer of a secret may do; None if it is no valid token's.
-
-        Looked up by its digest, so how long it takes says nothing of the secrets there are.
-        """
-        return await self._db.run(tokens.granted, _digest(secret))
-
-    async def token_stands(self, token: int) -> bool:
-        """Whether the token with this id is (still) valid."""
-        return await self._db.run(tokens.stands, token)
+    async def keys(self) -> list[Key]:
+        """The tokens that are valid now, by the digests of their secrets (`digest_of`)."""
+        return await self._db.run(tokens.keys)
 
     async def has_tokens(self) -> bool:
         """Whether there is a valid token."""
@@ -473,8 +467,11 @@ async def _check(draft: Draft) -> None:
         await refuse_secrets("content", draft.content)
 
 
-def _digest(secret: str) -> str:
-    """A token has 256 random bits: nothing slower than SHA-256 is needed to keep it."""
+def digest_of(secret: str) -> str:
+    """By what a token is known. Who looks it up by that learns nothing of secrets from how long it takes.
+
+    A token has 256 random bits: nothing slower than SHA-256 is needed to keep it.
+    """
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -95,6 +95,8 @@ class Serving:
     connections: int = 1100
     requests: int = 6000
     recv_default_channel: bool = False
+    verbose: int = 0
+    """0: what went wrong. 1: a line for each request as well. 2: what may help to find a mistake."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], home: Path) -> Serving:

@@ -96,6 +96,24 @@ class Forbidden(BusError):
     code = "forbidden"
 
 
+class WrongHost(BusError):
+    """The request is addressed to a name that is not one of this server's."""
+
+    code = "wrong_host"
+
+
+class TooSlow(BusError):
+    """A request's head or body did not come in time."""
+
+    code = "too_slow"
+
+
+class Ending(BusError):
+    """The server is about to end, and answers nobody who waits."""
+
+    code = "ending"
+
+
 class NotFound(BusError):
     """What was named does not exist, or is not the caller's to see."""
 
@@ -207,6 +225,7 @@ EXIT_STATUS: dict[str, int] = {
     "not_registered": 2,
     "unauthorized": 2,
     "forbidden": 2,
+    "wrong_host": 2,
     "not_found": 3,
     "name_taken": 4,
     "version_conflict": 4,
@@ -219,6 +238,8 @@ EXIT_STATUS: dict[str, int] = {
     "store_corrupt": 5,
     "store_failed": 5,
     "unreachable": 5,
+    "too_slow": 5,
+    "ending": 5,
 }
 """Exit status of the CLI by error code; a code that is not listed exits with 1."""
 
@@ -229,6 +250,9 @@ HTTP_STATUS: dict[str, int] = {
     "not_registered": 403,
     "unauthorized": 401,
     "forbidden": 403,
+    "wrong_host": 421,
+    "too_slow": 408,
+    "ending": 503,
     "not_found": 404,
     "name_taken": 409,
     "version_conflict": 409,

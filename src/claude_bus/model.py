@@ -70,6 +70,15 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """A valid token as a door knows it: by the digest of its secret."""
+
+    digest: str
+    grant: Grant
+    expires: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Folder:
     """Where a session works."""
 

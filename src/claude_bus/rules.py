@@ -29,6 +29,7 @@ MAX_FILES = 20
 MAX_PATH_BYTES = 4_096
 MAX_CLAIM_TTL = 30 * 86_400.0
 MAX_TTL = 365 * 86_400.0
+MAX_TOKEN_TTL = 10 * 365 * 86_400.0
 MAX_REPLIES = 20
 """Answers that the status of a message shows."""
 MAX_WAIT = 3_600.0
@@ -145,6 +146,15 @@ def check_seconds(value: float, what: str, limit: float) -> float:
     return value
 
 
+def parse_seconds(text: str) -> float:
+    """`90`, `90s`, `30m`, `2h`, `1d` as seconds; a `ValueError` for what is none of these."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text.strip()[-1:].lower())
+    try:
+        return float(text.strip()[:-1] if unit else text) * (unit or 1)
+    except ValueError:
+        raise ValueError("give seconds, or a number with s, m, h or d such as '30m'") from None
+
+
 def check_key(key: str) -> str:
     """A valid state key: one printable line of 1 to 200 characters."""
     if not key:
@@ -250,6 +260,15 @@ def permitted_name(grant: Grant, name: str) -> str:
     made = (pattern.replace("*", name) for pattern in grant.names if pattern.count("*") == 1)
     names = (name, *(candidate[:MAX_NAME] for candidate in made))
     return next((candidate for candidate in names if _among(candidate, grant.names)), name)
+
+
+def check_patterns(patterns: Sequence[str], what: str) -> tuple[str, ...]:
+    """What a token is for: at least one, each a name in which `*` and `?` stand for other characters."""
+    if not patterns:
+        raise InvalidInput(f"{what} must name at least one, such as 'anna-*', or '*' for all")
+    for pattern in patterns:
+        check_name(pattern.replace("*", "a").replace("?", "a"), what)
+    return tuple(patterns)
 
 
 def _among(value: str, patterns: Sequence[str]) -> bool:

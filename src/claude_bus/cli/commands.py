@@ -20,6 +20,7 @@ from .doctor import examine, table
 from .guard import guard
 from .identity import Speaker, speaker
 from .output import show
+from .tokens import token
 
 _LOOK_EVERY = 2.0
 """Seconds after which a waiting `inbox` looks by itself, should a notice get lost."""
@@ -166,4 +167,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Config], Coroutine[Any, Any, i
     "agents": agents,
     "doctor": doctor,
     "guard": guard,
+    "token": token,
 }

@@ -18,10 +18,17 @@ def examine(config: Config, env: Mapping[str, str]) -> list[Finding]:
     return [
         Finding("claude-bus", True, f"{__version__}, Python {platform.python_version()}, {sys.platform}"),
         *inspect(config.db, config.busy_timeout),
+        *_elsewhere(config),
         _secrets(),
         _client(),
         _doorbell(config, env),
     ]
+
+
+def _elsewhere(config: Config) -> list[Finding]:
+    if not config.url:
+        return []
+    return [Finding("served at", None, f"{config.url}, {'with' if config.token else 'without'} a token")]
 
 
 def _secrets() -> Finding:

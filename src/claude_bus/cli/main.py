@@ -12,7 +12,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
 from ..config import Config, Serving
@@ -105,11 +107,32 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", default="", metavar=name.rsplit("-", 1)[-1].upper(), help=f"{what} ({variable})"
         )
     serve.add_argument("--recv-default-channel", action="store_true", help="/recv without channel reads 'default' only")
+    serve.add_argument("-v", "--verbose", action="count", default=0, help="log a line for each request; -vv: more")
     serve.set_defaults(command="serve")
+    _add_token(commands)
 
     stdio = commands.add_parser("stdio", parents=[_shared()], help="the MCP server without the parent that restarts it")
     stdio.set_defaults(command="stdio")
     return parser
+
+
+def _add_token(commands: Any) -> None:
+    token = commands.add_parser("token", help="who may use the bus over HTTP")
+    actions = token.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+
+    create = actions.add_parser("create", parents=[_shared()], help="make a token and print its secret once")
+    create.add_argument("owner", help="the person or machine it belongs to")
+    create.add_argument("--names", default="", help="names it may use, by commas (default: OWNER,OWNER-*)")
+    create.add_argument("--channels", default="", help="channels it may use, by commas (default: 'default')")
+    create.add_argument("--ttl", default="", help="how long it is valid, such as 30d (default: until it is revoked)")
+    create.add_argument("--out", default="", metavar="FILE", help="write the secret to a new file (0600) instead")
+
+    listing = actions.add_parser("list", parents=[_shared()], help="the valid tokens, without their secrets")
+    listing.add_argument("--all", action="store_true", help="also those that were revoked or have expired")
+
+    revoke = actions.add_parser("revoke", parents=[_shared()], help="end tokens at once")
+    revoke.add_argument("ids", nargs="+", type=int, metavar="ID")
+    token.set_defaults(command="token")
 
 
 def _shared() -> argparse.ArgumentParser:
@@ -138,7 +161,8 @@ SERVING = {
 def _serving(options: argparse.Namespace) -> Serving:
     given = {variable: getattr(options, name.replace("-", "_")) for name, (variable, _) in SERVING.items()}
     given["BUS_RECV_CHANNEL"] = "default" if options.recv_default_channel else ""
-    return Serving.from_env({**os.environ, **{k: v for k, v in given.items() if v}}, Path.home())
+    serving = Serving.from_env({**os.environ, **{k: v for k, v in given.items() if v}}, Path.home())
+    return replace(serving, verbose=options.verbose)
 
 
 def _config(options: argparse.Namespace) -> Config:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def _contents(db: sqlite3.Connection, path: Path) -> list[Finding]:
         size = Path(f"{path}-wal").stat().st_size
         found.append(Finding("write-ahead log", None, f"{size // 1024} KiB"))
     if version >= VERSION:
-        found.append(_counts(db))
+        found += [_counts(db), _tokens(db)]
     try:
         db.execute("BEGIN IMMEDIATE")
         db.execute("ROLLBACK")
@@ -91,4 +92,14 @@ def _counts(db: sqlite3.Connection) -> Finding:
     )
     return Finding(
         "contents", None, f"{messages} messages, {unread} unread deliveries, {state} state entries, {claims} claims"
+    )
+
+
+def _tokens(db: sqlite3.Connection) -> Finding:
+    valid = "SELECT COUNT(*) FROM tokens WHERE revoked IS NULL AND (expires IS NULL OR expires > ?)"
+    count = db.execute(valid, (time.time(),)).fetchone()[0]
+    return Finding(
+        "tokens",
+        None,
+        f"{count} valid: whoever calls a served bus needs one" if count else "none: only loopback can be served",
     )

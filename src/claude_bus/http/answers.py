@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -41,12 +40,6 @@ async def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, BusError)
     setattr(request.state, REFUSED, error.code)
     return refusal(error)
-
-
-async def declined(_request: Request, error: Exception) -> Response:
-    """Starlette's handler for what no route serves: `{"error": "not found"}`, as the earlier systems say it."""
-    assert isinstance(error, HTTPException)
-    return Json({"error": error.detail.lower()}, error.status_code, error.headers)
 
 
 async def body_of(request: Request) -> dict[str, Any]:

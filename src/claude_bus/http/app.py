@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import anyio
@@ -16,17 +17,28 @@ from ..config import Config, Serving
 from ..errors import BusError
 from ..mcp.http import Endpoint
 from . import messages_ack, recv_send, verbs
-from .answers import declined, refused
+from .addresses import Allowed, is_loopback
+from .answers import refused
 from .api import app as api
+from .door import Door, cors
+from .envelope import Envelope, unserved
+from .gate import Gate
 from .guard import Guard
 from .hub import Hub, listener
 from .metrics import Measure, Metrics
+from .quotas import Quotas
 from .service import Service, grant_of
+from .visits import Visits
 
 
 def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool) -> Starlette:
-    """The app that serves `bus`. `tokens`: whether every caller must present one."""
-    service = Service(bus, Hub(bus), config, serving)
+    """The app that serves `bus`. `tokens`: whether every caller must present one.
+
+    Its `state.visits` are the requests under way; whoever runs it ends them when it ends.
+    """
+    gate = Gate(bus, closed=tokens)
+    visits = Visits(gate, serving.connections)
+    service = Service(bus, Hub(bus), config, serving, gate)
     metrics = Metrics(service.hub)
     mcp = Endpoint(bus, config, grant_of, lambda address: service.hub.bell(listener(address)))
 
@@ -34,20 +46,39 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(service.hub.run)
+            tasks.start_soon(visits.run)
             async with mcp.run():
                 yield
             tasks.cancel_scope.cancel()
 
     routes = [*_routes(service), *metrics.routes(), Route("/mcp", mcp)]
-    return Starlette(
+    app = Starlette(
         routes=[Mount(serving.prefix, routes=routes)] if serving.prefix else routes,
-        middleware=[
-            Middleware(Measure, metrics=metrics),
-            Middleware(Guard, bus=bus, tokens=tokens, prefix=serving.prefix),
-        ],
-        exception_handlers={BusError: refused, HTTPException: declined},
+        middleware=[Middleware(Measure, metrics=metrics), *_before_routes(serving, gate, visits)],
+        exception_handlers={BusError: refused, HTTPException: unserved},
         lifespan=lifespan,
     )
+    app.state.visits = visits
+    return app
+
+
+def _before_routes(serving: Serving, gate: Gate, visits: Visits) -> list[Middleware]:
+    """What a request passes, from the outside: what every answer has, whom it is for, who asks."""
+    allowed = Allowed(_machine(serving), serving.hosts, serving.origins)
+    return [
+        Middleware(Envelope),
+        Middleware(Door, gate=gate, allowed=allowed),
+        *cors(allowed),
+        Middleware(Guard, gate=gate, visits=visits, quotas=Quotas(serving.requests), prefix=serving.prefix),
+    ]
+
+
+def _machine(serving: Serving) -> set[str]:
+    """The names by which others know this machine. Its full one may have to be asked for: only where it matters."""
+    name = socket.gethostname()
+    short = name.split(".")[0]
+    full = set() if is_loopback(serving.host) else {socket.getfqdn()}
+    return {name, short, f"{short}.local", serving.host, *full}
 
 
 def _routes(service: Service) -> list[BaseRoute]:

@@ -2,90 +2,156 @@
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
+import contextlib
+import functools
 import logging
+import signal
 import socket
 import sys
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import uvicorn
+from starlette.applications import Starlette
 
 from ..bus import LocalBus
 from ..config import Config, Serving
 from ..errors import InvalidInput
 from ..opening import open_local
+from . import tls
+from .addresses import is_loopback
 from .app import create_app
+from .connection import Connection, Silent
+from .envelope import Discreet
+from .visits import Visits
 
 MAX_HEADER_BYTES = 32 * 1024
-"""Of the request line and headers together; larger ones are answered with 400."""
+"""Of the request line and headers together; larger ones are answered with 431."""
+_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+HANDSHAKE = 10.0
+"""Seconds for the handshake of TLS."""
+
+_TO_READ = 1.0
+"""Seconds for clients to read the last answers of a server that ends."""
 
 
 def serve(config: Config, serving: Serving) -> None:
-    """Serve the bus until a signal ends it; raises `InvalidInput` for what would not be safe."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="claude-bus: %(message)s")
-    anyio.run(_serve, config, serving)
+    """Serve the bus until a signal ends it; raises `InvalidInput` for what would not be safe, or cannot be."""
+    _log_to_stderr(serving.verbose)
+    _allow_many_connections()
+    anyio.run(_serve, config, serving, backend_options={"loop_factory": _Loop})
 
 
 async def _serve(config: Config, serving: Serving) -> None:
+    ssl_context = tls.context(serving.certificate, serving.key) if serving.certificate and serving.key else None
     async with open_local(config) as bus:
-        tokens = await _needs_tokens(bus, serving)
-        app = create_app(bus, config, serving, tokens=tokens)
         with _listening(serving) as listener:
+            tokens = await _needs_tokens(bus, serving, listener)
+            app = create_app(bus, config, serving, tokens=tokens)
+            server = _Server(_uvicorn(app, ssl_context), app.state.visits)
+            signal.signal(signal.SIGTERM, server.end_by_signal)
             print(f"claude-bus serves {config.db} at {_url(serving, listener)}", flush=True)
-            await uvicorn.Server(_uvicorn(serving, app)).serve([listener])
+            await server.serve([listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, but those who wait for an answer do not hold up its end."""
+
+    def __init__(self, config: uvicorn.Config, visits: Visits) -> None:
+        super().__init__(config)
+        self._visits = visits
+
+    def end_by_signal(self, *_signal: object) -> None:
+        """The handler of SIGTERM before and after uvicorn has its own: it repeats the signal once it has ended."""
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.ensure_future(self._end_visits())
+        await super().shutdown(sockets)  # returns once no connection is left, or after the time for that
+        ending.cancel()
+        await asyncio.wait([ending])
+
+    async def _end_visits(self) -> None:
+        await self._visits.end()
+        await asyncio.sleep(_TO_READ)
+        for each in list(self.server_state.connections):
+            each.transport.abort()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop whose servers do not wait a minute for half a handshake."""
+
+    async def create_server(self, *args: Any, **given: Any) -> asyncio.Server:
+        if given.get("ssl"):
+            given.setdefault("ssl_handshake_timeout", HANDSHAKE)
+        return await super().create_server(*args, **given)
 
 
 def _listening(serving: Serving) -> socket.socket:
     """A socket that takes connections already: who reads the line about it can connect."""
     try:
         family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
-        listener = socket.create_server((serving.host, serving.port), family=family, backlog=2048)
-    except OSError as error:
+        both = serving.host == "::" and socket.has_dualstack_ipv6()
+        address = (serving.host, serving.port)
+        made = socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InvalidInput(
-            f"cannot listen at {serving.host} port {serving.port}: {error.strerror}; choose another with --port"
+            f"cannot listen at {serving.host} port {serving.port}: {reason}; choose another with --host and --port"
         ) from None
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio only does it where the protocol is named
-    return listener
+    # For its connections. asyncio does so itself only for sockets that it made; without, a body
+    # waits until the client has acknowledged the head, which takes 40 ms.
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
 
 
 def _url(serving: Serving, listener: socket.socket) -> str:
     return replace(serving, port=listener.getsockname()[1]).url
 
 
-async def _needs_tokens(bus: LocalBus, serving: Serving) -> bool:
+async def _needs_tokens(bus: LocalBus, serving: Serving, listener: socket.socket) -> bool:
     """Whether callers need tokens: if there are any, and wherever others than this machine's users can call."""
     if await bus.has_tokens():
         return True
-    if not is_loopback(serving.host):
+    if not is_loopback(listener.getsockname()[0]):
         raise InvalidInput(
-            f"{serving.host} can be reached from other machines, and there is no token yet: make one with "
+            f"{serving.host} can be reached from other machines, and there is no valid token yet: make one with "
             "`claude-bus token create NAME`, or listen at 127.0.0.1"
         )
     return False
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens at `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _log_to_stderr(verbose: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Discreet("claude-bus: %(message)s"))
+    logging.basicConfig(level=_LEVELS[min(verbose, 2)], handlers=[handler])
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of whatever is no HTTP
 
 
-def _uvicorn(serving: Serving, app: object) -> uvicorn.Config:
+def _allow_many_connections() -> None:
+    """A thousand who wait are a thousand open files, where systems give 1,024 unless asked."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # no such limits here, or none of ours to raise
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 65_536 if most == resource.RLIM_INFINITY else min(most, 65_536)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def _uvicorn(app: Starlette, ssl_context: Any) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type] # an ASGI app
-        host=serving.host,
-        port=serving.port,
-        http="h11",
+        app,
+        http=functools.partial(Connection, Silent()),  # type: ignore[arg-type] # what makes a protocol
         ws="none",
         lifespan="on",
         access_log=False,
         server_header=False,
         log_config=None,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        ssl_certfile=serving.certificate,
-        ssl_keyfile=serving.key,
+        ssl_context_factory=(lambda *_: ssl_context) if ssl_context else None,
+        forwarded_allow_ips="127.0.0.1,::1",  # what a reverse proxy on this machine says of scheme and client
+        timeout_keep_alive=20,
         timeout_graceful_shutdown=5,
     )

@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from ..bus import LocalBus
 from ..config import Config, Serving
 from ..model import Grant
+from .gate import Gate
 from .hub import Hub
 
 
@@ -20,6 +21,15 @@ class Service:
     hub: Hub
     config: Config
     serving: Serving
+    gate: Gate
+
+    async def still_granted(self, grant: Grant) -> bool:
+        """Whether a caller's token is neither revoked nor expired by now.
+
+        The guard asks this itself of requests that take longer, before anything more of
+        their answer goes out; a route that waits before it does something asks again.
+        """
+        return await self.gate.still(grant)
 
 
 def grant_of(request: HTTPConnection) -> Grant:

@@ -115,14 +115,7 @@ def _listed(value: OneOrMore) -> list[str]:
 
 def _seconds(value: object) -> object:
     """`90`, `"90"`, `"90s"`, `"30m"`, `"2h"`, `"1d"` as seconds."""
-    if isinstance(value, str):
-        unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(value.strip()[-1:].lower())
-        number = value.strip()[:-1] if unit else value
-        try:
-            return float(number) * (unit or 1)
-        except ValueError:
-            raise ValueError("give seconds, or a number with s, m, h or d such as '30m'") from None
-    return value
+    return rules.parse_seconds(value) if isinstance(value, str) else value
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(allow_inf_nan=False)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .. import rules
-from ..model import Address, Grant, Token
+from ..model import Address, Grant, Key, Token
 from . import events
 from .transaction import Row, Transaction
 
@@ -45,17 +45,16 @@ def revoke(tx: Transaction, token: int) -> Token | None:
     return _token(row) if row else None
 
 
-def granted(tx: Transaction, digest: str) -> Grant | None:
-    """What the valid token with this digest permits; None if there is none."""
-    row = tx.one(f"SELECT * FROM tokens WHERE hash = ? AND {_VALID}", digest, tx.now)
-    if not row:
-        return None
-    return Grant(row["owner"], rules.load_list(row["names"]), rules.load_list(row["channels"]), row["id"])
-
-
-def stands(tx: Transaction, token: int) -> bool:
-    """Whether the token with this id is valid."""
-    return tx.one(f"SELECT 1 FROM tokens WHERE id = ? AND {_VALID}", token, tx.now) is not None
+def keys(tx: Transaction) -> list[Key]:
+    """All that are valid now, with what each permits."""
+    return [
+        Key(
+            row["hash"],
+            Grant(row["owner"], rules.load_list(row["names"]), rules.load_list(row["channels"]), row["id"]),
+            row["expires"],
+        )
+        for row in tx.all(f"SELECT * FROM tokens WHERE {_VALID}", tx.now)
+    ]
 
 
 def exist(tx: Transaction) -> bool:

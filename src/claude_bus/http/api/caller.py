@@ -72,7 +72,7 @@ class Caller:
 
     async def still_granted(self) -> bool:
         """Whether the caller's token, where one is needed, has not ended since the request came."""
-        return not self.grant.token or await self.bus.token_stands(self.grant.token)
+        return await self.service.still_granted(self.grant)
 
 
 def _caller(request: Request) -> Caller:

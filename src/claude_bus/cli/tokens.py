@@ -1,0 +1,159 @@
+"""`claude-bus token`: who may use the bus over HTTP, and as whom.
+
+A token's secret is shown once, or written to a file, and never an argument of a command:
+those are for all users of a machine to see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from .. import rules, text
+from ..bus import LocalBus
+from ..config import Config, Serving
+from ..errors import InvalidInput, NotFound
+from ..model import Token
+from ..opening import open_local
+from .output import show
+
+
+async def token(options: argparse.Namespace, config: Config) -> int:
+    """Make, list or end tokens, on the machine that serves the bus."""
+    if config.url and not options.db:
+        raise InvalidInput(
+            f"tokens are made where the bus is served, which BUS_URL says is {config.url}: run this there, "
+            "or name the database with --db"
+        )
+    async with open_local(config) as bus:
+        await _ACTIONS[options.action](options, config, bus)
+    return 0
+
+
+async def _create(options: argparse.Namespace, config: Config, bus: LocalBus) -> None:
+    owner = rules.check_name(options.owner, "owner")
+    names = rules.check_patterns(_listed(options.names) or (owner, f"{owner}-*"), "--names")
+    channels = rules.check_patterns(_listed(options.channels) or (config.channel,), "--channels")
+    ttl = _ttl(options.ttl)
+    with _secret_file(options.out) as file:
+        made, secret = await bus.create_token(owner, names, channels, ttl)
+        if file:
+            print(secret, file=file)
+    kept = {"file": options.out} if file else {"token": secret}
+    show(options, {**_row(made), **kept}, _created(made, secret, options.out, _address(config)))
+
+
+def _listed(given: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in given.split(",") if part.strip())
+
+
+def _ttl(given: str) -> float | None:
+    try:
+        return rules.check_seconds(rules.parse_seconds(given), "--ttl", rules.MAX_TOKEN_TTL) if given else None
+    except ValueError as error:
+        raise InvalidInput(f"--ttl {given!a} is not valid: {error}") from None
+
+
+@contextlib.contextmanager
+def _secret_file(path: str) -> Iterator[TextIO | None]:
+    """A new file that only its owner can read; gone again if the token does not come about. None without a path."""
+    if not path:
+        yield None
+        return
+    try:
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise InvalidInput(f"--out {path}: the file exists; name a new one, or remove it first") from None
+    except OSError as error:
+        raise InvalidInput(f"--out {path} cannot be made: {error.strerror}") from None
+    try:
+        with os.fdopen(opened, "w", encoding="utf-8") as file:
+            yield file
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
+
+
+def _address(config: Config) -> str:
+    """Where others reach the bus, as far as this machine can know."""
+    return config.url or replace(Serving.from_env(os.environ, Path.home()), host=socket.gethostname()).url
+
+
+def _created(made: Token, secret: str, out: str, url: str) -> str:
+    where = [f"Its secret is in {out}."] if out else ["", f"    {secret}", "", "This is shown once."]
+    return "\n".join(
+        [
+            f"Token {made.id} of '{made.owner}': {_scope(made)}, {_until(made)}.",
+            *where,
+            "Where it is to be used, put it into a file of its owner's only:",
+            "",
+            '    (umask 077; mkdir -p ~/.claude-bus; read -rsp "token: " t && echo "$t" > ~/.claude-bus/token)',
+            f"    export BUS_URL={url} BUS_TOKEN_FILE=~/.claude-bus/token",
+            "",
+            "Or without claude-bus on that machine, and so without the doorbell:",
+            "",
+            "    export BUS_TOKEN=$(cat ~/.claude-bus/token)",
+            f"    claude mcp add --transport http bus {url}/mcp --header 'Authorization: Bearer ${{BUS_TOKEN}}'",
+        ]
+    )
+
+
+def _scope(found: Token) -> str:
+    return f"names {', '.join(found.names)}; channels {', '.join(found.channels)}"
+
+
+def _until(found: Token) -> str:
+    return f"valid until {text.clock(found.expires)}" if found.expires else "valid until it is revoked"
+
+
+async def _list(options: argparse.Namespace, _config: Config, bus: LocalBus) -> None:
+    found = [each for each in await bus.list_tokens() if options.all or _state(each) == "valid"]
+    show(options, {"tokens": [_row(each) for each in found]}, _table(found))
+
+
+def _table(found: list[Token]) -> str:
+    if not found:
+        return "there is no token; make one with: claude-bus token create NAME"
+    return text.columns([(str(each.id), each.owner, _state(each), _scope(each), _until(each)) for each in found])
+
+
+def _state(found: Token) -> str:
+    if found.revoked is not None:
+        return "revoked"
+    return "expired" if found.expires is not None and found.expires <= time.time() else "valid"
+
+
+def _row(found: Token) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "owner": found.owner,
+        "state": _state(found),
+        "names": list(found.names),
+        "channels": list(found.channels),
+        "created": found.created,
+        "expires": found.expires,
+        "revoked": found.revoked,
+    }
+
+
+async def _revoke(options: argparse.Namespace, _config: Config, bus: LocalBus) -> None:
+    known = {each.id for each in await bus.list_tokens()}
+    if unknown := [number for number in options.ids if number not in known]:
+        raise NotFound(f"there is no token {unknown[0]}; nothing was revoked. See: claude-bus token list --all")
+    ended = [each for number in options.ids if (each := await bus.revoke_token(number))]
+    shown = "\n".join(f"token {each.id} of '{each.owner}' is {_state(each)}" for each in ended)
+    show(options, {"tokens": [_row(each) for each in ended]}, shown)
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace, Config, LocalBus], Coroutine[Any, Any, None]]] = {
+    "create": _create,
+    "list": _list,
+    "revoke": _revoke,
+}

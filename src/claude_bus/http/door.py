@@ -1,0 +1,77 @@
+"""The door: whether a request is addressed to this server, and not from a page that a browser was led to."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..errors import BusError, InvalidInput, Unauthorized
+from .addresses import Allowed
+from .answers import refusal
+from .gate import Gate
+
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_CALLS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_ASKED = ["Authorization", "Content-Type", "Last-Event-ID", "Mcp-Session-Id", "Mcp-Protocol-Version", "Mcp-Method"]
+_TOLD = ["Mcp-Session-Id", "Retry-After"]
+
+
+class Door:
+    """ASGI middleware: checks Host, Origin and Sec-Fetch-Site, before anybody asks for a token."""
+
+    def __init__(self, app: ASGIApp, *, gate: Gate, allowed: Allowed) -> None:
+        self._app = app
+        self._gate = gate
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._check(scope)
+        except BusError as error:
+            await refusal(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _check(self, scope: Scope) -> None:
+        if not scope["path"].startswith("/"):
+            raise InvalidInput("this server is no proxy: ask for a path, such as /healthz")
+        headers = Headers(scope=scope)
+        open_to_all = await self._gate.is_open()
+        host = self._allowed.check_host(_only(headers, "host"), open_to_all=open_to_all)
+        origin = _only(headers, "origin") if "origin" in headers else None
+        scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
+        self._allowed.check_page(host, scheme, origin, headers.get("sec-fetch-site"))
+        if open_to_all and any(name in headers for name in _FORWARDED):
+            raise Unauthorized(
+                "this came through a proxy, so others than this machine's users may call: make a token first, with "
+                "`claude-bus token create NAME` where the bus is served"
+            )
+
+
+def _only(headers: Headers, name: str) -> str:
+    """The one value of a header that must not be there twice."""
+    values = headers.getlist(name)
+    if len(values) != 1:
+        raise InvalidInput(f"a request has one {name.capitalize()} header, this has {len(values)}")
+    return values[0]
+
+
+def cors(allowed: Allowed) -> list[Middleware]:
+    """What answers the questions of browsers for pages of the configured origins; nothing if there are none."""
+    if not allowed.origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=sorted(map(str, allowed.origins)),
+            allow_methods=_CALLS,
+            allow_headers=_ASKED,
+            expose_headers=_TOLD,
+            allow_private_network=True,
+        )
+    ]

@@ -1,0 +1,80 @@
+"""Who has a valid token, as of now.
+
+What the store says is kept in memory, by digests, for as long as nothing is stored: the
+store's pulse tells. So a token that any process makes or revokes counts from the next
+request on, and a flood of wrong ones costs the store nothing.
+"""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+
+from ..bus import LocalBus, digest_of
+from ..errors import StoreError
+from ..model import Grant, Key
+
+_TRUSTED_FOR = 5.0
+"""Seconds after which the store is asked even if its pulse did not change."""
+
+
+class Gate:
+    """Open: everybody may do everything, as on loopback without tokens. Closed: whoever bears a valid token.
+
+    A gate that is closed, or was ever seen with a valid token, stays closed: revoking the
+    last token locks everybody out, and never lets everybody in.
+    """
+
+    def __init__(self, bus: LocalBus, *, closed: bool) -> None:
+        self._bus = bus
+        self._closed = closed
+        self._keys: dict[str, Key] = {}
+        self._tokens: dict[int, Key] = {}
+        self._pulse: object = None
+        self._asked = 0.0
+        self._asking = anyio.Lock()
+
+    async def is_open(self) -> bool:
+        """Whether callers need no token."""
+        if not self._closed:
+            await self._ask()
+        return not self._closed
+
+    async def grant(self, secret: str) -> Grant | None:
+        """What the bearer of a secret may do; None if it is no valid token's."""
+        await self._ask()
+        return _grant(self._keys.get(digest_of(secret)))
+
+    async def still(self, grant: Grant) -> bool:
+        """Whether a grant that was given before is good now: neither revoked, nor expired."""
+        await self._ask()
+        if not grant.token:
+            return not self._closed
+        return _grant(self._tokens.get(grant.token)) is not None
+
+    async def _ask(self) -> None:
+        if self._is_current():
+            return
+        async with self._asking:
+            if not self._is_current():
+                await self._load()
+
+    def _is_current(self) -> bool:
+        known = self._pulse is not None and self._pulse == self._bus.pulse()
+        return known and time.monotonic() < self._asked + _TRUSTED_FOR
+
+    async def _load(self) -> None:
+        pulse = self._bus.pulse()  # before the look: what is stored meanwhile changes it
+        try:
+            keys = await self._bus.keys()
+        except StoreError as error:  # whoever has not shown a token yet is not told where the store is
+            raise type(error)("the store does not answer at the moment; try again") from error
+        self._keys = {key.digest: key for key in keys}
+        self._tokens = {key.grant.token: key for key in keys}
+        self._pulse, self._asked = pulse, time.monotonic()
+        self._closed = self._closed or bool(keys)
+
+
+def _grant(key: Key | None) -> Grant | None:
+    return key.grant if key and (key.expires is None or key.expires > time.time()) else None

@@ -1,0 +1,197 @@
+"""The samples for running a bus: they say what they should, and the one for nginx runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped] # stubs for three calls
+
+from certificates import certificate
+from processes_under_test import PATIENCE
+from served_bus import Served, served
+from tokens_under_test import new_token
+from wire_under_test import ask, connect, head, reply
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed (Debian: apt-get install nginx)")
+
+
+def sample(name: str) -> str:
+    return (DEPLOY / name).read_text(encoding="utf-8")
+
+
+def instructions(name: str) -> list[list[str]]:
+    """The instructions of a Dockerfile, in words."""
+    joined = sample(name).replace("\\\n", " ")
+    return [line.split() for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_image_runs_as_nobody_in_particular() -> None:
+    """A user by number, so that it can be seen not to be root; what is installed is locked by hashes."""
+    last = instructions("Dockerfile")[max(n for n, i in enumerate(instructions("Dockerfile")) if i[0] == "FROM") :]
+    [user] = [words[1] for words in last if words[0] == "USER"]
+
+    assert int(user) > 0
+    assert "--require-hashes" in sample("Dockerfile")
+    assert any(words[0] == "HEALTHCHECK" and "healthz" in words[-2] for words in last)
+    assert ["CMD", '["serve"]'] in last
+
+
+def test_the_health_check_asks_a_served_bus(tmp_path: Path) -> None:
+    """It is the very program of the image: it fails where no bus answers, and asks under the prefix."""
+    [check] = [words for words in instructions("Dockerfile") if words[0] == "HEALTHCHECK"]
+    command = [sys.executable, *yaml.safe_load(" ".join(check[check.index("CMD") + 1 :]))[1:]]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+    failed = subprocess.run(command, env={"BUS_PORT": port}, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "refused" in failed.stderr
+
+    with served(tmp_path / "bus.db", "--prefix", "/team", "--verbose") as bus:
+        port = bus.url.rsplit(":", 1)[1].split("/")[0]
+        subprocess.run(command, env={"BUS_PORT": port, "BUS_PREFIX": "/team"}, capture_output=True, check=False)
+    assert "GET /team/healthz " in bus.log.read_text()
+
+
+def test_the_composed_bus_can_do_little_to_its_machine() -> None:
+    """Read-only, without capabilities, on loopback, with one volume."""
+    composed: dict[str, Any] = yaml.safe_load(sample("compose.yaml"))
+    bus = composed["services"]["bus"]
+
+    assert bus["read_only"] is True
+    assert bus["cap_drop"] == ["ALL"]
+    assert bus["security_opt"] == ["no-new-privileges:true"]
+    assert bus["ports"] == ["127.0.0.1:8765:8765"]
+    assert [volume.split(":")[0] for volume in bus["volumes"]] == list(composed["volumes"])
+    assert (DEPLOY / bus["build"]["context"] / bus["build"]["dockerfile"]).resolve() == (
+        DEPLOY / "Dockerfile"
+    ).resolve()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_the_unit_is_one(tmp_path: Path) -> None:
+    """systemd finds nothing wrong with it but that the program is not installed here."""
+    unit = tmp_path / "claude-bus.service"
+    unit.write_text(sample("claude-bus.service").replace("/opt/claude-bus/bin/claude-bus", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- nginx ------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def configuration(folder: Path, bus: Served, port: int) -> Path:
+    """The sample, as it is but for ports, paths and certificate, in a configuration that runs in `folder`."""
+    chain, key = certificate(folder, "proxy")
+    text = sample("nginx.conf").replace("127.0.0.1:8765", bus.url.split("/")[2])
+    text = text.replace("listen 80;", f"listen 127.0.0.1:{free_port()};")
+    text = text.replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
+    text = re.sub(r"ssl_certificate /\S+;", f"ssl_certificate {chain};", text)
+    text = re.sub(r"ssl_certificate_key /\S+;", f"ssl_certificate_key {key};", text)
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    places = "".join(
+        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    whole = f"{user}pid {folder}/pid;\ndaemon off;\nevents {{}}\nhttp {{\naccess_log off;\n{places}{text}}}\n"
+    path = folder / "nginx.conf"
+    path.write_text(whole)
+    return path
+
+
+@contextlib.contextmanager
+def proxied(folder: Path, bus: Served) -> Iterator[tuple[str, ssl.SSLContext]]:
+    """nginx in front of the bus: its address, and who trusts it."""
+    assert NGINX
+    port = free_port()
+    path = configuration(folder, bus, port)
+    command = [NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(path)]
+    checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        url = f"https://127.0.0.1:{port}"
+        _wait_for(url, process)
+        yield url, ssl.create_default_context(cafile=str(folder / "proxy.pem"))
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connect(url).close()
+        except OSError:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        else:
+            return
+
+
+@needs_nginx
+def test_a_bus_behind_nginx(tmp_path: Path) -> None:
+    """Its pages are those of the proxy's https address; callers need a token; bodies, events and long polls pass."""
+    db = tmp_path / "bus.db"
+    _, secret = new_token(db, "anna")
+    with served(db, program="gated_server") as bus, proxied(tmp_path, bus) as (url, trusted):
+        assert ask(url, "GET /whoami", trusted=trusted).status == 401
+        assert ask(url, "GET /whoami", "Host: evil.example", token=secret, trusted=trusted).status == 421
+        assert ask(url, "GET /whoami", "Origin: https://evil.example", token=secret, trusted=trusted).status == 403
+        own = ask(url, "GET /whoami", f"Origin: {url}", "X-Forwarded-Proto: http", token=secret, trusted=trusted)
+        assert own.document == {"owner": "anna", "scheme": "https"}
+        assert "max-age" in own.headers["strict-transport-security"]
+        body = b"x" * 2**20
+        assert ask(url, "POST /echo", token=secret, body=body, trusted=trusted).document == {"size": 2**20}
+        assert ask(url, "GET /wait?block=2", token=secret, trusted=trusted).body == b"nothing"
+        with contextlib.closing(connect(url, trusted)) as stream:
+            stream.sendall(head(url, "GET /stream?every=60 HTTP/1.1", f"Authorization: Bearer {secret}"))
+            said = b""
+            while b"data: here" not in said:  # at once, though the answer does not end
+                part = stream.recv(65_536)
+                assert part
+                said += part
+
+
+@needs_nginx
+def test_nginx_in_front_of_an_open_bus_lets_nobody_in(tmp_path: Path) -> None:
+    """Until there is a token, what comes through the proxy is refused; and its first answer says what to do."""
+    with served(tmp_path / "bus.db", program="gated_server") as bus, proxied(tmp_path, bus) as (url, trusted):
+        answer = ask(url, "GET /whoami", trusted=trusted)
+        assert answer.status == 401
+        assert "token create" in answer.document["message"]
+        assert ask(bus.url, "GET /whoami").status == 200
+
+
+@needs_nginx
+def test_many_requests_on_few_connections_pass_nginx(tmp_path: Path) -> None:
+    """The proxy keeps connections to the bus, and none of them ends under a request."""
+    db = tmp_path / "bus.db"
+    _, secret = new_token(db, "anna")
+    with (
+        served(db, program="gated_server") as bus,
+        proxied(tmp_path, bus) as (url, trusted),
+        contextlib.closing(connect(url, trusted)) as made,
+    ):
+        for _ in range(300):
+            made.sendall(head(url, "GET /whoami HTTP/1.1", f"Authorization: Bearer {secret}"))
+            assert reply(made).status == 200

@@ -1,0 +1,31 @@
+"""Tokens, made as a user makes them: by the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from processes_under_test import PATIENCE, environment
+
+
+def token_command(db: Path, *arguments: str, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    """`claude-bus token ...` on this file; it must end with this status."""
+    command = [sys.executable, "-m", "claude_bus", "token", *arguments]
+    done = subprocess.run(
+        command, env=environment(db, **env), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == status, done
+    return done
+
+
+def new_token(db: Path, owner: str, *options: str) -> tuple[int, str]:
+    """The id and the secret of a new token."""
+    made: dict[str, Any] = json.loads(token_command(db, "create", owner, "--json", *options).stdout)
+    return made["id"], made["token"]
+
+
+def revoke(db: Path, token: int) -> None:
+    token_command(db, "revoke", str(token))
