@@ -30,6 +30,7 @@ from .model import (
     Guard,
     HandOver,
     Happening,
+    Letter,
     Message,
     MessageStatus,
     Place,
@@ -45,6 +46,7 @@ from .model import (
 )
 from .sql import (
     agents,
+    archive,
     bindings,
     calls,
     claims,
@@ -53,6 +55,7 @@ from .sql import (
     guard,
     listeners,
     messages,
+    parcels,
     sessions,
     state,
     tokens,
@@ -292,6 +295,18 @@ class LocalBus:
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]:
         return await self._db.run(messages.history, me, search=search, thread=thread, since=since, limit=limit)
+
+    async def chunks(self, me: Address, tag: str) -> list[Message]:
+        return await self._db.run(parcels.chunks, me, tag)
+
+    async def received(self, me: Address, message_ids: Sequence[int]) -> None:
+        await self._db.run(parcels.received, me, message_ids)
+
+    async def take_in(self, channel: str, letters: Sequence[Letter]) -> int:
+        return await self._db.run(archive.take_in, channel, letters)
+
+    async def give_out(self, channel: str, after: int, limit: int) -> list[Letter]:
+        return await self._db.run(archive.give_out, channel, after, limit)
 
     # -- state
 

@@ -1,0 +1,1 @@
+"""Clients of buses that are served elsewhere."""
