@@ -96,9 +96,11 @@ def _letter(line: bytes, channel: str) -> Letter:
 
 
 def _id(value: object, what: str) -> int | str:
-    if isinstance(value, bool) or not isinstance(value, int | str) or len(str(value)) > 100:
-        raise InvalidInput(f"{what} is neither a number nor a text of at most 100 characters")
-    return rules.check_line(value, what) if isinstance(value, str) else value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63:
+        return value
+    if not isinstance(value, str) or len(value) > 100:
+        raise InvalidInput(f"{what} is neither a whole number of 64 bits nor a text of at most 100 characters")
+    return rules.check_line(value, what)
 
 
 def _time(value: object) -> float:
@@ -125,7 +127,7 @@ def _name(value: object, what: str, channel: str) -> str:
 
 def _to(value: object, channel: str) -> tuple[str, ...]:
     """Names; none for everybody."""
-    if value is None or value == "" or value in rules.BROADCASTS:
+    if value is None or (isinstance(value, str) and value in ("", *rules.BROADCASTS)):
         return ()
     names = value if isinstance(value, list) else [value]
     if not names or len(names) > rules.MAX_RECIPIENTS:

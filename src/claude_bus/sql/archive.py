@@ -56,11 +56,15 @@ def _known(tx: Transaction, sender: Address, letter: Letter) -> int | None:
         sender.name,
         _key(letter),
     ) or tx.one(
-        "SELECT id FROM messages WHERE id = ? AND sender_channel = ? AND sender = ? AND content = ?",
+        "SELECT id FROM messages WHERE id = ? AND sender_channel = ? AND sender = ? AND content = ? "
+        "AND ABS(ts - ?) < 1e-5 AND (key IS NULL OR SUBSTR(key, 1, ?) != ?)",
         letter.id if isinstance(letter.id, int) else None,
         sender.channel,
         sender.name,
         letter.body,
+        letter.ts,
+        len(_PREFIX),
+        _PREFIX,
     )
     return row["id"] if row else None
 
