@@ -296,18 +296,6 @@ class LocalBus:
     ) -> list[Message]:
         return await self._db.run(messages.history, me, search=search, thread=thread, since=since, limit=limit)
 
-    async def chunks(self, me: Address, tag: str) -> list[Message]:
-        return await self._db.run(parcels.chunks, me, tag)
-
-    async def received(self, me: Address, message_ids: Sequence[int]) -> None:
-        await self._db.run(parcels.received, me, message_ids)
-
-    async def take_in(self, channel: str, letters: Sequence[Letter]) -> int:
-        return await self._db.run(archive.take_in, channel, letters)
-
-    async def give_out(self, channel: str, after: int, limit: int) -> list[Letter]:
-        return await self._db.run(archive.give_out, channel, after, limit)
-
     # -- state
 
     async def set_state(
@@ -359,6 +347,20 @@ class LocalBus:
 
     async def list_claims(self, channel: str) -> list[Claim]:
         return await self._db.run(claims.list_claims, channel)
+
+    # -- messages as files have them
+
+    async def chunks(self, me: Address, tag: str) -> list[Message]:
+        return await self._db.run(parcels.chunks, me, tag)
+
+    async def acknowledge_chunks(self, me: Address, message_ids: Sequence[int]) -> None:
+        await self._db.run(parcels.acknowledge, me, message_ids)
+
+    async def take_in(self, channel: str, letters: Sequence[Letter]) -> int:
+        return await self._db.run(archive.take_in, channel, letters)
+
+    async def give_out(self, channel: str, after: int, limit: int) -> list[Letter]:
+        return await self._db.run(archive.give_out, channel, after, limit)
 
     # -- what happened
 

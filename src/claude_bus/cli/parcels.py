@@ -95,7 +95,7 @@ class OwnBus:
         return [one for one in found if one]
 
     async def received(self, parcel: Parcel) -> None:
-        await self.bus.received(self.me, parcel.messages)
+        await self.bus.acknowledge_chunks(self.me, parcel.messages)
 
 
 @dataclass(frozen=True, slots=True)

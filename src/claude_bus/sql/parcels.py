@@ -23,7 +23,7 @@ def chunks(tx: Transaction, me: Address, tag: str) -> list[Message]:
     return deliveries.messages_of(tx, rows, me)
 
 
-def received(tx: Transaction, me: Address, messages: Sequence[int]) -> None:
+def acknowledge(tx: Transaction, me: Address, messages: Sequence[int]) -> None:
     """The file that these messages to `me` carry is there: they are acknowledged, and no longer mail."""
     for message in messages:
         tx.run(
