@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from processes_under_test import PATIENCE, SOURCE
+from served_bus import served
 
 HOLD = 5.0
 """Seconds for which the server below holds a long poll."""
@@ -129,6 +130,33 @@ def small(_folder: Path) -> Iterator[Small]:
     finally:
         if server.up:
             server.stop()
+
+
+class Own:
+    """Our own server."""
+
+    def __init__(self, folder: Path) -> None:
+        self._db = folder / "served" / "bus.db"
+        self._db.parent.mkdir()
+        self._port = "0"
+        self.start()
+        self._port = self.url.rpartition(":")[2]
+
+    def start(self) -> None:
+        self._running = served(self._db, "--port", self._port)
+        self.url = self._running.__enter__().url
+
+    def stop(self) -> None:
+        self._running.__exit__(None, None, None)
+
+
+@contextlib.contextmanager
+def own(folder: Path) -> Iterator[Own]:
+    server = Own(folder)
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 WIRES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Server]]] = {"small": small}

@@ -69,14 +69,14 @@ class Bus:
 
 
 @contextlib.contextmanager
-def _own(_folder: Path) -> Iterator[None]:
+def _local(_folder: Path) -> Iterator[None]:
     yield None
 
 
-@pytest.fixture(params=["own", *WIRES])
+@pytest.fixture(params=["local", *WIRES])
 def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
     """Our own bus, or one that speaks the protocol."""
-    with WIRES.get(request.param, _own)(tmp_path) as server:
+    with WIRES.get(request.param, _local)(tmp_path) as server:
         yield Bus(tmp_path, server.url if server else "")
 
 
