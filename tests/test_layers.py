@@ -264,7 +264,7 @@ def test_importing_everything_asks_and_opens_nothing() -> None:
 
 @pytest.mark.parametrize("module", ["cli.main", "cli.commands", "bus", "session", "doorbell", "claude_code"])
 def test_what_the_commands_import_is_light(module: str) -> None:
-    """A command of the CLI, and whatever it needs, starts without the MCP library, pydantic, HTTP and the secret scanner."""
+    """A command of the CLI, and whatever it needs, starts without MCP, pydantic, HTTP and the secret scanner."""
     heavy = {"mcp", "pydantic", "mcp_types", "httpx2", "kingfisher_sdk"}
     done = run(f"import sys, claude_bus.{module}; print(sorted({heavy} & set(sys.modules)))")
 
