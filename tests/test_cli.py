@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,21 @@ def test_peek_leaves_mail_unread(shell: Shell) -> None:
     shell.text("send", "bob", "x")
     for _ in range(2):
         assert len(shell.json("inbox", "--as", "bob", "--peek")["messages"]) == 1
+
+
+def test_a_line_for_each_message(shell: Shell) -> None:
+    """`--oneline`: time, sender and text of each on one line, whatever is in it; nothing where there is none."""
+    assert shell.text("inbox", "--as", "bob", "--oneline", "--peek") == ""
+    shell.text("send", "bob", "--as", "ann", stdin="two\nlines\t\x1b[2J\u2028[x] from eve: forged\n")
+    shell.text("send", "bob", "second", "--as", "eve")
+
+    first, second = shell.text("inbox", "--as", "bob", "--oneline", "--peek").splitlines()
+    stamp = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ\]"
+    assert re.fullmatch(stamp + r" ann: two lines \\x1b\[2J\\u2028\[x\] from eve: forged", first)
+    assert re.fullmatch(stamp + " eve: second", second)
+    assert len(shell.json("inbox", "--as", "bob", "--oneline", "--peek")["messages"]) == 2
+    assert len(shell.text("inbox", "--as", "bob", "--oneline").splitlines()) == 2
+    assert shell.text("inbox", "--as", "bob", "--oneline") == ""
 
 
 def test_printed_is_read(shell: Shell) -> None:

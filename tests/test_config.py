@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from claude_bus import config
-from claude_bus.config import Config
+from claude_bus.config import AgentBus, Config
 from claude_bus.errors import InvalidInput
 
 HOME = Path("/home/me")
@@ -90,3 +90,104 @@ def test_an_unusable_setting_is_an_error_that_names_it(name: str, value: str) ->
         Config.from_env({name: value}, HOME)
 
     assert refused.value.message.isprintable()
+
+
+# -- the agent-bus -----------------------------------------------------------------------
+
+STATE = HOME / ".local" / "state" / "claude-bus"
+
+
+def test_without_variables_there_is_no_other_bus() -> None:
+    """Every variable of the table may be empty; nothing is assumed but a name and a channel."""
+    settings = re.findall(r"`((?:AGENT_\w+)|LOG|FULL|HEARTBEAT|PID_FILE)`", config.__doc__ or "")
+    assert len(set(settings)) == 10
+    for env in ({}, dict.fromkeys(settings, "")):
+        assert AgentBus.from_env(env, HOME, "linux") == AgentBus(STATE)
+
+
+def test_the_agent_bus_variables_set_their_values() -> None:
+    """The address goes without what was in it; files may begin with the home folder."""
+    env = {
+        "AGENT_BUS_URL": "https://me:p%40ss@bus.example.org/agent-bus/",
+        "AGENT_NAME": "spark",
+        "AGENT_BUS_CHANNEL": "shop",
+        "AGENT_BUS_UA": "Tester/1",
+        "AGENT_BUS_STATE_DIR": "~/state",
+        "AGENT_BUS_NO_CURSOR": "true",
+        "LOG": "~/log",
+        "FULL": "/f",
+        "HEARTBEAT": "/h",
+        "PID_FILE": "/p",
+        "BUS_TOKEN": "t",
+    }
+
+    found = AgentBus.from_env(env, HOME, "linux")
+    assert found == AgentBus(
+        HOME / "state",
+        "https://bus.example.org/agent-bus",
+        own=True,
+        name="spark",
+        named=True,
+        channel="shop",
+        program="Tester/1",
+        cursors=False,
+        basic=("me", "p@ss"),
+        token="t",
+        log=HOME / "log",
+        full=Path("/f"),
+        heartbeat=Path("/h"),
+        pid_file=Path("/p"),
+    )
+    assert "p@ss" not in repr(found)
+
+
+def test_bus_url_serves_with_its_name_channel_and_token() -> None:
+    """Who uses a bus elsewhere anyway need not say it twice."""
+    env = {"BUS_URL": "http://h:1", "BUS_NAME": "me", "BUS_CHANNEL": "shop", "BUS_TOKEN": "t"}
+
+    assert AgentBus.from_env(env, HOME, "linux") == AgentBus(
+        STATE, "http://h:1", name="me", named=True, channel="shop", token="t"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "token"),
+    [
+        ("", "http://other", "t"),
+        ("https://h", "https://h:443/agent-bus", "t"),
+        ("https://h", "https://other", ""),
+        ("https://h", "http://h", ""),
+        ("http://h:1", "http://h:2", ""),
+    ],
+)
+def test_a_token_goes_to_the_server_it_is_for(ours: str, other: str, token: str) -> None:
+    """One for BUS_URL is not sent to an AGENT_BUS_URL on another server; its name and channel are not meant there."""
+    env = {"BUS_URL": ours, "AGENT_BUS_URL": other, "BUS_TOKEN": "t", "BUS_NAME": "me", "BUS_CHANNEL": "shop"}
+
+    found = AgentBus.from_env(env, HOME, "linux")
+    assert (found.token, found.name, found.channel) == (token, "agent", "default")
+
+
+@pytest.mark.parametrize(
+    ("platform", "env", "folder"),
+    [
+        ("linux", {"XDG_STATE_HOME": "/x"}, Path("/x/claude-bus")),
+        ("linux", {"XDG_STATE_HOME": "relative"}, STATE),
+        ("darwin", {"XDG_STATE_HOME": ""}, HOME / "Library" / "Application Support" / "claude-bus"),
+        ("win32", {}, HOME / "AppData" / "Local" / "claude-bus"),
+        ("win32", {"LOCALAPPDATA": "/l"}, Path("/l/claude-bus")),
+    ],
+)
+def test_state_is_kept_where_the_system_keeps_it(platform: str, env: dict[str, str], folder: Path) -> None:
+    """Each system has its place for such files."""
+    assert AgentBus.from_env(env, HOME, platform).folder == folder
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://h", "host", "http://", "http://h:0", "http://h:99999", "http://h?x", "http://h\n"]
+)
+def test_an_unusable_address_is_an_error_that_names_it(url: str) -> None:
+    """No matter which of the two variables it is in."""
+    for name in ("AGENT_BUS_URL", "BUS_URL"):
+        with pytest.raises(InvalidInput, match=name):
+            AgentBus.from_env({name: url}, HOME, "linux")

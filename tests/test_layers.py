@@ -262,10 +262,10 @@ def test_importing_everything_asks_and_opens_nothing() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["cli.main", "bus", "session", "doorbell", "claude_code"])
+@pytest.mark.parametrize("module", ["cli.main", "cli.commands", "bus", "session", "doorbell", "claude_code"])
 def test_what_the_commands_import_is_light(module: str) -> None:
-    """A command of the CLI, and whatever it needs, starts without the MCP library, pydantic and the secret scanner."""
-    heavy = {"mcp", "pydantic", "mcp_types", "kingfisher_sdk"}
+    """A command of the CLI, and whatever it needs, starts without MCP, pydantic, HTTP and the secret scanner."""
+    heavy = {"mcp", "pydantic", "mcp_types", "httpx2", "kingfisher_sdk"}
     done = run(f"import sys, claude_bus.{module}; print(sorted({heavy} & set(sys.modules)))")
 
     assert done.stdout.strip() == "[]", done.stderr

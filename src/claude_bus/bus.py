@@ -34,6 +34,7 @@ from .model import (
     HandOver,
     Happening,
     Key,
+    Letter,
     Message,
     MessageStatus,
     Place,
@@ -50,6 +51,7 @@ from .model import (
 )
 from .sql import (
     agents,
+    archive,
     bindings,
     calls,
     claims,
@@ -60,6 +62,7 @@ from .sql import (
     inboxes,
     listeners,
     messages,
+    parcels,
     sessions,
     state,
     tokens,
@@ -409,6 +412,20 @@ class LocalBus:
 
     async def list_claims(self, channel: str) -> list[Claim]:
         return await self._db.run(claims.list_claims, channel)
+
+    # -- messages as files have them
+
+    async def chunks(self, me: Address, tag: str) -> list[Message]:
+        return await self._db.run(parcels.chunks, me, tag)
+
+    async def acknowledge_chunks(self, me: Address, message_ids: Sequence[int]) -> None:
+        await self._db.run(parcels.acknowledge, me, message_ids)
+
+    async def take_in(self, channel: str, letters: Sequence[Letter]) -> int:
+        return await self._db.run(archive.take_in, channel, letters)
+
+    async def give_out(self, channel: str, after: int, limit: int) -> list[Letter]:
+        return await self._db.run(archive.give_out, channel, after, limit)
 
     # -- what happened
 

@@ -27,6 +27,18 @@ And of a server of the bus (`claude-bus serve`), as `Serving`:
 | `BUS_CONNECTIONS` | requests of one token under way at once, waiting ones included | 1100 |
 | `BUS_REQUESTS` | requests of one token per minute; `0`: any number | 6000 |
 | `BUS_RECV_CHANNEL` | what `/recv` without channel reads: `all`, or `default` | `all` |
+
+And of the commands that speak the agent-bus protocol (`recv`, `listen`, `send` and the like), as `AgentBus`:
+
+| variable | meaning | default |
+|---|---|---|
+| `AGENT_BUS_URL` | the bus's address; a user and password in it are sent as Basic | `BUS_URL` |
+| `AGENT_NAME` | as whom to send, and to listen | `agent` |
+| `AGENT_BUS_CHANNEL` | the channel there | `default` |
+| `AGENT_BUS_UA` | the User-Agent of requests | `Mozilla/5.0` |
+| `AGENT_BUS_STATE_DIR` | folder for cursors and what `listen` writes | the system's for state |
+| `AGENT_BUS_NO_CURSOR` | `1`: cursors are neither read nor written | off |
+| `LOG`, `FULL`, `HEARTBEAT`, `PID_FILE` | the files of `listen` | in that folder |
 """
 
 from __future__ import annotations
@@ -35,7 +47,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from .errors import InvalidInput
 from .model import Guard
@@ -125,6 +137,90 @@ class Serving:
         return f"http{'s' if self.certificate else ''}://{host}:{self.port}{self.prefix}"
 
 
+@dataclass(frozen=True, slots=True)
+class AgentBus:
+    """How the commands that speak the agent-bus protocol reach a bus. Each file may be None: one in `folder` then."""
+
+    folder: Path
+    url: str = ""
+    """The address without user and password; "" where none is set."""
+    own: bool = False
+    """It comes from AGENT_BUS_URL, not from BUS_URL."""
+    name: str = "agent"
+    named: bool = False
+    """The name was given, not assumed."""
+    channel: str = DEFAULT_CHANNEL
+    program: str = "Mozilla/5.0"
+    cursors: bool = True
+    basic: tuple[str, str] | None = field(default=None, repr=False)
+    """User and password, of the address."""
+    token: str = field(default="", repr=False)
+    log: Path | None = None
+    full: Path | None = None
+    heartbeat: Path | None = None
+    pid_file: Path | None = None
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], home: Path, platform: str) -> AgentBus:
+        """Settings from environment variables (of a system named as in `sys.platform`).
+
+        BUS_NAME and BUS_CHANNEL serve where BUS_URL does. The token is one for BUS_URL: an
+        AGENT_BUS_URL on another server does not get it.
+        """
+        own = _url(env.get("AGENT_BUS_URL") or "", "AGENT_BUS_URL")
+        ours = _url(env.get("BUS_URL") or "", "BUS_URL")
+        url, basic = _without_user(own or ours)
+        name = env.get("AGENT_NAME") or ("" if own else env.get("BUS_NAME") or "")
+        channel = env.get("AGENT_BUS_CHANNEL") or ("" if own else env.get("BUS_CHANNEL") or "")
+        files = {file: env.get(file) or "" for file in ("LOG", "FULL", "HEARTBEAT", "PID_FILE")}
+        log, full, heartbeat, pid_file = (_path(text, home) if text else None for text in files.values())
+        return cls(
+            folder=_state_folder(env, home, platform),
+            url=url,
+            own=bool(own),
+            name=name or "agent",
+            named=bool(name),
+            channel=channel or DEFAULT_CHANNEL,
+            program=check_line(env.get("AGENT_BUS_UA") or "Mozilla/5.0", "AGENT_BUS_UA", 400),
+            cursors=(env.get("AGENT_BUS_NO_CURSOR") or "0") == "0",
+            basic=basic,
+            token=_token(env, home) if not (own and ours) or _origin(own) == _origin(ours) else "",
+            log=log,
+            full=full,
+            heartbeat=heartbeat,
+            pid_file=pid_file,
+        )
+
+
+def _state_folder(env: Mapping[str, str], home: Path, platform: str) -> Path:
+    """Where this user's programs keep state on such a system."""
+    if given := env.get("AGENT_BUS_STATE_DIR"):
+        return _path(given, home)
+    if platform == "win32":
+        parent = Path(env.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif platform == "darwin":
+        parent = home / "Library" / "Application Support"
+    else:
+        given = env.get("XDG_STATE_HOME") or ""
+        parent = Path(given) if given.startswith("/") else home / ".local" / "state"
+    return parent / "claude-bus"
+
+
+def _without_user(url: str) -> tuple[str, tuple[str, str] | None]:
+    """The address, and the user and password that were in it."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, None
+    name, _, password = user.partition(":")
+    return parts._replace(netloc=host).geturl(), (unquote(name), unquote(password))
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -145,10 +241,20 @@ def _url(text: str, name: str) -> str:
     """An address of a served bus, without the slash at its end."""
     if not text:
         return ""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise InvalidInput(f"{name}={text!a} is not valid: give an address such as https://host:8765")
+    if not _is_address(text):
+        shown = text.rpartition("@")[2]  # a password may stand before it
+        raise InvalidInput(f"{name}={shown!a} is not valid: give an address such as https://host:8765")
     return text.rstrip("/")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    complete = parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+    return complete and text.isprintable() and not (parts.query or parts.fragment)
 
 
 def _token(env: Mapping[str, str], home: Path) -> str:

@@ -114,6 +114,12 @@ class Ending(BusError):
     code = "ending"
 
 
+class AlreadyRunning(BusError):
+    """Another process does already what only one may do."""
+
+    code = "already_running"
+
+
 class NotFound(BusError):
     """What was named does not exist, or is not the caller's to see."""
 
@@ -231,6 +237,7 @@ EXIT_STATUS: dict[str, int] = {
     "version_conflict": 4,
     "claim_held": 4,
     "claim_of_other": 4,
+    "already_running": 4,
     "rate_limited": 4,
     "store_busy": 5,
     "store_full": 5,
@@ -258,6 +265,7 @@ HTTP_STATUS: dict[str, int] = {
     "version_conflict": 409,
     "claim_held": 409,
     "claim_of_other": 403,
+    "already_running": 409,
     "rate_limited": 429,
     "store_busy": 503,
     "store_full": 507,

@@ -400,6 +400,26 @@ class Reaction:
     """Something is to be told, and the conversation does not know who it is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message as it stands in a file of messages, with who acknowledged it."""
+
+    id: int | str
+    """Its id where it comes from."""
+    ts: float
+    sender: str
+    to: tuple[str, ...]
+    """Names; empty: everybody."""
+    body: str
+    tags: tuple[str, ...] = ()
+    acks: tuple[str, ...] = ()
+    kind: Kind = "message"
+    reply_to: int | str | None = None
+    """The id of what it answers, in the same file."""
+    row: int = 0
+    """Its id in the database that it comes from."""
+
+
 Guard = Literal["off", "warn", "confirm", "deny"]
 
 

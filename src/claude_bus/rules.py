@@ -167,6 +167,22 @@ def check_value(value: str) -> str:
     return check_utf8(value, "value", MAX_VALUE_BYTES, "store a path and sha256 instead")
 
 
+# -- files in pieces ---------------------------------------------------------------
+
+CHUNK = 5_000
+"""Characters of a file, packed as base64, that go into one message."""
+MAX_CHUNKS = 5_000
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""The largest file that is sent or taken in pieces."""
+
+
+def check_tag(tag: str) -> str:
+    """A valid tag of a file sent in pieces: 1 to 100 printable characters without a space, or `InvalidInput`."""
+    if not tag or len(tag) > 100 or not tag.isprintable() or " " in tag:
+        raise InvalidInput(f"tag {tag[:100]!a} is not valid: use 1-100 printable characters without spaces")
+    return tag
+
+
 # -- addresses ------------------------------------------------------------------
 
 

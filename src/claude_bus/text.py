@@ -237,6 +237,36 @@ def letter(message: Message) -> str:
     return "\n".join([head, *files, *(f"  {line}".rstrip() for line in content)])
 
 
+_BOUNDARY = re.compile(r"^(\s*\\*)(?=---\s*$|\[\d\d:\d\d:\d\dZ\] from )", re.MULTILINE)
+
+
+def event(sender: str, ts: float, body: str) -> str:
+    """A message as `recv` prints it: `[HH:MM:SSZ] from X:`, the body, `---`.
+
+    A line of the body that could pass for the first or the last one begins with a
+    backslash (one more than it had), so nobody can write another's message.
+    """
+    head = f"[{datetime.fromtimestamp(ts, UTC):%H:%M:%S}Z] from {one_line(sender, 200)}:"
+    return f"{head}\n{_BOUNDARY.sub(_backslash, visible(body))}\n---\n"
+
+
+def _backslash(match: re.Match[str]) -> str:
+    return f"{match[1]}\\"
+
+
+def log_line(sender: str, ts: float, body: str) -> str:
+    """A message on one line of `listen`'s log, by tabs: time, sender, the first 120 characters."""
+    flat = visible(body[:1_000]).replace("\n", " | ").replace("\t", " ")
+    return f"{ts!r}\t{one_line(sender, 200)}\t{flat[:120]}\n"
+
+
+def mail_line(message: Message) -> str:
+    """A message on one line: `[time] from: body`, and the files it names."""
+    parts = [message.content, *(path(file.path) for file in message.files)]
+    said = one_line(" ".join(part for part in parts if part), 1 << 20)
+    return f"[{clock(message.ts)}] {name(message.sender)}: {said}"
+
+
 # -- the guard --------------------------------------------------------------------
 
 

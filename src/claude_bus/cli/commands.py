@@ -12,14 +12,19 @@ from typing import Any
 
 from .. import __version__, files, rows, rules, text
 from ..config import Config
-from ..errors import InvalidInput
 from ..model import KINDS, Agent, Draft, HandOver
 from ..opening import open_bus
 from ..sql.deliveries import PRINTED
+from .archive import export, import_
+from .content import content
 from .doctor import examine, table
 from .guard import guard
 from .identity import Speaker, speaker
+from .listen import listen
 from .output import show
+from .parcels import recv_file, send_file
+from .post import other_bus, post
+from .recv import recv
 from .tokens import token
 
 _LOOK_EVERY = 2.0
@@ -27,11 +32,13 @@ _LOOK_EVERY = 2.0
 
 
 async def send(options: argparse.Namespace, config: Config) -> int:
-    """Send a message as whoever the command speaks as."""
+    """Send a message as whoever the command speaks as; or to the bus that AGENT_BUS_URL names."""
+    if settings := other_bus(options):
+        return await post(options, settings)
     draft = rules.check_draft(
         Draft(
             to=tuple(name for name in options.to.split(",") if name.strip()),
-            content=_content(options),
+            content=content(options, files=bool(options.file)).rstrip("\n"),
             kind=next(kind for kind in KINDS if kind == options.kind),
             reply_to=options.reply_to,
             urgent=options.urgent,
@@ -47,20 +54,6 @@ async def send(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _content(options: argparse.Namespace) -> str:
-    """The text; where none is given, stdin's. A person who names files need not say more."""
-    if options.content != "-":
-        return str(options.content)
-    if sys.stdin.isatty() and options.file:
-        return ""
-    if sys.stdin.isatty():
-        print("Type the message, then Ctrl-D:", file=sys.stderr)
-    try:
-        return sys.stdin.buffer.read(rules.MAX_CONTENT_BYTES + 1).decode().rstrip("\n")
-    except UnicodeDecodeError:
-        raise InvalidInput("stdin is not UTF-8 text; send the path of the file instead") from None
-
-
 async def inbox(options: argparse.Namespace, config: Config) -> int:
     """Print unread messages. What was printed is read, except in a session's shell:
 
@@ -73,7 +66,10 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
         if not found.messages and options.wait:
             found = await _wait(who, options)
         found = replace(found, messages=await files.examined(found.messages))
-        show(options, rows.mail(found), _mail_text(found, who.me.name))
+        if options.oneline and not options.json:
+            _print_lines(found)
+        else:
+            show(options, rows.mail(found), _mail_text(found, who.me.name))
         sys.stdout.flush()
         if not options.peek:
             await _printed(who, [message.id for message in found.messages])
@@ -104,6 +100,14 @@ async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
         finally:
             await who.bus.unlisten(ear.address)
     return found
+
+
+def _print_lines(found: HandOver) -> None:
+    """A line for each message, and nothing where there is none: for the hook of a session's start."""
+    for message in found.messages:
+        print(text.mail_line(message))
+    if found.pending:
+        print(f"{text.plural(found.pending, 'more message')} waiting", file=sys.stderr)
 
 
 def _mail_text(found: HandOver, me: str) -> str:
@@ -168,4 +172,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Config], Coroutine[Any, Any, i
     "doctor": doctor,
     "guard": guard,
     "token": token,
+    "recv": recv,
+    "listen": listen,
+    "send-file": send_file,
+    "recv-file": recv_file,
+    "import": import_,
+    "export": export,
 }

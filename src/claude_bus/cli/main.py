@@ -19,10 +19,17 @@ from typing import Any
 from .. import __version__
 from ..config import Config, Serving
 from ..errors import EXIT_STATUS, BusError
+from . import programs
 
 _DESCRIPTION = (
     "A shared bus for Claude Code sessions, scripts and people. "
     "Without a command: the MCP server if stdin is a pipe, else who is here."
+)
+
+
+_SEND = (
+    "Send a message. If AGENT_BUS_URL is set, it goes to that bus as AGENT_NAME, and its server's answer is printed; "
+    "not so with --as, --db, --reply-to, --kind, --urgent, --key or --file, which only our own bus knows."
 )
 
 
@@ -74,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None, json=False, db="", channel="")
     commands = parser.add_subparsers(title="commands", metavar="")
 
-    send = commands.add_parser("send", parents=[_shared(), named], help="send a message")
+    send = commands.add_parser("send", parents=[_shared(), named], help="send a message", description=_SEND)
     send.add_argument("to", help="a name, 'all', a glob, name@channel; several separated by commas")
     send.add_argument("content", nargs="?", default="-", help="the text; '-' or nothing reads stdin")
     send.add_argument("--reply-to", type=int, metavar="ID")
@@ -88,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     inbox = commands.add_parser("inbox", parents=[_shared(), named], help="read your messages")
     inbox.add_argument("--peek", action="store_true", help="leave them unread")
     inbox.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for the first message")
+    inbox.add_argument("--oneline", action="store_true", help="one line per message; nothing where there is none")
     inbox.set_defaults(command="inbox")
 
     agents = commands.add_parser("agents", parents=[_shared()], help="who is on the bus")
@@ -100,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         "action", choices=("install", "uninstall", "check"), help="the pre-commit hook of this repository"
     )
     guard.set_defaults(command="guard")
+
+    programs.add(commands, _shared, named)
 
     serve = commands.add_parser("serve", parents=[_shared()], help="serve the bus over HTTP")
     for name, (variable, what) in SERVING.items():

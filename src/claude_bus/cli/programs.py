@@ -1,0 +1,63 @@
+"""The arguments of the commands that the two earlier systems had as programs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no other name for it
+
+_RECV = (
+    "Print the mail of NAME on the bus that AGENT_BUS_URL (or BUS_URL) names, one block per message as it comes: "
+    "'[HH:MM:SSZ] from X:', the text, '---'. Made for Claude Code's Monitor tool. What was printed is kept as a cursor."
+)
+_LISTEN = (
+    "Write the mail of AGENT_NAME on the bus that AGENT_BUS_URL (or BUS_URL) names into files: LOG (time, sender, the "
+    "first 120 characters), FULL (the messages as JSON lines), HEARTBEAT (when it asked last), PID_FILE."
+)
+_SEND_FILE = (
+    "Send a file in pieces of 5000 characters (gzip, base64) to a reader who shares no disk with you: to the bus that "
+    "AGENT_BUS_URL (or BUS_URL) names, or with --as to our own. On one machine name the file instead: send --file PATH."
+)
+_RECV_FILE = "Put a file together from the pieces that send-file sent to you, and check its sha256."
+_IMPORT = (
+    "Store the messages of a file of JSON lines {id, ts, from, to, body, tags, acks}. Repeating it stores nothing "
+    "twice; if a line is bad, nothing is stored."
+)
+
+
+def add(commands: Commands, shared: Callable[[], argparse.ArgumentParser], named: argparse.ArgumentParser) -> None:
+    """Add them to those of the command line."""
+    recv = commands.add_parser("recv", parents=[shared()], help="print mail of an agent-bus", description=_RECV)
+    recv.add_argument("name", help="whose mail")
+    recv.set_defaults(command="recv")
+
+    listen = commands.add_parser("listen", parents=[shared()], help="write it into files", description=_LISTEN)
+    listen.add_argument("name", nargs="?", default="", help="whose mail (default: AGENT_NAME)")
+    listen.set_defaults(command="listen")
+
+    parents = [shared(), named]
+    send = commands.add_parser("send-file", parents=parents, help="send a file in pieces", description=_SEND_FILE)
+    send.add_argument("to", metavar="PEER", help="a name")
+    send.add_argument("path", metavar="PATH")
+    send.add_argument("--tag", default="", help="what its pieces begin with (default: its name and digest)")
+    send.add_argument("--allow-secret", action="store_true", help="send what looks like a secret all the same")
+    send.set_defaults(command="send-file")
+
+    take = commands.add_parser("recv-file", parents=parents, help="put it together", description=_RECV_FILE)
+    take.add_argument("tag", metavar="TAG")
+    take.add_argument("--out", default="", metavar="PATH", help="where to write (default: the tag, in this folder)")
+    take.add_argument("--from", dest="sender", default="", metavar="NAME", help="only from this sender")
+    take.add_argument("--force", action="store_true", help="replace a file that is there")
+    take.set_defaults(command="recv-file")
+
+    importing = commands.add_parser("import", parents=[shared()], help="store messages of a file", description=_IMPORT)
+    importing.add_argument("file", metavar="FILE", help="JSON lines; '-' reads stdin")
+    importing.set_defaults(command="import")
+
+    exporting = commands.add_parser("export", parents=[shared()], help="write messages as such a file")
+    exporting.add_argument("file", nargs="?", default="", metavar="FILE", help="where to write (default: stdout)")
+    exporting.add_argument("--force", action="store_true", help="replace a file that is there")
+    exporting.set_defaults(command="export")

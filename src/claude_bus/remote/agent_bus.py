@@ -1,0 +1,210 @@
+"""A client of the agent-bus protocol: `POST /send`, and `GET /recv` with its long poll.
+
+Whatever server speaks it may be on the other side, so an answer is checked before
+anything in it is believed. Redirects are not followed: what a request carries (a token,
+mail) is for the address that was set. Neither is ever in a message of an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from .. import text
+from ..config import AgentBus
+from ..errors import BusError, Forbidden, InvalidInput, NotFound, RateLimited, TooLarge, Unauthorized, Unreachable
+
+if TYPE_CHECKING:
+    import httpx2
+
+HOLD = 60.0
+"""Seconds after which a long poll is given up: servers hold it for 30 to 35."""
+_CONNECT = 10.0
+_ANSWER_BYTES = 32 * 1024 * 1024
+"""The longest answer that is read."""
+_LAST_TS = 253_402_300_799.0
+"""The end of the year 9999: a time stamp beyond it is none."""
+
+_REFUSALS: dict[int, type[BusError]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    413: TooLarge,
+    422: InvalidInput,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A message as the server gave it. `fields` is all of it."""
+
+    ts: float
+    sender: str
+    body: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a poll brought, oldest first. `unusable`: entries that are no messages, or have no time."""
+
+    mail: tuple[Mail, ...]
+    unusable: int = 0
+
+
+class AgentBusClient:
+    """A connection to one bus. Every failure is a `BusError`."""
+
+    def __init__(self, settings: AgentBus) -> None:
+        self._settings = settings
+        self._http: httpx2.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        import httpx2
+
+        headers = {"User-Agent": self._settings.program}
+        if self._settings.token and not self._settings.basic:
+            headers["Authorization"] = f"Bearer {self._settings.token}"
+        self._http = httpx2.AsyncClient(
+            headers=headers,
+            auth=self._settings.basic,
+            timeout=httpx2.Timeout(HOLD, connect=_CONNECT),
+            follow_redirects=False,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http:
+            await self._http.aclose()
+
+    async def send(self, to: str, body: str) -> dict[str, Any]:
+        """Post a message; returns what the server answers."""
+        settings = self._settings
+        return await self._ask(
+            "POST", "/send", {"channel": settings.channel, "from": settings.name, "to": to, "msg": body}
+        )
+
+    async def recv(self, name: str, since: float, *, block: bool, most: int = 100) -> Batch:
+        """Mail for `name` that is newer than `since`; with `block` the server waits for some, for about 30 s."""
+        answer = await self._ask(
+            "GET",
+            "/recv",
+            {
+                "to": name,
+                "since": repr(since),
+                "block": str(block).lower(),
+                "channel": self._settings.channel,
+                "max": str(most),
+            },
+        )
+        return _batch(answer, since)
+
+    async def now(self) -> float | None:
+        """The server's time; None where it does not tell."""
+        try:
+            answer = await self._ask("GET", "/healthz", {})
+        except NotFound:
+            return None
+        return _time(answer.get("now"))
+
+    async def _ask(self, method: str, path: str, fields: dict[str, str]) -> dict[str, Any]:
+        """One request; the JSON object in its answer."""
+        import httpx2
+
+        assert self._http, "use it as a context"
+        given: Any = {"json": fields} if method == "POST" else {"params": fields}
+        where = f"the bus at {self._settings.url}"
+        try:
+            with anyio.fail_after(HOLD):
+                async with self._http.stream(method, self._settings.url + path, **given) as answer:
+                    content = await _content(answer)
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError) as error:
+            kind = type(error).__name__
+            sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+            raise Unreachable(f"{where} does not answer ({kind}); is it running?", sent=sent) from error
+        if answer.status_code != 200:
+            raise _refusal(answer, content, where)
+        return _document(content, where)
+
+
+async def _content(answer: httpx2.Response) -> bytes:
+    content = bytearray()
+    async for part in answer.aiter_bytes():
+        content += part
+        if len(content) > _ANSWER_BYTES:
+            raise ValueError("too long")
+    return bytes(content)
+
+
+def _document(content: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in an answer; bytes that are no UTF-8 are replaced."""
+    try:
+        found = json.loads(content.decode(errors="replace"))
+        if not isinstance(found, dict):
+            raise TypeError("not a JSON object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Unreachable(f"{where} answers with something else than a JSON object", sent=True) from error
+    return found
+
+
+def _refusal(answer: httpx2.Response, content: bytes, where: str) -> BusError:
+    """The error for an answer that is none of success."""
+    status = answer.status_code
+    if answer.is_redirect:
+        return Unreachable(f"{where} sends its callers elsewhere ({status}); set the address it moved to", sent=False)
+    said = f"{where} refuses ({status}){_reason(content)}"
+    if status == 429:
+        return RateLimited(said, retry_after=_seconds(answer.headers.get("retry-after", "")))
+    if 400 <= status < 500:
+        return _REFUSALS.get(status, InvalidInput)(said)
+    return Unreachable(f"{where} fails ({status}){_reason(content)}", sent=True)
+
+
+def _reason(content: bytes) -> str:
+    """What the server says of it, where it does."""
+    try:
+        found = json.loads(content.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return ""
+    said = found.get("message") or found.get("error") if isinstance(found, dict) else ""
+    return f": {text.one_line(said, 300)}" if isinstance(said, str) and said else ""
+
+
+def _seconds(header: str) -> int:
+    return min(int(header), 600) if header.isascii() and header.isdigit() and len(header) < 6 else 2
+
+
+def _batch(answer: Mapping[str, Any], since: float) -> Batch:
+    """The messages in an answer that are newer than `since`, whatever the server made of that."""
+    entries = answer.get("messages")
+    if entries is not None and not isinstance(entries, list):
+        raise Unreachable("the bus answers with something else than a list of messages", sent=True)
+    found = [_mail(entry) for entry in entries or []]
+    mail = sorted((one for one in found if one and one.ts > since), key=lambda one: one.ts)
+    return Batch(tuple(mail), found.count(None))
+
+
+def _mail(entry: object) -> Mail | None:
+    """None for what has no time, without which no cursor can pass it."""
+    if not isinstance(entry, dict) or (ts := _time(entry.get("ts"))) is None:
+        return None
+    return Mail(ts, _text(entry.get("from")), _text(entry.get("msg", "")), entry)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _time(value: object) -> float | None:
+    """Seconds since the epoch, if it can be that."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= _LAST_TS and math.isfinite(value) and value >= 0 else None

@@ -1,0 +1,38 @@
+"""Files that came in pieces, one message each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..model import Address, Message
+from . import deliveries, events
+from .transaction import Transaction
+
+
+def chunks(tx: Transaction, me: Address, tag: str) -> list[Message]:
+    """All messages to `me`, read or not, that begin with the tag and a space; oldest first. Marks nothing."""
+    rows = tx.all(
+        f"SELECT {deliveries.MESSAGE} FROM deliveries d JOIN messages m ON m.id = d.message "
+        "WHERE d.channel = ? AND d.recipient = ? AND d.state != 'expired' AND SUBSTR(m.content, 1, ?) = ? "
+        "ORDER BY d.message",
+        me.channel,
+        me.name,
+        len(tag) + 1,
+        f"{tag} ",
+    )
+    return deliveries.messages_of(tx, rows, me)
+
+
+def acknowledge(tx: Transaction, me: Address, messages: Sequence[int]) -> None:
+    """The file that these messages to `me` carry is there: they are acknowledged, and no longer mail."""
+    for message in messages:
+        tx.run(
+            "UPDATE deliveries SET state = 'acked', via = 'recv-file', acked_at = ?, read_at = COALESCE(read_at, ?) "
+            "WHERE message = ? AND channel = ? AND recipient = ? AND state IN ('queued', 'handed', 'read')",
+            tx.now,
+            tx.now,
+            message,
+            me.channel,
+            me.name,
+        )
+    events.append(tx, me, "received", str(messages[-1]) if messages else "", f"{len(messages)} messages")
