@@ -206,6 +206,30 @@ async def _many(beats: list[str]) -> bool:
     return len(beats) > 2
 
 
+async def test_nobody_comes_back_as_somebody_else(bus: LocalBus) -> None:
+    """Who told another's conversation, counted as gone and calls again, is not that conversation's agent."""
+    here = those_of(bus, after_call=0.05)
+    bobs = Grant("bob", ("bob", "bob-*"), ("*",), 2)
+    async with here.run():
+        alice, bob = key_of(ANYBODY, "alice"), key_of(bobs, "bob")
+        with here.heard(alice, stream=False):
+            session = here.participants(alice, ANYBODY).session
+            await session.register("alice")
+            await session.prompt("conversation", "p", "default")
+            with here.heard(bob, stream=False):
+                await here.participants(bob, bobs).session.prompt("conversation", "p", "default")
+        await eventually(lambda: _not(is_here(bus, alice)), "alice is gone")
+        await eventually(lambda: _not(is_here(bus, bob)), "bob is gone")
+        await bus.send(Address("carol", "default"), Draft(("alice",), "for alice"))
+        with here.heard(bob, stream=False):
+            again = here.participants(bob, bobs).session
+            assert not await again.prompt("conversation", "p2", "default")
+            binding = await again.whoami()
+            assert binding
+            assert binding.address.name == "bob-http"
+        assert (await bus.waiting(ALICE)).count == 1
+
+
 @pytest.mark.parametrize(
     ("names", "channels", "listed"),
     [

@@ -22,7 +22,7 @@ from .. import processes, rules
 from ..bus import LocalBus
 from ..config import Config
 from ..errors import BusError, NameTaken, NotRegistered, RateLimited
-from ..model import Address, Client, Grant, Injection
+from ..model import Address, Binding, Client, Grant, Injection
 from ..session import Session
 from ..subagents import Participants
 from ..surroundings import Elsewhere
@@ -96,6 +96,15 @@ class HttpSession(Session):
         )
         self._local = bus
         self._closes = closes
+
+    async def attach(self) -> Binding:
+        """Take part. A name that its conversation bore comes back with it only if the token is for that."""
+        binding = await super().attach()
+        if not binding.registered or rules.permits(self.grant, binding.address):
+            return binding
+        await self.bus.detach(self.client.key)
+        self.client = replace(self.client, session_id=self.client.key)
+        return await super().attach()
 
     async def _react(self, via: str, session_id: str, *more: Any, **options: Any) -> Injection:
         await self._take_name_up(session_id)
