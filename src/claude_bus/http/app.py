@@ -28,6 +28,7 @@ from .hub import Hub, listener
 from .metrics import Measure, Metrics
 from .quotas import Quotas
 from .service import Service, grant_of
+from .upkeep import keep_up
 from .visits import Visits
 
 
@@ -46,6 +47,7 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(service.hub.run)
+            tasks.start_soon(keep_up, bus)
             tasks.start_soon(visits.run)
             async with mcp.run():
                 yield

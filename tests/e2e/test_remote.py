@@ -1,0 +1,115 @@
+"""Sessions of the real client, with plugin, hooks and doorbell, on a bus that is served elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from claude_bus.config import Config
+from claude_bus.opening import open_local
+from processes_under_test import eventually
+from served_bus import Served, served
+
+from . import reading
+from .claude_e2e import Sandbox
+from .conftest import StartSession
+from .fake_anthropic import Turn
+from .peer import Peer
+from .test_doorbell import woken
+from .test_injection import slow_command
+
+
+@pytest.fixture
+def secret(db: Path) -> str:
+    """A token for frontend and its helpers, and nobody else."""
+
+    async def create() -> str:
+        async with open_local(Config(db)) as bus:
+            return (await bus.create_token("frontend", ("frontend", "frontend-*"), ("default",), None))[1]
+
+    return anyio.run(create)
+
+
+@pytest.fixture
+def server(db: Path, secret: str) -> Iterator[Served]:
+    with served(db) as running:
+        yield running
+
+
+@pytest.fixture
+def box(tmp_path: Path, server: Served, secret: str) -> Sandbox:
+    """A user's machine that knows the bus by its address, and has no file of it."""
+    token = tmp_path / "token"
+    token.write_text(secret, encoding="utf-8")
+    token.chmod(0o600)
+    return Sandbox(tmp_path, BUS_URL=server.url, BUS_TOKEN_FILE=str(token), CLAUDE_BUS_PYTHON=sys.executable)
+
+
+def test_a_message_wakes_an_idle_session_elsewhere(session: StartSession, backend: Peer, box: Sandbox) -> None:
+    """What a program sends on the server's machine is in the idle session's next request, and then it is read."""
+    frontend = session("frontend")
+    frontend.turn("hello")
+    sent = backend.sent("frontend", "the build is green")
+    assert sent.expectations[0].outlook == "waking"
+
+    request = frontend.model.wait_main(2)
+    assert [(m.id, m.content) for m in reading.mail(request)] == [(sent.id, "the build is green")]
+    (ring,) = reading.rings(request)
+    assert f"1 unread on the bus from backend (#{sent.id})" in ring
+    frontend.wait_until("idle")
+    assert backend.receipt(sent.id).state == "read"
+    assert not (box.home / ".claude-bus").exists()
+
+
+def test_mail_comes_with_a_prompt_and_between_tools(session: StartSession, backend: Peer, box: Sandbox) -> None:
+    """The hooks reach over: what waits comes with the prompt, what comes meanwhile after the tool."""
+    waited = backend.send("frontend", "before you begin")
+    frontend = session("frontend", Turn(tools=[("Bash", slow_command())]), args=("--allowedTools", "Bash"))
+    first = frontend.say("run the tests")
+    eventually((box.project / "started-1").exists, "the tool runs")
+    meanwhile = backend.send("frontend", "stop, the branch is broken")
+    (box.project / "go").touch()
+
+    assert [m.id for m in reading.mail(first)] == [waited]
+    assert [m.id for m in reading.mail(frontend.model.wait_main(2))] == [meanwhile]
+    frontend.wait_until("idle")
+    assert [backend.receipt(message).state for message in (waited, meanwhile)] == ["read", "read"]
+
+
+def test_a_session_gets_over_an_outage_of_its_bus(
+    session: StartSession, backend: Peer, db: Path, server: Served
+) -> None:
+    """The server is killed while the session is idle: its user can go on, and once another serves, mail that came
+    meanwhile wakes the session."""
+    frontend = session("frontend")
+    frontend.turn("hello")
+    port = server.url.rpartition(":")[2]
+    server.process.kill()
+    server.process.wait()
+    frontend.say("still there?")
+    frontend.tui.wait_for("cannot be reached")
+    frontend.tui.wait_until_idle()
+    asked = len(frontend.model.main)
+    backend.send("frontend", "while you could not be reached")
+
+    with served(db, port=port):
+        woken(frontend)
+        brought = [m.content for request in frontend.model.main[asked:] for m in reading.mail(request)]
+        assert "while you could not be reached" in brought
+
+
+def test_its_server_is_killed_and_nothing_is_lost(session: StartSession, backend: Peer) -> None:
+    """The session's own bus process dies: the next one is the same agent, and mail wakes it."""
+    frontend = session("frontend")
+    frontend.turn("hello")
+    frontend.kill_server()
+    sent = backend.send("frontend", "after the crash")
+    woken(frontend)
+
+    brought = [m.id for request in frontend.model.main for m in reading.mail(request)]
+    assert sent in brought
+    eventually(lambda: backend.receipt(sent).state == "read", "it is read")

@@ -1,0 +1,59 @@
+"""A server's upkeep, also where nothing but `claude-bus serve` runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from claude_bus.config import Config
+from claude_bus.drivers.sqlite import connect
+from claude_bus.http.upkeep import keep_up
+from claude_bus.model import Address, Client
+from claude_bus.opening import open_local
+from claude_bus.processes import this_process
+from processes_under_test import PATIENCE
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_server_forgets_and_says_that_it_lives(tmp_path: Path) -> None:
+    """What ran out goes without anybody asking, and whoever listens for all mail is heard of."""
+    path = tmp_path / "bus.db"
+    async with open_local(Config(path)) as bus:
+        await bus.listen("udp:127.0.0.1:9", "")
+        await bus.set_state(Address("ann", "default"), "brief", "value", ttl=0.01)
+        look = connect(path, 1.0)
+        look.execute("UPDATE listeners SET heartbeat = 0")
+
+        def over() -> bool:
+            left = look.execute("SELECT COUNT(*) FROM state").fetchone()[0]
+            return not left and look.execute("SELECT MIN(heartbeat) FROM listeners").fetchone()[0] > 0
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keep_up, bus, 0.05, 0.05)
+            with anyio.fail_after(PATIENCE):
+                while not over():
+                    await anyio.sleep(0.02)
+            tasks.cancel_scope.cancel()
+        look.close()
+
+
+async def test_a_store_that_fails_ends_no_upkeep(tmp_path: Path) -> None:
+    """While the file is locked nothing is done, afterwards it is."""
+    path = tmp_path / "bus.db"
+    async with open_local(Config(path, busy_timeout=0.01)) as bus:
+        await bus.attach(Client("someone", this_process()), None, "default")
+        await bus.set_state(Address("ann", "default"), "brief", "value", ttl=0.01)
+        lock = connect(path, 1.0)
+        lock.execute("BEGIN IMMEDIATE")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keep_up, bus, 0.02, 0.02)
+            await anyio.sleep(0.2)
+            lock.execute("ROLLBACK")
+            with anyio.fail_after(PATIENCE):
+                while lock.execute("SELECT COUNT(*) FROM state").fetchone()[0]:
+                    await anyio.sleep(0.02)
+            tasks.cancel_scope.cancel()
+        lock.close()
