@@ -278,6 +278,29 @@ def test_commands_work_on_a_bus_elsewhere(server: Served, tmp_path: Path) -> Non
     assert not (tmp_path / "no.db").exists()
 
 
+def test_doctor_asks_the_bus_elsewhere(server: Served, tmp_path: Path) -> None:
+    """It says whether the bus lets us in, and nothing of a database that is not used; so does the bare command."""
+    fine = run(tmp_path, server.url, "doctor", "--json")
+    bad = run(tmp_path, "http://127.0.0.1:9", "doctor", "--json")
+    status = run(tmp_path, server.url, "agents", "--json")
+
+    [served_at] = [check for check in json.loads(fine.stdout)["checks"] if check["name"] == "served at"]
+    [problem] = [check for check in json.loads(bad.stdout)["checks"] if check["ok"] is False]
+    assert (fine.returncode, served_at["ok"]) == (0, True)
+    assert (bad.returncode, problem["name"]) == (1, "served at")
+    assert "cannot be reached" in problem["detail"]
+    assert json.loads(status.stdout) == {"agents": []}
+    assert "no.db" not in fine.stdout
+
+
+def test_a_named_database_is_meant_whatever_the_address_says(server: Served, tmp_path: Path) -> None:
+    """`--db` goes before BUS_URL."""
+    run(tmp_path, server.url, "send", "bob", "hello", "--as", "ann", "--db", str(tmp_path / "other.db"))
+
+    assert (tmp_path / "other.db").exists()
+    assert json.loads(run(tmp_path, server.url, "agents", "--json").stdout) == {"agents": []}
+
+
 def test_a_command_waits_for_mail_elsewhere(server: Served, db: Path, tmp_path: Path) -> None:
     """`inbox --wait` is told of the message that comes while it waits."""
     waiting = subprocess.Popen(

@@ -382,12 +382,16 @@ def test_doctor_counts_tokens(db: Path) -> None:
     """Whoever asks whether all is well hears whether callers need a token, and never one."""
     _, secret = new_token(db, "anna")
     command = [sys.executable, "-m", "claude_bus", "doctor"]
-    env = environment(db, BUS_URL="https://bus.example.org", BUS_TOKEN=secret)
-    said = subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout
+    here, elsewhere = (
+        subprocess.run(
+            command, env=environment(db, BUS_TOKEN=secret, **env), capture_output=True, text=True, check=False
+        )
+        for env in ({}, {"BUS_URL": "http://127.0.0.1:9"})
+    )
 
-    assert "1 valid" in said
-    assert "https://bus.example.org, with a token" in said
-    assert secret not in said
+    assert "1 valid" in here.stdout
+    assert "http://127.0.0.1:9, with a token" in elsewhere.stdout
+    assert secret not in here.stdout + here.stderr + elsewhere.stdout + elsewhere.stderr
 
 
 # -- where secrets must not be ----------------------------------------------------------------

@@ -34,7 +34,7 @@ async def test_a_server_forgets_and_says_that_it_lives(tmp_path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(keep_up, bus, 0.05, 0.05)
             with anyio.fail_after(PATIENCE):
-                while not over():
+                while not over():  # noqa: ASYNC110 - nobody tells
                     await anyio.sleep(0.02)
             tasks.cancel_scope.cancel()
         look.close()
@@ -53,7 +53,7 @@ async def test_a_store_that_fails_ends_no_upkeep(tmp_path: Path) -> None:
             await anyio.sleep(0.2)
             lock.execute("ROLLBACK")
             with anyio.fail_after(PATIENCE):
-                while lock.execute("SELECT COUNT(*) FROM state").fetchone()[0]:
+                while lock.execute("SELECT COUNT(*) FROM state").fetchone()[0]:  # noqa: ASYNC110 - nobody tells
                     await anyio.sleep(0.02)
             tasks.cancel_scope.cancel()
         lock.close()

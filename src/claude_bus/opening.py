@@ -10,6 +10,7 @@ from . import processes
 from .bus import Bus, LocalBus
 from .config import Config
 from .drivers.sqlite import Database
+from .errors import InvalidInput
 from .model import Process
 
 
@@ -22,6 +23,19 @@ def open_bus(config: Config) -> Bus:
         from .remote.bus import RemoteBus
 
         return cast(Bus, RemoteBus(config.url, config.token, processes.this_process()))
+    return open_local(config)
+
+
+def open_here(config: Config, what: str) -> LocalBus:
+    """The bus of this machine, for what is done where it is served; `InvalidInput` if that is elsewhere.
+
+    `what` begins the sentence: "tokens are made", say.
+    """
+    if config.url:
+        raise InvalidInput(
+            f"{what} where the bus is served, which BUS_URL says is {config.url}: run this there, "
+            "or name the database with --db"
+        )
     return open_local(config)
 
 

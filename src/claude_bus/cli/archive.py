@@ -20,7 +20,7 @@ from ..bus import LocalBus
 from ..config import Config
 from ..errors import BusError, InvalidInput
 from ..model import KINDS, Letter
-from ..opening import open_local
+from ..opening import open_here
 from . import private
 from .output import show
 
@@ -33,7 +33,7 @@ _NAMED = 20
 async def import_(options: argparse.Namespace, config: Config) -> int:
     """Store the messages of a file. If a line of it is bad, nothing is stored."""
     letters = _letters(_lines(options.file), config.channel)
-    async with open_local(config) as bus:
+    async with open_here(config, "messages are imported") as bus:
         new = 0
         for start in range(0, len(letters), _PER_TRANSACTION):
             new += await bus.take_in(config.channel, letters[start : start + _PER_TRANSACTION])
@@ -157,7 +157,7 @@ async def export(options: argparse.Namespace, config: Config) -> int:
     """Write the channel's messages to a file, or to stdout."""
     if options.json and not options.file:
         raise InvalidInput("with --json name a file to export to: stdout is for the one document")
-    async with open_local(config) as bus:
+    async with open_here(config, "messages are exported") as bus:
         if options.file:
             lines = [line async for line in _exported(bus, config.channel)]
             private.save(Path(options.file), b"".join(lines), replace=options.force)

@@ -11,24 +11,31 @@ from pathlib import Path
 from .. import __version__, claude_code, detector, text
 from ..config import Config
 from ..drivers.inspect import Finding, inspect
+from ..errors import BusError
+from ..opening import open_bus
 
 
-def examine(config: Config, env: Mapping[str, str]) -> list[Finding]:
+async def examine(config: Config, env: Mapping[str, str]) -> list[Finding]:
     """All findings, in the order they are told."""
     return [
         Finding("claude-bus", True, f"{__version__}, Python {platform.python_version()}, {sys.platform}"),
-        *inspect(config.db, config.busy_timeout),
-        *_elsewhere(config),
+        *([await _elsewhere(config)] if config.url else inspect(config.db, config.busy_timeout)),
         _secrets(),
         _client(),
         _doorbell(config, env),
     ]
 
 
-def _elsewhere(config: Config) -> list[Finding]:
-    if not config.url:
-        return []
-    return [Finding("served at", None, f"{config.url}, {'with' if config.token else 'without'} a token")]
+async def _elsewhere(config: Config) -> Finding:
+    """Whether the bus that is served elsewhere lets us in."""
+    with_token = f"{'with' if config.token else 'without'} a token"
+    try:
+        async with open_bus(config) as bus:
+            found = await bus.agents(config.channel)
+    except BusError as error:
+        return Finding("served at", False, f"{config.url}, {with_token}: {error.message}")
+    here = [agent for agent in found if agent.status != "offline"]
+    return Finding("served at", True, f"{config.url}, {with_token}; {text.plural(len(here), 'agent')} there now")
 
 
 def _secrets() -> Finding:

@@ -176,8 +176,10 @@ def _serving(options: argparse.Namespace) -> Serving:
 
 
 def _config(options: argparse.Namespace) -> Config:
+    """A database that is named on the command line is meant, whatever BUS_URL says."""
     given = {"BUS_DB": options.db, "BUS_CHANNEL": options.channel}
-    return Config.from_env({**os.environ, **{k: v for k, v in given.items() if v}}, Path.home())
+    env = {**os.environ, **{k: v for k, v in given.items() if v}, **({"BUS_URL": ""} if options.db else {})}
+    return Config.from_env(env, Path.home())
 
 
 def _complain(error: BusError, as_json: bool) -> None:

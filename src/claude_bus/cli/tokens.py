@@ -21,18 +21,13 @@ from ..bus import LocalBus
 from ..config import Config, Serving
 from ..errors import InvalidInput, NotFound
 from ..model import Token
-from ..opening import open_local
+from ..opening import open_here
 from .output import show
 
 
 async def token(options: argparse.Namespace, config: Config) -> int:
     """Make, list or end tokens, on the machine that serves the bus."""
-    if config.url and not options.db:
-        raise InvalidInput(
-            f"tokens are made where the bus is served, which BUS_URL says is {config.url}: run this there, "
-            "or name the database with --db"
-        )
-    async with open_local(config) as bus:
+    async with open_here(config, "tokens are made") as bus:
         await _ACTIONS[options.action](options, config, bus)
     return 0
 

@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 15.0
 """Seconds for an answer: longer than the server waits for its store's lock."""
+KEPT = 15.0
+"""Seconds that a connection is kept without a request: less than the server keeps it."""
 SILENCE = 40.0
 """Seconds without a word after which an ear takes its line for dead; the server says one every 15."""
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -244,7 +246,7 @@ class RemoteBus:
             if self._token:
                 headers["Authorization"] = f"Bearer {self._token}"
             timeout = httpx2.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT)
-            limits = httpx2.Limits(keepalive_expiry=30.0)
+            limits = httpx2.Limits(keepalive_expiry=KEPT)
             self._http = httpx2.AsyncClient(
                 base_url=self._url, headers=headers, timeout=timeout, limits=limits, transport=self._transport
             )
