@@ -15,7 +15,6 @@ from typing import Protocol, Self, Unpack
 from . import rules
 from .detector import refuse_secrets
 from .drivers import notices
-from .drivers.notices import Ear
 from .drivers.sqlite import Database
 from .model import (
     ANYBODY,
@@ -71,6 +70,17 @@ from .sql.claims import Places
 from .sql.deliveries import Held
 from .sql.state import Options
 from .sql.transaction import Transaction
+
+
+class Ear(Protocol):
+    """Where a process can be told that it should look. Its address goes to `listen` and `watch`."""
+
+    @property
+    def address(self) -> str: ...
+
+    async def heard(self, patience: float) -> bool:
+        """Wait for a notice for at most `patience` seconds; whether one came."""
+        ...
 
 
 class Bus(Protocol):

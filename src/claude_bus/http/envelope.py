@@ -85,8 +85,9 @@ def _failed() -> Response:
 async def unserved(_request: Request, error: Exception) -> Response:
     """Starlette's handler for its own errors: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    # the same words as the first of the wires that are served here has for an unknown path
-    code = {404: "not found", 405: "method not allowed"}.get(error.status_code, "invalid_input")
+    if error.status_code == 404:
+        return Json({"error": "not found"}, 404)  # to the letter what the first of the wires has for an unknown path
+    code = {405: "method not allowed"}.get(error.status_code, "invalid_input")
     return Json({"error": code, "message": error.detail}, error.status_code, error.headers)
 
 

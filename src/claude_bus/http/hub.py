@@ -16,8 +16,7 @@ from typing import TypeVar
 
 import anyio
 
-from ..bus import LocalBus
-from ..drivers.notices import Ear
+from ..bus import Ear, LocalBus
 from ..errors import BusError
 from ..model import Address, Changes
 
