@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bad_line import Line, line
+from certificates import certificate
 from inbox_under_test import inbox
 from processes_under_test import PATIENCE, Peer, Wire, environment, eventually, wire
 from served_bus import Served, served
@@ -323,3 +324,51 @@ def listening(db: Path) -> bool:
 
     with sqlite3.connect(db) as look:
         return bool(look.execute("SELECT 1 FROM listeners WHERE address LIKE '@@remote:%'").fetchall())
+
+
+# -- how it is reached ----------------------------------------------------------------------------------------
+
+
+def test_over_https_with_a_token_from_a_file(db: Path, tmp_path: Path) -> None:
+    """A server with a certificate of one's own is trusted by naming that; without it nothing is sent."""
+    cert, key = certificate(tmp_path, "localhost")
+    token = tmp_path / "token"
+    token.write_text(new_token(db, "ann"), encoding="utf-8")
+    token.chmod(0o600)
+    with served(db, "--tls-cert", str(cert), "--tls-key", str(key)) as server:
+        url = server.url.replace("127.0.0.1", "localhost")
+        trusted = run(
+            tmp_path, url, "send", "bob", "hello", "--as", "ann", BUS_TOKEN_FILE=str(token), SSL_CERT_FILE=str(cert)
+        )
+        doubted = run(tmp_path, url, "agents", BUS_TOKEN_FILE=str(token))
+        foreign = run(
+            tmp_path, url, "send", "bob", "hello", "--as", "zoe", BUS_TOKEN_FILE=str(token), SSL_CERT_FILE=str(cert)
+        )
+        nobody = run(tmp_path, url, "agents", SSL_CERT_FILE=str(cert))
+
+    assert (trusted.returncode, trusted.stderr) == (0, "")
+    assert (doubted.returncode, "certificate" in doubted.stderr.lower()) == (5, True)
+    assert (foreign.returncode, nobody.returncode) == (2, 2)
+    assert "not for the name 'zoe'; it may use ann, ann-*" in foreign.stderr
+    assert "no valid token" in nobody.stderr
+
+
+def new_token(db: Path, owner: str) -> str:
+    """The secret of a new token."""
+    command = [sys.executable, "-m", "claude_bus", "token", "create", owner, "--json"]
+    done = subprocess.run(command, env=environment(db), capture_output=True, text=True, check=True)
+    secret: str = json.loads(done.stdout)["token"]
+    return secret
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its files have no modes")
+def test_a_token_that_others_can_read_is_refused(server: Served, tmp_path: Path) -> None:
+    """Before it is used, and with what to do."""
+    token = tmp_path / "token"
+    token.write_text("bus_secret", encoding="utf-8")
+    token.chmod(0o644)
+    done = run(tmp_path, server.url, "agents", BUS_TOKEN_FILE=str(token))
+
+    assert done.returncode == 2
+    assert f"chmod 600 {token}" in done.stderr
+    assert "bus_secret" not in done.stderr

@@ -45,7 +45,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
 
@@ -265,9 +265,12 @@ def _token(env: Mapping[str, str], home: Path) -> str:
         return given.strip()
     path = _path(file, home)
     try:
-        return path.read_text(encoding="utf-8").strip()
+        secret, mode = path.read_text(encoding="utf-8").strip(), path.stat().st_mode
     except (OSError, ValueError) as error:
         raise InvalidInput(f"BUS_TOKEN_FILE={file!a} cannot be read: {error}") from None
+    if isinstance(path, PosixPath) and mode & 0o077:
+        raise InvalidInput(f"BUS_TOKEN_FILE={file!a} can be read by others, who could use it: chmod 600 {path}")
+    return secret
 
 
 def _one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
