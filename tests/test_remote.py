@@ -353,12 +353,31 @@ def test_over_https_with_a_token_from_a_file(db: Path, tmp_path: Path) -> None:
     assert "no valid token" in nobody.stderr
 
 
+def test_a_session_whose_token_ends_is_told(db: Path, tmp_path: Path) -> None:
+    """Its user hears once why no mail comes; its tools say so each time."""
+    secret = new_token(db, "ann")
+    with served(db) as server, wire(tmp_path / "no.db", BUS_URL=server.url, BUS_TOKEN=secret) as there:
+        there.call("register", name="ann")
+        token_command(db, "revoke", "1")
+        told, again = (there.call("hook", event="UserPromptSubmit", session_id="s", prompt_id=p) for p in ("1", "2"))
+        failed = there.call("inbox")
+
+    assert "no valid token" in json.loads(told.text)["systemMessage"]
+    assert json.loads(again.text) == {}
+    assert failed.failed
+    assert "no valid token" in failed.text
+
+
 def new_token(db: Path, owner: str) -> str:
     """The secret of a new token."""
-    command = [sys.executable, "-m", "claude_bus", "token", "create", owner, "--json"]
-    done = subprocess.run(command, env=environment(db), capture_output=True, text=True, check=True)
-    secret: str = json.loads(done.stdout)["token"]
+    secret: str = json.loads(token_command(db, "create", owner))["token"]
     return secret
+
+
+def token_command(db: Path, *words: str) -> str:
+    """What `claude-bus token` prints, on the machine of the server."""
+    command = [sys.executable, "-m", "claude_bus", "token", *words, "--json"]
+    return subprocess.run(command, env=environment(db), capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its files have no modes")
