@@ -32,6 +32,24 @@ def announce(addresses: Iterable[str]) -> None:
             out.sendto(b"mail", (_LOOPBACK, int(port)))
 
 
+class Bell:
+    """What one waiter is rung by. A ring that comes before `rung` is waited for is not lost."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def rung(self, patience: float) -> bool:
+        """Wait for at most `patience` seconds; whether it rang."""
+        with anyio.move_on_after(patience):
+            await self._event.wait()
+        rang = self._event.is_set()
+        self._event = anyio.Event()
+        return rang
+
+
 class Ear:
     """Where this process can be told. `address` goes to the store; `heard` waits."""
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 import anyio
 
 from ..bus import Ear, LocalBus
+from ..drivers.notices import Bell
 from ..errors import BusError
 from ..model import Address, Changes
 
@@ -30,24 +31,6 @@ IDLE_EVERY = 0.5
 """The same while nobody does."""
 _LOOK_AFTER = 5.0
 """Seconds after which one who waits looks by itself, should all else fail."""
-
-
-class Bell:
-    """What one waiter is rung by. A ring that comes before `rung` is waited for is not lost."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def ring(self) -> None:
-        self._event.set()
-
-    async def rung(self, patience: float) -> bool:
-        """Wait for at most `patience` seconds; whether it rang."""
-        with anyio.move_on_after(patience):
-            await self._event.wait()
-        rang = self._event.is_set()
-        self._event = anyio.Event()
-        return rang
 
 
 class Hub:

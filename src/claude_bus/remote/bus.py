@@ -30,6 +30,7 @@ import anyio
 import httpx2
 
 from .. import __version__
+from ..drivers.notices import Bell
 from ..errors import BusError, Unreachable, from_dict
 from ..model import Address, Binding, Client, Draft, HandOver, Happening, Process, Reaction, Roster, Sent, Status
 from . import codec
@@ -59,18 +60,10 @@ class RemoteEar:
 
     def __init__(self) -> None:
         self.address = f"remote:{uuid.uuid4().hex}"
-        self._rung = anyio.Event()
-
-    def ring(self) -> None:
-        self._rung.set()
+        self.bell = Bell()
 
     async def heard(self, patience: float) -> bool:
-        """Wait for a ring for at most `patience` seconds; whether one came."""
-        with anyio.move_on_after(patience):
-            await self._rung.wait()
-        heard = self._rung.is_set()
-        self._rung = anyio.Event()
-        return heard
+        return await self.bell.rung(patience)
 
 
 class RemoteBus:
@@ -270,7 +263,7 @@ class RemoteBus:
                 async for _ in self._rings_of(ear.address):
                     failures = 0
                     self._changes += 1
-                    ear.ring()
+                    ear.bell.ring()
             except (httpx2.HTTPError, BusError):
                 _log.debug("the ear's line to %s broke", self._url)
             pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
