@@ -1,6 +1,8 @@
 """A server of the agent-bus protocol to test its clients with, and those clients as processes.
 
-`WIRES` has the servers that the tests run against: what is true of one is true of all.
+`WIRES` has the servers: what is true of one is true of all. The clients are tested with
+the small one, and with our own too where `on_every_wire` says so: where the answer depends
+on how a server keeps, orders, holds and goes on with messages, not only on the client.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
+
+import pytest
 
 from processes_under_test import PATIENCE, SOURCE
 from served_bus import served
@@ -159,7 +163,10 @@ def own(folder: Path) -> Iterator[Own]:
         server.stop()
 
 
-WIRES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Server]]] = {"small": small}
+WIRES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Server]]] = {"small": small, "own": own}
+
+on_every_wire = pytest.mark.parametrize("wire", WIRES)
+"""For tests with the fixture `wire`, directly or not: it is one of `WIRES`, and else `small`."""
 
 
 def post(url: str, to: str, msg: str, sender: str = "ann", channel: str = "default") -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +13,7 @@ import pytest
 from claude_bus.drivers import migrate
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import StoreCorrupt
-from claude_bus.sql import agents, claims, messages, state
+from claude_bus.sql import agents, claims, deliveries, messages, state
 from processes_under_test import actor, together, wire
 from store_under_test import Store
 
@@ -59,6 +60,22 @@ INSERT INTO claims VALUES ('src/a.py', 'alice', 1799999000.0, 1800.0), ('b.py', 
 PRAGMA user_version = 2;
 """
 
+VERSION_3 = (Path(__file__).parent / "schema_of_version_3.sql").read_text(encoding="utf-8") + "PRAGMA user_version = 3;"
+
+MAIL = """
+INSERT INTO agents (name, last_seen) VALUES ('alice', 1000.0), ('bob', 1000.0);
+INSERT INTO messages (ts, sender, recipient, content, kind) VALUES
+    (1.0, 'alice', 'bob', 'a question that was read', 'request'),
+    (2.0, 'alice', 'bob', 'a question that was recalled', 'request'),
+    (3.0, 'alice', 'bob', 'read', 'message'),
+    (4.0, 'alice', 'bob', 'unread', 'message'),
+    (5.0, 'alice', 'bob', 'an unread question', 'request');
+INSERT INTO deliveries (message, recipient, state, recalled) VALUES
+    (1, 'bob', 'read', 0), (2, 'bob', 'read', 1), (3, 'bob', 'read', 0),
+    (4, 'bob', 'queued', 0), (5, 'bob', 'queued', 0);
+INSERT INTO listeners (address, host, pid, started) VALUES ('udp:127.0.0.1:1', 'here', 1, 1.0);
+"""
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[[str], Path]:
@@ -74,10 +91,15 @@ def file(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def schema(path: Path) -> dict[str, str]:
-    """What a database is made of, by name."""
+    """What a database is made of, by name, but for comments and spaces: an older file has those of its time."""
     with closing(sqlite3.connect(path)) as db:
         rows = db.execute("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
-        return {name: " ".join(sql.split()) for name, sql in rows}
+        return {name: _plain(sql) for name, sql in rows}
+
+
+def _plain(sql: str) -> str:
+    words = " ".join(re.sub(r"--.*", "", sql).split())
+    return re.sub(r" ?([(),]) ?", r"\1", words)
 
 
 def version(path: Path) -> int:
@@ -88,7 +110,10 @@ def version(path: Path) -> int:
 # -- the original's files -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", [VERSION_1, VERSION_1 + "PRAGMA user_version = 1;", VERSION_2, VERSION_2 + TALK])
+@pytest.mark.parametrize(
+    "script",
+    [VERSION_1, VERSION_1 + "PRAGMA user_version = 1;", VERSION_2, VERSION_2 + TALK, VERSION_3, VERSION_3 + MAIL],
+)
 def test_both_ways_arrive_at_one_schema(script: str, file: Callable[[str], Path], tmp_path: Path) -> None:
     """A migrated file is made of exactly what a new one is made of."""
     Store(file(script)).connection.close()
@@ -233,6 +258,21 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(file: Callable[[str], 
         assert db.execute("SELECT COUNT(*) FROM messages").fetchone() == (8,)
 
 
+# -- our own earlier files ---------------------------------------------------------------------
+
+
+def test_version_3_keeps_what_waits_and_what_was_recalled(file: Callable[[str], Path]) -> None:
+    """Nothing is read or unread by a migration; a question that was read comes once before idling."""
+    store = Store(file(VERSION_3 + MAIL))
+    bob = store.join("bob")
+
+    assert [m.content for m in store(deliveries.recall_requests, bob)] == ["a question that was read"]
+    assert store.contents(bob) == ["unread", "an unread question"]
+    assert [m.content for m in store(deliveries.recall_requests, bob)] == ["an unread question"]
+    assert store.rows("SELECT heartbeat FROM listeners") == [(0.0,)]
+    assert store.rows("PRAGMA integrity_check") == [("ok",)]
+
+
 # -- newer files ----------------------------------------------------------------------------
 
 
@@ -243,7 +283,7 @@ def test_a_newer_file_is_left_alone_and_works(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.executescript(
             "ALTER TABLE messages ADD COLUMN mood TEXT; ALTER TABLE agents ADD COLUMN face TEXT NOT NULL DEFAULT 'x';"
-            "CREATE TABLE moods (a TEXT); PRAGMA user_version = 4;"
+            f"CREATE TABLE moods (a TEXT); PRAGMA user_version = {migrate.VERSION + 1};"
         )
     before = schema(path)
 
@@ -252,7 +292,7 @@ def test_a_newer_file_is_left_alone_and_works(tmp_path: Path) -> None:
     store.send(alice, "all", "hello")
 
     assert store.contents(bob) == ["hello"]
-    assert (schema(path), version(path)) == (before, 4)
+    assert (schema(path), version(path)) == (before, migrate.VERSION + 1)
 
 
 # -- files that are not ours -------------------------------------------------------------------

@@ -73,16 +73,28 @@ def _local(_folder: Path) -> Iterator[None]:
     yield None
 
 
-@pytest.fixture(params=["local", *WIRES])
+on_every_bus = pytest.mark.parametrize("bus", ["local", *WIRES], indirect=True)
+"""For what hangs on how a server keeps and pages messages: also on our own, served."""
+
+
+@pytest.fixture(params=["local", "small"])
 def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
     """Our own bus, or one that speaks the protocol."""
     with WIRES.get(request.param, _local)(tmp_path) as server:
         yield Bus(tmp_path, server.url if server else "")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello\n", b"\0" * 500_000, NOISE], ids=["empty", "text", "zeros", "noise"])
-def test_a_file_arrives_as_it_was(bus: Bus, content: bytes) -> None:
+_CONTENTS = {"empty": b"", "text": b"hello\n", "zeros": b"\0" * 500_000, "noise": NOISE}
+
+
+@pytest.mark.parametrize(
+    ("bus", "name"),
+    [*((bus, name) for bus in ("local", "small") for name in _CONTENTS), ("own", "noise")],
+    indirect=["bus"],
+)
+def test_a_file_arrives_as_it_was(bus: Bus, name: str) -> None:
     """Whatever is in it; the reader's copy is the reader's alone."""
+    content = _CONTENTS[name]
     sent = bus.json("ann", "send-file", "bob", bus.file("data.bin", content))
     found = bus.json("bob", "recv-file", sent["tag"], "--out", str(bus.out()))
 
@@ -104,6 +116,7 @@ def test_the_pieces_are_the_conventions(bus: Bus, tmp_path: Path) -> None:
     assert gzip.decompress(base64.b64decode("".join(parts))) == NOISE
 
 
+@on_every_bus
 def test_any_order_any_mail_between_any_number_of_times(bus: Bus) -> None:
     """Pieces come shuffled, doubled, among other mail, with line ends of another system; the file is whole."""
     pieces = packed("T", NOISE)
@@ -118,6 +131,7 @@ def test_any_order_any_mail_between_any_number_of_times(bus: Bus) -> None:
     assert bus.out().read_bytes() == NOISE
 
 
+@on_every_bus
 def test_what_lacks_is_named(bus: Bus) -> None:
     """An incomplete file is not written: which pieces are missing is said, and when they came it is there."""
     pieces = packed("T", NOISE)
@@ -138,6 +152,7 @@ def test_pieces_for_others_are_not_taken(bus: Bus) -> None:
     assert bus.json("ann", "recv-file", "T", status=3)["error"] == "not_found"
 
 
+@on_every_bus
 def test_senders_with_the_same_tag_are_not_mixed(bus: Bus) -> None:
     """Their pieces make a file each; which one is meant has to be said, unless both are the same."""
     first, second = packed("T", NOISE), packed("T", NOISE[::-1])

@@ -49,7 +49,7 @@ def _scripts(connection: sqlite3.Connection) -> list[str]:
     if version >= VERSION:
         return []  # another process was faster
     if version == 3:
-        return ["migrations/0004_server_heartbeats.sql"]
+        return ["migrations/0004_heartbeats_and_unread.sql"]
     if not _tables(connection):
         return ["schema.sql"]
     first = [] if _has_column(connection, "state", "version") else ["migrations/0002_versioned_state.sql"]

@@ -121,12 +121,7 @@ def _answered(tx: Transaction, letter: Letter, rows: Mapping[int | str, int]) ->
 
 def _deliver(tx: Transaction, message: int, who: Address) -> None:
     mailboxes.ensure(tx, who)
-    tx.run(
-        "INSERT INTO deliveries (message, channel, recipient) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        message,
-        who.channel,
-        who.name,
-    )
+    mailboxes.deliver(tx, message, who)
 
 
 def _acknowledge(tx: Transaction, message: int, who: Address) -> None:

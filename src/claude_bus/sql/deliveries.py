@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from .. import rules, text
 from ..model import Address, File, HandOver, Message, Process, Waiting
 from . import attachments, listeners, mailboxes
+from .mailboxes import UNREAD
 from .transaction import Row, Transaction
 
 Held = frozenset[tuple[Address, int]]
@@ -48,7 +49,7 @@ def hand_over(
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     rows = tx.all(
         f"SELECT {MESSAGE}, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
-        "WHERE d.channel = ? AND d.recipient = ? AND d.state = 'queued' ORDER BY d.message LIMIT ?",
+        f"WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} AND d.state = 'queued' ORDER BY d.message LIMIT ?",
         me.channel,
         me.name,
         limit + 1,
@@ -78,8 +79,8 @@ def hand_over(
 
 def _unproven(tx: Transaction, me: Address, by: Process) -> tuple[int, ...]:
     rows = tx.all(
-        "SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'handed' AND handed_by = ? "
-        "ORDER BY message",
+        f"SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' "
+        "AND handed_by = ? ORDER BY message",
         me.channel,
         me.name,
         str(by),
@@ -91,7 +92,7 @@ def recover(tx: Transaction, me: Address) -> None:
     """Requeue what a process handed over that has died since, without proof."""
     rows = tx.all(
         "SELECT handed_by, MAX(handed_at) AS at FROM deliveries "
-        "WHERE channel = ? AND recipient = ? AND state = 'handed' GROUP BY handed_by",
+        f"WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' GROUP BY handed_by",
         me.channel,
         me.name,
     )
@@ -109,8 +110,8 @@ def take_back(tx: Transaction, me: Address, by: Process, held: Held) -> int:
     a program in the session's shell printed was passed on to it, and is not its to know.
     """
     rows = tx.all(
-        "SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'handed' AND handed_by = ? "
-        "AND via != ?",
+        f"SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' "
+        "AND handed_by = ? AND via != ?",
         me.channel,
         me.name,
         str(by),
@@ -132,8 +133,8 @@ def _process(column: str) -> Process | None:
 def expire(tx: Transaction, where: str, *values: str | int) -> None:
     """Deliveries whose message's ttl ran out while they were queued."""
     tx.run(
-        f"UPDATE deliveries SET state = 'expired', expired_at = ? WHERE state = 'queued' AND {where} "
-        "AND message IN (SELECT id FROM messages WHERE expires <= ?)",
+        f"UPDATE deliveries SET state = 'expired', expired_at = ? WHERE {UNREAD} AND state = 'queued' AND {where} "
+        "AND EXISTS (SELECT 1 FROM messages m WHERE m.id = deliveries.message AND m.expires <= ?)",
         tx.now,
         *values,
         tx.now,
@@ -142,7 +143,7 @@ def expire(tx: Transaction, where: str, *values: str | int) -> None:
 
 def _count_queued(tx: Transaction, me: Address) -> float:
     return tx.number(
-        "SELECT COUNT(*) FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'queued'",
+        f"SELECT COUNT(*) FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'queued'",
         me.channel,
         me.name,
     )
@@ -201,8 +202,8 @@ def waiting(tx: Transaction, me: Address) -> Waiting:
     """What is unread for `me`, and whether it is a reason to ring."""
     rows = tx.all(
         "SELECT m.id, m.sender, m.sender_channel, m.kind, m.broadcast, m.urgent, m.hops FROM deliveries d "
-        "JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? AND d.state = 'queued' "
-        "AND (m.expires IS NULL OR m.expires > ?) ORDER BY d.message",
+        f"JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} "
+        "AND d.state = 'queued' AND (m.expires IS NULL OR m.expires > ?) ORDER BY d.message",
         me.channel,
         me.name,
         tx.now,
@@ -220,7 +221,7 @@ def continues(tx: Transaction, me: Address) -> bool:
     """Whether unread mail is a reason to go on with a turn that would end."""
     row = tx.one(
         "SELECT 1 FROM deliveries d JOIN messages m ON m.id = d.message "
-        "WHERE d.channel = ? AND d.recipient = ? AND d.state IN ('queued', 'handed') AND m.hops < ? LIMIT 1",
+        f"WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} AND m.hops < ? LIMIT 1",
         me.channel,
         me.name,
         rules.MAX_HOPS,
@@ -247,7 +248,7 @@ def ring(tx: Transaction, client: str, *, idle: bool) -> tuple[Waiting, int] | N
         return None
     same_batch = tx.one(
         "SELECT 1 FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? "
-        "AND d.state = 'queued' AND d.message <= ? AND (m.expires IS NULL OR m.expires > ?)",
+        f"AND d.{UNREAD} AND d.state = 'queued' AND d.message <= ? AND (m.expires IS NULL OR m.expires > ?)",
         me.channel,
         me.name,
         row["rung_upto"],

@@ -14,6 +14,7 @@ from .. import rules
 from ..errors import NotFound
 from ..model import Address, Draft, Feed, Grant, Message, Received, Search
 from . import agents, bindings, deliveries, inboxes, messages
+from .mailboxes import UNREAD
 from .transaction import Row, Transaction, Value
 
 MAX_BATCH = 4 * 1024 * 1024
@@ -25,7 +26,6 @@ RECV_SEND = "recv/send"
 """What a participant is listed with whose program uses `/recv`; and `/messages`."""
 MESSAGES_ACK = "messages/ack"
 
-_OPEN = "IN ('queued', 'handed')"
 _LIVES = "(m.expires IS NULL OR m.expires > ?)"
 
 
@@ -154,7 +154,7 @@ def posts(tx: Transaction, search: Search, grant: Grant) -> list[Message]:
 
 _ON_CHANNEL = "(m.channel = ? OR EXISTS (SELECT 1 FROM deliveries c WHERE c.message = m.id AND c.channel = ?))"
 _DELIVERED = "EXISTS (SELECT 1 FROM deliveries d WHERE d.message = m.id AND d.channel = ? AND d.recipient "
-_WAITING = "m.id IN (SELECT d.message FROM deliveries d WHERE d.channel = ? AND d.recipient = ? AND d.state "
+_WAITING = "m.id IN (SELECT d.message FROM deliveries d WHERE d.channel = ? AND d.recipient = ? "
 _BROADCAST = "(m.broadcast = 1 AND m.channel = ?)"
 
 
@@ -174,7 +174,7 @@ def _condition(tx: Transaction, search: Search, grant: Grant) -> tuple[list[str]
         where.append("m.sender = ? AND m.sender_channel = ?")
         values += [sender.name, sender.channel]
     if search.unread_by:
-        where.append(f"{_WAITING}{_OPEN}) AND {_LIVES}")
+        where.append(f"{_WAITING}AND d.{UNREAD}) AND {_LIVES}")
         values += [channel, search.unread_by, tx.now]
     if "*" not in grant.names:
         mine = _permitted(tx, channel, grant)
@@ -215,7 +215,7 @@ def unread(tx: Transaction, grant: Grant) -> dict[Address, int]:
     """How many messages are unread for whom, of those the grant may be."""
     rows = tx.all(
         "SELECT d.channel, d.recipient, COUNT(*) AS n FROM deliveries d JOIN messages m ON m.id = d.message "
-        f"WHERE d.state {_OPEN} AND {_LIVES} GROUP BY d.channel, d.recipient ORDER BY d.channel, d.recipient",
+        f"WHERE d.{UNREAD} AND {_LIVES} GROUP BY d.channel, d.recipient ORDER BY d.channel, d.recipient",
         tx.now,
     )
     found = {Address(row["recipient"], row["channel"]): int(row["n"]) for row in rows}

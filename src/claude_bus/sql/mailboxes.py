@@ -5,6 +5,15 @@ from __future__ import annotations
 from ..model import Address
 from .transaction import Transaction
 
+UNREAD = "state IN ('queued', 'handed')"
+"""What waits, or was handed over and is not proven read.
+
+In every query for either, word for word: only then does SQLite know that the index of
+what is unread has the rows, and the query costs what is unread and not what is stored.
+"""
+_NO_REQUEST = "CASE m.kind WHEN 'request' THEN 0 ELSE 1 END"
+"""`recalled` at first: only requests are ever recalled."""
+
 
 def ensure(tx: Transaction, who: Address) -> None:
     """A row for `who`, so that mail can wait for a name nobody has yet."""
@@ -30,23 +39,34 @@ def requeue(tx: Transaction, who: Address, by: str = "") -> int:
     if by:
         return tx.run(
             "UPDATE deliveries SET state = 'queued' "
-            "WHERE channel = ? AND recipient = ? AND state = 'handed' AND handed_by = ?",
+            f"WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' AND handed_by = ?",
             who.channel,
             who.name,
             by,
         ).rowcount
     return tx.run(
-        "UPDATE deliveries SET state = 'queued' WHERE channel = ? AND recipient = ? AND state = 'handed'",
+        f"UPDATE deliveries SET state = 'queued' WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed'",
         who.channel,
         who.name,
     ).rowcount
 
 
+def deliver(tx: Transaction, message: int, who: Address) -> None:
+    """The message waits for `who` from now on, unless it was delivered before."""
+    tx.run(
+        f"INSERT INTO deliveries (message, channel, recipient, recalled) SELECT m.id, ?, ?, {_NO_REQUEST} "
+        "FROM messages m WHERE m.id = ? ON CONFLICT DO NOTHING",
+        who.channel,
+        who.name,
+        message,
+    )
+
+
 def deliver_retained(tx: Transaction, who: Address) -> None:
     """A late joiner gets the channel's earlier broadcasts."""
     tx.run(
-        "INSERT INTO deliveries (message, channel, recipient) "
-        "SELECT m.id, ?, ? FROM messages m WHERE m.channel = ? AND m.broadcast = 1 "
+        "INSERT INTO deliveries (message, channel, recipient, recalled) "
+        f"SELECT m.id, ?, ?, {_NO_REQUEST} FROM messages m WHERE m.channel = ? AND m.broadcast = 1 "
         "AND NOT (m.sender = ? AND m.sender_channel = ?) AND (m.expires IS NULL OR m.expires > ?) "
         "ON CONFLICT DO NOTHING",
         who.channel,

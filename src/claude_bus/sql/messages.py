@@ -66,7 +66,7 @@ def send(tx: Transaction, me: Address, draft: Draft, rate: int = 0) -> tuple[Sen
     assert message is not None
     attachments.attach(tx, message, draft.files)
     for who in recipients:
-        tx.run("INSERT INTO deliveries (message, channel, recipient) VALUES (?, ?, ?)", message, who.channel, who.name)
+        mailboxes.deliver(tx, message, who)
     if draft.reply_to is not None:
         deliveries.acknowledge(tx, me, draft.reply_to)
     rings = rules.rings(draft.kind, bool(broadcast_in), draft.urgent, draft.hops)

@@ -105,7 +105,7 @@ CREATE TABLE deliveries (
     attempts   INTEGER NOT NULL DEFAULT 0,     -- hand-overs so far
     via        TEXT    NOT NULL DEFAULT '',    -- what the last hand-over went through
     handed_by  TEXT    NOT NULL DEFAULT '',    -- the process that made it: host:pid:started
-    recalled   INTEGER NOT NULL DEFAULT 0,     -- 1: its request was recalled before idling
+    recalled   INTEGER NOT NULL DEFAULT 0,     -- 1: it is no request, or was recalled before idling
     handed_at  REAL,
     read_at    REAL,
     acked_at   REAL,
@@ -113,8 +113,11 @@ CREATE TABLE deliveries (
     PRIMARY KEY (message, channel, recipient),
     FOREIGN KEY (channel, recipient) REFERENCES agents (channel, name) ON UPDATE CASCADE
 ) STRICT;
-CREATE INDEX deliveries_unread ON deliveries (channel, recipient, message)
+-- Their queries repeat these conditions word for word, see mailboxes.UNREAD.
+CREATE INDEX deliveries_unread ON deliveries (channel, recipient, state, message)
     WHERE state IN ('queued', 'handed');
+CREATE INDEX deliveries_unanswered ON deliveries (channel, recipient, state, message)
+    WHERE state = 'read' AND recalled = 0;
 CREATE INDEX deliveries_recipient ON deliveries (channel, recipient, message);
 
 CREATE TABLE state (

@@ -27,13 +27,14 @@ FROM original_messages;
 
 -- The original wrote a receipt for every message it returned. What has none was never
 -- returned, even where its cursor moved past it: it is unread.
-INSERT INTO deliveries (message, recipient, state, attempts, via, read_at)
+INSERT INTO deliveries (message, recipient, state, attempts, via, recalled, read_at)
 SELECT
     m.id,
     a.name,
     CASE WHEN d.read = 1 THEN 'read' ELSE 'queued' END,
     CASE WHEN d.read = 1 THEN 1 ELSE 0 END,
     CASE WHEN d.read = 1 THEN 'inbox' ELSE '' END,
+    1,
     CASE WHEN d.read = 1 THEN d.read_ts END
 FROM messages AS m
 JOIN agents AS a ON (a.name = m.recipient OR (m.broadcast = 1 AND a.registered = 1)) AND a.name <> m.sender

@@ -1,0 +1,111 @@
+"""What a hook call and an inbox cost with much read mail in the store, beside the same on an empty bus.
+
+    python benchmarks/stored.py [--messages N] [--rounds N]
+
+Both are meant to cost what is unread, not what is stored: the ratios should stay near 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import beside, table
+
+from claude_bus import processes
+from claude_bus.drivers.sqlite import connect, transact
+from claude_bus.model import Address, Client, Draft, Grant, Happening, Search
+from claude_bus.sql import agents, bindings, deliveries, feeds, inboxes, messages, sessions
+
+ME = processes.this_process()
+BOB = Address("bob", "default")
+SCRIPT = Address("script", "default")
+CLIENT = Client("client of bob", ME)
+PROMPT = Happening("hook", 9_000, session_id="s", prompt_id="p")
+END = Happening("hook", 9_000, session_id="s", prompt_id="p", ends=True)
+UNREAD = Search("default", unread_by="script", limit=50)
+
+
+class Store:
+    """A bus file with a session (bob) and a program (script) that have read so many messages."""
+
+    def __init__(self, path: Path, stored: int) -> None:
+        self._connection = connect(path, 5.0)
+        self._run(bindings.attach, CLIENT, None, "default")
+        self._run(agents.register, CLIENT.key, BOB, "", None)
+        self._run(agents.enlist, SCRIPT, "script")
+        self._fill(stored)
+
+    def _run(self, verb: Any, *arguments: Any, **named: Any) -> Any:
+        return transact(self._connection, time.time(), lambda _process, _heartbeat: True, verb, *arguments, **named)
+
+    def _fill(self, stored: int) -> None:
+        start = time.time() - stored
+        rows = [(n, start + n) for n in range(1, stored + 1)]
+        to = [(n, name, "read" if n % 2 else "acked", 1, start + n) for n, _ in rows for name in ("bob", "script")]
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany(
+            "INSERT INTO messages (id, ts, sender, recipient, content) VALUES (?, ?, 'alice', 'bob, script', 'hello')",
+            rows,
+        )
+        self._connection.executemany(
+            "INSERT INTO deliveries (message, recipient, state, recalled, read_at) VALUES (?, ?, ?, ?, ?)", to
+        )
+        self._connection.execute("COMMIT")
+
+    def send(self) -> None:
+        """One more message for both, which stays unread."""
+        self._run(agents.enlist, Address("alice", "default"), "script")
+        self._run(messages.send, Address("alice", "default"), Draft(("bob", "script"), "hello", kind="fyi"))
+
+    def actions(self) -> dict[str, Callable[[], object]]:
+        return {
+            "prompt hook": lambda: self._run(sessions.react, CLIENT, PROMPT, ME),
+            "stop hook": lambda: self._run(sessions.react, CLIENT, END, ME),
+            "waiting": lambda: self._run(deliveries.waiting, BOB),
+            "inbox of a session": lambda: self._run(
+                deliveries.hand_over, BOB, limit=100, max_chars=90_000, by=ME, via="inbox", peek=True
+            ),
+            "inbox of a program": lambda: self._run(inboxes.look, SCRIPT, limit=100, max_chars=90_000),
+            "messages unread by a program": lambda: self._run(feeds.posts, UNREAD, Grant("anybody")),
+            "unread of everybody": lambda: self._run(feeds.unread, Grant("anybody")),
+        }
+
+
+def medians(full: Store, empty: Store, rounds: int) -> dict[str, dict[str, float]]:
+    figures = {}
+    others = empty.actions()
+    for name, action in full.actions().items():
+        pairs = [(milliseconds(action), milliseconds(others[name])) for _ in range(rounds)]  # a busy moment hits both
+        ours, base = (statistics.median(side) for side in zip(*pairs, strict=True))
+        figures[name] = beside(ours, base)
+    return figures
+
+
+def milliseconds(action: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    action()
+    return (time.perf_counter() - begin) * 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=50)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        full, empty = Store(Path(folder) / "full.db", options.messages), Store(Path(folder) / "empty.db", 0)
+        print(f"median ms with {options.messages} messages stored and read, and on an empty bus")
+        print(table({f"{k}, nothing new": v for k, v in medians(full, empty, options.rounds).items()}))
+        for store in (full, empty):
+            store.send()
+        print(table({f"{k}, one message open": v for k, v in medians(full, empty, options.rounds).items()}))
+
+
+if __name__ == "__main__":
+    main()
