@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any, get_args, get_type_hints, is_typeddict
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
-from pydantic_core import PydanticSerializationError
 
 from ..bus import Bus
 from ..errors import InvalidInput
@@ -60,7 +59,7 @@ class Verb:
         call = _envelope(self._arguments).model_construct(process=process, arguments=arguments, held=held)
         try:
             return call.model_dump_json(by_alias=True, exclude_unset=True, warnings=False).encode()
-        except PydanticSerializationError:
+        except ValueError:
             raise InvalidInput("text holds half a surrogate pair; send valid Unicode text") from None
 
     def called(self, body: bytes) -> Call:
