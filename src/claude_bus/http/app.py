@@ -16,7 +16,7 @@ from ..bus import LocalBus
 from ..config import Config, Serving
 from ..errors import BusError
 from ..mcp.http import Endpoint
-from . import messages_ack, recv_send, verbs
+from . import messages_ack, recv_send, upkeep, verbs
 from .addresses import Allowed, is_loopback
 from .answers import refused
 from .api import app as api
@@ -47,6 +47,7 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(service.hub.run)
             tasks.start_soon(visits.run)
+            tasks.start_soon(upkeep.run, bus)
             async with mcp.run():
                 yield
             tasks.cancel_scope.cancel()
