@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -300,6 +301,26 @@ def test_a_named_database_is_meant_whatever_the_address_says(server: Served, tmp
 
     assert (tmp_path / "other.db").exists()
     assert json.loads(run(tmp_path, server.url, "agents", "--json").stdout) == {"agents": []}
+
+
+def test_the_status_is_that_of_the_bus_elsewhere(far: Far, server: Served, tmp_path: Path) -> None:
+    """In a terminal, without a command: whoever is there is shown, though there is no file here."""
+    far("there")
+    terminal, end = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "claude_bus"],
+        env=environment(tmp_path / "no.db", BUS_URL=server.url),
+        stdin=end,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    os.close(terminal)
+    os.close(end)
+
+    assert f"on {server.url}, channel 'default'" in done.stdout
+    assert "there  idle" in done.stdout
 
 
 def test_a_command_waits_for_mail_elsewhere(server: Served, db: Path, tmp_path: Path) -> None:

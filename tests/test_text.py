@@ -294,3 +294,9 @@ def test_send_says_what_to_expect(expectations: tuple[Expectation, ...], shown: 
 def test_a_repeated_send_says_that_nothing_was_sent() -> None:
     """A duplicate is not reported as a success of sending."""
     assert "nothing sent again" in text.sent(Sent(3, "bob", (), duplicate=True), NOW)
+
+
+def test_a_cell_stays_in_its_row() -> None:
+    """What another's folder or role holds is shown, and neither breaks the line nor acts on the terminal."""
+    [line] = text.columns([("anna", "/tmp/\x1b[2J\nroot  working")]).splitlines()
+    assert "\x1b" not in line

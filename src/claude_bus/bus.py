@@ -325,7 +325,7 @@ class LocalBus:
         return await self._db.run(inboxes.acknowledge, me, message_ids, via)
 
     async def waiting(self, me: Address) -> Waiting:
-        return await self._db.run(deliveries.waiting, me)
+        return await self._db.run(deliveries.waiting, me, self._process, self._held)
 
     async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
         return await self._db.run(deliveries.ring, client, idle=idle)

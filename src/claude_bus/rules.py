@@ -22,6 +22,7 @@ MAX_CONTENT_BYTES = 65_536
 MAX_VALUE_BYTES = 262_144
 MAX_NAME = 64
 MAX_ROLE = 200
+MAX_OWNS = 1_000
 MAX_DOING = 80
 """Characters of a prompt that peers see, if its user shares prompts."""
 MAX_RECIPIENTS = 200
@@ -86,6 +87,11 @@ def check_line(text: str, what: str, limit: int = MAX_ROLE) -> str:
     if len(text) > limit or not text.isprintable():
         raise InvalidInput(f"{what} must be one printable line of at most {limit} characters")
     return text
+
+
+def check_owns(globs: Sequence[str] | None) -> tuple[str, ...] | None:
+    """What an agent says that it owns, each one printable line; None for what it said before."""
+    return None if globs is None else tuple(check_line(glob, "owns", MAX_OWNS) for glob in globs)
 
 
 def check_utf8(text: str, what: str, limit: int, way_out: str) -> str:

@@ -197,7 +197,7 @@ class Session:
             rules.check_name(channel, "channel") if channel else binding.address.channel,
         )
         rules.require(self.grant, who)
-        globs = None if owns is None else tuple(rules.check_line(glob, "owns", 1000) for glob in owns)
+        globs = rules.check_owns(owns)
         self._warning = ""
         return await self.bus.register(self.client.key, who, rules.check_line(role, "role"), globs)
 

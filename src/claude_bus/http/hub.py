@@ -72,19 +72,31 @@ class Hub:
             return found
 
     async def run(self) -> None:
-        """Watch the bus for as long as the server runs."""
-        self._last = await self._bus.last_event()
+        """Watch the bus for as long as the server runs. A store that fails is no reason to end."""
         try:
             async with self._bus.ear() as ear:
-                await self._bus.listen(ear.address, "")
+                await self._begin(ear.address)
                 try:
                     await self._watch(ear)
                 finally:
-                    with anyio.CancelScope(shield=True):
+                    with anyio.CancelScope(shield=True), contextlib.suppress(BusError):
                         await self._bus.unlisten(ear.address)
         except OSError as error:
             _log.warning("no notices of mail, looking every %.1f s instead: %s", PULSE_EVERY, error)
+            await self._begin("")
             await self._watch(None)
+
+    async def _begin(self, address: str) -> None:
+        """Find out where the journal is, as soon as the store says, and have mail announced at `address`."""
+        while True:
+            try:
+                self._last = self._last or await self._bus.last_event()
+                if address:
+                    await self._bus.listen(address, "")
+                return
+            except BusError as error:
+                _log.debug("hub: %s", error)
+            await anyio.sleep(IDLE_EVERY)
 
     async def _watch(self, ear: Ear | None) -> None:
         while True:

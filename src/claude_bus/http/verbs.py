@@ -29,6 +29,8 @@ from .service import Service, grant_of
 KEEP_ALIVE = 15.0
 """Seconds after which an ear is told that nothing came."""
 RING, NOTHING = b"ring\n", b".\n"
+_NAMELESS = frozenset({"set_state", "message_status", "history", "standing"})
+"""Verbs for which a session needs no name."""
 
 
 def routes(service: Service) -> list[BaseRoute]:
@@ -55,7 +57,7 @@ async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Respo
     scope = Scope(grant)
     arguments = {name: scope.inward(name, value) for name, value in call.arguments.items()}
     bus = service.bus.acting_for(scope.process(call.process), grant, frozenset(call.held))
-    await _Permission(bus, grant, scope).check(arguments)
+    await _Permission(bus, grant, scope, nameless=name in _NAMELESS).check(arguments)
     answer = await getattr(bus, name)(**arguments)
     return Response(verb.answer(scope.outward(answer)), media_type="application/json")
 
@@ -113,16 +115,22 @@ class Scope:
 
 
 class _Permission:
-    """Whether the caller may make a call with these arguments: each kind of argument has its rule."""
+    """Whether the caller may make a call with these arguments: each kind of argument has its rule.
 
-    def __init__(self, bus: LocalBus, grant: Grant, scope: Scope) -> None:
+    What other programs check before they call is checked here again: a name, a role or a
+    path is shown to others, who must be able to rely on what it can be.
+    """
+
+    def __init__(self, bus: LocalBus, grant: Grant, scope: Scope, *, nameless: bool) -> None:
         self._bus = bus
         self._grant = grant
         self._scope = scope
+        self._nameless = nameless
 
     async def check(self, arguments: dict[str, Any]) -> None:
-        """Raise `Forbidden` for what the caller may not do."""
+        """Raise `Forbidden` for what the caller may not do, `InvalidInput` for what nobody can be or have."""
         for name, value in arguments.items():
+            _check_text(name, value)
             if isinstance(value, Address):
                 await self._be(value, acts=name == "me")
             elif isinstance(value, Draft):
@@ -132,10 +140,13 @@ class _Permission:
             elif name == "client" and value:
                 await self._session(value)
             elif name == "channel":
-                rules.require_channel(self._grant, value)
+                rules.require_channel(self._grant, rules.check_name(value, "channel"))
 
     async def _be(self, who: Address, *, acts: bool) -> None:
         """Names that are taken are refused where they are taken; here those that the caller says are his."""
+        if who.name or not self._nameless:
+            rules.check_name(who.name)
+        rules.check_name(who.channel, "channel")
         rules.require(self._grant, who)
         holder = await self._bus.holder(who) if acts and who.name else None
         if holder and not self._scope.has(holder):
@@ -145,3 +156,17 @@ class _Permission:
         binding = await self._bus.binding(client)
         if binding:
             rules.require(self._grant, binding.address)
+
+
+def _check_text(name: str, value: Any) -> None:
+    """Raise `InvalidInput` for text that others are shown as one line, and that is none."""
+    if isinstance(value, Client) and value.listed:
+        rules.check_name(value.listed)
+    elif name == "role":
+        rules.check_line(value, "role")
+    elif name == "owns":
+        rules.check_owns(value)
+    elif name in ("place", "places"):
+        for scope, path, *_ in [value] if name == "place" else value or ():
+            rules.check_line(scope, "a claim's scope", rules.MAX_PATH_BYTES)
+            rules.check_line(path, "path", rules.MAX_PATH_BYTES)

@@ -9,8 +9,9 @@ nobody here knows. So:
 - What can be repeated without harm is repeated once, at once.
 - A message goes with a key; repeated, also by whoever is told of the failure and says the
   same again, it is sent once.
-- With each call that brings mail goes what this program holds (`deliveries.take_back`):
-  mail in an answer that got lost waits again, and is never taken for read.
+- With each call that brings mail, or asks for it, goes what this program holds
+  (`deliveries.take_back`): mail in an answer that got lost waits again, and rings again,
+  and is never taken for read. Such a call is not abandoned when its caller is cancelled.
 - Of anything else the error says that nobody knows.
 """
 
@@ -32,7 +33,20 @@ import httpx2
 from .. import __version__
 from ..drivers.notices import Bell
 from ..errors import BusError, Unreachable, from_dict
-from ..model import Address, Binding, Client, Draft, HandOver, Happening, Process, Reaction, Roster, Sent, Status
+from ..model import (
+    Address,
+    Binding,
+    Client,
+    Draft,
+    HandOver,
+    Happening,
+    Process,
+    Reaction,
+    Roster,
+    Sent,
+    Status,
+    Waiting,
+)
 from . import codec
 
 _log = logging.getLogger(__name__)
@@ -51,6 +65,7 @@ LOOK_EVERY = 30.0
 KEY_LASTS = 900.0
 """Seconds within which a message whose fate is unknown can be repeated under its key."""
 
+_WITH_WHAT_IS_HELD = frozenset({"hand_over", "react", "waiting"})
 _ONCE = frozenset({"set_state", "release", "take_away", "edit", "enlist"})
 """Verbs that are not repeated: the second time they would do, or say, something else."""
 
@@ -119,25 +134,42 @@ class RemoteBus:
 
     async def hand_over(self, me: Address, **options: Any) -> HandOver:
         async with self._handing_over:
-            found: HandOver = await self._call("hand_over", me, **options)
+            with anyio.CancelScope(shield=True):
+                found: HandOver = await self._fetched("hand_over", me, **options)
             if not options.get("peek"):
                 self._hold(me, [message.id for message in found.messages])
-        return found
+            return found
 
     async def react(self, client: Client, happening: Happening) -> Reaction | None:
         async with self._handing_over:
-            found: Reaction | None = await self._call("react", client, happening)
+            with anyio.CancelScope(shield=True):
+                found: Reaction | None = await self._fetched("react", client, happening)
             if found:
                 self._let_go(found.address, [*happening.proven, *happening.lost])
                 self._hold(found.address, [message.id for message in found.mail.messages])
-        return found
+            return found
+
+    async def waiting(self, me: Address) -> Waiting:
+        async with self._handing_over:  # else it would take back what is on its way
+            found: Waiting = await self._call("waiting", me)
+            return found
+
+    async def _fetched(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """A call whose answer brings mail. If that does not arrive, a doorbell must look what became of it."""
+        try:
+            return await self._call(name, *args, **kwargs)
+        except Unreachable:
+            self._changes += 1
+            raise
 
     async def confirm(self, me: Address, message_ids: Sequence[int]) -> int:
         return await self._settled("confirm", me, message_ids)
 
     async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int:
         self._changes += bool(message_ids)
-        return await self._settled("withdraw", me, message_ids)
+        async with self._handing_over:  # else it could withdraw what was handed over once more meanwhile
+            self._let_go(me, message_ids)  # whatever becomes of this call
+            return await self._settled("withdraw", me, message_ids)
 
     async def pass_on(self, me: Address, message_ids: Sequence[int], to: Process) -> int:
         return await self._settled("pass_on", me, message_ids, to)
@@ -165,17 +197,31 @@ class RemoteBus:
     async def binding(self, client: str) -> Binding | None:
         found: Binding | None = await self._call("binding", client)
         if found:
-            self._addresses[client] = found.address
+            self._is_now(client, found.address)
         return found
 
     async def register(
         self, client: str, who: Address, role: str, owns: tuple[str, ...] | None
     ) -> tuple[Binding, Roster, int]:
         found: tuple[Binding, Roster, int] = await self._call("register", client, who, role, owns)
+        self._is_now(client, who)
+        return found
+
+    async def detach(self, client: str) -> None:
+        await self._ended("detach", client)
+
+    async def leave(self, client: str) -> None:
+        await self._ended("leave", client)
+
+    def _is_now(self, client: str, who: Address) -> None:
         was = self._addresses.get(client)
         self._addresses[client] = who
         self._held = {(who if address == was else address, message) for address, message in self._held}
-        return found
+
+    async def _ended(self, verb: str, client: str) -> None:
+        await self._call(verb, client)
+        was = self._addresses.pop(client, None)
+        self._held = {(address, message) for address, message in self._held if address != was}
 
     # -- sending
 
@@ -204,7 +250,7 @@ class RemoteBus:
     async def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run a verb there. Raises what it raises, or `Unreachable`."""
         verb = codec.verb(name)
-        held = tuple(self._held) if name in ("hand_over", "react") else ()
+        held = tuple(self._held) if name in _WITH_WHAT_IS_HELD else ()
         response = await self._post(name, verb.call(self._process, held, args, kwargs))
         if response.status_code != httpx2.codes.OK:
             raise _refusal(response, self._url)

@@ -59,7 +59,7 @@ class Verb:
         call = _envelope(self._arguments).model_construct(process=process, arguments=arguments, held=held)
         try:
             return call.model_dump_json(by_alias=True, exclude_unset=True, warnings=False).encode()
-        except ValueError:  # no UTF-8 has it
+        except ValueError:
             raise InvalidInput("text holds half a surrogate pair; send valid Unicode text") from None
 
     def called(self, body: bytes) -> Call:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .. import rules
+from .. import rules, text
 from ..errors import NameTaken
 from ..model import ANYBODY, Address, Binding, Client, Grant, Overlap, Process, Roster, Status
 from . import events, listeners, mailboxes
@@ -127,7 +127,7 @@ def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
     if held and held.client != client:
         names = [r["name"] for r in tx.all("SELECT name FROM agents WHERE channel = ?", who.channel)]
         where = tx.one("SELECT cwd FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
-        place = f"{held.status}, in {where['cwd']}" if where and where["cwd"] else held.status
+        place = f"{held.status}, in {text.one_line(where['cwd'], 300)}" if where and where["cwd"] else held.status
         raise NameTaken(who.name, place, rules.free_name(who.name, names))
 
 

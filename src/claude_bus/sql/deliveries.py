@@ -45,7 +45,7 @@ def hand_over(
     """
     recover(tx, me)
     if held is not None:
-        take_back(tx, me, by, held)
+        take_back(tx, me, by, held, prints=via == PRINTED)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     rows = tx.all(
         f"SELECT {MESSAGE}, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
@@ -102,19 +102,21 @@ def recover(tx: Transaction, me: Address) -> None:
             mailboxes.requeue(tx, me, row["handed_by"])
 
 
-def take_back(tx: Transaction, me: Address, by: Process, held: Held) -> int:
+def take_back(tx: Transaction, me: Address, by: Process, held: Held, *, prints: bool = False) -> int:
     """What `by` handed over and does not hold waits again; returns how many.
 
     For a process elsewhere: an answer that got lost on its way carried mail that no model
     has seen, and the store alone cannot know. `held` is all that it does know to have. What
-    a program in the session's shell printed was passed on to it, and is not its to know.
+    a program in the session's shell printed was passed on to it, and is not its to know,
+    unless it is (`prints`) such a program itself.
     """
     rows = tx.all(
         f"SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' "
-        "AND handed_by = ? AND via != ?",
+        "AND handed_by = ? AND (? OR via != ?)",
         me.channel,
         me.name,
         str(by),
+        int(prints),
         PRINTED,
     )
     lost = [row["message"] for row in rows if (me, row["message"]) not in held]
@@ -198,8 +200,10 @@ def acknowledge(tx: Transaction, me: Address, message: int) -> None:
 # -- what waits ----------------------------------------------------------------------
 
 
-def waiting(tx: Transaction, me: Address) -> Waiting:
-    """What is unread for `me`, and whether it is a reason to ring."""
+def waiting(tx: Transaction, me: Address, by: Process | None = None, held: Held | None = None) -> Waiting:
+    """What is unread for `me`, and whether it is a reason to ring; with `held` also what `take_back` says."""
+    if by and held is not None:
+        take_back(tx, me, by, held)
     rows = tx.all(
         "SELECT m.id, m.sender, m.sender_channel, m.kind, m.broadcast, m.urgent, m.hops FROM deliveries d "
         f"JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} "

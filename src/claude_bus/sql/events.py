@@ -43,7 +43,11 @@ def since(tx: Transaction, after: int, channel: str | None = None, limit: int = 
 
 
 def changes(tx: Transaction, after: int) -> Changes:
-    """What came after an event, as far as one look goes, and whom it concerns."""
+    """What came after an event, as far as one look goes, and whom it concerns.
+
+    An event later than all that there are is of another file, which is gone: then everything came after it.
+    """
+    after = after if after <= last(tx) else 0
     found = since(tx, after)
     mail = _recipients(tx, [int(event.subject) for event in found if event.verb == "send"])
     mail.update(Address(event.actor, event.channel) for event in found if event.verb in _MAY_BRING_MAIL)

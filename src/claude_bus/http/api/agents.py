@@ -52,7 +52,7 @@ async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> 
     given = given or Join()
     who = caller.looks(name, given.channel)
     role = rules.check_line(given.role, "role")
-    owns = None if given.owns is None else tuple(rules.check_line(glob, "owns", 1000) for glob in given.owns)
+    owns = rules.check_owns(given.owns)
     await caller.bus.enlist(who, PROGRAM, role, owns)
     unread = (await caller.bus.waiting(who)).count
     return Json({"name": who.name, "channel": who.channel, "pending_count": unread})

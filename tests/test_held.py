@@ -1,0 +1,156 @@
+"""What a program elsewhere was handed, where its line loses answers: nothing is lost, and nothing called read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import cast
+
+import anyio
+import httpx2
+import pytest
+
+from claude_bus.bus import Bus
+from claude_bus.config import Config, Serving
+from claude_bus.errors import Unreachable
+from claude_bus.http.app import create_app
+from claude_bus.model import Address, Client, Draft, Process
+from claude_bus.opening import open_local
+from claude_bus.remote.bus import RemoteBus
+from claude_bus.session import Session
+from claude_bus.sql.deliveries import PRINTED
+
+pytestmark = pytest.mark.anyio
+
+ALICE, BOB = Address("alice", "default"), Address("bob", "default")
+LAPTOP = Process("laptop", 1, 1.0)
+PATIENCE = 20.0
+
+
+class Line(httpx2.AsyncBaseTransport):
+    """A line to a served bus on which the answers about `lost` get lost, and those about `held` wait for `let_go`."""
+
+    def __init__(self, server: httpx2.AsyncBaseTransport) -> None:
+        self._server = server
+        self.lost = ""
+        self.held = ""
+        self.holds = anyio.Event()
+        self.let_go = anyio.Event()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        found = await self._server.handle_async_request(request)
+        if request.url.path == f"/rpc/{self.lost}":
+            raise httpx2.ReadError("the line broke")
+        if request.url.path == f"/rpc/{self.held}":
+            self.holds.set()
+            await self.let_go.wait()
+        return found
+
+
+class Far:
+    """Bob, who is elsewhere, and the bus that he is on."""
+
+    def __init__(self, path: Path) -> None:
+        config = Config(path)
+        self.bus = open_local(config)
+        self.line = Line(httpx2.ASGITransport(create_app(self.bus, config, Serving(), tokens=False)))
+        self.remote = RemoteBus("http://127.0.0.1", "", LAPTOP, self.line)
+        self.session = Session(cast(Bus, self.remote), config, Client("key", LAPTOP), lambda _mode: False, hooked=True)
+
+    async def is_sent(self, content: str) -> int:
+        await self.bus.enlist(ALICE, "test")
+        return (await self.bus.send(ALICE, Draft(("bob",), content))).id
+
+    async def state(self, message: int) -> str:
+        return (await self.bus.message_status(ALICE, message)).receipts[0].state
+
+    async def until_reached(self, step: Callable[[], object]) -> object:
+        """What the step comes to once the line works again."""
+        with anyio.fail_after(PATIENCE):
+            while True:
+                try:
+                    return await step()  # type: ignore[misc]
+                except Unreachable:
+                    await anyio.sleep(0.05)
+
+
+@pytest.fixture
+async def far(tmp_path: Path) -> AsyncIterator[Far]:
+    far = Far(tmp_path / "bus.db")
+    await far.session.register("bob")
+    yield far
+    await far.remote.close()
+    await far.bus.close()
+
+
+async def test_mail_in_a_lost_answer_rings(far: Far) -> None:
+    """An idle session that gives no further sign is woken for it: it waits again as soon as a doorbell looks."""
+    message = await far.is_sent("did you get this?")
+    pulse = far.remote.pulse()
+    far.line.lost = "hand_over"
+    with pytest.raises(Unreachable):
+        await far.session.inbox()
+    far.line.lost = ""
+
+    assert await far.state(message) == "handed"
+    assert far.remote.pulse() != pulse
+    waiting = await far.until_reached(lambda: far.remote.waiting(BOB))
+    assert (waiting.count, waiting.rings) == (1, True)  # type: ignore[attr-defined]
+    assert await far.state(message) == "queued"
+
+
+async def test_what_was_received_does_not_ring(far: Far) -> None:
+    """Looking whether something waits takes nothing back that its session has."""
+    message = await far.is_sent("one")
+    assert len((await far.session.inbox()).messages) == 1
+
+    assert (await far.remote.waiting(BOB)).count == 0
+    assert await far.state(message) == "handed"
+
+
+async def test_a_call_that_is_cancelled_on_its_way_hands_nothing_over(far: Far) -> None:
+    """Its mail waits again at once, for whoever asks, and not only for the next call of this program."""
+    message = await far.is_sent("one")
+    far.line.held = "hand_over"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(far.session.inbox)
+        with anyio.fail_after(PATIENCE):
+            await far.line.holds.wait()
+        tasks.cancel_scope.cancel()
+        far.line.let_go.set()
+
+    assert await far.state(message) == "queued"
+    far.line.held = ""
+    assert [found.content for found in (await far.session.inbox()).messages] == ["one"]
+
+
+async def test_a_command_gets_what_its_first_answer_lost(far: Far) -> None:
+    """The repetition of a call that was answered in vain brings the mail, also to a command that prints it."""
+    await far.is_sent("one")
+    lost = [True]
+
+    async def once(request: httpx2.Request) -> httpx2.Response:
+        found = await Line.handle_async_request(far.line, request)
+        if request.url.path == "/rpc/hand_over" and lost.pop():
+            lost.append(False)
+            raise httpx2.ReadError("the line broke")
+        return found
+
+    far.line.handle_async_request = once  # type: ignore[method-assign]
+    found = await far.remote.hand_over(BOB, via=PRINTED, max_chars=10_000)
+
+    assert [message.content for message in found.messages] == ["one"]
+
+
+async def test_what_is_held_goes_with_a_name_that_another_gave(far: Far) -> None:
+    """Where the answer to a renaming got lost, the program finds out its name, and still has what it had."""
+    message = await far.is_sent("one")
+    await far.session.inbox()
+    far.line.lost = "register"
+    with pytest.raises(Unreachable):
+        await far.session.register("robert")
+    far.line.lost = ""
+
+    found = await far.until_reached(far.session.inbox)
+    assert found.messages == ()  # type: ignore[attr-defined]
+    assert await far.state(message) == "handed"

@@ -1,0 +1,91 @@
+"""The watch of a served bus, where its store fails it."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from claude_bus.bus import LocalBus
+from claude_bus.config import Config
+from claude_bus.http.hub import Hub, mail_for
+from claude_bus.model import Address, Draft
+from claude_bus.opening import open_local
+
+pytestmark = pytest.mark.anyio
+
+ALICE, BOB = Address("alice", "default"), Address("bob", "default")
+PATIENCE = 20.0
+
+
+@pytest.fixture
+async def bus(tmp_path: Path) -> AsyncIterator[LocalBus]:
+    async with open_local(Config(tmp_path / "bus.db", busy_timeout=0.1)) as bus:
+        await bus.enlist(ALICE, "test")
+        yield bus
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Somebody else writes, for as long as the context lasts."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+async def rings(hub: Hub, bus: LocalBus) -> bool:
+    """Whether a message rings for its recipient."""
+    with hub.bell(mail_for(BOB)) as bell:
+        await bus.send(ALICE, Draft(("bob",), "hello"))
+        return await bell.rung(PATIENCE)
+
+
+async def begun(hub: Hub, bus: LocalBus) -> None:
+    """Messages ring once the hub has begun: before, they are none of its business."""
+    while not hub.messages:
+        await bus.send(ALICE, Draft(("zoe",), "are you there?"))
+        await anyio.sleep(0.05)
+
+
+async def test_a_store_that_is_locked_at_the_start_does_not_end_the_server(bus: LocalBus, tmp_path: Path) -> None:
+    """The watch begins as soon as the store answers."""
+    hub = Hub(bus)
+    async with anyio.create_task_group() as tasks:
+        with locked(tmp_path / "bus.db"):
+            tasks.start_soon(hub.run)
+            await anyio.sleep(0.5)
+        with anyio.fail_after(PATIENCE):
+            await begun(hub, bus)
+            assert await rings(hub, bus)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_store_that_is_locked_at_the_end_does_not_fail_it(bus: LocalBus, tmp_path: Path) -> None:
+    """What cannot be given back then is found by whoever looks next."""
+    hub = Hub(bus)
+    with contextlib.ExitStack() as meanwhile:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hub.run)
+            with anyio.fail_after(PATIENCE):
+                await begun(hub, bus)
+            meanwhile.enter_context(locked(tmp_path / "bus.db"))
+            tasks.cancel_scope.cancel()
+
+
+async def test_another_file_is_watched_like_the_first(bus: LocalBus, tmp_path: Path) -> None:
+    """A file that was moved away and made anew begins with low numbers: they ring."""
+    hub = Hub(bus)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.run)
+        with anyio.fail_after(PATIENCE):
+            await begun(hub, bus)
+            for _ in range(20):
+                await bus.send(ALICE, Draft(("zoe",), "more"))
+            for file in list(tmp_path.glob("bus.db*")):  # noqa: ASYNC240 - three files
+                file.unlink()
+            assert await rings(hub, bus)
+        tasks.cancel_scope.cancel()
