@@ -2,8 +2,8 @@
 
     python benchmarks/serving.py [--rounds N] [--seconds N] [--crowd N] [--quick]
 
-Latency: one request after the other on one kept connection, ours and the baseline's in
-turn. Throughput: eight connections of another process. Prints Markdown. Machines differ
+Latency: one request after the other on one kept connection, ours and the baseline's by
+turns. Throughput: eight connections of another process. Prints Markdown. Machines differ
 and are shared: compare the ratios, not the milliseconds. The client (asyncio) takes its
 time too, on both sides.
 """
@@ -32,13 +32,17 @@ import psutil
 from bench import BUS, HERE, environment
 
 from claude_bus import processes
+from claude_bus.config import Config
 from claude_bus.model import Address, Client, Happening
+from claude_bus.opening import open_local
 from claude_bus.remote import codec
 from claude_bus.remote.bus import RemoteBus
 
 CONNECTIONS = 8
-WARM = 50
-"""Requests before those that count."""
+IDLE = 10.0
+"""Seconds for which to watch a server with a crowd."""
+BLOCK = 20
+"""Requests of one kind in a row."""
 NOTHING = [sys.executable, str(HERE / "nothing_http.py")]
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
 _ACCEPT = {"Accept": "application/json, text/event-stream"}
@@ -105,8 +109,8 @@ def request(method: str, path: str, document: object = None, **headers: str) -> 
 # -- what is asked --------------------------------------------------------------------------
 
 
-def post(to: str) -> bytes:
-    return request("POST", "/send", {"from": "ann", "to": to, "msg": "hello"})
+def post(to: str, **headers: str) -> bytes:
+    return request("POST", "/send", {"from": "ann", "to": to, "msg": "hello"}, **headers)
 
 
 def tool(session: dict[str, str], name: str, /, **arguments: Any) -> bytes:
@@ -204,13 +208,14 @@ async def timed(action: Callable[[], Awaitable[object]]) -> float:
 
 
 async def in_turn(ours: Callable[[int], Awaitable[object]], base: Line, rounds: int) -> Times:
-    """Alternating, so that a busy moment hits both."""
-    found, nothing = Times(), request("GET", "/nothing")
-    for number in range(rounds + WARM):
-        pair = await timed(lambda: base.ask(nothing)), await timed(lambda n=number: ours(n))  # type: ignore[misc]
-        if number >= WARM:
-            found.base.append(pair[0])
-            found.ours.append(pair[1])
+    """In blocks by turns: a busy moment hits both, and what a server does after its answer not the other's figure."""
+    found, numbers, nothing = Times(), iter(range(1_000_000)), request("GET", "/nothing")
+    for block in range(1 + rounds // BLOCK):
+        base_times = [await timed(lambda: base.ask(nothing)) for _ in range(BLOCK)]
+        our_times = [await timed(lambda: ours(next(numbers))) for _ in range(BLOCK)]
+        if block:  # the first is to get warm
+            found.base += base_times
+            found.ours += our_times
     return found
 
 
@@ -251,7 +256,7 @@ async def wakes(url: str, base: Line, rounds: int) -> dict[str, Times]:
         )
         while not await waiting(sender):  # noqa: ASYNC110 - the server says it only when it is asked
             await asyncio.sleep(0.01)
-        beat = await timed(lambda: base.ask(request("GET", "/nothing")))
+        beat = statistics.median([await timed(lambda: base.ask(request("GET", "/nothing"))) for _ in range(5)])
         start = time.perf_counter()
         sent, woken = await asyncio.gather(at_end(sender.ask(post(f"w{number}"))), at_end(poll))
         begun.ours.append((woken - start) * 1000)
@@ -261,6 +266,25 @@ async def wakes(url: str, base: Line, rounds: int) -> dict[str, Times]:
     for each in (sender, waiter):
         each.close()
     return {"a poll wakes, since the POST began": begun, "a poll wakes, since the POST's answer": answered}
+
+
+async def with_a_token(url: str, bare: str, secret: str, rounds: int) -> dict[str, Times]:
+    """What the guard adds: a token on each request."""
+    line, base, bearer = Line(url), Line(bare), {"Authorization": f"Bearer {secret}"}
+    asked = {
+        "GET /healthz, with a token": request("GET", "/healthz", **bearer),
+        "POST /send, with a token": post("bob", **bearer),
+        "GET /recv, nothing new, with a token": request("GET", "/recv?to=one&since=9e9", **bearer),
+    }
+    found = {name: await in_turn(cycling(line, [one]), base, rounds) for name, one in asked.items()}
+    for each in (line, base):
+        each.close()
+    return found
+
+
+async def new_token(db: Path) -> str:
+    async with open_local(Config(db)) as bus:
+        return (await bus.create_token("benchmark", ("*",), ("*",), None))[1]
 
 
 # -- throughput --------------------------------------------------------------------------------
@@ -308,6 +332,9 @@ async def crowd(url: str, pid: int, bare: str, size: int, rounds: int) -> list[s
     while await waiting(sender) < size:  # noqa: ASYNC110 - the server says it only when it is asked
         await asyncio.sleep(0.1)
     sizes.append(rss(process))
+    used = sum(process.cpu_times()[:2])
+    await asyncio.sleep(IDLE)
+    used = (sum(process.cpu_times()[:2]) - used) / IDLE * 100
     among = await in_turn(lambda _: sender.ask(post("bob")), base, rounds)
     for each, poll in zip(waiters, polls, strict=True):
         poll.cancel()
@@ -325,6 +352,7 @@ async def crowd(url: str, pid: int, bare: str, size: int, rounds: int) -> list[s
         row("memory of the server, MiB", "before", f"{size} wait", "after they left"),
         rule(4),
         row("", *(f"{each:.1f}" for each in sizes)),
+        f"\nWhile {size} wait and nobody sends, the server uses {used:.1f} % of a core.",
     ]
 
 
@@ -365,6 +393,13 @@ def measure(folder: Path, rounds: int, seconds: float, size: int) -> None:
         for name, requests in asked.items():
             base, ours = load(bare, [request("GET", "/nothing")], seconds), load(url, requests, seconds)
             print(row(name, f"{ours:.0f}", f"{base:.0f}", f"{ours / base:.2f}"), flush=True)
+    env["BUS_DB"] = str(folder / "tokens.db")
+    secret = asyncio.run(new_token(folder / "tokens.db"))
+    with running(NOTHING, env) as (bare, _), running(serve, env) as (url, _):
+        guarded = asyncio.run(with_a_token(url, bare, secret, rounds))
+        print("", row("the guard on", *LATENCY), rule(6), sep="\n")
+        for name, times in guarded.items():
+            print(row(name, *times.columns()))
     env["BUS_DB"] = str(folder / "crowd.db")
     with running(NOTHING, env) as (bare, _), running(serve, env) as (url, pid):
         lines = asyncio.run(crowd(url, pid, bare, size, rounds))
