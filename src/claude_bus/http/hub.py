@@ -29,7 +29,7 @@ PULSE_EVERY = 0.1
 """Seconds between two looks at the pulse while somebody waits: it costs microseconds."""
 IDLE_EVERY = 0.5
 """The same while nobody does."""
-_LOOK_AFTER = 5.0
+_LOOK_AFTER = 20.0
 """Seconds after which one who waits looks by itself, should all else fail."""
 
 
