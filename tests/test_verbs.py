@@ -294,6 +294,18 @@ async def test_a_conversation_is_no_key_to_anothers_name(house: House) -> None:
     assert taken.address.name == "bob-shop"
 
 
+async def test_nobody_keeps_a_conversation_from_its_name(house: House) -> None:
+    """Who says that another's conversation is his own does not come between it and its name."""
+    alice, bob = await house.of("alice"), await house.of("bob")
+    await joined(alice, "alice", session("a"))
+    await alice.detach("a")
+    await joined(bob, "bob", session("b"))
+    await bob.observe("b", session_id="conversation of a")
+    await bob.detach("b")
+
+    assert (await alice.attach(session("a"), None, "default")).address == ALICE
+
+
 async def test_a_token_that_has_ended_is_none(house: House) -> None:
     """Revoked, it is refused at once, like one that never was."""
     token, secret = await house.bus.create_token("bob", ("bob",), ("default",), None)

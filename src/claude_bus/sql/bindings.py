@@ -97,15 +97,18 @@ def resume(tx: Transaction, client: Client, grant: Grant = ANYBODY) -> Binding |
 
 
 def borne(tx: Transaction, session_id: str, grant: Grant = ANYBODY) -> Address | None:
-    """The name this very conversation bore last, if no live session has it."""
+    """The name this very conversation bore last, if no live session has it.
+
+    Of those that the grant permits: anybody can say of another's conversation that it is theirs.
+    """
     if not session_id:
         return None
-    row = tx.one(
-        "SELECT channel, name FROM agents WHERE session_id = ? AND registered = 1 ORDER BY last_seen DESC LIMIT 1",
-        session_id,
+    rows = tx.all(
+        "SELECT channel, name FROM agents WHERE session_id = ? AND registered = 1 ORDER BY last_seen DESC", session_id
     )
-    who = Address(row["name"], row["channel"]) if row else None
-    return who if who and rules.permits(grant, who) and not holder(tx, who) else None
+    names = (Address(row["name"], row["channel"]) for row in rows)
+    who = next((name for name in names if rules.permits(grant, name)), None)
+    return who if who and not holder(tx, who) else None
 
 
 def _present(tx: Transaction, client: Client, channel: str, grant: Grant) -> Address:
