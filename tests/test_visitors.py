@@ -166,14 +166,14 @@ async def test_a_store_that_fails_ends_nothing(bus: LocalBus, monkeypatch: pytes
     here = those_of(bus, after_call=0.02)
     failed = anyio.Event()
 
-    async def detach(_client: str) -> None:
+    async def detach(_bus: LocalBus, _client: str) -> None:
         failed.set()
         raise StoreBusy("busy")
 
     async with here.run():
         key, other = key_of(ANYBODY, "one"), key_of(ANYBODY, "other")
         with monkeypatch.context() as patch:
-            patch.setattr(bus, "detach", detach)
+            patch.setattr(LocalBus, "detach", detach)
             await here.participants(key, ANYBODY).session.register("alice")
             with anyio.fail_after(PATIENCE):
                 await failed.wait()
@@ -253,3 +253,24 @@ async def test_before_it_registers(
         assert binding
         assert f"{binding.address.name}@{binding.address.channel}" == listed
         assert not binding.registered
+
+
+async def test_a_conversation_comes_back_though_another_told_it(bus: LocalBus) -> None:
+    """Whoever named it as his own meanwhile does not keep it from its agent's name."""
+    here = those_of(bus)
+    alices, bobs = Grant("alice", ("alice",), token=1), Grant("bob", ("bob",), token=2)
+    async with here.run():
+        first = key_of(alices, "first")
+        await here.participants(first, alices).session.register("alice")
+        await here.participants(first, alices).session.prompt("conversation", "p", "default")
+        await here.end(first)
+        bob = here.participants(key_of(bobs, "bob"), bobs).session
+        await bob.register("bob")
+        await bob.prompt("conversation", "p", "default")
+
+        again = here.participants(key_of(alices, "second"), alices).session
+        await again.prompt("conversation", "p2", "default")
+
+        binding = await again.whoami()
+        assert binding
+        assert (binding.address, binding.registered) == (ALICE, True)

@@ -99,7 +99,7 @@ def ago(seconds: float) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned lines. Cells come from others: none breaks its line, or acts on a terminal."""
+    """Rows of cells as aligned lines. Cells hold what others say: none breaks its line, or acts on a terminal."""
     rows = [[path(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)

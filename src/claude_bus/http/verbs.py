@@ -161,8 +161,8 @@ class _Permission:
 def _check_text(name: str, value: Any) -> None:
     """Raise `InvalidInput` for text that others are shown as one line, and that is none."""
     if isinstance(value, Client) and value.listed:
-        rules.check_name(value.listed)
-    elif name == "role":
+        raise InvalidInput("client: what it is listed as is the server's to say")
+    if name == "role":
         rules.check_line(value, "role")
     elif name == "owns":
         rules.check_owns(value)

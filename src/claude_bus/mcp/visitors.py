@@ -22,7 +22,7 @@ from .. import processes, rules
 from ..bus import LocalBus
 from ..config import Config
 from ..errors import BusError, NameTaken, NotRegistered, RateLimited
-from ..model import Address, Binding, Client, Grant, Injection
+from ..model import Address, Client, Grant, Injection
 from ..session import Session
 from ..subagents import Participants
 from ..surroundings import Elsewhere
@@ -85,8 +85,9 @@ class HttpSession(Session):
         client = Client(
             key, processes.this_process(), session_id=key, program="mcp", listed=_listed_name(grant, channel)
         )
+        self._granted = bus.acting_for(client.process, grant)
         super().__init__(
-            bus,
+            self._granted,
             replace(config, name="", role="", channel=channel, share_prompts=False),  # the server's own are no client's
             client,
             lambda _mode: False,
@@ -94,17 +95,7 @@ class HttpSession(Session):
             surroundings=Elsewhere(key),
             address=key,
         )
-        self._local = bus
         self._closes = closes
-
-    async def attach(self) -> Binding:
-        """Take part. A name that its conversation bore comes back with it only if the token is for that."""
-        binding = await super().attach()
-        if not binding.registered or rules.permits(self.grant, binding.address):
-            return binding
-        await self.bus.detach(self.client.key)
-        self.client = replace(self.client, session_id=self.client.key)
-        return await super().attach()
 
     async def _react(self, via: str, session_id: str, *more: Any, **options: Any) -> Injection:
         await self._take_name_up(session_id)
@@ -119,8 +110,8 @@ class HttpSession(Session):
             await self._closes(self)
         if (await self.attach()).registered:
             return
-        who = await self._local.borne(conversation)
-        if who and rules.permits(self.grant, who):
+        who = await self._granted.borne(conversation)
+        if who:
             with contextlib.suppress(NameTaken):
                 await self.bus.register(self.client.key, who, "", None)
                 await self.bus.forget(self.client.key)  # nobody told the model

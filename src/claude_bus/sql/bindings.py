@@ -53,8 +53,8 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
         end(tx, existing, tx.now)
     if wanted:
         refuse_if_held(tx, wanted, client.key)
-    found = wanted or borne(tx, client.session_id, grant) or _present(tx, client, channel, grant)
-    who = rules.require(grant, found)
+    found = rules.require(grant, wanted) if wanted else borne(tx, client.session_id, grant)
+    who = found or _present(tx, client, channel, grant)
     mailboxes.ensure(tx, who)
     tx.run(
         "INSERT INTO bindings (client, session, channel, agent, session_id, host, pid, started, heartbeat) "
@@ -97,28 +97,34 @@ def resume(tx: Transaction, client: Client, grant: Grant = ANYBODY) -> Binding |
 
 
 def borne(tx: Transaction, session_id: str, grant: Grant = ANYBODY) -> Address | None:
-    """The name this very conversation bore last, if no live session has it."""
+    """The name this very conversation bore last, if no live session has it.
+
+    Of those that the grant permits: anybody can say of another's conversation that it is theirs.
+    """
     if not session_id:
         return None
-    row = tx.one(
-        "SELECT channel, name FROM agents WHERE session_id = ? AND registered = 1 ORDER BY last_seen DESC LIMIT 1",
-        session_id,
+    rows = tx.all(
+        "SELECT channel, name FROM agents WHERE session_id = ? AND registered = 1 ORDER BY last_seen DESC", session_id
     )
-    who = Address(row["name"], row["channel"]) if row else None
-    return who if who and rules.permits(grant, who) and not holder(tx, who) else None
+    names = (Address(row["name"], row["channel"]) for row in rows)
+    who = next((name for name in names if rules.permits(grant, name)), None)
+    return who if who and not holder(tx, who) else None
 
 
 def _present(tx: Transaction, client: Client, channel: str, grant: Grant) -> Address:
-    """A free name for a session that has not registered; the grant's only one, if it has no other."""
-    folder = client.listed or rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
-    base = rules.permitted_name(grant, folder)
+    """A free name for a session that has not registered; the grant's only one, if it has no other.
+
+    What a client is listed as is its door's to say, and needs no permission.
+    """
+    folder = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
+    base = client.listed or rules.permitted_name(grant, folder)
     names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")
     taken = [r["name"] for r in names if r["registered"] or holder(tx, Address(r["name"], channel))]
     free = Address(rules.free_name(base, taken), channel)
-    if rules.permits(grant, free):
+    if client.listed or rules.permits(grant, free):
         return free
     own = (Address(name, channel) for name in grant.names if not rules.is_name_glob(name))
-    return next((who for who in own if not holder(tx, who)), free)
+    return rules.require(grant, next((who for who in own if not holder(tx, who)), free))
 
 
 def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
