@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import anyio
 import httpx2
 import pytest
 from hypothesis import given
@@ -355,15 +356,13 @@ JSON = st.recursive(
 
 @looks(300)
 @given(name=st.sampled_from(sorted(codec.names())), data=st.data())
-async def test_no_call_breaks_the_server(
-    anonymous: Callable[[bytes, str], Any], name: str, data: st.DataObject
-) -> None:
+def test_no_call_breaks_the_server(anonymous: Callable[[bytes, str], Any], name: str, data: st.DataObject) -> None:
     """Whatever values the arguments have, and whatever is there instead of them, it is done or refused."""
     types = codec.verb(name).types
     values = {parameter: data.draw(st.from_type(kind) | JSON, parameter) for parameter, kind in types.items()}
     sent = data.draw(st.just({**ENVELOPE, "arguments": _jsonable(values)}) | JSON, "sent")
 
-    found = await anonymous(json.dumps(sent).encode(), name)
+    found = anyio.run(anonymous, json.dumps(sent).encode(), name)
 
     assert found.status_code < 500, found.text
 
