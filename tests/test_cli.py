@@ -307,3 +307,20 @@ async def _state(server: Client, message: int) -> str:
     assert found.structured_content
     state: str = found.structured_content["deliveries"][0]["state"]
     return state
+
+
+def test_the_console_scripts_run(tmp_path: Path) -> None:
+    """What an installation puts on PATH: the command, and the server under the name that the original has for it."""
+    import tomllib
+
+    declared = tomllib.loads((Path(SOURCE).parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    said = {}
+    for name, place in declared.items():
+        module, function = place.split(":")
+        code = f"import sys; from {module} import {function}; sys.argv = [{name!r}, '--help']; sys.exit({function}())"
+        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": SOURCE}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        said[name] = done.stdout
+
+    assert "serve the bus over HTTP" in said["claude-bus"]
+    assert "--recv-default-channel" in said["claude-bus-http"]
