@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from .. import __version__, rules, text
 from ..claude_code import TOOL_USE_ID
-from ..errors import BusError
+from ..errors import BusError, InvalidInput
 from ..session import REQUEST
 from ..subagents import Participants
 from . import hooks, tools
@@ -136,6 +136,9 @@ async def _call_hook(participants: Participants, arguments: dict[str, Any]) -> t
         answer = await hooks.handle(participants, hooks.Event.model_validate(arguments))
     except ValidationError as error:
         return _result(f"hook: {error.error_count()} invalid fields", failed=True)
+    except InvalidInput as error:  # a file that no claim can name, say: nothing that the user could mend
+        _log.debug("hook: %s", error)
+        answer = "{}"
     except BusError as error:
         new = participants.session.first_time(error.message)
         answer = json.dumps({"systemMessage": f"bus: {error.message}"}) if new else "{}"
