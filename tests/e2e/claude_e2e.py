@@ -165,6 +165,11 @@ class Tui:
         """Wait until the client itself says, in its session file, that it is idle."""
         self._wait(lambda: self._said("status") == "idle", "the client is idle", patience)
 
+    def wait_until_kept(self, conversation: str) -> None:
+        """Wait until the client has written down the conversation with this id, and could resume it."""
+        kept = f"projects/*/{conversation}.jsonl"
+        self._wait(lambda: any(self._sessions.parent.glob(kept)), f"{kept} is there", PATIENCE)
+
     def _said(self, field: str) -> object:
         """A field of the client's session file."""
         try:

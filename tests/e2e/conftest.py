@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -47,6 +47,10 @@ class Session:
         """Wait until the bus knows the session as working, idle or offline."""
         self._bus.wait_for_status(self.name, status)
 
+    def wait_until_resumable(self) -> None:
+        """Wait until the client has written its conversation down: killed before, there is nothing to resume."""
+        self.tui.wait_until_kept(self._bus.conversation(self.name))
+
     def servers(self) -> list[psutil.Process]:
         """The bus server and what stands between it and the client, the server first."""
         server = psutil.Process(self._bus.server_pid(self.name))
@@ -59,15 +63,19 @@ class Session:
         psutil.Process(killed).kill()
         eventually(lambda: self._bus.server_pid(self.name) != killed, "another server runs")
 
-    def lose_power(self) -> None:
-        """End the client and its bus server so that neither sees the other die."""
+    def kill_all_servers(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Kill the bus server and what stands between it and the client: none of them sees another die."""
         servers = self.servers()
         for process in servers:
             process.suspend()
-        self.tui.kill()
+        meanwhile()
         for process in servers:
             process.kill()
         psutil.wait_procs(servers, PATIENCE)
+
+    def lose_power(self) -> None:
+        """End the client and its bus server so that neither sees the other die."""
+        self.kill_all_servers(self.tui.kill)
 
     def exit(self) -> None:
         """End the client as a user does."""

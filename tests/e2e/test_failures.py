@@ -84,13 +84,12 @@ def kill_client(session: Session) -> None:
 
 @pytest.mark.parametrize("die", [kill_client, Session.lose_power], ids=["client", "client and server"])
 def test_a_client_killed_before_the_model_answers(
-    session: StartSession, backend: Peer, box: Sandbox, die: Callable[[Session], None]
+    session: StartSession, backend: Peer, die: Callable[[Session], None]
 ) -> None:
     """Mail handed to a client that was killed before its model answered is not read; resumed, it comes marked."""
     frontend = session("frontend", text("hello"), held("never read", threading.Event()))
     frontend.turn("hello")
-    kept = f"projects/*/{backend.conversation('frontend')}.jsonl"
-    eventually(lambda: list(box.config.glob(kept)), "the client has written down what it can resume")
+    frontend.wait_until_resumable()
     message = backend.send("frontend", "survive this")
     frontend.model.wait_main(2)
     assert backend.receipt(message).state == "handed"
@@ -192,8 +191,7 @@ def test_all_of_the_server_killed(session: StartSession, backend: Peer) -> None:
     """When what supervises the server is killed as well, turns go on, mail waits, and a reconnect brings it."""
     frontend = session("frontend")
     frontend.turn("hello")
-    for process in reversed(frontend.servers()):
-        process.kill()
+    frontend.kill_all_servers()
     message = backend.send("frontend", "are you there")
     assert reading.mail(frontend.turn("go on")) == []
     frontend.tui.wait_until_idle()
