@@ -534,17 +534,22 @@ def test_one_order_for_both_cursors(bus: Caller) -> None:
         assert by_id == by_time == [str(later) for later in range(n + 1, 4)]
 
 
+def does_not_serve(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A server that ends by itself, and what it said."""
+    return subprocess.run(
+        [sys.executable, "-m", "claude_bus", "serve", *options],
+        env=environment(folder / "bus.db"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+
+
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
     """D5: other programs use 8765, too; the server says how to choose another one."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = subprocess.run(
-            [sys.executable, "-m", "claude_bus", "serve", "--port", str(taken.getsockname()[1])],
-            env=environment(tmp_path / "bus.db"),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
+        done = does_not_serve(tmp_path, "--port", str(taken.getsockname()[1]))
 
     assert done.returncode == 2
     assert "--port" in done.stderr
@@ -552,14 +557,7 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
 
 def test_open_on_loopback_only(tmp_path: Path) -> None:
     """D4: nobody needs a token on loopback; at another address the server does not start without one."""
-    done = subprocess.run(
-        [sys.executable, "-m", "claude_bus", "serve", "--host", "0.0.0.0", "--port", "0"],
-        env=environment(tmp_path / "bus.db"),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    done = does_not_serve(tmp_path, "--host", "0.0.0.0", "--port", "0")
 
     assert done.returncode == 2
     assert "token create" in done.stderr

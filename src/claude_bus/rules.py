@@ -247,7 +247,12 @@ def folder_name(root: str, branch: str) -> str:
 
 def permits(grant: Grant, who: Address) -> bool:
     """Whether the grant lets its bearer be `who`."""
-    return _among(who.name, grant.names) and _among(who.channel, grant.channels)
+    return _among(who.name, grant.names) and permits_channel(grant, who.channel)
+
+
+def permits_channel(grant: Grant, channel: str) -> bool:
+    """Whether the grant lets its bearer use `channel`, under whichever name."""
+    return _among(channel, grant.channels)
 
 
 def require(grant: Grant, who: Address) -> Address:
@@ -263,7 +268,7 @@ def require(grant: Grant, who: Address) -> Address:
 
 def require_channel(grant: Grant, channel: str) -> str:
     """`channel`, if the bearer of the grant may use it, else `Forbidden`."""
-    if not _among(channel, grant.channels):
+    if not permits_channel(grant, channel):
         raise Forbidden(
             f"the token of '{grant.owner}' is not for the channel '{channel}'; it may use {', '.join(grant.channels)}",
             channel=channel,

@@ -20,6 +20,7 @@ from .bus import Bus
 from .config import Config
 from .errors import InvalidInput, NameTaken, NotRegistered
 from .model import (
+    ANYBODY,
     Address,
     Agent,
     Binding,
@@ -48,7 +49,6 @@ REQUEST: ContextVar[int | str | None] = ContextVar("REQUEST", default=None)
 """The client's request that is being answered."""
 
 _NOTHING = Injection()
-_ANYBODY = Grant()
 _ANSWERS_KEPT = 20
 """Answers with mail that the client may still say it gave up."""
 _LOOK_EVERY = 2.0
@@ -72,7 +72,7 @@ class Session:
         may_wake: Callable[[str], bool],
         *,
         hooked: bool = False,
-        grant: Grant = _ANYBODY,
+        grant: Grant = ANYBODY,
         surroundings: Surroundings | None = None,
         address: str = "",
     ) -> None:

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import BusError, TooLarge, TooSlow, Unauthorized
-from ..model import Grant
+from ..model import ANYBODY, Grant
 from .answers import refusal
 from .gate import Gate
 from .quotas import Quotas
@@ -70,7 +70,7 @@ class Guard:
 
     async def _grant(self, scope: Scope) -> Grant:
         if await self._gate.is_open():
-            return Grant()
+            return ANYBODY
         if scope["path"] == self._open_path:
             return _NOBODY
         secret = _secret(Headers(scope=scope))

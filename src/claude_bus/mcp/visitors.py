@@ -137,9 +137,7 @@ def _home(grant: Grant, wanted: str) -> str:
     """The channel to be on before another is named: `wanted`, or one that the grant permits."""
     literal = [pattern for pattern in grant.channels if not rules.is_name_glob(pattern)]
     candidates = [wanted, *literal, *(pattern.replace("*", "http") for pattern in grant.channels)]
-    return next(
-        (channel for channel in candidates if rules.permits(replace(grant, names=("*",)), Address("", channel))), wanted
-    )
+    return next((channel for channel in candidates if rules.permits_channel(grant, channel)), wanted)
 
 
 def _listed_name(grant: Grant, channel: str) -> str:
