@@ -187,10 +187,12 @@ def test_a_full_disk_loses_and_repeats_nothing(place: Place, tmp_path: Path) -> 
         eventually(place.begun)
         post(place.server.url, "bob", "patience")
         eventually(lambda: listener.complaints.count("# transient: OSError") >= 2)
-        assert place.lines("full") == []
+        eventually(lambda: place.lines("full") == [])  # between two attempts: each writes there first
         log.unlink()
-        eventually(lambda: place.messages() == ["patience"])
-        assert len(place.lines("log")) == 1
+        eventually(lambda: len(place.lines("log")) == 1)
+        assert place.messages() == ["patience"]
+        assert listener.end() == 0
+    assert (place.messages(), len(place.lines("log"))) == (["patience"], 1)
 
 
 def test_what_a_message_holds_cannot_break_a_line(tmp_path: Path) -> None:

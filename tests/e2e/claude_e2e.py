@@ -166,9 +166,21 @@ class Tui:
         self._wait(lambda: self._said("status") == "idle", "the client is idle", patience)
 
     def wait_until_kept(self, conversation: str) -> None:
-        """Wait until the client has written down the conversation with this id, and could resume it."""
-        kept = f"projects/*/{conversation}.jsonl"
-        self._wait(lambda: any(self._sessions.parent.glob(kept)), f"{kept} is there", PATIENCE)
+        """Wait until the client has written down all of a conversation's last turn, and could resume it.
+
+        The file alone is no proof: the client makes it for its own settings, before the first message is in it.
+        """
+        self._wait(lambda: self._answered(conversation), f"the last answer of {conversation} is written down", PATIENCE)
+
+    def _answered(self, conversation: str) -> bool:
+        """Whether the last message written down is a text of the model's."""
+        for path in self._sessions.parent.glob(f"projects/*/{conversation}.jsonl"):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            entries = [json.loads(line) for line in lines if line.endswith("\n")]
+            *_, last = [None, *(entry for entry in entries if entry["type"] in ("user", "assistant"))]
+            if last is not None and last["type"] == "assistant":
+                return any(block["type"] == "text" for block in last["message"]["content"])
+        return False
 
     def _said(self, field: str) -> object:
         """A field of the client's session file."""

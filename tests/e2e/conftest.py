@@ -48,7 +48,7 @@ class Session:
         self._bus.wait_for_status(self.name, status)
 
     def wait_until_resumable(self) -> None:
-        """Wait until the client has written its conversation down: killed before, there is nothing to resume."""
+        """Wait until the client has written the last turn down: what is killed before has nothing to resume."""
         self.tui.wait_until_kept(self._bus.conversation(self.name))
 
     def servers(self) -> list[psutil.Process]:
@@ -100,11 +100,15 @@ class StartSession:
         return Session(tui, model, self._bus, name, self._box.project)
 
     def joined(self, name: str) -> Session:
-        """A session whose model took the name with the tool: nothing in its environment tells it."""
+        """A session whose model took the name with the tool: nothing in its environment tells it.
+
+        Whatever becomes of it now, its conversation can be resumed.
+        """
         started = self("", tool(f"{TOOLS}__register", name=name), text("joined"), join=False)
         started.say(JOINS)
         started.name = name
         started.wait_until("idle")
+        started.wait_until_resumable()
         return started
 
 

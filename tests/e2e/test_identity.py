@@ -161,7 +161,6 @@ def test_another_conversation_in_the_same_client(session: StartSession, backend:
 def test_a_restarted_client(session: StartSession, backend: Peer) -> None:
     """A session whose client crashed and is started again with --continue has its name and its mail."""
     frontend = session.joined("frontend")
-    frontend.wait_until_resumable()
     frontend.tui.kill()
     frontend.wait_until("offline")
     sent = backend.sent("frontend", "while you were away")
