@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from claude_bus import processes
-from claude_bus.bus import LocalBus
 from claude_bus.config import Config
 from claude_bus.errors import BusError, ClaimHeld, NameTaken, VersionConflict
+from claude_bus.local import LocalBus
 from claude_bus.model import Address, Client, Draft
 from claude_bus.opening import open_local
 

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import anyio
 
 from claude_bus import processes
-from claude_bus.bus import LocalBus
 from claude_bus.config import Config
+from claude_bus.local import LocalBus
 from claude_bus.model import Address, Client, Draft
 from claude_bus.opening import open_local
 

@@ -11,10 +11,11 @@ from typing import Any, cast
 
 import httpx2
 
-from claude_bus.bus import Bus, LocalBus
+from claude_bus.bus import Bus
 from claude_bus.config import Config, Serving
 from claude_bus.drivers.sqlite import Database
 from claude_bus.http.app import create_app
+from claude_bus.local import LocalBus
 from claude_bus.model import Client, Draft, Folder, Process
 from claude_bus.remote.bus import RemoteBus
 from claude_bus.session import Session

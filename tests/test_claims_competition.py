@@ -18,9 +18,9 @@ from itertools import count, product
 from pathlib import Path
 
 from actors import CHANNEL, join, say, wait_for_go
-from claude_bus.bus import LocalBus
 from claude_bus.config import Config
 from claude_bus.errors import ClaimHeld
+from claude_bus.local import LocalBus
 from claude_bus.model import Address
 from claude_bus.opening import open_local
 from processes_under_test import Actor, environment

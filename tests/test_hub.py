@@ -10,9 +10,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from claude_bus.bus import LocalBus
 from claude_bus.config import Config
 from claude_bus.http.hub import Hub, mail_for
+from claude_bus.local import LocalBus
 from claude_bus.model import Address, Draft
 from claude_bus.opening import open_local
 

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("files",),
     ("drivers",),
     ("bus",),
-    ("remote",),
+    ("local", "remote"),
     ("opening", "surroundings"),
     ("claude_code", "session"),
     ("doorbell", "subagents"),
@@ -262,7 +262,7 @@ def test_importing_everything_asks_and_opens_nothing() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["cli.main", "cli.commands", "bus", "session", "doorbell", "claude_code"])
+@pytest.mark.parametrize("module", ["cli.main", "cli.commands", "local", "session", "doorbell", "claude_code"])
 def test_what_the_commands_import_is_light(module: str) -> None:
     """A command of the CLI, and whatever it needs, starts without MCP, pydantic, HTTP and the secret scanner."""
     heavy = {"mcp", "pydantic", "mcp_types", "httpx2", "kingfisher_sdk"}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from claude_bus import bus
+from claude_bus import local
 from claude_bus.model import Address, Draft, File, Guard, Happening, Kind, Place, Status
 from claude_bus.sql import agents, bindings, claims, deliveries, guard, messages, sessions, state
 from effort import looks
@@ -152,7 +152,7 @@ class Sessions(BothBuses):
     @rule(days=st.sampled_from((0, 31)))
     def prune(self, days: int) -> None:
         self.pass_time(days * 86_400)
-        self.store(bus._prune)
+        self.store(local._prune)
         self.model.prune()
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from claude_bus.bus import LocalBus
 from claude_bus.config import Config
 from claude_bus.errors import RateLimited, StoreBusy
+from claude_bus.local import LocalBus
 from claude_bus.mcp import visitors
 from claude_bus.mcp.visitors import Patience, Visitors, key_of
 from claude_bus.model import Address, Draft, Grant

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import cast
 
 from . import processes
-from .bus import Bus, LocalBus
+from .bus import Bus
 from .config import Config
 from .drivers.sqlite import Database
 from .errors import InvalidInput
+from .local import LocalBus
 from .model import Process
 
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import anyio
 
-from claude_bus.bus import LocalBus
 from claude_bus.config import Config
 from claude_bus.drivers import notices
+from claude_bus.local import LocalBus
 from claude_bus.model import Address, Agent, Claim, Draft, Receipt, Sent
 from claude_bus.opening import open_local
 from claude_bus.rules import DEFAULT_CHANNEL

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import rules, text
-from ..bus import LocalBus
 from ..config import Config
 from ..errors import BusError, InvalidInput
+from ..local import LocalBus
 from ..model import KINDS, Letter
 from ..opening import open_here
 from . import private

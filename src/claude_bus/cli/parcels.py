@@ -25,10 +25,10 @@ from typing import Protocol
 import anyio
 
 from .. import rules, text
-from ..bus import LocalBus
 from ..config import AgentBus, Config
 from ..detector import refuse_secrets
 from ..errors import InvalidInput, NotFound, RateLimited, TooLarge
+from ..local import LocalBus
 from ..model import Address, Draft
 from ..opening import open_local
 from ..remote.agent_bus import AgentBusClient

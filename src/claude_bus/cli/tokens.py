@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .. import rules, text
-from ..bus import LocalBus
 from ..config import Config, Serving
 from ..errors import InvalidInput, NotFound
+from ..local import LocalBus
 from ..model import Token
 from ..opening import open_here
 from .output import show

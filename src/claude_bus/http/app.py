@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
 
-from ..bus import LocalBus
 from ..config import Config, Serving
 from ..errors import BusError
+from ..local import LocalBus
 from ..mcp.http import Endpoint
 from . import messages_ack, recv_send, verbs
 from .addresses import Allowed, is_loopback

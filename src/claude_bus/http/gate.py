@@ -11,8 +11,8 @@ import time
 
 import anyio
 
-from ..bus import LocalBus, digest_of
 from ..errors import StoreError
+from ..local import LocalBus, digest_of
 from ..model import Grant, Key
 
 _TRUSTED_FOR = 5.0

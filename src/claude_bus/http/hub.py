@@ -16,9 +16,10 @@ from typing import TypeVar
 
 import anyio
 
-from ..bus import Ear, LocalBus
+from ..bus import Ear
 from ..drivers.notices import Bell
 from ..errors import BusError
+from ..local import LocalBus
 from ..model import Address, Changes
 
 T = TypeVar("T")

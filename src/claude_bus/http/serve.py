@@ -16,9 +16,9 @@ import anyio
 import uvicorn
 from starlette.applications import Starlette
 
-from ..bus import LocalBus
 from ..config import Config, Serving
 from ..errors import InvalidInput
+from ..local import LocalBus
 from ..opening import open_local
 from . import tls
 from .addresses import is_loopback

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from ..bus import LocalBus
 from ..config import Config, Serving
+from ..local import LocalBus
 from ..model import Grant
 from .gate import Gate
 from .hub import Hub

@@ -6,9 +6,9 @@ import logging
 
 import anyio
 
-from ..bus import LocalBus
 from ..doorbell import HEARTBEAT_EVERY, PRUNE_EVERY
 from ..errors import BusError
+from ..local import LocalBus
 
 _log = logging.getLogger(__name__)
 

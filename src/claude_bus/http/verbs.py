@@ -19,8 +19,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__, rules
-from ..bus import LocalBus
 from ..errors import Forbidden, InvalidInput, NotFound
+from ..local import LocalBus
 from ..model import Address, Binding, Client, Draft, Grant, Process
 from ..remote import codec
 from . import hub

@@ -24,8 +24,8 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from .. import rules
-from ..bus import LocalBus
 from ..config import Config
+from ..local import LocalBus
 from ..model import Grant
 from ..subagents import Participants
 from .server import create_server

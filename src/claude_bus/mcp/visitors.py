@@ -19,9 +19,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .. import processes, rules
-from ..bus import LocalBus
 from ..config import Config
 from ..errors import BusError, NameTaken, NotRegistered, RateLimited
+from ..local import LocalBus
 from ..model import Address, Client, Grant, Injection
 from ..session import Session
 from ..subagents import Participants

@@ -10,8 +10,8 @@ from fastapi import Depends
 from starlette.requests import ClientDisconnect, Request
 
 from ... import rules
-from ...bus import LocalBus
 from ...errors import Unauthorized
+from ...local import LocalBus
 from ...model import Address, Grant
 from ..service import Service, grant_of
 
