@@ -534,12 +534,15 @@ class ModelOfTheBus:
         session.rung_upto, session.rung_at, session.rings = mail[-1].id, self.now, before + 1
         return before
 
-    def recall(self, me: Address) -> tuple[int, ...]:
-        """Open requests, each once."""
-        found = [m for m in self._with(me, "read") if m.draft.kind == "request" and not m.slips[me].recalled][:10]
-        for letter in found:
-            letter.slips[me].recalled = True
-        return tuple(letter.id for letter in found)
+    def open_requests(self, me: Address) -> tuple[int, ...]:
+        """Those that one was not reminded of."""
+        found = [m for m in self._with(me, "read") if m.draft.kind == "request" and not m.slips[me].recalled]
+        return tuple(letter.id for letter in found[:10])
+
+    def note_recalled(self, me: Address, requests: Iterable[int]) -> None:
+        for message in requests:
+            if message in self.letters and me in self.letters[message].slips:
+                self.letters[message].slips[me].recalled = True
 
     def look_at(self, me: Address, message: int) -> Letter:
         """As `message_status` does: it also notices whose session or server died after a hand-over."""
@@ -579,8 +582,9 @@ class ModelOfTheBus:
             return None
         me = session.who
         registered = self.names[me].registered
-        if happening.session_id not in ("", session.session_id):
+        if happening.again or happening.session_id not in ("", session.session_id):
             self.forget(session)
+        self.note_recalled(me, happening.recalled)
         self.confirm(me, happening.proven, by)
         self.withdraw(me, happening.lost, by)
         if happening.begins:
@@ -591,7 +595,7 @@ class ModelOfTheBus:
         announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
         roster = self._new_roster(session) if happening.roster and registered else None
         overlaps = self._new_overlaps(session) if happening.roster else frozenset()
-        requests = self.recall(me) if happening.ends and not (mail.messages or announce) else ()
+        requests = self.open_requests(me) if happening.ends and not (mail.messages or announce) else ()
         news = bool(mail.messages or announce or roster is not None or overlaps)
         introduce = news and not session.introduced
         session.introduced |= introduce

@@ -96,6 +96,12 @@ class Store:
         self(deliveries.confirm, me, [m.id for m in found], self.clients[me].process)
         return list(found)
 
+    def recall(self, me: Address) -> list[Message]:
+        """Remind of open requests; returns those."""
+        found: list[Message] = self(deliveries.open_requests, me)
+        self(deliveries.note_recalled, me, [m.id for m in found])
+        return found
+
     def contents(self, me: Address) -> list[str]:
         """What all that is read now says."""
         return [m.content for m in self.read(me)]

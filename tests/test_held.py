@@ -99,6 +99,20 @@ async def test_mail_in_a_lost_answer_rings(far: Far) -> None:
     assert await far.state(message) == "queued"
 
 
+async def test_what_a_lost_answer_told_is_told_again(far: Far) -> None:
+    """Who the session is, and who else is here: nobody but the server knows that it said so."""
+    await far.is_sent("hello")
+    await far.session.compacted()
+    far.line.lost = "react"
+    with pytest.raises(Unreachable):
+        await far.session.prompt("s", "p1", "default")
+    far.line.lost = ""
+
+    found = await far.until_reached(lambda: far.session.batch("s", "default", "p1"))
+    assert "You are 'bob' on the bus." in found.context  # type: ignore[attr-defined]
+    assert "hello" in found.context  # type: ignore[attr-defined]
+
+
 async def test_what_was_received_does_not_ring(far: Far) -> None:
     """Looking whether something waits takes nothing back that its session has."""
     message = await far.is_sent("one")

@@ -523,7 +523,7 @@ def test_an_open_request_is_recalled_once(store: Store) -> None:
     store(deliveries.confirm, bob, [1, 2, 3], store.clients[bob].process)
     store.send(bob, "alice", "yes", reply_to=1)
 
-    recalled = [[m.content for m in store(deliveries.recall_requests, bob)] for _ in range(2)]
+    recalled = [[m.content for m in store.recall(bob)] for _ in range(2)]
 
     assert recalled == [["open"], []]
 

@@ -13,7 +13,7 @@ import pytest
 from claude_bus.drivers import migrate
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import StoreCorrupt
-from claude_bus.sql import agents, claims, deliveries, messages, state
+from claude_bus.sql import agents, claims, messages, state
 from processes_under_test import actor, together, wire
 from store_under_test import Store
 
@@ -266,9 +266,9 @@ def test_version_3_keeps_what_waits_and_what_was_recalled(file: Callable[[str], 
     store = Store(file(VERSION_3 + MAIL))
     bob = store.join("bob")
 
-    assert [m.content for m in store(deliveries.recall_requests, bob)] == ["a question that was read"]
+    assert [m.content for m in store.recall(bob)] == ["a question that was read"]
     assert store.contents(bob) == ["unread", "an unread question"]
-    assert [m.content for m in store(deliveries.recall_requests, bob)] == ["an unread question"]
+    assert [m.content for m in store.recall(bob)] == ["an unread question"]
     assert store.rows("SELECT heartbeat FROM listeners") == [(0.0,)]
     assert store.rows("PRAGMA integrity_check") == [("ok",)]
 

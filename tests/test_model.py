@@ -282,6 +282,8 @@ class Mail(Sessions):
         roster=usually,
         begins=sometimes,
         ends=st.booleans(),
+        again=sometimes,
+        reminded=st.integers(0, 15),
     )
     def event(
         self,
@@ -296,6 +298,8 @@ class Mail(Sessions):
         roster: bool,
         begins: bool,
         ends: bool,
+        again: bool,
+        reminded: int,
     ) -> None:
         """A hook event of a session's client."""
         session = self.with_mail(n, "queued", "handed")
@@ -316,6 +320,8 @@ class Mail(Sessions):
             roster,
             "busy" if roster else None,
             ends,
+            again,
+            tuple(self.some(list(self.model.open_requests(session.who)), reminded)),
         )
         found = self.store(sessions.react, session.client, happening, by)
         expected = self.model.react(session, session.client.process, happening, by)
@@ -336,8 +342,9 @@ class Mail(Sessions):
         session = self.with_mail(n, "queued", "read")
         self._ring(session, idle=idle)
         for _ in range(2):  # each request is recalled once
-            found = self.store(deliveries.recall_requests, session.who)
-            assert tuple(message.id for message in found) == self.model.recall(session.who)
+            expected = self.model.open_requests(session.who)
+            self.model.note_recalled(session.who, expected)
+            assert tuple(message.id for message in self.store.recall(session.who)) == expected
 
     @mail_exists
     @rule(n=which, message=which)

@@ -241,8 +241,9 @@ def overlap_lines(context: str) -> list[str]:
 
 
 async def prompt(session: Session, number: int, conversation: str = "s") -> list[str]:
-    """What a prompt tells of overlaps."""
+    """What a prompt tells of overlaps; the model answers it."""
     found = await session.prompt(conversation, f"p{number}", "default")
+    await session.stop(conversation, "default", f"p{number}")
     return overlap_lines(found.context)
 
 

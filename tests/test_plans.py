@@ -34,7 +34,7 @@ class Office:
             self.store.send(ANN, ("bob", "script"), kind=kind, ttl=10 + number if number % 3 else None)
         read = self.store.read(self.bob)
         self.store(inboxes.acknowledge, SCRIPT, [m.id for m in read], "ack")
-        while self.store(deliveries.recall_requests, self.bob):
+        while self.store.recall(self.bob):
             pass
         self.store.now += 1_000_000
         self.newest = self.store.send(ANN, ("bob", "script"), "new", kind="request").id
@@ -59,7 +59,7 @@ class Office:
 
     def recall(self) -> object:
         self.store.read(self.bob)
-        return self.store(deliveries.recall_requests, self.bob)
+        return self.store.recall(self.bob)
 
 
 ACTS: dict[str, Callable[[Office], object]] = {

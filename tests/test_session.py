@@ -233,6 +233,35 @@ async def test_open_requests_are_recalled_once_before_the_turn_ends(party: Party
     assert not await bob.stop("s", "default")
 
 
+async def test_what_an_interrupted_turn_was_told_is_told_again(party: Party) -> None:
+    """The client took it out of the conversation, as it does with mail: who it is and who is here; afterwards once."""
+    await party.join("alice")
+    bob = await party.join("bob")
+    await bob.compacted()
+    told = [(await bob.prompt("s", prompt, "default")).context for prompt in ("p1", "p2")]
+    await bob.stop("s", "default", "p2")
+    after = await bob.prompt("s", "p3", "default")
+
+    assert told[0] == told[1]
+    assert "You are 'bob' on the bus." in told[1]
+    assert "alice" in told[1]
+    assert not after
+
+
+async def test_a_reminder_of_requests_that_did_not_arrive_comes_again(party: Party) -> None:
+    """An answer that failed or was interrupted reminded nobody."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    await say(alice, "bob", "which port?", kind="request")
+    await bob.prompt("s", "p1", "default")
+    assert "which port?" in (await bob.stop("s", "default", "p1")).context
+
+    await bob.prompt("s", "p2", "default")  # before the model answered
+    again = await bob.stop("s", "default", "p2")
+
+    assert "#1 from alice: which port?" in again.context
+    assert not await bob.stop("s", "default", "p2")
+
+
 async def test_presence_follows_the_turn(party: Party) -> None:
     """Working from the prompt on, idle when the turn really ends, waiting when the client says so."""
     alice, bob = await party.join("alice"), await party.join("bob")
@@ -342,11 +371,19 @@ async def test_the_roster_is_told_when_it_changed(party: Party) -> None:
     bob = await party.join("bob")
     alice = await party.join("alice")
 
-    told = [(await bob.prompt("s", f"p{n}", "default")).context for n in range(2)]
-    party.kill(alice)
-    told += [(await bob.prompt("s", f"q{n}", "default")).context for n in range(2)]
+    async def told() -> list[str]:
+        """In two turns."""
+        found = []
+        for n in range(2):
+            found.append((await bob.prompt("s", f"p{n}", "default")).context)
+            await bob.stop("s", "default", f"p{n}")
+        return found
 
-    assert told == ["On the bus: alice (idle).", "", "Nobody else is on the bus.", ""]
+    first = await told()
+    party.kill(alice)
+
+    assert first == ["On the bus: alice (idle).", ""]
+    assert await told() == ["Nobody else is on the bus.", ""]
 
 
 async def test_a_new_conversation_is_told_who_it_is(party: Party) -> None:
@@ -355,8 +392,10 @@ async def test_a_new_conversation_is_told_who_it_is(party: Party) -> None:
     await bob.prompt("s1", "p1", "default")
     told = []
     for session, prompt in (("s1", "p2"), ("s2", "p3"), ("s2", "p4")):
+        await bob.batch(bob.turn.session_id, "default")
         await say(alice, "bob")
         told.append("You are 'bob'" in (await bob.prompt(session, prompt, "default")).context)
+    await bob.batch("s2", "default")
     await bob.compacted()
     await say(alice, "bob")
     told.append("You are 'bob'" in (await bob.batch("s2", "default")).context)

@@ -89,6 +89,47 @@ def test_what_the_store_was_not_told_stays_to_be_told() -> None:
     assert (turn.proven, turn.lost) == ([], [])
 
 
+def test_what_is_told_once_is_told_until_it_was_proven() -> None:
+    """What an interrupted turn told is to be told again, and of a request one was reminded when that was answered."""
+    turn = Turn()
+    turn.begin("s", "p1")
+    turn.once.carry([1])
+    turn.begin("s", "p2")
+    interrupted = (turn.once.again, list(turn.once.recalled))
+    turn.once.settle()
+
+    turn.once.carry([1])
+    turn.batch()
+    turn.begin("s", "p3")
+
+    assert interrupted == (True, [])
+    assert (turn.once.again, turn.once.recalled) == (False, [1])
+
+
+def test_a_turn_that_told_nothing_once_leaves_nothing_to_tell() -> None:
+    """Interrupting it costs no repetition."""
+    turn = Turn()
+    turn.begin("s", "p1")
+    turn.handed_by_hook([1])
+
+    turn.begin("s", "p2")
+
+    assert not turn.once.again
+
+
+def test_only_the_newest_answers_can_be_given_up() -> None:
+    """Those that were given up are lost; older ones than twenty, and those nobody gave, are forgotten."""
+    turn = Turn()
+    for number in range(30):
+        turn.handed_by_tool([number])
+        turn.answer(number, [number])
+
+    for request in (5, 12, "no such request"):
+        turn.give_up(request)
+
+    assert turn.lost == [12]
+
+
 def test_a_prompt_typed_during_a_turn_does_not_begin_one() -> None:
     """It shares the id of the turn it joins."""
     turn = Turn()

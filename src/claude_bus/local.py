@@ -229,9 +229,6 @@ class LocalBus:
     async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
         return await self._db.run(deliveries.ring, client, idle=idle)
 
-    async def recall_requests(self, me: Address) -> list[Message]:
-        return await self._db.run(deliveries.recall_requests, me)
-
     async def message_status(self, me: Address, message_id: int) -> MessageStatus:
         return await self._db.run(messages.status, me, message_id)
 

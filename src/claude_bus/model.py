@@ -379,6 +379,10 @@ class Happening:
     """First words of the prompt, where they may be shared."""
     ends: bool = False
     """The turn ends unless there is something to tell; open requests are recalled."""
+    again: bool = False
+    """What the conversation is told once may not have reached it, and is to be told anew."""
+    recalled: tuple[int, ...] = ()
+    """Open requests of which it was reminded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,9 +399,14 @@ class Reaction:
     overlaps: tuple[Overlap, ...]
     """With whom the session's files overlap, where it was not told yet."""
     requests: tuple[Message, ...]
-    """Open requests, recalled once."""
+    """Open requests, until it is known that the conversation was reminded of them."""
     introduce: bool
     """Something is to be told, and the conversation does not know who it is."""
+
+    @property
+    def told_once(self) -> bool:
+        """Whether it tells something that is not told again without a reason."""
+        return self.introduce or bool(self.roster or self.overlaps or self.requests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ A door (the MCP tools and hook events) calls a `Session`; the session calls the 
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from . import rules, text
 from .bus import Bus
 from .config import Config
 from .errors import InvalidInput, NameTaken, NotRegistered
+from .injection import injection
 from .model import (
     ANYBODY,
     Address,
@@ -49,8 +49,6 @@ REQUEST: ContextVar[int | str | None] = ContextVar("REQUEST", default=None)
 """The client's request that is being answered."""
 
 _NOTHING = Injection()
-_ANSWERS_KEPT = 20
-"""Answers with mail that the client may still say it gave up."""
 _LOOK_EVERY = 2.0
 """Seconds after which one who waits for a state entry looks by itself."""
 
@@ -93,7 +91,6 @@ class Session:
         self._warning = ""
         self._problem = ""
         self._program = ""
-        self._answers: dict[int | str | None, list[int]] = {}
         self._watched: Counter[str] = Counter()
         self._heard = time.monotonic()
 
@@ -244,21 +241,20 @@ class Session:
         if peek:
             return replace(found, messages=await self.surroundings.examined(found.messages))
         found = await self._unless_cancelled(binding.address, found)
-        self._got(found)
-        self.turn.handed_by_tool([message.id for message in found.messages])
+        self.turn.handed_by_tool(self._got(found))
         return found
 
-    def _got(self, found: HandOver) -> None:
+    def _got(self, found: HandOver, *, told_once: bool = False) -> list[int]:
         """The request is answered with this mail. What the session says from now on may be owed to it."""
         self._hops = max([self._hops, *(message.hops + 1 for message in found.messages)])
-        if found.messages:
-            self._answers[REQUEST.get()] = [message.id for message in found.messages]
-            if len(self._answers) > _ANSWERS_KEPT:
-                del self._answers[next(iter(self._answers))]
+        messages = [message.id for message in found.messages]
+        if messages or told_once:
+            self.turn.answer(REQUEST.get(), messages)
+        return messages
 
     def gave_up(self, request: int | str) -> None:
-        """The client had given this request up when its answer came: what that carried was not put before the model."""
-        self.turn.lose(self._answers.pop(request, []))
+        """The client had given this request up when its answer came."""
+        self.turn.give_up(request)
 
     async def _unless_cancelled(self, me: Address, found: HandOver) -> HandOver:
         """What was handed over, its files looked at; an answer that will not be sent hands nothing over."""
@@ -506,37 +502,32 @@ class Session:
             roster=roster,
             doing=doing,
             ends=ends,
+            again=self.turn.once.again,
+            recalled=tuple(self.turn.once.recalled),
         )
+        try:
+            reaction = await self._happened(happening)
+        except BaseException:  # the store may have done it all
+            self.turn.once.miss()
+            raise
+        if not reaction:
+            return _NOTHING
+        mail = reaction.mail
+        self.turn.handed_by_hook([*mail.unproven, *self._got(mail, told_once=reaction.told_once)])
+        if reaction.told_once:
+            self.turn.once.carry([request.id for request in reaction.requests])
+        self._announced = mail.next_id if mail.messages or reaction.announce else self._announced
+        warning, self._warning = self._warning, ""
+        return injection(reaction, warning)
+
+    async def _happened(self, happening: Happening) -> Reaction | None:
+        """Tell the store; returns what it led to, with the files of the mail looked at."""
         reaction = await self.bus.react(self.client, happening)
         if not reaction:
             await self.attach()
             reaction = await self.bus.react(self.client, happening)
         if not reaction:
-            return _NOTHING
+            return None
         self.turn.settle()
-        mail = await self._unless_cancelled(reaction.address, reaction.mail)
-        self._got(mail)
-        reaction = replace(reaction, mail=mail)
-        self.turn.handed_by_hook([*mail.unproven, *(message.id for message in mail.messages)])
-        self._announced = mail.next_id if mail.messages or reaction.announce else self._announced
-        return Injection("\n".join(self._lines(reaction)), text.notice(mail.messages) if mail.messages else "")
-
-    def _lines(self, reaction: Reaction) -> list[str]:
-        """What there is to tell, from who the session is to its mail."""
-        lines = []
-        if reaction.introduce:
-            lines.append(text.introduction(reaction.address.name, reaction.address.channel, reaction.registered))
-        if self._warning:
-            lines.append(self._warning)
-            self._warning = ""
-        if reaction.roster:
-            lines.append(text.roster_line(reaction.roster))
-        if reaction.overlaps:
-            lines.append(text.overlap_line(reaction.overlaps))
-        if reaction.mail.messages or reaction.announce:
-            label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
-            blocks = [text.message_block(message, label) for message in reaction.mail.messages]
-            lines.append(text.mail(blocks, reaction.mail.pending))
-        if reaction.requests:
-            lines.append(text.recall(reaction.requests))
-        return lines
+        self.turn.once.settle()
+        return replace(reaction, mail=await self._unless_cancelled(reaction.address, reaction.mail))

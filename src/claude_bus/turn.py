@@ -9,11 +9,53 @@ back out of the conversation (seen on 2.1.328), so unproven hand-overs are then 
 
 from __future__ import annotations
 
+_ANSWERS_KEPT = 20
+"""Answers that the client may still say it gave up."""
+
+
+class Once:
+    """What a conversation is told once: who it is, who else is here, which requests it left open.
+
+    `again` and `recalled` are for the store; `settle` says that it has them.
+    """
+
+    def __init__(self) -> None:
+        self.again = False
+        """Some of it may not have reached the model: it is to be told anew."""
+        self.recalled: list[int] = []
+        """Requests of which the model was reminded."""
+        self._carried = False
+        self._requests: list[int] = []
+
+    def carry(self, requests: list[int]) -> None:
+        """Some of it goes with the request that follows, these open requests among it."""
+        self._carried = True
+        self._requests += requests
+
+    def prove(self) -> None:
+        """The model had what its request carried."""
+        self.recalled += self._requests
+        self._carried, self._requests = False, []
+
+    def lose(self) -> None:
+        """The model did not have it."""
+        self.again = self.again or self._carried
+        self._carried, self._requests = False, []
+
+    def miss(self) -> None:
+        """What the store has noted as told never left it."""
+        self.again = True
+
+    def settle(self) -> None:
+        """The store has been told what is to be told anew, and what is not."""
+        self.again, self.recalled = False, []
+
 
 class Turn:
     """The unproven hand-overs of one session's conversation, by message id.
 
-    `proven` and `lost` are for the store; `settle` says that it has them.
+    `proven` and `lost` are for the store; `settle` says that it has them. `once` is what
+    goes with them and is no message.
     """
 
     def __init__(self, *, hooked: bool = False) -> None:
@@ -22,9 +64,11 @@ class Turn:
         """Hook events arrive, or will; without them a later tool call is the only proof there is."""
         self.proven: list[int] = []
         self.lost: list[int] = []
+        self.once = Once()
         self._prompt_id: str | None = None
         self._carried: list[int] = []
         self._in_batch: list[int] = []
+        self._answers: dict[int | str | None, list[int]] = {}
 
     def take_up(self, session_id: str, prompt_id: str) -> None:
         """Go on from where the server before this one was, as far as the store knows it."""
@@ -51,18 +95,21 @@ class Turn:
         self.hooked = True
         self.proven += self._carried
         self._carried, self._in_batch = self._in_batch, []
+        self.once.prove()
 
     def stop(self) -> None:
         """The model ended its turn: that proves everything."""
         self.hooked = True
         self.proven += self._carried + self._in_batch
         self._carried, self._in_batch = [], []
+        self.once.prove()
 
     def fail(self) -> None:
         """The request got no answer, and the turn ended with it: nothing is proven."""
         self.hooked = True
         self.lost += self._carried + self._in_batch
         self._carried, self._in_batch = [], []
+        self.once.lose()
 
     def call(self) -> None:
         """A tool call came. It proves the calls before it, unless hooks will tell exactly."""
@@ -70,8 +117,19 @@ class Turn:
             self.proven += self._in_batch
             self._in_batch = []
 
-    def lose(self, messages: list[int]) -> None:
-        """What carried these did not arrive after all."""
+    def answer(self, request: int | str | None, messages: list[int]) -> None:
+        """The client's request is answered with these, or with what is told once."""
+        self._answers[request] = messages
+        if len(self._answers) > _ANSWERS_KEPT:
+            del self._answers[next(iter(self._answers))]
+
+    def give_up(self, request: int | str) -> None:
+        """The client had given this request up when its answer came: what that carried is not before the model."""
+        if request in self._answers:
+            self.once.lose()
+            self._lose(self._answers.pop(request))
+
+    def _lose(self, messages: list[int]) -> None:
         self.lost += [m for m in messages if m in self._carried or m in self._in_batch]
         self._carried = [m for m in self._carried if m not in messages]
         self._in_batch = [m for m in self._in_batch if m not in messages]

@@ -40,6 +40,19 @@ def test_clear_right_after_an_injection(session: StartSession, backend: Peer) ->
     assert backend.receipt(waited).state == "read"
 
 
+def test_an_interrupted_prompt_told_nothing(session: StartSession, backend: Peer) -> None:
+    """What the client took back with an interrupted prompt comes again: who the session is, and its mail, marked."""
+    waited = backend.send("frontend", "do not lose me")
+    frontend = session("frontend", held("never read", threading.Event()))
+    assert "You are 'frontend' on the bus." in reading.news(frontend.say("hello"))[0]
+    frontend.tui.interrupt()
+
+    request = frontend.turn("hello again")
+    assert "You are 'frontend' on the bus." in reading.news(request)[0]
+    assert [(m.id, m.possibly_seen) for m in reading.mail(request)] == [(waited, True)]
+    assert backend.receipt(waited).state == "read"
+
+
 # -- the model
 
 

@@ -272,8 +272,8 @@ def ring(tx: Transaction, client: str, *, idle: bool) -> tuple[Waiting, int] | N
     return mail, rings
 
 
-def recall_requests(tx: Transaction, me: Address) -> list[Message]:
-    """Requests `me` has read and not answered, each returned once."""
+def open_requests(tx: Transaction, me: Address) -> list[Message]:
+    """Requests `me` has read and not answered, and was not reminded of (`note_recalled`); the oldest ten."""
     rows = tx.all(
         f"SELECT {MESSAGE} FROM deliveries d JOIN messages m ON m.id = d.message "
         "WHERE d.channel = ? AND d.recipient = ? AND d.state = 'read' AND d.recalled = 0 AND m.kind = 'request' "
@@ -281,14 +281,18 @@ def recall_requests(tx: Transaction, me: Address) -> list[Message]:
         me.channel,
         me.name,
     )
-    for row in rows:
+    return messages_of(tx, rows, me)
+
+
+def note_recalled(tx: Transaction, me: Address, message_ids: Sequence[int]) -> None:
+    """Note that `me` was reminded of these, which happens once."""
+    for message_id in message_ids:
         tx.run(
             "UPDATE deliveries SET recalled = 1 WHERE message = ? AND channel = ? AND recipient = ?",
-            row["id"],
+            message_id,
             me.channel,
             me.name,
         )
-    return messages_of(tx, rows, me)
 
 
 def messages_of(tx: Transaction, rows: Sequence[Row], me: Address) -> list[Message]:

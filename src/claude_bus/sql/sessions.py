@@ -20,8 +20,9 @@ def react(
     if not binding or binding.process != client.process:
         return None
     me = binding.address
-    if happening.session_id not in ("", binding.session_id):
+    if happening.again or happening.session_id not in ("", binding.session_id):
         bindings.forget(tx, client.key)
+    deliveries.note_recalled(tx, me, happening.recalled)
     deliveries.confirm(tx, me, happening.proven, by)
     deliveries.withdraw(tx, me, happening.lost, by)
     if happening.begins:
@@ -32,7 +33,7 @@ def react(
     announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
     roster = _roster_if_new(tx, binding) if happening.roster else None
     met = bindings.tell_overlaps(tx, client.key, overlaps.of(tx, me)) if happening.roster else ()
-    requests = deliveries.recall_requests(tx, me) if happening.ends and not (mail.messages or announce) else []
+    requests = deliveries.open_requests(tx, me) if happening.ends and not (mail.messages or announce) else []
     news = bool(mail.messages or announce or roster or met)
     tells = news or bool(requests)
     _note_presence(tx, binding, happening, working=tells or not happening.ends)
