@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("drivers",),
     ("bus",),
     ("local", "remote"),
-    ("opening", "surroundings", "injection"),
+    ("opening", "surroundings", "injection", "watch"),
     ("claude_code", "session"),
     ("doorbell", "subagents"),
     ("mcp", "http", "cli", "selftest"),

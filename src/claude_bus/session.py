@@ -6,7 +6,6 @@ A door (the MCP tools and hook events) calls a `Session`; the session calls the 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
@@ -44,13 +43,12 @@ from .model import (
 from .sql.state import Options
 from .surroundings import Surroundings
 from .turn import Turn
+from .watch import Watch
 
 REQUEST: ContextVar[int | str | None] = ContextVar("REQUEST", default=None)
 """The client's request that is being answered."""
 
 _NOTHING = Injection()
-_LOOK_EVERY = 2.0
-"""Seconds after which one who waits for a state entry looks by itself."""
 
 
 class Session:
@@ -91,7 +89,7 @@ class Session:
         self._warning = ""
         self._problem = ""
         self._program = ""
-        self._watched: Counter[str] = Counter()
+        self._watch = Watch(bus, self.arrival)
         self._heard = time.monotonic()
 
     # -- who it is
@@ -271,29 +269,7 @@ class Session:
         nothing after `timeout` seconds. What was deleted or ran out has no value."""
         rules.check_seconds(timeout, "timeout", rules.MAX_WAIT)
         channel = (await self._anyone()).channel
-        known = (await self._entry(channel, rules.check_key(key))).version if version is None else version
-        await self.bus.watch(self._address, channel, key)
-        self._watched[key] += 1
-        try:
-            with anyio.move_on_after(timeout):
-                while (entry := await self._entry(channel, key)).version == known:
-                    arrived = self.arrival()
-                    with anyio.move_on_after(_LOOK_EVERY):  # nobody tells when an entry runs out
-                        await arrived.wait()
-                return [entry]
-        finally:
-            self._watched[key] -= 1
-            if not self._watched[key]:
-                with anyio.CancelScope(shield=True):
-                    await self.bus.unwatch(self._address, channel, key)
-        return []
-
-    async def _entry(self, channel: str, key: str) -> StateEntry:
-        """The entry; for a deleted one its deletion, for one that ran out or never was version 0."""
-        entry = await self.bus.get_state(channel, key)
-        last = [] if entry else await self.bus.state_history(channel, key, 1)
-        deleted = last[0] if last and last[0].value is None else None
-        return entry or deleted or StateEntry(key, None, 0, "", 0.0)
+        return await self._watch.change(self._address, channel, rules.check_key(key), version, timeout)
 
     async def wait(self, timeout: float) -> HandOver:
         """Like `inbox`, as soon as there is something, or empty after `timeout` seconds."""
