@@ -110,17 +110,17 @@ class LocalBus:
         await self._db.run(agents.delist, who)
 
     async def resume(self, client: Client) -> Binding | None:
-        return await self._db.run(bindings.resume, client, self._grant)
+        return await self._db.look(bindings.resume, client, self._grant)
 
     async def binding(self, client: str) -> Binding | None:
-        return await self._db.run(bindings.bound, client)
+        return await self._db.look(bindings.bound, client)
 
     async def holder(self, who: Address) -> Binding | None:
         """The live session that is `who`."""
-        return await self._db.run(bindings.holder, who)
+        return await self._db.look(bindings.holder, who)
 
     async def borne(self, session_id: str) -> Address | None:
-        return await self._db.run(bindings.borne, session_id, self._grant)
+        return await self._db.look(bindings.borne, session_id, self._grant)
 
     async def detach(self, client: str) -> None:
         await self._db.run(bindings.detach, client, self._process)
@@ -151,7 +151,7 @@ class LocalBus:
         await self._db.run(calls.announce, client, call, agent_id)
 
     async def caller(self, client: str, call: str) -> str:
-        return await self._db.run(calls.caller, client, call)
+        return await self._db.look(calls.caller, client, call)
 
     async def heartbeat(self, client: str) -> None:
         await self._db.run(bindings.heartbeat, client, self._process)
@@ -163,7 +163,7 @@ class LocalBus:
         await self._db.run(listeners.unlisten, address)
 
     async def server_of(self, client: str) -> Process | None:
-        return await self._db.run(listeners.server_of, client)
+        return await self._db.look(listeners.server_of, client)
 
     def ear(self) -> AbstractAsyncContextManager[Ear]:
         """Where this process can be told of mail; its address goes to `listen`."""
@@ -176,7 +176,7 @@ class LocalBus:
     # -- who is here
 
     async def agents(self, channel: str, within: float | None = None) -> list[Agent]:
-        return await self._db.run(agents.listing, channel, within)
+        return await self._db.look(agents.listing, channel, within)
 
     # -- messages
 
@@ -224,10 +224,10 @@ class LocalBus:
         return await self._db.run(inboxes.acknowledge, me, message_ids, via)
 
     async def waiting(self, me: Address) -> Waiting:
-        return await self._db.run(deliveries.waiting, me, self._process, self._held)
+        return await self._db.look(deliveries.waiting, me, self._process, self._held)
 
     async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
-        return await self._db.run(deliveries.ring, client, idle=idle)
+        return await self._db.look(deliveries.ring, client, idle=idle)
 
     async def recall_requests(self, me: Address) -> list[Message]:
         return await self._db.run(deliveries.recall_requests, me)
@@ -238,7 +238,7 @@ class LocalBus:
     async def history(
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]:
-        return await self._db.run(messages.history, me, search=search, thread=thread, since=since, limit=limit)
+        return await self._db.look(messages.history, me, search=search, thread=thread, since=since, limit=limit)
 
     # -- messages as the wires of the two earlier systems have them. No part of the contract: what a caller
     # -- elsewhere may read is decided by its grant, which it must not be the one to name.
@@ -251,21 +251,21 @@ class LocalBus:
         return message
 
     async def received(self, to: str, channel: str | None, since: float, limit: int, grant: Grant = ANYBODY) -> Feed:
-        return await self._db.run(feeds.received, to, channel, since, limit, grant)
+        return await self._db.look(feeds.received, to, channel, since, limit, grant)
 
     async def posts(self, search: Search, grant: Grant = ANYBODY) -> list[Message]:
-        return await self._db.run(feeds.posts, search, grant)
+        return await self._db.look(feeds.posts, search, grant)
 
     async def ack(self, reader: Address, message_id: int) -> None:
         await self._db.run(feeds.ack, reader, message_id)
 
     async def unread(self, grant: Grant = ANYBODY) -> dict[Address, int]:
         """How much is unread for whom, as far as the grant permits."""
-        return await self._db.run(feeds.unread, grant)
+        return await self._db.look(feeds.unread, grant)
 
     async def stored(self, grant: Grant = ANYBODY) -> int:
         """How many messages there are on the channels that the grant permits."""
-        return await self._db.run(feeds.stored, grant)
+        return await self._db.look(feeds.stored, grant)
 
     # -- state
 
@@ -285,16 +285,16 @@ class LocalBus:
         await self._db.run(state.unwatch, address, channel, key)
 
     async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]:
-        return await self._db.run(state.history, channel, key, limit)
+        return await self._db.look(state.history, channel, key, limit)
 
     async def get_state(self, channel: str, key: str) -> StateEntry | None:
-        return await self._db.run(state.get_state, channel, key)
+        return await self._db.look(state.get_state, channel, key)
 
     async def latest_state(self, channel: str, key: str) -> StateEntry:
-        return await self._db.run(state.latest, channel, key)
+        return await self._db.look(state.latest, channel, key)
 
     async def list_state(self, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
-        return await self._db.run(state.list_state, channel, prefix=prefix, values=values)
+        return await self._db.look(state.list_state, channel, prefix=prefix, values=values)
 
     # -- claims
 
@@ -307,7 +307,7 @@ class LocalBus:
         return await self._db.run(claims.release, me, places)
 
     async def standing(self, me: Address, places: Places, tree: str) -> list[Claim | None]:
-        return await self._db.run(guard.standing, me, places, tree)
+        return await self._db.look(guard.standing, me, places, tree)
 
     async def take_away(self, me: Address, places: Places, reason: str) -> list[Place]:
         ended, listeners = await self._db.run(guard.take_away, me, places, reason)
@@ -320,12 +320,12 @@ class LocalBus:
         return verdict
 
     async def list_claims(self, channel: str) -> list[Claim]:
-        return await self._db.run(claims.list_claims, channel)
+        return await self._db.look(claims.list_claims, channel)
 
     # -- messages as files have them
 
     async def chunks(self, me: Address, tag: str) -> list[Message]:
-        return await self._db.run(parcels.chunks, me, tag)
+        return await self._db.look(parcels.chunks, me, tag)
 
     async def acknowledge_chunks(self, me: Address, message_ids: Sequence[int]) -> None:
         await self._db.run(parcels.acknowledge, me, message_ids)
@@ -334,18 +334,18 @@ class LocalBus:
         return await self._db.run(archive.take_in, channel, letters)
 
     async def give_out(self, channel: str, after: int, limit: int) -> list[Letter]:
-        return await self._db.run(archive.give_out, channel, after, limit)
+        return await self._db.look(archive.give_out, channel, after, limit)
 
     # -- what happened
 
     async def events(self, channel: str, after: int, limit: int) -> list[Event]:
-        return await self._db.run(events.since, after, channel, limit)
+        return await self._db.look(events.since, after, channel, limit)
 
     async def last_event(self) -> int:
-        return await self._db.run(events.last)
+        return await self._db.look(events.last)
 
     async def changes(self, after: int) -> Changes:
-        return await self._db.run(events.changes, after)
+        return await self._db.look(events.changes, after)
 
     # -- tokens, for the machine that serves the bus
 
@@ -357,18 +357,18 @@ class LocalBus:
         return await self._db.run(tokens.create, owner, digest_of(secret), names, channels, ttl), secret
 
     async def list_tokens(self) -> list[Token]:
-        return await self._db.run(tokens.listing)
+        return await self._db.look(tokens.listing)
 
     async def revoke_token(self, token: int) -> Token | None:
         return await self._db.run(tokens.revoke, token)
 
     async def keys(self) -> list[Key]:
         """The tokens that are valid now, by the digests of their secrets (`digest_of`)."""
-        return await self._db.run(tokens.keys)
+        return await self._db.look(tokens.keys)
 
     async def has_tokens(self) -> bool:
         """Whether there is a valid token."""
-        return await self._db.run(tokens.exist)
+        return await self._db.look(tokens.exist)
 
     # -- upkeep
 

@@ -1,6 +1,7 @@
 """The embedded store: one SQLite file that many processes share.
 
-Every verb runs as one hop onto the connection's thread, inside `BEGIN IMMEDIATE`.
+Every verb runs as one hop onto the connection's thread, inside `BEGIN IMMEDIATE`; one that
+only looks takes no lock, so that it waits for nobody who writes, and nobody for it.
 
 Checkpoints: SQLite before 3.51.3 can corrupt a WAL database when two connections
 checkpoint while a third writes (the "WAL-reset bug"). So automatic checkpoints are
@@ -24,7 +25,7 @@ import anyio
 
 from ..errors import InvalidInput, StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
 from ..model import Process
-from ..sql.transaction import Transaction
+from ..sql.transaction import Cursor, Transaction, Value
 from .migrate import migrate, refuse_foreign
 
 P = ParamSpec("P")
@@ -125,6 +126,37 @@ def transact(
     return result
 
 
+class _Writes(Exception):
+    """A verb that was to look has something to write."""
+
+
+class _Looking(Transaction):
+    """A transaction that holds no lock, and can therefore not write."""
+
+    def run(self, sql: str, *values: Value) -> Cursor:  # noqa: ARG002 - the base's signature
+        raise _Writes
+
+
+def look(
+    connection: sqlite3.Connection,
+    now: float,
+    alive: Callable[[Process, float], bool],
+    verb: Verb[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run a verb that seldom writes. If it is about to, it begins anew in a write transaction."""
+    connection.execute("BEGIN")
+    try:
+        return verb(_Looking(connection, now, alive), *args, **kwargs)
+    except _Writes:
+        pass
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return transact(connection, now, alive, verb, *args, **kwargs)
+
+
 def checkpoint_if_large(connection: sqlite3.Connection, path: Path) -> bool:
     """Move a WAL that has grown into the database, holding the write lock meanwhile."""
     try:
@@ -190,6 +222,16 @@ class Database:
         with anyio.CancelScope(shield=True):
             return await self._call(whole)
         raise AssertionError  # a shield swallows nothing; the type checker cannot know
+
+    async def look(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb that seldom writes; see `look`."""
+
+        def whole(connection: sqlite3.Connection) -> T:
+            return look(connection, self._clock(), self._alive, verb, *args, **kwargs)
+
+        with anyio.CancelScope(shield=True):
+            return await self._call(whole)
+        raise AssertionError  # as above
 
     async def _call(self, function: Callable[[sqlite3.Connection], T]) -> T:
         try:
