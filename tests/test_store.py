@@ -222,6 +222,24 @@ async def test_a_look_that_has_to_write_is_one_transaction_all_the_same(database
     assert await database.look(get) == "w"
 
 
+@pytest.mark.anyio
+async def test_what_need_not_be_on_the_disk_is_there_for_all(database: Database, tmp_path: Path) -> None:
+    """Others see it as soon as it is noted; and what is stored after it waits for the disk again."""
+    await database.run(put)
+    await database.note(put, "w")
+
+    other = connect(tmp_path / "bus.db", 1.0)
+    assert transact(other, START, lambda _process, _heartbeat: True, get) == "w"
+    other.close()
+    with pytest.raises(RuntimeError):
+        await database.note(fail)
+    assert await database.run(lambda tx: tx.number("PRAGMA synchronous")) == 2
+
+
+def fail(_tx: Transaction) -> None:
+    raise RuntimeError
+
+
 @pytest.mark.parametrize("existing", [True, False])
 def test_a_server_on_a_locked_file_starts_says_so_and_lives(tmp_path: Path, existing: bool) -> None:
     """Also if the file was locked before the server first opened it, even before it had a schema."""

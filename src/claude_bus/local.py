@@ -120,6 +120,10 @@ class LocalBus:
     async def _run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._db.run(_after(self._first, verb), *args, **kwargs)
 
+    async def _note(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb that says who is present, and nothing else."""
+        return await self._db.note(_after(self._first, verb), *args, **kwargs)
+
     async def _look(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that seldom writes."""
         return await self._db.look(_after(self._first, verb), *args, **kwargs)
@@ -164,9 +168,9 @@ class LocalBus:
         bell: bool | None = None,
         program: str = "",
     ) -> Binding | None:
-        return await self._run(
-            bindings.observe, client, status=status, session_id=session_id, bell=bell, program=program
-        )
+        # After a power cut nobody is present; but a conversation that is resumed then finds its name by its id.
+        run = self._run if session_id else self._note
+        return await run(bindings.observe, client, status=status, session_id=session_id, bell=bell, program=program)
 
     async def react(self, client: Client, happening: Happening) -> Reaction | None:
         return await self._run(sessions.react, client, happening, self._process, self._held)
@@ -181,7 +185,7 @@ class LocalBus:
         return await self._look(calls.caller, client, call)
 
     async def heartbeat(self, client: str) -> None:
-        await self._run(bindings.heartbeat, client, self._process)
+        await self._note(bindings.heartbeat, client, self._process)
 
     async def listen(self, address: str, client: str) -> None:
         await self._run(sessions.listen, client, address, self._process)
