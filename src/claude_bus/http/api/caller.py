@@ -77,7 +77,7 @@ class Caller:
         return await self.service.still_granted(self.grant)
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:  # a plain function would get a thread for each request
     return Caller(request, request.app.state.service, grant_of(request))
 
 
