@@ -186,6 +186,60 @@ async def test_a_locked_file_is_busy_and_works_again(database: Database, tmp_pat
     assert await database.run(put, "w") == 2
 
 
+@pytest.mark.anyio
+async def test_who_only_looks_waits_for_nobody(database: Database, tmp_path: Path) -> None:
+    """Another program writes, and holds its lock: what was stored before can be read all the while."""
+    await database.run(put)
+    lock = sqlite3.connect(tmp_path / "bus.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    lock.execute("DELETE FROM state")
+
+    assert await database.look(get) == "v"
+    with pytest.raises(StoreBusy, match="nothing was changed"):
+        await database.look(put, "w")
+    lock.execute("ROLLBACK")
+    lock.close()
+    assert await database.look(get) == "v"
+
+
+@pytest.mark.anyio
+async def test_a_look_that_has_to_write_is_one_transaction_all_the_same(database: Database) -> None:
+    """It begins anew once it is about to write: what it decided on was read under the lock, and all or nothing is."""
+    seen = []
+
+    def look_and_write(tx: Transaction) -> None:
+        seen.append(get(tx))
+        put(tx, "w")
+        if len(seen) == 2:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await database.look(look_and_write)
+    assert len(seen) == 2
+    assert await database.look(get) is None
+
+    await database.look(look_and_write)
+    assert await database.look(get) == "w"
+
+
+@pytest.mark.anyio
+async def test_what_need_not_be_on_the_disk_is_there_for_all(database: Database, tmp_path: Path) -> None:
+    """Others see it as soon as it is noted; and what is stored after it waits for the disk again."""
+    await database.run(put)
+    await database.note(put, "w")
+
+    other = connect(tmp_path / "bus.db", 1.0)
+    assert transact(other, START, lambda _process, _heartbeat: True, get) == "w"
+    other.close()
+    with pytest.raises(RuntimeError):
+        await database.note(fail)
+    assert await database.run(lambda tx: tx.number("PRAGMA synchronous")) == 2
+
+
+def fail(_tx: Transaction) -> None:
+    raise RuntimeError
+
+
 @pytest.mark.parametrize("existing", [True, False])
 def test_a_server_on_a_locked_file_starts_says_so_and_lives(tmp_path: Path, existing: bool) -> None:
     """Also if the file was locked before the server first opened it, even before it had a schema."""

@@ -18,13 +18,14 @@ from claude_bus.bus import Bus
 from claude_bus.config import Config, Serving
 from claude_bus.errors import Forbidden, InvalidInput, NameTaken, Unauthorized
 from claude_bus.http.app import create_app
-from claude_bus.model import Address, Client, Draft, Folder, Grant, Happening, Place, Process
+from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, Happening, Place, Process
 from claude_bus.opening import open_local
 from claude_bus.processes import is_alive, this_process
 from claude_bus.remote import codec
 from claude_bus.remote.bus import RemoteBus
 from claude_bus.rules import FOREIGN_HOST_SILENCE
 from claude_bus.sql import agents, bindings, deliveries, listeners
+from claude_bus.sql.transaction import Transaction
 from effort import looks
 from store_under_test import Store
 
@@ -250,6 +251,22 @@ async def test_nobody_acts_as_a_live_session_of_another(house: House) -> None:
             await anybody.send(who, Draft(("zoe",), "hello"))
         with pytest.raises(Forbidden, match="is a live session of somebody else"):
             await anybody.hand_over(who, via="inbox", max_chars=1000)
+
+
+@pytest.mark.parametrize("name", sorted(codec.names()))
+async def test_what_is_not_permitted_does_not_happen(house: House, name: str) -> None:
+    """Every verb asks in its own transaction whether it may, before it looks at or changes anything."""
+    await joined(house.bus, "alice", session("socket:alice"))
+    before = await house.bus.last_event()
+
+    def refuse(_tx: Transaction) -> None:
+        raise Forbidden("no")
+
+    bus = house.bus.acting_for(LAPTOP, ANYBODY, permit=refuse)
+    with pytest.raises(Forbidden, match="no"):
+        await getattr(bus, name)(**arguments(name, ALICE, "socket:alice"))
+
+    assert await house.bus.last_event() == before
 
 
 async def test_an_owner_acts_as_his_own_sessions(house: House) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Self, Unpack
+from typing import ParamSpec, Self, TypeVar, Unpack
 
 from . import rules
 from .bus import Ear
 from .detector import refuse_secrets
 from .drivers import notices
-from .drivers.sqlite import Database
+from .drivers.sqlite import Database, Verb
 from .model import (
     ANYBODY,
     Address,
@@ -68,6 +68,11 @@ from .sql.deliveries import Held
 from .sql.state import Options
 from .sql.transaction import Transaction
 
+P = ParamSpec("P")
+T = TypeVar("T")
+Step = Callable[[Transaction], None]
+"""What is done in the transaction of a verb, before it."""
+
 
 class LocalBus:
     """The bus in a database of this machine.
@@ -77,56 +82,82 @@ class LocalBus:
     """
 
     def __init__(
-        self, database: Database, process: Process, rate: int = 0, *, grant: Grant = ANYBODY, held: Held | None = None
+        self,
+        database: Database,
+        process: Process,
+        rate: int = 0,
+        *,
+        grant: Grant = ANYBODY,
+        held: Held | None = None,
+        first: Step | None = None,
     ) -> None:
         self._db = database
         self._process = process
         self._rate = rate
         self._grant = grant
         self._held = held
+        self._first = first
 
-    def acting_for(self, process: Process, grant: Grant, held: Held | None = None) -> LocalBus:
+    def acting_for(
+        self, process: Process, grant: Grant, held: Held | None = None, permit: Step | None = None
+    ) -> LocalBus:
         """This bus for a process elsewhere, in whose hands is what is handed over; see `deliveries.take_back`.
 
-        Sessions that attach get names that the grant permits. Whoever calls verbs with an address
-        has made sure that the grant permits it.
+        Sessions that attach get names that the grant permits. `permit` is asked in the transaction of every
+        verb and raises if the caller may not. Whoever calls verbs with an address has made sure that the
+        grant permits it.
         """
-        return LocalBus(self._db, process, self._rate, grant=grant, held=held)
+        return LocalBus(self._db, process, self._rate, grant=grant, held=held, first=permit)
+
+    def acting_as(self, who: Address, program: str) -> LocalBus:
+        """This bus for a program that acts as `who`: every verb enlists it, in the same transaction."""
+
+        def enlist(tx: Transaction) -> None:
+            agents.enlist(tx, who, program)
+
+        return LocalBus(self._db, self._process, self._rate, grant=self._grant, held=self._held, first=enlist)
+
+    async def _run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._db.run(_after(self._first, verb), *args, **kwargs)
+
+    async def _note(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb that says who is present, and nothing else."""
+        return await self._db.note(_after(self._first, verb), *args, **kwargs)
+
+    async def _look(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb that seldom writes."""
+        return await self._db.look(_after(self._first, verb), *args, **kwargs)
 
     # -- sessions
 
     async def attach(self, client: Client, wanted: Address | None, channel: str) -> Binding:
-        return await self._db.run(bindings.attach, client, wanted, channel, self._grant)
+        return await self._run(bindings.attach, client, wanted, channel, self._grant)
 
     async def register(
         self, client: str, who: Address, role: str, owns: tuple[str, ...] | None
     ) -> tuple[Binding, Roster, int]:
-        return await self._db.run(sessions.join, client, who, role, owns)
+        return await self._run(sessions.join, client, who, role, owns)
 
     async def enlist(self, who: Address, program: str, role: str = "", owns: tuple[str, ...] | None = None) -> None:
-        await self._db.run(agents.enlist, who, program, role, owns)
+        await self._run(agents.enlist, who, program, role, owns)
 
     async def delist(self, who: Address) -> None:
-        await self._db.run(agents.delist, who)
+        await self._run(agents.delist, who)
 
     async def resume(self, client: Client) -> Binding | None:
-        return await self._db.run(bindings.resume, client, self._grant)
+        return await self._look(bindings.resume, client, self._grant)
 
     async def binding(self, client: str) -> Binding | None:
-        return await self._db.run(bindings.bound, client)
-
-    async def holder(self, who: Address) -> Binding | None:
-        """The live session that is `who`."""
-        return await self._db.run(bindings.holder, who)
+        return await self._look(bindings.bound, client)
 
     async def borne(self, session_id: str) -> Address | None:
-        return await self._db.run(bindings.borne, session_id, self._grant)
+        return await self._look(bindings.borne, session_id, self._grant)
 
     async def detach(self, client: str) -> None:
-        await self._db.run(bindings.detach, client, self._process)
+        await self._run(bindings.detach, client, self._process)
 
     async def leave(self, client: str) -> None:
-        await self._db.run(bindings.leave, client)
+        await self._run(bindings.leave, client)
 
     async def observe(
         self,
@@ -137,33 +168,33 @@ class LocalBus:
         bell: bool | None = None,
         program: str = "",
     ) -> Binding | None:
-        return await self._db.run(
-            bindings.observe, client, status=status, session_id=session_id, bell=bell, program=program
-        )
+        # After a power cut nobody is present; but a conversation that is resumed then finds its name by its id.
+        run = self._run if session_id else self._note
+        return await run(bindings.observe, client, status=status, session_id=session_id, bell=bell, program=program)
 
     async def react(self, client: Client, happening: Happening) -> Reaction | None:
-        return await self._db.run(sessions.react, client, happening, self._process, self._held)
+        return await self._run(sessions.react, client, happening, self._process, self._held)
 
     async def forget(self, client: str) -> None:
-        await self._db.run(bindings.forget, client)
+        await self._run(bindings.forget, client)
 
     async def announce_call(self, client: str, call: str, agent_id: str) -> None:
-        await self._db.run(calls.announce, client, call, agent_id)
+        await self._run(calls.announce, client, call, agent_id)
 
     async def caller(self, client: str, call: str) -> str:
-        return await self._db.run(calls.caller, client, call)
+        return await self._look(calls.caller, client, call)
 
     async def heartbeat(self, client: str) -> None:
-        await self._db.run(bindings.heartbeat, client, self._process)
+        await self._note(bindings.heartbeat, client, self._process)
 
     async def listen(self, address: str, client: str) -> None:
-        await self._db.run(sessions.listen, client, address, self._process)
+        await self._run(sessions.listen, client, address, self._process)
 
     async def unlisten(self, address: str) -> None:
-        await self._db.run(listeners.unlisten, address)
+        await self._run(listeners.unlisten, address)
 
     async def server_of(self, client: str) -> Process | None:
-        return await self._db.run(listeners.server_of, client)
+        return await self._look(listeners.server_of, client)
 
     def ear(self) -> AbstractAsyncContextManager[Ear]:
         """Where this process can be told of mail; its address goes to `listen`."""
@@ -176,13 +207,13 @@ class LocalBus:
     # -- who is here
 
     async def agents(self, channel: str, within: float | None = None) -> list[Agent]:
-        return await self._db.run(agents.listing, channel, within)
+        return await self._look(agents.listing, channel, within)
 
     # -- messages
 
     async def send(self, me: Address, draft: Draft) -> Sent:
         await _check(draft)
-        sent, listeners = await self._db.run(messages.send, me, draft, self._rate)
+        sent, listeners = await self._run(messages.send, me, draft, self._rate)
         notices.announce(listeners)
         return sent
 
@@ -196,7 +227,7 @@ class LocalBus:
         at_least_one: bool = False,
         peek: bool = False,
     ) -> HandOver:
-        return await self._db.run(
+        return await self._run(
             deliveries.hand_over,
             me,
             limit=limit,
@@ -209,33 +240,33 @@ class LocalBus:
         )
 
     async def confirm(self, me: Address, message_ids: Sequence[int]) -> int:
-        return await self._db.run(deliveries.confirm, me, message_ids, self._process)
+        return await self._run(deliveries.confirm, me, message_ids, self._process)
 
     async def withdraw(self, me: Address, message_ids: Sequence[int]) -> int:
-        return await self._db.run(deliveries.withdraw, me, message_ids, self._process)
+        return await self._run(deliveries.withdraw, me, message_ids, self._process)
 
     async def pass_on(self, me: Address, message_ids: Sequence[int], to: Process) -> int:
-        return await self._db.run(deliveries.pass_on, me, message_ids, self._process, to)
+        return await self._run(deliveries.pass_on, me, message_ids, self._process, to)
 
     async def look(self, me: Address, *, limit: int, max_chars: int) -> HandOver:
-        return await self._db.run(inboxes.look, me, limit=limit, max_chars=max_chars)
+        return await self._run(inboxes.look, me, limit=limit, max_chars=max_chars)
 
     async def acknowledge(self, me: Address, message_ids: Sequence[int], via: str) -> dict[int, DeliveryState]:
-        return await self._db.run(inboxes.acknowledge, me, message_ids, via)
+        return await self._run(inboxes.acknowledge, me, message_ids, via)
 
     async def waiting(self, me: Address) -> Waiting:
-        return await self._db.run(deliveries.waiting, me, self._process, self._held)
+        return await self._look(deliveries.waiting, me, self._process, self._held)
 
     async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
-        return await self._db.run(deliveries.ring, client, idle=idle)
+        return await self._look(deliveries.ring, client, idle=idle)
 
     async def message_status(self, me: Address, message_id: int) -> MessageStatus:
-        return await self._db.run(messages.status, me, message_id)
+        return await self._run(messages.status, me, message_id)
 
     async def history(
         self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
     ) -> list[Message]:
-        return await self._db.run(messages.history, me, search=search, thread=thread, since=since, limit=limit)
+        return await self._look(messages.history, me, search=search, thread=thread, since=since, limit=limit)
 
     # -- messages as the wires of the two earlier systems have them. No part of the contract: what a caller
     # -- elsewhere may read is decided by its grant, which it must not be the one to name.
@@ -243,26 +274,26 @@ class LocalBus:
     async def post(self, me: Address, draft: Draft, program: str) -> Message:
         """Send as `me`, who is enlisted in the same transaction; returns the message as it is stored."""
         await _check(draft)
-        message, listeners = await self._db.run(feeds.post, me, draft, program)
+        message, listeners = await self._run(feeds.post, me, draft, program)
         notices.announce(listeners)
         return message
 
     async def received(self, to: str, channel: str | None, since: float, limit: int, grant: Grant = ANYBODY) -> Feed:
-        return await self._db.run(feeds.received, to, channel, since, limit, grant)
+        return await self._look(feeds.received, to, channel, since, limit, grant)
 
     async def posts(self, search: Search, grant: Grant = ANYBODY) -> list[Message]:
-        return await self._db.run(feeds.posts, search, grant)
+        return await self._look(feeds.posts, search, grant)
 
     async def ack(self, reader: Address, message_id: int) -> None:
-        await self._db.run(feeds.ack, reader, message_id)
+        await self._run(feeds.ack, reader, message_id)
 
     async def unread(self, grant: Grant = ANYBODY) -> dict[Address, int]:
         """How much is unread for whom, as far as the grant permits."""
-        return await self._db.run(feeds.unread, grant)
+        return await self._look(feeds.unread, grant)
 
     async def stored(self, grant: Grant = ANYBODY) -> int:
         """How many messages there are on the channels that the grant permits."""
-        return await self._db.run(feeds.stored, grant)
+        return await self._look(feeds.stored, grant)
 
     # -- state
 
@@ -271,78 +302,78 @@ class LocalBus:
     ) -> int:
         if not allow_secret and options.get("mode") != "delete":
             await refuse_secrets("value", rules.check_value(value))
-        version, watchers = await self._db.run(state.write, me, key, value, **options)
+        version, watchers = await self._run(state.write, me, key, value, **options)
         notices.announce(watchers)
         return version
 
     async def watch(self, address: str, channel: str, key: str) -> None:
-        await self._db.run(state.watch, address, channel, key)
+        await self._run(state.watch, address, channel, key)
 
     async def unwatch(self, address: str, channel: str, key: str) -> None:
-        await self._db.run(state.unwatch, address, channel, key)
+        await self._run(state.unwatch, address, channel, key)
 
     async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]:
-        return await self._db.run(state.history, channel, key, limit)
+        return await self._look(state.history, channel, key, limit)
 
     async def get_state(self, channel: str, key: str) -> StateEntry | None:
-        return await self._db.run(state.get_state, channel, key)
+        return await self._look(state.get_state, channel, key)
 
     async def latest_state(self, channel: str, key: str) -> StateEntry:
-        return await self._db.run(state.latest, channel, key)
+        return await self._look(state.latest, channel, key)
 
     async def list_state(self, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
-        return await self._db.run(state.list_state, channel, prefix=prefix, values=values)
+        return await self._look(state.list_state, channel, prefix=prefix, values=values)
 
     # -- claims
 
     async def claim(
         self, me: Address, places: Places, *, ttl: float, shared: bool = False, reason: str = "", tree: str = ""
     ) -> list[Claim]:
-        return await self._db.run(claims.claim, me, places, ttl=ttl, shared=shared, reason=reason, tree=tree)
+        return await self._run(claims.claim, me, places, ttl=ttl, shared=shared, reason=reason, tree=tree)
 
     async def release(self, me: Address, places: Places | None) -> list[Place]:
-        return await self._db.run(claims.release, me, places)
+        return await self._run(claims.release, me, places)
 
     async def standing(self, me: Address, places: Places, tree: str) -> list[Claim | None]:
-        return await self._db.run(guard.standing, me, places, tree)
+        return await self._look(guard.standing, me, places, tree)
 
     async def take_away(self, me: Address, places: Places, reason: str) -> list[Place]:
-        ended, listeners = await self._db.run(guard.take_away, me, places, reason)
+        ended, listeners = await self._run(guard.take_away, me, places, reason)
         notices.announce(listeners)
         return ended
 
     async def edit(self, client: Client, place: Place, tree: str, policy: Guard) -> Verdict:
-        verdict, listeners = await self._db.run(guard.edit, client, place, tree, policy)
+        verdict, listeners = await self._run(guard.edit, client, place, tree, policy)
         notices.announce(listeners)
         return verdict
 
     async def list_claims(self, channel: str) -> list[Claim]:
-        return await self._db.run(claims.list_claims, channel)
+        return await self._look(claims.list_claims, channel)
 
     # -- messages as files have them
 
     async def chunks(self, me: Address, tag: str) -> list[Message]:
-        return await self._db.run(parcels.chunks, me, tag)
+        return await self._look(parcels.chunks, me, tag)
 
     async def acknowledge_chunks(self, me: Address, message_ids: Sequence[int]) -> None:
-        await self._db.run(parcels.acknowledge, me, message_ids)
+        await self._run(parcels.acknowledge, me, message_ids)
 
     async def take_in(self, channel: str, letters: Sequence[Letter]) -> int:
-        return await self._db.run(archive.take_in, channel, letters)
+        return await self._run(archive.take_in, channel, letters)
 
     async def give_out(self, channel: str, after: int, limit: int) -> list[Letter]:
-        return await self._db.run(archive.give_out, channel, after, limit)
+        return await self._look(archive.give_out, channel, after, limit)
 
     # -- what happened
 
     async def events(self, channel: str, after: int, limit: int) -> list[Event]:
-        return await self._db.run(events.since, after, channel, limit)
+        return await self._look(events.since, after, channel, limit)
 
     async def last_event(self) -> int:
-        return await self._db.run(events.last)
+        return await self._look(events.last)
 
     async def changes(self, after: int) -> Changes:
-        return await self._db.run(events.changes, after)
+        return await self._look(events.changes, after)
 
     # -- tokens, for the machine that serves the bus
 
@@ -351,27 +382,27 @@ class LocalBus:
     ) -> tuple[Token, str]:
         """A new token and its secret, which nobody can be told again."""
         secret = f"bus_{secrets.token_urlsafe(32)}"
-        return await self._db.run(tokens.create, owner, digest_of(secret), names, channels, ttl), secret
+        return await self._run(tokens.create, owner, digest_of(secret), names, channels, ttl), secret
 
     async def list_tokens(self) -> list[Token]:
-        return await self._db.run(tokens.listing)
+        return await self._look(tokens.listing)
 
     async def revoke_token(self, token: int) -> Token | None:
-        return await self._db.run(tokens.revoke, token)
+        return await self._run(tokens.revoke, token)
 
     async def keys(self) -> list[Key]:
         """The tokens that are valid now, by the digests of their secrets (`digest_of`)."""
-        return await self._db.run(tokens.keys)
+        return await self._look(tokens.keys)
 
     async def has_tokens(self) -> bool:
         """Whether there is a valid token."""
-        return await self._db.run(tokens.exist)
+        return await self._look(tokens.exist)
 
     # -- upkeep
 
     async def prune(self) -> None:
         """Forget what is past its retention. For a server to call now and then."""
-        await self._db.run(_prune)
+        await self._run(_prune)
 
     async def close(self) -> None:
         await self._db.close()
@@ -381,6 +412,18 @@ class LocalBus:
 
     async def __aexit__(self, *_error: object) -> None:
         await self.close()
+
+
+def _after(first: Step | None, verb: Verb[P, T]) -> Verb[P, T]:
+    """A step and then the verb, in one transaction."""
+    if not first:
+        return verb
+
+    def both(tx: Transaction, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        first(tx)
+        return verb(tx, *args, **kwargs)
+
+    return both
 
 
 async def _check(draft: Draft) -> None:

@@ -489,3 +489,5 @@ class Changes:
     """Who may have got mail."""
     listeners: tuple[str, ...]
     """Addresses of the processes to tell."""
+    more: bool = False
+    """Whether there may be rows after these."""

@@ -1,6 +1,7 @@
 """The embedded store: one SQLite file that many processes share.
 
-Every verb runs as one hop onto the connection's thread, inside `BEGIN IMMEDIATE`.
+Every verb runs as one hop onto the connection's thread, inside `BEGIN IMMEDIATE`; one that
+only looks takes no lock, so that it waits for nobody who writes, and nobody for it.
 
 Checkpoints: SQLite before 3.51.3 can corrupt a WAL database when two connections
 checkpoint while a third writes (the "WAL-reset bug"). So automatic checkpoints are
@@ -24,7 +25,7 @@ import anyio
 
 from ..errors import InvalidInput, StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
 from ..model import Process
-from ..sql.transaction import Transaction
+from ..sql.transaction import Cursor, Transaction, Value
 from .migrate import migrate, refuse_foreign
 
 P = ParamSpec("P")
@@ -125,10 +126,41 @@ def transact(
     return result
 
 
+class _Writes(Exception):
+    """A verb that was to look has something to write."""
+
+
+class _Looking(Transaction):
+    """A transaction that holds no lock, and can therefore not write."""
+
+    def run(self, sql: str, *values: Value) -> Cursor:  # noqa: ARG002 - the base's signature
+        raise _Writes
+
+
+def look(
+    connection: sqlite3.Connection,
+    now: float,
+    alive: Callable[[Process, float], bool],
+    verb: Verb[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run a verb that seldom writes. If it is about to, it begins anew in a write transaction."""
+    connection.execute("BEGIN")
+    try:
+        return verb(_Looking(connection, now, alive), *args, **kwargs)
+    except _Writes:
+        pass
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return transact(connection, now, alive, verb, *args, **kwargs)
+
+
 def checkpoint_if_large(connection: sqlite3.Connection, path: Path) -> bool:
     """Move a WAL that has grown into the database, holding the write lock meanwhile."""
     try:
-        if Path(f"{path}-wal").stat().st_size < CHECKPOINT_BYTES:
+        if os.stat(f"{path}-wal").st_size < CHECKPOINT_BYTES:  # noqa: PTH116 - asked with every commit
             return False
     except OSError:
         return False
@@ -172,12 +204,13 @@ class Database:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
+        self._wal = f"{path}-wal"
         self._busy_timeout = busy_timeout
         self._alive = alive
         self._clock = clock
         self._worker: _Worker | None = None
         self._file: tuple[int, int] | None = None
-        self._opening = anyio.Lock()
+        self._opening = anyio.Lock(fast_acquire=True)
 
     async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb; it is never half done, also if the caller is cancelled."""
@@ -190,6 +223,34 @@ class Database:
         with anyio.CancelScope(shield=True):
             return await self._call(whole)
         raise AssertionError  # a shield swallows nothing; the type checker cannot know
+
+    async def note(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb that notes what a power cut makes untrue: it need not be on the disk before it counts.
+
+        All processes see it at once, and it survives the death of any; the next verb that
+        is run otherwise takes it along to the disk.
+        """
+
+        def whole(connection: sqlite3.Connection) -> T:
+            connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                return transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
+            finally:
+                connection.execute("PRAGMA synchronous = FULL")
+
+        with anyio.CancelScope(shield=True):
+            return await self._call(whole)
+        raise AssertionError  # as above
+
+    async def look(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb that seldom writes; see `look`."""
+
+        def whole(connection: sqlite3.Connection) -> T:
+            return look(connection, self._clock(), self._alive, verb, *args, **kwargs)
+
+        with anyio.CancelScope(shield=True):
+            return await self._call(whole)
+        raise AssertionError  # as above
 
     async def _call(self, function: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -207,7 +268,7 @@ class Database:
     def pulse(self) -> object:
         """Changes with every commit of any process: the state of the WAL file."""
         try:
-            found = Path(f"{self.path}-wal").stat()
+            found = os.stat(self._wal)  # noqa: PTH116 - asked with every request
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size
@@ -238,7 +299,7 @@ class Database:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 - asked with every verb
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -57,7 +57,9 @@ class Envelope:
                 raise
             await _failed()(scope, receive, enveloped)
         finally:
-            _log.info("%s %s, %.0f ms, %s", _asked(scope), status, (anyio.current_time() - began) * 1000, _who(scope))
+            if _log.isEnabledFor(logging.INFO):
+                spent = (anyio.current_time() - began) * 1000
+                _log.info("%s %s, %.0f ms, %s", _asked(scope), status, spent, _who(scope))
 
 
 def _complete(headers: MutableHeaders, scope: Scope) -> None:

@@ -33,6 +33,8 @@ class Gate:
         self._tokens: dict[int, Key] = {}
         self._pulse: object = None
         self._asked = 0.0
+        self._looks = 0
+        self._last_look = 0
         self._asking = anyio.Lock()
 
     async def is_open(self) -> bool:
@@ -54,10 +56,12 @@ class Gate:
         return _grant(self._tokens.get(grant.token)) is not None
 
     async def _ask(self) -> None:
+        """Know what holds now. Those who ask meanwhile share the next look: one that began after they came."""
         if self._is_current():
             return
+        before = self._looks
         async with self._asking:
-            if not self._is_current():
+            if self._last_look <= before and not self._is_current():
                 await self._load()
 
     def _is_current(self) -> bool:
@@ -65,6 +69,7 @@ class Gate:
         return known and time.monotonic() < self._asked + _TRUSTED_FOR
 
     async def _load(self) -> None:
+        self._looks += 1
         pulse = self._bus.pulse()  # before the look: what is stored meanwhile changes it
         try:
             keys = await self._bus.keys()
@@ -72,7 +77,7 @@ class Gate:
             raise type(error)("the store does not answer at the moment; try again") from error
         self._keys = {key.digest: key for key in keys}
         self._tokens = {key.grant.token: key for key in keys}
-        self._pulse, self._asked = pulse, time.monotonic()
+        self._pulse, self._asked, self._last_look = pulse, time.monotonic(), self._looks
         self._closed = self._closed or bool(keys)
 
 

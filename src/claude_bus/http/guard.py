@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+from collections.abc import AsyncIterator
 
 import anyio
 from starlette.datastructures import Headers
@@ -84,14 +86,23 @@ class Guard:
     async def _serve(self, visit: Visit, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         answer = _Answer(self._visits, visit, send)
         incoming = _Incoming(body, receive)
-        async with anyio.create_task_group() as tasks:
-            if visit.harmless:
-                tasks.start_soon(incoming.watch, visit)
+        async with _watched(visit, incoming):
             with visit.scope:
                 await self._app(scope, incoming.receive, answer.send)
-            tasks.cancel_scope.cancel()
         if visit.ended:
             await answer.cut(visit.ended, scope, receive)
+
+
+@contextlib.asynccontextmanager
+async def _watched(visit: Visit, incoming: _Incoming) -> AsyncIterator[None]:
+    """A request that only reads ends with its client; any other is done whoever waits for the answer."""
+    if not visit.harmless:
+        yield
+        return
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(incoming.watch, visit)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 class _Gone(Exception):

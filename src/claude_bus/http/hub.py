@@ -116,8 +116,10 @@ class Hub:
     async def _look(self) -> None:
         """Ring for whatever came since the last look. A store that fails now is looked at again."""
         try:
-            while (found := await self._bus.changes(self._last)).events:
-                self._last = found.last
+            more = True
+            while more:
+                found = await self._bus.changes(self._last)
+                self._last, more = found.last, found.more
                 self.messages += sum(event.verb == "send" for event in found.events)
                 for topic in topics_of(found):
                     self.ring(topic)

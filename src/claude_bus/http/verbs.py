@@ -20,9 +20,10 @@ from starlette.routing import BaseRoute, Route
 
 from .. import __version__, rules
 from ..errors import Forbidden, InvalidInput, NotFound
-from ..local import LocalBus
 from ..model import Address, Binding, Client, Draft, Grant, Process
 from ..remote import codec
+from ..sql import bindings
+from ..sql.transaction import Transaction
 from . import hub
 from .service import Service, grant_of
 
@@ -56,8 +57,9 @@ async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Respo
     call = verb.called(body)
     scope = Scope(grant)
     arguments = {name: scope.inward(name, value) for name, value in call.arguments.items()}
-    bus = service.bus.acting_for(scope.process(call.process), grant, frozenset(call.held))
-    await _Permission(bus, grant, scope, nameless=name in _NAMELESS).check(arguments)
+    permission = _Permission(grant, scope, nameless=name in _NAMELESS)
+    permission.check(arguments)
+    bus = service.bus.acting_for(scope.process(call.process), grant, frozenset(call.held), permission.check_stored)
     answer = await getattr(bus, name)(**arguments)
     return Response(verb.answer(scope.outward(answer)), media_type="application/json")
 
@@ -118,44 +120,52 @@ class _Permission:
     """Whether the caller may make a call with these arguments: each kind of argument has its rule.
 
     What other programs check before they call is checked here again: a name, a role or a
-    path is shown to others, who must be able to rely on what it can be.
+    path is shown to others, who must be able to rely on what it can be. What depends on who
+    is who is checked in the verb's own transaction: nobody takes a name in between.
     """
 
-    def __init__(self, bus: LocalBus, grant: Grant, scope: Scope, *, nameless: bool) -> None:
-        self._bus = bus
+    def __init__(self, grant: Grant, scope: Scope, *, nameless: bool) -> None:
         self._grant = grant
         self._scope = scope
         self._nameless = nameless
+        self._acting: list[Address] = []
+        self._sessions: list[str] = []
 
-    async def check(self, arguments: dict[str, Any]) -> None:
+    def check(self, arguments: dict[str, Any]) -> None:
         """Raise `Forbidden` for what the caller may not do, `InvalidInput` for what nobody can be or have."""
         for name, value in arguments.items():
             _check_text(name, value)
             if isinstance(value, Address):
-                await self._be(value, acts=name == "me")
+                self._be(value, acts=name == "me")
             elif isinstance(value, Draft):
                 rules.require_recipients(self._grant, value.to, arguments["me"].channel)
             elif isinstance(value, Client):
-                await self._session(value.key)
+                self._sessions.append(value.key)
             elif name == "client" and value:
-                await self._session(value)
+                self._sessions.append(value)
             elif name == "channel":
                 rules.require_channel(self._grant, rules.check_name(value, "channel"))
 
-    async def _be(self, who: Address, *, acts: bool) -> None:
+    def _be(self, who: Address, *, acts: bool) -> None:
         """Names that are taken are refused where they are taken; here those that the caller says are his."""
         if who.name or not self._nameless:
             rules.check_name(who.name)
         rules.check_name(who.channel, "channel")
         rules.require(self._grant, who)
-        holder = await self._bus.holder(who) if acts and who.name else None
-        if holder and not self._scope.has(holder):
-            raise Forbidden(f"'{who.name}' is a live session of somebody else", name=who.name)
+        if acts and who.name:
+            self._acting.append(who)
 
-    async def _session(self, client: str) -> None:
-        binding = await self._bus.binding(client)
-        if binding:
-            rules.require(self._grant, binding.address)
+    def check_stored(self, tx: Transaction) -> None:
+        """Raise `Forbidden` where it is a live session of somebody else that the caller would act as, or where a
+        session bears a name that the caller may not."""
+        for who in self._acting:
+            holder = bindings.holder(tx, who)
+            if holder and not self._scope.has(holder):
+                raise Forbidden(f"'{who.name}' is a live session of somebody else", name=who.name)
+        for client in self._sessions:
+            binding = bindings.bound(tx, client)
+            if binding:
+                rules.require(self._grant, binding.address)
 
 
 def _check_text(name: str, value: Any) -> None:

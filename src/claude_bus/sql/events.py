@@ -58,7 +58,9 @@ def changes(tx: Transaction, after: int) -> Changes:
         for row in tx.all("SELECT address FROM watches WHERE channel = ? AND key = ?", event.channel, event.subject)
     }
     told = watching.union(listeners.of(tx, list(mail))) if mail else watching
-    return Changes(found[-1].id if found else after, tuple(found), tuple(mail), tuple(sorted(told)))
+    return Changes(
+        found[-1].id if found else after, tuple(found), tuple(mail), tuple(sorted(told)), len(found) == _AT_ONCE
+    )
 
 
 def _recipients(tx: Transaction, messages: list[int]) -> set[Address]:

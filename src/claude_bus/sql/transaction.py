@@ -42,6 +42,7 @@ class Transaction:
     alive: Callable[[Process, float], bool]
 
     def run(self, sql: str, *values: Value) -> Cursor:
+        """Write. What only reads is asked with one of those below: they need no lock."""
         return self.connection.execute(sql, values)
 
     def all(self, sql: str, *values: Value) -> list[Row]:

@@ -42,11 +42,13 @@ class Caller:
         """The name that the caller looks on behalf of, and may."""
         return rules.require(self.grant, Address(rules.check_name(name), self.channel(channel)))
 
-    async def acts(self, name: str, channel: str) -> Address:
-        """The name that the caller acts as, and may: a participant from now on. `NameTaken` for a live session's."""
+    def acts(self, name: str, channel: str) -> tuple[Address, LocalBus]:
+        """The name that the caller acts as, and may, and the bus to act on.
+
+        What is done there makes the name a participant; it raises `NameTaken` for a live session's.
+        """
         who = self.looks(name, channel)
-        await self.bus.enlist(who, PROGRAM)
-        return who
+        return who, self.bus.acting_as(who, PROGRAM)
 
     async def until(self, look: Callable[[], Awaitable[T]], wait: float, *topics: str) -> T:
         """What `look` finds, as soon as that is true, or after `wait` seconds whatever it is.
@@ -75,7 +77,7 @@ class Caller:
         return await self.service.still_granted(self.grant)
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:  # a plain function would get a thread for each request
     return Caller(request, request.app.state.service, grant_of(request))
 
 

@@ -61,8 +61,8 @@ async def list_claims(caller: Calling, which: Annotated[Which, InQuery()]) -> Re
 async def claim(caller: Calling, given: Wanted) -> Response:
     """Claim all of the paths or, if others hold one that overlaps, none. Claiming again renews."""
     places = _places(given.paths)
-    who = await caller.acts(given.name, given.channel)
-    found = await caller.bus.claim(who, places, ttl=given.ttl, shared=given.shared, reason=given.reason)
+    who, bus = caller.acts(given.name, given.channel)
+    found = await bus.claim(who, places, ttl=given.ttl, shared=given.shared, reason=given.reason)
     return _answer(found, 201)
 
 
@@ -70,7 +70,8 @@ async def claim(caller: Calling, given: Wanted) -> Response:
 async def release(caller: Calling, given: These | All) -> Response:
     """End some of the name's claims, or all; those it does not hold are no error."""
     places = _places(given.paths) if isinstance(given, These) else None
-    ended = await caller.bus.release(await caller.acts(given.name, given.channel), places)
+    who, bus = caller.acts(given.name, given.channel)
+    ended = await bus.release(who, places)
     return Json({"released": [place.path for place in ended]})
 
 

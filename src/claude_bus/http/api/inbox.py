@@ -14,7 +14,7 @@ from ...model import HandOver
 from ..answers import Json
 from ..hub import mail_for
 from . import records
-from .caller import Calling
+from .caller import PROGRAM, Calling
 from .fields import PATH, Body, Channel, Id, NameInPath, Query, Wait
 from .refusals import refusals
 
@@ -40,7 +40,8 @@ class Acknowledgement(Body):
 @router.get("/agents/{name}/inbox", response_model=records.Inbox, responses=refusals(409))
 async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuery()]) -> Response:
     """The oldest unread messages. Nothing is marked: they come again until they are acknowledged."""
-    me = await caller.acts(name, given.channel)
+    me = caller.looks(name, given.channel)
+    await caller.bus.enlist(me, PROGRAM)
 
     async def look() -> HandOver | None:
         found = await caller.bus.look(me, limit=given.limit, max_chars=MAX_CHARS)
@@ -53,9 +54,9 @@ async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuer
 @router.post("/agents/{name}/inbox/ack", response_model=records.Acknowledged, responses=refusals(409))
 async def acknowledge(caller: Calling, name: NameInPath, given: Acknowledgement) -> Response:
     """The program has had these messages: their senders see `acked`. Again changes nothing."""
-    me = await caller.acts(name, given.channel)
+    me, bus = caller.acts(name, given.channel)
     ids = list(dict.fromkeys(given.ids))
-    states = await caller.bus.acknowledge(me, ids, VIA)
+    states = await bus.acknowledge(me, ids, VIA)
     return Json(
         {
             "acked": [message for message in ids if states.get(message) == "acked"],

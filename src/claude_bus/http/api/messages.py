@@ -63,9 +63,9 @@ class Asking(Query):
 async def send(caller: Calling, given: NewMessage, idempotency_key: LineInHeader = "") -> Response:
     """Send a message. `recipients` says what to expect of each of them."""
     draft = rules.check_draft(_draft(given, _key(given.key, idempotency_key)))
-    who = caller.looks(given.sender, given.channel)
+    who, bus = caller.acts(given.sender, given.channel)
     rules.require_recipients(caller.grant, draft.to, who.channel)
-    sent = await caller.bus.send(await caller.acts(who.name, who.channel), draft)
+    sent = await bus.send(who, draft)
     return Json(rows.sent(sent), 200 if sent.duplicate else 201)
 
 

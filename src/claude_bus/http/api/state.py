@@ -126,8 +126,9 @@ async def set_state(
     expected = _expected(given.expected_version, if_match, if_none_match)
     text_given = isinstance(given.value, str)
     value = given.value if isinstance(given.value, str) else _as_json(given.value)
-    version = await caller.bus.set_state(
-        await caller.acts(given.name, given.channel),
+    who, bus = caller.acts(given.name, given.channel)
+    version = await bus.set_state(
+        who,
         rules.check_key(key),
         rules.check_value(value),
         expected_version=expected,
@@ -147,8 +148,8 @@ async def delete_state(
 ) -> Response:
     """Delete an entry; its history stays."""
     expected = _expected(given.expected_version, if_match, "")
-    who = await caller.acts(given.name, given.channel)
-    version = await caller.bus.set_state(who, rules.check_key(key), "", mode="delete", expected_version=expected)
+    who, bus = caller.acts(given.name, given.channel)
+    version = await bus.set_state(who, rules.check_key(key), "", mode="delete", expected_version=expected)
     if not version:
         raise NotFound(f"there is no state '{key}' on channel '{who.channel}'", key=key)
     return _written(key, version)
