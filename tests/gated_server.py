@@ -21,6 +21,7 @@ from claude_bus.http import app, connection, guard, quotas, serve
 from claude_bus.http.answers import Json, body_of
 from claude_bus.http.hub import channel
 from claude_bus.http.service import Service, grant_of
+from claude_bus.mcp import visitors
 from claude_bus.model import Address
 
 
@@ -95,6 +96,7 @@ def set_limits(given: dict[str, str]) -> None:
     """Limits that a test makes smaller than they are."""
     modules: dict[str, Any] = {"HEAD_PATIENCE": connection, "MAX_SILENT": connection, "BODY_PATIENCE": guard}
     modules |= {"WRITE_PATIENCE": connection, "WRONG_TOKENS": quotas, "HANDSHAKE": serve}
+    modules |= {"MAX_VISITORS": visitors, "MAX_OF_TOKEN": visitors}
     for name, module in modules.items():
         if name in given:
             setattr(module, name, int(given[name]))

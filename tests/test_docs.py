@@ -12,7 +12,9 @@ from claude_bus.cli.commands import COMMANDS
 from claude_bus.config import Serving
 from claude_bus.http import connection, guard, quotas
 from claude_bus.http.serve import HANDSHAKE, MAX_HEADER_BYTES
+from claude_bus.mcp import visitors
 from claude_bus.mcp.tools import TOOLS
+from claude_bus.mcp.visitors import Patience
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
@@ -80,6 +82,10 @@ def test_every_limit_is_documented() -> None:
         "requests under way": f"{Serving().connections:,}",
         "requests of one token": f"{Serving().requests:,}",
         "wrong tokens": str(quotas.WRONG_TOKENS),
+        "MCP sessions": f"{visitors.MAX_OF_TOKEN:,}",
+        "MCP sessions, of one token": f"{visitors.MAX_VISITORS:,}",
+        "time until a silent MCP session": f"{Patience().forgotten / 60:.0f} min",
+        "requests under way, of one MCP session": str(visitors.MAX_REQUESTS),
     }
     for what, limit in limits.items():
         assert [row for row in rows if row.startswith(f"| {what}") and limit in row], what

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from claude_bus import rules
-from claude_bus.errors import BusError, NameTaken, NotRegistered
+from claude_bus import rules, subagents
+from claude_bus.errors import BusError, InvalidInput, NameTaken, NotRegistered, StoreBusy
 from claude_bus.mcp import hooks
 from claude_bus.session import Session
 from claude_bus.subagents import Participants, Subagent
-from processes_under_test import Peer, answer, wire
+from processes_under_test import PATIENCE, Peer, answer, wire
 from sessions_under_test import Party, carried, say, state_of
 
 pytestmark = pytest.mark.anyio
@@ -257,6 +258,167 @@ async def test_claims_of_a_named_subagent_are_its_sessions(party: Party) -> None
 
     assert [c.owner for c in await tests.list_claims()] == ["backend"]
     assert await backend.session.release(["src/a.py"])
+
+
+# -- many of them --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Of so few subagents a server knows."""
+    monkeypatch.setattr(subagents, "KNOWN", 5)
+    return subagents.KNOWN
+
+
+def known(family: Family) -> int:
+    return len(family.participants._subagents)
+
+
+async def many(family: Family, count: int) -> None:
+    """So many others make a call."""
+    for number in range(count):
+        await (await family.caller(f"other{number}", f"call{number}")).whoami()
+
+
+async def test_those_without_a_name_are_known_again_when_they_call(party: Party, few: int) -> None:
+    """However many a client has had, a server knows so many; who is forgotten speaks for its session as before."""
+    backend, alice = await family(party), await party.join("alice")
+    first = await backend.caller("agent1")
+    await many(backend, 3 * few)
+
+    again = await backend.caller("agent1")
+    await say(again, "alice", "still here")
+
+    assert known(backend) == few
+    assert again is not first
+    assert [m.sender for m in (await alice.inbox()).messages] == ["backend"]
+    with pytest.raises(NotRegistered, match="subagent of 'backend'"):
+        await again.inbox()
+
+
+async def test_the_last_ones_are_known(party: Party, few: int) -> None:
+    """Forgotten is who was not heard of for longest."""
+    backend = await family(party)
+    first, second = await backend.caller("agent1"), await backend.caller("agent2")
+    await many(backend, few - 2)
+    assert await backend.caller("agent1") is first
+
+    await backend.caller("one more")
+
+    assert await backend.caller("agent1") is first
+    assert await backend.caller("agent2") is not second
+
+
+async def test_a_named_subagent_outlasts_those_without_a_name(party: Party, few: int) -> None:
+    """What it was handed is proven by its next batch, as if the others had not been."""
+    backend, alice = await family(party), await party.join("alice")
+    tests = await backend.caller("agent1")
+    await tests.register("backend-tests")
+    message = await say(alice, "backend-tests")
+    await backend.event("PostToolBatch", "agent1")
+
+    await many(backend, 2 * few)
+
+    assert await backend.caller("agent1") is tests
+    await backend.event("PostToolBatch", "agent1")
+    assert await state_of(alice, message) == "read"
+
+
+async def named(family: Family, count: int) -> None:
+    """So many subagents take part."""
+    for number in range(count):
+        await (await family.caller(f"named{number}", f"call{number}")).register(f"backend-{number}")
+
+
+async def test_one_of_too_many_named_subagents_comes_back(party: Party, few: int) -> None:
+    """It is offline meanwhile; what it was handed without proof comes again, marked, and is proven then."""
+    backend, alice = await family(party), await party.join("alice")
+    await (await backend.caller("agent1")).register("backend-tests")
+    message = await say(alice, "backend-tests", "were you told?")
+    assert carried(await backend.event("PostToolBatch", "agent1")) == ["were you told?"]
+
+    await named(backend, few)
+
+    assert known(backend) == few
+    assert {a.name: a.status for a in await alice.bus.agents("default")}["backend-tests"] == "offline"
+    assert await state_of(alice, message) == "queued"
+    again = await backend.event("PostToolBatch", "agent1")
+    assert carried(again) == ["were you told?"]
+    assert "possibly_seen" in again
+    assert await state_of(alice, message) == "handed"
+    await backend.event("PostToolBatch", "agent1")
+    assert await state_of(alice, message) == "read"
+    assert (await (await backend.caller("agent1")).whoami()).address.name == "backend-tests"  # type: ignore[union-attr]
+
+
+async def test_an_answer_given_up_after_its_reader_was_forgotten(party: Party, few: int) -> None:
+    """What it carried was not put before the model, and is not taken for read when the subagent comes back."""
+    backend, alice = await family(party), await party.join("alice")
+    tests = await backend.caller("agent1")
+    await tests.register("backend-tests")
+    message = await say(alice, "backend-tests", "in an answer")
+    backend.participants.answers("7")
+    assert (await tests.inbox()).messages
+
+    await named(backend, few)
+    backend.participants.gave_up("7")
+
+    assert await state_of(alice, message) == "queued"
+    assert carried(await backend.event("PostToolBatch", "agent1")) == ["in an answer"]
+
+
+async def test_who_waits_is_not_forgotten(party: Party, few: int) -> None:
+    """A subagent in the middle of a call keeps its name and gets its mail, however many others come."""
+    backend, alice = await family(party), await party.join("alice")
+    tests = await backend.caller("agent1")
+    await tests.register("backend-tests")
+    found: list[str] = []
+
+    async def wait() -> None:
+        with backend.participants.at_work(tests):
+            found.extend(m.content for m in (await tests.wait(PATIENCE)).messages)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        await named(backend, few)
+        await say(alice, "backend-tests", "wake up")
+        backend.session.mail_arrived()
+
+    assert found == ["wake up"]
+    assert await backend.caller("agent1") is tests
+
+
+async def test_who_cannot_be_forgotten_now_is_kept(party: Party, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the store fails, the call that would need the room fails, and nothing is lost of those that are known."""
+    backend, alice = await family(party), await party.join("alice")
+    await (await backend.caller("agent1")).register("backend-tests")
+    message = await say(alice, "backend-tests")
+    await backend.event("PostToolBatch", "agent1")
+    await named(backend, few - 1)
+
+    async def busy(_client: str) -> None:
+        raise StoreBusy("busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend.session.bus, "detach", busy)
+        with pytest.raises(StoreBusy):
+            await backend.caller("one more")
+
+    await backend.event("PostToolBatch", "agent1")
+    assert await state_of(alice, message) == "read"
+
+
+@pytest.mark.parametrize("wrong", [{"agent_id": "x" * 201}, {"tool_use_id": "x" * 201}, {"agent_id": "a\nb"}])
+async def test_ids_that_are_none(party: Party, wrong: dict[str, str]) -> None:
+    """What a server remembers of calls that never come is small: no more is taken for an id than a client makes."""
+    backend = await family(party)
+    event = hooks.Event(**{"event": "PreToolUse", "tool_use_id": "toolu_1", "agent_id": "agent1", **wrong})
+
+    with pytest.raises(InvalidInput, match="the id of a"):
+        await hooks.handle(backend.participants, event)
+
+    assert not backend.participants._calls
 
 
 # -- on the wire ---------------------------------------------------------------------------------

@@ -174,10 +174,12 @@ async def test_a_store_that_fails_ends_nothing(bus: LocalBus, monkeypatch: pytes
         key, other = key_of(ANYBODY, "one"), key_of(ANYBODY, "other")
         with monkeypatch.context() as patch:
             patch.setattr(LocalBus, "detach", detach)
-            await here.participants(key, ANYBODY).session.register("alice")
+            with here.heard(key, stream=False):
+                await here.participants(key, ANYBODY).session.register("alice")
             with anyio.fail_after(PATIENCE):
                 await failed.wait()
-        await here.participants(other, ANYBODY).session.register("bob")
+        with here.heard(other, stream=False):
+            await here.participants(other, ANYBODY).session.register("bob")
         await eventually(lambda: _not(is_here(bus, other)), "the other is over")
 
 

@@ -11,16 +11,24 @@ the session's in either case.
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import anyio
 
+from . import rules
 from .errors import BusError, NotRegistered
 from .model import Address, Binding, Claim, HandOver, Injection, Place, Roster, StateEntry
-from .session import Session
+from .session import REQUEST, Session
 
 _REMEMBERED = 1000
 """Calls announced by a hook that never came (refused by the user, say) are forgotten after so many."""
+KNOWN = 100
+"""Subagents of one session that its server knows of at once; the others it knows again once it hears of them."""
+_MAX_ID = 200
+"""Of what a client calls a subagent or a call. Those of 2.1.328 have up to 30 characters."""
 
 
 class Subagent(Session):
@@ -125,21 +133,43 @@ class Subagent(Session):
     async def end(self) -> None:
         """It has ended: its name is offline until it is started again, and what was not proven waits."""
         if await self.takes_part():
-            self._takes_part = False
             await self.bus.detach(self.client.key)
+            self._takes_part = False
+
+    @property
+    def is_nobody(self) -> bool:
+        """Whether nothing is lost with what is known here of it: it has no name, or nobody asked yet."""
+        return not self._takes_part
+
+    async def step_back(self) -> None:
+        """Like `end`, until it is heard of again: then it takes part as before.
+
+        What it was handed without proof waits again, as nobody is left to tell what becomes of it.
+        """
+        if self._takes_part:
+            await self.bus.detach(self.client.key)
+            self._takes_part = None
 
 
 class Participants:
-    """A session with its subagents."""
+    """A session with its subagents.
+
+    A client may have any number of those, one after the other, and tells of their end only
+    where it has hooks. Known are the last ones; what the store has of the others is enough.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._subagents: dict[str, Subagent] = {}
+        """The one that was heard of last is the last."""
+        self._at_work: Counter[Session] = Counter()
         self._calls: dict[str, str] = {}
         """Announced to this server: the store need not be asked."""
 
     async def announce(self, call: str, agent_id: str) -> None:
         """A hook tells who is about to make this call: a subagent, or ("") the session itself."""
+        rules.check_line(call, "the id of a call", _MAX_ID)
+        rules.check_line(agent_id, "the id of a subagent", _MAX_ID)
         self._calls[call] = agent_id
         if len(self._calls) > _REMEMBERED:
             del self._calls[next(iter(self._calls))]
@@ -151,18 +181,53 @@ class Participants:
         agent_id = self._calls.pop(call, None)
         if agent_id is None and call:
             agent_id = await self.session.bus.caller(self.session.client.key, call)
-        return self.subagent(agent_id) if agent_id else self.session
+        return await self.subagent(agent_id) if agent_id else self.session
+
+    @contextlib.contextmanager
+    def at_work(self, participant: Session) -> Iterator[None]:
+        """It is not forgotten while the context lasts."""
+        self._at_work[participant] += 1
+        try:
+            yield
+        finally:
+            self._at_work[participant] -= 1
+            self._at_work += Counter()  # forgets those that are done
+
+    def answers(self, request: int | str | None) -> None:
+        """What this task does is the answer to this request of the client."""
+        REQUEST.set(_short(request))
 
     def gave_up(self, request: int | str) -> None:
         """The client does not want the answer to this request any more."""
         for participant in (self.session, *self._subagents.values()):
-            participant.gave_up(request)
+            participant.gave_up(_short(request))
 
-    def subagent(self, agent_id: str) -> Subagent:
+    async def subagent(self, agent_id: str) -> Subagent:
         """The subagent with this id."""
-        return self._subagents.setdefault(agent_id, Subagent(self.session, agent_id))
+        rules.check_line(agent_id, "the id of a subagent", _MAX_ID)
+        if agent_id not in self._subagents:
+            await self._make_room()
+        found = self._subagents.pop(agent_id, None) or Subagent(self.session, agent_id)
+        self._subagents[agent_id] = found
+        return found
 
     async def end(self, agent_id: str) -> None:
         """The subagent has ended; should it come back, the store knows its name."""
-        await self.subagent(agent_id).end()
-        del self._subagents[agent_id]
+        await (await self.subagent(agent_id)).end()
+        self._subagents.pop(agent_id, None)
+
+    async def _make_room(self) -> None:
+        """Forget who was not heard of for longest; those that take part only if all do."""
+        while len(self._subagents) >= KNOWN:
+            idle = [one for one in self._subagents.items() if not self._at_work[one[1]]]
+            if not idle:
+                return  # no more than there are requests under way
+            agent_id, oldest = next((one for one in idle if one[1].is_nobody), idle[0])
+            await oldest.step_back()
+            if not self._at_work[oldest] and oldest.is_nobody:
+                self._subagents.pop(agent_id, None)
+
+
+def _short(request: int | str | None) -> int:
+    """What a request is remembered by: its client chose its id, as long as it liked."""
+    return request if isinstance(request, int) else hash(request)

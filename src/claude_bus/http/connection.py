@@ -102,9 +102,9 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer where there is no request that an app could answer."""
+        """Answer where there is no request that an app could answer; one that was answered is not answered again."""
         request = self._request()
-        if request and request.response_started and not request.response_complete:
+        if request and request.response_started and (request.more_body or not request.response_complete):
             return
         body = json.dumps({"error": code, "message": message}).encode()
         headers = {

@@ -1,4 +1,8 @@
-"""The door: whether a request is addressed to this server, and not from a page that a browser was led to."""
+"""The door: whether a request is addressed to this server, and not from a page that a browser was led to.
+
+What is no proper request ends its connection: whoever passed it on may have seen another
+end of it than we do, and what follows on the connection might be a part of it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,10 @@ class Door:
         try:
             await self._check(scope)
         except BusError as error:
-            await refusal(error)(scope, receive, send)
+            answer = refusal(error)
+            if isinstance(error, InvalidInput):
+                answer.headers["Connection"] = "close"
+            await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -41,6 +48,7 @@ class Door:
         if not scope["path"].startswith("/"):
             raise InvalidInput("this server is no proxy: ask for a path, such as /healthz")
         headers = Headers(scope=scope)
+        _check_length(scope["http_version"], headers)
         open_to_all = await self._gate.is_open()
         host = self._allowed.check_host(_only(headers, "host"), open_to_all=open_to_all)
         origin = _only(headers, "origin") if "origin" in headers else None
@@ -51,6 +59,14 @@ class Door:
                 "this came through a proxy, so others than this machine's users may call: make a token first, with "
                 "`claude-bus token create NAME` where the bus is served"
             )
+
+
+def _check_length(version: str, headers: Headers) -> None:
+    """Raise `InvalidInput` where two who read a request might disagree on where it ends (RFC 9112, 6.1)."""
+    if not version.startswith("1."):
+        raise InvalidInput("this server speaks HTTP/1.1")
+    if "transfer-encoding" in headers and ("content-length" in headers or version == "1.0"):
+        raise InvalidInput("a request says once how long its body is: with Content-Length, or in HTTP/1.1 in chunks")
 
 
 def _only(headers: Headers, name: str) -> str:

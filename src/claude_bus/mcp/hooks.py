@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from .. import claude_code, text
 from ..model import Injection, Status
 from ..session import Session
-from ..subagents import Participants
+from ..subagents import Participants, Subagent
 
 NAME = "hook"
 DESCRIPTION = "For the client's hooks; not for the model."
@@ -98,7 +98,12 @@ async def _edit(session: Session, event: Event) -> str:
 
 
 async def _subagent(participants: Participants, event: Event) -> Injection:
-    subagent = participants.subagent(event.agent_id)
+    subagent = await participants.subagent(event.agent_id)
+    with participants.at_work(subagent):
+        return await _told_subagent(participants, subagent, event)
+
+
+async def _told_subagent(participants: Participants, subagent: Subagent, event: Event) -> Injection:
     if event.event == "SubagentStart":
         return await subagent.starts()
     if event.event == "PostToolBatch":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -20,6 +20,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
@@ -42,6 +43,8 @@ _CANCELLED = -32800
 """The code with which a call is answered that nobody waits for any more; not that anybody reads it."""
 _SESSION = "session "
 """What the identity of an MCP session begins with."""
+_REFUSED = 400
+"""From this status on nothing was opened."""
 _LINE = "line"
 """Where a request's line is, in its state."""
 _PATIENCE = Patience()
@@ -52,6 +55,8 @@ class _Line:
 
     def __init__(self) -> None:
         self.status = 0
+        self.session = ""
+        """Which the answer says was opened, or is."""
         self.answered = False
         self._cut = False
         self._calls: list[anyio.CancelScope] = []
@@ -78,6 +83,7 @@ class _Line:
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.status = message["status"]
+                self.session = Headers(raw=message["headers"]).get(SESSION_HEADER, "")
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 self.answered = True
@@ -120,7 +126,10 @@ class Endpoint:
         identity = _identity(connection)
         key = key_of(grant, identity)
         try:
-            with self._visitors.heard(key, stream=scope["method"] == "GET", limited=bool(identity)):
+            with (
+                self._visitors.heard(key, stream=scope["method"] == "GET", limited=bool(identity)),
+                self._seated(connection, grant, line),
+            ):
                 await self._manager.handle_request(scope, receive, line.watch(send))
         except ClientDisconnect:
             _log.debug("a client went away while it sent its request")
@@ -130,6 +139,17 @@ class Endpoint:
         ended = line.status == 404 or (scope["method"] == "DELETE" and line.status == 200)
         if ended and identity.startswith(_SESSION):
             await self._visitors.end(key)
+
+    @contextlib.contextmanager
+    def _seated(self, connection: HTTPConnection, grant: Grant, line: _Line) -> Iterator[None]:
+        """If the request opens an MCP session, there is a seat for it. Raises `RateLimited`."""
+        if SESSION_HEADER in connection.headers or not _is_older(connection):
+            yield
+            return
+        with self._visitors.opening(grant) as opening:
+            yield
+            if line.session and line.status < _REFUSED:
+                opening.became(key_of(grant, f"{_SESSION}{line.session}"))
 
     def _participants(self, ctx: Any) -> Participants:
         """Who makes a call."""
@@ -171,11 +191,16 @@ def _user(grant: Grant) -> AuthenticatedUser:
 
 def _identity(connection: HTTPConnection) -> str:
     """What a client calls itself: its MCP session or its handle; "" for neither."""
-    if connection.headers.get(VERSION_HEADER, HANDSHAKE_PROTOCOL_VERSIONS[0]) in HANDSHAKE_PROTOCOL_VERSIONS:
+    if _is_older(connection):
         session = connection.headers.get(SESSION_HEADER, "")
         return f"{_SESSION}{session}" if session else ""
     handle = _handle(connection)
     return f"handle {handle}" if handle else ""
+
+
+def _is_older(connection: HTTPConnection) -> bool:
+    """Whether a request is one of the era that has sessions."""
+    return connection.headers.get(VERSION_HEADER, HANDSHAKE_PROTOCOL_VERSIONS[0]) in HANDSHAKE_PROTOCOL_VERSIONS
 
 
 def _handle(connection: HTTPConnection) -> str:

@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from .. import __version__, rules, text
 from ..claude_code import TOOL_USE_ID
 from ..errors import BusError, InvalidInput
-from ..session import REQUEST
 from ..subagents import Participants
 from . import hooks, tools
 
@@ -50,11 +49,11 @@ def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]
         return types.ListToolsResult(tools=list(_listed().values()))
 
     async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
-        REQUEST.set(ctx.request_id)
         try:
             participants = participants_of(ctx)
         except BusError as error:
             return _result(error.message, failed=True)
+        participants.answers(ctx.request_id)
         arguments = params.arguments or {}
         if params.name == hooks.NAME:
             return await _call_hook(participants, arguments)
@@ -118,8 +117,9 @@ async def _call(
     """Run a tool. The edge of the process: no error of a verb may end the server."""
     try:
         session = await participants.caller(call)
-        await session.introduce_client(text.one_line(program, rules.MAX_NAME))
-        answer = await tools.call(session, name, arguments)
+        with participants.at_work(session):
+            await session.introduce_client(text.one_line(program, rules.MAX_NAME))
+            answer = await tools.call(session, name, arguments)
     except BusError as error:
         return _result(error.message, failed=True)
     except Exception as error:  # noqa: BLE001 - see above

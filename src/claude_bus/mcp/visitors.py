@@ -26,6 +26,7 @@ from ..model import Address, Client, Grant, Injection
 from ..session import Session
 from ..subagents import Participants
 from ..surroundings import Elsewhere
+from .seats import Opening, Seats
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ SWEEP_EVERY = 5.0
 """Seconds between two looks for those who are gone."""
 HEARTBEAT_EVERY = 60.0
 MAX_VISITORS = 2000
-"""Participants that one server has at most."""
+"""Participants that one server has at most, those included that opened an MCP session and did nothing yet."""
+MAX_OF_TOKEN = 500
+"""Of these, participants with one token. A client that ended keeps its place for as long as `Patience.forgotten`."""
 MAX_REQUESTS = 100
 """Requests of one participant that are under way at once, those that wait for mail included."""
 
@@ -183,6 +186,7 @@ class Visitors:
         self._config = config
         self._rings = rings
         self._patience = patience
+        self._seats = Seats(MAX_OF_TOKEN, MAX_VISITORS, patience.forgotten)
         self._visitors: dict[str, _Visitor] = {}
         self._open: Counter[str] = Counter()
         self._tasks: TaskGroup | None = None
@@ -199,7 +203,7 @@ class Visitors:
                 tasks.cancel_scope.cancel()
                 with anyio.CancelScope(shield=True):
                     for key in list(self._visitors):
-                        await self.end(key)
+                        await self._dismiss(key)
 
     def participants(self, key: str, grant: Grant) -> Participants:
         """The participant with this key, new if need be. Raises `RateLimited` when there are too many."""
@@ -232,21 +236,30 @@ class Visitors:
             self._open[key] -= 1
             if not self._open[key]:
                 del self._open[key]
+            self._seats.heard(key)
             if visitor := self._visitors.get(key):
                 visitor.heard = anyio.current_time()
                 visitor.streamed = visitor.streamed or stream
 
+    def opening(self, grant: Grant) -> AbstractContextManager[Opening]:
+        """A request is under way that may open an MCP session. Raises `RateLimited` when there are too many."""
+        return self._seats.opening(grant)
+
     async def end(self, key: str) -> None:
         """The participant is gone for good; one that nobody knows is no error."""
+        self._seats.free(key)
+        await self._dismiss(key)
+
+    async def _dismiss(self, key: str) -> None:
+        """Nobody takes part under this key any more, though its MCP session may be open still."""
         visitor = self._visitors.pop(key, None)
         if visitor:
             visitor.listening.cancel()
             await _guarded(visitor.session.close)
 
     def _welcome(self, key: str, grant: Grant) -> _Visitor:
-        if len(self._visitors) >= MAX_VISITORS:
-            raise RateLimited(f"{MAX_VISITORS} sessions are connected, and no more are served: try again later")
         assert self._tasks, "not running"
+        self._seats.take(key, grant)
         visitor = _Visitor(Participants(HttpSession(self._bus, self._config, key, grant, self._end_predecessors)))
         self._visitors[key] = visitor
         self._tasks.start_soon(self._listen, visitor)
@@ -257,7 +270,7 @@ class Visitors:
         for key, visitor in list(self._visitors.items()):
             other = visitor.session
             if other is not session and _same_conversation(other, session) and not self._open[key]:
-                await self.end(key)
+                await self._dismiss(key)
 
     async def _listen(self, visitor: _Visitor) -> None:
         """Wake those of its calls that wait, for as long as it is known."""
@@ -271,6 +284,10 @@ class Visitors:
             await anyio.sleep(SWEEP_EVERY)
             for key, visitor in list(self._visitors.items()):
                 await self._look_after(key, visitor)
+            self._seats.sweep(self._is_busy)
+
+    def _is_busy(self, key: str) -> bool:
+        return self._open[key] > 0
 
     async def _look_after(self, key: str, visitor: _Visitor) -> None:
         if self._present(key, visitor):
@@ -279,7 +296,7 @@ class Visitors:
             visitor.awake = False
             await _guarded(visitor.session.close)
         elif visitor.silence > self._patience.forgotten:
-            await self.end(key)
+            await self._dismiss(key)
 
     def _present(self, key: str, visitor: _Visitor) -> bool:
         patience = self._patience.after_stream if visitor.streamed else self._patience.after_call

@@ -1,0 +1,114 @@
+"""How many may take part: a seat for each MCP session that is open, and for each handle in use.
+
+The MCP library keeps a session from its `initialize` on, whether or not anything follows,
+until it is closed or nothing is heard of it for long. So a seat is taken before the library
+is asked, and given up no sooner than the library gives the session up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import anyio
+
+from ..errors import RateLimited
+from ..model import Grant
+
+_LATER = 5.0
+"""Seconds for which a seat outlasts its session, so that it is never given to another before."""
+
+
+@dataclass(slots=True)
+class _Seat:
+    token: int
+    heard: float
+
+
+class Opening:
+    """A request that may open a session."""
+
+    def __init__(self, seats: Seats, grant: Grant) -> None:
+        self._seats = seats
+        self._grant = grant
+
+    def became(self, key: str) -> None:
+        """It opened the session of the participant with this key, which has the seat from now on."""
+        self._seats.keep(key, self._grant)
+
+
+class Seats:
+    """At most `of_token` seats for the bearer of each token, and `of_all` together.
+
+    Whoever needs no token shares `of_all`. A seat of which nothing is heard for `patience`
+    seconds is free again.
+    """
+
+    def __init__(self, of_token: int, of_all: int, patience: float) -> None:
+        self._of_token = of_token
+        self._of_all = of_all
+        self._patience = patience
+        self._seats: dict[str, _Seat] = {}
+        self._opening: Counter[int] = Counter()
+
+    def take(self, key: str, grant: Grant) -> None:
+        """A seat for the participant with this key, unless it has one. Raises `RateLimited` if there is none left."""
+        if key not in self._seats:
+            self._check(grant)
+            self.keep(key, grant)
+
+    def keep(self, key: str, grant: Grant) -> None:
+        """A seat is this participant's, whether or not there is one left."""
+        self._seats[key] = _Seat(grant.token, anyio.current_time())
+
+    @contextlib.contextmanager
+    def opening(self, grant: Grant) -> Iterator[Opening]:
+        """A request is under way that may open a session. Raises `RateLimited` if there is no seat for one."""
+        self._check(grant)
+        self._opening[grant.token] += 1
+        try:
+            yield Opening(self, grant)
+        finally:
+            self._opening[grant.token] -= 1
+            self._opening += Counter()  # forgets those that have none
+
+    def heard(self, key: str) -> None:
+        """A request of this participant ended."""
+        if seat := self._seats.get(key):
+            seat.heard = anyio.current_time()
+
+    def free(self, key: str) -> None:
+        """The participant is gone; one that has no seat is no error."""
+        self._seats.pop(key, None)
+
+    def sweep(self, is_busy: Callable[[str], object]) -> None:
+        """Free the seats of those who were silent for long and have no request under way."""
+        for key, seat in list(self._seats.items()):
+            if is_busy(key):
+                seat.heard = anyio.current_time()
+            elif self._left(seat) <= 0:
+                self.free(key)
+
+    def _left(self, seat: _Seat) -> float:
+        return seat.heard + self._patience + _LATER - anyio.current_time()
+
+    def _check(self, grant: Grant) -> None:
+        if grant.token:
+            mine = [seat for seat in self._seats.values() if seat.token == grant.token]
+            whose = f"'{grant.owner}' has {self._of_token} sessions"
+            self._refuse_beyond(self._of_token, mine, self._opening[grant.token], whose)
+        everybody = list(self._seats.values())
+        self._refuse_beyond(self._of_all, everybody, self._opening.total(), f"there are {self._of_all} sessions")
+
+    def _refuse_beyond(self, most: int, seats: list[_Seat], opening: int, whose: str) -> None:
+        if len(seats) + opening < most:
+            return
+        wait = max(1, math.ceil(min(map(self._left, seats), default=1)))
+        raise RateLimited(
+            f"{whose} of MCP over HTTP, which is the limit: close one, or wait {wait} s, when one that is silent is "
+            "forgotten",
+            retry_after=wait,
+        )
