@@ -33,12 +33,20 @@ class Line(httpx2.AsyncBaseTransport):
     def __init__(self, server: httpx2.AsyncBaseTransport) -> None:
         self._server = server
         self.lost = ""
+        self.last = ""
+        """What is the last that the server does: its answer gets lost, and nobody listens any more."""
+        self.down = False
         self.held = ""
         self.holds = anyio.Event()
         self.let_go = anyio.Event()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self.down:
+            raise httpx2.ConnectError("nobody listens")
         found = await self._server.handle_async_request(request)
+        if request.url.path == f"/rpc/{self.last}":
+            self.down = True
+            raise httpx2.ReadError("the server was killed")
         if request.url.path == f"/rpc/{self.lost}":
             raise httpx2.ReadError("the line broke")
         if request.url.path == f"/rpc/{self.held}":
@@ -140,6 +148,21 @@ async def test_a_command_gets_what_its_first_answer_lost(far: Far) -> None:
     found = await far.remote.hand_over(BOB, via=PRINTED, max_chars=10_000)
 
     assert [message.content for message in found.messages] == ["one"]
+
+
+async def test_a_message_is_sent_once_by_a_server_that_is_killed_with_the_answer(far: Far) -> None:
+    """The repetition finds nobody listening. That the first attempt may have arrived is not forgotten over it."""
+    await far.bus.enlist(ALICE, "test")
+    me, draft = BOB, Draft(("alice",), "once")
+    far.line.last = "send"
+    with pytest.raises(Unreachable, match="send the same again, it will not arrive twice") as failed:
+        await far.remote.send(me, draft)
+    far.line.last, far.line.down = "", False
+    again = await far.until_reached(lambda: far.remote.send(me, draft))
+
+    assert failed.value.data["sent"]
+    assert again.duplicate  # type: ignore[attr-defined]
+    assert [message.content for message in await far.bus.history(ALICE)] == ["once"]
 
 
 async def test_what_is_held_goes_with_a_name_that_another_gave(far: Far) -> None:

@@ -65,6 +65,8 @@ LOOK_EVERY = 30.0
 KEY_LASTS = 900.0
 """Seconds within which a message whose fate is unknown can be repeated under its key."""
 
+_NEVER_LEFT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+"""How an attempt fails of which the server has heard nothing."""
 _WITH_WHAT_IS_HELD = frozenset({"hand_over", "react", "waiting"})
 _ONCE = frozenset({"set_state", "release", "take_away", "edit", "enlist"})
 """Verbs that are not repeated: the second time they would do, or say, something else."""
@@ -260,24 +262,21 @@ class RemoteBus:
             raise Unreachable(f"what answers at {self._url} is no claude-bus of a like version", sent=True) from None
 
     async def _post(self, name: str, body: bytes) -> httpx2.Response:
-        self._line.require()
-        try:
-            response = await self._attempt(name, body)
-        except httpx2.HTTPError as error:
-            sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-            unknown = ". It is not known whether it took effect: look before you repeat it"
-            raise self._line.broke(error, sent, unknown if sent and name in _ONCE else "") from None
-        self._line.works()
-        return response
-
-    async def _attempt(self, name: str, body: bytes) -> httpx2.Response:
         """One attempt, and another one if the connection broke: the server may just have been started anew."""
-        try:
-            return await self._client().post(f"/rpc/{name}", content=body)
-        except (httpx2.NetworkError, httpx2.RemoteProtocolError):
-            if name in _ONCE:
-                raise
-            return await self._client().post(f"/rpc/{name}", content=body)
+        self._line.require()
+        sent = False
+        for last in (name in _ONCE, True):
+            try:
+                response = await self._client().post(f"/rpc/{name}", content=body)
+            except httpx2.HTTPError as error:
+                sent = sent or not isinstance(error, _NEVER_LEFT)  # in either attempt
+                if not last and isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
+                    continue
+                unknown = ". It is not known whether it took effect: look before you repeat it"
+                raise self._line.broke(error, sent, unknown if sent and name in _ONCE else "") from None
+            self._line.works()
+            return response
+        raise AssertionError  # the last attempt returns or raises
 
     def _client(self) -> httpx2.AsyncClient:
         if not self._http:
