@@ -5,6 +5,7 @@ A door (the MCP tools and hook events) calls a `Session`; the session calls the 
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ import anyio
 from . import rules, text
 from .bus import Bus
 from .config import Config
-from .errors import InvalidInput, NameTaken, NotRegistered
+from .errors import InvalidInput, NameTaken, NotRegistered, StoreFull
 from .model import (
     ANYBODY,
     Address,
@@ -169,10 +170,11 @@ class Session:
         if self._left:
             return None
         binding = await self.attach()
-        await self.bus.observe(self.client.key)
         self.turn.call()
-        if self.turn.proven or self.turn.lost:
-            await self._confirm(binding)
+        with contextlib.suppress(StoreFull):  # no room to note it: what only looks is answered all the same
+            await self.bus.observe(self.client.key)
+            if self.turn.proven or self.turn.lost:
+                await self._confirm(binding)
         return binding
 
     async def _confirm(self, binding: Binding) -> None:

@@ -48,6 +48,12 @@ class Caller:
         await self.bus.enlist(who, PROGRAM)
         return who
 
+    async def reads(self, name: str, channel: str) -> Address:
+        """Like `acts`, for one who only looks."""
+        who = self.looks(name, channel)
+        await self.bus.enlist_reader(who, PROGRAM)
+        return who
+
     async def until(self, look: Callable[[], Awaitable[T]], wait: float, *topics: str) -> T:
         """What `look` finds, as soon as that is true, or after `wait` seconds whatever it is.
 

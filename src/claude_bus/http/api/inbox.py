@@ -40,7 +40,7 @@ class Acknowledgement(Body):
 @router.get("/agents/{name}/inbox", response_model=records.Inbox, responses=refusals(409))
 async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuery()]) -> Response:
     """The oldest unread messages. Nothing is marked: they come again until they are acknowledged."""
-    me = await caller.acts(name, given.channel)
+    me = await caller.reads(name, given.channel)
 
     async def look() -> HandOver | None:
         found = await caller.bus.look(me, limit=given.limit, max_chars=MAX_CHARS)
