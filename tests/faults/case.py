@@ -50,6 +50,8 @@ class Case:
     stuck: list[str]
     trouble: list[float]
     """When writes to the store failed for everybody: a sample of these times."""
+    outages: list[float] = field(default_factory=list)
+    """When sessions elsewhere could not, or did not know that they could, reach the bus: the same."""
 
     @cached_property
     def journals(self) -> dict[str, list[Line]]:
@@ -92,6 +94,7 @@ class Case:
             found[seat].append(line["t"])
         for seat in self.journals:
             found[seat] += self.trouble
+            found[seat] += self.outages if seat in self.stage.far else []
         return {seat: sorted(times) for seat, times in found.items()}
 
     @cached_property
