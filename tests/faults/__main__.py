@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from claude_bus import detector
+
 from . import nursery
 from .campaign import Plan, run
 from .report import report
@@ -28,6 +30,7 @@ def main() -> int:
     print(f"seed {plan.seed}", flush=True)
     nursery.end_with_parent()
     nursery.adopt_orphans()
+    detector._scanner()  # half a second for each process that is not forked with it
     gc.collect()
     gc.freeze()
     (disk / "bus").mkdir()

@@ -25,6 +25,13 @@ from .stage import Stage
 
 _VICTIMS = {"client": 3, "server": 6, "host": 2, "supervisor": 2, "command": 3, "checkpointer": 1, "locker": 1}
 """Kinds of processes that are killed at any moment, and how likely each."""
+_RESTARTS = 10.0
+"""Mean of seconds between two times that the served bus is told to end, and started again."""
+_ENDING = 6.0
+"""Seconds that it may take for that."""
+_ENDS = (-signal.SIGKILL, -signal.SIGTERM, 0)
+SILENCE = 4.0
+"""Seconds without a heartbeat after which whoever is elsewhere counts as gone, in some rounds."""
 _PEACE = 120.0
 """Seconds after which a session that neither finishes nor reads what waits counts as stuck."""
 
@@ -151,6 +158,7 @@ class Round:
         end = time.monotonic() + self._plan.seconds
         self._later(0.5, self._kill)
         self._later(1.0, self._stop)
+        self._later(self._rng.expovariate(1 / _RESTARTS), self._restart_host)
         for name in HAZARDS:
             self._later(self._rng.expovariate(1 / HAZARDS[name][1]), lambda name=name: self._befall(name))  # type: ignore[misc]
         while not self._stuck and len(self.population.deaths) < self._kills and time.monotonic() < end:
@@ -225,7 +233,7 @@ class Round:
             while (found := os.waitpid(-1, os.WNOHANG))[0] > 0:
                 pid, status = found
                 seat = self._clients.pop(pid, "")
-                if pid == self._host and os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+                if pid == self._host and os.waitstatus_to_exitcode(status) not in _ENDS:
                     self._stuck.append(f"{program.HOST}: ended by itself, status {os.waitstatus_to_exitcode(status)}")
                 if self.stage.board.phase < Phase.END and not self._stuck and (seat or pid == self._host):
                     self._restart(functools.partial(self._start, seat) if seat else self._start_host)
@@ -262,8 +270,18 @@ class Round:
             self._later(self._rng.uniform(0.02, 0.7), functools.partial(_go_on, stopped))
         self._later(self._rng.expovariate(1.0), self._stop)
 
+    def _restart_host(self) -> None:
+        """Who runs the served bus has it end, as for a new version."""
+        host = self.population.members.get(self._host)
+        if not self._faulty or not self.stage.far:
+            return
+        if host and host.signal(signal.SIGTERM):
+            self.hazards["restarted"] += 1
+            self._outages += _sample(time.time(), _ENDING + BACK_AFTER)
+        self._later(self._rng.expovariate(1 / _RESTARTS), self._restart_host)
+
     def _befall(self, name: str) -> None:
-        if not self._faulty:
+        if not self._faulty or (name == "clock" and self.stage.silence):  # a heartbeat of tomorrow is never over
             return
         begin, pause = HAZARDS[name]
         self.hazards[name] += 1
@@ -279,7 +297,11 @@ class Round:
 def _with_far_seats(stage: Stage, seats: list[str], share: float) -> Stage:
     rng = stage.rng("far")
     far = frozenset(seat for seat in seats if rng.random() < share)
-    return replace(stage, far=far, host=relay.free_port(), line=relay.free_port()) if far else stage
+    if not far:
+        return stage
+    stage = replace(stage, far=far, host=relay.free_port(), line=relay.free_port())
+    # A server started with exec keeps the product's own pace, and would be taken for dead.
+    return replace(stage, silence=SILENCE, real=0.0) if rng.random() < 1 / 3 else stage
 
 
 def _sample(since: float, seconds: float) -> list[float]:

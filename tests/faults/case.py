@@ -110,6 +110,10 @@ class Case:
         at = bisect_right(times, t)
         return times[at - 1] if at else t
 
+    def may_be_silent(self, seat: str) -> bool:
+        """Whether others may take the seat for gone while it lives: its heartbeats come late, or not through."""
+        return bool(self.stage.silence) and seat in self.stage.far
+
     def disturbed(self, seat: str, since: float, until: float) -> bool:
         """Whether a fault, or its session's own doing, hit the seat in that time."""
         return _any_within(self._disturbances.get(seat, []), since, until)

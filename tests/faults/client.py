@@ -273,6 +273,7 @@ class Client:
 
     def drain(self) -> None:
         """Turn after turn until nothing more comes. Ends as an error if it never does."""
+        time.sleep(self.stage.silence * 1.5)  # until it is noticed of everybody who is gone
         if self._name() is None:
             self._register(self.seat)
         quiet = 0

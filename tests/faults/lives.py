@@ -65,7 +65,7 @@ def bindings(case: Case) -> Iterator[Violation]:
 def _unbound(case: Case, since: Step, step: Step) -> Iterator[Violation]:
     """A server whose parent was killed while it started may still bind its client, and then end the session."""
     seat = case.seat_of_key(step.by)
-    if seat and not case.disturbed(seat, since.t - _START, step.t):
+    if seat and not case.may_be_silent(seat) and not case.disturbed(seat, since.t - _START, step.t):
         yield Violation("identity", f"{seat} lost the name '{step.name}', and nothing had hit it", [str(step)])
 
 

@@ -121,6 +121,7 @@ def _requeued(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]
     handed = delivery.handed[-1]
     seat = case.seat_of(handed.by)
     excuses = (
+        case.may_be_silent(seat),
         case.disturbed(seat, case.turn_of(seat, handed.t), step.t),
         case.orphaned(handed.by, step.t),
         case.cancelled(seat, handed.t),

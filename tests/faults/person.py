@@ -31,6 +31,7 @@ class Person:
         self.stage.roll.say("calm", seat=NAME)
         while self.stage.board.phase < Phase.DRAIN:
             time.sleep(0.02)
+        time.sleep(self.stage.silence * 1.5)
         while self._read():
             pass
         self.journal.write("drained", name=NAME)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import mcp.server.stdio
 
-from claude_bus import opening, processes, supervisor
+from claude_bus import doorbell, opening, processes, supervisor
 from claude_bus.bus import Bus
 from claude_bus.cli import commands
 from claude_bus.cli import main as command_line
@@ -60,7 +60,10 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
         setattr(door, "open_bus", opened)  # noqa: B010 - a name that the module only uses
     setattr(serving, "open_local", skewed)  # noqa: B010
     remote.ANSWER_TIMEOUT = ANSWER_TIMEOUT
-    _know_who_lives()
+    if stage.silence:
+        _judge_by_heartbeats(stage.silence)
+    else:
+        _know_who_lives()
     doom = Doom(stage.rng("doom", kind, label), stage.doom * _OFTEN.get(kind, 1), stage.roll, stage.board, kind, seat)
     doom_transactions(doom)
     doom_calls(doom)
@@ -69,13 +72,19 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
 
 
 def _know_who_lives() -> None:
-    """Whoever is elsewhere is on this machine after all, and is found dead at once: nobody waits three minutes."""
+    """Whoever is elsewhere is on this machine after all, and is found dead at once: nobody waits for his silence."""
     original = processes.is_alive
 
     def is_alive(which: Process, heartbeat: float, now: float) -> bool:
         return original(replace(which, host=which.host.rpartition("@")[2]), heartbeat, now)
 
     processes.is_alive = is_alive
+
+
+def _judge_by_heartbeats(silence: float) -> None:
+    """The product's own rule for whoever is elsewhere, with seconds for minutes."""
+    setattr(processes, "FOREIGN_HOST_SILENCE", silence)  # noqa: B010 - a name that the module only uses
+    doorbell.HEARTBEAT_EVERY, doorbell.LOOK_EVERY = silence / 5, silence / 8
 
 
 def host(stage: Stage, label: str) -> None:

@@ -37,6 +37,8 @@ class Stage:
     """Seats elsewhere: all their programs reach the bus over `line`."""
     host: int = 0
     """The port at which the bus is served for them."""
+    silence: float = 0.0
+    """Seconds without a heartbeat after which whoever is elsewhere counts as gone; 0: nobody need wait for that."""
     line: int = 0
     """The port of the line to it."""
     orders: int = -1
