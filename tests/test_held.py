@@ -155,6 +155,20 @@ async def test_a_command_gets_what_its_first_answer_lost(far: Far) -> None:
     assert [message.content for message in found.messages] == ["one"]
 
 
+async def test_a_server_that_started_in_an_outage_listens_once_it_is_over(far: Far) -> None:
+    """The session has its name since an earlier server of it; without a listener its mail would not be announced, and
+    what it is handed would count as lost after some minutes."""
+    server = Session(cast(Bus, far.remote), Config(Path()), Client("key", LAPTOP), lambda _mode: False)
+    far.line.down = True
+    with pytest.raises(Unreachable):
+        await server.listen_at("remote:1")
+    assert await far.bus.server_of("@@key") is None
+
+    far.line.down = False
+    await far.until_reached(server.go_on_listening)
+    assert await far.bus.server_of("@@key") == Process("@@laptop", 1, 1.0)
+
+
 async def test_a_message_is_sent_once_by_a_server_that_is_killed_with_the_answer(far: Far) -> None:
     """The repetition finds nobody listening. That the first attempt may have arrived is not forgotten over it."""
     await far.bus.enlist(ALICE, "test")
