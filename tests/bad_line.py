@@ -18,12 +18,12 @@ class Line:
     Answers are swallowed or held only if the request was about `about`.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, port: int = 0) -> None:
         address = urlsplit(url)
         assert address.hostname
         assert address.port
         self._server = (address.hostname, address.port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._condition: Condition = "good"

@@ -51,13 +51,16 @@ class Caller:
 
     def open(self, program: str = "test") -> Self:
         """Open an MCP session."""
-        client = {"name": program, "version": "1"}
-        opened = self.post("initialize", protocolVersion=LEGACY, capabilities={}, clientInfo=client)
+        opened = self.post("initialize", **self.greeting(program))
         assert opened.status_code == 200, opened.text
         self.adopt(opened.headers["Mcp-Session-Id"])
         done = self.http.post(self.url, json={"jsonrpc": "2.0", "method": "notifications/initialized"})
         assert done.status_code == 202
         return self
+
+    def greeting(self, program: str = "test") -> dict[str, Any]:
+        """What `initialize` says."""
+        return {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": program, "version": "1"}}
 
     def adopt(self, session: str) -> Self:
         """Present this session's id from now on."""

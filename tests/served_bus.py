@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,9 +23,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(db: Path, *options: str, port: str = "0", program: str = "claude_bus", **env: str) -> Iterator[Served]:
-    """Serve the file until the context ends. Once this returns, the server answers."""
-    log = db.with_suffix(".log")
+def served(
+    db: Path, *options: str, port: str = "0", program: str = "claude_bus", logs: str = "", **env: str
+) -> Iterator[Served]:
+    """Serve the file until the context ends. Once this returns, the server answers.
+
+    Its log is in the folder `logs`, or beside the file.
+    """
+    log = Path(logs or db.parent) / f"{db.stem}.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", program, "serve", "--port", port, *options],
@@ -42,6 +48,15 @@ def served(db: Path, *options: str, port: str = "0", program: str = "claude_bus"
             process.kill()
             assert process.stdout
             process.stdout.close()
+
+
+@contextlib.contextmanager
+def locked(db: Path) -> Iterator[None]:
+    """Somebody has just written to the file, and keeps its lock."""
+    with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as other:
+        other.execute("CREATE TABLE IF NOT EXISTS somebody_elses (n)")
+        other.execute("BEGIN IMMEDIATE")
+        yield
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -22,8 +22,8 @@ ROOM = 512 * 1024
 _MOUNT = 'mount -t tmpfs -o size=3m,mode=755 none "$0" && exec "$@"'
 
 
-def on_small_disk(scenario: str, folder: Path) -> dict[str, Any]:
-    """Run a scenario on a disk of its own; returns what it saw."""
+def on_small_disk(scenario: str, folder: Path, program: str = "small_disk") -> dict[str, Any]:
+    """Run a scenario, of this program or another, on a disk of its own; returns what it saw."""
     folder.mkdir()
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     done = subprocess.run(
@@ -37,7 +37,7 @@ def on_small_disk(scenario: str, folder: Path) -> dict[str, Any]:
             str(folder),
             sys.executable,
             "-m",
-            "small_disk",
+            program,
             scenario,
             str(folder),
         ],
@@ -52,9 +52,9 @@ def on_small_disk(scenario: str, folder: Path) -> dict[str, Any]:
     return seen
 
 
-def stuff(folder: Path) -> Path:
+def stuff(folder: Path, name: str = "ballast") -> Path:
     """Fill the disk."""
-    ballast = folder / "ballast"
+    ballast = folder / name
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"x" * 4096)

@@ -36,6 +36,8 @@ def test_nothing_is_lost_and_no_receipt_is_false() -> None:
         ("without-lock", "identity"),
         ("receipt-before-answer", "no false receipt"),
         ("unmarked", "marked"),
+        ("proof-of-all", "no false receipt"),
+        ("keyless", "sends"),
     ],
 )
 def test_the_campaign_sees_a_bus_that_breaks_its_promise(sabotage: str, rule: str) -> None:

@@ -21,7 +21,7 @@ from certificates import certificate
 from claude_bus.http import guard
 from claude_bus.http.serve import MAX_HEADER_BYTES
 from processes_under_test import PATIENCE, environment
-from served_bus import Served, served
+from served_bus import Served, locked, served
 from tokens_under_test import new_token
 from wire_under_test import Reply, ask, connect, connected, head, reply
 
@@ -404,6 +404,27 @@ def test_a_thousand_wait_and_nobody_is_disturbed(db: Path) -> None:
         assert {reply(each).body for each in polls} == {b"nothing"}
     assert used < 150 * MIB
     assert bus.log.read_text() == ""
+
+
+def test_the_stores_trouble_keeps_no_answer_back(db: Path) -> None:
+    """Whoever waits or listens while the store cannot say whether he still may is answered as far as is known."""
+    with (
+        served(db, program=GATED, BUS_BUSY_TIMEOUT="0.1") as server,
+        connected(server.url) as waiting,
+        connected(server.url) as listening,
+    ):
+        waiting.sendall(head(server.url, "GET /wait?block=2 HTTP/1.1"))
+        listening.sendall(head(server.url, "GET /stream?every=0.2 HTTP/1.1"))
+        soon(lambda: ask(server.url, "GET /waiting").document["waiting"] == 1)
+        with locked(db):
+            answer = reply(waiting)
+            heard = b""
+            while heard.count(b"data: here") < 15 and (part := listening.recv(65_536)):
+                heard += part
+
+        assert (answer.status, answer.body) == (200, b"nothing")
+        assert heard.count(b"data: here") >= 15
+    assert "Traceback" not in server.log.read_text(encoding="utf-8")
 
 
 def test_a_token_has_so_many_requests_under_way(db: Path) -> None:

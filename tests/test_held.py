@@ -12,7 +12,7 @@ import pytest
 
 from claude_bus.bus import Bus
 from claude_bus.config import Config, Serving
-from claude_bus.errors import Unreachable
+from claude_bus.errors import HTTP_STATUS, Ending, Unreachable
 from claude_bus.http.app import create_app
 from claude_bus.model import Address, Client, Draft, Process
 from claude_bus.opening import open_local
@@ -33,12 +33,25 @@ class Line(httpx2.AsyncBaseTransport):
     def __init__(self, server: httpx2.AsyncBaseTransport) -> None:
         self._server = server
         self.lost = ""
+        self.last = ""
+        """What is the last that the server does: its answer gets lost, and nobody listens any more."""
+        self.down = False
+        self.ends = ""
+        """What is done by a server that is told to end, and no longer answered."""
         self.held = ""
         self.holds = anyio.Event()
         self.let_go = anyio.Event()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self.down:
+            raise httpx2.ConnectError("nobody listens")
         found = await self._server.handle_async_request(request)
+        if request.url.path == f"/rpc/{self.ends}":
+            error = Ending("the server is about to end; what was asked for may have been done; try again in a moment")
+            return httpx2.Response(HTTP_STATUS[error.code], json=error.as_dict())
+        if request.url.path == f"/rpc/{self.last}":
+            self.down = True
+            raise httpx2.ReadError("the server was killed")
         if request.url.path == f"/rpc/{self.lost}":
             raise httpx2.ReadError("the line broke")
         if request.url.path == f"/rpc/{self.held}":
@@ -154,6 +167,58 @@ async def test_a_command_gets_what_its_first_answer_lost(far: Far) -> None:
     found = await far.remote.hand_over(BOB, via=PRINTED, max_chars=10_000)
 
     assert [message.content for message in found.messages] == ["one"]
+
+
+async def test_a_server_that_started_in_an_outage_listens_once_it_is_over(far: Far) -> None:
+    """The session has its name since an earlier server of it; without a listener its mail would not be announced, and
+    what it is handed would count as lost after some minutes."""
+    server = Session(cast(Bus, far.remote), Config(Path()), Client("key", LAPTOP), lambda _mode: False)
+    far.line.down = True
+    with pytest.raises(Unreachable):
+        await server.listen_at("remote:1")
+    assert await far.bus.server_of("@@key") is None
+
+    far.line.down = False
+    await far.until_reached(server.go_on_listening)
+    assert await far.bus.server_of("@@key") == Process("@@laptop", 1, 1.0)
+
+
+async def test_a_message_is_sent_once_by_a_server_that_is_killed_with_the_answer(far: Far) -> None:
+    """The repetition finds nobody listening. That the first attempt may have arrived is not forgotten over it."""
+    await far.bus.enlist(ALICE, "test")
+    me, draft = BOB, Draft(("alice",), "once")
+    far.line.last = "send"
+    with pytest.raises(Unreachable, match="send the same again, it will not arrive twice") as failed:
+        await far.remote.send(me, draft)
+    far.line.last, far.line.down = "", False
+    again = await far.until_reached(lambda: far.remote.send(me, draft))
+
+    assert failed.value.data["sent"]
+    assert again.duplicate  # type: ignore[attr-defined]
+    assert [message.content for message in await far.bus.history(ALICE)] == ["once"]
+
+
+async def test_a_message_is_sent_once_by_a_server_that_ends(far: Far) -> None:
+    """One that is told to end answers so; whether what it was asked for was done before is not known."""
+    await far.bus.enlist(ALICE, "test")
+    draft = Draft(("alice",), "once")
+    far.line.ends = "send"
+    with pytest.raises(Unreachable, match=r"about to end.*send the same again, it will not arrive twice"):
+        await far.remote.send(BOB, draft)
+    far.line.ends = ""
+    again = await far.until_reached(lambda: far.remote.send(BOB, draft))
+
+    assert again.duplicate  # type: ignore[attr-defined]
+    assert [message.content for message in await far.bus.history(ALICE)] == ["once"]
+
+
+async def test_what_a_server_that_ends_may_have_done_is_said_to_be_unknown(far: Far) -> None:
+    """Of what cannot be repeated without harm."""
+    far.line.ends = "set_state"
+    with pytest.raises(Unreachable, match="not known whether it took effect"):
+        await far.remote.set_state(BOB, "log", "second", mode="append")
+
+    assert await far.bus.get_state("default", "log")
 
 
 async def test_what_is_held_goes_with_a_name_that_another_gave(far: Far) -> None:

@@ -339,6 +339,20 @@ def test_a_command_waits_for_mail_elsewhere(server: Served, db: Path, tmp_path: 
     assert near.state(1) == "read"
 
 
+def test_what_a_command_has_printed_is_all_that_it_prints(relay: Line, db: Path, tmp_path: Path) -> None:
+    """Where it cannot be said that the mail was shown, stdout still holds the one document; the mail comes again."""
+    near = Peer(db, "near")
+    near.send("ci", "come in")
+    relay.condition, relay.about = "swallows answers", "/rpc/confirm "
+    done = run(tmp_path, relay.url, "inbox", "--as", "ci", "--json")
+    relay.condition = "good"
+
+    assert done.returncode == 5
+    assert contents(json.loads(done.stdout)) == ["come in"]
+    assert "cannot be reached" in done.stderr
+    assert "may come again, marked" in done.stderr
+
+
 def listening(db: Path) -> bool:
     """Whether somebody elsewhere listens for all mail."""
     import sqlite3

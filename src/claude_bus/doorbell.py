@@ -73,6 +73,7 @@ class Doorbell:
             _log.exception("doorbell")
 
     async def _look(self, heard: bool) -> None:
+        await self._session.go_on_listening()
         pulse = self._bus.pulse()
         if heard or pulse != self._pulse:
             self._session.mail_arrived()

@@ -13,6 +13,7 @@ from .bus import Ear
 from .detector import refuse_secrets
 from .drivers import notices
 from .drivers.sqlite import Database, Verb
+from .errors import StoreFull
 from .model import (
     ANYBODY,
     Address,
@@ -140,6 +141,14 @@ class LocalBus:
 
     async def enlist(self, who: Address, program: str, role: str = "", owns: tuple[str, ...] | None = None) -> None:
         await self._run(agents.enlist, who, program, role, owns)
+
+    async def enlist_reader(self, who: Address, program: str) -> None:
+        """Enlist one who is about to look; on a full disk whoever takes part already may look all the same."""
+        try:
+            await self._run(agents.enlist, who, program)
+        except StoreFull:
+            if not await self._look(agents.takes_part, who):
+                raise
 
     async def delist(self, who: Address) -> None:
         await self._run(agents.delist, who)
@@ -279,10 +288,16 @@ class LocalBus:
         return message
 
     async def received(self, to: str, channel: str | None, since: float, limit: int, grant: Grant = ANYBODY) -> Feed:
-        return await self._look(feeds.received, to, channel, since, limit, grant)
+        try:
+            return await self._look(feeds.received, to, channel, since, limit, grant)
+        except StoreFull:  # no room to note who was here: known readers go on reading
+            return await self._look(feeds.received, to, channel, since, limit, grant, notes=False)
 
     async def posts(self, search: Search, grant: Grant = ANYBODY) -> list[Message]:
-        return await self._look(feeds.posts, search, grant)
+        try:
+            return await self._look(feeds.posts, search, grant)
+        except StoreFull:
+            return await self._look(feeds.posts, search, grant, notes=False)
 
     async def ack(self, reader: Address, message_id: int) -> None:
         await self._run(feeds.ack, reader, message_id)

@@ -5,6 +5,7 @@ A door (the MCP tools and hook events) calls a `Session`; the session calls the 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -16,7 +17,7 @@ import anyio
 from . import rules, text
 from .bus import Bus
 from .config import Config
-from .errors import InvalidInput, NameTaken, NotRegistered
+from .errors import InvalidInput, NameTaken, NotRegistered, StoreFull
 from .injection import injection
 from .model import (
     ANYBODY,
@@ -81,6 +82,8 @@ class Session:
         self._arrived = anyio.Event()
         self._may_wake = may_wake
         self._address = address
+        self._listens = False
+        """Whether the bus knows that this server of the session runs, and where it listens."""
         self._left = False
         self._taken_up = False
         self._continuations = 0
@@ -97,15 +100,20 @@ class Session:
     async def attach(self) -> Binding:
         """Take part, or find out that it already does. Called by whatever comes first."""
         binding = await self.bus.binding(self.client.key)
-        if binding and binding.process == self.client.process:
-            self._take_up(binding)
-            return binding
-        binding = await self._attach_anew()
-        if self._may_wake(""):
-            await self.bus.observe(self.client.key, bell=True)
-        await self.bus.listen(self._address, self.client.key)
+        if not binding or binding.process != self.client.process:
+            self._listens = False
+            binding = await self._attach_anew()
+            if self._may_wake(""):
+                await self.bus.observe(self.client.key, bell=True)
+        if not self._listens:
+            await self._listen()
         self._take_up(binding)
         return binding
+
+    async def _listen(self) -> None:
+        with contextlib.suppress(StoreFull):  # no room to note it now
+            await self.bus.listen(self._address, self.client.key)
+            self._listens = True
 
     def _take_up(self, binding: Binding) -> None:
         """Go on where an earlier server of this session was killed."""
@@ -127,9 +135,13 @@ class Session:
 
     async def listen_at(self, address: str) -> None:
         """Attach, and have mail announced at `address` from now on; "" for nowhere."""
-        self._address = address
+        self._address, self._listens = address, False
         await self.attach()
-        await self.bus.listen(address, self.client.key)
+
+    async def go_on_listening(self) -> None:
+        """Listen, if that failed when it was due: the bus could not be reached, say."""
+        if not self._listens and not self._left:
+            await self.attach()
 
     async def close(self) -> None:
         """The client ended."""
@@ -164,10 +176,11 @@ class Session:
         if self._left:
             return None
         binding = await self.attach()
-        await self.bus.observe(self.client.key)
         self.turn.call()
-        if self.turn.proven or self.turn.lost:
-            await self._confirm(binding)
+        with contextlib.suppress(StoreFull):  # no room to note it: what only looks is answered all the same
+            await self.bus.observe(self.client.key)
+            if self.turn.proven or self.turn.lost:
+                await self._confirm(binding)
         return binding
 
     async def _confirm(self, binding: Binding) -> None:

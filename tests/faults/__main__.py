@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from claude_bus import detector
+
 from . import nursery
 from .campaign import Plan, run
 from .report import report
@@ -28,6 +30,7 @@ def main() -> int:
     print(f"seed {plan.seed}", flush=True)
     nursery.end_with_parent()
     nursery.adopt_orphans()
+    detector._scanner()  # half a second for each process that is not forked with it
     gc.collect()
     gc.freeze()
     (disk / "bus").mkdir()
@@ -49,6 +52,7 @@ def _plan() -> Plan:
     add("--doom", type=float, default=0.01, help="probability of a kill at each worst moment (default: 0.01)")
     add("--real", type=float, default=0.02, help="share of servers started with exec (default: 0.02)")
     add("--impatience", type=float, default=0.0, help="probability that a hook is given up early (default: 0)")
+    add("--far", type=float, default=0.5, help="probability that a session is elsewhere, on a bad line (default: 0.5)")
     add("--sabotage", choices=sorted(SABOTAGES), default="", help="break the bus on purpose")
     return Plan(**vars(parser.parse_args()))
 

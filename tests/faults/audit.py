@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from claude_bus.drivers import sqlite
@@ -23,6 +24,9 @@ _WATCHED = {
     "bindings": (_BINDING, "agent"),
     "listeners": (_LISTENER, "client"),
 }
+
+
+_MARK = re.compile("^@[^@]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,19 @@ def collect(path: Path) -> Evidence:
     with closing(sqlite3.connect(path)) as db:
         db.row_factory = sqlite3.Row
         return Evidence(
-            steps=[Step(*row) for row in db.execute("SELECT * FROM faults_audit ORDER BY n")],
+            steps=[_step(row) for row in db.execute("SELECT * FROM faults_audit ORDER BY n")],
             messages={row["id"]: row for row in db.execute("SELECT * FROM messages")},
             deliveries=_all(db, "SELECT rowid AS row, * FROM deliveries ORDER BY message, recipient"),
             history=_all(db, "SELECT * FROM state_history ORDER BY key, version"),
             state=_all(db, "SELECT * FROM state"),
             problems=_problems(db),
         )
+
+
+def _step(row: sqlite3.Row) -> Step:
+    """Whoever is elsewhere is known by the same words as here, less the mark that the served bus puts before them."""
+    found = Step(*row)
+    return replace(found, by=_MARK.sub("", found.by or ""))
 
 
 def _all(db: sqlite3.Connection, sql: str) -> list[sqlite3.Row]:

@@ -12,19 +12,26 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import audit, client, nursery, person
+from . import audit, client, nursery, person, program, relay
 from .blackboard import Blackboard, Phase
-from .hazards import HAZARDS, LOCKING_OUT, PATIENCE, set_clock_right
+from .hazards import BACK_AFTER, CUTTING_OFF, HAZARDS, LOCKING_OUT, PATIENCE, set_clock_right
 from .judge import Case, Figures, Violation, judge
 from .population import Member, Population
 from .roll import Roll
 from .stage import Stage
 
-_VICTIMS = {"client": 3, "server": 6, "supervisor": 2, "command": 3, "checkpointer": 1, "locker": 1}
+_VICTIMS = {"client": 3, "server": 6, "host": 2, "supervisor": 2, "command": 3, "checkpointer": 1, "locker": 1}
 """Kinds of processes that are killed at any moment, and how likely each."""
+_RESTARTS = 10.0
+"""Mean of seconds between two times that the served bus is told to end, and started again."""
+_ENDING = 6.0
+"""Seconds that it may take for that."""
+_ENDS = (-signal.SIGKILL, -signal.SIGTERM, 0)
+SILENCE = 4.0
+"""Seconds without a heartbeat after which whoever is elsewhere counts as gone, in some rounds."""
 _PEACE = 120.0
 """Seconds after which a session that neither finishes nor reads what waits counts as stuck."""
 
@@ -45,6 +52,8 @@ class Plan:
     doom: float
     real: float
     impatience: float
+    far: float
+    """Probability that a seat of a round is elsewhere."""
     sabotage: str
 
 
@@ -67,26 +76,32 @@ class Round:
         bus, notes = disk / f"round-{number}", work / f"r{number}"
         bus.mkdir()
         notes.mkdir()
-        self.stage = Stage(
-            plan.seed,
-            number,
-            bus,
-            notes,
-            Blackboard(),
-            Roll(),
-            plan.sabotage,
-            plan.doom,
-            plan.real,
-            plan.impatience,
+        self._seats = [f"s{n}" for n in range(plan.sessions)]
+        self.stage = _with_far_seats(
+            Stage(
+                plan.seed,
+                number,
+                bus,
+                notes,
+                Blackboard(),
+                Roll(),
+                plan.sabotage,
+                plan.doom,
+                plan.real,
+                plan.impatience,
+            ),
+            [*self._seats, person.NAME],
+            plan.far,
         )
         self.population = Population()
         self.hazards: Counter[str] = Counter()
-        self._seats = [f"s{n}" for n in range(plan.sessions)]
+        self._host = 0
         self._clients: dict[int, str] = {}
         self._generations: Counter[str] = Counter()
         self._said: dict[str, set[str]] = {"calm": set(), "drained": set()}
         self._stuck: list[str] = []
         self._trouble: list[float] = []
+        self._outages: list[float] = []
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._rng = self.stage.rng("faults")
@@ -102,12 +117,35 @@ class Round:
             self._recover()
         finally:
             self._end()
-        return Case(self.stage, audit.collect(self.stage.db), self.population, self._seats, self._stuck, self._trouble)
+        self._note_outages()
+        return Case(
+            self.stage,
+            audit.collect(self.stage.db),
+            self.population,
+            self._seats,
+            self._stuck,
+            self._trouble,
+            self._outages,
+        )
 
     def _begin(self) -> None:
+        if self.stage.far:
+            self._start_line()
+            self._start_host()
         for seat in self._seats:
             self._start(seat)
         self._person = nursery.fork(lambda: person.live(self.stage, self._seats), [self.stage.roll.into], tied=True)
+
+    def _start_line(self) -> None:
+        orders, into = os.pipe()
+        self.stage = replace(self.stage, orders=into)
+        nursery.fork(lambda: relay.run(self.stage, orders), [orders, self.stage.roll.into], tied=True)
+        os.close(orders)
+
+    def _start_host(self) -> None:
+        label = str(self._generations["host"])
+        self._generations["host"] += 1
+        self._host = nursery.fork(lambda: program.host(self.stage, label), [self.stage.roll.into], tied=True)
 
     def _start(self, seat: str) -> None:
         generation = self._generations[seat]
@@ -120,6 +158,7 @@ class Round:
         end = time.monotonic() + self._plan.seconds
         self._later(0.5, self._kill)
         self._later(1.0, self._stop)
+        self._later(self._rng.expovariate(1 / _RESTARTS), self._restart_host)
         for name in HAZARDS:
             self._later(self._rng.expovariate(1 / HAZARDS[name][1]), lambda name=name: self._befall(name))  # type: ignore[misc]
         while not self._stuck and len(self.population.deaths) < self._kills and time.monotonic() < end:
@@ -162,6 +201,8 @@ class Round:
         for line in self.stage.roll.news(0):
             self.population.hear(line)
         self.population.end_all()
+        if self.stage.orders >= 0:
+            os.close(self.stage.orders)
         while children := _children():  # orphans among them, which come one generation after the other
             for child in children:
                 os.kill(child, signal.SIGKILL)
@@ -187,18 +228,27 @@ class Round:
         self._reap()
 
     def _reap(self) -> None:
-        """A killed client is started again by its user, after a while."""
+        """A killed client is started again by its user, after a while; a served bus by its service manager."""
         with contextlib.suppress(ChildProcessError):
-            while (pid := os.waitpid(-1, os.WNOHANG)[0]) > 0:
+            while (found := os.waitpid(-1, os.WNOHANG))[0] > 0:
+                pid, status = found
                 seat = self._clients.pop(pid, "")
-                if seat and self.stage.board.phase < Phase.END and not self._stuck:
-                    self._restart(seat)
+                if pid == self._host and os.waitstatus_to_exitcode(status) not in _ENDS:
+                    self._stuck.append(f"{program.HOST}: ended by itself, status {os.waitstatus_to_exitcode(status)}")
+                if self.stage.board.phase < Phase.END and not self._stuck and (seat or pid == self._host):
+                    self._restart(functools.partial(self._start, seat) if seat else self._start_host)
 
-    def _restart(self, seat: str) -> None:
+    def _restart(self, start: Callable[[], None]) -> None:
         if self.stage.board.phase == Phase.FAULTS:
-            self._later(self._rng.random() * 0.3, lambda: self._start(seat))
+            self._later(self._rng.random() * 0.3, start)
         else:
-            self._start(seat)
+            start()
+
+    def _note_outages(self) -> None:
+        """Those that the deaths of the served bus made."""
+        for death in self.population.deaths:
+            if death.kind == "host":
+                self._outages += _sample(death.t, death.end - death.t + BACK_AFTER)
 
     # -- faults
 
@@ -220,16 +270,43 @@ class Round:
             self._later(self._rng.uniform(0.02, 0.7), functools.partial(_go_on, stopped))
         self._later(self._rng.expovariate(1.0), self._stop)
 
+    def _restart_host(self) -> None:
+        """Who runs the served bus has it end, as for a new version."""
+        host = self.population.members.get(self._host)
+        if not self._faulty or not self.stage.far:
+            return
+        if host and host.signal(signal.SIGTERM):
+            self.hazards["restarted"] += 1
+            self._outages += _sample(time.time(), _ENDING + BACK_AFTER)
+        self._later(self._rng.expovariate(1 / _RESTARTS), self._restart_host)
+
     def _befall(self, name: str) -> None:
-        if not self._faulty:
+        if not self._faulty or (name == "clock" and self.stage.silence):  # a heartbeat of tomorrow is never over
             return
         begin, pause = HAZARDS[name]
         self.hazards[name] += 1
         seconds, end = begin(self.stage, self._rng)
         if name in LOCKING_OUT:
-            self._trouble += (time.time() + 0.1 * n for n in range(int(10 * (seconds + PATIENCE))))
+            self._trouble += _sample(time.time(), seconds + PATIENCE)
+        if name in CUTTING_OFF:
+            self._outages += _sample(time.time(), seconds + BACK_AFTER)
         self._later(seconds, end)
         self._later(seconds + self._rng.expovariate(1 / pause), lambda: self._befall(name))
+
+
+def _with_far_seats(stage: Stage, seats: list[str], share: float) -> Stage:
+    rng = stage.rng("far")
+    far = frozenset(seat for seat in seats if rng.random() < share)
+    if not far:
+        return stage
+    stage = replace(stage, far=far, host=relay.free_port(), line=relay.free_port())
+    # A server started with exec keeps the product's own pace, and would be taken for dead.
+    return replace(stage, silence=SILENCE, real=0.0) if rng.random() < 1 / 3 else stage
+
+
+def _sample(since: float, seconds: float) -> list[float]:
+    """Times that stand for a stretch of time."""
+    return [since + 0.1 * n for n in range(int(10 * seconds) + 1)]
 
 
 def _go_on(stopped: Member) -> None:

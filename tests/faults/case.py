@@ -50,6 +50,8 @@ class Case:
     stuck: list[str]
     trouble: list[float]
     """When writes to the store failed for everybody: a sample of these times."""
+    outages: list[float] = field(default_factory=list)
+    """When sessions elsewhere could not, or did not know that they could, reach the bus: the same."""
 
     @cached_property
     def journals(self) -> dict[str, list[Line]]:
@@ -92,6 +94,7 @@ class Case:
             found[seat].append(line["t"])
         for seat in self.journals:
             found[seat] += self.trouble
+            found[seat] += self.outages if seat in self.stage.far else []
         return {seat: sorted(times) for seat, times in found.items()}
 
     @cached_property
@@ -106,6 +109,10 @@ class Case:
         times = self._turns.get(seat, [])
         at = bisect_right(times, t)
         return times[at - 1] if at else t
+
+    def may_be_silent(self, seat: str) -> bool:
+        """Whether others may take the seat for gone while it lives: its heartbeats come late, or not through."""
+        return bool(self.stage.silence) and seat in self.stage.far
 
     def disturbed(self, seat: str, since: float, until: float) -> bool:
         """Whether a fault, or its session's own doing, hit the seat in that time."""

@@ -25,6 +25,8 @@ from .wire import Gone, How, Late, Wire, launch
 
 PATIENCE = 60.0
 """Seconds after which a server that does not answer hangs."""
+_STORE_FAILED = 5
+"""The status of a command to which the bus gave no answer, among others."""
 _LONG = "lorem ipsum " * 400
 
 
@@ -38,6 +40,9 @@ class Outcome:
 
 
 UNKNOWN = Outcome("unknown")
+_CUT_OFF, _UNSURE = "cannot be reached", " known"
+"""What the answers say of a call to a bus elsewhere that failed; and of one that may have been heard."""
+_AGAIN = "send the same again"
 
 
 class Client:
@@ -56,6 +61,8 @@ class Client:
         self._interrupted = False
         self.received = 0
         """Messages that came in since somebody set it back."""
+        self.failed = False
+        """Whether a call got no answer since."""
         self._session = self._resumed(earlier) or self._new_session()
         self._unsettled = _unsettled(earlier)
         self.journal.write("started", generation=generation, pid=os.getpid(), session=self._session)
@@ -78,6 +85,7 @@ class Client:
         folder = self.stage.work / "project"
         folder.mkdir(exist_ok=True)
         return self.stage.environment(
+            self.seat,
             CLAUDECODE="1",
             CLAUDE_PLUGIN_ROOT="/",
             CLAUDE_PROJECT_DIR=str(folder),
@@ -129,12 +137,17 @@ class Client:
             return self._lost(tool, "the supervisor lost it")
         result = answer["result"]
         text = "".join(part["text"] for part in result["content"])
-        if "failed unexpectedly" in text:
+        if "failed unexpectedly" in text or "not as a claude-bus" in text or "no claude-bus of" in text:
             self.journal.write("strange", tool=tool, answer=text)
+        if result.get("isError") and _CUT_OFF in text:
+            lost = self._lost(tool, "the line")
+            time.sleep(0.02)
+            return replace(lost, text=text) if _UNSURE in text else Outcome("refused", text)
         return Outcome("refused" if result.get("isError") else "ok", text, result.get("structuredContent"))
 
     def _lost(self, tool: str, why: str) -> Outcome:
         self.journal.write("lost", tool=tool, why=why)
+        self.failed = True
         return UNKNOWN
 
     # -- what reaches the conversation
@@ -260,13 +273,14 @@ class Client:
 
     def drain(self) -> None:
         """Turn after turn until nothing more comes. Ends as an error if it never does."""
+        time.sleep(self.stage.silence * 1.5)  # until it is noticed of everybody who is gone
         if self._name() is None:
             self._register(self.seat)
         quiet = 0
         for _ in range(1000):
-            self.received = 0
+            self.received, self.failed = 0, False
             self.turn(1, self._inbox)
-            quiet = 0 if self.received else quiet + 1
+            quiet = 0 if self.received or self.failed else quiet + 1
             if quiet == 2:
                 break
         else:
@@ -287,8 +301,7 @@ class Client:
                 name = None if outcome.text.startswith("not registered") else outcome.text
                 self.journal.write("named", name=name)
                 return name
-            if self.phase != Phase.FAULTS:
-                time.sleep(0.01)
+            time.sleep(0.1 if _CUT_OFF in outcome.text else 0.01 if self.phase != Phase.FAULTS else 0)
         return None
 
     def _register(self, name: str) -> None:
@@ -298,6 +311,7 @@ class Client:
             if outcome.state == "ok":
                 self.journal.write("named", name=name)
                 return
+            time.sleep(0.1 if _CUT_OFF in outcome.text else 0)
             free = re.search(r"'([^']+)' is free", outcome.text)
             name = free[1] if free and outcome.state == "refused" else name
 
@@ -332,12 +346,13 @@ class Client:
         self._attempt(token, draft)
 
     def _attempt(self, token: str, draft: dict[str, Any]) -> None:
-        """Send; where the answer is lost, a key allows to send again."""
-        for _ in range(4 if "key" in draft else 1):
+        """Send; where the answer is lost, a key allows to send again, or the answer to its asking."""
+        for _ in range(4):
             self.journal.write("sending", token=token, draft=draft)
             outcome = self.call("send", **draft)
             self.journal.write("sent", token=token, outcome=outcome.state, text=outcome.text)
-            if outcome.state != "unknown" or self._name() is None:
+            again = "key" in draft or (_AGAIN in outcome.text and self._wire and self._wire.direct)
+            if outcome.state != "unknown" or not again or self._name() is None:
                 return
 
     def _settle(self) -> None:
@@ -424,7 +439,8 @@ class Client:
         self._got("command", letters)
 
     def _note_command(self, token: str, status: int, said: str) -> None:
-        outcome = "unknown" if status < 0 else "ok" if status == 0 and said.startswith("sent ") else "refused"
+        unknown = status < 0 or (status == _STORE_FAILED and self.seat in self.stage.far)
+        outcome = "unknown" if unknown else "ok" if status == 0 and said.startswith("sent ") else "refused"
         self.journal.write("sent", token=token, outcome=outcome, text=said)
 
 

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from claude_bus.drivers import sqlite
+from claude_bus.remote.bus import RemoteBus
 from claude_bus.sql.transaction import Transaction
 
 from .blackboard import Blackboard, Phase
@@ -58,6 +59,19 @@ def doom_transactions(doom: Doom) -> None:
         return result
 
     sqlite.transact = transact
+
+
+def doom_calls(doom: Doom) -> None:
+    """From now on a call to a bus elsewhere may be this process's last deed."""
+    original = RemoteBus._post
+
+    async def doomed(self: RemoteBus, name: str, body: bytes) -> Any:
+        doom.at("before a call")
+        response = await original(self, name, body)
+        doom.at("with an answer in hand")
+        return response
+
+    setattr(RemoteBus, "_post", doomed)  # noqa: B010 - typed as what it replaces
 
 
 class DoomedOutput(io.RawIOBase):

@@ -13,7 +13,7 @@ from random import Random
 
 from claude_bus.drivers import sqlite
 
-from . import nursery
+from . import nursery, relay
 from .stage import BUSY_TIMEOUT, Stage
 
 End = Callable[[], None]
@@ -88,16 +88,29 @@ def set_clock_right(stage: Stage) -> None:
     stage.board.offset = 0.0
 
 
+def spoil_line(stage: Stage, rng: Random) -> tuple[float, End]:
+    """Whoever is elsewhere does not get the answers, or cannot ask; for a moment or for long."""
+    if not stage.far:
+        return 0.0, lambda: None
+    relay.spoil(stage, rng)
+    return rng.choice((0.05, 0.3, 1.0, 2.5)) * rng.random(), lambda: relay.tell(stage, "good")
+
+
 HAZARDS: dict[str, tuple[Callable[[Stage, Random], tuple[float, End]], float]] = {
     "held lock": (hold_lock, 4.0),
     "checkpoint storm": (storm, 4.0),
     "full disk": (fill_disk, 5.0),
     "clock": (jump_clock, 1.5),
+    "line": (spoil_line, 2.5),
 }
 """By name: how it begins, and the mean of seconds between two of them."""
 
 
 LOCKING_OUT = frozenset({"held lock", "checkpoint storm", "full disk"})
 """Those under which a write may fail, in whichever session."""
+CUTTING_OFF = frozenset({"line"})
+"""Those under which the same holds for sessions elsewhere."""
+BACK_AFTER = 4.0
+"""Seconds after the end of an outage in which a session elsewhere may not have noticed that it is over."""
 PATIENCE = 2 * BUSY_TIMEOUT
 """Seconds after their end in which a write may still be refused for them."""

@@ -8,6 +8,7 @@ from claude_bus import patterns, rules
 
 from .audit import Step
 from .case import Case, Violation
+from .program import HOST
 
 _START = 3.0
 """Seconds that the start of a server may take, generously."""
@@ -64,7 +65,7 @@ def bindings(case: Case) -> Iterator[Violation]:
 def _unbound(case: Case, since: Step, step: Step) -> Iterator[Violation]:
     """A server whose parent was killed while it started may still bind its client, and then end the session."""
     seat = case.seat_of_key(step.by)
-    if seat and not case.disturbed(seat, since.t - _START, step.t):
+    if seat and not case.may_be_silent(seat) and not case.disturbed(seat, since.t - _START, step.t):
         yield Violation("identity", f"{seat} lost the name '{step.name}', and nothing had hit it", [str(step)])
 
 
@@ -76,6 +77,8 @@ def processes(case: Case) -> Iterator[Violation]:
         expected = (-9, 1) if line["what"] == "server gone" and _gave_up(case, seat, line["t"]) else (-9,)
         if line["status"] not in (expected if line["what"] == "server gone" else (0, -9)):
             yield Violation("alive", f"a server of {seat} ended by itself: {line}", _log(case, seat))
+    if any("Traceback" in line for line in _log(case, HOST)):
+        yield Violation("alive", "what serves the bus met an error of its own", _log(case, HOST))
     for seat, line in case.lines("strange"):
         yield Violation("alive", f"{seat}: {line}", _log(case, seat))
 

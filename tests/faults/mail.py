@@ -121,6 +121,7 @@ def _requeued(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]
     handed = delivery.handed[-1]
     seat = case.seat_of(handed.by)
     excuses = (
+        case.may_be_silent(seat),
         case.disturbed(seat, case.turn_of(seat, handed.t), step.t),
         case.orphaned(handed.by, step.t),
         case.cancelled(seat, handed.t),
@@ -155,17 +156,17 @@ def _receipt(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
 
 def _gone(case: Case, delivery: Delivery, live: dict[int, Delivery]) -> Iterator[Violation]:
     """A delivery vanishes only when a name takes over another: the double, and the sender's own."""
-    sender = case.evidence.messages[delivery.message]["sender"]
+    sender, seat = case.evidence.messages[delivery.message]["sender"], _token(case, delivery.message).split(".")[0]
     others = [d for d in live.values() if d.message == delivery.message]
-    if delivery.state in ("queued", "handed") and not others and not _is_own(case, delivery.name, sender):
+    if delivery.state in ("queued", "handed") and not others and not _is_own(delivery.name, sender, seat):
         yield Violation(
             "nothing lost", f"{delivery.message} for {delivery.name} vanished", case.about(delivery.message)
         )
 
 
-def _is_own(case: Case, name: str, sender: str) -> bool:
-    """Names of one seat, or a name that more than one may bear."""
-    return "shared" in (name, sender) or name.split("-", maxsplit=1)[0] == sender.split("-", maxsplit=1)[0]
+def _is_own(name: str, sender: str, seat: str) -> bool:
+    """Names of one seat, whatever the sender is called since, or a name that more than one may bear."""
+    return "shared" in (name, sender) or name.split("-", maxsplit=1)[0] in (sender.split("-", maxsplit=1)[0], seat)
 
 
 def _left(case: Case, live: dict[int, Delivery]) -> Iterator[Violation]:

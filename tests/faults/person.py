@@ -31,6 +31,7 @@ class Person:
         self.stage.roll.say("calm", seat=NAME)
         while self.stage.board.phase < Phase.DRAIN:
             time.sleep(0.02)
+        time.sleep(self.stage.silence * 1.5)
         while self._read():
             pass
         self.journal.write("drained", name=NAME)
@@ -38,7 +39,7 @@ class Person:
 
     def _run(self, *arguments: str) -> tuple[int, str]:
         self._number += 1
-        env = self.stage.environment()
+        env = self.stage.environment(NAME)
         return command(self.stage, NAME, f"{NAME}.{self._number}", ["--json", *arguments, "--as", NAME], env)
 
     def _send(self) -> None:
@@ -48,7 +49,7 @@ class Person:
             self.journal.write("sending", token=token, draft={"to": to, "key": token})
             status, said = self._run("send", to, token, "--key", token)
             self._note(token, status, said)
-            if status >= 0:
+            if status >= 0 and '"sent": true' not in said:
                 return
 
     def _note(self, token: str, status: int, said: str) -> None:
@@ -56,7 +57,7 @@ class Person:
             self.journal.write("sent", token=token, outcome="unknown", text="")
             return
         answer = json.loads(said)
-        outcome = "refused" if status else "ok"
+        outcome = "unknown" if status and answer.get("sent") else "refused" if status else "ok"
         recipients = [one["recipient"] for one in answer.get("recipients", ())]
         self.journal.write("sent", token=token, outcome=outcome, text=said, id=answer.get("id"), recipients=recipients)
 
@@ -66,6 +67,8 @@ class Person:
         try:
             letters = fetched(json.loads(said))
         except ValueError:
+            if status > 0:
+                self.journal.write("strange", tool="inbox", answer=said)
             return True  # killed before or while it printed
         if letters:
             self.journal.write("got", via="command", letters=[asdict(letter) for letter in letters])

@@ -1,4 +1,4 @@
-"""The programs of the bus in forked processes: the server, its supervisor, the command line."""
+"""The programs of the bus in forked processes: server, supervisor, command line, and what serves those elsewhere."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import mcp.server.stdio
 
-from claude_bus import opening, supervisor
+from claude_bus import doorbell, opening, processes, supervisor
+from claude_bus.bus import Bus
 from claude_bus.cli import commands
 from claude_bus.cli import main as command_line
-from claude_bus.config import Config
+from claude_bus.config import Config, Serving
+from claude_bus.http import serve as serving
 from claude_bus.mcp import server, stdio
+from claude_bus.model import Process
+from claude_bus.remote import bus as remote
 
 from . import nursery
-from .doom import Doom, DoomedOutput, doom_transactions
+from .doom import Doom, DoomedOutput, doom_calls, doom_transactions
 from .sabotage import SABOTAGES
 from .stage import Stage
 
@@ -29,8 +34,13 @@ _LOADED = (server, mcp.server.stdio)
 _INHERITED: list[object] = []
 """A parent's streams stay as they are: to close one waits for a lock that a thread of the parent may have held."""
 
-_OFTEN = 10
-"""A command has few moments to be killed at; each is so many times as likely."""
+HOST = "host"
+"""What serves the bus to those elsewhere, as the roll and the logs call it."""
+ANSWER_TIMEOUT = 1.5
+"""Seconds that programs elsewhere wait for an answer; some held ones take longer."""
+
+_OFTEN = {"command": 10.0, "host": 0.3}
+"""A command has few moments to be killed at, each is so many times as likely; what serves all has many."""
 
 
 def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, str]) -> Doom:
@@ -38,17 +48,50 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
     os.environ.clear()
     os.environ.update(env)
     os.chdir(env.get("CLAUDE_PROJECT_DIR", "/"))
-    nursery.become(os.open(stage.log(seat), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+    nursery.become(os.open(stage.log(seat or kind), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     if stage.sabotage:
         SABOTAGES[stage.sabotage]()
     skewed = functools.partial(opening.open_local, clock=stage.board.clock)
+
+    def opened(config: Config) -> Bus:
+        return opening.open_bus(config) if config.url else skewed(config)
+
     for door in (stdio, commands):
-        setattr(door, "open_bus", skewed)  # noqa: B010 - a name that the module only uses
-    rate = stage.doom * _OFTEN if kind == "command" else stage.doom
-    doom = Doom(stage.rng("doom", kind, label), rate, stage.roll, stage.board, kind, seat)
+        setattr(door, "open_bus", opened)  # noqa: B010 - a name that the module only uses
+    setattr(serving, "open_local", skewed)  # noqa: B010
+    remote.ANSWER_TIMEOUT = ANSWER_TIMEOUT
+    if stage.silence:
+        _judge_by_heartbeats(stage.silence)
+    else:
+        _know_who_lives()
+    doom = Doom(stage.rng("doom", kind, label), stage.doom * _OFTEN.get(kind, 1), stage.roll, stage.board, kind, seat)
     doom_transactions(doom)
+    doom_calls(doom)
     stage.roll.born(kind, seat)
     return doom
+
+
+def _know_who_lives() -> None:
+    """Whoever is elsewhere is on this machine after all, and is found dead at once: nobody waits for his silence."""
+    original = processes.is_alive
+
+    def is_alive(which: Process, heartbeat: float, now: float) -> bool:
+        return original(replace(which, host=which.host.rpartition("@")[2]), heartbeat, now)
+
+    processes.is_alive = is_alive
+
+
+def _judge_by_heartbeats(silence: float) -> None:
+    """The product's own rule for whoever is elsewhere, with seconds for minutes."""
+    setattr(processes, "FOREIGN_HOST_SILENCE", silence)  # noqa: B010 - a name that the module only uses
+    doorbell.HEARTBEAT_EVERY, doorbell.LOOK_EVERY = silence / 5, silence / 8
+
+
+def host(stage: Stage, label: str) -> None:
+    """The bus, served to those elsewhere."""
+    _prepare(stage, HOST, "", label, stage.environment(HOST))
+    nursery.become(os.open(stage.log(HOST), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
+    serving.serve(Config.from_env(os.environ, Path.home()), Serving(port=stage.host))
 
 
 def serve(stage: Stage, seat: str, label: str, env: Mapping[str, str], source: int, sink: int) -> None:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from claude_bus.drivers import sqlite
-from claude_bus.model import Address, HandOver, Process
+from claude_bus.model import Address, Draft, HandOver, Process, Sent
+from claude_bus.remote.bus import RemoteBus
 from claude_bus.sql import deliveries
 from claude_bus.sql.transaction import Connection, Cursor, Transaction, Value
 
@@ -77,9 +78,41 @@ def unmarked() -> None:
     deliveries.hand_over = hand_over
 
 
+def proof_of_all() -> None:
+    """What proves that one hand-over was read proves it of all that the program was handed, arrived or not."""
+    original = deliveries.confirm
+
+    def confirm(tx: Transaction, me: Address, messages: Sequence[int], by: Process) -> int:
+        if messages:
+            messages = [
+                row["message"]
+                for row in tx.all(
+                    "SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'handed' "
+                    "AND handed_by = ?",
+                    *(me.channel, me.name, str(by)),
+                )
+            ]
+        return original(tx, me, messages, by)
+
+    deliveries.confirm = confirm
+    deliveries.take_back = lambda *_args, **_options: 0
+
+
+def keyless() -> None:
+    """What is sent to a bus elsewhere says nothing by which a repetition could be known."""
+
+    async def send(self: RemoteBus, me: Address, draft: Draft) -> Sent:
+        sent: Sent = await self._call("send", me, draft)
+        return sent
+
+    setattr(RemoteBus, "send", send)  # noqa: B010 - typed as what it replaces
+
+
 SABOTAGES: dict[str, Callable[[], None]] = {
     "cursor-at-max": cursor_at_max,
     "without-lock": without_lock,
     "receipt-before-answer": receipt_before_answer,
     "unmarked": unmarked,
+    "proof-of-all": proof_of_all,
+    "keyless": keyless,
 }

@@ -33,6 +33,16 @@ class Stage:
     """Share of the servers that are started with exec, as a client does it."""
     impatience: float
     """Probability that a client gives a hook up before its answer comes, and goes on without it."""
+    far: frozenset[str] = frozenset()
+    """Seats elsewhere: all their programs reach the bus over `line`."""
+    host: int = 0
+    """The port at which the bus is served for them."""
+    silence: float = 0.0
+    """Seconds without a heartbeat after which whoever is elsewhere counts as gone; 0: nobody need wait for that."""
+    line: int = 0
+    """The port of the line to it."""
+    orders: int = -1
+    """Where the line is told what to do to answers."""
 
     @property
     def db(self) -> Path:
@@ -49,14 +59,19 @@ class Stage:
         """Where the servers of a seat complain."""
         return self.work / f"{seat}.log"
 
-    def environment(self, **more: str) -> dict[str, str]:
-        """The environment of a program on this bus, without whatever the campaign itself runs in."""
+    def environment(self, seat: str, **more: str) -> dict[str, str]:
+        """The environment of a seat's program on this bus, without whatever the campaign itself runs in."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BUS_", "CLAUDE"))}
         own = {
             "PYTHONPATH": os.pathsep.join([str(SOURCE), *filter(None, sys.path)]),
-            "BUS_DB": str(self.db),
+            **self._bus_of(seat),
             "BUS_BUSY_TIMEOUT": str(BUSY_TIMEOUT),
             "BUS_RATE": "0",
             "CLAUDE_CONFIG_DIR": str(self.work),
         }
         return {**inherited, **own, **more}
+
+    def _bus_of(self, seat: str) -> dict[str, str]:
+        if seat in self.far:
+            return {"BUS_URL": f"http://127.0.0.1:{self.line}", "BUS_DB": str(self.work / "nobody's.db")}
+        return {"BUS_DB": str(self.db)}

@@ -36,8 +36,10 @@ class Late(Exception):
 class Wire:
     """One server of a session, from its start to its end."""
 
-    def __init__(self, pid: int, out: int, into: int, *, greets: bool) -> None:
+    def __init__(self, pid: int, out: int, into: int, *, greets: bool, direct: bool) -> None:
         self.pid = pid
+        self.direct = direct
+        """Whether nothing is between: as long as this is the wire, it is to the same process."""
         self._out, self._into = out, into
         self._rest = b""
         self._number = 0
@@ -107,7 +109,7 @@ def launch(stage: Stage, seat: str, label: str, env: Mapping[str, str], how: How
         pid = nursery.fork(lambda: body(stage, seat, label, env, source, sink), [source, sink, stage.roll.into])
     os.close(source)
     os.close(sink)
-    return Wire(pid, out, into, greets=greets)
+    return Wire(pid, out, into, greets=greets, direct=how == "direct")
 
 
 def _execute(stage: Stage, seat: str, env: Mapping[str, str], source: int, sink: int) -> int:

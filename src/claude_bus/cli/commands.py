@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import __version__, files, rows, rules, text
 from ..config import Config
+from ..errors import EXIT_STATUS, BusError
 from ..model import KINDS, Agent, Draft, HandOver
 from ..opening import open_bus
 from ..sql.deliveries import PRINTED
@@ -71,12 +72,18 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
         else:
             show(options, rows.mail(found), _mail_text(found, who.me.name))
         sys.stdout.flush()
-        if not options.peek:
+        if options.peek:
+            return 0
+        try:
             await _printed(who, [message.id for message in found.messages])
+        except BusError as error:  # what is printed is a whole answer already: nothing may follow it there
+            print(f"claude-bus: {error.message}; what was printed may come again, marked", file=sys.stderr)
+            return EXIT_STATUS.get(error.code, 1)
     return 0
 
 
 async def _printed(who: Speaker, messages: list[int]) -> None:
+    """Say what becomes of the messages, now that they are shown."""
     if not who.session:
         await who.bus.confirm(who.me, messages)
     elif server := await who.bus.server_of(who.session.client):

@@ -7,11 +7,12 @@ request on, and a flood of wrong ones costs the store nothing.
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import anyio
 
-from ..errors import StoreError
+from ..errors import StoreError, StoreFull
 from ..local import LocalBus, digest_of
 from ..model import Grant, Key
 
@@ -49,8 +50,13 @@ class Gate:
         return _grant(self._keys.get(digest_of(secret)))
 
     async def still(self, grant: Grant) -> bool:
-        """Whether a grant that was given before is good now: neither revoked, nor expired."""
-        await self._ask()
+        """Whether a grant that was given before is good now: neither revoked, nor expired.
+
+        As far as is known, where the store cannot say: its trouble is no reason to send anybody away,
+        nor to withhold the answer to what is done.
+        """
+        with contextlib.suppress(StoreError):
+            await self._ask()
         if not grant.token:
             return not self._closed
         return _grant(self._tokens.get(grant.token)) is not None
@@ -74,7 +80,9 @@ class Gate:
         try:
             keys = await self._bus.keys()
         except StoreError as error:  # whoever has not shown a token yet is not told where the store is
-            raise type(error)("the store does not answer at the moment; try again") from error
+            full = "the disk of this bus is full; whoever runs it must free some space"
+            said = full if isinstance(error, StoreFull) else "the store does not answer at the moment; try again"
+            raise type(error)(said) from error
         self._keys = {key.digest: key for key in keys}
         self._tokens = {key.grant.token: key for key in keys}
         self._pulse, self._asked, self._last_look = pulse, time.monotonic(), self._looks

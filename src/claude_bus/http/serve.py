@@ -17,7 +17,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ..config import Config, Serving
-from ..errors import InvalidInput
+from ..errors import InvalidInput, StoreBusy, StoreFull
 from ..local import LocalBus
 from ..opening import open_local
 from . import tls
@@ -26,6 +26,8 @@ from .app import create_app
 from .connection import Connection, Silent
 from .envelope import Discreet
 from .visits import Visits
+
+_log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 32 * 1024
 """Of the request line and headers together; larger ones are answered with 431."""
@@ -112,10 +114,19 @@ def _url(serving: Serving, listener: socket.socket) -> str:
 
 
 async def _needs_tokens(bus: LocalBus, serving: Serving, listener: socket.socket) -> bool:
-    """Whether callers need tokens: if there are any, and wherever others than this machine's users can call."""
-    if await bus.has_tokens():
-        return True
-    if not is_loopback(listener.getsockname()[0]):
+    """Whether callers need tokens: if there are any, and wherever others than this machine's users can call.
+
+    A store that cannot answer now (somebody holds its lock, its disk is full) is no reason not to serve: the gate asks
+    it again before it lets anybody in.
+    """
+    local = is_loopback(listener.getsockname()[0])
+    try:
+        if await bus.has_tokens():
+            return True
+    except (StoreBusy, StoreFull) as error:
+        _log.warning("%s", error)
+        return not local
+    if not local:
         raise InvalidInput(
             f"{serving.host} can be reached from other machines, and there is no valid token yet: make one with "
             "`claude-bus token create NAME`, or listen at 127.0.0.1"

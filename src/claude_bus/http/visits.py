@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections import Counter
 from collections.abc import Iterator
 
@@ -19,8 +18,6 @@ _SHORT = 1.0
 """Seconds for which a request is answered as who came; later its token is looked at again before anything goes out."""
 _LAST_CALL = 3.0
 """Seconds after which a server that ends gives up on what is not done."""
-
-_log = logging.getLogger(__name__)
 
 
 class Visit:
@@ -99,11 +96,7 @@ class Visits:
                 await self._look(grant)
 
     async def _look(self, grant: Grant) -> None:
-        try:
-            if await self._gate.still(grant):
-                return
-        except BusError as error:  # the store's trouble is no reason to send anybody away
-            _log.debug("visits: %s", error)
+        if await self._gate.still(grant):
             return
         for visit in [each for each in self._all if each.harmless and each.grant.token == grant.token]:
             visit.end(_revoked())

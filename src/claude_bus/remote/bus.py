@@ -32,7 +32,7 @@ import httpx2
 
 from .. import __version__
 from ..drivers.notices import Bell
-from ..errors import BusError, Unreachable, from_dict
+from ..errors import BusError, Ending, Unreachable, from_dict
 from ..model import (
     Address,
     Binding,
@@ -65,6 +65,8 @@ LOOK_EVERY = 30.0
 KEY_LASTS = 900.0
 """Seconds within which a message whose fate is unknown can be repeated under its key."""
 
+_NEVER_LEFT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+"""How an attempt fails of which the server has heard nothing."""
 _WITH_WHAT_IS_HELD = frozenset({"hand_over", "react", "waiting"})
 _ONCE = frozenset({"set_state", "release", "take_away", "edit", "enlist"})
 """Verbs that are not repeated: the second time they would do, or say, something else."""
@@ -253,31 +255,31 @@ class RemoteBus:
         held = tuple(self._held) if name in _WITH_WHAT_IS_HELD else ()
         response = await self._post(name, verb.call(self._process, held, args, kwargs))
         if response.status_code != httpx2.codes.OK:
-            raise _refusal(response, self._url)
+            error = _refusal(response, self._url)
+            if isinstance(error, Ending):  # it was told to, and may have done before what it was asked
+                raise self._line.broke(error.message, sent=True, more=_unknown(name))
+            raise error
         try:
             return verb.answered(response.content)
         except ValueError:
             raise Unreachable(f"what answers at {self._url} is no claude-bus of a like version", sent=True) from None
 
     async def _post(self, name: str, body: bytes) -> httpx2.Response:
-        self._line.require()
-        try:
-            response = await self._attempt(name, body)
-        except httpx2.HTTPError as error:
-            sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-            unknown = ". It is not known whether it took effect: look before you repeat it"
-            raise self._line.broke(error, sent, unknown if sent and name in _ONCE else "") from None
-        self._line.works()
-        return response
-
-    async def _attempt(self, name: str, body: bytes) -> httpx2.Response:
         """One attempt, and another one if the connection broke: the server may just have been started anew."""
-        try:
-            return await self._client().post(f"/rpc/{name}", content=body)
-        except (httpx2.NetworkError, httpx2.RemoteProtocolError):
-            if name in _ONCE:
-                raise
-            return await self._client().post(f"/rpc/{name}", content=body)
+        self._line.require()
+        sent = False
+        for last in (name in _ONCE, True):
+            try:
+                response = await self._client().post(f"/rpc/{name}", content=body)
+            except httpx2.HTTPError as error:
+                sent = sent or not isinstance(error, _NEVER_LEFT)  # in either attempt
+                if not last and isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
+                    continue
+                said = f"{type(error).__name__}: {error}".rstrip(": ")
+                raise self._line.broke(said, sent=sent, more=_unknown(name) if sent else "") from None
+            self._line.works()
+            return response
+        raise AssertionError  # the last attempt returns or raises
 
     def _client(self) -> httpx2.AsyncClient:
         if not self._http:
@@ -345,13 +347,17 @@ class _Line:
     def works(self) -> None:
         self._failures = 0
 
-    def broke(self, error: httpx2.HTTPError, sent: bool, more: str) -> Unreachable:
-        """The error to raise, with `more` to say of it; `sent`: the request may have arrived."""
+    def broke(self, said: str, *, sent: bool, more: str) -> Unreachable:
+        """The error to raise, with what was `said` of it and `more`; `sent`: the request may have arrived."""
         self._closed_until = time.monotonic() + BACKOFF[min(self._failures, len(BACKOFF) - 1)]
         self._failures += 1
-        said = f"{type(error).__name__}: {error}".rstrip(": ")
         self._reason = f"the bus at {self._url} cannot be reached ({said})"
         return Unreachable(self._reason + more, sent=sent)
+
+
+def _unknown(verb: str) -> str:
+    """What else there is to say of a call whose answer got lost."""
+    return ". It is not known whether it took effect: look before you repeat it" if verb in _ONCE else ""
 
 
 def _refusal(response: httpx2.Response, url: str) -> BusError:

@@ -43,6 +43,12 @@ def enlist(tx: Transaction, who: Address, program: str, role: str = "", owns: tu
     tx.run("UPDATE agents SET client = ? WHERE channel = ? AND name = ?", program, who.channel, who.name)
 
 
+def takes_part(tx: Transaction, who: Address) -> bool:
+    """Whether somebody joined under the name, and did not leave."""
+    row = tx.one("SELECT registered FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
+    return bool(row and row["registered"])
+
+
 def delist(tx: Transaction, who: Address) -> None:
     """A participant without a session leaves: its claims end, direct mail is kept, broadcasts are not any more.
 

@@ -43,11 +43,14 @@ def post(tx: Transaction, me: Address, draft: Draft, program: str) -> tuple[Mess
 # -- by a time cursor -----------------------------------------------------------
 
 
-def received(tx: Transaction, to: str, channel: str | None, since: float, limit: int, grant: Grant) -> Feed:
+def received(
+    tx: Transaction, to: str, channel: str | None, since: float, limit: int, grant: Grant, *, notes: bool = True
+) -> Feed:
     """What was delivered to `to` after `since`, oldest first, at most `limit`; marks nothing.
 
     On one channel, or (None) on all where the grant permits it. A name nobody knew is
-    enlisted, so that broadcasts reach it from now on.
+    enlisted, so that broadcasts reach it from now on; `notes`: one that is known is noted
+    as seen now and then.
 
     `now` of the answer is the cursor to go on from, and nothing is lost to a client that
     takes `max(since, newest ts, now)`: it is no clock but the time of the newest message
@@ -59,17 +62,20 @@ def received(tx: Transaction, to: str, channel: str | None, since: float, limit:
     ahead) is one that has everything. Who waits goes on from `now` and not from such a
     `since`, so that what comes meanwhile is found whatever the client's clock says.
     """
-    note_reader(tx, Address(to, channel or rules.DEFAULT_CHANNEL), RECV_SEND, grant)
+    note_reader(tx, Address(to, channel or rules.DEFAULT_CHANNEL), RECV_SEND, grant, notes=notes)
     newest = tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1")
     found = _delivered(tx, to, _channels(tx, to, channel, grant), since, limit + 1)
     batch = found[: min(limit, _fitting(found))]
     return Feed(_received(tx, batch), batch[-1]["ts"] if len(batch) < len(found) else newest)
 
 
-def note_reader(tx: Transaction, who: Address, program: str, grant: Grant) -> None:
-    """Make `who` known, so that broadcasts reach it, unless it is, a live session bears the name, or it may not be."""
+def note_reader(tx: Transaction, who: Address, program: str, grant: Grant, *, notes: bool) -> None:
+    """Make `who` known, so that broadcasts reach it, unless it is, a live session bears the name, or it may not be.
+
+    `notes`: that a known one was seen again is noted.
+    """
     row = tx.one("SELECT registered, last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
-    known = row and row["registered"] and tx.now - row["last_seen"] < SEEN_EVERY
+    known = row and row["registered"] and (not notes or tx.now - row["last_seen"] < SEEN_EVERY)
     if not known and rules.permits(grant, who) and not bindings.holder(tx, who):
         agents.enlist(tx, who, program)
 
@@ -129,15 +135,15 @@ def _marks(values: Sequence[object]) -> str:
 # -- by id, and by what is not acknowledged -------------------------------------
 
 
-def posts(tx: Transaction, search: Search, grant: Grant) -> list[Message]:
+def posts(tx: Transaction, search: Search, grant: Grant, *, notes: bool = True) -> list[Message]:
     """The messages of a channel that a search asks for, oldest first.
 
     A grant for some names only sees the broadcasts, and what is from or to one of its
     names. Whoever is asked about with `unread_by` is enlisted if nobody knew the name,
-    and has the retained broadcasts unread.
+    and has the retained broadcasts unread; `notes` as in `received`.
     """
     if search.unread_by:
-        note_reader(tx, Address(search.unread_by, search.channel), MESSAGES_ACK, grant)
+        note_reader(tx, Address(search.unread_by, search.channel), MESSAGES_ACK, grant, notes=notes)
     where, values = _condition(tx, search, grant)
     oldest = search.since is not None or bool(search.unread_by)
     rows = tx.all(

@@ -14,7 +14,7 @@ from ...model import HandOver
 from ..answers import Json
 from ..hub import mail_for
 from . import records
-from .caller import PROGRAM, Calling
+from .caller import Calling
 from .fields import PATH, Body, Channel, Id, NameInPath, Query, Wait
 from .refusals import refusals
 
@@ -40,8 +40,7 @@ class Acknowledgement(Body):
 @router.get("/agents/{name}/inbox", response_model=records.Inbox, responses=refusals(409))
 async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuery()]) -> Response:
     """The oldest unread messages. Nothing is marked: they come again until they are acknowledged."""
-    me = caller.looks(name, given.channel)
-    await caller.bus.enlist(me, PROGRAM)
+    me = await caller.reads(name, given.channel)
 
     async def look() -> HandOver | None:
         found = await caller.bus.look(me, limit=given.limit, max_chars=MAX_CHARS)
