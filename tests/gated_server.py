@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -17,15 +18,19 @@ from starlette.routing import BaseRoute, Route
 
 from claude_bus import rules
 from claude_bus.cli.main import run
-from claude_bus.http import app, connection, guard, quotas, serve
+from claude_bus.http import app, connection, guard, quotas, recv_send, serve
 from claude_bus.http.answers import Json, body_of
 from claude_bus.http.hub import channel
 from claude_bus.http.service import Service, grant_of
 from claude_bus.mcp import visitors
+from claude_bus.mcp.http import Endpoint
+from claude_bus.mcp.visitors import Patience
 from claude_bus.model import Address
 
 
 def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after another
+    released: list[bool] = []
+
     async def whoami(request: Request) -> Response:
         """Who the guard says that this is."""
         return Json({"owner": grant_of(request).owner, "scheme": request.url.scheme})
@@ -39,13 +44,19 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
         return Json({"name": rules.require(grant_of(request), Address(name, "default")).name})
 
     async def wait(request: Request) -> Response:
-        """A long poll, for a change on a channel that never changes."""
+        """A long poll, for what happens on a channel when somebody asks `/release`."""
 
         async def look() -> bool:
-            return False
+            return bool(released)
 
-        await service.hub.until(look, float(request.query_params.get("block", "60")), channel("nowhere"))
-        return PlainTextResponse("nothing")
+        patience = float(request.query_params.get("block", "60"))
+        found = await service.hub.until(look, patience, channel("nowhere"))
+        return PlainTextResponse("released" if found else "nothing")
+
+    async def release(_request: Request) -> Response:
+        released.append(True)
+        service.hub.ring(channel("nowhere"))
+        return Json({"released": True})
 
     async def late(request: Request) -> Response:
         """What does something, and says so only when its caller's token has ended, and a while later."""
@@ -84,6 +95,7 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
         Route("/echo", echo, methods=["POST"]),
         Route("/be", be, methods=["POST"]),
         Route("/wait", wait),
+        Route("/release", release, methods=["POST"]),
         Route("/late", late, methods=["POST"]),
         Route("/stream", stream),
         Route("/flood", flood),
@@ -96,10 +108,13 @@ def set_limits(given: dict[str, str]) -> None:
     """Limits that a test makes smaller than they are."""
     modules: dict[str, Any] = {"HEAD_PATIENCE": connection, "MAX_SILENT": connection, "BODY_PATIENCE": guard}
     modules |= {"WRITE_PATIENCE": connection, "WRONG_TOKENS": quotas, "HANDSHAKE": serve}
-    modules |= {"MAX_VISITORS": visitors, "MAX_OF_TOKEN": visitors}
+    modules |= {"MAX_VISITORS": visitors, "MAX_OF_TOKEN": visitors, "HOLD": recv_send}
     for name, module in modules.items():
         if name in given:
             setattr(module, name, int(given[name]))
+    if "AFTER_STREAM" in given:
+        patience = Patience(after_stream=float(given["AFTER_STREAM"]))
+        setattr(app, "Endpoint", partial(Endpoint, patience=patience))  # noqa: B010 - no name that others may import
 
 
 if __name__ == "__main__":

@@ -396,12 +396,13 @@ def test_a_thousand_wait_and_nobody_is_disturbed(db: Path) -> None:
         before = memory(bus)
         polls = [stack.enter_context(connected(bus.url)) for _ in range(1000)]
         for each in polls:
-            each.sendall(head(bus.url, "GET /wait?block=30 HTTP/1.1"))
+            each.sendall(head(bus.url, "GET /wait?block=600 HTTP/1.1"))
         soon(lambda: ask(bus.url, "GET /waiting").document["waiting"] == 1000)
 
         assert ask(bus.url, "POST /echo", body=b"x" * MIB).document == {"size": MIB}
         used = memory(bus) - before
-        assert {reply(each).body for each in polls} == {b"nothing"}
+        assert ask(bus.url, "POST /release").status == 200
+        assert {reply(each).body for each in polls} == {b"released"}
     assert used < 150 * MIB
     assert bus.log.read_text() == ""
 

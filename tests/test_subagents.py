@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ async def test_calls_that_never_came_are_forgotten(party: Party) -> None:
     party.now += 2 * rules.CALL_LASTS
     await backend.session.bus.prune()
 
-    assert len(backend.participants._calls) == 1000
+    assert len(backend.participants._calls) == 100
     assert await backend.participants.caller("0") is backend.session
     assert await backend.participants.caller("1499") is not backend.session
 
@@ -365,6 +366,19 @@ async def test_an_answer_given_up_after_its_reader_was_forgotten(party: Party, f
 
     assert await state_of(alice, message) == "queued"
     assert carried(await backend.event("PostToolBatch", "agent1")) == ["in an answer"]
+
+
+async def test_a_request_is_remembered_by_little(party: Party) -> None:
+    """Its client chose its id, as long as it liked, and may still say that it gave it up."""
+    backend, alice = await family(party), await party.join("alice")
+    message = await say(alice, "backend", "in an answer")
+    backend.participants.answers("x" * 100_000)
+    assert (await backend.session.inbox()).messages
+
+    assert [sys.getsizeof(request) < 100 for request in backend.session._answers] == [True]
+    backend.participants.gave_up("x" * 100_000)
+    await backend.session.whoami()
+    assert await state_of(alice, message) == "queued"
 
 
 async def test_who_waits_is_not_forgotten(party: Party, few: int) -> None:

@@ -23,7 +23,7 @@ from .errors import BusError, NotRegistered
 from .model import Address, Binding, Claim, HandOver, Injection, Place, Roster, StateEntry
 from .session import REQUEST, Session
 
-_REMEMBERED = 1000
+_REMEMBERED = 100
 """Calls announced by a hook that never came (refused by the user, say) are forgotten after so many."""
 KNOWN = 100
 """Subagents of one session that its server knows of at once; the others it knows again once it hears of them."""
@@ -213,7 +213,8 @@ class Participants:
 
     async def end(self, agent_id: str) -> None:
         """The subagent has ended; should it come back, the store knows its name."""
-        await (await self.subagent(agent_id)).end()
+        known = self._subagents.get(agent_id)
+        await (known or Subagent(self.session, agent_id)).end()
         self._subagents.pop(agent_id, None)
 
     async def _make_room(self) -> None:

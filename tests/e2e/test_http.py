@@ -115,12 +115,13 @@ def test_a_message_from_the_model(start: StartHttpSession, server: Served, backe
     assert [mail.id for mail in reading.mail(frontend.turn("go on"))] == [message.id]
 
 
-def test_a_session_that_ended_is_offline(start: StartHttpSession, server: Served, backend: Peer, box: Sandbox) -> None:
+def test_a_session_that_ended_is_offline(start: StartHttpSession, db: Path, backend: Peer, box: Sandbox) -> None:
     """A client closes nothing when it ends; its stream is, and some time after it nobody has the name."""
-    add(box, server)
-    frontend = start("frontend")
-    frontend.exit()
-    frontend.wait_until("offline")
+    with served(db, program="gated_server", GATE_AFTER_STREAM="3") as server:
+        add(box, server)
+        frontend = start("frontend")
+        frontend.exit()
+        frontend.wait_until("offline")
 
 
 def test_the_server_starts_again(start: StartHttpSession, backend: Peer, box: Sandbox, db: Path) -> None:
