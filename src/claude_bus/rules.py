@@ -27,6 +27,8 @@ MAX_DOING = 80
 """Characters of a prompt that peers see, if its user shares prompts."""
 MAX_RECIPIENTS = 200
 MAX_FILES = 20
+MAX_TAGS = 20
+MAX_SEARCH = 1_000
 MAX_PATH_BYTES = 4_096
 MAX_CLAIM_TTL = 30 * 86_400.0
 MAX_TTL = 365 * 86_400.0
@@ -119,6 +121,8 @@ def check_draft(draft: Draft) -> Draft:
         MAX_CONTENT_BYTES,
         "put it into a file and name that in files, which sends its path and sha256",
     )
+    if len(draft.tags) > MAX_TAGS:
+        raise InvalidInput(f"tags has {len(draft.tags)} entries, a message has at most {MAX_TAGS}")
     for tag in draft.tags:
         check_line(tag, "a tag", MAX_NAME)
     if draft.ttl is not None:
@@ -171,6 +175,28 @@ def check_key(key: str) -> str:
 def check_value(value: str) -> str:
     """A value that fits: at most 256 KB of UTF-8."""
     return check_utf8(value, "value", MAX_VALUE_BYTES, "store a path and sha256 instead")
+
+
+def check_json(value: str) -> str:
+    """A value that is said to be JSON, and is."""
+    try:
+        json.loads(value, parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        raise InvalidInput("value is no JSON; store it as text (json: false)") from None
+    return value
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is not in JSON")
+
+
+def check_search(search: str) -> str:
+    """What to look for in messages: a text of at most 1,000 characters."""
+    if len(search) > MAX_SEARCH:
+        raise InvalidInput(
+            f"search has {len(search)} characters, at most {MAX_SEARCH} can be looked for: take a few words"
+        )
+    return search
 
 
 # -- files in pieces ---------------------------------------------------------------

@@ -24,7 +24,7 @@ from ..model import Address, Binding, Client, Draft, Grant, Process
 from ..remote import codec
 from ..sql import bindings
 from ..sql.transaction import Transaction
-from . import hub
+from . import hub, said
 from .service import Service, grant_of
 
 KEEP_ALIVE = 15.0
@@ -57,6 +57,7 @@ async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Respo
     call = verb.called(body)
     scope = Scope(grant)
     arguments = {name: scope.inward(name, value) for name, value in call.arguments.items()}
+    said.check(arguments)
     permission = _Permission(grant, scope, nameless=name in _NAMELESS)
     permission.check(arguments)
     bus = service.bus.acting_for(scope.process(call.process), grant, frozenset(call.held), permission.check_stored)
@@ -95,7 +96,9 @@ class Scope:
         """An argument as the store knows it."""
         if isinstance(value, Client):
             session = self._mark + value.session if value.session else ""
-            return replace(value, key=self._mark + value.key, process=self.process(value.process), session=session)
+            return replace(
+                said.as_shown(value), key=self._mark + value.key, process=self.process(value.process), session=session
+            )
         if isinstance(value, Process):
             return self.process(value)
         if name in ("client", "address"):
@@ -119,9 +122,8 @@ class Scope:
 class _Permission:
     """Whether the caller may make a call with these arguments: each kind of argument has its rule.
 
-    What other programs check before they call is checked here again: a name, a role or a
-    path is shown to others, who must be able to rely on what it can be. What depends on who
-    is who is checked in the verb's own transaction: nobody takes a name in between.
+    What depends on who is who is checked in the verb's own transaction: nobody takes a name
+    in between.
     """
 
     def __init__(self, grant: Grant, scope: Scope, *, nameless: bool) -> None:
@@ -132,19 +134,23 @@ class _Permission:
         self._sessions: list[str] = []
 
     def check(self, arguments: dict[str, Any]) -> None:
-        """Raise `Forbidden` for what the caller may not do, `InvalidInput` for what nobody can be or have."""
+        """Raise `Forbidden` for what the caller may not do, `InvalidInput` for what nobody can be."""
         for name, value in arguments.items():
-            _check_text(name, value)
             if isinstance(value, Address):
                 self._be(value, acts=name == "me")
             elif isinstance(value, Draft):
                 rules.require_recipients(self._grant, value.to, arguments["me"].channel)
             elif isinstance(value, Client):
-                self._sessions.append(value.key)
+                self._attach(value)
             elif name == "client" and value:
                 self._sessions.append(value)
             elif name == "channel":
                 rules.require_channel(self._grant, rules.check_name(value, "channel"))
+
+    def _attach(self, client: Client) -> None:
+        if client.listed:
+            raise InvalidInput("client: what it is listed as is the server's to say")
+        self._sessions.append(client.key)
 
     def _be(self, who: Address, *, acts: bool) -> None:
         """Names that are taken are refused where they are taken; here those that the caller says are his."""
@@ -166,17 +172,3 @@ class _Permission:
             binding = bindings.bound(tx, client)
             if binding:
                 rules.require(self._grant, binding.address)
-
-
-def _check_text(name: str, value: Any) -> None:
-    """Raise `InvalidInput` for text that others are shown as one line, and that is none."""
-    if isinstance(value, Client) and value.listed:
-        raise InvalidInput("client: what it is listed as is the server's to say")
-    if name == "role":
-        rules.check_line(value, "role")
-    elif name == "owns":
-        rules.check_owns(value)
-    elif name in ("place", "places"):
-        for scope, path, *_ in [value] if name == "place" else value or ():
-            rules.check_line(scope, "a claim's scope", rules.MAX_PATH_BYTES)
-            rules.check_line(path, "path", rules.MAX_PATH_BYTES)

@@ -253,7 +253,7 @@ def history(
     where: list[str] = ["m.id > ?", _VISIBLE]
     values: list[str | int] = [since, *_visible_to(me)]
     if search:
-        pattern = search.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+        pattern = rules.check_search(search).replace("!", "!!").replace("%", "!%").replace("_", "!_")
         where.append("LOWER(m.content) LIKE LOWER(?) ESCAPE '!'")
         values.append(f"%{pattern}%")
     if thread is not None:
