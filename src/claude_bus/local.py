@@ -117,6 +117,14 @@ class LocalBus:
 
         return LocalBus(self._db, self._process, self._rate, grant=self._grant, held=self._held, first=enlist)
 
+    def looking_as(self, who: Address, program: str) -> LocalBus:
+        """The same for a program that only looks, which is noted now and then."""
+
+        def notice(tx: Transaction) -> None:
+            agents.notice(tx, who, program)
+
+        return LocalBus(self._db, self._process, self._rate, grant=self._grant, held=self._held, first=notice)
+
     async def _run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._db.run(_after(self._first, verb), *args, **kwargs)
 
@@ -249,7 +257,7 @@ class LocalBus:
         return await self._run(deliveries.pass_on, me, message_ids, self._process, to)
 
     async def look(self, me: Address, *, limit: int, max_chars: int) -> HandOver:
-        return await self._run(inboxes.look, me, limit=limit, max_chars=max_chars)
+        return await self._look(inboxes.look, me, limit=limit, max_chars=max_chars)
 
     async def acknowledge(self, me: Address, message_ids: Sequence[int], via: str) -> dict[int, DeliveryState]:
         return await self._run(inboxes.acknowledge, me, message_ids, via)

@@ -12,6 +12,9 @@ from ..text import STATUS_ORDER
 from . import bindings, events, mailboxes, overlaps
 from .transaction import Row, Transaction
 
+SEEN_EVERY = 60.0
+"""Seconds after which one who looks is noted as seen again."""
+
 
 def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[str, ...] | None) -> Binding:
     """Give the session bound as `client` the name `who`; `NotFound` if it is not attached.
@@ -41,6 +44,18 @@ def enlist(tx: Transaction, who: Address, program: str, role: str = "", owns: tu
     mailboxes.ensure(tx, who)
     _join(tx, who, role, owns)
     tx.run("UPDATE agents SET client = ? WHERE channel = ? AND name = ?", program, who.channel, who.name)
+
+
+def notice(tx: Transaction, who: Address, program: str) -> None:
+    """`enlist` somebody who only looks, unless that was noted within `SEEN_EVERY`: looking is not writing."""
+    if not seen_lately(tx, who):
+        enlist(tx, who, program)
+
+
+def seen_lately(tx: Transaction, who: Address) -> bool:
+    """Whether somebody takes part who was seen within `SEEN_EVERY`."""
+    row = tx.one("SELECT registered, last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
+    return bool(row and row["registered"] and tx.now - row["last_seen"] < SEEN_EVERY)
 
 
 def delist(tx: Transaction, who: Address) -> None:

@@ -18,8 +18,6 @@ from .transaction import Row, Transaction, Value
 
 MAX_BATCH = 4 * 1024 * 1024
 """Characters of content in one answer; the first message comes whatever its size."""
-SEEN_EVERY = 60.0
-"""Seconds after which a reader is noted as seen again: looking is not writing."""
 
 RECV_SEND = "recv/send"
 """What a participant is listed with whose program uses `/recv`; and `/messages`."""
@@ -68,9 +66,7 @@ def received(tx: Transaction, to: str, channel: str | None, since: float, limit:
 
 def note_reader(tx: Transaction, who: Address, program: str, grant: Grant) -> None:
     """Make `who` known, so that broadcasts reach it, unless it is, a live session bears the name, or it may not be."""
-    row = tx.one("SELECT registered, last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
-    known = row and row["registered"] and tx.now - row["last_seen"] < SEEN_EVERY
-    if not known and rules.permits(grant, who) and not bindings.holder(tx, who):
+    if not agents.seen_lately(tx, who) and rules.permits(grant, who) and not bindings.holder(tx, who):
         agents.enlist(tx, who, program)
 
 
