@@ -308,9 +308,11 @@ class Database:
         def whole(connection: sqlite3.Connection) -> T:
             connection.execute("PRAGMA synchronous = NORMAL")
             try:
-                return transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
+                result = transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
             finally:
                 connection.execute("PRAGMA synchronous = FULL")
+            checkpoint_if_large(connection, self.path)
+            return result
 
         with anyio.CancelScope(shield=True):
             return await self._call(lambda worker: worker.call(whole))
