@@ -203,11 +203,13 @@ async def test_a_verb_that_the_store_fails_does_not_fail_those_beside_it(databas
         assert go.wait(PATIENCE)
 
     def broken(tx: Transaction) -> None:
+        """As SQLite does when it cannot go on: the whole transaction is gone."""
         put(tx, "broken")
-        tx.run("INSERT INTO nowhere VALUES (1)")
+        tx.run("ROLLBACK")
+        raise sqlite3.OperationalError("disk I/O error")
 
     async def fail_to() -> None:
-        with pytest.raises(StoreError, match="nowhere"):
+        with pytest.raises(StoreError, match="disk I/O error"):
             await database.run(broken)
 
     async with anyio.create_task_group() as tasks:

@@ -216,14 +216,11 @@ def _together(tx: Transaction, verbs: Sequence[Callable[[Transaction], object]])
 
 
 def _apart(tx: Transaction, verb: Callable[[Transaction], object]) -> Future[Any]:
-    """Run a verb among others: all of it happens, or nothing. What the store fails ends the transaction of all."""
+    """Run a verb among others: all of it happens, or nothing."""
     tx.run("SAVEPOINT verb")
     outcome = _outcome(verb, tx)
-    error = outcome.exception()
-    if isinstance(error, sqlite3.Error):
-        raise error
-    if error:
-        tx.run("ROLLBACK TO verb")
+    if outcome.exception():
+        tx.run("ROLLBACK TO verb")  # where SQLite has given up the whole transaction this fails, and so do all
     tx.run("RELEASE verb")
     return outcome
 
