@@ -43,6 +43,8 @@ IDLE = 10.0
 """Seconds for which to watch a server with a crowd."""
 BLOCK = 20
 """Requests of one kind in a row."""
+CALLS = 4_000
+"""Ids of tool calls."""
 NOTHING = [sys.executable, str(HERE / "nothing_http.py")]
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
 _ACCEPT = {"Accept": "application/json, text/event-stream"}
@@ -113,7 +115,12 @@ def post(to: str, **headers: str) -> bytes:
     return request("POST", "/send", {"from": "ann", "to": to, "msg": "hello"}, **headers)
 
 
-def tool(session: dict[str, str], name: str, /, **arguments: Any) -> bytes:
+def calls(session: dict[str, str], name: str, /, **arguments: Any) -> list[bytes]:
+    """Tool calls that can be under way at once. Of two with one id a session waits in vain for an answer."""
+    return [tool(session, name, number, **arguments) for number in range(1, CALLS)]
+
+
+def tool(session: dict[str, str], name: str, number: int = 0, /, **arguments: Any) -> bytes:
     """A tool call in the older era, with an MCP session, or (an empty `session`) in the newer one, with a handle."""
     params: dict[str, Any] = {"name": name, "arguments": arguments}
     path = "/mcp" if session else "/mcp?session=benchmark"
@@ -121,7 +128,7 @@ def tool(session: dict[str, str], name: str, /, **arguments: Any) -> bytes:
         params["_meta"] = _ENVELOPE
         session = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": name}
     return request(
-        "POST", path, {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}, **_ACCEPT, **session
+        "POST", path, {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}, **_ACCEPT, **session
     )
 
 
@@ -177,10 +184,10 @@ async def questions(line: Line, elsewhere: Elsewhere) -> dict[str, list[bytes]]:
         "GET /recv, one message": [request("GET", f"/recv?to=one&since={ts - 1!r}")],
         "GET /recv, nothing new": [request("GET", f"/recv?to=one&since={ts!r}")],
         "POST /v1/messages": [request("POST", "/v1/messages", api)],
-        "POST /mcp, whoami, session": [tool(session, "whoami")],
-        "POST /mcp, send, session": [tool(session, "send", to="bob", content="hello")],
-        "POST /mcp, whoami, ?session=": [tool({}, "whoami")],
-        "POST /mcp, send, ?session=": [tool({}, "send", to="bob", content="hello")],
+        "POST /mcp, whoami, session": calls(session, "whoami"),
+        "POST /mcp, send, session": calls(session, "send", to="bob", content="hello"),
+        "POST /mcp, whoami, ?session=": calls({}, "whoami"),
+        "POST /mcp, send, ?session=": calls({}, "send", to="bob", content="hello"),
         "POST /rpc/react, a prompt": [elsewhere.react(n) for n in range(50)],
     }
 
@@ -306,7 +313,7 @@ async def _all_at_once(url: str, requests: Sequence[bytes], seconds: float) -> f
     async def one(first: int) -> int:
         line, count = Line(url), 0
         while time.perf_counter() < end:
-            await line.ask(requests[(first + count) % len(requests)])
+            await line.ask(requests[(first * len(requests) // CONNECTIONS + count) % len(requests)])
             count += 1
         line.close()
         return count

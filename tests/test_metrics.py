@@ -79,7 +79,8 @@ def test_failures_of_the_store_are_counted_by_their_code(tmp_path: Path) -> None
         api.get("/agents")
         with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            assert api.refused("GET", "/agents") == (503, "store_busy")
+            api.get("/agents")  # who only looks needs no lock
+            assert api.refused("PUT", "/agents/ci") == (503, "store_busy")
         api.get("/agents")
         assert metric(api, 'claude_bus_store_errors_total{code="store_busy"}') == 1
 

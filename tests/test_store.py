@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from claude_bus.drivers.sqlite import CHECKPOINT_BYTES, Database, checkpoint_if_large, connect, transact
-from claude_bus.errors import StoreBusy, StoreCorrupt, StoreReadOnly
+from claude_bus.errors import InvalidInput, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
 from claude_bus.model import Address
 from claude_bus.sql import state
 from claude_bus.sql.transaction import Transaction
@@ -151,6 +151,79 @@ async def test_verbs_of_one_process_queue_up(database: Database) -> None:
     value = await database.run(lambda tx: state.get_state(tx, "default", "log"))
     assert value
     assert sorted(map(int, str(value.value).split())) == list(range(40))
+
+
+@pytest.mark.anyio
+async def test_verbs_that_are_committed_together_succeed_and_fail_apart(database: Database) -> None:
+    """Each that waited for the thread gets its own answer or error, and what failed left nothing behind."""
+    started, go = threading.Event(), threading.Event()
+
+    def occupy(_tx: Transaction) -> None:
+        started.set()
+        assert go.wait(PATIENCE)
+
+    def add(tx: Transaction, number: int) -> tuple[int, float]:
+        state.set_state(tx, ME, "log", str(number), mode="append")
+        if number % 3 == 0:
+            raise InvalidInput(f"{number} is not wanted")
+        return number, tx.now
+
+    outcomes: dict[int, object] = {}
+
+    async def ask(number: int) -> None:
+        try:
+            outcomes[number] = await database.run(add, number)
+        except InvalidInput as error:
+            outcomes[number] = error.message
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(database.run, occupy)
+        await anyio.to_thread.run_sync(started.wait, PATIENCE)
+        for number in range(10):
+            tasks.start_soon(ask, number)
+        await anyio.wait_all_tasks_blocked()
+        go.set()
+
+    assert {n: said for n, said in outcomes.items() if n % 3 == 0} == {n: f"{n} is not wanted" for n in (0, 3, 6, 9)}
+    good = [said for n, said in sorted(outcomes.items()) if n % 3]
+    assert [said[0] for said in good if isinstance(said, tuple)] == [1, 2, 4, 5, 7, 8]
+    assert len({said[1] for said in good if isinstance(said, tuple)}) == 1, "they were not committed together"
+    entry = await database.run(state.get_state, "default", "log")
+    assert entry
+    assert entry.value == "1\n2\n4\n5\n7\n8"
+
+
+@pytest.mark.anyio
+async def test_a_verb_that_the_store_fails_does_not_fail_those_beside_it(database: Database) -> None:
+    """All that was to be committed together is begun anew, each on its own; nothing is done twice."""
+    started, go = threading.Event(), threading.Event()
+
+    def occupy(_tx: Transaction) -> None:
+        started.set()
+        assert go.wait(PATIENCE)
+
+    def broken(tx: Transaction) -> None:
+        """As SQLite does when it cannot go on: the whole transaction is gone."""
+        put(tx, "broken")
+        tx.run("ROLLBACK")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async def fail_to() -> None:
+        with pytest.raises(StoreError, match="disk I/O error"):
+            await database.run(broken)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(database.run, occupy)
+        await anyio.to_thread.run_sync(started.wait, PATIENCE)
+        tasks.start_soon(database.run, put, "first")
+        tasks.start_soon(fail_to)
+        tasks.start_soon(database.run, put, "second")
+        await anyio.wait_all_tasks_blocked()
+        go.set()
+
+    entry = await database.run(state.get_state, "default", "k")
+    assert entry
+    assert (entry.value, entry.version) == ("second", 2)
 
 
 @pytest.mark.anyio

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import ParamSpec, Self, TypeVar, Unpack
 
 from . import rules
@@ -91,6 +92,7 @@ class LocalBus:
         grant: Grant = ANYBODY,
         held: Held | None = None,
         first: Step | None = None,
+        first_if_full: Step | None = None,
     ) -> None:
         self._db = database
         self._process = process
@@ -98,6 +100,7 @@ class LocalBus:
         self._grant = grant
         self._held = held
         self._first = first
+        self._first_if_full = first_if_full
 
     def acting_for(
         self, process: Process, grant: Grant, held: Held | None = None, permit: Step | None = None
@@ -118,6 +121,23 @@ class LocalBus:
 
         return LocalBus(self._db, self._process, self._rate, grant=self._grant, held=self._held, first=enlist)
 
+    def looking_as(self, who: Address, program: str) -> LocalBus:
+        """The same for a program that only looks, which is noted now and then, unless the disk is full."""
+
+        def notice(tx: Transaction, *, notes: bool = True) -> None:
+            agents.notice(tx, who, program, notes=notes)
+
+        without_notes = partial(notice, notes=False)
+        return LocalBus(
+            self._db,
+            self._process,
+            self._rate,
+            grant=self._grant,
+            held=self._held,
+            first=notice,
+            first_if_full=without_notes,
+        )
+
     async def _run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._db.run(_after(self._first, verb), *args, **kwargs)
 
@@ -127,7 +147,12 @@ class LocalBus:
 
     async def _look(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that seldom writes."""
-        return await self._db.look(_after(self._first, verb), *args, **kwargs)
+        try:
+            return await self._db.look(_after(self._first, verb), *args, **kwargs)
+        except StoreFull:
+            if not self._first_if_full:
+                raise
+            return await self._db.look(_after(self._first_if_full, verb), *args, **kwargs)
 
     # -- sessions
 
@@ -141,14 +166,6 @@ class LocalBus:
 
     async def enlist(self, who: Address, program: str, role: str = "", owns: tuple[str, ...] | None = None) -> None:
         await self._run(agents.enlist, who, program, role, owns)
-
-    async def enlist_reader(self, who: Address, program: str) -> None:
-        """Enlist one who is about to look; on a full disk whoever takes part already may look all the same."""
-        try:
-            await self._run(agents.enlist, who, program)
-        except StoreFull:
-            if not await self._look(agents.takes_part, who):
-                raise
 
     async def delist(self, who: Address) -> None:
         await self._run(agents.delist, who)
@@ -258,7 +275,7 @@ class LocalBus:
         return await self._run(deliveries.pass_on, me, message_ids, self._process, to)
 
     async def look(self, me: Address, *, limit: int, max_chars: int) -> HandOver:
-        return await self._run(inboxes.look, me, limit=limit, max_chars=max_chars)
+        return await self._look(inboxes.look, me, limit=limit, max_chars=max_chars)
 
     async def acknowledge(self, me: Address, message_ids: Sequence[int], via: str) -> dict[int, DeliveryState]:
         return await self._run(inboxes.acknowledge, me, message_ids, via)

@@ -1,7 +1,9 @@
 """The embedded store: one SQLite file that many processes share.
 
 Every verb runs as one hop onto the connection's thread, inside `BEGIN IMMEDIATE`; one that
-only looks takes no lock, so that it waits for nobody who writes, and nobody for it.
+only looks takes no lock, so that it waits for nobody who writes, and nobody for it. Verbs
+that have to wait for the thread, which waits for the disk, are then committed together:
+all of each happens, or nothing, and none is answered before it is on the disk.
 
 Checkpoints: SQLite before 3.51.3 can corrupt a WAL database when two connections
 checkpoint while a third writes (the "WAL-reset bug"). So automatic checkpoints are
@@ -16,9 +18,11 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 import anyio
@@ -32,6 +36,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Verb = Callable[Concatenate[Transaction, P], T]
 
+AT_ONCE = 50
+"""Verbs in one transaction at most: other processes wait for its end."""
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """Size of the WAL from which a writer moves it into the database."""
 
@@ -180,8 +186,72 @@ def checkpoint(connection: sqlite3.Connection, path: Path) -> bool:
     return False
 
 
+class _Job:
+    """A verb to be run, and once it was committed or refused what came of it."""
+
+    def __init__(self, verb: Callable[[Transaction], object]) -> None:
+        self.verb = verb
+        self.outcome: Future[Any] | None = None
+
+
+def settle(
+    connection: sqlite3.Connection,
+    clock: Callable[[], float],
+    alive: Callable[[Process, float], bool],
+    jobs: Sequence[_Job],
+) -> None:
+    """Do several jobs in one transaction; each in one of its own if the store fails that."""
+    if len(jobs) > 1:
+        with contextlib.suppress(sqlite3.Error):
+            outcomes = transact(connection, clock(), alive, _together, [job.verb for job in jobs])
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                job.outcome = outcome
+            return
+    for job in jobs:
+        job.outcome = _outcome(transact, connection, clock(), alive, job.verb)
+
+
+def _together(tx: Transaction, verbs: Sequence[Callable[[Transaction], object]]) -> list[Future[Any]]:
+    return [_apart(tx, verb) for verb in verbs]
+
+
+def _apart(tx: Transaction, verb: Callable[[Transaction], object]) -> Future[Any]:
+    """Run a verb among others: all of it happens, or nothing."""
+    tx.run("SAVEPOINT verb")
+    outcome = _outcome(verb, tx)
+    if outcome.exception():
+        tx.run("ROLLBACK TO verb")  # where SQLite has given up the whole transaction this fails, and so do all
+    tx.run("RELEASE verb")
+    return outcome
+
+
+def _outcome(step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Future[Any]:
+    outcome: Future[Any] = Future()
+    try:
+        outcome.set_result(step(*args, **kwargs))
+    except Exception as error:  # noqa: BLE001 - whoever asked for it gets it
+        outcome.set_exception(error)
+    return outcome
+
+
 class _Worker(aiosqlite.Connection):
     """aiosqlite's connection thread, running a whole verb in one hop."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(lambda: connection, iter_chunk_size=64)
+        self._waiting: deque[_Job] = deque()
+
+    async def do(self, job: _Job, settle: Callable[[sqlite3.Connection, Sequence[_Job]], None]) -> Any:
+        """Have a job done by `settle`, with those that have come by then; its outcome."""
+        self._waiting.append(job)
+
+        def done(connection: sqlite3.Connection) -> Any:
+            if not job.outcome:  # it was not taken along, so it is the first that waits
+                settle(connection, [self._waiting.popleft() for _ in range(min(len(self._waiting), AT_ONCE))])
+            assert job.outcome
+            return job.outcome.result()
+
+        return await self.call(done)
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
         result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
@@ -214,14 +284,15 @@ class Database:
 
     async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb; it is never half done, also if the caller is cancelled."""
+        job = _Job(lambda tx: verb(tx, *args, **kwargs))
 
-        def whole(connection: sqlite3.Connection) -> T:
-            result = transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
+        def settled(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
+            settle(connection, self._clock, self._alive, jobs)
             checkpoint_if_large(connection, self.path)
-            return result
 
         with anyio.CancelScope(shield=True):
-            return await self._call(whole)
+            result: T = await self._call(lambda worker: worker.do(job, settled))
+            return result
         raise AssertionError  # a shield swallows nothing; the type checker cannot know
 
     async def note(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -234,12 +305,14 @@ class Database:
         def whole(connection: sqlite3.Connection) -> T:
             connection.execute("PRAGMA synchronous = NORMAL")
             try:
-                return transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
+                result = transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
             finally:
                 connection.execute("PRAGMA synchronous = FULL")
+            checkpoint_if_large(connection, self.path)
+            return result
 
         with anyio.CancelScope(shield=True):
-            return await self._call(whole)
+            return await self._call(lambda worker: worker.call(whole))
         raise AssertionError  # as above
 
     async def look(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -249,13 +322,12 @@ class Database:
             return look(connection, self._clock(), self._alive, verb, *args, **kwargs)
 
         with anyio.CancelScope(shield=True):
-            return await self._call(whole)
+            return await self._call(lambda worker: worker.call(whole))
         raise AssertionError  # as above
 
-    async def _call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    async def _call(self, ask: Callable[[_Worker], Awaitable[T]]) -> T:
         try:
-            worker = await self._connected()
-            return await worker.call(function)
+            return await ask(await self._connected())
         except UnicodeEncodeError as error:
             raise InvalidInput("text holds half a surrogate pair; send valid Unicode text") from error
         except OverflowError as error:
@@ -285,7 +357,7 @@ class Database:
             if not self._worker:
                 # Opened before aiosqlite has it: its thread does not survive a failure to open.
                 connection = await anyio.to_thread.run_sync(connect, self.path, self._busy_timeout)
-                worker = _Worker(lambda: connection, iter_chunk_size=64)
+                worker = _Worker(connection)
                 await worker
                 self._worker, self._file = worker, _identity(self.path)
             return self._worker

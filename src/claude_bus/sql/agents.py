@@ -12,6 +12,9 @@ from ..text import STATUS_ORDER
 from . import bindings, events, mailboxes, overlaps
 from .transaction import Row, Transaction
 
+SEEN_EVERY = 60.0
+"""Seconds after which one who looks is noted as seen again."""
+
 
 def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[str, ...] | None) -> Binding:
     """Give the session bound as `client` the name `who`; `NotFound` if it is not attached.
@@ -43,10 +46,19 @@ def enlist(tx: Transaction, who: Address, program: str, role: str = "", owns: tu
     tx.run("UPDATE agents SET client = ? WHERE channel = ? AND name = ?", program, who.channel, who.name)
 
 
-def takes_part(tx: Transaction, who: Address) -> bool:
-    """Whether somebody joined under the name, and did not leave."""
-    row = tx.one("SELECT registered FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
-    return bool(row and row["registered"])
+def notice(tx: Transaction, who: Address, program: str, *, notes: bool = True) -> None:
+    """`enlist` somebody who only looks, unless that was noted a moment ago: looking is not writing.
+
+    `notes`: that a known one was seen again is noted.
+    """
+    if not known(tx, who, lately=notes):
+        enlist(tx, who, program)
+
+
+def known(tx: Transaction, who: Address, *, lately: bool) -> bool:
+    """Whether somebody takes part under the name; `lately`: who was seen within `SEEN_EVERY`."""
+    row = tx.one("SELECT registered, last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
+    return bool(row and row["registered"] and (not lately or tx.now - row["last_seen"] < SEEN_EVERY))
 
 
 def delist(tx: Transaction, who: Address) -> None:

@@ -18,8 +18,6 @@ from .transaction import Row, Transaction, Value
 
 MAX_BATCH = 4 * 1024 * 1024
 """Characters of content in one answer; the first message comes whatever its size."""
-SEEN_EVERY = 60.0
-"""Seconds after which a reader is noted as seen again: looking is not writing."""
 
 RECV_SEND = "recv/send"
 """What a participant is listed with whose program uses `/recv`; and `/messages`."""
@@ -72,11 +70,9 @@ def received(
 def note_reader(tx: Transaction, who: Address, program: str, grant: Grant, *, notes: bool) -> None:
     """Make `who` known, so that broadcasts reach it, unless it is, a live session bears the name, or it may not be.
 
-    `notes`: that a known one was seen again is noted.
+    `notes` as in `agents.notice`.
     """
-    row = tx.one("SELECT registered, last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
-    known = row and row["registered"] and (not notes or tx.now - row["last_seen"] < SEEN_EVERY)
-    if not known and rules.permits(grant, who) and not bindings.holder(tx, who):
+    if not agents.known(tx, who, lately=notes) and rules.permits(grant, who) and not bindings.holder(tx, who):
         agents.enlist(tx, who, program)
 
 

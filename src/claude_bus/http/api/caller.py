@@ -50,12 +50,6 @@ class Caller:
         who = self.looks(name, channel)
         return who, self.bus.acting_as(who, PROGRAM)
 
-    async def reads(self, name: str, channel: str) -> Address:
-        """Like `looks`, for one whom this makes a participant: from now on mail waits for it."""
-        who = self.looks(name, channel)
-        await self.bus.enlist_reader(who, PROGRAM)
-        return who
-
     async def until(self, look: Callable[[], Awaitable[T]], wait: float, *topics: str) -> T:
         """What `look` finds, as soon as that is true, or after `wait` seconds whatever it is.
 

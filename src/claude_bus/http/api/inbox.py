@@ -40,10 +40,11 @@ class Acknowledgement(Body):
 @router.get("/agents/{name}/inbox", response_model=records.Inbox, responses=refusals(409))
 async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuery()]) -> Response:
     """The oldest unread messages. Nothing is marked: they come again until they are acknowledged."""
-    me = await caller.reads(name, given.channel)
+    me = caller.looks(name, given.channel)
+    bus = caller.bus.looking_as(me, PROGRAM)
 
     async def look() -> HandOver | None:
-        found = await caller.bus.look(me, limit=given.limit, max_chars=MAX_CHARS)
+        found = await bus.look(me, limit=given.limit, max_chars=MAX_CHARS)
         return found if found.messages else None
 
     found = await caller.until(look, given.wait, mail_for(me))
