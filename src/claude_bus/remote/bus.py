@@ -245,6 +245,7 @@ class RemoteBus:
             raise Unreachable(
                 f"{error.message}. Whether it was sent is not known: send the same again, it will not arrive twice",
                 sent=True,
+                key=key,
             ) from None
         self._unsure.pop(same, None)
         return sent
