@@ -12,7 +12,7 @@ import pytest
 
 from claude_bus.bus import Bus
 from claude_bus.config import Config, Serving
-from claude_bus.errors import HTTP_STATUS, Ending, Unreachable
+from claude_bus.errors import HTTP_STATUS, Ending, StoreBusy, Unreachable
 from claude_bus.http.app import create_app
 from claude_bus.model import Address, Client, Draft, Process
 from claude_bus.opening import open_local
@@ -194,6 +194,28 @@ async def test_a_message_is_sent_once_by_a_server_that_is_killed_with_the_answer
     again = await far.until_reached(lambda: far.remote.send(me, draft))
 
     assert failed.value.data["sent"]
+    assert again.duplicate  # type: ignore[attr-defined]
+    assert [message.content for message in await far.bus.history(ALICE)] == ["once"]
+
+
+async def test_a_message_is_sent_once_though_its_repetition_is_refused(far: Far) -> None:
+    """A store that is busy at the second attempt says nothing of the first, whose answer got lost."""
+    await far.bus.enlist(ALICE, "test")
+    draft, attempts = Draft(("alice",), "once"), iter((True, False))
+
+    async def lost_then_refused(request: httpx2.Request) -> httpx2.Response:
+        if next(attempts):
+            await Line.handle_async_request(far.line, request)
+            raise httpx2.ReadError("the line broke")
+        error = StoreBusy("another process is writing; nothing was changed, try again")
+        return httpx2.Response(HTTP_STATUS[error.code], json=error.as_dict())
+
+    far.line.handle_async_request = lost_then_refused  # type: ignore[method-assign]
+    with pytest.raises(Unreachable, match="send the same again, it will not arrive twice"):
+        await far.remote.send(BOB, draft)
+    del far.line.handle_async_request
+    again = await far.until_reached(lambda: far.remote.send(BOB, draft))
+
     assert again.duplicate  # type: ignore[attr-defined]
     assert [message.content for message in await far.bus.history(ALICE)] == ["once"]
 

@@ -339,6 +339,20 @@ def test_a_command_waits_for_mail_elsewhere(server: Served, db: Path, tmp_path: 
     assert near.state(1) == "read"
 
 
+def test_a_command_says_how_its_message_is_not_sent_twice(relay: Line, db: Path, tmp_path: Path) -> None:
+    """The next process that says the same is another: it needs the key that this one used."""
+    Peer(db, "near")
+    relay.condition, relay.about = "swallows answers", "/rpc/send "
+    failed = run(tmp_path, relay.url, "send", "near", "once", "--as", "ci")
+    relay.condition = "good"
+    key = failed.stderr.rpartition("--key ")[2].strip()
+    again = run(tmp_path, relay.url, "send", "near", "once", "--as", "ci", "--key", key, "--json")
+
+    assert failed.returncode == 5
+    assert key.startswith("once-")
+    assert json.loads(again.stdout)["duplicate"] is True
+
+
 def test_what_a_command_has_printed_is_all_that_it_prints(relay: Line, db: Path, tmp_path: Path) -> None:
     """Where it cannot be said that the mail was shown, stdout still holds the one document; the mail comes again."""
     near = Peer(db, "near")

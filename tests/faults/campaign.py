@@ -17,6 +17,7 @@ from pathlib import Path
 
 from . import audit, client, nursery, person, program, relay
 from .blackboard import Blackboard, Phase
+from .case import SLACK
 from .hazards import BACK_AFTER, CUTTING_OFF, HAZARDS, LOCKING_OUT, PATIENCE, set_clock_right
 from .judge import Case, Figures, Violation, judge
 from .population import Member, Population
@@ -305,8 +306,8 @@ def _with_far_seats(stage: Stage, seats: list[str], share: float) -> Stage:
 
 
 def _sample(since: float, seconds: float) -> list[float]:
-    """Times that stand for a stretch of time."""
-    return [since + 0.1 * n for n in range(int(10 * seconds) + 1)]
+    """Times that stand for a stretch of time, so close that no moment of it is `SLACK` away from all of them."""
+    return [since + SLACK * n for n in range(int(seconds / SLACK) + 1)]
 
 
 def _go_on(stopped: Member) -> None:

@@ -67,9 +67,9 @@ def doom_calls(doom: Doom) -> None:
 
     async def doomed(self: RemoteBus, name: str, body: bytes) -> Any:
         doom.at("before a call")
-        response = await original(self, name, body)
+        found = await original(self, name, body)
         doom.at("with an answer in hand")
-        return response
+        return found
 
     setattr(RemoteBus, "_post", doomed)  # noqa: B010 - typed as what it replaces
 

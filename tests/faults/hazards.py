@@ -101,7 +101,7 @@ HAZARDS: dict[str, tuple[Callable[[Stage, Random], tuple[float, End]], float]] =
     "checkpoint storm": (storm, 4.0),
     "full disk": (fill_disk, 5.0),
     "clock": (jump_clock, 1.5),
-    "line": (spoil_line, 2.5),
+    "line": (spoil_line, 1.5),
 }
 """By name: how it begins, and the mean of seconds between two of them."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import __version__, files, rows, rules, text
 from ..config import Config
-from ..errors import EXIT_STATUS, BusError
+from ..errors import EXIT_STATUS, BusError, Unreachable
 from ..model import KINDS, Agent, Draft, HandOver
 from ..opening import open_bus
 from ..sql.deliveries import PRINTED
@@ -50,7 +50,13 @@ async def send(options: argparse.Namespace, config: Config) -> int:
     )
     async with open_bus(config) as bus:
         who = await speaker(bus, config, os.environ, options.as_name)
-        outcome = await who.bus.send(who.me, draft)
+        try:
+            outcome = await who.bus.send(who.me, draft)
+        except Unreachable as error:
+            if not error.data["sent"]:
+                raise
+            said = f"{error.message} if it goes with --key {error.data['key']}"  # the next process knows of no other
+            raise Unreachable(said, **error.data) from None
     show(options, rows.sent(outcome), text.sent(outcome, time.time()))
     return 0
 

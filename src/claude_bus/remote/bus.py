@@ -32,7 +32,7 @@ import httpx2
 
 from .. import __version__
 from ..drivers.notices import Bell
-from ..errors import BusError, Ending, Unreachable, from_dict
+from ..errors import BusError, Ending, RateLimited, StoreError, TooSlow, Unauthorized, Unreachable, from_dict
 from ..model import (
     Address,
     Binding,
@@ -67,6 +67,8 @@ KEY_LASTS = 900.0
 
 _NEVER_LEFT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 """How an attempt fails of which the server has heard nothing."""
+_OF_THIS_ATTEMPT = (StoreError, RateLimited, TooSlow, Unauthorized)
+"""Refusals that say nothing of what became of an earlier attempt."""
 _WITH_WHAT_IS_HELD = frozenset({"hand_over", "react", "waiting"})
 _ONCE = frozenset({"set_state", "release", "take_away", "edit", "enlist"})
 """Verbs that are not repeated: the second time they would do, or say, something else."""
@@ -243,6 +245,7 @@ class RemoteBus:
             raise Unreachable(
                 f"{error.message}. Whether it was sent is not known: send the same again, it will not arrive twice",
                 sent=True,
+                key=key,
             ) from None
         self._unsure.pop(same, None)
         return sent
@@ -253,10 +256,10 @@ class RemoteBus:
         """Run a verb there. Raises what it raises, or `Unreachable`."""
         verb = codec.verb(name)
         held = tuple(self._held) if name in _WITH_WHAT_IS_HELD else ()
-        response = await self._post(name, verb.call(self._process, held, args, kwargs))
+        response, doubtful = await self._post(name, verb.call(self._process, held, args, kwargs))
         if response.status_code != httpx2.codes.OK:
             error = _refusal(response, self._url)
-            if isinstance(error, Ending):  # it was told to, and may have done before what it was asked
+            if isinstance(error, Ending) or (doubtful and isinstance(error, _OF_THIS_ATTEMPT)):
                 raise self._line.broke(error.message, sent=True, more=_unknown(name))
             raise error
         try:
@@ -264,8 +267,11 @@ class RemoteBus:
         except ValueError:
             raise Unreachable(f"what answers at {self._url} is no claude-bus of a like version", sent=True) from None
 
-    async def _post(self, name: str, body: bytes) -> httpx2.Response:
-        """One attempt, and another one if the connection broke: the server may just have been started anew."""
+    async def _post(self, name: str, body: bytes) -> tuple[httpx2.Response, bool]:
+        """One attempt, and another one if the connection broke: the server may just have been started anew.
+
+        Returns the answer, and whether it is the second, and the first attempt may have arrived too.
+        """
         self._line.require()
         sent = False
         for last in (name in _ONCE, True):
@@ -278,7 +284,7 @@ class RemoteBus:
                 said = f"{type(error).__name__}: {error}".rstrip(": ")
                 raise self._line.broke(said, sent=sent, more=_unknown(name) if sent else "") from None
             self._line.works()
-            return response
+            return response, sent
         raise AssertionError  # the last attempt returns or raises
 
     def _client(self) -> httpx2.AsyncClient:
