@@ -59,6 +59,15 @@ def locked(db: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def reserved(db: Path) -> Iterator[None]:
+    """Somebody has the file, which nobody else has open, to himself: it cannot be read either."""
+    with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     """Where it says that it serves."""
     assert process.stdout

@@ -11,7 +11,7 @@ import pytest
 
 from api_under_test import token
 from processes_under_test import PATIENCE
-from served_bus import locked, served
+from served_bus import reserved, served
 from small_disk import on_small_disk
 
 DOORS = {"/send", "/post", "/v1", "/mcp", "/rpc"}
@@ -92,13 +92,13 @@ def test_a_server_that_is_killed_on_a_full_disk_comes_back(tmp_path: Path) -> No
 # -- a store that cannot answer when the server starts ------------------------------------------------------
 
 
-def test_a_server_starts_while_somebody_holds_the_lock(tmp_path: Path) -> None:
+def test_a_server_starts_while_somebody_has_the_file_to_himself(tmp_path: Path) -> None:
     """It says that the store is busy for as long as it is."""
     db = tmp_path / "bus.db"
     with served(db):
         pass
     with contextlib.ExitStack() as lock:
-        lock.enter_context(locked(db))
+        lock.enter_context(reserved(db))
         with served(db, BUS_BUSY_TIMEOUT="0.1") as server:
             busy = httpx2.get(f"{server.url}/v1/agents", timeout=PATIENCE)
             lock.close()
@@ -113,7 +113,7 @@ def test_a_server_that_could_not_look_for_tokens_lets_nobody_in_without(tmp_path
     db = tmp_path / "bus.db"
     _, secret = token(db)
     with contextlib.ExitStack() as lock:
-        lock.enter_context(locked(db))
+        lock.enter_context(reserved(db))
         with served(db, BUS_BUSY_TIMEOUT="0.1") as server:
             busy = httpx2.get(f"{server.url}/v1/agents", timeout=PATIENCE)
             lock.close()

@@ -375,7 +375,7 @@ async def test_a_request_is_remembered_by_little(party: Party) -> None:
     backend.participants.answers("x" * 100_000)
     assert (await backend.session.inbox()).messages
 
-    assert [sys.getsizeof(request) < 100 for request in backend.session._answers] == [True]
+    assert [sys.getsizeof(request) < 100 for request in backend.session.turn._answers] == [True]
     backend.participants.gave_up("x" * 100_000)
     await backend.session.whoami()
     assert await state_of(alice, message) == "queued"

@@ -14,7 +14,7 @@ from ...model import HandOver
 from ..answers import Json
 from ..hub import mail_for
 from . import records
-from .caller import Calling
+from .caller import PROGRAM, Calling
 from .fields import PATH, Body, Channel, Id, NameInPath, Query, Wait
 from .refusals import refusals
 
