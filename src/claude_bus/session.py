@@ -175,12 +175,28 @@ class Session:
         self._heard = time.monotonic()
         if self._left:
             return None
-        binding = await self.attach()
+        try:
+            binding = await self._seen()
+        except StoreFull:  # no room to note it: what only looks is answered all the same
+            binding = await self.attach()
         self.turn.call()
-        with contextlib.suppress(StoreFull):  # no room to note it: what only looks is answered all the same
-            await self.bus.observe(self.client.key)
-            if self.turn.proven or self.turn.lost:
+        if self.turn.proven or self.turn.lost:
+            with contextlib.suppress(StoreFull):
                 await self._confirm(binding)
+        return binding
+
+    async def _seen(self, *, status: Status | None = None, session_id: str = "", program: str = "") -> Binding:
+        """It gives a sign of life, and may say more of itself; whoever does not take part yet does now."""
+
+        async def observe() -> Binding | None:
+            return await self.bus.observe(self.client.key, status=status, session_id=session_id, program=program)
+
+        binding = await observe()
+        if binding and binding.process == self.client.process and self._listens:
+            self._take_up(binding)
+            return binding
+        binding = await self.attach()
+        await observe()
         return binding
 
     async def _confirm(self, binding: Binding) -> None:
@@ -301,8 +317,7 @@ class Session:
         """The client said which program and version it is."""
         if program != self._program and not self._left:
             self._program = program
-            await self.attach()
-            await self.bus.observe(self.client.key, program=program)
+            await self._seen(program=program)
 
     def silent_for(self) -> float:
         """Seconds since the session's last call or event."""
@@ -452,8 +467,7 @@ class Session:
         """The client reported another presence."""
         if not self._left:
             self._heard = time.monotonic()
-            await self.attach()
-            await self.bus.observe(self.client.key, status=status, session_id=session_id)
+            await self._seen(status=status, session_id=session_id)
 
     def first_time(self, problem: str) -> bool:
         """Whether the user has not been told of this problem yet."""

@@ -193,6 +193,8 @@ class RemoteBus:
 
     async def observe(self, client: str, *, status: Status | None = None, **more: Any) -> Binding | None:
         before: Binding | None = await self._call("observe", client, status=status, **more)
+        if before:
+            self._is_now(client, before.address)
         self._changes += status is not None
         return before
 
