@@ -52,7 +52,7 @@ def test_the_campaign_sees_a_bus_that_takes_lost_answers_for_read() -> None:
     """Sessions elsewhere, and a line that loses answers, tell of what no fault of a process does."""
     done = campaign(
         *("--seed", 37, "--rounds", 12, "--kills", 400, "--seconds", 8, "--doom", 0, "--pace", 0.2, "--real", 0),
-        *("--far", 1, "--sabotage", "proof-of-all"),
+        *("--far", 1, "--outages", 0.4, "--sabotage", "proof-of-all"),
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "VIOLATION no false receipt" in done.stdout

@@ -53,6 +53,7 @@ def _plan() -> Plan:
     add("--real", type=float, default=0.02, help="share of servers started with exec (default: 0.02)")
     add("--impatience", type=float, default=0.0, help="probability that a hook is given up early (default: 0)")
     add("--far", type=float, default=0.5, help="probability that a session is elsewhere, on a bad line (default: 0.5)")
+    add("--outages", type=float, default=1.5, help="mean seconds between two failures of that line (default: 1.5)")
     add("--sabotage", choices=sorted(SABOTAGES), default="", help="break the bus on purpose")
     return Plan(**vars(parser.parse_args()))
 

@@ -55,6 +55,8 @@ class Plan:
     impatience: float
     far: float
     """Probability that a seat of a round is elsewhere."""
+    outages: float
+    """Mean of seconds between two times that the line to those fails."""
     sabotage: str
 
 
@@ -161,7 +163,7 @@ class Round:
         self._later(1.0, self._stop)
         self._later(self._rng.expovariate(1 / _RESTARTS), self._restart_host)
         for name in HAZARDS:
-            self._later(self._rng.expovariate(1 / HAZARDS[name][1]), lambda name=name: self._befall(name))  # type: ignore[misc]
+            self._later(self._pause(name), lambda name=name: self._befall(name))  # type: ignore[misc]
         while not self._stuck and len(self.population.deaths) < self._kills and time.monotonic() < end:
             self._attend(end)
 
@@ -284,7 +286,7 @@ class Round:
     def _befall(self, name: str) -> None:
         if not self._faulty or (name == "clock" and self.stage.silence):  # a heartbeat of tomorrow is never over
             return
-        begin, pause = HAZARDS[name]
+        begin, _ = HAZARDS[name]
         self.hazards[name] += 1
         seconds, end = begin(self.stage, self._rng)
         if name in LOCKING_OUT:
@@ -292,7 +294,12 @@ class Round:
         if name in CUTTING_OFF:
             self._outages += _sample(time.time(), seconds + BACK_AFTER)
         self._later(seconds, end)
-        self._later(seconds + self._rng.expovariate(1 / pause), lambda: self._befall(name))
+        self._later(seconds + self._pause(name), lambda: self._befall(name))
+
+    def _pause(self, name: str) -> float:
+        """Seconds until this hazard comes again."""
+        mean = self._plan.outages if name in CUTTING_OFF else HAZARDS[name][1]
+        return self._rng.expovariate(1 / mean)
 
 
 def _with_far_seats(stage: Stage, seats: list[str], share: float) -> Stage:
