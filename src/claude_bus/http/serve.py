@@ -29,8 +29,6 @@ from .visits import Visits
 
 _log = logging.getLogger(__name__)
 
-MAX_HEADER_BYTES = 32 * 1024
-"""Of the request line and headers together; larger ones are answered with 431."""
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 HANDSHAKE = 10.0
 """Seconds for the handshake of TLS."""
@@ -160,7 +158,6 @@ def _uvicorn(app: Starlette, ssl_context: Any) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         log_config=None,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         ssl_context_factory=(lambda *_: ssl_context) if ssl_context else None,
         forwarded_allow_ips="127.0.0.1,::1",  # what a reverse proxy on this machine says of scheme and client
         timeout_keep_alive=20,
