@@ -34,6 +34,10 @@ HANDSHAKE = 10.0
 """Seconds for the handshake of TLS."""
 
 _TO_READ = 1.0
+_OPEN = (
+    "As long as there is no token, whoever reaches this port on this machine may do everything: "
+    "`claude-bus token create NAME` makes one."
+)
 """Seconds for clients to read the last answers of a server that ends."""
 
 
@@ -54,6 +58,8 @@ async def _serve(config: Config, serving: Serving) -> None:
             signal.signal(signal.SIGTERM, server.end_by_signal)
             print(f"claude-bus serves {config.db} at {_url(serving, listener)}", flush=True)
             await server.serve([listener])
+            if not tokens:
+                print(_OPEN, flush=True)
 
 
 class _Server(uvicorn.Server):
