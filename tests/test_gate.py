@@ -579,12 +579,14 @@ def test_a_port_that_is_taken_is_named(db: Path) -> None:
     """A sentence, and exit status 2; so is an address that is not this machine's."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         said = refused(db, "--port", str(taken.getsockname()[1]))
-    assert re.search(r"cannot listen at 127.0.0.1 port \d+: .*in use", said)
+    assert re.search(r"cannot listen at 127.0.0.1 port \d+: .*in use; choose another", said)
+    assert "attempting" not in said
     assert "cannot listen at" in refused(db, "--host", "192.0.2.1")
     assert "cannot listen at" in refused(db, "--host", "no-such-host.invalid")
     assert "BUS_ALLOWED_ORIGINS" in refused(db, "--allow-origins", "*")
 
 
+    assert "BUS_ALLOWED_HOSTS: 'http://foo' is no host" in refused(db, "--allow-hosts", "http://foo")
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_that_is_told_to_end_ends(db: Path, told: signal.Signals) -> None:
     """Whoever waits is told, streams end; idle, half open, busy and unread connections do not hold it up."""

@@ -378,6 +378,12 @@ def test_the_command_lists_and_revokes(db: Path) -> None:
     assert "shop-*" in token_command(db, "list").stdout
 
 
+def test_a_bad_pattern_is_named_as_it_was_given(db: Path) -> None:
+    """Not as what it was tried with."""
+    assert "'*@*'" in token_command(db, "create", "anna", "--names", "*@*", status=2).stderr
+    assert "--names 'a b' is not valid" in token_command(db, "create", "anna", "--names", "a b", status=2).stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -385,6 +391,7 @@ def test_the_command_lists_and_revokes(db: Path) -> None:
         ("create", "all"),
         ("create", "anna", "--names", "a b"),
         ("create", "anna", "--names", "[a]*"),
+        ("create", "anna", "--names", "*@*"),
         ("create", "anna", "--channels", "x/y"),
         ("create", "anna", "--ttl", "soon"),
         ("create", "anna", "--ttl", "0"),
