@@ -26,7 +26,9 @@ HSTS = "max-age=31536000"
 """Over https: browsers do not come back over http for a year."""
 
 _log = logging.getLogger(__name__)
-_SECRET = re.compile(r"bus_[A-Za-z0-9_-]{8,}")
+_TOKEN = re.compile(r"bus_[A-Za-z0-9_-]{8,}")
+_MCP_SESSION = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{32}(?![0-9A-Za-z])")
+"""The id of an MCP session: who knows it, and needs no token, can be that session."""
 
 
 class Envelope:
@@ -94,7 +96,7 @@ async def unserved(_request: Request, error: Exception) -> Response:
 
 
 class Discreet(logging.Formatter):
-    """Writes no token into a log, whoever let one get there."""
+    """Writes neither a token nor the id of an MCP session into a log, whoever let one get there."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _SECRET.sub("bus_***", super().format(record))
+        return _MCP_SESSION.sub("***", _TOKEN.sub("bus_***", super().format(record)))
