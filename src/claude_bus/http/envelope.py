@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from . import answers
 from .answers import Json
 
 HEADERS = {
@@ -86,13 +87,16 @@ def _failed() -> Response:
     return Json({"error": "error", "message": "the server failed; its log says why"}, 500)
 
 
-async def unserved(_request: Request, error: Exception) -> Response:
+async def unserved(request: Request, error: Exception) -> Response:
     """Starlette's handler for its own errors: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return Json({"error": "not found"}, 404)  # to the letter what the first of the wires has for an unknown path
-    code = {405: "method not allowed"}.get(error.status_code, "invalid_input")
-    return Json({"error": code, "message": error.detail}, error.status_code, error.headers)
+    if error.status_code == 404:  # "not found": to the letter what the first of the wires has for an unknown path
+        return answers.unserved(404, "not found", "there is nothing at this path")
+    if error.status_code == 405:
+        methods = (error.headers or {}).get("Allow", "")
+        message = f"{ascii(request.method)[1:-1][:20]} is not possible here; use {methods}"
+        return answers.unserved(405, "method not allowed", message, error.headers)
+    return answers.unserved(error.status_code, "invalid input", error.detail, error.headers)
 
 
 class Discreet(logging.Formatter):
