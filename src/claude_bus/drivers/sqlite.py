@@ -33,11 +33,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Verb = Callable[Concatenate[Transaction, P], T]
 
-_log = logging.getLogger(__name__)
-
-_DELETED = "%s was deleted while it was in use: a new bus begins there, and what was on the old one is gone with it"
-_REPLACED = "%s was replaced while it was in use: what is there now is the bus"
-
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """Size of the WAL from which a writer moves it into the database."""
 
@@ -51,6 +46,10 @@ _CODES: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_CORRUPT: (StoreCorrupt, "{path} is damaged; move it away and start anew, or restore a copy"),
     sqlite3.SQLITE_NOTADB: (StoreCorrupt, "{path} is not a database; move it away, or set BUS_DB to another path"),
 }
+_log = logging.getLogger(__name__)
+
+_DELETED = "%s was deleted while it was in use: a new bus begins there, and what was on the old one is gone with it"
+_REPLACED = "%s was replaced while it was in use: what is there now is the bus"
 
 
 def translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:
