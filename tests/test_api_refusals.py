@@ -93,7 +93,7 @@ def test_what_is_not_valid_is_a_400(api: Program, method: str, path: str, more: 
 def test_what_is_not_there_is_said_alike(api: Program, method: str, path: str, status: int, code: str) -> None:
     """In the one form of all refusals; 405 names what is possible."""
     answer = api.ask(method, path)
-    assert (answer.status_code, answer.json()["error"]) == (status, code)
+    assert (answer.status_code, answer.json()["error"], answer.json()["code"]) == (status, code, code)
     assert ("allow" in answer.headers) is (status == 405)
 
 

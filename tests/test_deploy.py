@@ -104,7 +104,11 @@ def configuration(folder: Path, bus: Served, port: int) -> Path:
     text = text.replace("listen 80;", f"listen 127.0.0.1:{free_port()};")
     text = text.replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
     text = re.sub(r"ssl_certificate /\S+;", f"ssl_certificate {chain};", text)
-    text = re.sub(r"ssl_certificate_key /\S+;", f"ssl_certificate_key {key};", text)
+    return runnable(folder, re.sub(r"ssl_certificate_key /\S+;", f"ssl_certificate_key {key};", text))
+
+
+def runnable(folder: Path, text: str) -> Path:
+    """A configuration with these servers that runs in `folder`."""
     user = "user root;\n" if os.geteuid() == 0 else ""
     places = "".join(
         f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -118,17 +122,23 @@ def configuration(folder: Path, bus: Served, port: int) -> Path:
 @contextlib.contextmanager
 def proxied(folder: Path, bus: Served) -> Iterator[tuple[str, ssl.SSLContext]]:
     """nginx in front of the bus: its address, and who trusts it."""
-    assert NGINX, "these tests need nginx: install it (Debian: apt-get install nginx)"
     port = free_port()
     path = configuration(folder, bus, port)
+    with running(folder, path, f"https://127.0.0.1:{port}") as url:
+        yield url, ssl.create_default_context(cafile=str(folder / "proxy.pem"))
+
+
+@contextlib.contextmanager
+def running(folder: Path, path: Path, url: str) -> Iterator[str]:
+    """nginx with this configuration, once it can be reached at `url`."""
+    assert NGINX, "these tests need nginx: install it (Debian: apt-get install nginx)"
     command = [NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(path)]
     checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        url = f"https://127.0.0.1:{port}"
         _wait_for(url, process)
-        yield url, ssl.create_default_context(cafile=str(folder / "proxy.pem"))
+        yield url
     finally:
         process.terminate()
         process.wait(PATIENCE)
@@ -177,6 +187,19 @@ def test_nginx_in_front_of_an_open_bus_lets_nobody_in(tmp_path: Path) -> None:
         assert answer.status == 401
         assert "token create" in answer.document["message"]
         assert ask(bus.url, "GET /whoami").status == 200
+
+
+def test_a_proxy_that_says_nothing_lets_nobody_into_an_open_bus(tmp_path: Path) -> None:
+    """It sends the bus's own Host and not for whom it speaks; but it speaks HTTP/1.0, as nginx did until 1.29.7."""
+    with served(tmp_path / "bus.db", program="gated_server") as bus:
+        port = free_port()
+        way = f"location / {{ proxy_pass {bus.url}; proxy_http_version 1.0; }}"
+        path = runnable(tmp_path, f"server {{ listen 127.0.0.1:{port}; {way} }}\n")
+        with running(tmp_path, path, f"http://127.0.0.1:{port}") as url:
+            answer = ask(url, "POST /echo", "Host: evil.example", body=b"x")
+        assert answer.status == 401
+        assert "token create" in answer.document["message"]
+        assert ask(bus.url, "POST /echo", body=b"x").status == 200
 
 
 def test_many_requests_on_few_connections_pass_nginx(tmp_path: Path) -> None:

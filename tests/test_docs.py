@@ -11,7 +11,7 @@ from claude_bus import config
 from claude_bus.cli.commands import COMMANDS
 from claude_bus.config import Serving
 from claude_bus.http import connection, guard, quotas
-from claude_bus.http.serve import HANDSHAKE, MAX_HEADER_BYTES
+from claude_bus.http.serve import HANDSHAKE
 from claude_bus.mcp import visitors
 from claude_bus.mcp.tools import TOOLS
 from claude_bus.mcp.visitors import Patience
@@ -72,7 +72,7 @@ def test_every_limit_is_documented() -> None:
     said = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
     rows = [line for line in said.split("## Limits")[1].splitlines() if line.startswith("| ")]
     limits = {
-        "request line": f"{MAX_HEADER_BYTES // 1024} KiB",
+        "request line": f"{connection.MAX_HEADER_BYTES // 1024} KiB",
         "body,": f"{guard.MAX_BODY_BYTES // 1024**2} MiB",
         "time for a head": f"{connection.HEAD_PATIENCE:.0f} s",
         "time for a body": f"{guard.BODY_PATIENCE:.0f} s",

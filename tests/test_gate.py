@@ -19,14 +19,14 @@ import pytest
 
 from certificates import certificate
 from claude_bus.http import guard
-from claude_bus.http.serve import MAX_HEADER_BYTES
 from processes_under_test import PATIENCE, environment
 from served_bus import Served, locked, served
 from tokens_under_test import new_token
 from wire_under_test import Reply, ask, connect, connected, head, reply
 
 GATED = "gated_server"
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 
 
 @pytest.fixture
@@ -212,7 +212,9 @@ def test_every_answer_has_the_security_headers(closed_bus: tuple[Served, str]) -
         assert "server" not in answer.headers
         if answer.status not in (200, 404):
             assert set(answer.document) >= {"error", "message"}
-    assert answers[404].document == {"error": "not found"}
+        if answer.status in (404, 405):
+            assert set(answer.document) == {"error", "code", "message"}
+    assert answers[404].document["error"] == "not found"
     assert "ZeroDivision" not in answers[500].body.decode()
     assert answers[405].headers["allow"]
 
@@ -220,9 +222,50 @@ def test_every_answer_has_the_security_headers(closed_bus: tuple[Served, str]) -
 # -- how much ---------------------------------------------------------------------------------
 
 
-def test_a_head_may_be_so_large(open_bus: Served) -> None:
-    """A large one passes, one beyond the limit is 431, and so is a megabyte of it."""
-    assert ask(open_bus.url, "GET /whoami", "X-Long: " + "x" * (MAX_HEADER_BYTES // 2)).status == 200
+def large(url: str, line: str, size: int) -> bytes:
+    """A request's head of so many bytes."""
+    made = head(url, line, "Connection: close", "X-Long: {}")
+    return made.replace(b"{}", b"x" * (size - len(made) + 2))
+
+
+FOREIGN = "Origin: https://evil.example"
+BEFORE = {
+    "nothing": ("", [], b"", []),
+    "a request": ("GET /whoami HTTP/1.1", [], b"", [200]),
+    "a refused body": ("POST /echo HTTP/1.1", [FOREIGN, "Content-Length: 5"], b"12345", [403]),
+}
+
+
+@pytest.mark.parametrize("step", [1300, 1_000_000], ids=["in pieces", "whole"])
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after its answer"])
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("size", [31 * KIB, 32 * KIB, 32 * KIB + 1, 33 * KIB])
+def test_a_head_may_be_so_large(open_bus: Served, size: int, before: str, waits: bool, step: int) -> None:
+    """32 KiB, however it arrives, of the first request on a connection and of any other; more is 431, and the end."""
+    line, headers, body, statuses = BEFORE[before]
+    with connected(open_bus.url) as made:
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sent = large(open_bus.url, "GET /whoami HTTP/1.1", size)
+        if line and waits:
+            made.sendall(head(open_bus.url, line, *headers))
+            assert [reply(made).status] == statuses
+            sent, statuses = body + sent, []
+        elif line:
+            sent = head(open_bus.url, line, *headers) + body + sent
+        for start in reversed(range(len(sent) - 1, -1, -step)):
+            made.sendall(sent[max(0, start + 1 - step) : start + 1])
+        answered = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3})", ended(made))]
+    assert answered == [*statuses, 200 if size <= 32 * KIB else 431]
+
+
+def test_the_blanks_of_a_head_count_too(open_bus: Served) -> None:
+    """What is counted is what was sent, not what it means."""
+    assert ask(open_bus.url, "GET /whoami", "X-Blank:" + " " * 40 * KIB + "x").status == 431
+    assert ask(open_bus.url, "GET /whoami", "X-Blank:" + " " * 30 * KIB + "x").status == 200
+
+
+def test_a_head_of_a_megabyte_is_refused(open_bus: Served) -> None:
+    """In one header, in many, in the path."""
     for headers in (["X-Long: " + "x" * MIB], [f"X-{n}: {'x' * 1000}" for n in range(1000)]):
         answer = ask(open_bus.url, "GET /whoami", *headers)
         assert (answer.status, answer.document["error"]) == (431, "too_large")
@@ -539,10 +582,12 @@ def test_a_port_that_is_taken_is_named(db: Path) -> None:
     """A sentence, and exit status 2; so is an address that is not this machine's."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         said = refused(db, "--port", str(taken.getsockname()[1]))
-    assert re.search(r"cannot listen at 127.0.0.1 port \d+: .*in use", said)
+    assert re.search(r"cannot listen at 127.0.0.1 port \d+: .*in use; choose another", said)
+    assert "attempting" not in said
     assert "cannot listen at" in refused(db, "--host", "192.0.2.1")
     assert "cannot listen at" in refused(db, "--host", "no-such-host.invalid")
     assert "BUS_ALLOWED_ORIGINS" in refused(db, "--allow-origins", "*")
+    assert "BUS_ALLOWED_HOSTS: 'http://foo' is no host" in refused(db, "--allow-hosts", "http://foo")
 
 
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])

@@ -45,6 +45,7 @@ PLACES = {
     "starlette": {"mcp", "http"},
     "fastapi": {"http"},
     "uvicorn": {"http"},
+    "h11": {"http"},
     "sse_starlette": {"http"},
     "limits": {"http"},
     "prometheus_client": {"http"},

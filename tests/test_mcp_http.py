@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.client.client import Client
 
+from claude_bus.http.envelope import Discreet
 from claude_bus.mcp.tools import TOOLS
 from mcp_callers import ACCEPT, LEGACY, MODERN, Caller, ModernCaller, token
 from processes_under_test import PATIENCE, Peer, wire
@@ -407,6 +410,33 @@ def test_a_subagent_is_bound_by_its_sessions_token(secrets: dict[str, str], serv
     assert as_subagent("whoami") == "alice-tests"
     assert alice.call("whoami").text == "alice"
     assert "BUS_URL" in as_subagent("send", to="alice", content="x", files=["/etc/hostname"])
+
+
+def test_ids_of_sessions_are_in_no_log(db: Path) -> None:
+    """However much it is to say: of sessions that come about, are asked for, end, or never were."""
+    handle, unknown = "a-handle-of-mine", "f" * 32
+    with served(db, "-vv") as server:
+        alice = joined(server.url, "alice")
+        assert Caller(server.url).adopt(unknown).post("tools/list").status_code == 404
+        ModernCaller(server.url, handle=handle).call("whoami")
+        with alice.http.stream("GET", alice.url) as stream:
+            assert stream.status_code == 200
+        assert alice.end() == 200
+        assert alice.post("tools/list").status_code == 404
+        abandoned = joined(server.url, "bob")
+    log = server.log.read_text(encoding="utf-8")
+    assert "/mcp 404" in log
+    assert not [secret for secret in (alice.session, abandoned.session, unknown, handle) if secret[:16] in log]
+
+
+def test_a_session_that_failed_is_not_named_in_the_log() -> None:
+    """Whatever a library says about it, with its traceback."""
+    session = "0123456789abcdef" * 2
+    try:
+        raise ValueError(f"in {session}")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "x", 1, f"Session {session} crashed", None, sys.exc_info())
+    assert "0123456789abcdef" not in Discreet("%(message)s").format(record)
 
 
 def test_a_session_answers_only_to_its_token(secrets: dict[str, str], server: Served) -> None:

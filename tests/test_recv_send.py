@@ -205,10 +205,13 @@ def test_parameters_are_given_once(bus: Caller) -> None:
 
 
 def test_unknown_paths_are_not_found(bus: Caller) -> None:
-    """404, in the words of the original; a known path in the wrong way is 405."""
-    assert (bus.get("/nothing").status, bus.get("/nothing").data) == (404, {"error": "not found"})
+    """404, in the words of the original; a known path in the wrong way is 405. With code and message, as all errors."""
+    missing, wrong = bus.get("/nothing"), bus.get("/send")
+    assert (missing.status, missing.data["error"], missing.data["code"]) == (404, "not found", "not_found")
     assert (bus.post("/nowhere", {}).status, bus.get("/recv/more").status) == (404, 404)
-    assert bus.get("/send").status == 405
+    assert (wrong.status, wrong.data["error"], wrong.data["code"]) == (405, "method not allowed", "method_not_allowed")
+    assert "nothing at this path" in missing.data["message"]
+    assert "GET is not possible here; use POST" in wrong.data["message"]
 
 
 def test_the_server_says_that_it_is_there(bus: Caller) -> None:
@@ -361,7 +364,7 @@ def test_a_prefix_goes_before_all_paths(tmp_path: Path) -> None:
         assert texts(bus.recv("bob")) == ["x"]
 
         outside = Caller(bus.url.removesuffix("/agent-bus"))
-        assert outside.get("/recv", to="bob").data == {"error": "not found"}
+        assert outside.get("/recv", to="bob").data["error"] == "not found"
 
 
 # -- waiting ----------------------------------------------------------------------

@@ -363,7 +363,7 @@ def test_a_damaged_file_is_an_error_not_an_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rest", [True, False], ids=["with its log", "alone"])
 def test_a_deleted_file_is_made_anew(tmp_path: Path, rest: bool) -> None:
-    """The next call of a running server works on a new file, sound and private."""
+    """The next call of a running server works on a new file, sound and private; the log says so, once."""
     path = tmp_path / "bus.db"
     with wire(path) as server:
         server.call("register", name="alice")
@@ -376,7 +376,10 @@ def test_a_deleted_file_is_made_anew(tmp_path: Path, rest: bool) -> None:
         written = server.call("set_state", key="k", value="new")
         kept = server.call("get_state", key="k")
         server.end()
+        assert server.process.stderr
+        said = server.process.stderr.read().decode()
 
+    assert said.count(f"{path} was deleted while it was in use") == 1
     assert found.data == {"state": []}
     assert written.text == "state['k'] set (version 1)"
     assert kept.data["state"][0]["value"] == "new"

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,35 @@ def test_a_proxy_in_front_of_an_open_bus_is_refused(db: Path) -> None:
         for header in ("X-Forwarded-For: 192.0.2.1", "Forwarded: for=192.0.2.1", "Via: 1.1 proxy"):
             answer = ask(bus.url, "GET /whoami", header)
             assert (answer.status, "token create" in answer.document["message"]) == (401, True)
+
+
+def test_http_1_0_is_for_those_with_a_token(db: Path) -> None:
+    """Proxies speak it that say nothing of whom they speak for. The answer says what to do, and once that is done it
+    is as good as any; curl and Python's library speak HTTP/1.1 anyhow."""
+    with served(db, program=GATED) as bus:
+        answer = ask(bus.url, "GET /whoami HTTP/1.0")
+        assert (answer.status, answer.document["error"]) == (401, "unauthorized")
+        assert "token create" in answer.document["message"]
+        assert "HTTP/1.1" in answer.document["message"]
+        with urllib.request.urlopen(f"{bus.url}/whoami", timeout=PATIENCE) as found:
+            assert found.status == 200
+        curl = ["curl", "--silent", "--fail", f"{bus.url}/whoami"]
+        assert subprocess.run(curl, capture_output=True, timeout=PATIENCE, check=False).returncode == 0
+        _, secret = new_token(db, "anna")
+        assert ask(bus.url, "GET /whoami HTTP/1.0", token=secret).document["owner"] == "anna"
+        assert ask(bus.url, "GET /healthz HTTP/1.0").status == 200
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_open_bus_says_so_when_it_begins(db: Path, closed: bool) -> None:
+    """One line, on who may do what; nothing of the kind where a token is needed."""
+    if closed:
+        new_token(db, "anna")
+    with served(db) as bus:
+        bus.process.terminate()
+        assert bus.process.stdout
+        said = bus.process.stdout.read().decode().splitlines()
+    assert ["whoever reaches this port on this machine" in line for line in said] == ([] if closed else [True])
 
 
 def test_the_first_token_closes_an_open_bus_for_good(db: Path) -> None:
@@ -353,6 +383,12 @@ def test_the_command_lists_and_revokes(db: Path) -> None:
     assert "shop-*" in token_command(db, "list").stdout
 
 
+def test_a_bad_pattern_is_named_as_it_was_given(db: Path) -> None:
+    """Not as what it was tried with."""
+    assert "'*@*'" in token_command(db, "create", "anna", "--names", "*@*", status=2).stderr
+    assert "--names 'a b' is not valid" in token_command(db, "create", "anna", "--names", "a b", status=2).stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -360,6 +396,7 @@ def test_the_command_lists_and_revokes(db: Path) -> None:
         ("create", "all"),
         ("create", "anna", "--names", "a b"),
         ("create", "anna", "--names", "[a]*"),
+        ("create", "anna", "--names", "*@*"),
         ("create", "anna", "--channels", "x/y"),
         ("create", "anna", "--ttl", "soon"),
         ("create", "anna", "--ttl", "0"),

@@ -320,7 +320,14 @@ def check_patterns(patterns: Sequence[str], what: str) -> tuple[str, ...]:
     if not patterns:
         raise InvalidInput(f"{what} must name at least one, such as 'anna-*', or '*' for all")
     for pattern in patterns:
-        check_name(pattern.replace("*", "a").replace("?", "a"), what)
+        try:
+            check_name(pattern.replace("*", "a").replace("?", "a"), what)
+        except InvalidInput:
+            if not is_name_glob(pattern):
+                raise
+            raise InvalidInput(
+                f"{what} {pattern[:80]!a} is not valid: each is a name, in which * and ? may stand for other characters"
+            ) from None
     return tuple(patterns)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sqlite3
 import time
@@ -51,6 +52,10 @@ _CODES: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_CORRUPT: (StoreCorrupt, "{path} is damaged; move it away and start anew, or restore a copy"),
     sqlite3.SQLITE_NOTADB: (StoreCorrupt, "{path} is not a database; move it away, or set BUS_DB to another path"),
 }
+_log = logging.getLogger(__name__)
+
+_DELETED = "%s was deleted while it was in use: a new bus begins there, and what was on the old one is gone with it"
+_REPLACED = "%s was replaced while it was in use: what is there now is the bus"
 
 
 def translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:
@@ -262,7 +267,7 @@ class Database:
     """The asynchronous side: one connection with its thread, opened when first needed.
 
     Survives what happens to the file: if it is deleted or replaced, the next verb
-    opens what is there now. Every failure is a `StoreError` of that one verb.
+    opens what is there now, or makes it anew, and the log says so. Every failure is a `StoreError` of that one verb.
     """
 
     def __init__(
@@ -352,7 +357,8 @@ class Database:
 
     async def _connected(self) -> _Worker:
         async with self._opening:
-            if self._worker and self._file != _identity(self.path):
+            if self._worker and self._file != (found := _identity(self.path)):
+                _log.warning(_REPLACED if found else _DELETED, self.path)
                 await self._disconnect()
             if not self._worker:
                 # Opened before aiosqlite has it: its thread does not survive a failure to open.

@@ -113,8 +113,9 @@ class Allowed:
 
     def __init__(self, here: Iterable[str], hosts: Iterable[str], origins: Iterable[str]) -> None:
         self._here = {name for name in map(_name, here) if name}
-        self._hosts = {host_of(host).name for host in hosts if not host.startswith("*.")}
-        self._below = tuple("." + host_of(host[2:]).name for host in hosts if host.startswith("*."))
+        named = [_host(host) for host in hosts]
+        self._hosts = {name for name in named if not name.startswith("*.")}
+        self._below = tuple(name[1:] for name in named if name.startswith("*."))
         self.origins = frozenset(map(_configured, origins))
 
     def check_host(self, header: str, *, open_to_all: bool) -> Host:
@@ -155,6 +156,18 @@ class Allowed:
                 "pages elsewhere may not call this server, nor lead here: open its address yourself, or serve with "
                 "--allow-origins and their origin (BUS_ALLOWED_ORIGINS) if they should"
             )
+
+
+def _host(text: str) -> str:
+    """A configured name, `*.` before it included."""
+    below = "*." if text.startswith("*.") else ""
+    name, _ = _split(text.removeprefix(below))
+    if name is None:
+        raise InvalidInput(
+            f"BUS_ALLOWED_HOSTS: {text[:100]!a} is no host: give names or addresses such as bus.example.org, or "
+            "*.example.org for all below one"
+        )
+    return below + name
 
 
 def _configured(text: str) -> Origin:

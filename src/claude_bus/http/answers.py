@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -29,6 +30,15 @@ def refusal(error: BusError) -> Response:
     if "retry_after" in error.data:
         headers["Retry-After"] = str(error.data["retry_after"])
     return Json(_plain(error.as_dict()), HTTP_STATUS.get(error.code, 500), headers)
+
+
+def unserved(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer where nothing is, or nothing for that method. Its fields are the same on all wires.
+
+    `error` is what each of them calls it; `code` is the same everywhere.
+    """
+    code = {404: "not_found", 405: "method_not_allowed"}.get(status, "invalid_input")
+    return Json({"error": error, "code": code, "message": message}, status, headers)
 
 
 def _plain(document: dict[str, object]) -> Any:

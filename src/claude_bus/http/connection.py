@@ -1,7 +1,8 @@
-"""A connection: uvicorn's, with an end for clients that are silent, slow, or send no HTTP.
+"""A connection: uvicorn's, with an end for clients that are silent or slow, or whose head is too large or no HTTP.
 
-uvicorn limits how long a connection may be idle between two requests, and nothing else:
-half a request keeps its connection for ever.
+uvicorn limits how long a connection may be idle between two requests, and how much it
+keeps of a head that is not whole yet. Of itself it waits for the rest for ever, and
+takes a head of any size that arrives at once.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import json
 import sys
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol, RequestResponseCycle
 
 from .envelope import HEADERS
 
+MAX_HEADER_BYTES = 32 * 1024
+"""Of the request line and headers together, as they are sent; larger ones are answered with 431."""
 HEAD_PATIENCE = 20.0
 """Seconds for a request's head to be whole, from when it is the client's turn, and for the rest of a refused body."""
 WRITE_PATIENCE = 60.0
@@ -42,11 +46,30 @@ class Silent:
             timer.cancel()
 
 
+class _Requests(h11.Connection):
+    """h11's reading of a connection: that of itself limits the part of a head that it keeps, not what comes whole."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, MAX_HEADER_BYTES)
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
+        before = self._kept() if self.their_state is h11.IDLE else 0
+        event = super().next_event()
+        if isinstance(event, h11.Request) and before - self._kept() > MAX_HEADER_BYTES:
+            raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
+        return event
+
+    def _kept(self) -> int:
+        """How many bytes came that are not read yet."""
+        return len(self.trailing_data[0])
+
+
 class Connection(H11Protocol):
     """uvicorn makes one per connection, as `partial(Connection, silent)`."""
 
     def __init__(self, silent: Silent, **given: Any) -> None:
         super().__init__(**given)
+        self.conn = _Requests()
         self._silent = silent
         self._unread: asyncio.TimerHandle | None = None
 
@@ -103,8 +126,7 @@ class Connection(H11Protocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer where there is no request that an app could answer; one that was answered is not answered again."""
-        request = self._request()
-        if request and request.response_started and (request.more_body or not request.response_complete):
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         body = json.dumps({"error": code, "message": message}).encode()
         headers = {

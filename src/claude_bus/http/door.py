@@ -54,11 +54,24 @@ class Door:
         origin = _only(headers, "origin") if "origin" in headers else None
         scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
         self._allowed.check_page(host, scheme, origin, headers.get("sec-fetch-site"))
-        if open_to_all and any(name in headers for name in _FORWARDED):
-            raise Unauthorized(
-                "this came through a proxy, so others than this machine's users may call: make a token first, with "
-                "`claude-bus token create NAME` where the bus is served"
-            )
+        if open_to_all:
+            _check_direct(scope["http_version"], headers)
+
+
+def _check_direct(version: str, headers: Headers) -> None:
+    """Raise `Unauthorized` for what a proxy passed on, as far as it shows: its port is open to more than this machine.
+
+    nginx says nothing of whom it speaks for unless told to; but before 1.29.7 it speaks
+    HTTP/1.0 unless told to, which the clients of today do not. Later ones do not show.
+    """
+    way_out = "make a token first, with `claude-bus token create NAME` where the bus is served"
+    if any(name in headers for name in _FORWARDED):
+        raise Unauthorized(f"this came through a proxy, so others than this machine's users may call: {way_out}")
+    if version == "1.0":
+        raise Unauthorized(
+            "this is HTTP/1.0, as proxies speak it that let others than this machine's users call: "
+            f"{way_out}; or use HTTP/1.1"
+        )
 
 
 def _check_length(version: str, headers: Headers) -> None:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from . import answers
 from .answers import Json
 
 HEADERS = {
@@ -26,7 +27,9 @@ HSTS = "max-age=31536000"
 """Over https: browsers do not come back over http for a year."""
 
 _log = logging.getLogger(__name__)
-_SECRET = re.compile(r"bus_[A-Za-z0-9_-]{8,}")
+_TOKEN = re.compile(r"bus_[A-Za-z0-9_-]{8,}")
+_MCP_SESSION = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{32}(?![0-9A-Za-z])")
+"""The id of an MCP session: who knows it, and needs no token, can be that session."""
 
 
 class Envelope:
@@ -84,17 +87,20 @@ def _failed() -> Response:
     return Json({"error": "error", "message": "the server failed; its log says why"}, 500)
 
 
-async def unserved(_request: Request, error: Exception) -> Response:
+async def unserved(request: Request, error: Exception) -> Response:
     """Starlette's handler for its own errors: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return Json({"error": "not found"}, 404)  # to the letter what the first of the wires has for an unknown path
-    code = {405: "method not allowed"}.get(error.status_code, "invalid_input")
-    return Json({"error": code, "message": error.detail}, error.status_code, error.headers)
+    if error.status_code == 404:  # "not found": to the letter what the first of the wires has for an unknown path
+        return answers.unserved(404, "not found", "there is nothing at this path")
+    if error.status_code == 405:
+        methods = (error.headers or {}).get("Allow", "")
+        message = f"{ascii(request.method)[1:-1][:20]} is not possible here; use {methods}"
+        return answers.unserved(405, "method not allowed", message, error.headers)
+    return answers.unserved(error.status_code, "invalid input", error.detail, error.headers)
 
 
 class Discreet(logging.Formatter):
-    """Writes no token into a log, whoever let one get there."""
+    """Writes neither a token nor the id of an MCP session into a log, whoever let one get there."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _SECRET.sub("bus_***", super().format(record))
+        return _MCP_SESSION.sub("***", _TOKEN.sub("bus_***", super().format(record)))

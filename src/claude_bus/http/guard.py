@@ -35,7 +35,8 @@ _TO_READ = 1.0
 """Seconds for the end of an answer that was cut off to get through."""
 
 _NOBODY = Grant(names=(), channels=())
-_HARMLESS = ("GET", "HEAD", "OPTIONS")
+_MAY_BE_CUT = ("GET", "HEAD", "OPTIONS")
+"""What is asked with these is asked for the answer: whoever has not got that asks again."""
 
 
 class Guard:
@@ -66,7 +67,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         await self._quotas.count(grant)
-        with self._visits.visit(grant, harmless=scope["method"] in _HARMLESS) as visit:
+        with self._visits.visit(grant, may_be_cut=scope["method"] in _MAY_BE_CUT) as visit:
             body = await _body(Headers(scope=scope), receive)
             await self._serve(visit, body, scope, receive, send)
 
@@ -95,8 +96,8 @@ class Guard:
 
 @contextlib.asynccontextmanager
 async def _watched(visit: Visit, incoming: _Incoming) -> AsyncIterator[None]:
-    """A request that only reads ends with its client; any other is done whoever waits for the answer."""
-    if not visit.harmless:
+    """A request that may be cut ends with its client; any other is done whoever waits for the answer."""
+    if not visit.may_be_cut:
         yield
         return
     async with anyio.create_task_group() as tasks:
@@ -127,7 +128,7 @@ class _Incoming:
         return {"type": "http.disconnect"}
 
     async def watch(self, visit: Visit) -> None:
-        """End a request that only reads once nobody is there to read the answer."""
+        """End a request that may be cut once nobody is there to read the answer."""
         self._gone = anyio.Event()
         while (await self._receive())["type"] != "http.disconnect":
             pass
@@ -152,7 +153,7 @@ class _Answer:
         self._started = True
         self._complete = message["type"] == "http.response.body" and not message.get("more_body")
         # Once it is being answered in parts, what was asked for is done: nothing is lost by cutting it off.
-        self._visit.harmless = self._visit.harmless or message["type"] == "http.response.body"
+        self._visit.may_be_cut = self._visit.may_be_cut or message["type"] == "http.response.body"
         await self._send(message)
 
     async def cut(self, error: BusError, scope: Scope, receive: Receive) -> None:

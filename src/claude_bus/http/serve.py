@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import signal
 import socket
 import sys
@@ -29,12 +30,14 @@ from .visits import Visits
 
 _log = logging.getLogger(__name__)
 
-MAX_HEADER_BYTES = 32 * 1024
-"""Of the request line and headers together; larger ones are answered with 431."""
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 HANDSHAKE = 10.0
 """Seconds for the handshake of TLS."""
 
+_OPEN = (
+    "As long as there is no token, whoever reaches this port on this machine may do everything: "
+    "`claude-bus token create NAME` makes one."
+)
 _TO_READ = 1.0
 """Seconds for clients to read the last answers of a server that ends."""
 
@@ -55,6 +58,8 @@ async def _serve(config: Config, serving: Serving) -> None:
             server = _Server(_uvicorn(app, ssl_context), app.state.visits)
             signal.signal(signal.SIGTERM, server.end_by_signal)
             print(f"claude-bus serves {config.db} at {_url(serving, listener)}", flush=True)
+            if not tokens:
+                print(_OPEN, flush=True)
             await server.serve([listener])
 
 
@@ -99,14 +104,21 @@ def _listening(serving: Serving) -> socket.socket:
         address = (serving.host, serving.port)
         made = socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise InvalidInput(
-            f"cannot listen at {serving.host} port {serving.port}: {reason}; choose another with --host and --port"
+            f"cannot listen at {serving.host} port {serving.port}: {_reason(error)}; choose another with --host and "
+            "--port"
         ) from None
     # For its connections. asyncio does so itself only for sockets that it made; without, a body
     # waits until the client has acknowledged the head, which takes 40 ms.
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """Why there is no socket. Python puts the address into the system's words; whoever asks has said that already."""
+    if isinstance(error, socket.gaierror) or not (isinstance(error, OSError) and error.errno):
+        return getattr(error, "strerror", None) or str(error)
+    return os.strerror(error.errno)
 
 
 def _url(serving: Serving, listener: socket.socket) -> str:
@@ -160,7 +172,6 @@ def _uvicorn(app: Starlette, ssl_context: Any) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         log_config=None,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         ssl_context_factory=(lambda *_: ssl_context) if ssl_context else None,
         forwarded_allow_ips="127.0.0.1,::1",  # what a reverse proxy on this machine says of scheme and client
         timeout_keep_alive=20,

@@ -21,11 +21,12 @@ _LAST_CALL = 3.0
 
 
 class Visit:
-    """One request under way. `harmless`: it only reads, so it can be cut off at any time."""
+    """One request under way. `may_be_cut`: at any time, as whoever asked loses nothing by it that asking again does not
+    bring; any other is finished even if nobody waits for the answer."""
 
-    def __init__(self, grant: Grant, *, harmless: bool) -> None:
+    def __init__(self, grant: Grant, *, may_be_cut: bool) -> None:
         self.grant = grant
-        self.harmless = harmless
+        self.may_be_cut = may_be_cut
         self.scope = anyio.CancelScope()
         self.ended: BusError | None = None
         self._began = anyio.current_time()
@@ -56,10 +57,10 @@ class Visits:
         return len(self._all)
 
     @contextlib.contextmanager
-    def visit(self, grant: Grant, *, harmless: bool) -> Iterator[Visit]:
+    def visit(self, grant: Grant, *, may_be_cut: bool) -> Iterator[Visit]:
         """A request that begins and ends with the context. Raises `RateLimited` if there are too many, or `Ending`."""
         self._check(grant)
-        visit = Visit(grant, harmless=harmless)
+        visit = Visit(grant, may_be_cut=may_be_cut)
         self._all.add(visit)
         self._counts[grant.token] += 1
         try:
@@ -91,20 +92,20 @@ class Visits:
         """Cut off whoever waits with a token that ended, for as long as the server runs."""
         while True:
             await anyio.sleep(_LOOK_EVERY)
-            grants = {visit.grant.token: visit.grant for visit in self._all if visit.harmless}
+            grants = {visit.grant.token: visit.grant for visit in self._all if visit.may_be_cut}
             for grant in grants.values():
                 await self._look(grant)
 
     async def _look(self, grant: Grant) -> None:
         if await self._gate.still(grant):
             return
-        for visit in [each for each in self._all if each.harmless and each.grant.token == grant.token]:
+        for visit in [each for each in self._all if each.may_be_cut and each.grant.token == grant.token]:
             visit.end(_revoked())
 
     async def end(self) -> None:
         """The server ends: whoever waits is told, what was begun may be finished, but not for long."""
         self._ending = True
-        for visit in [each for each in self._all if each.harmless]:
+        for visit in [each for each in self._all if each.may_be_cut]:
             visit.end(_ending())
         if self._all:
             with anyio.move_on_after(_LAST_CALL):

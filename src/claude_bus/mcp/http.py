@@ -16,6 +16,7 @@ import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.streamable_http import StreamableHTTPServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND
@@ -102,7 +103,8 @@ class Endpoint:
         rings: Rings,
         patience: Patience = _PATIENCE,
     ) -> None:
-        logging.getLogger(StreamableHTTPSessionManager.__module__).setLevel(logging.ERROR)  # else it logs session ids
+        for talkative in (StreamableHTTPSessionManager, StreamableHTTPServerTransport):  # they log ids of sessions
+            logging.getLogger(talkative.__module__).setLevel(logging.ERROR)
         self._grant_of = grant_of
         self._visitors = Visitors(bus, config, rings, patience)
         server = create_server(self._participants)

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ...errors import HTTP_STATUS, BusError, InvalidInput, NotFound, TooLarge
-from ..answers import Json, refusal, refused
+from ...errors import HTTP_STATUS, BusError, InvalidInput, TooLarge
+from ..answers import refusal, refused, unserved
 from .document import methods_at
 
 Responses = dict[int | str, dict[str, Any]]
@@ -82,9 +82,9 @@ async def _unrouted(request: Request, error: Exception) -> Response:
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         methods = ", ".join(methods_at(request.app, path))
         message = f"{request.method} is not possible here; use {methods}"
-        return Json({"error": "method_not_allowed", "message": message}, 405, {"Allow": methods})
+        return unserved(405, "method_not_allowed", message, {"Allow": methods})
     if error.status_code == 404:
-        return refusal(NotFound("there is nothing at this path; /v1/openapi.json says what there is"))
+        return unserved(404, "not_found", "there is nothing at this path; /v1/openapi.json says what there is")
     if error.status_code == 413:
         return refusal(TooLarge("the body is too large"))
     return refusal(InvalidInput("the body is not JSON: send a JSON object in UTF-8"))

@@ -156,24 +156,29 @@ async def delete_state(
 
 
 def _expected(given: int | None, if_match: str, if_none_match: str) -> int | None:
-    """The version that a write depends on, however the request says so."""
-    said = {version for version in (given, _tagged(if_match), _only_new(if_none_match)) if version is not None}
-    if len(said) > 1:
-        raise InvalidInput("expected_version, If-Match and If-None-Match contradict each other: give one of them")
-    return said.pop() if said else None
+    """The version that a write depends on, however the request says so; None if it depends on none."""
+    if if_match:
+        given = _agreed(given, _tagged(if_match))
+    if if_none_match:
+        if if_none_match.strip() != "*":
+            raise InvalidInput("If-None-Match can only be *: write if there is no such entry")
+        given = _agreed(given, 0)
+    return given
 
 
-def _tagged(header: str) -> int | None:
-    found = _TAG.fullmatch(header.strip())
-    if header and not (found and int(found[1]) <= LARGEST):
+def _tagged(if_match: str) -> int:
+    """The version that `If-Match` names."""
+    found = _TAG.fullmatch(if_match.strip())
+    if not found or int(found[1]) > LARGEST:
         raise InvalidInput('If-Match must be one version in quotes, such as "3", as ETag gives it')
-    return int(found[1]) if found else None
+    return int(found[1])
 
 
-def _only_new(header: str) -> int | None:
-    if header and header.strip() != "*":
-        raise InvalidInput("If-None-Match can only be *: write if there is no such entry")
-    return 0 if header else None
+def _agreed(one: int | None, other: int) -> int:
+    """What two places of a request say, if they do not contradict each other."""
+    if one not in (None, other):
+        raise InvalidInput("expected_version, If-Match and If-None-Match contradict each other: give one of them")
+    return other
 
 
 def _as_json(value: object) -> str:
