@@ -10,12 +10,15 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import anyio
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.server import HANDLED_SIGNALS
 
 from ..config import Config, Serving
 from ..errors import InvalidInput, StoreBusy, StoreFull
@@ -46,21 +49,25 @@ def serve(config: Config, serving: Serving) -> None:
     """Serve the bus until a signal ends it; raises `InvalidInput` for what would not be safe, or cannot be."""
     _log_to_stderr(serving.verbose)
     _allow_many_connections()
-    anyio.run(_serve, config, serving, backend_options={"loop_factory": _Loop})
+    if anyio.run(_serve, config, serving, backend_options={"loop_factory": _Loop}):
+        raise KeyboardInterrupt
 
 
-async def _serve(config: Config, serving: Serving) -> None:
+async def _serve(config: Config, serving: Serving) -> bool:
+    """Whether Ctrl-C ended it."""
     ssl_context = tls.context(serving.certificate, serving.key) if serving.certificate and serving.key else None
     async with open_local(config) as bus:
         with _listening(serving) as listener:
             tokens = await _needs_tokens(bus, serving, listener)
             app = create_app(bus, config, serving, tokens=tokens)
             server = _Server(_uvicorn(app, ssl_context), app.state.visits)
-            signal.signal(signal.SIGTERM, server.end_by_signal)
+            for each in HANDLED_SIGNALS:
+                signal.signal(each, server.handle_exit)
             print(f"claude-bus serves {config.db} at {_url(serving, listener)}", flush=True)
             if not tokens:
                 print(_OPEN, flush=True)
             await server.serve([listener])
+            return server.interrupted
 
 
 class _Server(uvicorn.Server):
@@ -69,10 +76,17 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, visits: Visits) -> None:
         super().__init__(config)
         self._visits = visits
+        self.interrupted = False
 
-    def end_by_signal(self, *_signal: object) -> None:
-        """The handler of SIGTERM before and after uvicorn has its own: it repeats the signal once it has ended."""
-        self.should_exit = True
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The handler of signals, until the process ends; another Ctrl-C waits for no answer."""
+        self.interrupted = self.interrupted or sig == signal.SIGINT
+        super().handle_exit(sig, frame)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn would repeat the signals once it has ended: what comes of that depends on what is awaited then."""
+        yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         ending = asyncio.ensure_future(self._end_visits())
