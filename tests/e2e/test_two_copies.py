@@ -39,14 +39,13 @@ def test_two_copies_in_one_session(session: StartSession, backend: Peer, box: Sa
     everything = "".join(reading.news(first))
     assert everything.count("You are 'frontend'") == 1
     assert everything.count("On the bus: ") == 1
-    assert backend.receipt(waited).state == "read"
-    assert backend.receipt(waited).attempts == 1
+    assert backend.wait_for_state(waited, "read").attempts == 1  # each of the two is told of the turn's end
 
     rang = backend.send("frontend", "wake up")
     woken = frontend.model.wait_main(3)
     assert [m.id for m in reading.mail(woken)] == [rang]
     frontend.wait_until("idle")
-    assert backend.receipt(rang).state == "read"
+    backend.wait_for_state(rang, "read")
     assert [m.id for m in reading.all_mail(frontend.turn("and now"))] == [waited, rang]
     assert len(frontend.model.main) == 4
     assert len(reading.rings(frontend.model.main[-1])) == 1
