@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from claude_bus import config
-from claude_bus.config import AgentBus, Config
+from claude_bus.config import Access, AgentBus, Config
 from claude_bus.errors import InvalidInput
 
 HOME = Path("/home/me")
@@ -26,7 +26,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
     assert Config.from_env({}, HOME) == expected
     settings = re.findall(r"^\| `(BUS_\w+)`", config.__doc__ or "", re.MULTILINE)
-    assert len(settings) == 20
+    assert len(settings) == 21
     assert Config.from_env(dict.fromkeys(settings, ""), HOME) == expected
 
 
@@ -131,8 +131,7 @@ def test_the_agent_bus_variables_set_their_values() -> None:
         channel="shop",
         program="Tester/1",
         cursors=False,
-        basic=("me", "p@ss"),
-        token="t",
+        access=Access(token="t", basic=("me", "p@ss")),
         log=HOME / "log",
         full=Path("/f"),
         heartbeat=Path("/h"),
@@ -146,7 +145,7 @@ def test_bus_url_serves_with_its_name_channel_and_token() -> None:
     env = {"BUS_URL": "http://h:1", "BUS_NAME": "me", "BUS_CHANNEL": "shop", "BUS_TOKEN": "t"}
 
     assert AgentBus.from_env(env, HOME, "linux") == AgentBus(
-        STATE, "http://h:1", name="me", named=True, channel="shop", token="t"
+        STATE, "http://h:1", name="me", named=True, channel="shop", access=Access("t")
     )
 
 
@@ -165,7 +164,7 @@ def test_a_token_goes_to_the_server_it_is_for(ours: str, other: str, token: str)
     env = {"BUS_URL": ours, "AGENT_BUS_URL": other, "BUS_TOKEN": "t", "BUS_NAME": "me", "BUS_CHANNEL": "shop"}
 
     found = AgentBus.from_env(env, HOME, "linux")
-    assert (found.token, found.name, found.channel) == (token, "agent", "default")
+    assert (found.access.token, found.name, found.channel) == (token, "agent", "default")
 
 
 @pytest.mark.parametrize(
