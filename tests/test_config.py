@@ -149,6 +149,15 @@ def test_bus_url_serves_with_its_name_channel_and_token() -> None:
     )
 
 
+def test_a_password_in_the_address_is_not_a_part_of_it() -> None:
+    """Nobody who shows the address shows it."""
+    found = Config.from_env({"BUS_URL": "https://me:p%40ss@h:1/bus", "BUS_TOKEN": "bus_x"}, HOME)
+
+    assert (found.url, found.access.basic) == ("https://h:1/bus", ("me", "p@ss"))
+    assert "p@ss" not in repr(found)
+    assert "bus_x" not in repr(found)
+
+
 @pytest.mark.parametrize(
     ("ours", "other", "token"),
     [

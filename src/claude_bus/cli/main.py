@@ -38,6 +38,26 @@ def run(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = _parse(parser, arguments)
     try:
+        status = _done(options, parser)
+        if sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _say_no_more()
+        return 1
+    except OSError as error:
+        if not _stdout_fails():
+            raise
+        _say_no_more()
+        print(f"claude-bus: stdout cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Run what the command line says; a refusal is told, and its exit status returned."""
+    try:
         config = _config(options)
         if options.command is None and not sys.stdin.isatty():
             from ..supervisor import supervise
@@ -49,11 +69,21 @@ def run(arguments: Sequence[str]) -> int:
     except BusError as error:
         _complain(error, options.json)
         return EXIT_STATUS.get(error.code, 1)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - the reader left; say nothing more
-        return 1
-    except KeyboardInterrupt:
-        return 130
+
+
+def _stdout_fails() -> bool:
+    """Whether what was printed cannot be put out. It is kept until it can."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _say_no_more() -> None:
+    """Nobody reads it: what is left must not be tried once more when the process ends."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as the process lasts
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:

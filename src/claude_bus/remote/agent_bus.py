@@ -123,7 +123,7 @@ class AgentBusClient:
         except line.FAILURES as error:
             sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
             raise Unreachable(f"{where} does not answer ({line.kind(error)}); is it running?", sent=sent) from error
-        if answer.status_code == httpx2.codes.UNAUTHORIZED:
+        if answer.status_code == httpx2.codes.UNAUTHORIZED and "retry-after" not in answer.headers:
             raise line.unauthorized(where, self._settings.access)
         if answer.status_code != httpx2.codes.OK:
             raise _refusal(answer, content, where)
@@ -147,7 +147,7 @@ def _refusal(answer: httpx2.Response, content: bytes, where: str) -> BusError:
     if answer.is_redirect:
         return Unreachable(f"{where} sends its callers elsewhere ({status}); set the address it moved to", sent=False)
     said = f"{where} refuses ({status}){_reason(content)}"
-    if status == 429:
+    if status == 429 or (400 <= status < 500 and "retry-after" in answer.headers):
         return RateLimited(said, retry_after=_seconds(answer.headers.get("retry-after", "")))
     if 400 <= status < 500:
         return _REFUSALS.get(status, InvalidInput)(said)
