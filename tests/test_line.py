@@ -141,6 +141,8 @@ PATH = "at this path; is its prefix missing"
         (404, b'{"error": "Not Found", "message": "No static resource"}', Unreachable, PATH),
         (405, b'{"error": "method not allowed", "message": "Method Not Allowed"}', Unreachable, "answers with 405"),
         (502, b"", Unreachable, "answers with 502"),
+        (400, b'{"message": "no", "self": 1}', Unreachable, "answers with 400"),
+        (400, b'{"error": "error", "message": "no", "self": 1}', BusError, "^no$"),
         (404, b'{"error": "not_found", "message": "it has no verb"}', NotFound, "it has no verb"),
     ],
 )
@@ -165,6 +167,24 @@ async def test_who_is_not_let_in_is_told_what_to_do(access: Access, said: str) -
     with pytest.raises(Unauthorized, match=said) as refused:
         await bus(lambda _: httpx2.Response(401, json=refusal), access).agents("default")
     assert not re.search("Bearer|bus_x|hidden", refused.value.message)
+
+
+async def test_a_token_that_was_replaced_in_its_file_lets_in_again(file: Path) -> None:
+    """Without a new process; until then each try is refused."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.headers["Authorization"] == "Bearer bus_new":
+            return httpx2.Response(200, json=[])
+        return httpx2.Response(401, json={"error": "unauthorized", "message": "no"})
+
+    file.write_text("bus_old", encoding="utf-8")  # noqa: ASYNC240 - before anything runs
+    there = bus(answer, Access(token_file=file))
+    for _ in range(2):
+        with pytest.raises(Unauthorized, match="BUS_TOKEN_FILE"):
+            await there.agents("default")
+    file.write_text("bus_new", encoding="utf-8")  # noqa: ASYNC240 - as an editor does
+
+    assert await there.agents("default") == []
 
 
 async def without_end(part: bytes) -> AsyncIterator[bytes]:

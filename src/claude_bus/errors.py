@@ -15,7 +15,7 @@ class BusError(Exception):
 
     code = "error"
 
-    def __init__(self, message: str, **data: object) -> None:
+    def __init__(self, message: str, /, **data: object) -> None:
         super().__init__(message)
         self.message = message
         self.data = data

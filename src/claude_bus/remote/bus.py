@@ -98,6 +98,7 @@ class RemoteBus:
         self._process = process
         self._transport = transport
         self._http: httpx2.AsyncClient | None = None
+        self._not_let_in = False
         self._outage = _Outage(url)
         self._held: set[tuple[Address, int]] = set()
         self._handing_over = anyio.Lock()
@@ -296,12 +297,18 @@ class RemoteBus:
                 limits=httpx2.Limits(keepalive_expiry=KEPT),
                 transport=self._transport,
             )
+        elif self._not_let_in:
+            line.show_anew(self._http, self._access)
+        self._not_let_in = False
         return self._http
 
     def _refusal(self, status: int, content: bytes) -> BusError:
         """The error that the server answered with."""
         error = _refusal(status, content, self._url)
-        return line.unauthorized(f"the bus at {self._url}", self._access) if isinstance(error, Unauthorized) else error
+        if not isinstance(error, Unauthorized):
+            return error
+        self._not_let_in = True
+        return line.unauthorized(f"the bus at {self._url}", self._access)
 
     # -- the ear
 
@@ -375,8 +382,9 @@ def _refusal(status: int, content: bytes, url: str) -> BusError:
         document = json.loads(content)
     except (ValueError, RecursionError):
         document = None
-    error = from_dict(document) if isinstance(document, dict) else None
-    if error and error.message and error.code == document["error"]:
-        return error
+    if isinstance(document, dict):
+        error = from_dict(document)
+        if error.message and error.code == document.get("error"):
+            return error
     path = " at this path; is its prefix missing, or not right?" if status == httpx2.codes.NOT_FOUND else ""
     return Unreachable(f"{url} answers with {status}, and not as a claude-bus does{path}", sent=True)

@@ -53,6 +53,12 @@ def client(url: str, access: Access, program: str, **options: Any) -> httpx2.Asy
         ) from None
 
 
+def show_anew(http: httpx2.AsyncClient, access: Access) -> None:
+    """Show what the token's file holds now. Raises `Misconfigured`."""
+    if access.token_file and not access.basic:
+        http.headers["Authorization"] = f"Bearer {secret(access)}"
+
+
 def secret(access: Access) -> str:
     """The token to present; "" if there is none. Raises `Misconfigured` for what can be none."""
     if access.token or not access.token_file:
