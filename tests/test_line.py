@@ -96,7 +96,7 @@ def test_a_file_of_no_certificates_is_named(
         monkeypatch.setenv(variable, str(path))
     access = Access(ca_file=path if variable == "BUS_CA_FILE" else None)
 
-    with pytest.raises(Misconfigured, match=f"^{variable}.*{said}"):
+    with pytest.raises(Misconfigured, match=f"^{variable}='{path}' .*{said}"):
         line.client(URL, access, "tester")
     line.client("http://bus.example.org", access, "tester")
 

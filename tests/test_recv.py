@@ -32,6 +32,7 @@ from agent_bus_under_test import (
 )
 from claude_bus import text
 from likely_secrets import SECRETS
+from processes_under_test import PATIENCE
 
 BLOCK = re.compile(r"^\[\d\d:\d\d:\d\dZ\] from ([^\n]*):\n(.*?)\n---\n", re.MULTILINE | re.DOTALL)
 
@@ -350,6 +351,18 @@ def test_who_is_refused_is_told_and_ends(tmp_path: Path, command: str, status: s
     assert (done.returncode, done.stdout) == (2, b"")
     assert said in done.stderr.decode().splitlines()[-1]
     assert "bus_secret" not in done.stderr.decode()
+
+
+def test_a_full_disk_behind_stdout_ends_it(tmp_path: Path) -> None:
+    """In a line; what could not be printed comes again."""
+    with scripted(ok({"now": 2e9 - 1}), ok(GOOD)) as server, Path("/dev/full").open("wb") as full:
+        env = surroundings(tmp_path, AGENT_BUS_URL=server.url, AGENT_BUS_STATE_DIR=str(tmp_path / "state"))
+        command = [sys.executable, "-m", "claude_bus", "recv", "bob"]
+        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
+
+    assert (done.returncode, done.stderr) == (1, b"claude-bus: the output cannot be written: No space left on device\n")
+    [path] = cursors(tmp_path)
+    assert json.loads(path.read_bytes())["since"] < 2e9
 
 
 @pytest.mark.parametrize("command", ["recv", "listen"])

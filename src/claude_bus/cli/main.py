@@ -8,6 +8,7 @@ With `--json` the only thing on stdout is one JSON document, also for an error.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -32,6 +33,9 @@ _SEND = (
     "not so with --as, --db, --reply-to, --kind, --urgent, --key or --file, which only our own bus knows."
 )
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""How writing fails for reasons that are not ours."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status."""
@@ -45,10 +49,10 @@ def run(arguments: Sequence[str]) -> int:
         _say_no_more()
         return 1
     except OSError as error:
-        if not _stdout_fails():
+        if not (_stdout_fails() or error.errno in _FULL):
             raise
         _say_no_more()
-        print(f"claude-bus: stdout cannot be written: {error.strerror}", file=sys.stderr)
+        print(f"claude-bus: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -72,7 +76,7 @@ def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _stdout_fails() -> bool:
-    """Whether what was printed cannot be put out. It is kept until it can."""
+    """Whether what was printed cannot be put out. Unless stdout has no buffer, it is kept until it can."""
     try:
         if sys.stdout:
             sys.stdout.flush()

@@ -79,7 +79,7 @@ def _written(out: int, part: bytes) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise BusError(f"stdout cannot be written: {error.strerror}") from None
+        raise BusError(f"the output cannot be written: {error.strerror}") from None
 
 
 def _takes(out: int) -> bool:

@@ -29,7 +29,6 @@ FAILURES = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, Va
 """How a request fails."""
 
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
-_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def client(url: str, access: Access, program: str, **options: Any) -> httpx2.AsyncClient:
@@ -48,7 +47,7 @@ def client(url: str, access: Access, program: str, **options: Any) -> httpx2.Asy
         )
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
         raise Misconfigured(
-            f"the proxy that {_named(*_PROXIES) or 'the system'} names cannot be used ({type(error).__name__}): "
+            f"the proxy that {_proxies() or 'the system'} names cannot be used ({type(error).__name__}): "
             "give an http:// or https:// address, or unset it"
         ) from None
 
@@ -96,7 +95,10 @@ def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext:
     try:
         trusted = httpx2.create_ssl_context()
     except OSError as error:
-        raise Misconfigured(f"{_named(*_CERTIFICATES) or 'the system'} {_unusable(error)}") from None
+        where = (
+            f"SSL_CERT_FILE={given!a}" if (given := os.environ.get("SSL_CERT_FILE")) else "the system's certificates:"
+        )
+        raise Misconfigured(f"{where} {_unusable(error)}") from None
     try:
         if ca_file:
             trusted.load_verify_locations(cafile=ca_file)
@@ -111,9 +113,9 @@ def _unusable(error: OSError) -> str:
     return f"cannot be read: {error.strerror or type(error).__name__}"
 
 
-def _named(*variables: str) -> str:
-    """Those of the variables that are set, however they are written."""
-    return ", ".join(name for name in variables if os.environ.get(name) or os.environ.get(name.lower()))
+def _proxies() -> str:
+    """The variables that name one, however they are written."""
+    return ", ".join(name for name in _PROXIES if os.environ.get(name) or os.environ.get(name.lower()))
 
 
 async def content(answer: httpx2.Response, where: str) -> bytes:
