@@ -191,6 +191,12 @@ def test_state_is_kept_where_the_system_keeps_it(platform: str, env: dict[str, s
     assert AgentBus.from_env(env, HOME, platform).folder == folder
 
 
+def test_a_user_agent_is_one_that_a_header_can_hold() -> None:
+    """Others are refused by name."""
+    with pytest.raises(InvalidInput, match="AGENT_BUS_UA"):
+        AgentBus.from_env({"AGENT_BUS_UA": "Bücherwurm"}, HOME, "linux")
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://h", "host", "http://", "http://h:0", "http://h:99999", "http://h?x", "http://h\n"]
 )

@@ -113,6 +113,13 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, a
     assert "hidden" not in refused.value.message
 
 
+@pytest.mark.parametrize("url", ["http://ü..x", "https://\N{HEAVY BLACK HEART}"])
+def test_a_host_that_can_be_none_is_named(url: str) -> None:
+    """As the address, and not as anything else that is wrong."""
+    with pytest.raises(Misconfigured, match="is no address"):
+        line.client(url, Access(), "tester")
+
+
 # -- failures and answers
 
 

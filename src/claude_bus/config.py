@@ -205,7 +205,7 @@ class AgentBus:
             name=name or "agent",
             named=bool(name),
             channel=channel or DEFAULT_CHANNEL,
-            program=check_line(env.get("AGENT_BUS_UA") or "Mozilla/5.0", "AGENT_BUS_UA", 400),
+            program=_ascii(check_line(env.get("AGENT_BUS_UA") or "Mozilla/5.0", "AGENT_BUS_UA", 400), "AGENT_BUS_UA"),
             cursors=(env.get("AGENT_BUS_NO_CURSOR") or "0") == "0",
             access=access,
             log=log,
@@ -303,6 +303,12 @@ def _path(text: str, home: Path) -> Path:
     if text == "~" or text.startswith(("~/", "~\\")):
         return home / text[2:]
     return Path(text).absolute()
+
+
+def _ascii(text: str, name: str) -> str:
+    if not text.isascii():
+        raise InvalidInput(f"{name}={text!a} is not valid: give plain ASCII, which is all that a header can hold")
+    return text
 
 
 def _count(text: str, name: str) -> int:

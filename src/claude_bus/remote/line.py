@@ -40,16 +40,23 @@ def client(url: str, access: Access, program: str, **options: Any) -> httpx2.Asy
     token = "" if access.basic else secret(access)
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    tls = _tls(url, access.ca_file)
+    address, tls = _address(url), _tls(url, access.ca_file)
     try:
         return httpx2.AsyncClient(
-            base_url=url, headers=headers, auth=access.basic, verify=tls, follow_redirects=False, **options
+            base_url=address, headers=headers, auth=access.basic, verify=tls, follow_redirects=False, **options
         )
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
         raise Misconfigured(
             f"the proxy that {_proxies() or 'the system'} names cannot be used ({type(error).__name__}): "
             "give an http:// or https:// address, or unset it"
         ) from None
+
+
+def _address(url: str) -> httpx2.URL:
+    try:
+        return httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL):
+        raise Misconfigured(f"{url!a} is no address: give one such as https://host:8765") from None
 
 
 def show_anew(http: httpx2.AsyncClient, access: Access) -> None:
@@ -95,9 +102,8 @@ def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext:
     try:
         trusted = httpx2.create_ssl_context()
     except OSError as error:
-        where = (
-            f"SSL_CERT_FILE={given!a}" if (given := os.environ.get("SSL_CERT_FILE")) else "the system's certificates:"
-        )
+        given = os.environ.get("SSL_CERT_FILE")
+        where = f"SSL_CERT_FILE={given!a}" if given else "the file of the system's certificates"
         raise Misconfigured(f"{where} {_unusable(error)}") from None
     try:
         if ca_file:
