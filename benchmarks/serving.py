@@ -32,7 +32,7 @@ import psutil
 from bench import BUS, HERE, environment
 
 from claude_bus import processes
-from claude_bus.config import Config
+from claude_bus.config import Access, Config
 from claude_bus.model import Address, Client, Happening
 from claude_bus.opening import open_local
 from claude_bus.remote import codec
@@ -157,7 +157,7 @@ class Elsewhere:
     def __init__(self, url: str) -> None:
         self.process = processes.this_process()
         self.client = Client("benchmark", self.process)
-        self.bus = RemoteBus(url, "", self.process)
+        self.bus = RemoteBus(url, Access(), self.process)
 
     async def register(self) -> None:
         await self.bus.attach(self.client, None, "default")

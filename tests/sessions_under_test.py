@@ -12,7 +12,7 @@ from typing import Any, cast
 import httpx2
 
 from claude_bus.bus import Bus
-from claude_bus.config import Config, Serving
+from claude_bus.config import Access, Config, Serving
 from claude_bus.drivers.sqlite import Database
 from claude_bus.http.app import create_app
 from claude_bus.local import LocalBus
@@ -60,7 +60,7 @@ class Party:
         if not self.served:
             return local
         transport = httpx2.ASGITransport(create_app(local, config, Serving(), tokens=False))
-        remote = cast(Bus, RemoteBus("http://127.0.0.1", "", self.process(), transport))
+        remote = cast(Bus, RemoteBus("http://127.0.0.1", Access(), self.process(), transport))
         self._buses.append(remote)
         return remote
 

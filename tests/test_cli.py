@@ -51,6 +51,23 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["export", "agents --json", "inbox --as bob --peek"])
+def test_a_full_disk_behind_stdout_is_said_in_a_line(shell: Shell, command: str, unbuffered: str) -> None:
+    """No command ends with a traceback, or as if it had been read."""
+    shell.text("send", "bob", "hello", "--as", "ann")
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - no file of ours
+        done = subprocess.run(
+            [sys.executable, "-m", "claude_bus", *command.split()],
+            env={**shell.env, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr) == (1, b"claude-bus: the output cannot be written: No space left on device\n")
+
+
 def test_a_message_goes_from_one_shell_to_another(shell: Shell) -> None:
     """What one person sends, the other reads once, and the sender is told what to expect."""
     assert "never seen under this name" in shell.text("send", "bob", "hello", "--as", "ann")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from claude_bus import config
-from claude_bus.config import AgentBus, Config
+from claude_bus.config import Access, AgentBus, Config
 from claude_bus.errors import InvalidInput
 
 HOME = Path("/home/me")
@@ -26,7 +26,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
     assert Config.from_env({}, HOME) == expected
     settings = re.findall(r"^\| `(BUS_\w+)`", config.__doc__ or "", re.MULTILINE)
-    assert len(settings) == 20
+    assert len(settings) == 21
     assert Config.from_env(dict.fromkeys(settings, ""), HOME) == expected
 
 
@@ -131,8 +131,7 @@ def test_the_agent_bus_variables_set_their_values() -> None:
         channel="shop",
         program="Tester/1",
         cursors=False,
-        basic=("me", "p@ss"),
-        token="t",
+        access=Access(token="t", basic=("me", "p@ss")),
         log=HOME / "log",
         full=Path("/f"),
         heartbeat=Path("/h"),
@@ -146,8 +145,17 @@ def test_bus_url_serves_with_its_name_channel_and_token() -> None:
     env = {"BUS_URL": "http://h:1", "BUS_NAME": "me", "BUS_CHANNEL": "shop", "BUS_TOKEN": "t"}
 
     assert AgentBus.from_env(env, HOME, "linux") == AgentBus(
-        STATE, "http://h:1", name="me", named=True, channel="shop", token="t"
+        STATE, "http://h:1", name="me", named=True, channel="shop", access=Access("t")
     )
+
+
+def test_a_password_in_the_address_is_not_a_part_of_it() -> None:
+    """Nobody who shows the address shows it."""
+    found = Config.from_env({"BUS_URL": "https://me:p%40ss@h:1/bus", "BUS_TOKEN": "bus_x"}, HOME)
+
+    assert (found.url, found.access.basic) == ("https://h:1/bus", ("me", "p@ss"))
+    assert "p@ss" not in repr(found)
+    assert "bus_x" not in repr(found)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +173,7 @@ def test_a_token_goes_to_the_server_it_is_for(ours: str, other: str, token: str)
     env = {"BUS_URL": ours, "AGENT_BUS_URL": other, "BUS_TOKEN": "t", "BUS_NAME": "me", "BUS_CHANNEL": "shop"}
 
     found = AgentBus.from_env(env, HOME, "linux")
-    assert (found.token, found.name, found.channel) == (token, "agent", "default")
+    assert (found.access.token, found.name, found.channel) == (token, "agent", "default")
 
 
 @pytest.mark.parametrize(
@@ -181,6 +189,12 @@ def test_a_token_goes_to_the_server_it_is_for(ours: str, other: str, token: str)
 def test_state_is_kept_where_the_system_keeps_it(platform: str, env: dict[str, str], folder: Path) -> None:
     """Each system has its place for such files."""
     assert AgentBus.from_env(env, HOME, platform).folder == folder
+
+
+def test_a_user_agent_is_one_that_a_header_can_hold() -> None:
+    """Others are refused by name."""
+    with pytest.raises(InvalidInput, match="AGENT_BUS_UA"):
+        AgentBus.from_env({"AGENT_BUS_UA": "Bücherwurm"}, HOME, "linux")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from claude_bus.bus import Bus
-from claude_bus.config import Config, Serving
+from claude_bus.config import Access, Config, Serving
 from claude_bus.errors import HTTP_STATUS, Ending, StoreBusy, Unreachable
 from claude_bus.http.app import create_app
 from claude_bus.model import Address, Client, Draft, Process
@@ -67,7 +67,7 @@ class Far:
         config = Config(path)
         self.bus = open_local(config)
         self.line = Line(httpx2.ASGITransport(create_app(self.bus, config, Serving(), tokens=False)))
-        self.remote = RemoteBus("http://127.0.0.1", "", LAPTOP, self.line)
+        self.remote = RemoteBus("http://127.0.0.1", Access(), LAPTOP, self.line)
         self.session = Session(cast(Bus, self.remote), config, Client("key", LAPTOP), lambda _mode: False, hooked=True)
 
     async def is_sent(self, content: str) -> int:

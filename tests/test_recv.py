@@ -32,6 +32,7 @@ from agent_bus_under_test import (
 )
 from claude_bus import text
 from likely_secrets import SECRETS
+from processes_under_test import PATIENCE
 
 BLOCK = re.compile(r"^\[\d\d:\d\d:\d\dZ\] from ([^\n]*):\n(.*?)\n---\n", re.MULTILINE | re.DOTALL)
 
@@ -314,7 +315,7 @@ GARBAGE = {
     "no list": (ok({"messages": {"ts": 1}}), "Unreachable"),
     "500": (raw(b'{"error": "oh"}', "500 Internal Server Error"), "Unreachable"),
     "404": (raw(b"", "404 Not Found"), "NotFound"),
-    "401": (raw(b"", "401 Unauthorized"), "Unauthorized"),
+    "401 for now": (raw(b"", "401 Unauthorized", "Retry-After: 1"), "RateLimited"),
     "half": (raw(b'{"messages": [').replace(b"Length: 14", b"Length: 99"), "RemoteProtocolError"),
     "nothing": (b"", "RemoteProtocolError"),
     "no HTTP": (b"SSH-2.0\r\n\r\n", "RemoteProtocolError"),
@@ -335,6 +336,42 @@ def test_garbage_is_passed_over(answer: str, tmp_path: Path) -> None:
     assert recv.complaints == f"# transient: {kind}\n"
     polls = [one for one in server.requests if one.startswith("GET /recv")]
     assert polls[0].split(" ")[1] == polls[1].split(" ")[1]
+
+
+@pytest.mark.parametrize("command", ["recv", "listen"])
+@pytest.mark.parametrize(
+    ("status", "said"), [("401 Unauthorized", "refuses the token in BUS_TOKEN"), ("403 No", "403")]
+)
+def test_who_is_refused_is_told_and_ends(tmp_path: Path, command: str, status: str, said: str) -> None:
+    """That is no outage: the next try would fare no better, and somebody must do something."""
+    with scripted(ok({"now": 2e9}), raw(b"", status)) as server:
+        env = surroundings(tmp_path, AGENT_BUS_URL=server.url, BUS_TOKEN="bus_secret")
+        done = run(env, command, "bob")
+
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert said in done.stderr.decode().splitlines()[-1]
+    assert "bus_secret" not in done.stderr.decode()
+
+
+def test_a_full_disk_behind_stdout_ends_it(tmp_path: Path) -> None:
+    """In a line; what could not be printed comes again."""
+    with scripted(ok({"now": 2e9 - 1}), ok(GOOD)) as server, Path("/dev/full").open("wb") as full:
+        env = surroundings(tmp_path, AGENT_BUS_URL=server.url, AGENT_BUS_STATE_DIR=str(tmp_path / "state"))
+        command = [sys.executable, "-m", "claude_bus", "recv", "bob"]
+        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
+
+    assert (done.returncode, done.stderr) == (1, b"claude-bus: the output cannot be written: No space left on device\n")
+    [path] = cursors(tmp_path)
+    assert json.loads(path.read_bytes())["since"] < 2e9
+
+
+@pytest.mark.parametrize("command", ["recv", "listen"])
+def test_its_help_names_its_settings_and_no_option_that_is_not_its_own(tmp_path: Path, command: str) -> None:
+    """Neither prints a document, nor knows a database."""
+    said = run(surroundings(tmp_path), command, "--help").stdout.decode()
+
+    assert [name for name in ("STATE_DIR", "NO_CURSOR", "UA") if f"AGENT_BUS_{name}" not in said] == []
+    assert not re.search("--(db|json)", said)
 
 
 def test_entries_that_are_no_messages_stop_nothing(tmp_path: Path) -> None:

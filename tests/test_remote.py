@@ -387,19 +387,19 @@ def test_over_https_with_a_token_from_a_file(db: Path, tmp_path: Path) -> None:
     with served(db, "--tls-cert", str(cert), "--tls-key", str(key)) as server:
         url = server.url.replace("127.0.0.1", "localhost")
         trusted = run(
-            tmp_path, url, "send", "bob", "hello", "--as", "ann", BUS_TOKEN_FILE=str(token), SSL_CERT_FILE=str(cert)
+            tmp_path, url, "send", "bob", "hello", "--as", "ann", BUS_TOKEN_FILE=str(token), BUS_CA_FILE=str(cert)
         )
         doubted = run(tmp_path, url, "agents", BUS_TOKEN_FILE=str(token))
         foreign = run(
-            tmp_path, url, "send", "bob", "hello", "--as", "zoe", BUS_TOKEN_FILE=str(token), SSL_CERT_FILE=str(cert)
+            tmp_path, url, "send", "bob", "hello", "--as", "zoe", BUS_TOKEN_FILE=str(token), BUS_CA_FILE=str(cert)
         )
-        nobody = run(tmp_path, url, "agents", SSL_CERT_FILE=str(cert))
+        nobody = run(tmp_path, url, "agents", BUS_CA_FILE=str(cert))
 
     assert (trusted.returncode, trusted.stderr) == (0, "")
-    assert (doubted.returncode, "certificate" in doubted.stderr.lower()) == (5, True)
+    assert (doubted.returncode, "BUS_CA_FILE can name a certificate to trust" in doubted.stderr) == (5, True)
     assert (foreign.returncode, nobody.returncode) == (2, 2)
     assert "not for the name 'zoe'; it may use ann, ann-*" in foreign.stderr
-    assert "no valid token" in nobody.stderr
+    assert "set BUS_TOKEN or BUS_TOKEN_FILE" in nobody.stderr
 
 
 def test_a_session_whose_token_ends_is_told(db: Path, tmp_path: Path) -> None:
@@ -411,15 +411,71 @@ def test_a_session_whose_token_ends_is_told(db: Path, tmp_path: Path) -> None:
         told, again = (there.call("hook", event="UserPromptSubmit", session_id="s", prompt_id=p) for p in ("1", "2"))
         failed = there.call("inbox")
 
-    assert "no valid token" in json.loads(told.text)["systemMessage"]
+    assert "refuses the token in BUS_TOKEN" in json.loads(told.text)["systemMessage"]
     assert json.loads(again.text) == {}
     assert failed.failed
-    assert "no valid token" in failed.text
+    assert "refuses the token in BUS_TOKEN" in failed.text
 
 
-def new_token(db: Path, owner: str) -> str:
+def test_a_session_with_a_setting_of_no_use_lives_and_says_so(server: Served, tmp_path: Path) -> None:
+    """Its tools say what to mend, its user hears it once; mended in a file, it works."""
+    token = tmp_path / "token"
+    token.write_text("bus_first\nbus_second", encoding="utf-8")
+    token.chmod(0o600)
+    with wire(tmp_path / "no.db", BUS_URL=server.url, BUS_TOKEN_FILE=str(token)) as there:
+        failed = there.call("register", name="there")
+        told, again = (there.call("hook", event="UserPromptSubmit", session_id="s", prompt_id=p) for p in ("1", "2"))
+        token.write_text("bus_whole", encoding="utf-8")
+        mended = there.call("register", name="there")
+
+    assert f"BUS_TOKEN_FILE='{token}' holds no token" in failed.text
+    assert "holds no token" in json.loads(told.text)["systemMessage"]
+    assert json.loads(again.text) == {}
+    assert not mended.failed
+    assert "bus_" not in failed.text + told.text
+
+
+def test_without_a_name_one_is_what_the_token_makes_of_the_login(db: Path, tmp_path: Path) -> None:
+    """As sessions are listed; where it is for other names only, the error says how to choose."""
+    ann, ci = new_token(db, "ann"), new_token(db, "ci", "--names", "ci")
+    with served(db) as server:
+        read = run(tmp_path, server.url, "inbox", BUS_TOKEN=ann, LOGNAME="wanda")
+        refused = run(tmp_path, server.url, "inbox", BUS_TOKEN=ci, LOGNAME="wanda")
+
+    assert (read.returncode, read.stdout) == (0, "no messages for ann-wanda\n")
+    assert refused.returncode == 2
+    assert "it may use ci: say as whom, with --as NAME or BUS_NAME" in refused.stderr
+
+
+def test_a_password_in_the_address_lets_in_and_is_not_shown(db: Path, tmp_path: Path) -> None:
+    """It goes as Basic; what says where the bus is says no more than that."""
+    url = "http://ann:{}@127.0.0.1:{}"
+    secret = new_token(db, "ann")
+    with served(db) as server:
+        port = server.url.rpartition(":")[2]
+        fine = run(tmp_path, url.format(secret, port), "doctor")
+        wrong = run(tmp_path, url.format("hidden", port), "doctor", "--json")
+    nobody = run(tmp_path, url.format("hidden", port), "agents")
+    here = run(tmp_path, url.format("hidden", port), "token", "list")
+
+    assert f"{server.url}, with a token" in fine.stdout
+    assert [done.returncode for done in (fine, wrong, nobody, here)] == [0, 1, 5, 2]
+    assert "the user and password in its address" in wrong.stdout
+    shown = "".join(done.stdout + done.stderr for done in (fine, wrong, nobody, here))
+    assert secret not in shown
+    assert "hidden" not in shown
+
+
+def test_a_broken_token_file_stops_nobody_who_needs_none(tmp_path: Path) -> None:
+    """A named database is one of this machine."""
+    done = run(tmp_path, "", "agents", "--db", str(tmp_path / "here.db"), BUS_TOKEN_FILE=str(tmp_path / "none"))
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def new_token(db: Path, owner: str, *options: str) -> str:
     """The secret of a new token."""
-    secret: str = json.loads(token_command(db, "create", owner))["token"]
+    secret: str = json.loads(token_command(db, "create", owner, *options))["token"]
     return secret
 
 

@@ -328,11 +328,12 @@ async def test_who_has_no_token_learns_nothing_of_the_store(db: Path) -> None:
 
 def test_the_command_shows_a_secret_once_and_how_to_use_it(db: Path) -> None:
     """With the lines to use it; lists never show it again."""
-    shown = token_command(db, "create", "anna", "--ttl", "30d", BUS_PORT="9000").stdout
+    shown = token_command(db, "create", "anna", "--ttl", "30d", BUS_PORT="9000", BUS_PREFIX="bus").stdout
     [secret] = re.findall(r"bus_\S{40,}", shown)
 
     assert "names anna, anna-*; channels default" in shown
-    assert re.search(r"BUS_URL=http://\S+:9000 BUS_TOKEN_FILE=", shown)
+    assert "BUS_URL=https://SERVER:9000/bus BUS_TOKEN_FILE=" in shown
+    assert "https://SERVER:9000/bus stands for the address by which that machine reaches" in shown
     assert "claude mcp add --transport http" in shown
     assert secret not in token_command(db, "list", "--all").stdout + token_command(db, "list", "--json").stdout
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_bus.bus import Bus
-from claude_bus.config import Config, Serving
+from claude_bus.config import Access, Config, Serving
 from claude_bus.errors import Forbidden, InvalidInput, NameTaken, Unauthorized
 from claude_bus.http.app import create_app
 from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, Happening, Place, Process
@@ -49,7 +49,7 @@ class House:
         self._buses: list[RemoteBus] = []
 
     def with_secret(self, secret: str) -> Bus:
-        bus = RemoteBus("http://127.0.0.1", secret, LAPTOP, httpx2.ASGITransport(self.app))
+        bus = RemoteBus("http://127.0.0.1", Access(secret), LAPTOP, httpx2.ASGITransport(self.app))
         self._buses.append(bus)
         return cast(Bus, bus)
 

@@ -13,6 +13,7 @@
 | `BUS_BUSY_TIMEOUT` | seconds to wait for another process's write | 5 |
 | `BUS_URL` | a bus served elsewhere, such as `https://host:8765`; `BUS_DB` is not used then | none |
 | `BUS_TOKEN`, `BUS_TOKEN_FILE` | the token for it, or a file (0600) that holds it | none |
+| `BUS_CA_FILE` | a file of certificates (PEM) to trust besides the system's, by claude-bus alone | none |
 
 And of a server of the bus (`claude-bus serve`), as `Serving`:
 
@@ -44,8 +45,8 @@ And of the commands that speak the agent-bus protocol (`recv`, `listen`, `send` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
 
@@ -54,6 +55,26 @@ from .model import Guard
 from .rules import DEFAULT_CHANNEL, check_line, check_name
 
 Wake = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a bus that is served elsewhere is shown, and whose certificates are trusted there.
+
+    Files are named here and read where they are used: whoever does not go there needs none of them.
+    """
+
+    token: str = field(default="", repr=False)
+    token_file: Path | None = None
+    """Where the token is, unless it is given."""
+    basic: tuple[str, str] | None = field(default=None, repr=False)
+    """User and password, of the address. They go before the token."""
+    ca_file: Path | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether anything is shown."""
+        return bool(self.token or self.token_file or self.basic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +91,8 @@ class Config:
     rate: int = 120
     busy_timeout: float = 5.0
     url: str = ""
-    token: str = field(default="", repr=False)
+    """The address without user and password; "" where none is set."""
+    access: Access = Access()
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], home: Path) -> Config:
@@ -78,6 +100,7 @@ class Config:
         wake = _one_of(env, "BUS_WAKE", "auto", ("auto", "always", "never"))
         guard = _one_of(env, "BUS_GUARD", "confirm", ("off", "warn", "confirm", "deny"))
         name = env.get("BUS_NAME") or ""
+        url, basic = _without_user(_url(env.get("BUS_URL") or "", "BUS_URL"))
         return cls(
             db=_path(env.get("BUS_DB") or "", home),
             name=check_name(name, "BUS_NAME") if name else "",
@@ -88,8 +111,8 @@ class Config:
             share_prompts=_one_of(env, "BUS_SHARE_PROMPTS", "0", ("0", "1")) == "1",
             rate=_count(env.get("BUS_RATE") or "120", "BUS_RATE"),
             busy_timeout=_seconds(env.get("BUS_BUSY_TIMEOUT") or "5", "BUS_BUSY_TIMEOUT"),
-            url=_url(env.get("BUS_URL") or "", "BUS_URL"),
-            token=_token(env, home),
+            url=url,
+            access=_access(env, home, basic),
         )
 
 
@@ -152,9 +175,7 @@ class AgentBus:
     channel: str = DEFAULT_CHANNEL
     program: str = "Mozilla/5.0"
     cursors: bool = True
-    basic: tuple[str, str] | None = field(default=None, repr=False)
-    """User and password, of the address."""
-    token: str = field(default="", repr=False)
+    access: Access = Access()
     log: Path | None = None
     full: Path | None = None
     heartbeat: Path | None = None
@@ -170,6 +191,9 @@ class AgentBus:
         own = _url(env.get("AGENT_BUS_URL") or "", "AGENT_BUS_URL")
         ours = _url(env.get("BUS_URL") or "", "BUS_URL")
         url, basic = _without_user(own or ours)
+        access = _access(env, home, basic)
+        if own and ours and _origin(own) != _origin(ours):
+            access = replace(access, token="", token_file=None)
         name = env.get("AGENT_NAME") or ("" if own else env.get("BUS_NAME") or "")
         channel = env.get("AGENT_BUS_CHANNEL") or ("" if own else env.get("BUS_CHANNEL") or "")
         files = {file: env.get(file) or "" for file in ("LOG", "FULL", "HEARTBEAT", "PID_FILE")}
@@ -181,10 +205,9 @@ class AgentBus:
             name=name or "agent",
             named=bool(name),
             channel=channel or DEFAULT_CHANNEL,
-            program=check_line(env.get("AGENT_BUS_UA") or "Mozilla/5.0", "AGENT_BUS_UA", 400),
+            program=_ascii(check_line(env.get("AGENT_BUS_UA") or "Mozilla/5.0", "AGENT_BUS_UA", 400), "AGENT_BUS_UA"),
             cursors=(env.get("AGENT_BUS_NO_CURSOR") or "0") == "0",
-            basic=basic,
-            token=_token(env, home) if not (own and ours) or _origin(own) == _origin(ours) else "",
+            access=access,
             log=log,
             full=full,
             heartbeat=heartbeat,
@@ -257,20 +280,14 @@ def _is_address(text: str) -> bool:
     return complete and text.isprintable() and not (parts.query or parts.fragment)
 
 
-def _token(env: Mapping[str, str], home: Path) -> str:
-    """BUS_TOKEN, or what the file holds that BUS_TOKEN_FILE names."""
-    given = env.get("BUS_TOKEN") or ""
-    file = env.get("BUS_TOKEN_FILE") or ""
-    if given or not file:
-        return given.strip()
-    path = _path(file, home)
-    try:
-        secret, mode = path.read_text(encoding="utf-8").strip(), path.stat().st_mode
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"BUS_TOKEN_FILE={file!a} cannot be read: {error}") from None
-    if isinstance(path, PosixPath) and mode & 0o077:
-        raise InvalidInput(f"BUS_TOKEN_FILE={file!a} can be read by others, who could use it: chmod 600 {path}")
-    return secret
+def _access(env: Mapping[str, str], home: Path, basic: tuple[str, str] | None) -> Access:
+    token_file, ca_file = (env.get(name) or "" for name in ("BUS_TOKEN_FILE", "BUS_CA_FILE"))
+    return Access(
+        token=env.get("BUS_TOKEN") or "",
+        token_file=_path(token_file, home) if token_file else None,
+        basic=basic,
+        ca_file=_path(ca_file, home) if ca_file else None,
+    )
 
 
 def _one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
@@ -286,6 +303,12 @@ def _path(text: str, home: Path) -> Path:
     if text == "~" or text.startswith(("~/", "~\\")):
         return home / text[2:]
     return Path(text).absolute()
+
+
+def _ascii(text: str, name: str) -> str:
+    if not text.isascii():
+        raise InvalidInput(f"{name}={text!a} is not valid: give plain ASCII, which is all that a header can hold")
+    return text
 
 
 def _count(text: str, name: str) -> int:

@@ -15,7 +15,7 @@ class BusError(Exception):
 
     code = "error"
 
-    def __init__(self, message: str, **data: object) -> None:
+    def __init__(self, message: str, /, **data: object) -> None:
         super().__init__(message)
         self.message = message
         self.data = data
@@ -29,6 +29,12 @@ class InvalidInput(BusError):
     """An argument does not have the form it must have."""
 
     code = "invalid_input"
+
+
+class Misconfigured(BusError):
+    """A setting of this program, or a file that it names, is of no use; a line to a bus elsewhere needs it."""
+
+    code = "misconfigured"
 
 
 class TooLarge(BusError):
@@ -226,6 +232,7 @@ def _kinds() -> dict[str, type[BusError]]:
 
 EXIT_STATUS: dict[str, int] = {
     "invalid_input": 2,
+    "misconfigured": 2,
     "too_large": 2,
     "secret_refused": 2,
     "not_registered": 2,
@@ -272,6 +279,7 @@ HTTP_STATUS: dict[str, int] = {
     "store_read_only": 500,
     "store_corrupt": 500,
     "store_failed": 500,
+    "misconfigured": 500,
     "unreachable": 502,
 }
 """HTTP status by error code; a code that is not listed answers 500."""

@@ -23,7 +23,7 @@ def open_bus(config: Config) -> Bus:
     if config.url:
         from .remote.bus import RemoteBus
 
-        return cast(Bus, RemoteBus(config.url, config.token, processes.this_process()))
+        return cast(Bus, RemoteBus(config.url, config.access, processes.this_process()))
     return open_local(config)
 
 

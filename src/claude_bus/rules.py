@@ -288,6 +288,7 @@ def require(grant: Grant, who: Address) -> Address:
         raise Forbidden(
             f"the token of '{grant.owner}' is not for the name '{who.name}'; it may use {', '.join(grant.names)}",
             name=who.name,
+            names=list(grant.names),
         )
     return who
 

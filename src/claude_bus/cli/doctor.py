@@ -28,7 +28,7 @@ async def examine(config: Config, env: Mapping[str, str]) -> list[Finding]:
 
 async def _elsewhere(config: Config) -> Finding:
     """Whether the bus that is served elsewhere lets us in."""
-    with_token = f"{'with' if config.token else 'without'} a token"
+    with_token = f"{'with' if config.access.shown else 'without'} a token"
     try:
         async with open_bus(config) as bus:
             found = await bus.agents(config.channel)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 
 from .. import claude_code, rules
 from ..bus import Bus
 from ..config import Config
-from ..model import Address, Binding
+from ..errors import Forbidden
+from ..model import Address, Binding, Grant
 
 PROGRAM = "claude-bus"
 
@@ -24,16 +25,18 @@ class Speaker:
 
 
 async def speaker(bus: Bus, config: Config, env: Mapping[str, str], as_name: str) -> Speaker:
-    """In a session's shell the session itself; else `as_name`, BUS_NAME, or the user's login name.
+    """In a session's shell the session itself; else `as_name`, BUS_NAME, or the user's login name as permitted.
 
     Raises `NameTaken` for the name of somebody else's live session.
     """
     session = await _session(bus, env)
     if session and as_name in ("", session.address.name):
         return Speaker(session.address, bus, session)
-    who = Address(rules.check_name(as_name or config.name or _login()), config.channel)
-    await bus.enlist(who, PROGRAM)
-    return Speaker(who, bus)
+
+    async def join(who: Address) -> None:
+        await bus.enlist(who, PROGRAM)
+
+    return Speaker(await _permitted(as_name or config.name, config.channel, join), bus)
 
 
 async def committer(bus: Bus, config: Config, env: Mapping[str, str]) -> Address:
@@ -41,8 +44,12 @@ async def committer(bus: Bus, config: Config, env: Mapping[str, str]) -> Address
 
     Nobody joins the bus by committing, and whoever has the user's name does not matter.
     """
+
+    async def look(who: Address) -> None:
+        await bus.standing(who, [], "")
+
     session = await _session(bus, env)
-    return session.address if session else Address(config.name or _login(), config.channel)
+    return session.address if session else await _permitted(config.name, config.channel, look)
 
 
 async def _session(bus: Bus, env: Mapping[str, str]) -> Binding | None:
@@ -51,6 +58,35 @@ async def _session(bus: Bus, env: Mapping[str, str]) -> Binding | None:
         if binding:
             return binding
     return None
+
+
+async def _permitted(name: str, channel: str, act: Callable[[Address], Awaitable[None]]) -> Address:
+    """Who one is, after `act` on that one's behalf: `name`, or the login name if there is none.
+
+    A token may be for other names than that one: then, as sessions are listed, what its
+    pattern makes of the login name. Raises `Forbidden` where that is no name either.
+    """
+    if name:
+        who = Address(rules.check_name(name), channel)
+        await act(who)
+        return who
+    who = Address(_login(), channel)
+    try:
+        await act(who)
+    except Forbidden as error:
+        who = replace(who, name=_made_of(who.name, error))
+        await act(who)
+    return who
+
+
+def _made_of(name: str, error: Forbidden) -> str:
+    """What a token that is not for `name` makes of it; raises the error, with the way out, if that is nothing."""
+    names = error.data.get("names")
+    grant = Grant(names=tuple(map(str, names)) if isinstance(names, list) else ())
+    made = rules.permitted_name(grant, name)
+    if made == name:
+        raise Forbidden(f"{error.message}: say as whom, with --as NAME or BUS_NAME", **error.data)
+    return made
 
 
 def _login() -> str:

@@ -57,8 +57,7 @@ async def listen(options: argparse.Namespace, _config: Config) -> int:
         raise InvalidInput("AGENT_NAME env var required: the name whose mail is written down, or listen NAME")
     outputs = _outputs(settings, name)
     with _alone(outputs.pid_file):
-        if not options.json:
-            print(f"listening for {text.name(name)}; mail goes to {text.path(str(outputs.log))}", file=sys.stderr)
+        print(f"listening for {text.name(name)}; mail goes to {text.path(str(outputs.log))}", file=sys.stderr)
         return await until_terminated(_listen(settings, name, cursor(settings, "listen", name), outputs))
 
 

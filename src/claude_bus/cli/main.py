@@ -8,6 +8,7 @@ With `--json` the only thing on stdout is one JSON document, also for an error.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -32,11 +33,34 @@ _SEND = (
     "not so with --as, --db, --reply-to, --kind, --urgent, --key or --file, which only our own bus knows."
 )
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""How writing fails for reasons that are not ours."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status."""
     parser = _parser()
     options = _parse(parser, arguments)
+    try:
+        status = _done(options, parser)
+        if sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _say_no_more()
+        return 1
+    except OSError as error:
+        if not (_stdout_fails() or error.errno in _FULL):
+            raise
+        _say_no_more()
+        print(f"claude-bus: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Run what the command line says; a refusal is told, and its exit status returned."""
     try:
         config = _config(options)
         if options.command is None and not sys.stdin.isatty():
@@ -49,11 +73,21 @@ def run(arguments: Sequence[str]) -> int:
     except BusError as error:
         _complain(error, options.json)
         return EXIT_STATUS.get(error.code, 1)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - the reader left; say nothing more
-        return 1
-    except KeyboardInterrupt:
-        return 130
+
+
+def _stdout_fails() -> bool:
+    """Whether what was printed cannot be put out. Unless stdout has no buffer, it is kept until it can."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _say_no_more() -> None:
+    """Nobody reads it: what is left must not be tried once more when the process ends."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as the process lasts
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:

@@ -11,11 +11,15 @@ if TYPE_CHECKING:
 
 _RECV = (
     "Print the mail of NAME on the bus that AGENT_BUS_URL (or BUS_URL) names, one block per message as it comes: "
-    "'[HH:MM:SSZ] from X:', the text, '---'. Made for Claude Code's Monitor tool. What was printed is kept as a cursor."
+    "'[HH:MM:SSZ] from X:', the text, '---'. Made for Claude Code's Monitor tool. What was printed is kept as a cursor "
+    "in the folder AGENT_BUS_STATE_DIR; with AGENT_BUS_NO_CURSOR=1 it is not, and each run starts at now. AGENT_BUS_UA "
+    "is the User-Agent of the requests."
 )
 _LISTEN = (
     "Write the mail of AGENT_NAME on the bus that AGENT_BUS_URL (or BUS_URL) names into files: LOG (time, sender, the "
-    "first 120 characters), FULL (the messages as JSON lines), HEARTBEAT (when it asked last), PID_FILE."
+    "first 120 characters), FULL (the messages as JSON lines), HEARTBEAT (when it asked last), PID_FILE. What is not "
+    "named is in the folder AGENT_BUS_STATE_DIR, and so is how far it has come, unless AGENT_BUS_NO_CURSOR=1. "
+    "AGENT_BUS_UA is the User-Agent of the requests."
 )
 _SEND_FILE = (
     "Send a file in pieces of 5000 characters (gzip, base64) to a reader who shares no disk with you: to the bus that "
@@ -30,11 +34,11 @@ _IMPORT = (
 
 def add(commands: Commands, shared: Callable[[], argparse.ArgumentParser], named: argparse.ArgumentParser) -> None:
     """Add them to those of the command line."""
-    recv = commands.add_parser("recv", parents=[shared()], help="print mail of an agent-bus", description=_RECV)
+    recv = commands.add_parser("recv", parents=[_there()], help="print mail of an agent-bus", description=_RECV)
     recv.add_argument("name", help="whose mail")
     recv.set_defaults(command="recv")
 
-    listen = commands.add_parser("listen", parents=[shared()], help="write it into files", description=_LISTEN)
+    listen = commands.add_parser("listen", parents=[_there()], help="write it into files", description=_LISTEN)
     listen.add_argument("name", nargs="?", default="", help="whose mail (default: AGENT_NAME)")
     listen.set_defaults(command="listen")
 
@@ -61,3 +65,10 @@ def add(commands: Commands, shared: Callable[[], argparse.ArgumentParser], named
     exporting.add_argument("file", nargs="?", default="", metavar="FILE", help="where to write (default: stdout)")
     exporting.add_argument("--force", action="store_true", help="replace a file that is there")
     exporting.set_defaults(command="export")
+
+
+def _there() -> argparse.ArgumentParser:
+    """The option of those that know no bus but the one that AGENT_BUS_URL names, and print no document."""
+    there = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    there.add_argument("--channel", help="the channel there (default: AGENT_BUS_CHANNEL, or 'default')")
+    return there

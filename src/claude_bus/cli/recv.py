@@ -18,7 +18,7 @@ import anyio.lowlevel
 
 from .. import text
 from ..config import AgentBus, Config
-from ..errors import InvalidInput
+from ..errors import BusError, InvalidInput
 from ..remote.agent_bus import AgentBusClient, Mail
 from .cursor import Cursor, cursor
 from .ending import until_terminated
@@ -68,9 +68,18 @@ async def _write(block: bytes) -> None:
     while block:
         await anyio.lowlevel.checkpoint()
         if _takes(out):
-            block = block[os.write(out, block[:_ATOMIC]) :]
+            block = block[_written(out, block[:_ATOMIC]) :]
         else:
             await anyio.sleep(0.05)
+
+
+def _written(out: int, part: bytes) -> int:
+    try:
+        return os.write(out, part)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BusError(f"the output cannot be written: {error.strerror}") from None
 
 
 def _takes(out: int) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import anyio
 
-from ..errors import BusError
+from ..errors import BusError, Forbidden, Unauthorized
 from ..remote.agent_bus import AgentBusClient, Batch, Mail
 from .cursor import Cursor
 
@@ -30,13 +30,16 @@ class Subscription:
     async def next(self, polling: Callable[[], None] = lambda: None) -> tuple[Mail, ...]:
         """What is new, as soon as there is something. Whoever has handed it on moves the cursor.
 
-        `polling` is called before each request, and may raise `OSError`.
+        `polling` is called before each request, and may raise `OSError`. Raises `Unauthorized` and `Forbidden`:
+        the server is there, and lets this reader have nothing.
         """
         while True:
             asked = time.monotonic()
             try:
                 polling()
                 batch = await self._poll()
+            except (Unauthorized, Forbidden):  # no outage: somebody must do something about it
+                raise
             except (BusError, OSError) as error:
                 complain(error)
                 await anyio.sleep(PAUSE)

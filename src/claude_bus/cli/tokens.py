@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -42,7 +40,7 @@ async def _create(options: argparse.Namespace, config: Config, bus: LocalBus) ->
         if file:
             print(secret, file=file)
     kept = {"file": options.out} if file else {"token": secret}
-    show(options, {**_row(made), **kept}, _created(made, secret, options.out, _address(config)))
+    show(options, {**_row(made), **kept}, _created(made, secret, options.out, _address()))
 
 
 def _listed(given: str) -> tuple[str, ...]:
@@ -76,9 +74,10 @@ def _secret_file(path: str) -> Iterator[TextIO | None]:
         raise
 
 
-def _address(config: Config) -> str:
-    """Where others reach the bus, as far as this machine can know."""
-    return config.url or replace(Serving.from_env(os.environ, Path.home()), host=socket.gethostname()).url
+def _address() -> str:
+    """Where others reach the bus, as far as this process can know: how it is served is the settings' of another."""
+    here = Serving.from_env(os.environ, Path.home())
+    return f"https://SERVER:{here.port}{here.prefix}"
 
 
 def _created(made: Token, secret: str, out: str, url: str) -> str:
@@ -91,6 +90,8 @@ def _created(made: Token, secret: str, out: str, url: str) -> str:
             "",
             '    (umask 077; mkdir -p ~/.claude-bus; read -rsp "token: " t && echo "$t" > ~/.claude-bus/token)',
             f"    export BUS_URL={url} BUS_TOKEN_FILE=~/.claude-bus/token",
+            "",
+            f"{url} stands for the address by which that machine reaches this server, or the proxy in front of it.",
             "",
             "Or without claude-bus on that machine, and so without the doorbell:",
             "",

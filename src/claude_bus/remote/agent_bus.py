@@ -1,8 +1,7 @@
 """A client of the agent-bus protocol: `POST /send`, and `GET /recv` with its long poll.
 
 Whatever server speaks it may be on the other side, so an answer is checked before
-anything in it is believed. Redirects are not followed: what a request carries (a token,
-mail) is for the address that was set. Neither is ever in a message of an error.
+anything in it is believed.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import anyio
 
 from .. import text
 from ..config import AgentBus
-from ..errors import BusError, Forbidden, InvalidInput, NotFound, RateLimited, TooLarge, Unauthorized, Unreachable
+from ..errors import BusError, Forbidden, InvalidInput, NotFound, RateLimited, TooLarge, Unreachable
 
 if TYPE_CHECKING:
     import httpx2
@@ -26,13 +25,10 @@ if TYPE_CHECKING:
 HOLD = 60.0
 """Seconds after which a long poll is given up: servers hold it for 30 to 35."""
 _CONNECT = 10.0
-_ANSWER_BYTES = 32 * 1024 * 1024
-"""The longest answer that is read."""
 _LAST_TS = 253_402_300_799.0
 """The end of the year 9999: a time stamp beyond it is none."""
 
 _REFUSALS: dict[int, type[BusError]] = {
-    401: Unauthorized,
     403: Forbidden,
     404: NotFound,
     413: TooLarge,
@@ -68,15 +64,11 @@ class AgentBusClient:
     async def __aenter__(self) -> Self:
         import httpx2
 
-        headers = {"User-Agent": self._settings.program}
-        if self._settings.token and not self._settings.basic:
-            headers["Authorization"] = f"Bearer {self._settings.token}"
-        self._http = httpx2.AsyncClient(
-            headers=headers,
-            auth=self._settings.basic,
-            timeout=httpx2.Timeout(HOLD, connect=_CONNECT),
-            follow_redirects=False,
-        )
+        from . import line
+
+        settings = self._settings
+        timeout = httpx2.Timeout(HOLD, connect=_CONNECT)
+        self._http = line.client(settings.url, settings.access, settings.program, timeout=timeout)
         return self
 
     async def __aexit__(
@@ -119,29 +111,23 @@ class AgentBusClient:
         """One request; the JSON object in its answer."""
         import httpx2
 
+        from . import line
+
         assert self._http, "use it as a context"
         given: Any = {"json": fields} if method == "POST" else {"params": fields}
         where = f"the bus at {self._settings.url}"
         try:
             with anyio.fail_after(HOLD):
-                async with self._http.stream(method, self._settings.url + path, **given) as answer:
-                    content = await _content(answer)
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError) as error:
-            kind = type(error).__name__
+                async with self._http.stream(method, path, **given) as answer:
+                    content = await line.content(answer, where)
+        except line.FAILURES as error:
             sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
-            raise Unreachable(f"{where} does not answer ({kind}); is it running?", sent=sent) from error
-        if answer.status_code != 200:
+            raise Unreachable(f"{where} does not answer ({line.kind(error)}); is it running?", sent=sent) from error
+        if answer.status_code == httpx2.codes.UNAUTHORIZED and "retry-after" not in answer.headers:
+            raise line.unauthorized(where, self._settings.access)
+        if answer.status_code != httpx2.codes.OK:
             raise _refusal(answer, content, where)
         return _document(content, where)
-
-
-async def _content(answer: httpx2.Response) -> bytes:
-    content = bytearray()
-    async for part in answer.aiter_bytes():
-        content += part
-        if len(content) > _ANSWER_BYTES:
-            raise ValueError("too long")
-    return bytes(content)
 
 
 def _document(content: bytes, where: str) -> dict[str, Any]:
@@ -161,7 +147,7 @@ def _refusal(answer: httpx2.Response, content: bytes, where: str) -> BusError:
     if answer.is_redirect:
         return Unreachable(f"{where} sends its callers elsewhere ({status}); set the address it moved to", sent=False)
     said = f"{where} refuses ({status}){_reason(content)}"
-    if status == 429:
+    if status == 429 or (400 <= status < 500 and "retry-after" in answer.headers):
         return RateLimited(said, retry_after=_seconds(answer.headers.get("retry-after", "")))
     if 400 <= status < 500:
         return _REFUSALS.get(status, InvalidInput)(said)

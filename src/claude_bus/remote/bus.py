@@ -31,6 +31,7 @@ import anyio
 import httpx2
 
 from .. import __version__
+from ..config import Access
 from ..drivers.notices import Bell
 from ..errors import BusError, Ending, RateLimited, StoreError, TooSlow, Unauthorized, Unreachable, from_dict
 from ..model import (
@@ -47,7 +48,7 @@ from ..model import (
     Status,
     Waiting,
 )
-from . import codec
+from . import codec, line
 
 _log = logging.getLogger(__name__)
 
@@ -92,14 +93,15 @@ class RemoteBus:
     """
 
     def __init__(
-        self, url: str, token: str, process: Process, transport: httpx2.AsyncBaseTransport | None = None
+        self, url: str, access: Access, process: Process, transport: httpx2.AsyncBaseTransport | None = None
     ) -> None:
         self._url = url
-        self._token = token
+        self._access = access
         self._process = process
         self._transport = transport
         self._http: httpx2.AsyncClient | None = None
-        self._line = _Line(url)
+        self._not_let_in = False
+        self._outage = _Outage(url)
         self._held: set[tuple[Address, int]] = set()
         self._handing_over = anyio.Lock()
         self._addresses: dict[str, Address] = {}
@@ -258,48 +260,63 @@ class RemoteBus:
         """Run a verb there. Raises what it raises, or `Unreachable`."""
         verb = codec.verb(name)
         held = tuple(self._held) if name in _WITH_WHAT_IS_HELD else ()
-        response, doubtful = await self._post(name, verb.call(self._process, held, args, kwargs))
-        if response.status_code != httpx2.codes.OK:
-            error = _refusal(response, self._url)
+        (status, content), doubtful = await self._post(name, verb.call(self._process, held, args, kwargs))
+        if status != httpx2.codes.OK:
+            error = self._refusal(status, content)
             if isinstance(error, Ending) or (doubtful and isinstance(error, _OF_THIS_ATTEMPT)):
-                raise self._line.broke(error.message, sent=True, more=_unknown(name))
+                raise self._outage.broke(error.message, sent=True, more=_unknown(name))
             raise error
         try:
-            return verb.answered(response.content)
+            return verb.answered(content)
         except ValueError:
             raise Unreachable(f"what answers at {self._url} is no claude-bus of a like version", sent=True) from None
 
-    async def _post(self, name: str, body: bytes) -> tuple[httpx2.Response, bool]:
+    async def _post(self, name: str, body: bytes) -> tuple[tuple[int, bytes], bool]:
         """One attempt, and another one if the connection broke: the server may just have been started anew.
 
         Returns the answer, and whether it is the second, and the first attempt may have arrived too.
         """
-        self._line.require()
+        self._outage.require()
         sent = False
         for last in (name in _ONCE, True):
             try:
-                response = await self._client().post(f"/rpc/{name}", content=body)
-            except httpx2.HTTPError as error:
+                answer = await self._attempt(name, body)
+            except line.FAILURES as error:
                 sent = sent or not isinstance(error, _NEVER_LEFT)  # in either attempt
                 if not last and isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
                     continue
-                said = f"{type(error).__name__}: {error}".rstrip(": ")
-                raise self._line.broke(said, sent=sent, more=_unknown(name) if sent else "") from None
-            self._line.works()
-            return response, sent
+                raise self._outage.broke(line.kind(error), sent=sent, more=_unknown(name) if sent else "") from None
+            self._outage.works()
+            return answer, sent
         raise AssertionError  # the last attempt returns or raises
+
+    async def _attempt(self, name: str, body: bytes) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json"}
+        async with self._client().stream("POST", f"/rpc/{name}", content=body, headers=headers) as answer:
+            return answer.status_code, await line.content(answer, self._url)
 
     def _client(self) -> httpx2.AsyncClient:
         if not self._http:
-            headers = {"User-Agent": f"claude-bus/{__version__}", "Content-Type": "application/json"}
-            if self._token:
-                headers["Authorization"] = f"Bearer {self._token}"
-            timeout = httpx2.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT)
-            limits = httpx2.Limits(keepalive_expiry=KEPT)
-            self._http = httpx2.AsyncClient(
-                base_url=self._url, headers=headers, timeout=timeout, limits=limits, transport=self._transport
+            self._http = line.client(
+                self._url,
+                self._access,
+                f"claude-bus/{__version__}",
+                timeout=httpx2.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT),
+                limits=httpx2.Limits(keepalive_expiry=KEPT),
+                transport=self._transport,
             )
+        elif self._not_let_in:
+            line.show_anew(self._http, self._access)
+        self._not_let_in = False
         return self._http
+
+    def _refusal(self, status: int, content: bytes) -> BusError:
+        """The error that the server answered with."""
+        error = _refusal(status, content, self._url)
+        if not isinstance(error, Unauthorized):
+            return error
+        self._not_let_in = True
+        return line.unauthorized(f"the bus at {self._url}", self._access)
 
     # -- the ear
 
@@ -320,7 +337,7 @@ class RemoteBus:
                     failures = 0
                     self._changes += 1
                     ear.bell.ring()
-            except (httpx2.HTTPError, BusError):
+            except (*line.FAILURES, BusError):
                 _log.debug("the ear's line to %s broke", self._url)
             pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
             failures += 1
@@ -328,16 +345,15 @@ class RemoteBus:
 
     async def _rings_of(self, address: str) -> AsyncIterator[None]:
         timeout = httpx2.Timeout(SILENCE, connect=CONNECT_TIMEOUT)
-        async with self._client().stream("GET", "/rpc/ear", params={"address": address}, timeout=timeout) as response:
-            if response.status_code != httpx2.codes.OK:
-                await response.aread()
-                raise _refusal(response, self._url)
-            async for line in response.aiter_lines():
-                if line == "ring":
+        async with self._client().stream("GET", "/rpc/ear", params={"address": address}, timeout=timeout) as answer:
+            if answer.status_code != httpx2.codes.OK:
+                raise self._refusal(answer.status_code, await line.content(answer, self._url))
+            async for said in line.lines(answer, self._url):
+                if said == b"ring":
                     yield
 
 
-class _Line:
+class _Outage:
     """Whether the server can be reached. While it cannot, calls fail at once instead of each waiting its time."""
 
     def __init__(self, url: str) -> None:
@@ -368,12 +384,15 @@ def _unknown(verb: str) -> str:
     return ". It is not known whether it took effect: look before you repeat it" if verb in _ONCE else ""
 
 
-def _refusal(response: httpx2.Response, url: str) -> BusError:
-    """The error that the server answered with."""
+def _refusal(status: int, content: bytes, url: str) -> BusError:
+    """The error in an answer; `Unreachable` for one that no claude-bus of a like version gives."""
     try:
-        document = json.loads(response.content)
-    except ValueError:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
         document = None
-    if not isinstance(document, dict) or "error" not in document:
-        return Unreachable(f"{url} answers with {response.status_code}, and not as a claude-bus does", sent=True)
-    return from_dict(document)
+    if isinstance(document, dict):
+        error = from_dict(document)
+        if error.message and error.code == document.get("error"):
+            return error
+    path = " at this path; is its prefix missing, or not right?" if status == httpx2.codes.NOT_FOUND else ""
+    return Unreachable(f"{url} answers with {status}, and not as a claude-bus does{path}", sent=True)

@@ -1,0 +1,171 @@
+"""The line to a server elsewhere: how it is opened, what is read of an answer, how a failure is told.
+
+What goes over it must get nowhere else: a token, a password or mail is never in the
+message of an error. What a library says may quote any of them, so of its exceptions only
+the kind is shown.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path, PosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from ..config import Access
+from ..errors import Misconfigured, Unauthorized, Unreachable
+
+ANSWER_BYTES = 64 * 1024 * 1024
+"""The longest answer that is read."""
+_LINE_BYTES = 1000
+"""The longest line of an answer that is read line by line."""
+_TOKEN_BYTES = 4096
+
+FAILURES = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError)
+"""How a request fails."""
+
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+
+
+def client(url: str, access: Access, program: str, **options: Any) -> httpx2.AsyncClient:
+    """A client for the server at `url`; `program` is what it calls itself. Raises `Misconfigured`.
+
+    Redirects are not followed: what a request carries is for the address that was set.
+    """
+    headers = {"User-Agent": program}
+    token = "" if access.basic else secret(access)
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    address, tls = _address(url), _tls(url, access.ca_file)
+    try:
+        return httpx2.AsyncClient(
+            base_url=address, headers=headers, auth=access.basic, verify=tls, follow_redirects=False, **options
+        )
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        raise Misconfigured(
+            f"the proxy that {_proxies() or 'the system'} names cannot be used ({type(error).__name__}): "
+            "give an http:// or https:// address, or unset it"
+        ) from None
+
+
+def _address(url: str) -> httpx2.URL:
+    try:
+        return httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL):
+        raise Misconfigured(f"{url!a} is no address: give one such as https://host:8765") from None
+
+
+def show_anew(http: httpx2.AsyncClient, access: Access) -> None:
+    """Show what the token's file holds now. Raises `Misconfigured`."""
+    if access.token_file and not access.basic:
+        http.headers["Authorization"] = f"Bearer {secret(access)}"
+
+
+def secret(access: Access) -> str:
+    """The token to present; "" if there is none. Raises `Misconfigured` for what can be none."""
+    if access.token or not access.token_file:
+        where, said = "BUS_TOKEN", access.token
+    else:
+        where, said = f"BUS_TOKEN_FILE={str(access.token_file)!a}", _read(access.token_file)
+    found = said.removeprefix("\N{BYTE ORDER MARK}").strip()
+    if access.shown and not found:
+        raise Misconfigured(f"{where} is empty: put the token into it")
+    if not all("!" <= character <= "~" for character in found):
+        raise Misconfigured(f"{where} holds no token: that is one word of plain letters and digits, and nothing else")
+    return found
+
+
+def _read(path: Path) -> str:
+    """What a token's file holds, which is for its owner alone."""
+    where = f"BUS_TOKEN_FILE={str(path)!a}"
+    try:
+        with path.open("rb") as file:
+            mode, content = os.fstat(file.fileno()).st_mode, file.read(_TOKEN_BYTES)
+    except OSError as error:
+        raise Misconfigured(f"{where} cannot be read: {error.strerror}") from None
+    if isinstance(path, PosixPath) and mode & 0o077:
+        raise Misconfigured(f"{where} can be read by others, who could use it: chmod 600 {path}")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{where} is not text in UTF-8: write the token into it anew") from None
+
+
+def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext:
+    """Whose certificates are trusted: those of the system, and those of the file."""
+    if urlsplit(url).scheme != "https":
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nobody's: none is shown
+    try:
+        trusted = httpx2.create_ssl_context()
+    except OSError as error:
+        given = os.environ.get("SSL_CERT_FILE")
+        where = f"SSL_CERT_FILE={given!a}" if given else "the file of the system's certificates"
+        raise Misconfigured(f"{where} {_unusable(error)}") from None
+    try:
+        if ca_file:
+            trusted.load_verify_locations(cafile=ca_file)
+    except OSError as error:
+        raise Misconfigured(f"BUS_CA_FILE={str(ca_file)!a} {_unusable(error)}") from None
+    return trusted
+
+
+def _unusable(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "holds no certificates in PEM that can be read"
+    return f"cannot be read: {error.strerror or type(error).__name__}"
+
+
+def _proxies() -> str:
+    """The variables that name one, however they are written."""
+    return ", ".join(name for name in _PROXIES if os.environ.get(name) or os.environ.get(name.lower()))
+
+
+async def content(answer: httpx2.Response, where: str) -> bytes:
+    """The whole of an answer; `Unreachable` for one that is too long."""
+    found = bytearray()
+    async for part in answer.aiter_bytes():
+        found += part
+        if len(found) > ANSWER_BYTES:
+            raise Unreachable(f"{where} answers with more than {ANSWER_BYTES // 1024**2} MiB", sent=True)
+    return bytes(found)
+
+
+async def lines(answer: httpx2.Response, where: str) -> AsyncIterator[bytes]:
+    """An answer that does not end, line by line."""
+    rest = b""
+    async for part in answer.aiter_bytes():
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            yield line
+        if len(rest) > _LINE_BYTES:
+            raise Unreachable(f"{where} answers with a line that does not end", sent=True)
+
+
+def kind(error: BaseException) -> str:
+    """What may be told of a failure."""
+    name = type(error).__name__
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"{name}: {cause.verify_message}; BUS_CA_FILE can name a certificate to trust"
+        cause = cause.__cause__ or cause.__context__
+    return name
+
+
+def unauthorized(where: str, access: Access) -> Unauthorized:
+    """The error for a server that lets nobody in who shows no more than this."""
+    if access.basic:
+        return Unauthorized(f"{where} does not know the user and password in its address")
+    if not access.shown:
+        return Unauthorized(
+            f"{where} lets nobody in without a token: set BUS_TOKEN or BUS_TOKEN_FILE. "
+            "Whoever serves it makes one: claude-bus token create NAME"
+        )
+    source = "BUS_TOKEN" if access.token else f"BUS_TOKEN_FILE={str(access.token_file)!a}"
+    return Unauthorized(
+        f"{where} refuses the token in {source}: it is not valid, or not any more. Ask whoever serves it for another"
+    )
