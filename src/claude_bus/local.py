@@ -71,6 +71,8 @@ from .sql.transaction import Transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_AT_ONCE = 50
+"""Places that are judged in one transaction."""
 Step = Callable[[Transaction], None]
 """What is done in the transaction of a verb, before it."""
 
@@ -350,7 +352,11 @@ class LocalBus:
         return await self._run(claims.release, me, places)
 
     async def standing(self, me: Address, places: Places, tree: str) -> list[Claim | None]:
-        return await self._look(guard.standing, me, places, tree)
+        """As `guard.standing`, some places at a time: a commit may have any number, and others want to write."""
+        found: list[Claim | None] = []
+        for at in range(0, len(places), _AT_ONCE):
+            found += await self._look(guard.standing, me, places[at : at + _AT_ONCE], tree)
+        return found
 
     async def take_away(self, me: Address, places: Places, reason: str) -> list[Place]:
         ended, listeners = await self._run(guard.take_away, me, places, reason)

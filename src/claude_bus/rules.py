@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from .errors import Forbidden, InvalidInput, RateLimited, TooLarge
 from .model import KINDS, Address, Draft, File, Grant
-from .patterns import normalize
+from .patterns import is_glob, normalize, wildcards
 
 DEFAULT_CHANNEL = "default"
 BROADCASTS = frozenset({"all", "any"})
@@ -22,7 +22,24 @@ MAX_CONTENT_BYTES = 65_536
 MAX_VALUE_BYTES = 262_144
 MAX_NAME = 64
 MAX_ROLE = 200
-MAX_OWNS = 1_000
+MAX_OWNS = 100
+"""Globs that one name owns."""
+MAX_PATH = 1_000
+"""Characters of a path as somebody writes it, to claim or to own it."""
+MAX_GLOB = 500
+"""Characters of a path with wildcards."""
+MAX_WILDCARDS = 10
+MAX_PLACES = 200
+"""Paths in one request."""
+MAX_CLAIMS = 1_000
+"""Claims of one name."""
+MAX_GLOB_CLAIMS = 100
+"""And as many with wildcards."""
+MAX_CHANNEL_CLAIMS = 5_000
+"""Claims on one channel, of all together."""
+MAX_CHANNEL_GLOB_CLAIMS = 500
+MAX_EFFORT = 500_000
+"""Steps that one verb spends on comparing patterns, see `patterns.Effort`: well below a second."""
 MAX_DOING = 80
 """Characters of a prompt that peers see, if its user shares prompts."""
 MAX_RECIPIENTS = 200
@@ -91,7 +108,27 @@ def check_line(text: str, what: str, limit: int = MAX_ROLE) -> str:
 
 def check_owns(globs: Sequence[str] | None) -> tuple[str, ...] | None:
     """What an agent says that it owns, each one printable line; None for what it said before."""
-    return None if globs is None else tuple(check_line(glob, "owns", MAX_OWNS) for glob in globs)
+    if globs is None:
+        return None
+    if len(globs) > MAX_OWNS:
+        raise InvalidInput(f"owns has {len(globs)} globs, the limit is {MAX_OWNS}: name the folders that they are in")
+    return tuple(check_glob(check_line(glob, "owns", MAX_PATH), "owns") for glob in globs)
+
+
+def check_glob(pattern: str, what: str) -> str:
+    """A pattern that costs little to compare with others."""
+    count = wildcards(pattern) if is_glob(pattern) else 0
+    if count > MAX_WILDCARDS:
+        raise InvalidInput(
+            f"{what}: {pattern[:80]!a} has {count} wildcards, the limit is {MAX_WILDCARDS}: name the folder that it is "
+            "in, or several paths"
+        )
+    if count and len(pattern) > MAX_GLOB:
+        raise InvalidInput(
+            f"{what}: {pattern[:80]!a} has {len(pattern)} characters, the limit for one with wildcards is {MAX_GLOB}: "
+            "name the folder that it is in"
+        )
+    return pattern
 
 
 def check_utf8(text: str, what: str, limit: int, way_out: str) -> str:
@@ -363,11 +400,36 @@ def is_resource(path: str) -> bool:
 
 def check_path(path: str) -> str:
     """A claimable pattern in its one spelling, or `InvalidInput`."""
-    if not path or len(path) > 1_000 or not path.isprintable():
-        raise InvalidInput("path must be a printable path, glob or resource name of 1 to 1000 characters")
+    if not path or len(path) > MAX_PATH or not path.isprintable():
+        raise InvalidInput(f"path must be a printable path, glob or resource name of 1 to {MAX_PATH} characters")
     if is_resource(path):
         return path
-    return normalize(path) or "."
+    return check_glob(normalize(path) or ".", "path")
+
+
+def check_place(scope: str, path: str) -> None:
+    """A place as it is stored: what a folder before it made longer may be longer than what somebody wrote."""
+    check_line(scope, "a claim's scope", MAX_PATH_BYTES)
+    check_line(path, "path", MAX_PATH_BYTES)
+    if not is_resource(path):
+        check_glob(path, "path")
+
+
+def check_place_count(count: int) -> None:
+    """At most as many as one request may name."""
+    if count > MAX_PLACES:
+        raise InvalidInput(
+            f"{count} paths at once, the limit is {MAX_PLACES}: name the folder they are in, a glob, or fewer at a time"
+        )
+
+
+def check_claim_count(count: int, limit: int, of: str, what: str) -> None:
+    """Raise `InvalidInput` for more claims than there may be."""
+    if count > limit:
+        raise InvalidInput(
+            f"that would make {count} {what} {of}, the limit is {limit}: release some, or claim the folder they are "
+            "in. Nothing was claimed"
+        )
 
 
 # -- values ---------------------------------------------------------------------
