@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
 from claude_bus import patterns, rules
 from claude_bus.errors import BusError, InvalidInput, TooLarge
-from claude_bus.model import Address, Place
+from claude_bus.model import Address, Draft, Grant, Place
 from claude_bus.patterns import Effort
-from claude_bus.sql import agents, claims, guard, overlaps
+from claude_bus.sql import agents, claims, guard, messages, overlaps
 from store_under_test import Store
 
 ANN, BOB = Address("ann", "default"), Address("bob", "default")
@@ -211,3 +211,66 @@ def test_the_limit_of_a_line_is_that_of_a_path() -> None:
     """What somebody owns may be as long as what somebody claims."""
     with pytest.raises(InvalidInput):
         rules.check_owns(["a" * (rules.MAX_PATH + 1)])
+
+
+# -- recipients --------------------------------------------------------------------------------
+
+
+def test_names_are_guessed_for_two_recipients_among_those_seen_last(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message to two hundred unknown names compares two of them with two hundred."""
+    looked: list[tuple[str, list[str]]] = []
+
+    def similar(name: str, known: Iterable[str]) -> str:
+        looked.append((name, list(known)))
+        return ""
+
+    monkeypatch.setattr(rules, "similar", similar)
+    for n in range(rules.MAX_CANDIDATES + 20):
+        store.now += 1
+        store(agents.enlist, Address(f"known-{n}", "default"), "test")
+
+    sent = store.send(ANN, tuple(f"unknown-{n}" for n in range(rules.MAX_RECIPIENTS)))
+
+    assert [name for name, _ in looked] == ["unknown-0", "unknown-1"]
+    assert {len(known) for _, known in looked} == {rules.MAX_CANDIDATES}
+    assert "known-219" in looked[0][1]
+    assert {e.outlook for e in sent.expectations} == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("to", "says"),
+    [
+        (("a*",) * (rules.MAX_RECIPIENT_GLOBS + 1), str(rules.MAX_RECIPIENT_GLOBS)),
+        (("*a" * 40,), "shorter"),
+        (("b",) * (rules.MAX_RECIPIENTS + 1), str(rules.MAX_RECIPIENTS)),
+    ],
+)
+def test_a_message_has_so_many_recipients_and_globs(store: Store, to: tuple[str, ...], says: str) -> None:
+    """Each glob is matched with every name."""
+    assert says in refused(lambda: store.send(ANN, to)).message
+
+
+def test_a_message_has_so_many_tags(store: Store) -> None:
+    """They come with every reading."""
+    store.send(ANN, "bob", tags=("t",) * rules.MAX_TAGS)
+
+    assert str(rules.MAX_TAGS) in refused(lambda: store.send(ANN, "bob", tags=("t",) * (rules.MAX_TAGS + 1))).message
+
+
+def test_a_hint_names_no_channel_that_the_sender_may_not_use(store: Store) -> None:
+    """Of names elsewhere only those are told that a token could reach."""
+    for n, channel in enumerate(("ops", "hidden")):
+        store.now += n
+        store(agents.enlist, Address("carol", channel), "test")
+    store(agents.enlist, Address("secretagent", "hidden"), "test")
+
+    def hints(*channels: str) -> list[str]:
+        draft = Draft(("carol", "secretagent"), "hello")
+        sent, _ = store(messages.send, ANN, draft, 0, Grant("ann", channels=channels))
+        return [e.hint for e in sent.expectations]
+
+    assert hints("default") == ["", ""]
+    assert hints("default", "ops") == ["that name is on channel 'ops': 'carol@ops'", ""]
+    assert "hidden" in " ".join(hints("*"))

@@ -112,13 +112,14 @@ class LocalBus:
         """
         return LocalBus(self._db, process, self._rate, grant=grant, held=held, first=permit)
 
-    def acting_as(self, who: Address, program: str) -> LocalBus:
-        """This bus for a program that acts as `who`: every verb enlists it, in the same transaction."""
+    def acting_as(self, who: Address, program: str, grant: Grant) -> LocalBus:
+        """This bus for a program that acts as `who`, which the grant permits: every verb enlists it, in the same
+        transaction."""
 
         def enlist(tx: Transaction) -> None:
             agents.enlist(tx, who, program)
 
-        return LocalBus(self._db, self._process, self._rate, grant=self._grant, held=self._held, first=enlist)
+        return LocalBus(self._db, self._process, self._rate, grant=grant, held=self._held, first=enlist)
 
     async def _run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._db.run(_after(self._first, verb), *args, **kwargs)
@@ -224,7 +225,7 @@ class LocalBus:
 
     async def send(self, me: Address, draft: Draft) -> Sent:
         await _check(draft)
-        sent, listeners = await self._run(messages.send, me, draft, self._rate)
+        sent, listeners = await self._run(messages.send, me, draft, self._rate, self._grant)
         notices.announce(listeners)
         return sent
 

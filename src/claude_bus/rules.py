@@ -43,6 +43,13 @@ MAX_EFFORT = 500_000
 MAX_DOING = 80
 """Characters of a prompt that peers see, if its user shares prompts."""
 MAX_RECIPIENTS = 200
+MAX_RECIPIENT_GLOBS = 10
+"""And as many of them with wildcards."""
+MAX_TAGS = 100
+MAX_GUESSES = 2
+"""Unknown recipients of a message for whom the name is looked for that was probably meant."""
+MAX_CANDIDATES = 200
+"""Names among which it is looked for: those seen last."""
 MAX_FILES = 20
 MAX_PATH_BYTES = 4_096
 MAX_CLAIM_TTL = 30 * 86_400.0
@@ -146,6 +153,11 @@ def check_draft(draft: Draft) -> Draft:
     """The draft, if everything about it that needs no database is valid."""
     if not draft.to or len(draft.to) > MAX_RECIPIENTS:
         raise InvalidInput(f"to must name 1 to {MAX_RECIPIENTS} recipients: a name, a list, a glob, or 'all'")
+    globs = sum(is_name_glob(name) for name in draft.to)
+    if globs > MAX_RECIPIENT_GLOBS:
+        raise InvalidInput(
+            f"to has {globs} globs, the limit is {MAX_RECIPIENT_GLOBS}: put what they stand for into one"
+        )
     if draft.kind not in KINDS:
         raise InvalidInput(f"kind {draft.kind!a} is unknown: use {', '.join(KINDS)}")
     if not draft.content and not draft.files:
@@ -156,6 +168,8 @@ def check_draft(draft: Draft) -> Draft:
         MAX_CONTENT_BYTES,
         "put it into a file and name that in files, which sends its path and sha256",
     )
+    if len(draft.tags) > MAX_TAGS:
+        raise InvalidInput(f"tags has {len(draft.tags)} entries, the limit is {MAX_TAGS}: say the rest in content")
     for tag in draft.tags:
         check_line(tag, "a tag", MAX_NAME)
     if draft.ttl is not None:
@@ -240,6 +254,8 @@ def parse_address(text: str, channel: str) -> Address:
         return Address("all", other or channel)
     if not is_name_glob(name):
         check_name(name, "recipient")
+    elif len(name) > MAX_NAME:
+        raise InvalidInput(f"recipient {name[:80]!a} is a glob of more than {MAX_NAME} characters: make it shorter")
     return Address(name, other or channel)
 
 

@@ -48,7 +48,7 @@ class Caller:
         What is done there makes the name a participant; it raises `NameTaken` for a live session's.
         """
         who = self.looks(name, channel)
-        return who, self.bus.acting_as(who, PROGRAM)
+        return who, self.bus.acting_as(who, PROGRAM, self.grant)
 
     async def reads(self, name: str, channel: str) -> Address:
         """Like `looks`, for one whom this makes a participant: from now on mail waits for it."""

@@ -30,7 +30,7 @@ class NewMessage(Body):
     content: str = Field(min_length=1, description=f"At most {rules.MAX_CONTENT_BYTES} bytes of UTF-8.")
     kind: Kind = "message"
     reply_to: Id | None = None
-    tags: list[Tag] = Field(default=[])
+    tags: list[Tag] = Field(default=[], max_length=rules.MAX_TAGS)
     urgent: bool = False
     ttl: Seconds | None = Field(default=None, le=rules.MAX_TTL, description="Until it expires, if it is unread then.")
     key: Line = Field(default="", description="Sent once, however often this is repeated with the same key.")
