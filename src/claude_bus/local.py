@@ -61,6 +61,7 @@ from .sql import (
     messages,
     parcels,
     sessions,
+    silence,
     state,
     tokens,
 )
@@ -466,8 +467,10 @@ def digest_of(secret: str) -> str:
 def _prune(tx: Transaction) -> None:
     before = tx.now - rules.RETENTION
     bindings.reap(tx)
+    claims.prune(tx)
+    silence.settle(tx)
     messages.prune(tx, before)
+    silence.forget(tx)
     events.prune(tx, before)
     state.prune(tx, before)
-    claims.prune(tx)
     calls.prune(tx)

@@ -60,6 +60,10 @@ MAX_REPLIES = 20
 MAX_WAIT = 3_600.0
 RETENTION = 30 * 86_400.0
 """Seconds that read messages and journal rows are kept."""
+SILENCE = 90 * 86_400.0
+"""Seconds that mail waits for somebody who is not heard of."""
+READER_SILENCE = 30 * 86_400.0
+"""And broadcasts for one who was never a session, and only read and sent over the wires of the earlier systems."""
 
 RING_AFTER = (0.0, 30.0, 120.0)
 """Seconds since the last ring after which a batch may ring for the 1st, 2nd, 3rd time."""

@@ -14,6 +14,7 @@ from ..errors import NotFound
 from ..model import Address, Draft, Feed, Grant, Message, Received, Search
 from . import agents, bindings, deliveries, inboxes, messages
 from .mailboxes import UNREAD
+from .silence import WIRES
 from .transaction import Row, Transaction, Value
 
 MAX_BATCH = 4 * 1024 * 1024
@@ -21,9 +22,8 @@ MAX_BATCH = 4 * 1024 * 1024
 SEEN_EVERY = 60.0
 """Seconds after which a reader is noted as seen again: looking is not writing."""
 
-RECV_SEND = "recv/send"
+RECV_SEND, MESSAGES_ACK = WIRES
 """What a participant is listed with whose program uses `/recv`; and `/messages`."""
-MESSAGES_ACK = "messages/ack"
 
 _LIVES = "(m.expires IS NULL OR m.expires > ?)"
 

@@ -309,12 +309,15 @@ def _thread(tx: Transaction, message: int) -> list[int]:
 def prune(tx: Transaction, before: float) -> int:
     """Forget messages older than `before` that nobody has unread; returns how many.
 
-    The newest stays whatever its age: the order of timestamps hangs on it.
+    The newest stays whatever its age: the order of timestamps hangs on it. Mail that expired
+    after that though its sender set no ttl stays too, for the sender to learn it.
     """
     deliveries.expire(tx, "message <= (SELECT MAX(id) FROM messages)")
     return tx.run(
         "DELETE FROM messages WHERE ts < ? AND id < (SELECT MAX(id) FROM messages) AND NOT EXISTS "
-        "(SELECT 1 FROM deliveries d WHERE d.message = messages.id AND d.state IN ('queued', 'handed'))",
+        "(SELECT 1 FROM deliveries d WHERE d.message = messages.id AND (d.state IN ('queued', 'handed') "
+        "OR (d.state = 'expired' AND d.expired_at >= ? AND messages.broadcast = 0 AND messages.expires IS NULL)))",
+        before,
         before,
     ).rowcount
 
