@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from claude_bus import patterns, rules
 from claude_bus.errors import BusError, InvalidInput, TooLarge
-from claude_bus.model import Address, Draft, Grant, Place
+from claude_bus.model import Address, Draft, File, Grant, Message, Place, Search
 from claude_bus.patterns import Effort
-from claude_bus.sql import agents, claims, guard, messages, overlaps
+from claude_bus.sql import agents, claims, deliveries, feeds, guard, inboxes, messages, overlaps, state
 from store_under_test import Store
 
 ANN, BOB = Address("ann", "default"), Address("bob", "default")
@@ -274,3 +274,111 @@ def test_a_hint_names_no_channel_that_the_sender_may_not_use(store: Store) -> No
     assert hints("default") == ["", ""]
     assert hints("default", "ops") == ["that name is on channel 'ops': 'carol@ops'", ""]
     assert "hidden" in " ".join(hints("*"))
+
+
+# -- answers -----------------------------------------------------------------------------------
+
+BIG = "x" * 60_000
+MANY = rules.MAX_ANSWER // len(BIG)
+
+
+def characters(found: Sequence[Message]) -> int:
+    return sum(len(message.content) for message in found)
+
+
+@pytest.fixture
+def full(store: Store) -> Store:
+    """Bob has three answers' worth of mail."""
+    for _ in range(3 * MANY):
+        store.send(ANN, "bob", BIG)
+    return store
+
+
+@pytest.mark.parametrize("limit", [200, 10**9, -1])
+def test_every_answer_with_messages_has_so_many_characters(full: Store, limit: int) -> None:
+    """At whichever door, whatever was asked for."""
+    by = full.process()
+    answers = [
+        full(messages.history, BOB, limit=limit),
+        full(inboxes.look, BOB, limit=limit, max_chars=10**12).messages,
+        full(deliveries.hand_over, BOB, limit=limit, max_chars=10**12, by=by, via="x").messages,
+        full(feeds.posts, Search("default", since=0, limit=200), Grant()),
+        [r.message for r in full(feeds.received, "bob", "default", 0.0, 1000, Grant()).received],
+    ]
+
+    assert max(map(characters, answers)) <= rules.MAX_ANSWER
+    assert limit < 0 or min(map(characters, answers)) > rules.MAX_ANSWER / 2
+
+
+def test_of_mail_that_does_not_fit_little_is_read(full: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook has room for a few thousand characters: it does not load a hundred long messages to find that out."""
+    loaded: list[int] = []
+    by_id = deliveries.by_id
+    monkeypatch.setattr(deliveries, "by_id", lambda tx, ids: loaded.extend(ids) or by_id(tx, ids))  # type: ignore[func-returns-value]
+
+    found = full(deliveries.hand_over, BOB, limit=100, max_chars=9_000, by=full.process(), via="x")
+
+    assert (found.messages, found.next_id, found.pending, len(loaded)) == ((), 1, 3 * MANY, 1)
+
+
+def test_what_messages_name_counts_too(store: Store) -> None:
+    """Paths of files make an answer as large as text does."""
+    files = tuple(File("/" + "a" * 4_000, 1, "0" * 64, "here") for _ in range(20))
+    for _ in range(30):
+        store.send(ANN, "bob", "see", files=files)
+
+    found = store(messages.history, BOB, limit=200)
+
+    assert 0 < sum(len(file.path) for message in found for file in message.files) <= rules.MAX_ANSWER
+
+
+def test_history_goes_on_where_an_answer_ended(full: Store) -> None:
+    """Asked for what is before the first message of each answer, it gives all, and then nothing."""
+    ids: list[int] = []
+    while found := full(messages.history, BOB, limit=200, before=ids[0] if ids else 0):
+        ids = [m.id for m in found] + ids
+
+    assert ids == list(range(1, 3 * MANY + 1))
+
+
+def test_more_values_than_an_answer_carries_are_refused(store: Store) -> None:
+    """With the way to them: the keys alone, and those with a prefix."""
+    for n in range(5):
+        store(state.set_state, ANN, f"big/{n}", "x" * rules.MAX_VALUE_BYTES)
+    store(state.set_state, ANN, "small", "y")
+
+    message = refused(lambda: store(state.list_state, "default", values=True)).message
+    assert str(rules.MAX_ANSWER) in message
+    assert "prefix" in message
+    assert [e.value for e in store(state.list_state, "default")] == [None] * 6
+    assert [e.value for e in store(state.list_state, "default", prefix="small", values=True)] == ["y"]
+
+
+@pytest.mark.parametrize("limit", [100, 10**9, -1])
+def test_versions_come_as_many_as_fit_and_then_those_before(store: Store, limit: int) -> None:
+    """A long history is read answer by answer."""
+    for n in range(12):
+        store(state.set_state, ANN, "k", str(n % 10) * 200_000)
+    versions: list[int] = []
+    while found := store(state.history, "default", "k", limit, versions[-1] if versions else 0):
+        assert sum(len(e.value or "") for e in found) <= rules.MAX_ANSWER
+        versions += [e.version for e in found]
+
+    assert versions == ([] if limit < 0 else list(range(12, 0, -1)))
+
+
+def test_a_channel_has_so_many_keys(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are there can be written; deleting one, or its end, makes room; another channel has its own."""
+    monkeypatch.setattr(rules, "MAX_KEYS", 3)
+    for n in range(3):
+        store(state.set_state, ANN, str(n), "x", ttl=60 if n else None)
+
+    error = refused(lambda: store(state.set_state, ANN, "3", "x"))
+    assert isinstance(error, TooLarge)
+    assert "delete some" in error.message
+    store(state.set_state, ANN, "0", "y")
+    store(state.set_state, Address("ann", "ops"), "3", "x")
+    store(state.set_state, ANN, "0", "", mode="delete")
+    store(state.set_state, ANN, "3", "x")
+    store.now += 61
+    store(state.set_state, ANN, "4", "x")

@@ -277,9 +277,18 @@ class LocalBus:
         return await self._run(messages.status, me, message_id)
 
     async def history(
-        self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
+        self,
+        me: Address,
+        *,
+        search: str = "",
+        thread: int | None = None,
+        since: int = 0,
+        before: int = 0,
+        limit: int = 20,
     ) -> list[Message]:
-        return await self._look(messages.history, me, search=search, thread=thread, since=since, limit=limit)
+        return await self._look(
+            messages.history, me, search=search, thread=thread, since=since, before=before, limit=limit
+        )
 
     # -- messages as the wires of the two earlier systems have them. No part of the contract: what a caller
     # -- elsewhere may read is decided by its grant, which it must not be the one to name.
@@ -331,8 +340,8 @@ class LocalBus:
     async def unwatch(self, address: str, channel: str, key: str) -> None:
         await self._run(state.unwatch, address, channel, key)
 
-    async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]:
-        return await self._look(state.history, channel, key, limit)
+    async def state_history(self, channel: str, key: str, limit: int, before: int = 0) -> list[StateEntry]:
+        return await self._look(state.history, channel, key, limit, before)
 
     async def get_state(self, channel: str, key: str) -> StateEntry | None:
         return await self._look(state.get_state, channel, key)

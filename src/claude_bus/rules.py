@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from itertools import accumulate
 
 from .errors import Forbidden, InvalidInput, RateLimited, TooLarge
 from .model import KINDS, Address, Draft, File, Grant
@@ -57,6 +58,14 @@ MAX_TTL = 365 * 86_400.0
 MAX_TOKEN_TTL = 10 * 365 * 86_400.0
 MAX_REPLIES = 20
 """Answers that the status of a message shows."""
+MAX_ANSWER = 1_000_000
+"""Characters of messages or values in one answer; the first comes whatever its size."""
+MAX_AT_ONCE = 1_000
+"""Messages in one answer."""
+MAX_VERSIONS = 100
+"""Versions of a key in one answer."""
+MAX_KEYS = 10_000
+"""State keys of one channel."""
 MAX_WAIT = 3_600.0
 RETENTION = 30 * 86_400.0
 """Seconds that read messages and journal rows are kept."""
@@ -221,6 +230,38 @@ def check_key(key: str) -> str:
     if not key:
         raise InvalidInput("key is empty: name the state entry")
     return check_line(key, "key")
+
+
+def check_key_count(count: int, channel: str) -> None:
+    """Raise `TooLarge` if there are as many keys as there may be, and one more is to come."""
+    if count >= MAX_KEYS:
+        raise TooLarge(
+            f"channel '{channel}' has {count} state keys, the limit is {MAX_KEYS}: delete some, or keep several values "
+            "in one, as JSON",
+            size=count,
+            limit=MAX_KEYS,
+        )
+
+
+def check_values_size(size: int) -> None:
+    """Raise `TooLarge` for more values than one answer has."""
+    if size > MAX_ANSWER:
+        raise TooLarge(
+            f"these values have {size} characters together, one answer at most {MAX_ANSWER}: ask for the keys without "
+            "their values (list_state), then for one by one, or for those with a prefix",
+            size=size,
+            limit=MAX_ANSWER,
+        )
+
+
+def at_most(limit: int, most: int) -> int:
+    """How many are given to somebody who asks for `limit`, whatever that says."""
+    return max(0, min(limit, most))
+
+
+def carried(sizes: Iterable[int]) -> int:
+    """How many of things with these sizes one answer carries: the first, and those that fit with it."""
+    return max(1, sum(size <= MAX_ANSWER for size in accumulate(sizes)))
 
 
 def check_value(value: str) -> str:

@@ -8,6 +8,8 @@ queued ──hand_over──▶ handed ──confirm──▶ read ──reply�
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 
 from .. import rules, text
 from ..model import Address, File, HandOver, Message, Process, Waiting
@@ -23,6 +25,11 @@ PRINTED = "command line"
 
 MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent, m.hops"
 """The columns that `messages_of` needs."""
+SIZE = (
+    "(LENGTH(m.content) + LENGTH(m.tags) + LENGTH(m.recipient) + "
+    "COALESCE((SELECT SUM(LENGTH(f.path) + 200) FROM attachments f WHERE f.message = m.id), 0))"
+)
+"""Characters of a message, about."""
 
 
 def hand_over(
@@ -40,26 +47,28 @@ def hand_over(
     """The oldest unread messages, as many as fit, marked `handed`.
 
     `max_chars` bounds their fenced text; with `at_least_one` the first comes whatever
-    its size. `peek` marks nothing. What an earlier process handed over and did not
-    live to see confirmed is unread again; with `held` so is what `take_back` says.
+    its size. Neither that nor `limit` is ever more than one answer carries. `peek` marks
+    nothing. What an earlier process handed over and did not live to see confirmed is
+    unread again; with `held` so is what `take_back` says.
     """
     recover(tx, me)
     if held is not None:
         take_back(tx, me, by, held, prints=via == PRINTED)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
+    limit, max_chars = rules.at_most(limit, rules.MAX_AT_ONCE), rules.at_most(max_chars, rules.MAX_ANSWER)
     rows = tx.all(
-        f"SELECT {MESSAGE}, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
+        f"SELECT m.id, {SIZE} AS size, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
         f"WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} AND d.state = 'queued' ORDER BY d.message LIMIT ?",
         me.channel,
         me.name,
         limit + 1,
     )
-    unread = messages_of(tx, rows, me)
-    count = len(text.fitting(unread[:limit], text.SAMPLE_LABEL, max_chars))
+    unread = _first(tx, rows[:limit], me, max_chars)
+    count = len(text.fitting(unread, text.SAMPLE_LABEL, max_chars))
     count = max(count, int(at_least_one and bool(unread)))
     handed = tuple(unread[:count])
     total = int(_count_queued(tx, me))
-    next_id = unread[count].id if count < len(unread) else 0
+    next_id = rows[count]["id"] if count < len(rows) else 0
     if peek:
         return HandOver(handed, total, next_id)
     unproven = _unproven(tx, me, by)
@@ -75,6 +84,25 @@ def hand_over(
             me.name,
         )
     return HandOver(handed, total - len(handed), next_id, unproven)
+
+
+def _first(tx: Transaction, rows: Sequence[Row], me: Address, max_chars: int) -> list[Message]:
+    """The messages of these rows that may fit, the first anyway: others are not even read.
+
+    What is shown of one can be shorter than what is stored, but not by half.
+    """
+    sizes = list(accumulate(row["size"] for row in rows))
+    some = rows[: max(1, sum(size <= 2 * max_chars for size in sizes))]
+    found = by_id(tx, [row["id"] for row in some])
+    tried = {row["id"] for row in some if row["attempts"]}
+    messages = messages_of(tx, [found[row["id"]] for row in some], me)
+    return [replace(message, possibly_seen=message.id in tried) for message in messages]
+
+
+def by_id(tx: Transaction, ids: Sequence[int]) -> dict[int, Row]:
+    """The messages with these ids, as `messages_of` needs them."""
+    rows = tx.all(f"SELECT {MESSAGE} FROM messages m WHERE m.id IN ({', '.join('?' * len(ids))})", *ids) if ids else []
+    return {row["id"]: row for row in rows}
 
 
 def _unproven(tx: Transaction, me: Address, by: Process) -> tuple[int, ...]:
@@ -296,7 +324,7 @@ def note_recalled(tx: Transaction, me: Address, message_ids: Sequence[int]) -> N
 
 
 def messages_of(tx: Transaction, rows: Sequence[Row], me: Address) -> list[Message]:
-    """The messages in these rows, as `me` sees them; one with `attempts` may have been seen."""
+    """The messages in these rows, as `me` sees them."""
     files = attachments.of(tx, [row["id"] for row in rows])
     return [_message(row, me, files.get(row["id"], ())) for row in rows]
 
@@ -313,6 +341,5 @@ def _message(row: Row, me: Address, files: tuple[File, ...]) -> Message:
         tags=rules.load_list(row["tags"]),
         urgent=bool(row["urgent"]),
         hops=row["hops"],
-        possibly_seen="attempts" in row.keys() and row["attempts"] > 0,  # noqa: SIM118 - a row is no mapping
         files=files,
     )

@@ -268,15 +268,23 @@ def _look_after(tx: Transaction, message: int) -> None:
 
 
 def history(
-    tx: Transaction, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
+    tx: Transaction,
+    me: Address,
+    *,
+    search: str = "",
+    thread: int | None = None,
+    since: int = 0,
+    before: int = 0,
+    limit: int = 20,
 ) -> list[Message]:
-    """What `me` may see of what was said, oldest first: the newest `limit` that match.
+    """What `me` may see of what was said, oldest first: the newest `limit` that match, or as many as fit.
 
     `search` is looked for in the content, case-insensitively for ASCII; `thread` is any
-    message of one conversation; `since` an id after which to look. Consumes nothing.
+    message of one conversation; `since` an id after which to look, and `before` one (0: none)
+    before which: that of the first message of an answer brings those before them. Consumes nothing.
     """
-    where: list[str] = ["m.id > ?", _VISIBLE]
-    values: list[str | int] = [since, *_visible_to(me)]
+    where: list[str] = ["m.id > ?", "(? = 0 OR m.id < ?)", _VISIBLE]
+    values: list[str | int] = [since, before, before, *_visible_to(me)]
     if search:
         pattern = search.replace("!", "!!").replace("%", "!%").replace("_", "!_")
         where.append("LOWER(m.content) LIKE LOWER(?) ESCAPE '!'")
@@ -286,11 +294,14 @@ def history(
         where.append(f"m.id IN ({', '.join('?' * len(ids))})")
         values.extend(ids)
     rows = tx.all(
-        f"SELECT {deliveries.MESSAGE} FROM messages m WHERE {' AND '.join(where)} ORDER BY m.id DESC LIMIT ?",
+        f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE {' AND '.join(where)} "
+        "ORDER BY m.id DESC LIMIT ?",
         *values,
-        limit,
+        rules.at_most(limit, rules.MAX_AT_ONCE),
     )
-    return deliveries.messages_of(tx, rows[::-1], me)
+    ids = sorted(row["id"] for row in rows[: rules.carried(row["size"] for row in rows)])
+    found = deliveries.by_id(tx, ids)
+    return deliveries.messages_of(tx, [found[message] for message in ids], me)
 
 
 def _thread(tx: Transaction, message: int) -> list[int]:
