@@ -61,9 +61,7 @@ MAX_REPLIES = 20
 MAX_ANSWER = 1_000_000
 """Characters of messages or values in one answer; the first comes whatever its size."""
 MAX_AT_ONCE = 1_000
-"""Messages in one answer."""
-MAX_VERSIONS = 100
-"""Versions of a key in one answer."""
+"""Messages, or versions of a key, in one answer."""
 MAX_KEYS = 10_000
 """State keys of one channel."""
 MAX_WAIT = 3_600.0

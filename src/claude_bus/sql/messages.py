@@ -325,9 +325,10 @@ def prune(tx: Transaction, before: float) -> int:
     """
     deliveries.expire(tx, "message <= (SELECT MAX(id) FROM messages)")
     return tx.run(
-        "DELETE FROM messages WHERE ts < ? AND id < (SELECT MAX(id) FROM messages) AND NOT EXISTS "
-        "(SELECT 1 FROM deliveries d WHERE d.message = messages.id AND (d.state IN ('queued', 'handed') "
-        "OR (d.state = 'expired' AND d.expired_at >= ? AND messages.broadcast = 0 AND messages.expires IS NULL)))",
+        "DELETE FROM messages WHERE ts < ? AND +id < (SELECT MAX(id) FROM messages) AND NOT EXISTS "  # by time
+        "(SELECT 1 FROM deliveries d WHERE d.message = messages.id AND d.state IN ('queued', 'handed')) "
+        "AND NOT (broadcast = 0 AND expires IS NULL AND EXISTS (SELECT 1 FROM deliveries d "
+        "WHERE d.message = messages.id AND d.state = 'expired' AND d.expired_at >= ?))",
         before,
         before,
     ).rowcount

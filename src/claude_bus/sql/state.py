@@ -147,7 +147,7 @@ def history(tx: Transaction, channel: str, key: str, limit: int, before: int = 0
         key,
         before,
         before,
-        rules.at_most(limit, rules.MAX_VERSIONS),
+        rules.at_most(limit, rules.MAX_AT_ONCE),
     )
     if not sizes:
         return []

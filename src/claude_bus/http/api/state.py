@@ -62,7 +62,7 @@ class Read(Query):
 class Versions(Query):
     channel: Channel = ""
     before: Count = Field(default=0, description="Before this version; 0: from the newest.")
-    limit: int = Field(default=20, ge=1, le=rules.MAX_VERSIONS)
+    limit: int = Field(default=20, ge=1, le=100)
 
 
 class Write(Body):
