@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from .. import rules, text
-from ..model import Address, File, HandOver, Message, Process, Waiting
+from ..model import Address, DeliveryState, File, HandOver, Message, Process, Waiting
 from . import attachments, listeners, mailboxes
 from .mailboxes import UNREAD
 from .transaction import Row, Transaction
@@ -71,7 +71,7 @@ def hand_over(
     next_id = rows[count]["id"] if count < len(rows) else 0
     if peek:
         return HandOver(handed, total, next_id)
-    unproven = _unproven(tx, me, by)
+    unproven = tuple(_unproven(tx, me, by))
     for message in handed:
         tx.run(
             "UPDATE deliveries SET state = 'handed', attempts = attempts + 1, via = ?, handed_by = ?, handed_at = ? "
@@ -105,15 +105,16 @@ def by_id(tx: Transaction, ids: Sequence[int]) -> dict[int, Row]:
     return {row["id"]: row for row in rows}
 
 
-def _unproven(tx: Transaction, me: Address, by: Process) -> tuple[int, ...]:
+def _unproven(tx: Transaction, me: Address, by: Process) -> dict[int, str]:
+    """What `by` handed over and did not prove, each with what it went through."""
     rows = tx.all(
-        f"SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' "
+        f"SELECT message, via FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' "
         "AND handed_by = ? ORDER BY message",
         me.channel,
         me.name,
         str(by),
     )
-    return tuple(r["message"] for r in rows)
+    return {row["message"]: row["via"] for row in rows}
 
 
 def recover(tx: Transaction, me: Address) -> None:
@@ -138,17 +139,8 @@ def take_back(tx: Transaction, me: Address, by: Process, held: Held, *, prints: 
     a program in the session's shell printed was passed on to it, and is not its to know,
     unless it is (`prints`) such a program itself.
     """
-    rows = tx.all(
-        f"SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' "
-        "AND handed_by = ? AND (? OR via != ?)",
-        me.channel,
-        me.name,
-        str(by),
-        int(prints),
-        PRINTED,
-    )
-    lost = [row["message"] for row in rows if (me, row["message"]) not in held]
-    return withdraw(tx, me, lost, by)
+    theirs = [message for message, via in _unproven(tx, me, by).items() if prints or via != PRINTED]
+    return withdraw(tx, me, [message for message in theirs if (me, message) not in held], by)
 
 
 def _process(column: str) -> Process | None:
@@ -212,16 +204,33 @@ def _settle(
     )
 
 
-def acknowledge(tx: Transaction, me: Address, message: int) -> None:
-    """An answer is the explicit acknowledgement of what it answers."""
-    tx.run(
-        "UPDATE deliveries SET state = 'acked', acked_at = ?, read_at = COALESCE(read_at, ?) "
-        "WHERE message = ? AND channel = ? AND recipient = ? AND state IN ('handed', 'read')",
-        tx.now,
-        tx.now,
-        message,
-        me.channel,
-        me.name,
+HANDED: tuple[DeliveryState, ...] = ("handed", "read")
+OPEN: tuple[DeliveryState, ...] = ("queued", *HANDED)
+ANY: tuple[DeliveryState, ...] = (*OPEN, "expired")
+"""What an acknowledgement can apply to."""
+
+
+def acknowledge(tx: Transaction, me: Address, message: int, of: Sequence[DeliveryState], via: str = "") -> bool:
+    """`me` says to have had the message: it is `acked` if it is in one of these states; returns whether it was.
+
+    Where nothing handed it over before, that happened now, through `via`.
+    """
+    return (
+        tx.run(
+            "UPDATE deliveries SET state = 'acked', acked_at = ?, read_at = COALESCE(read_at, ?), "
+            "handed_at = COALESCE(handed_at, ?), via = CASE WHEN state IN ('queued', 'expired') THEN ? ELSE via END, "
+            "attempts = attempts + CASE WHEN state IN ('queued', 'expired') THEN 1 ELSE 0 END "
+            f"WHERE message = ? AND channel = ? AND recipient = ? AND state IN ({', '.join('?' * len(of))})",
+            tx.now,
+            tx.now,
+            tx.now,
+            via,
+            message,
+            me.channel,
+            me.name,
+            *of,
+        ).rowcount
+        > 0
     )
 
 

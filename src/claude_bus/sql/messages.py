@@ -71,7 +71,7 @@ def send(
     for who in recipients:
         mailboxes.deliver(tx, message, who)
     if draft.reply_to is not None:
-        deliveries.acknowledge(tx, me, draft.reply_to)
+        deliveries.acknowledge(tx, me, draft.reply_to, deliveries.HANDED)
     rings = rules.rings(draft.kind, bool(broadcast_in), draft.urgent, draft.hops)
     quiet = draft.hops >= rules.MAX_HOPS
     expected = [_expect(tx, me, who, hint, rings=rings, quiet=quiet) for who, hint in recipients.items()]
