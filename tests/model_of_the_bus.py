@@ -22,6 +22,7 @@ RING_AGAIN = (0.0, 30.0, 120.0)
 MAX_HOPS, MAX_TALK = 10, 30
 RATE_WINDOW = 60.0
 RETENTION = 30 * 86_400.0
+SILENCE = 90 * 86_400.0
 UNPROVEN = ("queued", "handed")
 STEPS = ("queued", "expired", "handed", "read", "acked")
 """How far a delivery is, for one that two names had and one has now."""
@@ -48,6 +49,7 @@ class Name:
     session_id: str = ""
     formerly: str = ""
     owns: tuple[str, ...] = ()
+    was_session: bool = False
 
 
 @dataclass(eq=False)
@@ -78,6 +80,8 @@ class Slip:
     attempts: int = 0
     by: Process | None = None
     recalled: bool = False
+    expired: float = 0.0
+    """When, if because its reader was silent."""
 
 
 @dataclass(eq=False)
@@ -203,7 +207,7 @@ class ModelOfTheBus:
         assert not self.holder(chosen), "two sessions bear one name"
         self.noticed(chosen)
         name = self.names.setdefault(chosen, Name())
-        name.status, name.seen, name.session_id = "idle", self.now, client.session_id
+        name.status, name.seen, name.session_id, name.was_session = "idle", self.now, client.session_id, True
         self.sessions[client.key] = Running(client, chosen, client.session_id, self.now)
 
     def _is_registered(self, who: Address) -> bool:
@@ -253,14 +257,14 @@ class ModelOfTheBus:
         old = self.names[was]
         if was.channel != who.channel:
             new = self.names.setdefault(who, Name())
-            new.status, new.session_id = old.status, old.session_id
+            new.status, new.session_id, new.was_session = old.status, old.session_id, True
             old.session_id = ""
             self._offline(was, self.now)
             self._forget_if_unused(was)
             return
         new = self.names.pop(who, old)
         new = new if new.seen else old
-        new.status, new.session_id = old.status, old.session_id
+        new.status, new.session_id, new.was_session = old.status, old.session_id, True
         if old.registered:
             new.formerly = was.name
         del self.names[was]
@@ -628,14 +632,41 @@ class ModelOfTheBus:
     def prune(self) -> None:
         """Sessions that died are over; what is older than the retention and read by all is forgotten."""
         self.reap()
+        self.claims.prune(self.now)
+        self._settle_the_silent()
         before = self.now - RETENTION
         self._expire(self.letters.values())
         for letter in list(self.letters.values())[:-1]:
             unread = any(slip.state in UNPROVEN for slip in letter.slips.values())
-            if letter.ts < before and not unread:
+            told = letter.broadcast or letter.expires is not None
+            news = not told and any(
+                slip.state == "expired" and slip.expired >= before for slip in letter.slips.values()
+            )
+            if letter.ts < before and not unread and not news:
                 del self.letters[letter.id]
+        self._forget_the_silent()
         self.state.prune(before, self.now)
-        self.claims.prune(self.now)
+
+    def _silent(self) -> list[Address]:
+        """Whom nobody has heard of for a quarter of a year, or ever."""
+        return [who for who, name in self.names.items() if not self.holder(who) and name.seen < self.now - SILENCE]
+
+    def _settle_the_silent(self) -> None:
+        """What waited for so long expires; who never was a session leaves."""
+        for who in self._silent():
+            self.names[who].registered &= self.names[who].was_session
+            self._recover(who)
+            for letter in self._with(who, "queued"):
+                if letter.ts < self.now - SILENCE:
+                    letter.slips[who].state, letter.slips[who].expired = "expired", self.now
+
+    def _forget_the_silent(self) -> None:
+        """Names without a session, without mail and claims."""
+        for who in self._silent():
+            name = self.names[who]
+            used = any(who in m.slips for m in self.letters.values()) or any(c.owner == who for c in self.claims.held)
+            if not (name.registered or name.was_session or used):
+                del self.names[who]
 
 
 def _fitting(messages: Iterable[Message], room: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus import config
+from claude_bus import config, rules
 from claude_bus.cli.commands import COMMANDS
 from claude_bus.config import Serving
 from claude_bus.http import connection, guard, quotas
@@ -86,6 +86,17 @@ def test_every_limit_is_documented() -> None:
         "MCP sessions, of one token": f"{visitors.MAX_VISITORS:,}",
         "time until a silent MCP session": f"{Patience().forgotten / 60:.0f} min",
         "requests under way, of one MCP session": str(visitors.MAX_REQUESTS),
+        "characters of messages, versions or values": f"{rules.MAX_ANSWER:,}",
+        "messages in one answer": f"{rules.MAX_AT_ONCE:,}",
+        "state keys": f"{rules.MAX_KEYS:,}",
+        "recipients": f"{rules.MAX_RECIPIENTS}; {rules.MAX_RECIPIENT_GLOBS}",
+        "tags": str(rules.MAX_TAGS),
+        "wildcards": f"{rules.MAX_WILDCARDS}; {rules.MAX_GLOB}",
+        "paths in one request": f"{rules.MAX_PLACES}; {rules.MAX_OWNS}",
+        "claims of one name": f"{rules.MAX_CLAIMS:,}; {rules.MAX_GLOB_CLAIMS}",
+        "claims on one channel": f"{rules.MAX_CHANNEL_CLAIMS:,}; {rules.MAX_CHANNEL_GLOB_CLAIMS}",
+        "steps": f"{rules.MAX_EFFORT:,}",
+        "time that mail waits": f"{rules.SILENCE / 86_400:.0f} days",
     }
     for what, limit in limits.items():
         assert [row for row in rows if row.startswith(f"| {what}") and limit in row], what

@@ -340,7 +340,7 @@ def steps(act: Callable[[], object]) -> int:
 @example("*[!x]" * 150, "[!y]*" * 150)
 def test_the_work_of_two_patterns_is_at_most_their_product(one: str, other: str) -> None:
     """No pattern is worth writing to make the bus think for ever."""
-    patterns._segments_meet.cache_clear()
+    patterns._tokens.cache_clear()
 
     assert steps(lambda: patterns.overlap(one, other)) <= 40 * (len(one) + 3) * (len(other) + 3)
 

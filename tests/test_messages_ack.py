@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_bus import rules
 from claude_bus.model import Address, Grant, Search
 from claude_bus.sql import feeds
 from effort import looks
@@ -326,7 +327,7 @@ def test_what_has_run_out_is_not_unread(store: Store) -> None:
 
 def test_an_answer_stays_within_its_size(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are asked for, an answer ends with what it can carry: one message at least."""
-    monkeypatch.setattr(feeds, "MAX_BATCH", 250)
+    monkeypatch.setattr(rules, "MAX_ANSWER", 250)
     alice = store.join("alice")
     for n in range(5):
         store.send(alice, "bob", str(n) * 100)

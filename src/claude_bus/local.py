@@ -62,6 +62,7 @@ from .sql import (
     messages,
     parcels,
     sessions,
+    silence,
     state,
     tokens,
 )
@@ -72,6 +73,8 @@ from .sql.transaction import Transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_AT_ONCE = 50
+"""Places that are judged in one transaction."""
 Step = Callable[[Transaction], None]
 """What is done in the transaction of a verb, before it."""
 
@@ -113,13 +116,14 @@ class LocalBus:
         """
         return LocalBus(self._db, process, self._rate, grant=grant, held=held, first=permit)
 
-    def acting_as(self, who: Address, program: str) -> LocalBus:
-        """This bus for a program that acts as `who`: every verb enlists it, in the same transaction."""
+    def acting_as(self, who: Address, program: str, grant: Grant) -> LocalBus:
+        """This bus for a program that acts as `who`, which the grant permits: every verb enlists it, in the same
+        transaction."""
 
         def enlist(tx: Transaction) -> None:
             agents.enlist(tx, who, program)
 
-        return LocalBus(self._db, self._process, self._rate, grant=self._grant, held=self._held, first=enlist)
+        return LocalBus(self._db, self._process, self._rate, grant=grant, held=self._held, first=enlist)
 
     def looking_as(self, who: Address, program: str) -> LocalBus:
         """The same for a program that only looks, which is noted now and then, unless the disk is full."""
@@ -239,7 +243,7 @@ class LocalBus:
 
     async def send(self, me: Address, draft: Draft) -> Sent:
         await _check(draft)
-        sent, listeners = await self._run(messages.send, me, draft, self._rate)
+        sent, listeners = await self._run(messages.send, me, draft, self._rate, self._grant)
         notices.announce(listeners)
         return sent
 
@@ -290,9 +294,18 @@ class LocalBus:
         return await self._run(messages.status, me, message_id)
 
     async def history(
-        self, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
+        self,
+        me: Address,
+        *,
+        search: str = "",
+        thread: int | None = None,
+        since: int = 0,
+        before: int = 0,
+        limit: int = 20,
     ) -> list[Message]:
-        return await self._look(messages.history, me, search=search, thread=thread, since=since, limit=limit)
+        return await self._look(
+            messages.history, me, search=search, thread=thread, since=since, before=before, limit=limit
+        )
 
     # -- messages as the wires of the two earlier systems have them. No part of the contract: what a caller
     # -- elsewhere may read is decided by its grant, which it must not be the one to name.
@@ -346,8 +359,8 @@ class LocalBus:
     async def unwatch(self, address: str, channel: str, key: str) -> None:
         await self._run(state.unwatch, address, channel, key)
 
-    async def state_history(self, channel: str, key: str, limit: int) -> list[StateEntry]:
-        return await self._look(state.history, channel, key, limit)
+    async def state_history(self, channel: str, key: str, limit: int, before: int = 0) -> list[StateEntry]:
+        return await self._look(state.history, channel, key, limit, before)
 
     async def get_state(self, channel: str, key: str) -> StateEntry | None:
         return await self._look(state.get_state, channel, key)
@@ -369,7 +382,11 @@ class LocalBus:
         return await self._run(claims.release, me, places)
 
     async def standing(self, me: Address, places: Places, tree: str) -> list[Claim | None]:
-        return await self._look(guard.standing, me, places, tree)
+        """As `guard.standing`, some places at a time: a commit may have any number, and others want to write."""
+        found: list[Claim | None] = []
+        for at in range(0, len(places), _AT_ONCE):
+            found += await self._look(guard.standing, me, places[at : at + _AT_ONCE], tree)
+        return found
 
     async def take_away(self, me: Address, places: Places, reason: str) -> list[Place]:
         ended, listeners = await self._run(guard.take_away, me, places, reason)
@@ -478,8 +495,10 @@ def digest_of(secret: str) -> str:
 def _prune(tx: Transaction) -> None:
     before = tx.now - rules.RETENTION
     bindings.reap(tx)
+    claims.prune(tx)
+    silence.settle(tx)
     messages.prune(tx, before)
+    silence.forget(tx)
     events.prune(tx, before)
     state.prune(tx, before)
-    claims.prune(tx)
     calls.prune(tx)

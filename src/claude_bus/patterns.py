@@ -8,20 +8,39 @@ segment `**` for any number of segments, none included.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import TypeVar
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
-# A segment is a sequence of tokens: a set of characters it may consume, and
-# whether it may repeat. Character sets are (negated, ranges).
-_Ranges = tuple[tuple[str, str], ...]
-_Set = tuple[bool, _Ranges]
-_Token = tuple[_Set, bool]
-_ANY: _Set = (True, ())
+# A token of a segment is the set of characters that it may consume one of, as sorted ranges
+# of code points that do not touch; None is `*`. Of a path it is a segment; None is `**`.
+_Set = tuple[tuple[int, int], ...]
+_LAST = 0x10FFFF
+_ANY: _Set = ((0, _LAST),)
 _GLOBSTAR = "**"
 _MAGIC = re.compile(r"[*?\[]")
+_LITERAL = re.compile(r"\[([*?\[])\]")
+
+
+class Exhausted(Exception):
+    """The comparisons at hand take more steps than there are for them."""
+
+
+class Effort:
+    """How many steps there are for some comparisons: what bounds a verb, whatever others have claimed."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def spend(self, steps: int) -> None:
+        """Raise `Exhausted` if there are not as many left."""
+        self.steps -= steps
+        if self.steps < 0:
+            raise Exhausted
 
 
 def is_glob(pattern: str) -> bool:
@@ -47,16 +66,30 @@ def normalize(path: str) -> str:
     return ("/" if rooted else "") + "/".join(out)
 
 
-def overlap(one: str, other: str) -> bool:
+def wildcards(pattern: str) -> int:
+    """How many there are: runs of `*`, `?` and sets, but those that only quote (see `literal`)."""
+    parts = _LITERAL.sub("", pattern).split("/")
+    return sum(part == _GLOBSTAR or not _is_plain(token) for part in parts for token in _tokens(part))
+
+
+def overlap(one: str, other: str, effort: Effort | None = None) -> bool:
     """Whether some path is matched by both patterns. Exact, and symmetric.
 
     A pattern also covers everything below it, as a claim on a folder does; `.` is the
-    folder that all paths are below.
+    folder that all paths are below. Raises `Exhausted`.
     """
     if not _stems_meet(stem(one), stem(other)):
         return False
+    effort = effort or Effort(_ENOUGH)
     a, b = _segments(one), _segments(other)
-    return _paths_meet(a, b) or _paths_meet((*a, _GLOBSTAR), b) or _paths_meet(a, (*b, _GLOBSTAR))
+    row = 0
+    for row in _rows(a, b, _is_name, lambda x, y: _segments_meet(x, y, effort), effort):
+        if row >> len(b) & 1:
+            return True  # what is left of one is below all of the other
+    return row != 0  # and here the other way round
+
+
+_ENOUGH = 2**63
 
 
 def stem(pattern: str) -> str:
@@ -71,8 +104,14 @@ def _stems_meet(one: str, other: str) -> bool:
     return one.startswith(other) or other.startswith(one)
 
 
-def _segments(pattern: str) -> tuple[str, ...]:
-    return () if pattern == "." else tuple(pattern.split("/"))
+def _segments(pattern: str) -> tuple[str | None, ...]:
+    parts = [] if pattern == "." else pattern.split("/")
+    return _collapsed([None if part == _GLOBSTAR else part for part in parts])
+
+
+def _collapsed(tokens: Sequence[T | None]) -> tuple[T | None, ...]:
+    """Several stars in a row are one."""
+    return tuple(token for token, run in groupby(tokens) for token in ([None] if token is None else run))
 
 
 def literal(path: str) -> str:
@@ -85,67 +124,86 @@ def plain(pattern: str) -> str:
     return re.sub(r"\[([*?\[])\]", r"\1", pattern)
 
 
-def _some_word(a: Sequence[T], b: Sequence[T], repeats: Callable[[T], bool], meet: Callable[[T, T], bool]) -> bool:
-    """Whether both sequences of tokens match one word: a walk over both automata at once.
+def _rows(
+    a: Sequence[T | None],
+    b: Sequence[T | None],
+    plain: Callable[[T], bool],
+    meet: Callable[[T, T], bool],
+    effort: Effort,
+) -> Iterator[int]:
+    """A walk over two sequences of tokens at once, towards a word that both match.
 
-    A token that repeats may consume any number of symbols, none included; any other
-    consumes one. `meet` tells whether two tokens can consume the same symbol.
+    A token consumes one symbol; None, which never follows itself, any number of any. After
+    each token of `a`, and before the first, comes a number whose bit `j` says that a word
+    is matched by `a` so far and by the first `j` tokens of `b`. Ends early with 0. So a
+    walk takes as many steps as there are tokens, not their product. `meet` says whether
+    two tokens can consume the same symbol; those that are `plain` only if they are equal.
     """
-    seen: set[tuple[int, int]] = set()
-    todo = [(0, 0)]
-    while todo:
-        i, j = at = todo.pop()
-        if at in seen:
-            continue
-        seen.add(at)
-        if i == len(a) and j == len(b):
-            return True
-        on_a, on_b = i < len(a) and repeats(a[i]), j < len(b) and repeats(b[j])
-        if on_a:
-            todo.append((i + 1, j))
-        if on_b:
-            todo.append((i, j + 1))
-        if i < len(a) and j < len(b) and meet(a[i], b[j]):
-            todo.append((i if on_a else i + 1, j if on_b else j + 1))
-    return False
+    effort.spend(len(a) + len(b) + 1)
+    stars = sum(1 << j for j, token in enumerate(b) if token is None)
+    where: dict[T, int] = defaultdict(int)
+    for j, token in enumerate(b):
+        if token is not None:
+            where[token] |= 1 << j
+    wild = [token for token in where if not plain(token)]
+    known: dict[T, int] = {}
+
+    def met(token: T) -> int:
+        """Where `b` can consume what the token does."""
+        if token not in known:
+            others = wild if plain(token) else list(where)
+            effort.spend(len(others))
+            known[token] = sum(where[other] for other in others if other != token and meet(token, other))
+            known[token] |= where.get(token, 0)
+        return known[token]
+
+    every = (2 << len(b)) - 1
+    row = 1 | (stars & 1) << 1
+    yield row
+    for token in a:
+        if token is None:
+            row = every & -(row & -row)  # it consumes whatever the next ones of `b` do
+        else:
+            row = (row & met(token)) << 1 | row & stars
+            row |= (row & stars) << 1
+        yield row
+        if not row:
+            return
 
 
-def _paths_meet(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
-    return _some_word(a, b, _is_globstar, lambda x, y: _is_globstar(x) or _is_globstar(y) or _segments_meet(x, y))
+def _is_name(segment: str) -> bool:
+    return not is_glob(segment)
 
 
-def _is_globstar(segment: str) -> bool:
-    return segment == _GLOBSTAR
-
-
-@lru_cache(maxsize=4096)
-def _segments_meet(one: str, other: str) -> bool:
+def _segments_meet(one: str, other: str, effort: Effort) -> bool:
     """Whether one string is matched by both segments."""
-    if not (is_glob(one) or is_glob(other)):
-        return one == other
-    return _some_word(_tokens(one), _tokens(other), _repeats, lambda x, y: _sets_meet(x[0], y[0]))
+    a, b = _tokens(one), _tokens(other)
+    *_, row = _rows(a, b, _is_plain, _sets_meet, effort)
+    return bool(row >> len(b) & 1)
 
 
-def _repeats(token: _Token) -> bool:
-    return token[1]
+def _is_plain(token: _Set | None) -> bool:
+    """Whether it is one character."""
+    return token is not None and len(token) == 1 and token[0][0] == token[0][1]
 
 
-def _tokens(segment: str) -> tuple[_Token, ...]:
-    out: list[_Token] = []
+@lru_cache(maxsize=1024)
+def _tokens(segment: str) -> tuple[_Set | None, ...]:
+    out: list[_Set | None] = []
     i = 0
     while i < len(segment):
         char = segment[i]
         i += 1
         if char == "*":
-            out.append((_ANY, True))
+            out.append(None)
         elif char == "?":
-            out.append((_ANY, False))
+            out.append(_ANY)
         elif char == "[" and (end := _set_end(segment, i)) > 0:
-            out.append((_charset(segment[i:end]), False))
+            out.append(_charset(segment[i:end]))
             i = end + 1
         else:
-            out.append(((False, ((char, char),)), False))
-    return tuple(out)
+            out.append(((ord(char), ord(char)),))
+    return _collapsed(out)
 
 
 def _set_end(segment: str, start: int) -> int:
@@ -157,34 +215,41 @@ def _set_end(segment: str, start: int) -> int:
 def _charset(body: str) -> _Set:
     negated = body.startswith("!")
     body = body[1:] if negated else body
-    ranges: list[tuple[str, str]] = []
+    ranges: list[tuple[int, int]] = []
     i = 0
     while i < len(body):
-        if i + 2 < len(body) and body[i + 1] == "-":
-            ranges.append((min(body[i], body[i + 2]), max(body[i], body[i + 2])))
-            i += 3
+        first, last = (i, i + 2) if i + 2 < len(body) and body[i + 1] == "-" else (i, i)
+        ranges.append((min(ord(body[first]), ord(body[last])), max(ord(body[first]), ord(body[last]))))
+        i = last + 1
+    return _others(_joined(ranges)) if negated else _joined(ranges)
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> _Set:
+    """Sorted, and those that touch made one."""
+    out: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if out and low <= out[-1][1] + 1:
+            out[-1] = (out[-1][0], max(out[-1][1], high))
         else:
-            ranges.append((body[i], body[i]))
-            i += 1
-    return negated, tuple(ranges)
+            out.append((low, high))
+    return tuple(out)
+
+
+def _others(ranges: _Set) -> _Set:
+    """All characters that are in none of the ranges."""
+    lows = [0, *(high + 1 for _, high in ranges)]
+    highs = [*(low - 1 for low, _ in ranges), _LAST]
+    return tuple((low, high) for low, high in zip(lows, highs, strict=True) if low <= high)
 
 
 def _sets_meet(a: _Set, b: _Set) -> bool:
-    """Whether a character is in both. A slash never is: segments have none."""
-    if a[0] and b[0]:
-        return True  # two finite exclusions leave most of Unicode
-    if a[0]:
-        a, b = b, a
-    if not b[0]:
-        return any(max(lo, lo2) <= min(hi, hi2) for lo, hi in a[1] for lo2, hi2 in b[1])
-    return any(_leaves_any(lo, hi, b[1]) for lo, hi in a[1])
-
-
-def _leaves_any(low: str, high: str, excluded: _Ranges) -> bool:
-    """Whether `low..high` has a character outside all excluded ranges."""
-    at = ord(low)
-    for lo, hi in sorted(excluded):
-        if ord(lo) > at:
-            break
-        at = max(at, ord(hi) + 1)
-    return at <= ord(high)
+    """Whether a character is in both."""
+    i = j = 0
+    while i < len(a) and j < len(b):
+        if max(a[i][0], b[j][0]) <= min(a[i][1], b[j][1]):
+            return True
+        if a[i][1] < b[j][1]:
+            i += 1
+        else:
+            j += 1
+    return False

@@ -9,10 +9,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from itertools import accumulate
 
 from .errors import Forbidden, InvalidInput, RateLimited, TooLarge
 from .model import KINDS, Address, Draft, File, Grant
-from .patterns import normalize
+from .patterns import is_glob, normalize, wildcards
 
 DEFAULT_CHANNEL = "default"
 BROADCASTS = frozenset({"all", "any"})
@@ -22,12 +23,35 @@ MAX_CONTENT_BYTES = 65_536
 MAX_VALUE_BYTES = 262_144
 MAX_NAME = 64
 MAX_ROLE = 200
-MAX_OWNS = 1_000
+MAX_OWNS = 100
+"""Globs that one name owns."""
+MAX_PATH = 1_000
+"""Characters of a path as somebody writes it, to claim or to own it."""
+MAX_GLOB = 500
+"""Characters of a path with wildcards."""
+MAX_WILDCARDS = 10
+MAX_PLACES = 200
+"""Paths in one request."""
+MAX_CLAIMS = 1_000
+"""Claims of one name."""
+MAX_GLOB_CLAIMS = 100
+"""And as many with wildcards."""
+MAX_CHANNEL_CLAIMS = 5_000
+"""Claims on one channel, of all together."""
+MAX_CHANNEL_GLOB_CLAIMS = 500
+MAX_EFFORT = 500_000
+"""Steps that one verb spends on comparing patterns, see `patterns.Effort`: well below a second."""
 MAX_DOING = 80
 """Characters of a prompt that peers see, if its user shares prompts."""
 MAX_RECIPIENTS = 200
+MAX_RECIPIENT_GLOBS = 10
+"""And as many of them with wildcards."""
+MAX_TAGS = 100
+MAX_GUESSES = 2
+"""Unknown recipients of a message for whom the name is looked for that was probably meant."""
+MAX_CANDIDATES = 200
+"""Names among which it is looked for: those seen last."""
 MAX_FILES = 20
-MAX_TAGS = 20
 MAX_SEARCH = 1_000
 MAX_PATH_BYTES = 4_096
 MAX_CLAIM_TTL = 30 * 86_400.0
@@ -35,9 +59,19 @@ MAX_TTL = 365 * 86_400.0
 MAX_TOKEN_TTL = 10 * 365 * 86_400.0
 MAX_REPLIES = 20
 """Answers that the status of a message shows."""
+MAX_ANSWER = 1_000_000
+"""Characters of messages or values in one answer; the first comes whatever its size."""
+MAX_AT_ONCE = 1_000
+"""Messages, or versions of a key, in one answer."""
+MAX_KEYS = 10_000
+"""State keys of one channel."""
 MAX_WAIT = 3_600.0
 RETENTION = 30 * 86_400.0
 """Seconds that read messages and journal rows are kept."""
+SILENCE = 90 * 86_400.0
+"""Seconds that mail waits for somebody who is not heard of."""
+READER_SILENCE = 30 * 86_400.0
+"""And broadcasts for one who was never a session, and only read and sent over the wires of the earlier systems."""
 
 RING_AFTER = (0.0, 30.0, 120.0)
 """Seconds since the last ring after which a batch may ring for the 1st, 2nd, 3rd time."""
@@ -93,7 +127,27 @@ def check_line(text: str, what: str, limit: int = MAX_ROLE) -> str:
 
 def check_owns(globs: Sequence[str] | None) -> tuple[str, ...] | None:
     """What an agent says that it owns, each one printable line; None for what it said before."""
-    return None if globs is None else tuple(check_line(glob, "owns", MAX_OWNS) for glob in globs)
+    if globs is None:
+        return None
+    if len(globs) > MAX_OWNS:
+        raise InvalidInput(f"owns has {len(globs)} globs, the limit is {MAX_OWNS}: name the folders that they are in")
+    return tuple(check_glob(check_line(glob, "owns", MAX_PATH), "owns") for glob in globs)
+
+
+def check_glob(pattern: str, what: str) -> str:
+    """A pattern that costs little to compare with others."""
+    count = wildcards(pattern) if is_glob(pattern) else 0
+    if count > MAX_WILDCARDS:
+        raise InvalidInput(
+            f"{what}: {pattern[:80]!a} has {count} wildcards, the limit is {MAX_WILDCARDS}: name the folder that it is "
+            "in, or several paths"
+        )
+    if count and len(pattern) > MAX_GLOB:
+        raise InvalidInput(
+            f"{what}: {pattern[:80]!a} has {len(pattern)} characters, the limit for one with wildcards is {MAX_GLOB}: "
+            "name the folder that it is in"
+        )
+    return pattern
 
 
 def check_utf8(text: str, what: str, limit: int, way_out: str) -> str:
@@ -111,6 +165,11 @@ def check_draft(draft: Draft) -> Draft:
     """The draft, if everything about it that needs no database is valid."""
     if not draft.to or len(draft.to) > MAX_RECIPIENTS:
         raise InvalidInput(f"to must name 1 to {MAX_RECIPIENTS} recipients: a name, a list, a glob, or 'all'")
+    globs = sum(is_name_glob(name) for name in draft.to)
+    if globs > MAX_RECIPIENT_GLOBS:
+        raise InvalidInput(
+            f"to has {globs} globs, the limit is {MAX_RECIPIENT_GLOBS}: put what they stand for into one"
+        )
     if draft.kind not in KINDS:
         raise InvalidInput(f"kind {draft.kind!a} is unknown: use {', '.join(KINDS)}")
     if not draft.content and not draft.files:
@@ -122,7 +181,7 @@ def check_draft(draft: Draft) -> Draft:
         "put it into a file and name that in files, which sends its path and sha256",
     )
     if len(draft.tags) > MAX_TAGS:
-        raise InvalidInput(f"tags has {len(draft.tags)} entries, a message has at most {MAX_TAGS}")
+        raise InvalidInput(f"tags has {len(draft.tags)} entries, the limit is {MAX_TAGS}: say the rest in content")
     for tag in draft.tags:
         check_line(tag, "a tag", MAX_NAME)
     if draft.ttl is not None:
@@ -170,6 +229,38 @@ def check_key(key: str) -> str:
     if not key:
         raise InvalidInput("key is empty: name the state entry")
     return check_line(key, "key")
+
+
+def check_key_count(count: int, channel: str) -> None:
+    """Raise `TooLarge` if there are as many keys as there may be, and one more is to come."""
+    if count >= MAX_KEYS:
+        raise TooLarge(
+            f"channel '{channel}' has {count} state keys, the limit is {MAX_KEYS}: delete some, or keep several values "
+            "in one, as JSON",
+            size=count,
+            limit=MAX_KEYS,
+        )
+
+
+def check_values_size(size: int) -> None:
+    """Raise `TooLarge` for more values than one answer has."""
+    if size > MAX_ANSWER:
+        raise TooLarge(
+            f"these values have {size} characters together, one answer at most {MAX_ANSWER}: ask for the keys without "
+            "their values (list_state), then for one by one, or for those with a prefix",
+            size=size,
+            limit=MAX_ANSWER,
+        )
+
+
+def at_most(limit: int, most: int) -> int:
+    """How many are given to somebody who asks for `limit`, whatever that says."""
+    return max(0, min(limit, most))
+
+
+def carried(sizes: Iterable[int]) -> int:
+    """How many of things with these sizes one answer carries: the first, and those that fit with it."""
+    return max(1, sum(size <= MAX_ANSWER for size in accumulate(sizes)))
 
 
 def check_value(value: str) -> str:
@@ -229,6 +320,8 @@ def parse_address(text: str, channel: str) -> Address:
         return Address("all", other or channel)
     if not is_name_glob(name):
         check_name(name, "recipient")
+    elif len(name) > MAX_NAME:
+        raise InvalidInput(f"recipient {name[:80]!a} is a glob of more than {MAX_NAME} characters: make it shorter")
     return Address(name, other or channel)
 
 
@@ -397,11 +490,36 @@ def is_resource(path: str) -> bool:
 
 def check_path(path: str) -> str:
     """A claimable pattern in its one spelling, or `InvalidInput`."""
-    if not path or len(path) > 1_000 or not path.isprintable():
-        raise InvalidInput("path must be a printable path, glob or resource name of 1 to 1000 characters")
+    if not path or len(path) > MAX_PATH or not path.isprintable():
+        raise InvalidInput(f"path must be a printable path, glob or resource name of 1 to {MAX_PATH} characters")
     if is_resource(path):
         return path
-    return normalize(path) or "."
+    return check_glob(normalize(path) or ".", "path")
+
+
+def check_place(scope: str, path: str) -> None:
+    """A place as it is stored: what a folder before it made longer may be longer than what somebody wrote."""
+    check_line(scope, "a claim's scope", MAX_PATH_BYTES)
+    check_line(path, "path", MAX_PATH_BYTES)
+    if not is_resource(path):
+        check_glob(path, "path")
+
+
+def check_place_count(count: int) -> None:
+    """At most as many as one request may name."""
+    if count > MAX_PLACES:
+        raise InvalidInput(
+            f"{count} paths at once, the limit is {MAX_PLACES}: name the folder they are in, a glob, or fewer at a time"
+        )
+
+
+def check_claim_count(count: int, limit: int, of: str, what: str) -> None:
+    """Raise `InvalidInput` for more claims than there may be."""
+    if count > limit:
+        raise InvalidInput(
+            f"that would make {count} {what} {of}, the limit is {limit}: release some, or claim the folder they are "
+            "in. Nothing was claimed"
+        )
 
 
 # -- values ---------------------------------------------------------------------

@@ -335,9 +335,9 @@ class Session:
     async def message_status(self, message_id: int) -> MessageStatus:
         return await self.bus.message_status(await self._reader(), message_id)
 
-    async def history(self, search: str, thread: int | None, since: int, limit: int) -> list[Message]:
+    async def history(self, search: str, thread: int | None, since: int, limit: int, before: int = 0) -> list[Message]:
         me = await self._reader()
-        found = await self.bus.history(me, search=search, thread=thread, since=since, limit=limit)
+        found = await self.bus.history(me, search=search, thread=thread, since=since, before=before, limit=limit)
         return [*await self.surroundings.examined(found)]
 
     async def set_state(self, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]) -> int:

@@ -26,8 +26,6 @@ _CHARACTERS = {
 }
 """The longest that a text may be, by the name of its parameter or field."""
 _OTHERWISE = 1_000
-_AT_MOST = {"limit": 1_000, "max_chars": text.INBOX_LIMIT, "space": text.INBOX_LIMIT}
-"""How much a call may ask for."""
 _LARGEST = 2**53
 """The largest number of which every program means the same."""
 
@@ -50,8 +48,6 @@ def check(arguments: Mapping[str, Any]) -> None:
             rules.check_line(value, name, _CHARACTERS.get(name, _OTHERWISE))
         elif not (math.isfinite(value) and abs(value) <= _LARGEST):
             raise InvalidInput(f"{name} is no number that can be stored")
-        elif name in _AT_MOST and not 0 <= value <= _AT_MOST[name]:
-            raise InvalidInput(f"{name} must be between 0 and {_AT_MOST[name]}")
     rules.check_owns(arguments.get("owns"))
 
 

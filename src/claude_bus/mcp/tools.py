@@ -252,13 +252,14 @@ class History(Arguments):
     search: str = ""
     thread: int | None = None
     since: int = 0
+    before: int = 0
     limit: int = Field(default=20, ge=1, le=200)
 
 
 @tool(History, changes=False)
 async def history(session: Session, args: History) -> Answer:
-    """What was said before, consuming nothing. thread: any message id of it; since: after this id."""
-    found = await session.history(args.search, args.thread, args.since, args.limit)
+    """What was said before, consuming nothing. thread: any message id of it; since, before: ids."""
+    found = await session.history(args.search, args.thread, args.since, args.limit, args.before)
     return {"messages": [rows.message(m, for_model=True) for m in found]}
 
 

@@ -260,7 +260,7 @@ class RemoteBus:
         """Run a verb there. Raises what it raises, or `Unreachable`."""
         verb = codec.verb(name)
         held = tuple(self._held) if name in _WITH_WHAT_IS_HELD else ()
-        (status, content), doubtful = await self._post(name, verb.call(self._process, held, args, kwargs))
+        status, content, doubtful = await self._post(name, verb.call(self._process, held, args, kwargs))
         if status != httpx2.codes.OK:
             error = self._refusal(status, content)
             if isinstance(error, Ending) or (doubtful and isinstance(error, _OF_THIS_ATTEMPT)):
@@ -271,10 +271,11 @@ class RemoteBus:
         except ValueError:
             raise Unreachable(f"what answers at {self._url} is no claude-bus of a like version", sent=True) from None
 
-    async def _post(self, name: str, body: bytes) -> tuple[tuple[int, bytes], bool]:
+    async def _post(self, name: str, body: bytes) -> tuple[int, bytes, bool]:
         """One attempt, and another one if the connection broke: the server may just have been started anew.
 
-        Returns the answer, and whether it is the second, and the first attempt may have arrived too.
+        Returns the answer's status and content, and whether it is the second, and the first attempt may have
+        arrived too.
         """
         self._outage.require()
         sent = False
@@ -287,7 +288,7 @@ class RemoteBus:
                     continue
                 raise self._outage.broke(line.kind(error), sent=sent, more=_unknown(name) if sent else "") from None
             self._outage.works()
-            return answer, sent
+            return *answer, sent
         raise AssertionError  # the last attempt returns or raises
 
     async def _attempt(self, name: str, body: bytes) -> tuple[int, bytes]:

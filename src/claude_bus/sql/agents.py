@@ -88,7 +88,7 @@ def _join(tx: Transaction, who: Address, role: str, owns: tuple[str, ...] | None
         tx.now,
         role,
         role,
-        None if owns is None else rules.dump_list(owns),
+        None if owns is None else rules.dump_list(rules.check_owns(owns) or ()),
         tx.now,
         who.channel,
         who.name,
@@ -226,7 +226,8 @@ def listing(tx: Transaction, channel: str, within: float | None) -> list[Agent]:
         agents = [a for a in agents if a.name in here or tx.now - a.last_seen <= within]
     agents.sort(key=lambda a: a.status == "offline")
     prints = overlaps.footprints(tx, channel, {a.name for a in agents if a.status != "offline"})
-    return [replace(a, overlaps=overlaps.between(prints, a.name)) for a in agents]
+    found = overlaps.all_of(prints, set(prints))
+    return [replace(a, overlaps=found.get(a.name, ())) for a in agents]
 
 
 def _agent(row: Row, alive: bool) -> Agent:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from .. import rules
 from ..model import Address, Letter
-from . import events, mailboxes
+from . import deliveries, events, mailboxes
 from .transaction import Row, Transaction
 
 _PREFIX = "import:"
@@ -126,15 +126,7 @@ def _deliver(tx: Transaction, message: int, who: Address) -> None:
 
 def _acknowledge(tx: Transaction, message: int, who: Address) -> None:
     _deliver(tx, message, who)
-    tx.run(
-        "UPDATE deliveries SET state = 'acked', via = 'import', acked_at = ?, read_at = COALESCE(read_at, ?) "
-        "WHERE message = ? AND channel = ? AND recipient = ? AND state != 'acked'",
-        tx.now,
-        tx.now,
-        message,
-        who.channel,
-        who.name,
-    )
+    deliveries.acknowledge(tx, who, message, deliveries.ANY, "import")
 
 
 def give_out(tx: Transaction, channel: str, after: int, limit: int) -> list[Letter]:

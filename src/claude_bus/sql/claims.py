@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from .. import patterns, rules
-from ..errors import ClaimHeld, ClaimOfOther, InvalidInput
+from ..errors import ClaimHeld, ClaimOfOther, InvalidInput, TooLarge
 from ..model import Address, Claim, Place
+from ..patterns import Effort, Exhausted
 from . import bindings, events
 from .transaction import Row, Transaction
 
 Places = list[Place] | list[tuple[str, str]]
+
+_UNQUOTED = "REPLACE(REPLACE(REPLACE(path, '[[]', ''), '[*]', ''), '[?]', '')"
+_IS_GLOB = f"({_UNQUOTED} LIKE '%*%' OR {_UNQUOTED} LIKE '%?%' OR {_UNQUOTED} LIKE '%[%')"
+"""Whether a claim has wildcards, not only quoted characters."""
 
 
 def claim(
@@ -26,20 +31,56 @@ def claim(
     An exclusive claim excludes every overlapping claim of others; shared ones exclude
     only exclusive ones. Claims that edits made hold in their working tree only: `tree`
     is the claimer's. Claiming one's own again renews it. Ends after `ttl` seconds.
+    Raises `InvalidInput` beyond the limits of what may be claimed, at once and in all.
     """
     rules.check_seconds(ttl, "ttl", rules.MAX_CLAIM_TTL)
     rules.check_line(reason, "reason")
     if not places:
         raise InvalidInput("path is empty: name a path, a glob, a resource such as port:8080, or a list of them")
-    wanted = [Place(*place) for place in places]
+    wanted = _checked(places)
+    effort = Effort(rules.MAX_EFFORT)
     for place in wanted:
-        held = holding(tx, me, place, tree=tree, shared=shared)
+        held = holding(tx, me, place, effort, tree=tree, shared=shared)
         if held:
             raise ClaimHeld(place.path, held.path, held.owner, held.expires - tx.now, held.reason)
     for place in wanted:
         put(tx, me, place, Claim(place.path, place.scope, me.name, shared, reason, tx.now + ttl))
         events.append(tx, me, "claim", place.path, reason)
+    for of, owner, limit, globs in (
+        (f"of '{me.name}'", me.name, rules.MAX_CLAIMS, rules.MAX_GLOB_CLAIMS),
+        (f"on channel '{me.channel}'", None, rules.MAX_CHANNEL_CLAIMS, rules.MAX_CHANNEL_GLOB_CLAIMS),
+    ):
+        stored, with_wildcards = _counts(tx, me.channel, owner)
+        rules.check_claim_count(stored, limit, of, "claims")
+        rules.check_claim_count(with_wildcards, globs, of, "claims with wildcards")
     return [Claim(place.path, place.scope, me.name, shared, reason, tx.now + ttl) for place in wanted]
+
+
+def _checked(places: Places) -> list[Place]:
+    rules.check_place_count(len(places))
+    wanted = [Place(*place) for place in places]
+    for place in wanted:
+        rules.check_place(place.scope, place.path)
+    return wanted
+
+
+def _counts(tx: Transaction, channel: str, owner: str | None) -> tuple[int, int]:
+    """How many claims there are of one owner or (None) of all, and how many of them have wildcards."""
+    row = tx.one(
+        f"SELECT COUNT(*) AS stored, COALESCE(SUM({_IS_GLOB}), 0) AS globs FROM claims "
+        "WHERE channel = ? AND (? IS NULL OR owner = ?)",
+        channel,
+        owner,
+        owner,
+    )
+    assert row
+    return int(row["stored"]), int(row["globs"])
+
+
+def has_room(tx: Transaction, me: Address) -> bool:
+    """Whether `me` can have one claim more, without wildcards."""
+    counts = ((me.name, rules.MAX_CLAIMS), (None, rules.MAX_CHANNEL_CLAIMS))
+    return all(_counts(tx, me.channel, owner)[0] < limit for owner, limit in counts)
 
 
 def put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") -> None:
@@ -65,10 +106,13 @@ def put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") 
     )
 
 
-def holding(tx: Transaction, me: Address, place: Place, *, tree: str = "", shared: bool = False) -> Claim | None:
+def holding(
+    tx: Transaction, me: Address, place: Place, effort: Effort, *, tree: str = "", shared: bool = False
+) -> Claim | None:
     """The claim of somebody else that stands against `me` having the place.
 
-    Sessions found dead on the way are ended, and their claims with them.
+    Sessions found dead on the way are ended, and their claims with them. Raises `TooLarge`
+    if the effort is not enough to compare the place with all that there are.
     """
     stem = patterns.stem(place.path).casefold()
     rows = tx.all(
@@ -87,7 +131,7 @@ def holding(tx: Transaction, me: Address, place: Place, *, tree: str = "", share
     )
     gone: set[str] = set()
     for row in rows:
-        if (shared and row["shared"]) or row["owner"] in gone or not _meet(row, place):
+        if (shared and row["shared"]) or row["owner"] in gone or not _meet(row, place, effort):
             continue
         if _owner_present(tx, Address(row["owner"], me.channel)):
             return _claim(row)
@@ -95,18 +139,18 @@ def holding(tx: Transaction, me: Address, place: Place, *, tree: str = "", share
     return None
 
 
-def shares(tx: Transaction, me: Address, place: Place) -> bool:
+def shares(tx: Transaction, me: Address, place: Place, effort: Effort) -> bool:
     """Whether `me` has a shared claim on the place, as others may have with it."""
     rows = tx.all(
-        "SELECT * FROM claims WHERE channel = ? AND owner = ? AND shared = 1 AND expires > ?",
+        "SELECT scope, path, file FROM claims WHERE channel = ? AND owner = ? AND shared = 1 AND expires > ?",
         me.channel,
         me.name,
         tx.now,
     )
-    return any(_meet(row, place) for row in rows)
+    return any(_meet(row, place, effort) for row in rows)
 
 
-def _meet(row: Row, place: Place) -> bool:
+def _meet(row: Row, place: Place, effort: Effort) -> bool:
     """Whether the claim covers the place, by path or, for a file that was moved, by its identity.
 
     Capitals make no difference: some file systems do not tell them apart.
@@ -118,7 +162,18 @@ def _meet(row: Row, place: Place) -> bool:
         return False
     if rules.is_resource(path) or rules.is_resource(place.path):
         return path == place.path
-    return patterns.overlap(path, place.path) or patterns.overlap(path.casefold(), place.path.casefold())
+    try:
+        return _overlap(path, place.path, effort)
+    except Exhausted:
+        raise TooLarge(
+            f"'{place.path}' and what comes with it is too much to compare with all claims on the channel: name fewer "
+            "paths at once, and fewer wildcards"
+        ) from None
+
+
+def _overlap(one: str, other: str, effort: Effort) -> bool:
+    folded = one.casefold(), other.casefold()
+    return patterns.overlap(one, other, effort) or ((one, other) != folded and patterns.overlap(*folded, effort))
 
 
 def _owner_present(tx: Transaction, owner: Address) -> bool:
@@ -135,6 +190,7 @@ def release(tx: Transaction, me: Address, places: Places | None) -> list[Place]:
 
     Raises `ClaimOfOther` for a place only somebody else holds; nothing is released then.
     """
+    rules.check_place_count(len(places or ()))
     held = (
         [place for place in map(_as_place, places) if _holds(tx, me, place)] if places is not None else _all_of(tx, me)
     )
@@ -149,6 +205,7 @@ def force_release(tx: Transaction, me: Address, places: Places, reason: str) -> 
 
     Whoever calls this owes the owners an explanation.
     """
+    rules.check_place_count(len(places))
     ended = []
     for place in map(_as_place, places):
         for owner in _owners(tx, me.channel, place):

@@ -8,9 +8,11 @@ queued ──hand_over──▶ handed ──confirm──▶ read ──reply�
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 
 from .. import rules, text
-from ..model import Address, File, HandOver, Message, Process, Waiting
+from ..model import Address, DeliveryState, File, HandOver, Message, Process, Waiting
 from . import attachments, listeners, mailboxes
 from .mailboxes import UNREAD
 from .transaction import Row, Transaction
@@ -23,6 +25,11 @@ PRINTED = "command line"
 
 MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent, m.hops"
 """The columns that `messages_of` needs."""
+SIZE = (
+    "(LENGTH(m.content) + LENGTH(m.tags) + LENGTH(m.recipient) + "
+    "COALESCE((SELECT SUM(LENGTH(f.path) + 200) FROM attachments f WHERE f.message = m.id), 0))"
+)
+"""Characters of a message, about."""
 
 
 def hand_over(
@@ -40,29 +47,31 @@ def hand_over(
     """The oldest unread messages, as many as fit, marked `handed`.
 
     `max_chars` bounds their fenced text; with `at_least_one` the first comes whatever
-    its size. `peek` marks nothing. What an earlier process handed over and did not
-    live to see confirmed is unread again; with `held` so is what `take_back` says.
+    its size. Neither that nor `limit` is ever more than one answer carries. `peek` marks
+    nothing. What an earlier process handed over and did not live to see confirmed is
+    unread again; with `held` so is what `take_back` says.
     """
     recover(tx, me)
     if held is not None:
         take_back(tx, me, by, held, prints=via == PRINTED)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
+    limit, max_chars = rules.at_most(limit, rules.MAX_AT_ONCE), rules.at_most(max_chars, rules.MAX_ANSWER)
     rows = tx.all(
-        f"SELECT {MESSAGE}, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
+        f"SELECT m.id, {SIZE} AS size, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
         f"WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} AND d.state = 'queued' ORDER BY d.message LIMIT ?",
         me.channel,
         me.name,
         limit + 1,
     )
-    unread = messages_of(tx, rows, me)
-    count = len(text.fitting(unread[:limit], text.SAMPLE_LABEL, max_chars))
+    unread = _first(tx, rows[:limit], me, max_chars)
+    count = len(text.fitting(unread, text.SAMPLE_LABEL, max_chars))
     count = max(count, int(at_least_one and bool(unread)))
     handed = tuple(unread[:count])
     total = int(_count_queued(tx, me))
-    next_id = unread[count].id if count < len(unread) else 0
+    next_id = rows[count]["id"] if count < len(rows) else 0
     if peek:
         return HandOver(handed, total, next_id)
-    unproven = _unproven(tx, me, by)
+    unproven = tuple(_unproven(tx, me, by))
     for message in handed:
         tx.run(
             "UPDATE deliveries SET state = 'handed', attempts = attempts + 1, via = ?, handed_by = ?, handed_at = ? "
@@ -77,15 +86,35 @@ def hand_over(
     return HandOver(handed, total - len(handed), next_id, unproven)
 
 
-def _unproven(tx: Transaction, me: Address, by: Process) -> tuple[int, ...]:
+def _first(tx: Transaction, rows: Sequence[Row], me: Address, max_chars: int) -> list[Message]:
+    """The messages of these rows that may fit, the first anyway: others are not even read.
+
+    What is shown of one can be shorter than what is stored, but not by half.
+    """
+    sizes = list(accumulate(row["size"] for row in rows))
+    some = rows[: max(1, sum(size <= 2 * max_chars for size in sizes))]
+    found = by_id(tx, [row["id"] for row in some])
+    tried = {row["id"] for row in some if row["attempts"]}
+    messages = messages_of(tx, [found[row["id"]] for row in some], me)
+    return [replace(message, possibly_seen=message.id in tried) for message in messages]
+
+
+def by_id(tx: Transaction, ids: Sequence[int]) -> dict[int, Row]:
+    """The messages with these ids, as `messages_of` needs them."""
+    rows = tx.all(f"SELECT {MESSAGE} FROM messages m WHERE m.id IN ({', '.join('?' * len(ids))})", *ids) if ids else []
+    return {row["id"]: row for row in rows}
+
+
+def _unproven(tx: Transaction, me: Address, by: Process) -> dict[int, str]:
+    """What `by` handed over and did not prove, each with what it went through."""
     rows = tx.all(
-        f"SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' "
+        f"SELECT message, via FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' "
         "AND handed_by = ? ORDER BY message",
         me.channel,
         me.name,
         str(by),
     )
-    return tuple(r["message"] for r in rows)
+    return {row["message"]: row["via"] for row in rows}
 
 
 def recover(tx: Transaction, me: Address) -> None:
@@ -110,17 +139,8 @@ def take_back(tx: Transaction, me: Address, by: Process, held: Held, *, prints: 
     a program in the session's shell printed was passed on to it, and is not its to know,
     unless it is (`prints`) such a program itself.
     """
-    rows = tx.all(
-        f"SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' "
-        "AND handed_by = ? AND (? OR via != ?)",
-        me.channel,
-        me.name,
-        str(by),
-        int(prints),
-        PRINTED,
-    )
-    lost = [row["message"] for row in rows if (me, row["message"]) not in held]
-    return withdraw(tx, me, lost, by)
+    theirs = [message for message, via in _unproven(tx, me, by).items() if prints or via != PRINTED]
+    return withdraw(tx, me, [message for message in theirs if (me, message) not in held], by)
 
 
 def _process(column: str) -> Process | None:
@@ -183,16 +203,33 @@ def _settle(
     )
 
 
-def acknowledge(tx: Transaction, me: Address, message: int) -> None:
-    """An answer is the explicit acknowledgement of what it answers."""
-    tx.run(
-        "UPDATE deliveries SET state = 'acked', acked_at = ?, read_at = COALESCE(read_at, ?) "
-        "WHERE message = ? AND channel = ? AND recipient = ? AND state IN ('handed', 'read')",
-        tx.now,
-        tx.now,
-        message,
-        me.channel,
-        me.name,
+HANDED: tuple[DeliveryState, ...] = ("handed", "read")
+OPEN: tuple[DeliveryState, ...] = ("queued", *HANDED)
+ANY: tuple[DeliveryState, ...] = (*OPEN, "expired")
+"""What an acknowledgement can apply to."""
+
+
+def acknowledge(tx: Transaction, me: Address, message: int, of: Sequence[DeliveryState], via: str = "") -> bool:
+    """`me` says to have had the message: it is `acked` if it is in one of these states; returns whether it was.
+
+    Where nothing handed it over before, that happened now, through `via`.
+    """
+    return (
+        tx.run(
+            "UPDATE deliveries SET state = 'acked', acked_at = ?, read_at = COALESCE(read_at, ?), "
+            "handed_at = COALESCE(handed_at, ?), via = CASE WHEN state IN ('queued', 'expired') THEN ? ELSE via END, "
+            "attempts = attempts + CASE WHEN state IN ('queued', 'expired') THEN 1 ELSE 0 END "
+            f"WHERE message = ? AND channel = ? AND recipient = ? AND state IN ({', '.join('?' * len(of))})",
+            tx.now,
+            tx.now,
+            tx.now,
+            via,
+            message,
+            me.channel,
+            me.name,
+            *of,
+        ).rowcount
+        > 0
     )
 
 
@@ -295,7 +332,7 @@ def note_recalled(tx: Transaction, me: Address, message_ids: Sequence[int]) -> N
 
 
 def messages_of(tx: Transaction, rows: Sequence[Row], me: Address) -> list[Message]:
-    """The messages in these rows, as `me` sees them; one with `attempts` may have been seen."""
+    """The messages in these rows, as `me` sees them."""
     files = attachments.of(tx, [row["id"] for row in rows])
     return [_message(row, me, files.get(row["id"], ())) for row in rows]
 
@@ -312,6 +349,5 @@ def _message(row: Row, me: Address, files: tuple[File, ...]) -> Message:
         tags=rules.load_list(row["tags"]),
         urgent=bool(row["urgent"]),
         hops=row["hops"],
-        possibly_seen="attempts" in row.keys() and row["attempts"] > 0,  # noqa: SIM118 - a row is no mapping
         files=files,
     )

@@ -7,21 +7,17 @@ marks nothing; an acknowledgement is a delivery's state, the same that every doo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 from .. import rules
 from ..errors import NotFound
 from ..model import Address, Draft, Feed, Grant, Message, Received, Search
 from . import agents, bindings, deliveries, inboxes, messages
 from .mailboxes import UNREAD
+from .silence import WIRES
 from .transaction import Row, Transaction, Value
 
-MAX_BATCH = 4 * 1024 * 1024
-"""Characters of content in one answer; the first message comes whatever its size."""
-
-RECV_SEND = "recv/send"
+RECV_SEND, MESSAGES_ACK = WIRES
 """What a participant is listed with whose program uses `/recv`; and `/messages`."""
-MESSAGES_ACK = "messages/ack"
 
 _LIVES = "(m.expires IS NULL OR m.expires > ?)"
 
@@ -63,7 +59,7 @@ def received(
     note_reader(tx, Address(to, channel or rules.DEFAULT_CHANNEL), RECV_SEND, grant, notes=notes)
     newest = tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1")
     found = _delivered(tx, to, _channels(tx, to, channel, grant), since, limit + 1)
-    batch = found[: min(limit, _fitting(found))]
+    batch = found[: min(limit, rules.carried(row["size"] for row in found))]
     return Feed(_received(tx, batch), batch[-1]["ts"] if len(batch) < len(found) else newest)
 
 
@@ -87,7 +83,7 @@ def _delivered(tx: Transaction, to: str, channels: Sequence[str], since: float, 
     """Which messages, without their content: all of it might not fit."""
     return (
         tx.all(
-            "SELECT d.message, d.channel, m.ts, LENGTH(m.content) AS size "
+            f"SELECT d.message, d.channel, m.ts, {deliveries.SIZE} AS size "
             "FROM deliveries d JOIN messages m ON m.id = d.message "
             f"WHERE d.channel IN ({_marks(channels)}) AND d.recipient = ? "
             "AND d.message > COALESCE((SELECT id FROM messages WHERE ts <= ? ORDER BY ts DESC LIMIT 1), 0) "
@@ -103,25 +99,14 @@ def _delivered(tx: Transaction, to: str, channels: Sequence[str], since: float, 
     )
 
 
-def _fitting(rows: Sequence[Row]) -> int:
-    """How many of the messages one answer can carry: one at least."""
-    sizes = accumulate(int(row["size"]) for row in rows)
-    return max(1, len([size for size in sizes if size <= MAX_BATCH]))
-
-
 def _received(tx: Transaction, batch: Sequence[Row]) -> tuple[Received, ...]:
     """The messages, each as its reader on that channel sees it."""
-    rows = _by_id(tx, [row["message"] for row in batch])
+    rows = deliveries.by_id(tx, [row["message"] for row in batch])
     return tuple(
         Received(row["channel"], message)
         for row in batch
         for message in deliveries.messages_of(tx, [rows[row["message"]]], Address("", row["channel"]))
     )
-
-
-def _by_id(tx: Transaction, ids: Sequence[int]) -> dict[int, Row]:
-    rows = tx.all(f"SELECT {deliveries.MESSAGE} FROM messages m WHERE m.id IN ({_marks(ids)})", *ids)
-    return {row["id"]: row for row in rows}
 
 
 def _marks(values: Sequence[object]) -> str:
@@ -143,13 +128,13 @@ def posts(tx: Transaction, search: Search, grant: Grant, *, notes: bool = True) 
     where, values = _condition(tx, search, grant)
     oldest = search.since is not None or bool(search.unread_by)
     rows = tx.all(
-        f"SELECT m.id, LENGTH(m.content) AS size FROM messages m WHERE {' AND '.join(where)} "
+        f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE {' AND '.join(where)} "
         f"ORDER BY m.id {'' if oldest else 'DESC'} LIMIT ?",
         *values,
         search.limit,
     )
-    ids = sorted(row["id"] for row in rows[: _fitting(rows)])
-    found = _by_id(tx, ids)
+    ids = sorted(row["id"] for row in rows[: rules.carried(row["size"] for row in rows)])
+    found = deliveries.by_id(tx, ids)
     return deliveries.messages_of(tx, [found[i] for i in ids], Address("", search.channel))
 
 

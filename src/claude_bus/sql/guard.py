@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import rules, text
 from ..model import Address, Claim, Client, Draft, Guard, Place, Verdict
+from ..patterns import Effort
 from . import bindings, claims, events, messages
 from .transaction import Transaction
 
@@ -19,7 +20,7 @@ def edit(tx: Transaction, client: Client, place: Place, tree: str, policy: Guard
     if not binding:
         return Verdict("pass"), ()
     me = binding.address
-    held = _against(tx, me, place, tree)
+    held = _against(tx, me, place, tree, Effort(rules.MAX_EFFORT))
     if not held:
         _claim_for_edit(tx, me, place, tree)
         return Verdict("pass"), ()
@@ -32,16 +33,21 @@ def edit(tx: Transaction, client: Client, place: Place, tree: str, policy: Guard
 
 def standing(tx: Transaction, me: Address, places: claims.Places, tree: str) -> list[Claim | None]:
     """For each place the exclusive claim of another that stands against `me`, or None."""
-    return [_against(tx, me, Place(*place), tree) for place in places]
+    rules.check_place_count(len(places))
+    effort = Effort(rules.MAX_EFFORT)
+    return [_against(tx, me, Place(*place), tree, effort) for place in places]
 
 
-def _against(tx: Transaction, me: Address, place: Place, tree: str) -> Claim | None:
-    return claims.holding(tx, me, place, tree=tree, shared=claims.shares(tx, me, place))
+def _against(tx: Transaction, me: Address, place: Place, tree: str, effort: Effort) -> Claim | None:
+    return claims.holding(tx, me, place, effort, tree=tree, shared=claims.shares(tx, me, place, effort))
 
 
 def _claim_for_edit(tx: Transaction, me: Address, place: Place, tree: str) -> None:
-    """An edit claims its file for a few minutes; a claim the session made itself, or shares, is enough."""
-    if claims.shares(tx, me, place):
+    """An edit claims its file for a few minutes; a claim the session made itself, or shares, is enough.
+
+    Where there are as many as there may be, it claims nothing.
+    """
+    if claims.shares(tx, me, place, Effort(rules.MAX_EFFORT)):
         return
     own = tx.one(
         "SELECT edit, expires FROM claims WHERE channel = ? AND scope = ? AND path = ? AND owner = ? "
@@ -54,6 +60,8 @@ def _claim_for_edit(tx: Transaction, me: Address, place: Place, tree: str) -> No
         tx.now,
     )
     if own and (not own["edit"] or own["expires"] - tx.now > rules.EDIT_CLAIM / 2):
+        return
+    if not own and not claims.has_room(tx, me):
         return
     new = Claim(place.path, place.scope, me.name, False, "editing", tx.now + rules.EDIT_CLAIM, edit=True)
     claims.put(tx, me, place, new, tree)

@@ -39,20 +39,7 @@ def acknowledge(tx: Transaction, me: Address, messages: Sequence[int], via: str)
 
 
 def _acknowledge(tx: Transaction, me: Address, message: int, via: str) -> DeliveryState | None:
-    changed = tx.run(
-        "UPDATE deliveries SET state = 'acked', acked_at = ?, read_at = COALESCE(read_at, ?), "
-        "handed_at = COALESCE(handed_at, ?), via = CASE state WHEN 'queued' THEN ? ELSE via END, "
-        "attempts = attempts + CASE state WHEN 'queued' THEN 1 ELSE 0 END "
-        "WHERE message = ? AND channel = ? AND recipient = ? AND state IN ('queued', 'handed', 'read')",
-        tx.now,
-        tx.now,
-        tx.now,
-        via,
-        message,
-        me.channel,
-        me.name,
-    ).rowcount
-    if changed:
+    if deliveries.acknowledge(tx, me, message, deliveries.OPEN, via):
         events.append(tx, me, "ack", str(message))
     row = tx.one(
         "SELECT state FROM deliveries WHERE message = ? AND channel = ? AND recipient = ?",

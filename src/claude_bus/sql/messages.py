@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import rules
 from ..errors import InvalidInput, NotFound
-from ..model import Address, Draft, Expectation, Message, MessageStatus, Receipt, Sent
+from ..model import ANYBODY, Address, Draft, Expectation, Grant, Message, MessageStatus, Receipt, Sent
 from . import attachments, bindings, deliveries, events, listeners, mailboxes
 from .transaction import Row, Transaction
 
@@ -24,11 +24,14 @@ def _visible_to(me: Address) -> tuple[str, ...]:
 # -- sending --------------------------------------------------------------------
 
 
-def send(tx: Transaction, me: Address, draft: Draft, rate: int = 0) -> tuple[Sent, tuple[str, ...]]:
+def send(
+    tx: Transaction, me: Address, draft: Draft, rate: int = 0, grant: Grant = ANYBODY
+) -> tuple[Sent, tuple[str, ...]]:
     """Store a message and one delivery per recipient.
 
     Returns what the sender may expect, and the listeners to tell. A name nobody has
-    gets a mailbox. The same `key` from the same sender again changes nothing.
+    gets a mailbox; what was probably meant is looked for where the grant permits.
+    The same `key` from the same sender again changes nothing.
     Raises `InvalidInput` for a glob without a match or a message to oneself only,
     `NotFound` for a `reply_to` that is not the sender's to see, `RateLimited` for a
     session that sent `rate` messages within a minute (0: any number), or a quarter of
@@ -39,7 +42,7 @@ def send(tx: Transaction, me: Address, draft: Draft, rate: int = 0) -> tuple[Sen
         return earlier, ()
     if draft.reply_to is not None:
         _require_visible(tx, me, draft.reply_to)
-    recipients, broadcast_in = _resolve(tx, me, draft)
+    recipients, broadcast_in = _resolve(tx, me, draft, grant)
     rules.check_hops(draft.hops)
     if rate and bindings.holder(tx, me):
         _check_rate(tx, me, [] if broadcast_in else list(recipients), rate)
@@ -68,7 +71,7 @@ def send(tx: Transaction, me: Address, draft: Draft, rate: int = 0) -> tuple[Sen
     for who in recipients:
         mailboxes.deliver(tx, message, who)
     if draft.reply_to is not None:
-        deliveries.acknowledge(tx, me, draft.reply_to)
+        deliveries.acknowledge(tx, me, draft.reply_to, deliveries.HANDED)
     rings = rules.rings(draft.kind, bool(broadcast_in), draft.urgent, draft.hops)
     quiet = draft.hops >= rules.MAX_HOPS
     expected = [_expect(tx, me, who, hint, rings=rings, quiet=quiet) for who, hint in recipients.items()]
@@ -115,10 +118,11 @@ def _by_key(tx: Transaction, me: Address, key: str) -> Sent | None:
     return Sent(row["id"], row["recipient"], tuple(expected), duplicate=True)
 
 
-def _resolve(tx: Transaction, me: Address, draft: Draft) -> tuple[dict[Address, str], str]:
-    """Recipients with a hint each, and the channel of the broadcast if it is one."""
+def _resolve(tx: Transaction, me: Address, draft: Draft, grant: Grant) -> tuple[dict[Address, str], str]:
+    """Recipients with a hint where there is one, and the channel of the broadcast if it is one."""
     found: dict[Address, str] = {}
     broadcast_in = ""
+    guesses = _Guesses(grant)
     for part in draft.to:
         target = rules.parse_address(part, me.channel)
         if target.name == "all":
@@ -133,7 +137,7 @@ def _resolve(tx: Transaction, me: Address, draft: Draft) -> tuple[dict[Address, 
                 raise InvalidInput(f"no agent matches {part!r}; agents() lists who is here")
             found.update({Address(n, target.channel): "" for n in names})
         else:
-            who, hint = _mailbox(tx, target)
+            who, hint = _mailbox(tx, target, guesses)
             found.setdefault(who, hint)
     found.pop(me, None)
     if not found and not broadcast_in:
@@ -151,7 +155,7 @@ def _everybody(tx: Transaction, channel: str, *, registered: bool) -> list[Addre
     return [Address(r["name"], channel) for r in rows]
 
 
-def _mailbox(tx: Transaction, target: Address) -> tuple[Address, str]:
+def _mailbox(tx: Transaction, target: Address, guesses: _Guesses) -> tuple[Address, str]:
     """Where mail for the name goes: itself, its new name, or a new mailbox."""
     known = tx.one("SELECT last_seen FROM agents WHERE channel = ? AND name = ?", target.channel, target.name)
     if known and known["last_seen"]:
@@ -164,21 +168,42 @@ def _mailbox(tx: Transaction, target: Address) -> tuple[Address, str]:
     if renamed:
         return Address(renamed["name"], target.channel), f"formerly '{target.name}'"
     mailboxes.ensure(tx, target)
-    return target, _meant(tx, target)
+    return target, guesses.hint(tx, target)
 
 
-def _meant(tx: Transaction, target: Address) -> str:
-    """A hint for a name nobody ever had here."""
-    elsewhere = tx.one(
-        "SELECT channel FROM agents WHERE name = ? AND channel != ? AND last_seen > 0 ORDER BY last_seen DESC LIMIT 1",
-        target.name,
-        target.channel,
-    )
-    if elsewhere:
-        return f"that name is on channel '{elsewhere['channel']}': '{target.name}@{elsewhere['channel']}'"
-    known = tx.all("SELECT name FROM agents WHERE channel = ? AND last_seen > 0", target.channel)
-    guess = rules.similar(target.name, (r["name"] for r in known))
-    return f"did you mean '{guess}'?" if guess else ""
+class _Guesses:
+    """Hints for names that nobody ever had here: for the first few of a message, among the names seen last.
+
+    Each costs a comparison with every candidate. Nothing is said of channels that the sender may not use.
+    """
+
+    def __init__(self, grant: Grant) -> None:
+        self._grant = grant
+        self._left = rules.MAX_GUESSES
+
+    def hint(self, tx: Transaction, target: Address) -> str:
+        if not self._left:
+            return ""
+        self._left -= 1
+        return self._elsewhere(tx, target) or self._similar(tx, target)
+
+    def _elsewhere(self, tx: Transaction, target: Address) -> str:
+        rows = tx.all(
+            "SELECT channel FROM agents WHERE name = ? AND channel != ? AND last_seen > 0 ORDER BY last_seen DESC",
+            target.name,
+            target.channel,
+        )
+        there = next((r["channel"] for r in rows if rules.permits_channel(self._grant, r["channel"])), None)
+        return f"that name is on channel '{there}': '{target.name}@{there}'" if there else ""
+
+    def _similar(self, tx: Transaction, target: Address) -> str:
+        known = tx.all(
+            "SELECT name FROM agents WHERE channel = ? AND last_seen > 0 ORDER BY last_seen DESC, name LIMIT ?",
+            target.channel,
+            rules.MAX_CANDIDATES,
+        )
+        guess = rules.similar(target.name, (r["name"] for r in known))
+        return f"did you mean '{guess}'?" if guess else ""
 
 
 def _expect(
@@ -243,15 +268,23 @@ def _look_after(tx: Transaction, message: int) -> None:
 
 
 def history(
-    tx: Transaction, me: Address, *, search: str = "", thread: int | None = None, since: int = 0, limit: int = 20
+    tx: Transaction,
+    me: Address,
+    *,
+    search: str = "",
+    thread: int | None = None,
+    since: int = 0,
+    before: int = 0,
+    limit: int = 20,
 ) -> list[Message]:
-    """What `me` may see of what was said, oldest first: the newest `limit` that match.
+    """What `me` may see of what was said, oldest first: the newest `limit` that match, or as many as fit.
 
     `search` is looked for in the content, case-insensitively for ASCII; `thread` is any
-    message of one conversation; `since` an id after which to look. Consumes nothing.
+    message of one conversation; `since` an id after which to look, and `before` one (0: none)
+    before which: that of the first message of an answer brings those before them. Consumes nothing.
     """
-    where: list[str] = ["m.id > ?", _VISIBLE]
-    values: list[str | int] = [since, *_visible_to(me)]
+    where: list[str] = ["m.id > ?", "(? = 0 OR m.id < ?)", _VISIBLE]
+    values: list[str | int] = [since, before, before, *_visible_to(me)]
     if search:
         pattern = rules.check_search(search).replace("!", "!!").replace("%", "!%").replace("_", "!_")
         where.append("LOWER(m.content) LIKE LOWER(?) ESCAPE '!'")
@@ -261,11 +294,14 @@ def history(
         where.append(f"m.id IN ({', '.join('?' * len(ids))})")
         values.extend(ids)
     rows = tx.all(
-        f"SELECT {deliveries.MESSAGE} FROM messages m WHERE {' AND '.join(where)} ORDER BY m.id DESC LIMIT ?",
+        f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE {' AND '.join(where)} "
+        "ORDER BY m.id DESC LIMIT ?",
         *values,
-        limit,
+        rules.at_most(limit, rules.MAX_AT_ONCE),
     )
-    return deliveries.messages_of(tx, rows[::-1], me)
+    ids = sorted(row["id"] for row in rows[: rules.carried(row["size"] for row in rows)])
+    found = deliveries.by_id(tx, ids)
+    return deliveries.messages_of(tx, [found[message] for message in ids], me)
 
 
 def _thread(tx: Transaction, message: int) -> list[int]:
@@ -284,12 +320,16 @@ def _thread(tx: Transaction, message: int) -> list[int]:
 def prune(tx: Transaction, before: float) -> int:
     """Forget messages older than `before` that nobody has unread; returns how many.
 
-    The newest stays whatever its age: the order of timestamps hangs on it.
+    The newest stays whatever its age: the order of timestamps hangs on it. Mail that expired
+    after that though its sender set no ttl stays too, for the sender to learn it.
     """
     deliveries.expire(tx, "message <= (SELECT MAX(id) FROM messages)")
     return tx.run(
-        "DELETE FROM messages WHERE ts < ? AND id < (SELECT MAX(id) FROM messages) AND NOT EXISTS "
-        "(SELECT 1 FROM deliveries d WHERE d.message = messages.id AND d.state IN ('queued', 'handed'))",
+        "DELETE FROM messages WHERE ts < ? AND +id < (SELECT MAX(id) FROM messages) AND NOT EXISTS "  # by time
+        "(SELECT 1 FROM deliveries d WHERE d.message = messages.id AND d.state IN ('queued', 'handed')) "
+        "AND NOT (broadcast = 0 AND expires IS NULL AND EXISTS (SELECT 1 FROM deliveries d "
+        "WHERE d.message = messages.id AND d.state = 'expired' AND d.expired_at >= ?))",
+        before,
         before,
     ).rowcount
 

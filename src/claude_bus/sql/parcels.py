@@ -26,13 +26,5 @@ def chunks(tx: Transaction, me: Address, tag: str) -> list[Message]:
 def acknowledge(tx: Transaction, me: Address, messages: Sequence[int]) -> None:
     """The file that these messages to `me` carry is there: they are acknowledged, and no longer mail."""
     for message in messages:
-        tx.run(
-            "UPDATE deliveries SET state = 'acked', via = 'recv-file', acked_at = ?, read_at = COALESCE(read_at, ?) "
-            "WHERE message = ? AND channel = ? AND recipient = ? AND state IN ('queued', 'handed', 'read')",
-            tx.now,
-            tx.now,
-            message,
-            me.channel,
-            me.name,
-        )
+        deliveries.acknowledge(tx, me, message, deliveries.OPEN, "recv-file")
     events.append(tx, me, "received", str(messages[-1]) if messages else "", f"{len(messages)} messages")

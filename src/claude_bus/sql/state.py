@@ -40,6 +40,7 @@ def set_state(
     compare-and-set cannot mistake a new entry for an old one. With `ttl` (seconds)
     the entry vanishes by itself; without, it stays and an earlier ttl ends. `json` says
     that the value is JSON to be given back as such; nothing can be appended to that.
+    A channel has `rules.MAX_KEYS` keys at most, or `TooLarge`.
     """
     rules.check_key(key)
     if mode not in ("overwrite", "append", "delete"):
@@ -54,6 +55,8 @@ def set_state(
         return _delete(tx, me, key, entry)
     if mode == "append" and (json or (entry and entry.json)):
         raise InvalidInput(f"append adds a line of text, and '{key}' is or would be JSON: overwrite it instead")
+    if not entry:
+        rules.check_key_count(_count(tx, me.channel), me.channel)
     old = entry.value if entry and mode == "append" else None
     new = rules.check_value(f"{old}\n{value}" if old else value)
     version = _last_version(tx, me.channel, key) + 1
@@ -100,6 +103,12 @@ def _record(tx: Transaction, me: Address, key: str, version: int, value: str | N
     )
 
 
+def _count(tx: Transaction, channel: str) -> int:
+    return int(
+        tx.number("SELECT COUNT(*) FROM state WHERE channel = ? AND (expires IS NULL OR expires > ?)", channel, tx.now)
+    )
+
+
 def _last_version(tx: Transaction, channel: str, key: str) -> int:
     """The highest version the key ever had (an entry of an older file has no history)."""
     history = tx.number("SELECT MAX(version) FROM state_history WHERE channel = ? AND key = ?", channel, key)
@@ -126,16 +135,32 @@ def unwatch(tx: Transaction, address: str, channel: str, key: str) -> None:
     tx.run("DELETE FROM watches WHERE address = ? AND channel = ? AND key = ?", address, channel, key)
 
 
-def history(tx: Transaction, channel: str, key: str, limit: int) -> list[StateEntry]:
-    """The newest `limit` versions of a key, newest first; a deletion has no value."""
-    rows = tx.all(
-        "SELECT key, value, json, version, by AS updated_by, at AS updated_at, NULL AS expires FROM state_history "
-        "WHERE channel = ? AND key = ? ORDER BY version DESC LIMIT ?",
+def history(tx: Transaction, channel: str, key: str, limit: int, before: int = 0) -> list[StateEntry]:
+    """The newest `limit` versions of a key, newest first, or as many as fit; a deletion has no value.
+
+    `before` is a version (0: none) before which to look: that of the last one of an answer brings the next.
+    """
+    sizes = tx.all(
+        "SELECT version, COALESCE(LENGTH(value), 0) AS size FROM state_history "
+        "WHERE channel = ? AND key = ? AND (? = 0 OR version < ?) ORDER BY version DESC LIMIT ?",
         channel,
         key,
-        limit,
+        before,
+        before,
+        rules.at_most(limit, rules.MAX_AT_ONCE),
     )
-    return [_from_row(row, True) for row in rows]
+    if not sizes:
+        return []
+    fitting = sizes[: rules.carried(row["size"] for row in sizes)]
+    rows = tx.all(
+        "SELECT key, value, json, version, by AS updated_by, at AS updated_at, NULL AS expires FROM state_history "
+        "WHERE channel = ? AND key = ? AND version BETWEEN ? AND ? ORDER BY version DESC",
+        channel,
+        key,
+        fitting[-1]["version"],
+        fitting[0]["version"],
+    )
+    return [_from_row(row) for row in rows]
 
 
 def get_state(tx: Transaction, channel: str, key: str) -> StateEntry | None:
@@ -152,16 +177,20 @@ def latest(tx: Transaction, channel: str, key: str) -> StateEntry:
 
 
 def list_state(tx: Transaction, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
-    """All entries whose key begins with `prefix`, by key; values only if asked for."""
+    """All entries whose key begins with `prefix`, by key; values only if asked for.
+
+    Raises `TooLarge` if these are more than one answer carries.
+    """
+    where = "channel = ? AND SUBSTR(key, 1, ?) = ? AND (expires IS NULL OR expires > ?)"
+    those = (channel, len(prefix), prefix, tx.now)
+    if values:
+        rules.check_values_size(int(tx.number(f"SELECT SUM(LENGTH(value)) FROM state WHERE {where}", *those)))
+    value = "value" if values else "NULL AS value"
     rows = tx.all(
-        "SELECT * FROM state WHERE channel = ? AND SUBSTR(key, 1, ?) = ? AND (expires IS NULL OR expires > ?) "
-        "ORDER BY key",
-        channel,
-        len(prefix),
-        prefix,
-        tx.now,
+        f"SELECT key, {value}, json, version, updated_by, updated_at, expires FROM state WHERE {where} ORDER BY key",
+        *those,
     )
-    return [_from_row(row, values) for row in rows]
+    return [_from_row(row) for row in rows]
 
 
 def _entry(tx: Transaction, channel: str, key: str) -> StateEntry | None:
@@ -171,7 +200,7 @@ def _entry(tx: Transaction, channel: str, key: str) -> StateEntry | None:
         key,
         tx.now,
     )
-    return _from_row(row, True) if row else None
+    return _from_row(row) if row else None
 
 
 def prune(tx: Transaction, before: float) -> int:
@@ -192,10 +221,10 @@ def prune(tx: Transaction, before: float) -> int:
     return len(over)
 
 
-def _from_row(row: Row, values: bool) -> StateEntry:
+def _from_row(row: Row) -> StateEntry:
     return StateEntry(
         key=row["key"],
-        value=row["value"] if values else None,
+        value=row["value"],
         version=row["version"],
         updated_by=row["updated_by"],
         updated_at=row["updated_at"],

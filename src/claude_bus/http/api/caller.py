@@ -48,7 +48,7 @@ class Caller:
         What is done there makes the name a participant; it raises `NameTaken` for a live session's.
         """
         who = self.looks(name, channel)
-        return who, self.bus.acting_as(who, PROGRAM)
+        return who, self.bus.acting_as(who, PROGRAM, self.grant)
 
     async def until(self, look: Callable[[], Awaitable[T]], wait: float, *topics: str) -> T:
         """What `look` finds, as soon as that is true, or after `wait` seconds whatever it is.

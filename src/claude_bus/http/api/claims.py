@@ -20,10 +20,7 @@ from .refusals import refusals
 
 router = APIRouter(prefix=PATH, tags=["claims"])
 
-MAX_PATHS = 200
-"""Paths in one request."""
-
-Paths = Annotated[list[Pattern], Field(min_length=1, max_length=MAX_PATHS)]
+Paths = Annotated[list[Pattern], Field(min_length=1, max_length=rules.MAX_PLACES)]
 
 
 class Which(Query):

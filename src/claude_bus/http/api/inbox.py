@@ -9,7 +9,7 @@ from fastapi import Query as InQuery
 from pydantic import Field
 from starlette.responses import Response
 
-from ... import rows
+from ... import rows, rules
 from ...model import HandOver
 from ..answers import Json
 from ..hub import mail_for
@@ -22,8 +22,6 @@ router = APIRouter(prefix=PATH, tags=["inbox"])
 
 VIA = "http"
 """How the messages came, as receipts show it."""
-MAX_CHARS = 1_000_000
-"""Characters in one answer; the first message comes whatever its size."""
 
 
 class Look(Query):
@@ -44,7 +42,7 @@ async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuer
     bus = caller.bus.looking_as(me, PROGRAM)
 
     async def look() -> HandOver | None:
-        found = await bus.look(me, limit=given.limit, max_chars=MAX_CHARS)
+        found = await bus.look(me, limit=given.limit, max_chars=rules.MAX_ANSWER)
         return found if found.messages else None
 
     found = await caller.until(look, given.wait, mail_for(me))

@@ -30,7 +30,7 @@ class NewMessage(Body):
     content: str = Field(min_length=1, description=f"At most {rules.MAX_CONTENT_BYTES} bytes of UTF-8.")
     kind: Kind = "message"
     reply_to: Id | None = None
-    tags: list[Tag] = Field(default=[])
+    tags: list[Tag] = Field(default=[], max_length=rules.MAX_TAGS)
     urgent: bool = False
     ttl: Seconds | None = Field(default=None, le=rules.MAX_TTL, description="Until it expires, if it is unread then.")
     key: Line = Field(default="", description="Sent once, however often this is repeated with the same key.")
@@ -43,6 +43,7 @@ class Which(Query):
     search: Text = ""
     thread: Id | None = Field(default=None, description="Any message of one conversation.")
     since: Count = Field(default=0, description="After this id.")
+    before: Count = Field(default=0, description="Before this id; 0: up to the newest.")
     limit: int = Field(default=20, ge=1, le=200)
 
 
@@ -91,12 +92,17 @@ def _key(in_body: str, in_header: str) -> str:
 
 @router.get("/messages", response_model=records.Messages, responses=refusals())
 async def look_back(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
-    """The newest messages that match and that the name may see, oldest first. Consumes nothing."""
+    """The newest messages that match and that the name may see, oldest first. Consumes nothing.
+
+    An answer has at most about a million characters: there may be more `before` its first message, also if it has
+    fewer than `limit`.
+    """
     found = await caller.bus.history(
         caller.looks(which.name, which.channel),
         search=which.search,
         thread=which.thread,
         since=which.since,
+        before=which.before,
         limit=which.limit,
     )
     return Json({"messages": [rows.message(message) for message in found]})

@@ -61,6 +61,7 @@ class Read(Query):
 
 class Versions(Query):
     channel: Channel = ""
+    before: Count = Field(default=0, description="Before this version; 0: from the newest.")
     limit: int = Field(default=20, ge=1, le=100)
 
 
@@ -84,7 +85,7 @@ class Delete(Query):
 
 @router.get("/state", response_model=records.State, responses=refusals())
 async def list_state(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
-    """All entries whose key begins with `prefix`, by key."""
+    """All entries whose key begins with `prefix`, by key. More values than a million characters are refused."""
     where, prefix = caller.channel(which.channel), rules.check_line(which.prefix, "prefix")
     found = await caller.bus.list_state(where, prefix=prefix, values=which.values)
     return _answer(found, lambda entries: {"state": entries})
@@ -113,8 +114,13 @@ async def _latest(caller: Caller, where: str, key: str, given: Read) -> StateEnt
 
 @router.get("/state/{key}/history", response_model=records.History, responses=refusals())
 async def state_history(caller: Calling, key: KeyInPath, given: Annotated[Versions, InQuery()]) -> Response:
-    """The newest versions of a key, newest first."""
-    found = await caller.bus.state_history(caller.channel(given.channel), rules.check_key(key), given.limit)
+    """The newest versions of a key, newest first.
+
+    An answer has at most about a million characters: there may be more `before` its last version, also if it has
+    fewer than `limit`.
+    """
+    where = caller.channel(given.channel)
+    found = await caller.bus.state_history(where, rules.check_key(key), given.limit, given.before)
     return _answer(found, lambda entries: {"history": entries})
 
 
