@@ -88,6 +88,7 @@ def test_every_limit_is_documented() -> None:
         "requests under way, of one MCP session": str(visitors.MAX_REQUESTS),
         "characters of messages, versions or values": f"{rules.MAX_ANSWER:,}",
         "messages in one answer": f"{rules.MAX_AT_ONCE:,}",
+        "characters that messages are": f"{rules.MAX_SEARCH:,}",
         "state keys": f"{rules.MAX_KEYS:,}",
         "recipients": f"{rules.MAX_RECIPIENTS}; {rules.MAX_RECIPIENT_GLOBS}",
         "tags": str(rules.MAX_TAGS),
