@@ -128,7 +128,7 @@ def arguments(name: str, who: Address, client: str) -> dict[str, Any]:
     }
     types = codec.verb(name).types
     optional = {"shared", "at_least_one", "peek", "values", "json", "allow_secret", "bell", "status", "thread"}
-    optional |= {"since", "expected_version", "mode", "search", "prefix"}
+    optional |= {"since", "before", "expected_version", "mode", "search", "prefix"}
     given = {parameter: samples.get(parameter, "word") for parameter in types if parameter not in optional}
     if "client" in types:
         given["client"] = session(client) if types["client"] is Client else client
