@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
@@ -81,10 +81,10 @@ def overlap(one: str, other: str, effort: Effort | None = None) -> bool:
     if not _stems_meet(stem(one), stem(other)):
         return False
     effort = effort or Effort(_ENOUGH)
-    a, b = _segments(one), _segments(other)
+    b = _Parts(_segments(other), _is_name)
     row = 0
-    for row in _rows(a, b, _is_name, lambda x, y: _segments_meet(x, y, effort), effort):
-        if row >> len(b) & 1:
+    for row in _rows(_segments(one), b, lambda x, y: _segments_meet(x, y, effort), effort):
+        if row >> b.size & 1:
             return True  # what is left of one is below all of the other
     return row != 0  # and here the other way round
 
@@ -124,51 +124,57 @@ def plain(pattern: str) -> str:
     return re.sub(r"\[([*?\[])\]", r"\1", pattern)
 
 
-def _rows(
-    a: Sequence[T | None],
-    b: Sequence[T | None],
-    plain: Callable[[T], bool],
-    meet: Callable[[T, T], bool],
-    effort: Effort,
-) -> Iterator[int]:
+class _Parts(Generic[T]):
+    """A sequence of tokens, prepared for walks: where each of them is, as a number with a bit for each place."""
+
+    def __init__(self, tokens: Sequence[T | None], plain: Callable[[T], bool]) -> None:
+        self.size = len(tokens)
+        self.stars = sum(1 << j for j, token in enumerate(tokens) if token is None)
+        self.where: dict[T, int] = defaultdict(int)
+        for j, token in enumerate(tokens):
+            if token is not None:
+                self.where[token] |= 1 << j
+        self.wild = [token for token in self.where if not plain(token)]
+        self.plain = plain
+
+
+def _rows(a: Sequence[T | None], b: _Parts[T], meet: Callable[[T, T], bool], effort: Effort) -> Iterator[int]:
     """A walk over two sequences of tokens at once, towards a word that both match.
 
     A token consumes one symbol; None, which never follows itself, any number of any. After
     each token of `a`, and before the first, comes a number whose bit `j` says that a word
     is matched by `a` so far and by the first `j` tokens of `b`. Ends early with 0. So a
     walk takes as many steps as there are tokens, not their product. `meet` says whether
-    two tokens can consume the same symbol; those that are `plain` only if they are equal.
+    two tokens can consume the same symbol; those that are plain only if they are equal.
     """
-    effort.spend(len(a) + len(b) + 1)
-    stars = sum(1 << j for j, token in enumerate(b) if token is None)
-    where: dict[T, int] = defaultdict(int)
-    for j, token in enumerate(b):
-        if token is not None:
-            where[token] |= 1 << j
-    wild = [token for token in where if not plain(token)]
+    effort.spend(1 + len(a) + b.size // _AT_A_TIME)
     known: dict[T, int] = {}
 
     def met(token: T) -> int:
         """Where `b` can consume what the token does."""
         if token not in known:
-            others = wild if plain(token) else list(where)
+            others = b.wild if b.plain(token) else list(b.where)
             effort.spend(len(others))
-            known[token] = sum(where[other] for other in others if other != token and meet(token, other))
-            known[token] |= where.get(token, 0)
+            known[token] = sum(b.where[other] for other in others if other != token and meet(token, other))
+            known[token] |= b.where.get(token, 0)
         return known[token]
 
-    every = (2 << len(b)) - 1
-    row = 1 | (stars & 1) << 1
+    every = (2 << b.size) - 1
+    row = 1 | (b.stars & 1) << 1
     yield row
     for token in a:
         if token is None:
             row = every & -(row & -row)  # it consumes whatever the next ones of `b` do
         else:
-            row = (row & met(token)) << 1 | row & stars
-            row |= (row & stars) << 1
+            row = (row & met(token)) << 1 | row & b.stars
+            row |= (row & b.stars) << 1
         yield row
         if not row:
             return
+
+
+_AT_A_TIME = 16
+"""Places of a number that are as good as one step."""
 
 
 def _is_name(segment: str) -> bool:
@@ -177,9 +183,16 @@ def _is_name(segment: str) -> bool:
 
 def _segments_meet(one: str, other: str, effort: Effort) -> bool:
     """Whether one string is matched by both segments."""
-    a, b = _tokens(one), _tokens(other)
-    *_, row = _rows(a, b, _is_plain, _sets_meet, effort)
-    return bool(row >> len(b) & 1)
+    if len(one) > len(other):
+        one, other = other, one
+    b = _parts(other)
+    *_, row = _rows(_tokens(one), b, _sets_meet, effort)
+    return bool(row >> b.size & 1)
+
+
+@lru_cache(maxsize=1024)
+def _parts(segment: str) -> _Parts[_Set]:
+    return _Parts(_tokens(segment), _is_plain)
 
 
 def _is_plain(token: _Set | None) -> bool:
