@@ -173,7 +173,7 @@ def _rows(a: Sequence[T | None], b: _Parts[T], meet: Callable[[T, T], bool], eff
             return
 
 
-_AT_A_TIME = 16
+_AT_A_TIME = 64
 """Places of a number that are as good as one step."""
 
 
