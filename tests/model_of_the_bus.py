@@ -629,11 +629,15 @@ class ModelOfTheBus:
 
     # -- upkeep
 
-    def prune(self) -> None:
-        """Sessions that died are over; what is older than the retention and read by all is forgotten."""
+    def prune(self, *, in_use: bool) -> None:
+        """Sessions that died are over; what is older than the retention and read by all is forgotten.
+
+        `in_use`: the bus has been for a week, so that who is silent is taken to be gone.
+        """
         self.reap()
         self.claims.prune(self.now)
-        self._settle_the_silent()
+        if in_use:
+            self._settle_the_silent()
         before = self.now - RETENTION
         self._expire(self.letters.values())
         for letter in list(self.letters.values())[:-1]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from claude_bus import local, rules
 from claude_bus.model import ANYBODY, Address
-from claude_bus.sql import agents, feeds, inboxes, messages
+from claude_bus.sql import agents, events, feeds, inboxes, messages
 from store_under_test import Store
 
 CI, TYPO = Address("ci", "default"), Address("typo", "default")
@@ -22,10 +24,12 @@ def store(store: Store) -> Store:
 
 
 def later(store: Store, seconds: float) -> None:
-    """Time passes, in which ci is heard of, and the server does its upkeep."""
-    for _ in range(3):
-        store.now += seconds / 3
+    """Time passes, in which ci does something every few days, and the server its upkeep."""
+    steps = math.ceil(seconds / (5 * DAY))
+    for _ in range(steps):
+        store.now += seconds / steps
         store(agents.enlist, CI, "test")
+        store(events.append, CI, "test")
         store(local._prune)
 
 
@@ -118,6 +122,33 @@ def test_mail_for_a_session_that_never_comes_back_expires(store: Store) -> None:
     later(store, MONTH)
     assert sent.id not in [row[0] for row in store.rows("SELECT id FROM messages")]
     assert "bob" in known(store)
+
+
+def test_a_clock_that_is_wrong_ends_nothing(store: Store) -> None:
+    """Half a year ahead for some days, the server at its upkeep all the while, and then right again."""
+    bob = store.join("bob")
+    store.die(bob)
+    sent = store.send(CI, "bob", "hello?")
+    right = store.now
+
+    store.now += 180 * DAY
+    later(store, 5 * DAY)
+    store.now = right + 5 * DAY
+    store(local._prune)
+
+    assert store.states(CI, sent.id) == {"bob": "queued"}
+
+
+def test_nobody_is_silent_while_the_bus_is_not_in_use(store: Store) -> None:
+    """Whoever comes back with all others after a long pause has a week to read what waits."""
+    store.die(store.join("bob"))
+    sent = store.send(CI, "bob", "until spring")
+    store.now += 180 * DAY
+    later(store, 6 * DAY)
+    assert store.states(CI, sent.id) == {"bob": "queued"}
+
+    later(store, 6 * DAY)
+    assert store.states(CI, sent.id) == {"bob": "expired"}
 
 
 def test_what_is_younger_waits_though_the_name_is_silent(store: Store) -> None:

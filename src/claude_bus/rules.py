@@ -73,6 +73,9 @@ SILENCE = 90 * 86_400.0
 READER_SILENCE = 30 * 86_400.0
 """And broadcasts for one who was never a session, and only read and sent over the wires of the earlier systems."""
 
+IN_USE = 7 * 86_400.0
+"""Seconds for which the bus must have been in use before anybody's silence counts."""
+
 RING_AFTER = (0.0, 30.0, 120.0)
 """Seconds since the last ring after which a batch may ring for the 1st, 2nd, 3rd time."""
 MAX_CONTINUATIONS = 3

@@ -26,6 +26,8 @@ _ON_A_WIRE = f"({_NO_SESSION} AND client IN (?, ?))"
 
 def settle(tx: Transaction) -> None:
     """Programs that have been silent for too long leave, and mail that waited for too long for somebody expires."""
+    if not in_use(tx):
+        return
     readers, all_ = tx.now - rules.READER_SILENCE, tx.now - rules.SILENCE
     _leave(tx, _names(tx, f"registered = 1 AND {_ON_A_WIRE} AND {_SILENT}", *WIRES, readers))
     _leave(tx, _names(tx, f"registered = 1 AND {_NO_SESSION} AND {_SILENT}", all_))
@@ -33,6 +35,16 @@ def settle(tx: Transaction) -> None:
         _expire(tx, who, readers, broadcasts_only=True)
     for who in _names(tx, _SILENT, all_):
         _expire(tx, who, all_)
+
+
+def in_use(tx: Transaction) -> bool:
+    """Whether the bus has been in use for a week, as the journal has it.
+
+    If not, silence says nothing: nobody was there to be heard, or the clock is wrong, and was
+    right when everybody was heard of.
+    """
+    earliest, latest = tx.now - rules.RETENTION, tx.now - rules.IN_USE
+    return tx.one("SELECT 1 FROM events WHERE ts BETWEEN ? AND ? LIMIT 1", earliest, latest) is not None
 
 
 def forget(tx: Transaction) -> int:
