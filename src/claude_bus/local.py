@@ -345,8 +345,6 @@ class LocalBus:
     async def set_state(
         self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
     ) -> int:
-        if options.get("json") and options.get("mode") != "delete":
-            rules.check_json(value)
         if not allow_secret and options.get("mode") != "delete":
             await refuse_secrets("value", rules.check_value(value))
         version, watchers = await self._run(state.write, me, key, value, **options)

@@ -42,13 +42,14 @@ def _shown(part: str) -> str:
 
 
 def check(arguments: Mapping[str, Any]) -> None:
-    """Raise `InvalidInput` for a text or a number that no claude-bus sends."""
+    """Raise `InvalidInput` for a text or a number that no claude-bus sends, or JSON that is none."""
     for name, value in _parts(arguments):
         if isinstance(value, str):
             rules.check_line(value, name, _CHARACTERS.get(name, _OTHERWISE))
         elif not (math.isfinite(value) and abs(value) <= _LARGEST):
             raise InvalidInput(f"{name} is no number that can be stored")
-    rules.check_owns(arguments.get("owns"))
+    if arguments.get("json") and arguments.get("mode") != "delete":
+        rules.check_json(rules.check_value(arguments["value"]))
 
 
 def _parts(of: Mapping[str, Any]) -> Iterator[tuple[str, str | float]]:
