@@ -136,11 +136,12 @@ class Wire:
     It is the server itself, without the supervisor that clients start.
     """
 
-    command: tuple[str, ...] = ("stdio",)
+    program: tuple[str, ...] = ("-m", "claude_bus", "stdio")
+    """What Python is to run."""
 
     def __init__(self, db: Path, **env: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "claude_bus", *self.command],
+            [sys.executable, *self.program],
             env=environment(db, **env),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -16,13 +16,13 @@ import pytest
 from claude_bus import supervisor
 from claude_bus.mcp import hooks
 from claude_bus.mcp.tools import TOOLS
-from processes_under_test import PATIENCE, Peer, Wire, answer, environment
+from processes_under_test import PATIENCE, Peer, Wire, answer, environment, eventually
 
 
 class Supervised(Wire):
     """What a client starts: a supervisor with its server."""
 
-    command = ()
+    program = ("-m", "claude_bus")
 
     def server(self) -> psutil.Process:
         """The server that runs now, or will in a moment."""
@@ -53,6 +53,32 @@ def supervised(db: Path, **env: str) -> Iterator[Supervised]:
         yield running
     finally:
         running.kill()
+
+
+class Mortal(Supervised):
+    """A supervisor whose servers are stand-ins: the first `lives` of them die of a request, `fatal`."""
+
+    def __init__(self, log: Path, lives: int, fatal: str) -> None:
+        command = f"[{sys.executable!r}, '-m', 'mortal_server', '{lives}', {fatal!r}]"
+        self.program = ("-c", f"from claude_bus.supervisor import supervise; supervise({command})")
+        self._log = log
+        super().__init__(log)
+
+    def said(self) -> list[str]:
+        """What its servers were given, and when each died."""
+        return self._log.read_text().split() if self._log.exists() else []
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Callable[[int, str], Mortal]]:
+    with contextlib.ExitStack() as running:
+
+        def start(lives: int, fatal: str) -> Mortal:
+            client = Mortal(tmp_path / "log", lives, fatal)
+            running.callback(client.kill)
+            return client
+
+        yield start
 
 
 def test_a_killed_server_is_back_for_the_next_call(client: Supervised) -> None:
@@ -137,63 +163,51 @@ def test_a_harmless_request_is_put_to_the_next_server(client: Supervised) -> Non
     assert (found["id"], answer(found).text) == (asked, "alice")
 
 
-def test_a_request_that_changes_something_is_not_repeated(client: Supervised) -> None:
+def test_a_request_that_changes_something_is_not_repeated(mortal: Callable[[int, str], Mortal]) -> None:
     """Nobody knows whether it took effect; the answer says so, and how to find out."""
-    client.start().call("register", name="alice")
-    client.server().suspend()
-    asked = client.post("tools/call", name="send", arguments={"to": "bob", "content": "once"})
+    client = mortal(1, "send")
 
-    client.kill_server()
+    found = client.ask("tools/call", name="send", arguments={"to": "bob", "content": "once"})
 
-    found = client.read()
-    assert found["id"] == asked
     assert "whether the call took effect is not known" in found["error"]["message"]
-    assert client.call("history").data == {"messages": []}
+    assert "result" in client.ask("tools/call", name="history", arguments={})
+    assert client.said() == ["send", "died", "history"]
 
 
-def test_a_request_that_kills_servers_is_given_up(client: Supervised) -> None:
+def test_a_request_that_kills_servers_is_given_up(mortal: Callable[[int, str], Mortal]) -> None:
     """It is repeated once, not for ever."""
-    client.server().suspend()
-    asked = client.post("tools/call", name="whoami", arguments={}, _meta=NEWEST)
-    for _ in range(3):  # one that is killed before it is given the request does not count
-        client.kill_server()
-        client.server().suspend()
-    client.kill_server()
+    client = mortal(2, "whoami")
 
-    found = client.read()
-    assert (found["id"], found["error"]["code"]) == (asked, -32603)
-    assert not answer(client.ask("tools/call", name="whoami", arguments={}, _meta=NEWEST)).failed
+    found = client.ask("tools/call", name="whoami", arguments={})
+
+    assert found["error"]["code"] == -32603
+    assert "result" in client.ask("tools/call", name="whoami", arguments={})
+    assert client.said() == ["whoami", "died", "whoami", "died", "whoami"]
 
 
-def test_an_opening_is_repeated_as_often_as_it_takes(client: Supervised) -> None:
+def test_an_opening_is_repeated_as_often_as_it_takes(mortal: Callable[[int, str], Mortal]) -> None:
     """A client whose servers are killed while they start is greeted by the first that lives."""
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-    client.server().suspend()
-    asked = client.post("initialize", **hello)
-    for _ in range(2):
-        client.kill_server()
-        client.server().suspend()
+    client = mortal(3, "initialize")
+
+    client.start()
+
+    assert "result" in client.ask("tools/call", name="whoami", arguments={})
     client.kill_server()
-
-    found = client.read()
-    assert found["id"] == asked
-    assert found["result"]["serverInfo"]["name"] == "claude-bus"
-    client.write({"jsonrpc": "2.0", "method": "notifications/initialized"})
-    client.kill_server()
-    assert not client.call("whoami").failed
+    assert "result" in client.ask("tools/call", name="whoami", arguments={})
+    greeted = ["initialize", "notifications/initialized", "whoami"]
+    assert client.said() == ["initialize", "died"] * 3 + greeted * 2
 
 
-def test_a_request_the_client_gave_up_is_not_repeated(client: Supervised) -> None:
+def test_a_request_the_client_gave_up_is_not_repeated(mortal: Callable[[int, str], Mortal]) -> None:
     """Nobody waits for its answer."""
-    client.start().call("whoami")
-    client.server().suspend()
+    client = mortal(1, "ping")
     asked = client.post("tools/call", name="whoami", arguments={})
+    eventually(client.said, "a server is given the request")
     client.write({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": asked}})
     number = client.post("ping")
 
-    client.kill_server()
-
     assert client.read()["id"] == number
+    assert client.said() == ["whoami", "notifications/cancelled", "ping", "died", "ping"]
 
 
 def test_what_is_no_json_goes_through(client: Supervised) -> None:

@@ -1,0 +1,34 @@
+"""A stand-in for the stdio server that dies of a request: `mortal_server.py LIVES FATAL`.
+
+What it is given it writes down, in the order in which it read it, to the file that BUS_DB names. The first LIVES
+of its kind answer nothing, and kill themselves once they have read a request of the method or tool FATAL; those that
+follow answer everything. So a test knows, without any waiting, which server had what when it died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+DIED = "died"
+
+
+def main(lives: int, fatal: str, log: Path) -> None:
+    immortal = log.exists() and log.read_text().split().count(DIED) >= lives
+    with log.open("a", buffering=1) as said:
+        for line in sys.stdin:
+            message = json.loads(line)
+            called = message.get("params", {}).get("name") or message["method"]
+            print(called, file=said)
+            if immortal and "id" in message:
+                print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {}}), flush=True)
+            elif called == fatal:
+                print(DIED, file=said)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], Path(os.environ["BUS_DB"]))
