@@ -29,6 +29,7 @@ import pytest
 
 from processes_under_test import PATIENCE, SOURCE
 from served_bus import served
+from wire_under_test import end_listening
 
 HOLD = 5.0
 """Seconds for which the server below holds a long poll."""
@@ -206,7 +207,7 @@ class Scripted:
                         connection.sendall(answer)
 
     def close(self) -> None:
-        self._socket.close()
+        end_listening(self._socket)
 
 
 def _request(connection: socket.socket) -> str:

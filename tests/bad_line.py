@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Literal
 from urllib.parse import urlsplit
 
+from wire_under_test import end_listening
+
 Condition = Literal["good", "swallows answers", "holds answers", "cut"]
 
 
@@ -48,7 +50,7 @@ class Line:
 
     def close(self) -> None:
         self.condition = "cut"
-        self._listener.close()
+        end_listening(self._listener)
 
     def _cut(self) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,11 @@ from store_under_test import Store
 
 settings.register_profile("patient", deadline=None)  # machines are shared: how long an example takes says nothing
 settings.load_profile("patient")
+
+
+def pytest_configure() -> None:
+    """Tests that were started in the background ignore Ctrl-C, and what they start would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

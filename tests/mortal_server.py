@@ -17,8 +17,9 @@ DIED = "died"
 
 
 def main(lives: int, fatal: str, log: Path) -> None:
-    immortal = log.exists() and log.read_text().split().count(DIED) >= lives
-    with log.open("a", buffering=1) as said:
+    with log.open("a+", buffering=1) as said:
+        said.seek(0)
+        immortal = said.read().split().count(DIED) >= lives
         for line in sys.stdin:
             message = json.loads(line)
             called = message.get("params", {}).get("name") or message["method"]

@@ -62,9 +62,10 @@ class Actor:
         )
 
     def line(self) -> str:
-        """The next line it says; '' when it has ended."""
+        """The next line it says; '' when it has ended, as it does if it says nothing for too long."""
         assert self.process.stdout
-        return self.process.stdout.readline().rstrip("\n")
+        with self._patiently():
+            return self.process.stdout.readline().rstrip("\n")
 
     def ready(self) -> None:
         assert self.line() == "ready"
@@ -92,13 +93,20 @@ class Actor:
             return []
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        late = threading.Timer(PATIENCE, self.process.kill)
-        late.start()
-        said = self.process.stdout.read().split("\n")[:-1]
-        late.cancel()
+        with self._patiently():
+            said = self.process.stdout.read().split("\n")[:-1]
         self.process.stdout.close()
         self.process.wait(PATIENCE)
         return said
+
+    @contextlib.contextmanager
+    def _patiently(self) -> Iterator[None]:
+        late = threading.Timer(PATIENCE, self.process.kill)
+        late.start()
+        try:
+            yield
+        finally:
+            late.cancel()
 
 
 def actor(role: str, db: Path, *args: object) -> Actor:

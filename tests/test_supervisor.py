@@ -241,6 +241,20 @@ def test_a_signal_ends_both(client: Supervised, number: signal.Signals) -> None:
     assert not server.is_running()
 
 
+def test_a_signal_that_came_while_it_was_suspended_ends_both(mortal: Callable[[int, str], Mortal]) -> None:
+    """The system may give such a signal to any of its threads; which, is a matter of chance."""
+    for _ in range(8):
+        client = mortal(0, "nothing")
+        client.ask("ping")
+        server = client.server()
+
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
+            client.process.send_signal(number)
+
+        assert client.process.wait(PATIENCE) == 0
+        assert not server.is_running()
+
+
 def test_a_killed_supervisor_leaves_no_server_behind(client: Supervised) -> None:
     """The server sees the end of its input."""
     client.start()

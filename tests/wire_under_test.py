@@ -36,6 +36,13 @@ def connect(url: str, trusted: ssl.SSLContext | None = None) -> socket.socket:
     return trusted.wrap_socket(raw, server_hostname=parts.hostname) if trusted else raw
 
 
+def end_listening(listener: socket.socket) -> None:
+    """Close a socket that a thread may be waiting at: closing alone does not rouse it, and lets it serve one more."""
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[socket.socket]:
     with contextlib.closing(connect(url)) as made:

@@ -86,9 +86,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Keep a server running until the client ends, or until servers die as soon as they start."""
-        for name in ENDINGS:
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), self._stop)
+        for number in _endings():
+            signal.signal(number, self._stop)
         threading.Thread(target=self._pass_requests, daemon=True).start()
         mute, unproven = 0, True
         while not self._ending and mute < len(_PAUSES):
@@ -152,6 +151,8 @@ class Supervisor:
 
     def _pass_requests(self) -> None:
         """What the client says goes to the server; its end is the end. A thread of its own."""
+        if hasattr(signal, "pthread_sigmask"):  # a signal of a process that was suspended may come to any thread,
+            signal.pthread_sigmask(signal.SIG_BLOCK, _endings())  # and would not rouse the one that handles it
         for line in self._in:
             with self._lock:
                 self._request(line)
@@ -226,6 +227,11 @@ class Supervisor:
         if self._server and self._server.stdin:
             with contextlib.suppress(OSError):
                 self._server.stdin.close()
+
+
+def _endings() -> list[signal.Signals]:
+    """The `ENDINGS` that this system has."""
+    return [getattr(signal, name) for name in ENDINGS if hasattr(signal, name)]
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
