@@ -63,6 +63,8 @@ JSON = {"content-type": "application/json"}
         ("GET", "/events/stream?since=x", {}),
         ("GET", "/events/stream", {"headers": {"Last-Event-ID": "x"}}),
         ("GET", "/events/stream", {"headers": {"Last-Event-ID": "9" * 30}}),
+        ("GET", "/events/stream", {"headers": {"Last-Event-ID": f"{'0' * 20}{'9' * 20}"}}),
+        ("GET", "/events/stream", {"headers": {"Last-Event-ID": "0" * 5000}}),
         ("POST", "/claims", {"json": {"as": "ci", "paths": []}}),
         ("POST", "/claims", {"json": {"as": "ci", "paths": ["a\0b"]}}),
         ("DELETE", "/claims", {"json": {"as": "ci"}}),
