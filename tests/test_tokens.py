@@ -421,6 +421,14 @@ def test_tokens_are_made_where_the_bus_is_served(db: Path) -> None:
     token_command(db, "create", "anna", "--db", str(db), BUS_URL="https://bus.example.org")
 
 
+def test_no_token_is_made_that_nobody_is_told(db: Path) -> None:
+    """What is wrong with a setting that its address is made of is said before, and not instead of its secret."""
+    refused = token_command(db, "create", "anna", status=2, BUS_PORT="no-port")
+
+    assert "BUS_PORT='no-port' is not valid: give a port up to 65535" in refused.stderr
+    assert json.loads(token_command(db, "list", "--json").stdout) == {"tokens": []}
+
+
 def test_doctor_counts_tokens(db: Path) -> None:
     """Whoever asks whether all is well hears whether callers need a token, and never one."""
     _, secret = new_token(db, "anna")
