@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
-from api_under_test import Program, metric, serving, token, until, waiting
-from processes_under_test import PATIENCE, wire
-from served_bus import locked, reserved, served
+from api_under_test import Program, metric, serving, waiting
+from processes_under_test import PATIENCE, eventually, wire
+from served_bus import locked, served, served_busy
+from tokens_under_test import token
 
 
 def requests(api: Program, method: str, route: str, status: int) -> float:
@@ -51,7 +51,7 @@ def test_who_waits_and_what_is_under_way_is_told(api: Program, pool: ThreadPoolE
     assert metric(api, "claude_bus_requests_under_way") == 2  # the poll, and this very question
     api.send("ann", "ci")
     found.result(PATIENCE)
-    until(lambda: metric(api, "claude_bus_waiting") == 0)
+    eventually(lambda: metric(api, "claude_bus_waiting") == 0)
 
 
 def test_messages_are_counted_whoever_sends_them(api: Program, db: Path) -> None:
@@ -60,7 +60,7 @@ def test_messages_are_counted_whoever_sends_them(api: Program, db: Path) -> None
     api.send("ann", "ci")
     with wire(db, BUS_NAME="bob", BUS_CHANNEL=api.channel) as session:
         session.call("send", to="ci", content="hello")
-    until(lambda: metric(api, "claude_bus_messages_total") == before + 2)
+    eventually(lambda: metric(api, "claude_bus_messages_total") == before + 2)
 
 
 def test_it_is_what_prometheus_reads(api: Program) -> None:
@@ -88,18 +88,13 @@ def test_failures_of_the_store_are_counted_by_their_code(tmp_path: Path) -> None
 def test_the_store_fails_at_every_door_alike(tmp_path: Path) -> None:
     """Also on the wires of the earlier systems, which put errors in their own way, and where tokens are looked up."""
     db = tmp_path / "bus.db"
-    with served(db):
-        pass
-    with contextlib.ExitStack() as lock:
-        lock.enter_context(reserved(db))
-        with serving(db, BUS_BUSY_TIMEOUT="0.1") as running:
-            api = running.program()
-            assert api.http.get("/health").status_code == 503
-            lock.close()
-            with locked(db):
-                message = {"from": "ann", "to": "bob", "msg": "hello", "body": "hello"}
-                assert [api.http.post(path, json=message).status_code for path in ("/send", "/post")] == [503, 503]
-            counted = [line for line in api.http.get("/metrics").text.splitlines() if "store_errors_total{" in line]
+    with served_busy(db) as (server, free), httpx2.Client(base_url=server.url, timeout=PATIENCE) as http:
+        assert http.get("/health").status_code == 503
+        free()
+        with locked(db):
+            message = {"from": "ann", "to": "bob", "msg": "hello", "body": "hello"}
+            assert [http.post(path, json=message).status_code for path in ("/send", "/post")] == [503, 503]
+        counted = [line for line in http.get("/metrics").text.splitlines() if "store_errors_total{" in line]
     assert counted == ['claude_bus_store_errors_total{code="store_busy"} 3.0']
 
 

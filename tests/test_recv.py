@@ -20,7 +20,6 @@ from agent_bus_under_test import (
     WIRES,
     Server,
     Small,
-    eventually,
     ok,
     on_every_wire,
     post,
@@ -32,7 +31,7 @@ from agent_bus_under_test import (
 )
 from claude_bus import text
 from likely_secrets import SECRETS
-from processes_under_test import PATIENCE
+from processes_under_test import PATIENCE, eventually
 
 BLOCK = re.compile(r"^\[\d\d:\d\d:\d\dZ\] from ([^\n]*):\n(.*?)\n---\n", re.MULTILINE | re.DOTALL)
 

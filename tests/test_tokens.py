@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -19,7 +18,7 @@ from claude_bus.config import Config
 from claude_bus.errors import StoreError
 from claude_bus.http.gate import Gate
 from claude_bus.opening import open_local
-from processes_under_test import PATIENCE, environment
+from processes_under_test import PATIENCE, environment, eventually
 from served_bus import Served, served
 from tokens_under_test import new_token, revoke, token_command
 from wire_under_test import ask, connected, head, reply
@@ -30,14 +29,6 @@ GATED = "gated_server"
 @pytest.fixture
 def db(tmp_path: Path) -> Path:
     return tmp_path / "bus.db"
-
-
-def soon(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that another process brings about."""
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def refused_start(db: Path, *options: str, **env: str) -> str:
@@ -276,7 +267,7 @@ def test_a_revoked_token_ends_what_waits(db: Path) -> None:
         poll.sendall(head(bus.url, "GET /wait HTTP/1.1", f"Authorization: Bearer {secret}"))
         stream.sendall(head(bus.url, "GET /stream HTTP/1.1", f"Authorization: Bearer {secret}"))
         theirs.sendall(head(bus.url, "GET /wait?block=5 HTTP/1.1", f"Authorization: Bearer {other}"))
-        soon(lambda: ask(bus.url, "GET /waiting", token=other).document["waiting"] == 2)
+        eventually(lambda: ask(bus.url, "GET /waiting", token=other).document["waiting"] == 2)
 
         revoke(db, number)
 
