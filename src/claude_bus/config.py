@@ -44,6 +44,7 @@ And of the commands that speak the agent-bus protocol (`recv`, `listen`, `send` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +56,9 @@ from .model import Guard
 from .rules import DEFAULT_CHANNEL, check_line, check_name
 
 Wake = Literal["auto", "always", "never"]
+
+_SEGMENT = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+")
+"""A part of a path that no client takes for something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +257,13 @@ def _port(text: str) -> int:
 
 
 def _prefix(text: str) -> str:
-    path = "/".join(part for part in text.split("/") if part)
-    return f"/{path}" if path else ""
+    """A path as it is in every address: nothing in it is encoded, or means something else there."""
+    parts = [part for part in text.split("/") if part]
+    if not all(_SEGMENT.fullmatch(part) for part in parts):
+        raise InvalidInput(
+            f"BUS_PREFIX={text!a} is not valid: give a path of letters, digits and . _ ~ -, such as /agent-bus"
+        )
+    return "".join(f"/{part}" for part in parts)
 
 
 def _url(text: str, name: str) -> str:
