@@ -206,7 +206,7 @@ def test_a_wrong_query_is_refused(bus: Caller, query: str) -> None:
     reply = bus.get(f"/messages?{query}")
 
     assert reply.status == 400
-    assert isinstance(reply.data["error"], str)
+    assert re.search(rf"\b({query.split('=', maxsplit=1)[0]}|channel|twice)\b", reply.data["error"])
 
 
 def test_an_id_beyond_all_is_an_id(bus: Caller) -> None:
