@@ -75,7 +75,7 @@ def secret(access: Access) -> str:
     if access.shown and not found:
         raise Misconfigured(f"{where} is empty: put the token into it")
     if not all("!" <= character <= "~" for character in found):
-        raise Misconfigured(f"{where} holds no token: put there the one word that was shown when it was made, bus_...")
+        raise Misconfigured(f"{where} holds no token: put the one word there that was shown when it was made")
     return found
 
 
