@@ -308,11 +308,3 @@ def program(folder: Path, env: dict[str, str], *arguments: str) -> Iterator[Prog
     finally:
         running.process.kill()
         running.wait()
-
-
-def eventually(what: Callable[[], object], why: str = "") -> None:
-    """Wait until it is true."""
-    end = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < end, why or "it did not come true"
-        time.sleep(0.02)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx2
 
-from claude_bus.config import Config
-from claude_bus.opening import open_local
-from processes_under_test import PATIENCE
+from processes_under_test import PATIENCE, eventually
 from served_bus import Served, served
 
 
@@ -102,42 +98,15 @@ def serving(db: Path, *options: str, **env: str) -> Iterator[Serving]:
         assert "Traceback" not in log, log
 
 
-def token(db: Path, names: str = "*", channels: str = "*", owner: str = "somebody") -> tuple[int, str]:
-    """A new token for names and channels like these: its id, and its secret."""
-
-    async def create() -> tuple[int, str]:
-        async with open_local(Config(db)) as bus:
-            made, secret = await bus.create_token(owner, (names,), (channels,), None)
-            return made.id, secret
-
-    return anyio.run(create)
-
-
-def revoke(db: Path, number: int) -> None:
-    async def end() -> None:
-        async with open_local(Config(db)) as bus:
-            await bus.revoke_token(number)
-
-    anyio.run(end)
-
-
 def metric(program: Program, name: str) -> float:
     """One figure of `/metrics`, by its name with labels as it stands there."""
     lines = program.http.get("/metrics").text.splitlines()
     return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.rsplit(" ", 1)[0] == name), 0.0)
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Return once it holds, which should be at once."""
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def until_waiting(program: Program, count: int) -> None:
     """Return once so many requests wait on the server: whoever wakes them comes after that."""
-    until(lambda: metric(program, "claude_bus_waiting") >= count)
+    eventually(lambda: metric(program, "claude_bus_waiting") >= count)
 
 
 def waiting(program: Program, pool: ThreadPoolExecutor, path: str, **query: Any) -> Future[Any]:

@@ -5,29 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import anyio
 import httpx2
 
-from claude_bus.config import Config
-from claude_bus.opening import open_local
 from processes_under_test import PATIENCE, Answer, answer
 
 LEGACY = "2025-11-25"
 MODERN = "2026-07-28"
 ACCEPT = "application/json, text/event-stream"
-
-
-def token(db: Path, owner: str, *names: str, channels: tuple[str, ...] = ("*",)) -> str:
-    """A new token of somebody, for these names."""
-
-    async def create() -> str:
-        async with open_local(Config(db)) as bus:
-            return (await bus.create_token(owner, names, channels, None))[1]
-
-    return anyio.run(create)
 
 
 class Caller:

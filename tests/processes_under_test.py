@@ -37,12 +37,12 @@ def environment(db: Path, **more: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": f"{SOURCE}{os.pathsep}{TESTS}", "BUS_DB": str(db), "BUS_RATE": "0", **more}
 
 
-def eventually(look: Callable[[], T], what: str) -> T:
+def eventually(look: Callable[[], T], what: str = "what other processes bring about") -> T:
     """What `look` finds once that is true."""
     end = time.monotonic() + PATIENCE
     while not (found := look()):
         assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.02)
     return found
 
 

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from processes_under_test import PATIENCE, environment
@@ -66,6 +66,17 @@ def reserved(db: Path) -> Iterator[None]:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         yield
+
+
+@contextlib.contextmanager
+def served_busy(db: Path) -> Iterator[tuple[Served, Callable[[], None]]]:
+    """A server that starts while somebody has the file to himself, and what ends that."""
+    with served(db):
+        pass
+    with contextlib.ExitStack() as others:
+        others.enter_context(reserved(db))
+        with served(db, BUS_BUSY_TIMEOUT="0.1") as server:
+            yield server, others.close
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

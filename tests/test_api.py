@@ -14,8 +14,8 @@ import httpx2
 import pytest
 
 import claude_bus
-from api_under_test import Program, Serving, metric, serving, until, until_waiting, waiting
-from processes_under_test import PATIENCE, environment, wire
+from api_under_test import Program, Serving, metric, serving, until_waiting, waiting
+from processes_under_test import PATIENCE, environment, eventually, wire
 
 # -- what this is ------------------------------------------------------------------------
 
@@ -301,7 +301,7 @@ def test_nobody_waits_for_who_has_gone(tmp_path: Path) -> None:
         api = running.program()
         with pytest.raises(httpx2.ReadTimeout):
             api.ask("GET", "/agents/ci/inbox", params={"wait": 60}, timeout=0.5)
-        until(lambda: metric(api, "claude_bus_waiting") == 0)
+        eventually(lambda: metric(api, "claude_bus_waiting") == 0)
 
 
 # -- state -------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from api_under_test import Program, new_channel, revoke, serving, token, waiting
+from api_under_test import Program, new_channel, serving, waiting
 from processes_under_test import PATIENCE, wire
+from tokens_under_test import revoke, token
 
 
 def test_an_event_says_what_happened_and_not_what_was_said(api: Program) -> None:

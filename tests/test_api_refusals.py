@@ -11,8 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from api_under_test import Program, Serving, revoke, serving, token, until_waiting
+from api_under_test import Program, Serving, serving, until_waiting
 from processes_under_test import PATIENCE
+from tokens_under_test import revoke, token
 
 # -- what is not valid -------------------------------------------------------------------
 
@@ -63,6 +64,8 @@ JSON = {"content-type": "application/json"}
         ("GET", "/events/stream?since=x", {}),
         ("GET", "/events/stream", {"headers": {"Last-Event-ID": "x"}}),
         ("GET", "/events/stream", {"headers": {"Last-Event-ID": "9" * 30}}),
+        ("GET", "/events/stream", {"headers": {"Last-Event-ID": f"{'0' * 20}{'9' * 20}"}}),
+        ("GET", "/events/stream", {"headers": {"Last-Event-ID": "0" * 5000}}),
         ("POST", "/claims", {"json": {"as": "ci", "paths": []}}),
         ("POST", "/claims", {"json": {"as": "ci", "paths": ["a\0b"]}}),
         ("DELETE", "/claims", {"json": {"as": "ci"}}),
@@ -194,7 +197,7 @@ def test_nobody_acts_or_reads_for_a_name_that_is_not_theirs(guarded: Serving, gu
 
 def test_nobody_reaches_a_channel_that_is_not_theirs(guarded: Serving, guarded_db: Path) -> None:
     """Whatever the document has with a `channel`; recipients on another channel are refused as well."""
-    mine = guarded.program(token(guarded_db, "*", "team-*")[1])
+    mine = guarded.program(token(guarded_db, channels=("team-*",))[1])
     asked = 0
     for operation in operations(mine.get("/openapi.json")):
         if "channel" in operation.takes:
@@ -220,7 +223,7 @@ def test_nothing_is_answered_without_a_token(guarded: Serving) -> None:
 
 def test_the_document_says_that_a_token_is_needed(guarded: Serving, guarded_db: Path) -> None:
     """Where one is; and the root says what it permits."""
-    mine = guarded.program(token(guarded_db, "ci*", "team-*", owner="build machine")[1])
+    mine = guarded.program(token(guarded_db, "ci*", owner="build machine", channels=("team-*",))[1])
     assert mine.get("/openapi.json")["security"] == [{"bearer": []}, {"basic": []}]
     found = mine.get("")
     assert (found["owner"], found["names"], found["channels"]) == ("build machine", ["ci*"], ["team-*"])

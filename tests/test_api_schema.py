@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from api_under_test import Serving, serving, token
+from api_under_test import Serving, serving
 from effort import looks
+from tokens_under_test import token
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 STREAM = "/v1/events/stream"

@@ -185,6 +185,8 @@ def test_bad_lines_are_named_and_nothing_is_stored(desk: Desk) -> None:
 
     assert [one["line"] for one in refused["lines"]] == list(range(3, 3 + len(BAD)))
     assert all(one["reason"].isprintable() for one in refused["lines"])
+    reasons = dict(zip(BAD, (one["reason"] for one in refused["lines"]), strict=True))
+    assert [reasons[bad].split()[0] for bad in BAD if bad.endswith("sender")] == ["from"] * 4
     assert "line 3: not JSON" in refused["message"]
     assert not desk.db.exists()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from claude_bus import config
-from claude_bus.config import Access, AgentBus, Config
+from claude_bus.config import Access, AgentBus, Config, Serving
 from claude_bus.errors import InvalidInput
 
 HOME = Path("/home/me")
@@ -90,6 +90,21 @@ def test_an_unusable_setting_is_an_error_that_names_it(name: str, value: str) ->
         Config.from_env({name: value}, HOME)
 
     assert refused.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("written", "prefix"), [("", ""), ("/", ""), ("agent-bus", "/agent-bus"), ("/a//b.c/", "/a/b.c")]
+)
+def test_a_prefix_is_a_path_however_it_is_written(written: str, prefix: str) -> None:
+    """With slashes, or without."""
+    assert Serving.from_env({"BUS_PREFIX": written}, HOME).prefix == prefix
+
+
+@pytest.mark.parametrize("written", ["/a?b", "/a#b", "/a b", "/a%20b", "/{name}", "/../a", "/a/.", "/\u00fc", "/a\n"])
+def test_a_prefix_that_no_client_would_ask_for_is_refused(written: str) -> None:
+    """What means something else in an address, or is written there in another way."""
+    with pytest.raises(InvalidInput, match="BUS_PREFIX"):
+        Serving.from_env({"BUS_PREFIX": written}, HOME)
 
 
 # -- the agent-bus -----------------------------------------------------------------------

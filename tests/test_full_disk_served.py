@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from api_under_test import token
 from processes_under_test import PATIENCE
-from served_bus import reserved, served
+from served_bus import Served, served_busy
 from small_disk import on_small_disk
+from tokens_under_test import token
 
 DOORS = {"/send", "/post", "/v1", "/mcp", "/rpc"}
 
@@ -94,32 +93,27 @@ def test_a_server_that_is_killed_on_a_full_disk_comes_back(tmp_path: Path) -> No
 
 def test_a_server_starts_while_somebody_has_the_file_to_himself(tmp_path: Path) -> None:
     """It says that the store is busy for as long as it is."""
-    db = tmp_path / "bus.db"
-    with served(db):
-        pass
-    with contextlib.ExitStack() as lock:
-        lock.enter_context(reserved(db))
-        with served(db, BUS_BUSY_TIMEOUT="0.1") as server:
-            busy = httpx2.get(f"{server.url}/v1/agents", timeout=PATIENCE)
-            lock.close()
-            free = httpx2.get(f"{server.url}/v1/agents", timeout=PATIENCE)
+    with served_busy(tmp_path / "bus.db") as (server, free):
+        before = agents(server)
+        free()
+        after = agents(server)
 
-    assert (busy.status_code, busy.json()["error"]) == (503, "store_busy")
-    assert free.status_code == 200
+    assert (before.status_code, before.json()["error"]) == (503, "store_busy")
+    assert after.status_code == 200
 
 
 def test_a_server_that_could_not_look_for_tokens_lets_nobody_in_without(tmp_path: Path) -> None:
     """Whether there are any is found out before anybody is let in, and not only when it starts."""
     db = tmp_path / "bus.db"
     _, secret = token(db)
-    with contextlib.ExitStack() as lock:
-        lock.enter_context(reserved(db))
-        with served(db, BUS_BUSY_TIMEOUT="0.1") as server:
-            busy = httpx2.get(f"{server.url}/v1/agents", timeout=PATIENCE)
-            lock.close()
-            stranger = httpx2.get(f"{server.url}/v1/agents", timeout=PATIENCE)
-            known = httpx2.get(
-                f"{server.url}/v1/agents", headers={"Authorization": f"Bearer {secret}"}, timeout=PATIENCE
-            )
+    with served_busy(db) as (server, free):
+        before = agents(server)
+        free()
+        stranger, known = agents(server), agents(server, Authorization=f"Bearer {secret}")
 
-    assert [answer.status_code for answer in (busy, stranger, known)] == [503, 401, 200]
+    assert [answer.status_code for answer in (before, stranger, known)] == [503, 401, 200]
+
+
+def agents(server: Served, **headers: str) -> httpx2.Response:
+    """What the server answers to who asks for the agents."""
+    return httpx2.get(f"{server.url}/v1/agents", headers=headers, timeout=PATIENCE)

@@ -9,8 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +25,7 @@ from environment_under_test import (
     launched,
     machine,
 )
-from processes_under_test import PATIENCE
+from processes_under_test import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -65,13 +63,6 @@ def run(plugin: Path, env: dict[str, str], *arguments: str) -> subprocess.Comple
 def made(data: Path) -> list[Path]:
     """The environments under the plugin's data, and whatever else of a builder is there."""
     return sorted(place for place in (data / "environments").iterdir() if place.is_dir())
-
-
-def eventually(holds: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 # -- starts ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from claude_bus.config import Access, Config
 from claude_bus.errors import BusError, Misconfigured, NotFound, Unauthorized, Unreachable
+from claude_bus.model import Address
 from claude_bus.processes import this_process
 from claude_bus.remote import line
 from claude_bus.remote.bus import RemoteBus
@@ -157,6 +158,19 @@ async def test_a_refusal_is_a_bus_s_own_or_none(status: int, content: bytes, kin
     """What answers otherwise is no claude-bus, or none at this path; no error is without words."""
     with pytest.raises(kind, match=said):
         await bus(lambda _: httpx2.Response(status, content=content)).agents("default")
+
+
+@pytest.mark.parametrize(("status", "unknown"), [(502, True), (504, True), (200, True), (404, False)])
+async def test_a_proxy_that_gave_up_does_not_know_what_was_done(status: int, *, unknown: bool) -> None:
+    """The server behind it may have written: whoever would write again is told to look before. 404 is at no server."""
+    there = bus(lambda _: httpx2.Response(status, content=b"<html>"))
+    me = Address("ann", "default")
+    with pytest.raises(Unreachable) as told:
+        await there.set_state(me, "log", "a line", mode="append")
+    assert ("It is not known whether it took effect" in told.value.message) == unknown
+    with pytest.raises(Unreachable) as told:
+        await there.agents("default")
+    assert "not known" not in told.value.message  # asking again does no harm
 
 
 @pytest.mark.parametrize(

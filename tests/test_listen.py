@@ -15,7 +15,6 @@ from agent_bus_under_test import (
     WIRES,
     Program,
     Server,
-    eventually,
     ok,
     on_every_wire,
     post,
@@ -24,6 +23,7 @@ from agent_bus_under_test import (
     scripted,
     surroundings,
 )
+from processes_under_test import eventually
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ import re
 import signal
 import sqlite3
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 import pytest
@@ -23,11 +22,10 @@ from mcp.client.client import Client
 
 from claude_bus.http.envelope import Discreet
 from claude_bus.mcp.tools import TOOLS
-from mcp_callers import ACCEPT, LEGACY, MODERN, Caller, ModernCaller, token
-from processes_under_test import PATIENCE, Peer, wire
+from mcp_callers import ACCEPT, LEGACY, MODERN, Caller, ModernCaller
+from processes_under_test import PATIENCE, Peer, eventually, wire
 from served_bus import Served, served
-
-T = TypeVar("T")
+from tokens_under_test import token
 
 
 @pytest.fixture
@@ -45,15 +43,6 @@ def _all_hang_up() -> Iterator[None]:
 def server(db: Path) -> Iterator[Served]:
     with served(db) as running:
         yield running
-
-
-def eventually(holds: Callable[[], T], what: str) -> T:
-    """What it returns, once that is true."""
-    end = time.monotonic() + PATIENCE
-    while not (found := holds()):
-        assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.05)
-    return found
 
 
 def joined(url: str, name: str, **more: str) -> Caller:
@@ -366,8 +355,8 @@ def test_too_many_calls_that_wait(server: Served) -> None:
 @pytest.fixture
 def secrets(db: Path) -> dict[str, str]:
     return {
-        "alice": token(db, "alice", "alice", "alice-*"),
-        "bob": token(db, "bob", "bob", channels=("default", "shop")),
+        "alice": token(db, "alice", "alice-*", owner="alice")[1],
+        "bob": token(db, "bob", owner="bob", channels=("default", "shop"))[1],
     }
 
 

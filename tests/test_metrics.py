@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
-from api_under_test import Program, metric, serving, token, until, waiting
-from processes_under_test import PATIENCE, wire
+from api_under_test import Program, metric, serving, waiting
+from processes_under_test import PATIENCE, eventually, wire
+from served_bus import locked, served, served_busy
+from tokens_under_test import token
 
 
 def requests(api: Program, method: str, route: str, status: int) -> float:
@@ -50,7 +51,7 @@ def test_who_waits_and_what_is_under_way_is_told(api: Program, pool: ThreadPoolE
     assert metric(api, "claude_bus_requests_under_way") == 2  # the poll, and this very question
     api.send("ann", "ci")
     found.result(PATIENCE)
-    until(lambda: metric(api, "claude_bus_waiting") == 0)
+    eventually(lambda: metric(api, "claude_bus_waiting") == 0)
 
 
 def test_messages_are_counted_whoever_sends_them(api: Program, db: Path) -> None:
@@ -59,7 +60,7 @@ def test_messages_are_counted_whoever_sends_them(api: Program, db: Path) -> None
     api.send("ann", "ci")
     with wire(db, BUS_NAME="bob", BUS_CHANNEL=api.channel) as session:
         session.call("send", to="ci", content="hello")
-    until(lambda: metric(api, "claude_bus_messages_total") == before + 2)
+    eventually(lambda: metric(api, "claude_bus_messages_total") == before + 2)
 
 
 def test_it_is_what_prometheus_reads(api: Program) -> None:
@@ -77,12 +78,32 @@ def test_failures_of_the_store_are_counted_by_their_code(tmp_path: Path) -> None
     with serving(db, BUS_BUSY_TIMEOUT="0.1") as running:
         api = running.program()
         api.get("/agents")
-        with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with locked(db):
             api.get("/agents")  # who only looks needs no lock
             assert api.refused("PUT", "/agents/ci") == (503, "store_busy")
         api.get("/agents")
         assert metric(api, 'claude_bus_store_errors_total{code="store_busy"}') == 1
+
+
+def test_the_store_fails_at_every_door_alike(tmp_path: Path) -> None:
+    """Also on the wires of the earlier systems, which put errors in their own way, and where tokens are looked up."""
+    db = tmp_path / "bus.db"
+    with served_busy(db) as (server, free), httpx2.Client(base_url=server.url, timeout=PATIENCE) as http:
+        assert http.get("/health").status_code == 503
+        free()
+        with locked(db):
+            message = {"from": "ann", "to": "bob", "msg": "hello", "body": "hello"}
+            assert [http.post(path, json=message).status_code for path in ("/send", "/post")] == [503, 503]
+        counted = [line for line in http.get("/metrics").text.splitlines() if "store_errors_total{" in line]
+    assert counted == ['claude_bus_store_errors_total{code="store_busy"} 3.0']
+
+
+def test_what_the_server_itself_failed_is_no_failure_of_the_store(tmp_path: Path) -> None:
+    """Its status says nothing of the store."""
+    db = tmp_path / "bus.db"
+    with served(db, program="gated_server") as server, httpx2.Client(base_url=server.url, timeout=PATIENCE) as http:
+        assert http.get("/crash").status_code == 500
+        assert "store_errors_total{" not in http.get("/metrics").text
 
 
 def test_it_needs_a_token_where_everything_does(tmp_path: Path) -> None:

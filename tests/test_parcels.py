@@ -298,3 +298,18 @@ def test_pieces_wake_nobody(own: Bus) -> None:
     """They are sent as fyi: no session is woken for a piece of a file."""
     own.json("ann", "send-file", "bob", own.file("x", b"x"))
     assert [m["kind"] for m in own.json("bob", "inbox", "--peek")["messages"]] == ["fyi"]
+
+
+def test_a_file_is_not_sent_into_a_database_that_nobody_looks_into(own: Bus) -> None:
+    """With --as our own bus is meant, and where BUS_URL says that it is elsewhere, this machine has none."""
+    env = surroundings(own.folder, BUS_URL="https://bus.example.org")
+    for command in (["send-file", "bob", own.file("x", b"x")], ["recv-file", "x"]):
+        refused = run(env, *command, "--as", "ann")
+        assert refused.returncode == 2
+        assert b"https://bus.example.org: run this there, or name the database with --db" in refused.stderr
+    assert not (own.folder / ".claude-bus").exists()
+
+    database = ["--db", str(own.folder / "bus.db")]
+    sent = json.loads(run(env, "send-file", "bob", own.file("x", b"x"), "--as", "ann", "--json", *database).stdout)
+    run(env, "recv-file", sent["tag"], "--as", "bob", "--out", str(own.out()), *database)
+    assert own.out().read_bytes() == b"x"

@@ -20,7 +20,6 @@ from agent_bus_under_test import (
     WIRES,
     Server,
     Small,
-    eventually,
     ok,
     on_every_wire,
     post,
@@ -32,7 +31,7 @@ from agent_bus_under_test import (
 )
 from claude_bus import text
 from likely_secrets import SECRETS
-from processes_under_test import PATIENCE
+from processes_under_test import PATIENCE, eventually
 
 BLOCK = re.compile(r"^\[\d\d:\d\d:\d\dZ\] from ([^\n]*):\n(.*?)\n---\n", re.MULTILINE | re.DOTALL)
 
@@ -336,6 +335,30 @@ def test_garbage_is_passed_over(answer: str, tmp_path: Path) -> None:
     assert recv.complaints == f"# transient: {kind}\n"
     polls = [one for one in server.requests if one.startswith("GET /recv")]
     assert polls[0].split(" ")[1] == polls[1].split(" ")[1]
+
+
+@pytest.mark.parametrize("command", ["recv", "listen"])
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        ("404 Not Found", "NotFound", "refuses (404): no such path: the address may lack its prefix"),
+        ("400 Bad Request", "InvalidInput", "refuses (400): no such path"),
+    ],
+)
+def test_what_is_refused_again_and_again_is_said_in_full(
+    tmp_path: Path, command: str, status: str, kind: str, said: str
+) -> None:
+    """Once, the second time: whoever set a wrong address learns it, and one line per try goes on."""
+    refused = raw(b'{"error": "no such path"}', status)
+    with scripted(ok({"now": 2e9}), refused, refused, refused, ok(GOOD), ok({"messages": []})) as server:
+        env = surroundings(tmp_path, AGENT_BUS_URL=server.url, LOG=str(tmp_path / "log"))
+        with program(tmp_path, env, command, "bob") as running:
+            eventually(lambda: len(server.requests) > 5)
+
+    told = [line for line in running.complaints.splitlines() if line.startswith("#")]
+    assert told[0] == told[1] == told[3] == f"# transient: {kind}"
+    assert told[2].startswith(f"# the bus at {server.url} {said}")
+    assert len(told) == 4
 
 
 @pytest.mark.parametrize("command", ["recv", "listen"])

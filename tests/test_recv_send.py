@@ -25,10 +25,11 @@ from claude_bus.http import recv_send
 from claude_bus.model import Grant
 from claude_bus.sql import feeds
 from likely_secrets import SECRETS
-from processes_under_test import PATIENCE, actor, wire
+from processes_under_test import PATIENCE, actor, eventually, wire
 from served_bus import served
 from store_under_test import Store
-from wires_under_test import Caller, caller, states, token
+from tokens_under_test import token
+from wires_under_test import Caller, caller, states
 
 EVERYTHING = Grant()
 
@@ -56,14 +57,6 @@ def in_background(act: Callable[[], Any]) -> Future[Any]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that must come."""
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # -- the answers -----------------------------------------------------------------
@@ -332,7 +325,9 @@ def test_looking_again_writes_nothing(tmp_path: Path) -> None:
     db = tmp_path / "bus.db"
     with caller(db) as bus, closing(sqlite3.connect(db)) as connection:
         bus.recv("bob")
-        until(lambda: bool(connection.execute("SELECT 1 FROM listeners").fetchone()))  # the server has settled down
+        eventually(
+            lambda: bool(connection.execute("SELECT 1 FROM listeners").fetchone())
+        )  # the server has settled down
 
         def version() -> int:
             found: int = connection.execute("PRAGMA data_version").fetchone()[0]
@@ -615,7 +610,7 @@ def test_nobody_sends_as_a_live_session(tmp_path: Path) -> None:
 def test_a_token_reads_and_sends_only_for_its_names(tmp_path: Path) -> None:
     """403 for the name or channel of another; a reading of all channels has those it is for; 401 without a token."""
     db = tmp_path / "bus.db"
-    limited, full = token(db, "ci-*", "team-*"), token(db)
+    limited, full = token(db, "ci-*", channels=("team-*",))[1], token(db)[1]
     with caller(db) as nobody:
         ci, root = Caller(nobody.url, limited), Caller(nobody.url, full)
         root.send("boss", "ci-1", "secretly", channel="board")
@@ -667,7 +662,7 @@ def test_a_listener_prints_a_block_for_each_message(tmp_path: Path) -> None:
             [sys.executable, "-u", "-c", LISTENER, "bob"], env=env, stdout=subprocess.PIPE, text=True
         )
         try:
-            until(lambda: "bob" in _names(db))
+            eventually(lambda: "bob" in _names(db))
             bus.send("alice", "bob", "elsewhere")
             for n in range(3):
                 bus.send("alice", "bob", f"hello {n}", channel="servers")

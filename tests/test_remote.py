@@ -18,6 +18,7 @@ from certificates import certificate
 from inbox_under_test import inbox
 from processes_under_test import PATIENCE, Peer, Wire, environment, eventually, wire
 from served_bus import Served, served
+from tokens_under_test import new_token, revoke
 
 
 @pytest.fixture
@@ -382,7 +383,7 @@ def test_over_https_with_a_token_from_a_file(db: Path, tmp_path: Path) -> None:
     """A server with a certificate of one's own is trusted by naming that; without it nothing is sent."""
     cert, key = certificate(tmp_path, "localhost")
     token = tmp_path / "token"
-    token.write_text(new_token(db, "ann"), encoding="utf-8")
+    token.write_text(new_token(db, "ann")[1], encoding="utf-8")
     token.chmod(0o600)
     with served(db, "--tls-cert", str(cert), "--tls-key", str(key)) as server:
         url = server.url.replace("127.0.0.1", "localhost")
@@ -404,10 +405,10 @@ def test_over_https_with_a_token_from_a_file(db: Path, tmp_path: Path) -> None:
 
 def test_a_session_whose_token_ends_is_told(db: Path, tmp_path: Path) -> None:
     """Its user hears once why no mail comes; its tools say so each time."""
-    secret = new_token(db, "ann")
+    number, secret = new_token(db, "ann")
     with served(db) as server, wire(tmp_path / "no.db", BUS_URL=server.url, BUS_TOKEN=secret) as there:
         there.call("register", name="ann")
-        token_command(db, "revoke", "1")
+        revoke(db, number)
         told, again = (there.call("hook", event="UserPromptSubmit", session_id="s", prompt_id=p) for p in ("1", "2"))
         failed = there.call("inbox")
 
@@ -437,7 +438,7 @@ def test_a_session_with_a_setting_of_no_use_lives_and_says_so(server: Served, tm
 
 def test_without_a_name_one_is_what_the_token_makes_of_the_login(db: Path, tmp_path: Path) -> None:
     """As sessions are listed; where it is for other names only, the error says how to choose."""
-    ann, ci = new_token(db, "ann"), new_token(db, "ci", "--names", "ci")
+    (_, ann), (_, ci) = new_token(db, "ann"), new_token(db, "ci", "--names", "ci")
     with served(db) as server:
         read = run(tmp_path, server.url, "inbox", BUS_TOKEN=ann, LOGNAME="wanda")
         refused = run(tmp_path, server.url, "inbox", BUS_TOKEN=ci, LOGNAME="wanda")
@@ -450,7 +451,7 @@ def test_without_a_name_one_is_what_the_token_makes_of_the_login(db: Path, tmp_p
 def test_a_password_in_the_address_lets_in_and_is_not_shown(db: Path, tmp_path: Path) -> None:
     """It goes as Basic; what says where the bus is says no more than that."""
     url = "http://ann:{}@127.0.0.1:{}"
-    secret = new_token(db, "ann")
+    _, secret = new_token(db, "ann")
     with served(db) as server:
         port = server.url.rpartition(":")[2]
         fine = run(tmp_path, url.format(secret, port), "doctor")
@@ -471,18 +472,6 @@ def test_a_broken_token_file_stops_nobody_who_needs_none(tmp_path: Path) -> None
     done = run(tmp_path, "", "agents", "--db", str(tmp_path / "here.db"), BUS_TOKEN_FILE=str(tmp_path / "none"))
 
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def new_token(db: Path, owner: str, *options: str) -> str:
-    """The secret of a new token."""
-    secret: str = json.loads(token_command(db, "create", owner, *options))["token"]
-    return secret
-
-
-def token_command(db: Path, *words: str) -> str:
-    """What `claude-bus token` prints, on the machine of the server."""
-    command = [sys.executable, "-m", "claude_bus", "token", *words, "--json"]
-    return subprocess.run(command, env=environment(db), capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its files have no modes")

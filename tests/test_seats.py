@@ -22,10 +22,11 @@ from claude_bus.mcp.seats import Seats
 from claude_bus.mcp.visitors import Patience
 from claude_bus.model import Grant
 from claude_bus.opening import open_local
-from mcp_callers import ACCEPT, LEGACY, Caller, ModernCaller, token
+from mcp_callers import ACCEPT, LEGACY, Caller, ModernCaller
 from processes_under_test import PATIENCE
 from served_bus import Served, served
 from test_visitors import NEVER, eventually, no_rings
+from tokens_under_test import token
 
 ANNA, BERT = Grant("anna", token=1), Grant("bert", token=2)
 
@@ -171,13 +172,13 @@ def _all_hang_up() -> Iterator[None]:
 
 def opened(server: Served, secret: str = "") -> httpx2.Response:
     """The answer to who opens a session, and does nothing in it."""
-    client = {"name": "test", "version": "1"}
-    return Caller(server.url, secret).post("initialize", protocolVersion=LEGACY, capabilities={}, clientInfo=client)
+    caller = Caller(server.url, secret)
+    return caller.post("initialize", **caller.greeting())
 
 
 def test_a_token_cannot_lock_others_out(db: Path) -> None:
     """With all its sessions open, used or not, a token gets 429; who has another is served, and so are those open."""
-    anna, bert = token(db, "anna", "anna*"), token(db, "bert", "bert*")
+    (_, anna), (_, bert) = token(db, "anna*", owner="anna"), token(db, "bert*", owner="bert")
     with served(db, program="gated_server", GATE_MAX_OF_TOKEN="4", GATE_MAX_VISITORS="6") as server:
         first = Caller(server.url, anna).open()
         assert not first.call("register", name="anna").failed

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -19,7 +18,7 @@ from claude_bus.config import Config
 from claude_bus.errors import StoreError
 from claude_bus.http.gate import Gate
 from claude_bus.opening import open_local
-from processes_under_test import PATIENCE, environment
+from processes_under_test import PATIENCE, environment, eventually
 from served_bus import Served, served
 from tokens_under_test import new_token, revoke, token_command
 from wire_under_test import ask, connected, head, reply
@@ -30,14 +29,6 @@ GATED = "gated_server"
 @pytest.fixture
 def db(tmp_path: Path) -> Path:
     return tmp_path / "bus.db"
-
-
-def soon(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that another process brings about."""
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def refused_start(db: Path, *options: str, **env: str) -> str:
@@ -276,7 +267,7 @@ def test_a_revoked_token_ends_what_waits(db: Path) -> None:
         poll.sendall(head(bus.url, "GET /wait HTTP/1.1", f"Authorization: Bearer {secret}"))
         stream.sendall(head(bus.url, "GET /stream HTTP/1.1", f"Authorization: Bearer {secret}"))
         theirs.sendall(head(bus.url, "GET /wait?block=5 HTTP/1.1", f"Authorization: Bearer {other}"))
-        soon(lambda: ask(bus.url, "GET /waiting", token=other).document["waiting"] == 2)
+        eventually(lambda: ask(bus.url, "GET /waiting", token=other).document["waiting"] == 2)
 
         revoke(db, number)
 
@@ -419,6 +410,14 @@ def test_tokens_are_made_where_the_bus_is_served(db: Path) -> None:
     done = token_command(db, "create", "anna", status=2, BUS_URL="https://bus.example.org")
     assert "where the bus is served" in done.stderr
     token_command(db, "create", "anna", "--db", str(db), BUS_URL="https://bus.example.org")
+
+
+def test_no_token_is_made_that_nobody_is_told(db: Path) -> None:
+    """What is wrong with a setting that its address is made of is said before, and not instead of its secret."""
+    refused = token_command(db, "create", "anna", status=2, BUS_PORT="no-port")
+
+    assert "BUS_PORT='no-port' is not valid: give a port up to 65535" in refused.stderr
+    assert json.loads(token_command(db, "list", "--json").stdout) == {"tokens": []}
 
 
 def test_doctor_counts_tokens(db: Path) -> None:

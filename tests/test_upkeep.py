@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import anyio
+import httpx2
 import pytest
 
 from claude_bus.config import Config
@@ -13,7 +15,9 @@ from claude_bus.http.upkeep import keep_up
 from claude_bus.model import Address, Client
 from claude_bus.opening import open_local
 from claude_bus.processes import this_process
-from processes_under_test import PATIENCE
+from mcp_callers import Caller
+from processes_under_test import PATIENCE, eventually
+from served_bus import served
 
 pytestmark = pytest.mark.anyio
 
@@ -57,3 +61,30 @@ async def test_a_store_that_fails_ends_no_upkeep(tmp_path: Path) -> None:
                     await anyio.sleep(0.02)
             tasks.cancel_scope.cancel()
         lock.close()
+
+
+def test_what_fails_beside_the_requests_ends_nothing(tmp_path: Path) -> None:
+    """A row of the journal that no verb wrote is for the log: then messages are noticed again, and all doors open."""
+    db = tmp_path / "bus.db"
+    with served(db) as server, httpx2.Client(base_url=server.url, timeout=PATIENCE) as http:
+
+        def noticed() -> bool:
+            """Messages are counted by what wakes those who wait."""
+            http.post("/send", json={"from": "ann", "to": "bob", "msg": "hello"}).raise_for_status()
+            return "claude_bus_messages_total 0.0" not in http.get("/metrics").text
+
+        eventually(noticed, "it has begun")
+        with contextlib.closing(connect(db, PATIENCE)) as other:
+            other.execute(
+                "INSERT INTO events (ts, channel, actor, verb, subject) VALUES (1, 'default', '', 'send', '?')"
+            )
+        eventually(lambda: "begins anew" in server.log.read_text(encoding="utf-8"), "it has met the row")
+
+        before = http.get("/metrics").text
+        eventually(lambda: noticed() and messages(http.get("/metrics").text) > messages(before), "it goes on")
+        assert not Caller(server.url).open().call("register", name="carl").failed
+        Caller.close_all()
+
+
+def messages(metrics: str) -> float:
+    return next(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("claude_bus_messages_total"))

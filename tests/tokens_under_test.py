@@ -1,4 +1,4 @@
-"""Tokens, made as a user makes them: by the command."""
+"""Tokens: made as a user makes them, by the command, or at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
+
+from claude_bus.config import Config
+from claude_bus.opening import open_local
 from processes_under_test import PATIENCE, environment
 
 
@@ -27,5 +31,17 @@ def new_token(db: Path, owner: str, *options: str) -> tuple[int, str]:
     return made["id"], made["token"]
 
 
+def token(db: Path, *names: str, owner: str = "somebody", channels: tuple[str, ...] = ("*",)) -> tuple[int, str]:
+    """The same without a process of its own: for these names, or for all."""
+
+    async def create() -> tuple[int, str]:
+        async with open_local(Config(db)) as bus:
+            made, secret = await bus.create_token(owner, names or ("*",), channels, None)
+            return made.id, secret
+
+    return anyio.run(create)
+
+
 def revoke(db: Path, token: int) -> None:
+    """End a token."""
     token_command(db, "revoke", str(token))

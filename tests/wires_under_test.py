@@ -14,10 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
-
-from claude_bus.config import Config
-from claude_bus.opening import open_local
 from processes_under_test import PATIENCE
 from served_bus import Served, served
 
@@ -98,16 +94,6 @@ def _said_nothing(server: Served) -> None:
     """Whatever was sent: no request made the server complain of itself."""
     log = server.log.read_text(encoding="utf-8")
     assert "Traceback" not in log, log
-
-
-def token(db: Path, names: str = "*", channels: str = "*") -> str:
-    """A new token for names and channels like these."""
-
-    async def create() -> str:
-        async with open_local(Config(db)) as bus:
-            return (await bus.create_token("somebody", (names,), (channels,), None))[1]
-
-    return anyio.run(create)
 
 
 def states(db: Path) -> dict[tuple[int, str], str]:

@@ -25,7 +25,7 @@ And of a server of the bus (`claude-bus serve`), as `Serving`:
 | `BUS_ALLOWED_HOSTS` | names by which clients reach the server, by commas, such as `*.example.org` | this machine's |
 | `BUS_ALLOWED_ORIGINS` | origins whose browser pages may call, by commas | the server's own |
 | `BUS_TLS_CERT`, `BUS_TLS_KEY` | files with certificate chain and key, for https | none |
-| `BUS_CONNECTIONS` | requests of one token under way at once, waiting ones included | 1100 |
+| `BUS_CONNECTIONS` | requests of one token under way at once, waiting ones included; `0`: any number | 1100 |
 | `BUS_REQUESTS` | requests of one token per minute; `0`: any number | 6000 |
 | `BUS_RECV_CHANNEL` | what `/recv` without channel reads: `all`, or `default` | `all` |
 
@@ -44,6 +44,7 @@ And of the commands that speak the agent-bus protocol (`recv`, `listen`, `send` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +56,9 @@ from .model import Guard
 from .rules import DEFAULT_CHANNEL, check_line, check_name
 
 Wake = Literal["auto", "always", "never"]
+
+_SEGMENT = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+")
+"""A part of a path that no client takes for something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ class Config:
         name = env.get("BUS_NAME") or ""
         url, basic = _without_user(_url(env.get("BUS_URL") or "", "BUS_URL"))
         return cls(
-            db=_path(env.get("BUS_DB") or "", home),
+            db=_path(env.get("BUS_DB") or "~/.claude-bus/bus.db", home),
             name=check_name(name, "BUS_NAME") if name else "",
             role=check_line(env.get("BUS_ROLE") or "", "BUS_ROLE"),
             channel=check_name(env.get("BUS_CHANNEL") or DEFAULT_CHANNEL, "BUS_CHANNEL"),
@@ -137,7 +141,7 @@ class Serving:
     def from_env(cls, env: Mapping[str, str], home: Path) -> Serving:
         """Settings from environment variables; an unusable one is an `InvalidInput` naming it."""
         recv = _one_of(env, "BUS_RECV_CHANNEL", "all", ("all", "default"))
-        certificate, key = (env.get(name) or "" for name in ("BUS_TLS_CERT", "BUS_TLS_KEY"))
+        certificate, key = _file(env, "BUS_TLS_CERT", home), _file(env, "BUS_TLS_KEY", home)
         if bool(certificate) != bool(key):
             raise InvalidInput("BUS_TLS_CERT and BUS_TLS_KEY go together: give both files, or none")
         return cls(
@@ -146,8 +150,8 @@ class Serving:
             prefix=_prefix(env.get("BUS_PREFIX") or ""),
             hosts=_listed(env.get("BUS_ALLOWED_HOSTS") or ""),
             origins=_listed(env.get("BUS_ALLOWED_ORIGINS") or ""),
-            certificate=_path(certificate, home) if certificate else None,
-            key=_path(key, home) if key else None,
+            certificate=certificate,
+            key=key,
             connections=_count(env.get("BUS_CONNECTIONS") or "1100", "BUS_CONNECTIONS"),
             requests=_count(env.get("BUS_REQUESTS") or "6000", "BUS_REQUESTS"),
             recv_default_channel=recv == "default",
@@ -196,8 +200,6 @@ class AgentBus:
             access = replace(access, token="", token_file=None)
         name = env.get("AGENT_NAME") or ("" if own else env.get("BUS_NAME") or "")
         channel = env.get("AGENT_BUS_CHANNEL") or ("" if own else env.get("BUS_CHANNEL") or "")
-        files = {file: env.get(file) or "" for file in ("LOG", "FULL", "HEARTBEAT", "PID_FILE")}
-        log, full, heartbeat, pid_file = (_path(text, home) if text else None for text in files.values())
         return cls(
             folder=_state_folder(env, home, platform),
             url=url,
@@ -208,10 +210,10 @@ class AgentBus:
             program=_ascii(check_line(env.get("AGENT_BUS_UA") or "Mozilla/5.0", "AGENT_BUS_UA", 400), "AGENT_BUS_UA"),
             cursors=(env.get("AGENT_BUS_NO_CURSOR") or "0") == "0",
             access=access,
-            log=log,
-            full=full,
-            heartbeat=heartbeat,
-            pid_file=pid_file,
+            log=_file(env, "LOG", home),
+            full=_file(env, "FULL", home),
+            heartbeat=_file(env, "HEARTBEAT", home),
+            pid_file=_file(env, "PID_FILE", home),
         )
 
 
@@ -249,15 +251,19 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _port(text: str) -> int:
-    port = _count(text, "BUS_PORT")
-    if port > 65_535:
+    if not _is_count(text) or int(text) > 65_535:
         raise InvalidInput(f"BUS_PORT={text!a} is not valid: give a port up to 65535, or 0 for a free one")
-    return port
+    return int(text)
 
 
 def _prefix(text: str) -> str:
-    path = "/".join(part for part in text.split("/") if part)
-    return f"/{path}" if path else ""
+    """A path as it is in every address: nothing in it is encoded, or means something else there."""
+    parts = [part for part in text.split("/") if part]
+    if not all(_SEGMENT.fullmatch(part) for part in parts):
+        raise InvalidInput(
+            f"BUS_PREFIX={text!a} is not valid: give a path of letters, digits and . _ ~ -, such as /agent-bus"
+        )
+    return "".join(f"/{part}" for part in parts)
 
 
 def _url(text: str, name: str) -> str:
@@ -281,12 +287,11 @@ def _is_address(text: str) -> bool:
 
 
 def _access(env: Mapping[str, str], home: Path, basic: tuple[str, str] | None) -> Access:
-    token_file, ca_file = (env.get(name) or "" for name in ("BUS_TOKEN_FILE", "BUS_CA_FILE"))
     return Access(
         token=env.get("BUS_TOKEN") or "",
-        token_file=_path(token_file, home) if token_file else None,
+        token_file=_file(env, "BUS_TOKEN_FILE", home),
         basic=basic,
-        ca_file=_path(ca_file, home) if ca_file else None,
+        ca_file=_file(env, "BUS_CA_FILE", home),
     )
 
 
@@ -297,9 +302,13 @@ def _one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str,
     return value
 
 
+def _file(env: Mapping[str, str], name: str, home: Path) -> Path | None:
+    """The file that a variable names, if it does."""
+    text = env.get(name) or ""
+    return _path(text, home) if text else None
+
+
 def _path(text: str, home: Path) -> Path:
-    if not text:
-        return home / ".claude-bus" / "bus.db"
     if text == "~" or text.startswith(("~/", "~\\")):
         return home / text[2:]
     return Path(text).absolute()
@@ -312,9 +321,13 @@ def _ascii(text: str, name: str) -> str:
 
 
 def _count(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 7):
-        raise InvalidInput(f"{name}={text!a} is not valid: give a whole number, or 0 for no limit")
+    if not _is_count(text):
+        raise InvalidInput(f"{name}={text!a} is not valid: give a whole number of up to 6 digits, or 0 for no limit")
     return int(text)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 7
 
 
 def _seconds(text: str, name: str) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, Self, TypeVar, Unpack
 
@@ -79,6 +80,19 @@ Step = Callable[[Transaction], None]
 """What is done in the transaction of a verb, before it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """On whose behalf the verbs of a bus are run."""
+
+    grant: Grant = ANYBODY
+    """Asked where a verb chooses: names of sessions, hints. That it permits what is named, the caller has seen to."""
+    held: Held | None = None
+    """What a process elsewhere has in its hands; see `deliveries.take_back`."""
+    first: Step | None = None
+    first_if_full: Step | None = None
+    """Instead of `first` where a verb only looks, and the disk has no room for that."""
+
+
 class LocalBus:
     """The bus in a database of this machine.
 
@@ -86,24 +100,11 @@ class LocalBus:
     send per minute (0: any number).
     """
 
-    def __init__(
-        self,
-        database: Database,
-        process: Process,
-        rate: int = 0,
-        *,
-        grant: Grant = ANYBODY,
-        held: Held | None = None,
-        first: Step | None = None,
-        first_if_full: Step | None = None,
-    ) -> None:
+    def __init__(self, database: Database, process: Process, rate: int = 0, acting: Acting = Acting()) -> None:
         self._db = database
         self._process = process
         self._rate = rate
-        self._grant = grant
-        self._held = held
-        self._first = first
-        self._first_if_full = first_if_full
+        self._acting = acting
 
     def acting_for(
         self, process: Process, grant: Grant, held: Held | None = None, permit: Step | None = None
@@ -114,7 +115,7 @@ class LocalBus:
         verb and raises if the caller may not. Whoever calls verbs with an address has made sure that the
         grant permits it.
         """
-        return LocalBus(self._db, process, self._rate, grant=grant, held=held, first=permit)
+        return LocalBus(self._db, process, self._rate, Acting(grant, held, permit))
 
     def acting_as(self, who: Address, program: str, grant: Grant) -> LocalBus:
         """This bus for a program that acts as `who`, which the grant permits: every verb enlists it, in the same
@@ -123,7 +124,7 @@ class LocalBus:
         def enlist(tx: Transaction) -> None:
             agents.enlist(tx, who, program)
 
-        return LocalBus(self._db, self._process, self._rate, grant=grant, held=self._held, first=enlist)
+        return self._as(replace(self._acting, grant=grant, first=enlist))
 
     def looking_as(self, who: Address, program: str) -> LocalBus:
         """The same for a program that only looks, which is noted now and then, unless the disk is full."""
@@ -131,37 +132,31 @@ class LocalBus:
         def notice(tx: Transaction, *, notes: bool = True) -> None:
             agents.notice(tx, who, program, notes=notes)
 
-        without_notes = partial(notice, notes=False)
-        return LocalBus(
-            self._db,
-            self._process,
-            self._rate,
-            grant=self._grant,
-            held=self._held,
-            first=notice,
-            first_if_full=without_notes,
-        )
+        return self._as(replace(self._acting, first=notice, first_if_full=partial(notice, notes=False)))
+
+    def _as(self, acting: Acting) -> LocalBus:
+        return LocalBus(self._db, self._process, self._rate, acting)
 
     async def _run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._db.run(_after(self._first, verb), *args, **kwargs)
+        return await self._db.run(_after(self._acting.first, verb), *args, **kwargs)
 
     async def _note(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that says who is present, and nothing else."""
-        return await self._db.note(_after(self._first, verb), *args, **kwargs)
+        return await self._db.note(_after(self._acting.first, verb), *args, **kwargs)
 
     async def _look(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that seldom writes."""
         try:
-            return await self._db.look(_after(self._first, verb), *args, **kwargs)
+            return await self._db.look(_after(self._acting.first, verb), *args, **kwargs)
         except StoreFull:
-            if not self._first_if_full:
+            if not self._acting.first_if_full:
                 raise
-            return await self._db.look(_after(self._first_if_full, verb), *args, **kwargs)
+            return await self._db.look(_after(self._acting.first_if_full, verb), *args, **kwargs)
 
     # -- sessions
 
     async def attach(self, client: Client, wanted: Address | None, channel: str) -> Binding:
-        return await self._run(bindings.attach, client, wanted, channel, self._grant)
+        return await self._run(bindings.attach, client, wanted, channel, self._acting.grant)
 
     async def register(
         self, client: str, who: Address, role: str, owns: tuple[str, ...] | None
@@ -175,13 +170,13 @@ class LocalBus:
         await self._run(agents.delist, who)
 
     async def resume(self, client: Client) -> Binding | None:
-        return await self._look(bindings.resume, client, self._grant)
+        return await self._look(bindings.resume, client, self._acting.grant)
 
     async def binding(self, client: str) -> Binding | None:
         return await self._look(bindings.bound, client)
 
     async def borne(self, session_id: str) -> Address | None:
-        return await self._look(bindings.borne, session_id, self._grant)
+        return await self._look(bindings.borne, session_id, self._acting.grant)
 
     async def detach(self, client: str) -> None:
         await self._run(bindings.detach, client, self._process)
@@ -203,7 +198,7 @@ class LocalBus:
         return await run(bindings.observe, client, status=status, session_id=session_id, bell=bell, program=program)
 
     async def react(self, client: Client, happening: Happening) -> Reaction | None:
-        return await self._run(sessions.react, client, happening, self._process, self._held)
+        return await self._run(sessions.react, client, happening, self._process, self._acting.held)
 
     async def forget(self, client: str) -> None:
         await self._run(bindings.forget, client)
@@ -243,7 +238,7 @@ class LocalBus:
 
     async def send(self, me: Address, draft: Draft) -> Sent:
         await _check(draft)
-        sent, listeners = await self._run(messages.send, me, draft, self._rate, self._grant)
+        sent, listeners = await self._run(messages.send, me, draft, self._rate, self._acting.grant)
         notices.announce(listeners)
         return sent
 
@@ -266,7 +261,7 @@ class LocalBus:
             via=via,
             at_least_one=at_least_one,
             peek=peek,
-            held=self._held,
+            held=self._acting.held,
         )
 
     async def confirm(self, me: Address, message_ids: Sequence[int]) -> int:
@@ -285,7 +280,7 @@ class LocalBus:
         return await self._run(inboxes.acknowledge, me, message_ids, via)
 
     async def waiting(self, me: Address) -> Waiting:
-        return await self._look(deliveries.waiting, me, self._process, self._held)
+        return await self._look(deliveries.waiting, me, self._process, self._acting.held)
 
     async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
         return await self._look(deliveries.ring, client, idle=idle)

@@ -312,19 +312,19 @@ def check_tag(tag: str) -> str:
 # -- addresses ------------------------------------------------------------------
 
 
-def parse_address(text: str, channel: str) -> Address:
-    """`name` or `name@channel`; the part before the `@` may be a glob or a broadcast word."""
+def parse_address(text: str, channel: str, what: str = "recipient") -> Address:
+    """`name` or `name@channel`; the part before the `@` may be a glob or a broadcast word. `what` it is, for errors."""
     name, at, other = text.strip().partition("@")
     if at:
         check_name(other, "channel")
     if not name:
-        raise InvalidInput(f"recipient {text[:80]!a} has no name: use name or name@channel")
+        raise InvalidInput(f"{what} {text[:80]!a} has no name: use name or name@channel")
     if name in BROADCASTS:
         return Address("all", other or channel)
     if not is_name_glob(name):
-        check_name(name, "recipient")
+        check_name(name, what)
     elif len(name) > MAX_NAME:
-        raise InvalidInput(f"recipient {name[:80]!a} is a glob of more than {MAX_NAME} characters: make it shorter")
+        raise InvalidInput(f"{what} {name[:80]!a} is a glob of more than {MAX_NAME} characters: make it shorter")
     return Address(name, other or channel)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 
 import anyio
 
 from .bus import Bus
+from .errors import StoreFull
 from .model import StateEntry
 
 _LOOK_EVERY = 2.0
@@ -28,16 +30,17 @@ class Watch:
         """See `Session.wait_for_change`; a change is announced at `address`."""
         known = (await self._entry(channel, key)).version if version is None else version
         watched = address, channel, key
-        await self._bus.watch(*watched)
-        self._waiting[watched] += 1
+        self._waiting[watched] += 1  # before anything is awaited: whoever ends meanwhile leaves the watch alone
         try:
+            with contextlib.suppress(StoreFull):  # no room to note it: this looks by itself
+                await self._bus.watch(*watched)
             with anyio.move_on_after(timeout):
                 return [await self._another(channel, key, known)]
         finally:
             self._waiting[watched] -= 1
             if not self._waiting[watched]:
                 del self._waiting[watched]
-                with anyio.CancelScope(shield=True):
+                with anyio.CancelScope(shield=True), contextlib.suppress(StoreFull):
                     await self._bus.unwatch(*watched)
         return []
 

@@ -6,13 +6,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
 import pytest
 
-from claude_bus.config import Config
-from claude_bus.opening import open_local
 from processes_under_test import eventually
 from served_bus import Served, served
+from tokens_under_test import token
 
 from . import reading
 from .claude_e2e import Sandbox
@@ -30,12 +28,7 @@ from .test_injection import slow_command
 @pytest.fixture
 def secret(db: Path) -> str:
     """A token for frontend and its helpers, and nobody else."""
-
-    async def create() -> str:
-        async with open_local(Config(db)) as bus:
-            return (await bus.create_token("frontend", ("frontend", "frontend-*"), ("default",), None))[1]
-
-    return anyio.run(create)
+    return token(db, "frontend", "frontend-*", owner="frontend", channels=("default",))[1]
 
 
 @pytest.fixture

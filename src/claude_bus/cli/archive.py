@@ -120,7 +120,7 @@ def _name(value: object, what: str, channel: str) -> str:
     """A name, of this channel or of another one."""
     if not isinstance(value, str):
         raise InvalidInput(f"{what} is not a name")
-    who = rules.parse_address(value, channel)
+    who = rules.parse_address(value, channel, what)
     rules.check_name(who.name, what)
     return who.seen_from(channel)
 

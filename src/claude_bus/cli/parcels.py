@@ -30,7 +30,7 @@ from ..detector import refuse_secrets
 from ..errors import InvalidInput, NotFound, RateLimited, TooLarge
 from ..local import LocalBus
 from ..model import Address, Draft
-from ..opening import open_local
+from ..opening import open_here
 from ..remote.agent_bus import AgentBusClient
 from . import private
 from .identity import speaker
@@ -121,11 +121,14 @@ class OtherBus:
 
 
 async def _carrier(options: argparse.Namespace, config: Config, stack: AsyncExitStack) -> Carrier:
-    """The bus that AGENT_BUS_URL or BUS_URL names, unless `--as` or `--db` says that our own is meant."""
+    """The bus that AGENT_BUS_URL or BUS_URL names, unless `--as` or `--db` says that our own is meant.
+
+    That is one of this machine. Where BUS_URL says that ours is elsewhere, nobody would look into this one.
+    """
     settings: AgentBus = agent_bus(options)
     if settings.url and not (options.as_name or options.db):
         return OtherBus(await stack.enter_async_context(AgentBusClient(settings)), settings.name)
-    bus = await stack.enter_async_context(open_local(config))
+    bus = await stack.enter_async_context(open_here(config, "files go as AGENT_NAME, with --as only"))
     return OwnBus(bus, (await speaker(bus, config, os.environ, options.as_name)).me)
 
 

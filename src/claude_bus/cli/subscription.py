@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import anyio
 
-from ..errors import BusError, Forbidden, Unauthorized
+from ..errors import BusError, Forbidden, InvalidInput, NotFound, Unauthorized
 from ..remote.agent_bus import AgentBusClient, Batch, Mail
 from .cursor import Cursor
 
@@ -26,6 +26,9 @@ class Subscription:
         self._cursor = cursor
         self._most = most
         self._begun = time.monotonic(), time.time()
+        self._refused = ""
+        """What the server said when it refused the last request."""
+        self._explained = ""
 
     async def next(self, polling: Callable[[], None] = lambda: None) -> tuple[Mail, ...]:
         """What is new, as soon as there is something. Whoever has handed it on moves the cursor.
@@ -42,14 +45,24 @@ class Subscription:
                 raise
             except (BusError, OSError) as error:
                 complain(error)
+                self._explain(error)
                 await anyio.sleep(PAUSE)
                 continue
+            self._refused = ""
             if batch.unusable:
                 print(f"# skipped: {batch.unusable} without a time", file=sys.stderr, flush=True)
             if batch.mail:
                 return batch.mail
             if time.monotonic() - asked < _AT_ONCE:
                 await anyio.sleep(PAUSE)  # a server that does not hold the request: no busy loop
+
+    def _explain(self, error: Exception) -> None:
+        """Say once in full what the server refuses twice in a row. Once it may do so because it is just starting."""
+        refused = error.message if isinstance(error, NotFound | InvalidInput) else ""
+        if refused and refused == self._refused != self._explained:
+            self._explained = refused
+            print(f"# {refused}", file=sys.stderr, flush=True)
+        self._refused = refused
 
     async def _poll(self) -> Batch:
         if self._cursor.since is None:

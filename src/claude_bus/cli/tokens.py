@@ -34,13 +34,13 @@ async def _create(options: argparse.Namespace, config: Config, bus: LocalBus) ->
     owner = rules.check_name(options.owner, "owner")
     names = rules.check_patterns(_listed(options.names) or (owner, f"{owner}-*"), "--names")
     channels = rules.check_patterns(_listed(options.channels) or (config.channel,), "--channels")
-    ttl = _ttl(options.ttl)
+    ttl, url = _ttl(options.ttl), _address()
     with _secret_file(options.out) as file:
         made, secret = await bus.create_token(owner, names, channels, ttl)
         if file:
             print(secret, file=file)
     kept = {"file": options.out} if file else {"token": secret}
-    show(options, {**_row(made), **kept}, _created(made, secret, options.out, _address()))
+    show(options, {**_row(made), **kept}, _created(made, secret, options.out, url))
 
 
 def _listed(given: str) -> tuple[str, ...]:

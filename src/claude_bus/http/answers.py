@@ -8,11 +8,12 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from ..errors import HTTP_STATUS, BusError, InvalidInput
 
 REFUSED = "refused"
-"""Where in a request's state the code is that it was refused with."""
+"""Where in a request's state the error is that it was refused with."""
 
 
 class Json(JSONResponse):
@@ -22,14 +23,26 @@ class Json(JSONResponse):
         return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
 
 
-def refusal(error: BusError) -> Response:
-    """The answer to a request that met this error."""
+class _Refusal(Json):
+    """Leaves the error in the request's state, whoever answers with it."""
+
+    def __init__(self, error: BusError, document: object, headers: Mapping[str, str]) -> None:
+        super().__init__(document, HTTP_STATUS.get(error.code, 500), headers)
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})[REFUSED] = self._error
+        await super().__call__(scope, receive, send)
+
+
+def refusal(error: BusError, document: Mapping[str, object] | None = None) -> Response:
+    """The answer to a request that met this error; `document` is how its wire puts it, if not as all others do."""
     headers = {}
     if error.code == "unauthorized":
         headers["WWW-Authenticate"] = 'Bearer realm="claude-bus", Basic realm="claude-bus"'
     if "retry_after" in error.data:
         headers["Retry-After"] = str(error.data["retry_after"])
-    return Json(_plain(error.as_dict()), HTTP_STATUS.get(error.code, 500), headers)
+    return _Refusal(error, document or _plain(error.as_dict()), headers)
 
 
 def unserved(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -45,10 +58,9 @@ def _plain(document: dict[str, object]) -> Any:
     return json.loads(json.dumps(document, default=str))
 
 
-async def refused(request: Request, error: Exception) -> Response:
+async def refused(_request: Request, error: Exception) -> Response:
     """Starlette's handler for every `BusError` that a route raises."""
     assert isinstance(error, BusError)
-    setattr(request.state, REFUSED, error.code)
     return refusal(error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 
 import anyio
 from starlette.applications import Starlette
@@ -28,7 +29,7 @@ from .hub import Hub, listener
 from .metrics import Measure, Metrics
 from .quotas import Quotas
 from .service import Service, grant_of
-from .upkeep import keep_up
+from .upkeep import keep_up, lasting
 from .visits import Visits
 
 
@@ -46,9 +47,8 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(service.hub.run)
-            tasks.start_soon(keep_up, bus)
-            tasks.start_soon(visits.run)
+            for run in (service.hub.run, partial(keep_up, bus), visits.run):
+                tasks.start_soon(lasting, run)
             async with mcp.run():
                 yield
             tasks.cancel_scope.cancel()

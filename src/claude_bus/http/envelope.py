@@ -33,7 +33,7 @@ _MCP_SESSION = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{32}(?![0-9A-Za-z])")
 
 
 class Envelope:
-    """ASGI middleware, outermost: nothing leaves the server without what is here."""
+    """ASGI middleware around all that answers: nothing leaves the server without what is here."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

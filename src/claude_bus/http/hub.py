@@ -88,12 +88,17 @@ class Hub:
             await self._watch(None)
 
     async def _begin(self, address: str) -> None:
-        """Find out where the journal is, as soon as the store says, and have mail announced at `address`."""
+        """Find out where the journal is, as soon as the store says, and have mail announced at `address`.
+
+        Whoever waits already looks then: what came before is told to nobody.
+        """
         while True:
             try:
-                self._last = self._last or await self._bus.last_event()
+                self._last = await self._bus.last_event()
                 if address:
                     await self._bus.listen(address, "")
+                for topic in self._bells:
+                    self.ring(topic)
                 return
             except BusError as error:
                 _log.debug("hub: %s", error)

@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..errors import StoreError
 from .answers import REFUSED
 from .hub import Hub
 
 PATH = "/metrics"
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-_STORE_FAILED = frozenset({500, 503, 507})
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -57,8 +57,9 @@ class Metrics:
         route = _template(scope)
         self.requests.labels(method, route, str(status)).inc()
         self.seconds.labels(method, route).observe(seconds)
-        if status in _STORE_FAILED:
-            self.store_errors.labels(scope.get("state", {}).get(REFUSED, "unknown")).inc()
+        error = scope.get("state", {}).get(REFUSED)
+        if isinstance(error, StoreError):
+            self.store_errors.labels(error.code).inc()
 
 
 class _OfHub(Collector):

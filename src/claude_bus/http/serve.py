@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 import signal
 import socket
 import sys
@@ -129,10 +128,9 @@ def _listening(serving: Serving) -> socket.socket:
 
 
 def _reason(error: OSError | UnicodeError) -> str:
-    """Why there is no socket. Python puts the address into the system's words; whoever asks has said that already."""
-    if isinstance(error, socket.gaierror) or not (isinstance(error, OSError) and error.errno):
-        return getattr(error, "strerror", None) or str(error)
-    return os.strerror(error.errno)
+    """Why there is no socket. Python puts the address behind the system's words; whoever asks has said that already."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return said.partition(" (while ")[0]
 
 
 def _url(serving: Serving, listener: socket.socket) -> str:

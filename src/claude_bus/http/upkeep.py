@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 
 import anyio
 
@@ -11,6 +12,24 @@ from ..errors import BusError
 from ..local import LocalBus
 
 _log = logging.getLogger(__name__)
+
+
+AGAIN = 1.0
+"""Seconds after which what failed begins anew."""
+
+
+async def lasting(run: Callable[[], Awaitable[None]]) -> None:
+    """Run what goes on beside the requests, for as long as the server does.
+
+    The edge of the process: what fails there, be it by a defect of ours, is for the log.
+    It must end neither the rest, nor the server by halves: nobody would be woken any more.
+    """
+    while True:
+        try:
+            await run()
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("what goes on beside the requests failed; it begins anew")
+        await anyio.sleep(AGAIN)
 
 
 async def keep_up(bus: LocalBus, beat: float = HEARTBEAT_EVERY, prune: float = PRUNE_EVERY) -> None:

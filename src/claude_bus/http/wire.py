@@ -10,7 +10,6 @@ from starlette.responses import Response
 from .. import rules
 from ..errors import BusError, InvalidInput
 from . import answers
-from .answers import Json
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -25,15 +24,9 @@ def plain_errors(endpoint: Endpoint) -> Endpoint:
         try:
             return await endpoint(request)
         except BusError as error:
-            return _refusal(error)
+            return answers.refusal(error, {"error": error.message, "code": error.code})
 
     return answer
-
-
-def _refusal(error: BusError) -> Response:
-    ordinary = answers.refusal(error)
-    headers = {name: ordinary.headers[name] for name in ("Retry-After",) if name in ordinary.headers}
-    return Json({"error": error.message, "code": error.code}, ordinary.status_code, headers)
 
 
 def parameters(request: Request) -> dict[str, str]:

@@ -317,8 +317,10 @@ def _same_conversation(one: Session, other: Session) -> bool:
 
 
 async def _guarded(step: Callable[..., Awaitable[object]], *args: object) -> None:
-    """The edge of the process: a store that fails now must not end the server."""
+    """The edge of the process: a store that fails now, or a defect of ours, must not end it for all."""
     try:
         await step(*args)
     except BusError as error:
         _log.warning("%s", error)
+    except Exception:  # noqa: BLE001 - see above
+        _log.exception("a visitor could not be looked after")

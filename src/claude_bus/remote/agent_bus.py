@@ -30,7 +30,6 @@ _LAST_TS = 253_402_300_799.0
 
 _REFUSALS: dict[int, type[BusError]] = {
     403: Forbidden,
-    404: NotFound,
     413: TooLarge,
     422: InvalidInput,
 }
@@ -149,6 +148,8 @@ def _refusal(answer: httpx2.Response, content: bytes, where: str) -> BusError:
     said = f"{where} refuses ({status}){_reason(content)}"
     if status == 429 or (400 <= status < 500 and "retry-after" in answer.headers):
         return RateLimited(said, retry_after=_seconds(answer.headers.get("retry-after", "")))
+    if status == 404:
+        return NotFound(f"{said}: the address may lack its prefix, or have a wrong one")
     if 400 <= status < 500:
         return _REFUSALS.get(status, InvalidInput)(said)
     return Unreachable(f"{where} fails ({status}){_reason(content)}", sent=True)

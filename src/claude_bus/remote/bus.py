@@ -265,11 +265,14 @@ class RemoteBus:
             error = self._refusal(status, content)
             if isinstance(error, Ending) or (doubtful and isinstance(error, _OF_THIS_ATTEMPT)):
                 raise self._outage.broke(error.message, sent=True, more=_unknown(name))
+            if isinstance(error, Unreachable) and httpx2.codes.is_server_error(status):  # a proxy's, which gave up
+                raise Unreachable(error.message + _unknown(name), sent=True)
             raise error
         try:
             return verb.answered(content)
         except ValueError:
-            raise Unreachable(f"what answers at {self._url} is no claude-bus of a like version", sent=True) from None
+            said = f"what answers at {self._url} is no claude-bus of a like version{_unknown(name)}"
+            raise Unreachable(said, sent=True) from None
 
     async def _post(self, name: str, body: bytes) -> tuple[int, bytes, bool]:
         """One attempt, and another one if the connection broke: the server may just have been started anew.

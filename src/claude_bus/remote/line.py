@@ -75,7 +75,7 @@ def secret(access: Access) -> str:
     if access.shown and not found:
         raise Misconfigured(f"{where} is empty: put the token into it")
     if not all("!" <= character <= "~" for character in found):
-        raise Misconfigured(f"{where} holds no token: that is one word of plain letters and digits, and nothing else")
+        raise Misconfigured(f"{where} holds no token: put the one word there that was shown when it was made")
     return found
 
 

@@ -156,7 +156,7 @@ def _condition(tx: Transaction, search: Search, grant: Grant) -> tuple[list[str]
         where.append(f"({_BROADCAST} OR {_DELIVERED} = ?))")
         values += [channel, channel, search.to]
     if search.sender:
-        sender = rules.parse_address(search.sender, channel)
+        sender = rules.parse_address(search.sender, channel, "from")
         where.append("m.sender = ? AND m.sender_channel = ?")
         values += [sender.name, sender.channel]
     if search.unread_by:

@@ -26,7 +26,7 @@ from ..answers import Json
 from ..hub import channel
 from . import records
 from .caller import Caller, Calling
-from .fields import LARGEST, PATH, Channel, Count, NumberInHeader, Query, Wait
+from .fields import NUMBER, PATH, Channel, Count, NumberInHeader, Query, Wait
 from .refusals import refusals
 
 router = APIRouter(prefix=PATH, tags=["events"])
@@ -44,6 +44,7 @@ _TOKENS = ""
 _PRIVATE = frozenset({"attach", "end"})
 """Verbs whose subject says where a client can be reached, which is nobody else's business."""
 _VERSION = re.compile(r"version (\d+)")
+_ID = re.compile(NUMBER)
 
 
 class Which(Query):
@@ -100,8 +101,8 @@ async def stream_events(
 
 
 def _resumed(header: str) -> int:
-    if not (header.isascii() and header.isdigit() and int(header[:20]) <= LARGEST):
-        raise InvalidInput("Last-Event-ID must be the id of an event")
+    if not _ID.fullmatch(header):
+        raise InvalidInput("Last-Event-ID must be the id of an event, as the stream gave it: leave it out to begin now")
     return int(header)
 
 

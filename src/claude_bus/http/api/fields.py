@@ -14,6 +14,8 @@ PATH = "/v1"
 """Where the API is."""
 LARGEST = 2**53 - 1
 """The largest integer that every reader of JSON has."""
+NUMBER = "[0-9]{1,15}"
+"""One as text, with as many digits as it always may have."""
 MAX_WAIT = 60.0
 """Seconds that a request may wait; proxies end what is silent for longer."""
 
@@ -122,9 +124,9 @@ _FromHeader = Annotated[str, BeforeValidator(_text_of_header)]
 LineInHeader = Annotated[Line, BeforeValidator(_text_of_header), Header()]
 VersionInHeader = Annotated[
     _FromHeader,
-    Header(description="A version in quotes, as `ETag` gives it.", json_schema_extra=_documented('^("[0-9]{1,15}")?$')),
+    Header(description="A version in quotes, as `ETag` gives it.", json_schema_extra=_documented(f'^("{NUMBER}")?$')),
 ]
 AnyInHeader = Annotated[
     _FromHeader, Header(description="`*`: only if there is none.", json_schema_extra=_documented(r"^\*?$"))
 ]
-NumberInHeader = Annotated[_FromHeader, Header(json_schema_extra=_documented("^[0-9]{0,15}$"))]
+NumberInHeader = Annotated[_FromHeader, Header(json_schema_extra=_documented(f"^({NUMBER})?$"))]

@@ -1,0 +1,124 @@
+"""How one session waits for several changes, and on a full disk. On a real file."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from claude_bus.bus import Bus
+from claude_bus.config import Config
+from claude_bus.errors import StoreFull
+from claude_bus.local import LocalBus
+from claude_bus.model import Address, StateEntry
+from claude_bus.opening import open_local
+from claude_bus.watch import Watch
+from processes_under_test import PATIENCE
+
+pytestmark = pytest.mark.anyio
+
+ME = Address("ann", "default")
+HERE = "udp:127.0.0.1:1"
+
+
+@pytest.fixture
+async def bus(tmp_path: Path) -> AsyncIterator[LocalBus]:
+    async with open_local(Config(tmp_path / "bus.db")) as opened:
+        yield opened
+
+
+class Slow:
+    """A bus that has noted who watches, and says so only when it may."""
+
+    def __init__(self, bus: LocalBus) -> None:
+        self._bus = bus
+        self.noted = anyio.Event()
+        self.may_say = anyio.Event()
+        self.may_say.set()
+
+    async def watch(self, *watched: str) -> None:
+        await self._bus.watch(*watched)
+        self.noted.set()
+        await self.may_say.wait()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+
+class Full:
+    """A bus that has no room to note who watches."""
+
+    def __init__(self, bus: LocalBus) -> None:
+        self._bus = bus
+
+    async def watch(self, *_watched: str) -> None:
+        raise StoreFull("the disk is full")
+
+    unwatch = watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+
+class Arrivals:
+    """What is set when the session is told that something changed."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def next(self) -> anyio.Event:
+        return self._event
+
+    def tell(self) -> None:
+        self._event.set()
+        self._event = anyio.Event()
+
+
+async def test_one_who_has_what_it_waited_for_leaves_the_others_their_watch(
+    bus: LocalBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that begins in that very moment: the next change is announced to the session at once."""
+    monkeypatch.setattr("claude_bus.watch._LOOK_EVERY", PATIENCE)  # so that none looks by itself
+    slow, arrivals = Slow(bus), Arrivals()
+    watch = Watch(cast(Bus, slow), arrivals.next)
+    found: list[list[StateEntry]] = []
+    first_is_done = anyio.Event()
+
+    async def first() -> None:
+        found.append(await watch.change(HERE, "default", "k", 0, PATIENCE))
+        first_is_done.set()
+
+    async def second() -> None:
+        found.append(await watch.change(HERE, "default", "k", 1, PATIENCE))
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first)
+            await slow.noted.wait()
+            slow.noted, slow.may_say = anyio.Event(), anyio.Event()
+            tasks.start_soon(second)
+            await slow.noted.wait()
+            await bus.set_state(ME, "k", "one")
+            arrivals.tell()
+            await first_is_done.wait()
+            slow.may_say.set()
+            before = await bus.last_event()
+            await bus.set_state(ME, "k", "two")
+            assert (await bus.changes(before)).listeners == (HERE,)
+            arrivals.tell()
+    assert [entry.value for [entry] in found] == ["one", "two"]
+    before = await bus.last_event()
+    await bus.set_state(ME, "k", "three")
+    assert (await bus.changes(before)).listeners == ()
+
+
+async def test_a_change_is_waited_for_on_a_full_disk(bus: LocalBus) -> None:
+    """Whoever only looks is answered, though it cannot be noted where it listens."""
+    watch = Watch(cast(Bus, Full(bus)), anyio.Event)
+    await bus.set_state(ME, "k", "v")
+    with anyio.fail_after(PATIENCE):
+        [entry] = await watch.change(HERE, "default", "k", 0, PATIENCE)
+    assert entry.value == "v"
