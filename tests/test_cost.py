@@ -332,6 +332,22 @@ def test_what_messages_name_counts_too(store: Store) -> None:
     assert 0 < sum(len(file.path) for message in found for file in message.files) <= rules.MAX_ANSWER
 
 
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [("needle", True), ("NEEDLE é", True), ("needle É", False), ("%", False), ("x" * 1_000, False), ("\0b", True)],
+)
+def test_what_is_looked_for_costs_one_reading_of_each_message(store: Store, search: str, found: bool) -> None:
+    """However much of it a text repeats. LIKE tries all of it at each place of the text: a few messages that are made
+    for that, and a search of a thousand characters, took all others' turns for minutes."""
+    asked: list[str] = []
+    message = store.send(ANN, ("bob",), f"{'x' * 999}y Needle é a\0b")
+    store.connection.set_trace_callback(asked.append)
+
+    assert [m.id for m in store(messages.history, BOB, search=search)] == [message.id] * found
+    assert any("mentions(" in sql for sql in asked)
+    assert not any("LIKE" in sql for sql in asked)
+
+
 def test_history_goes_on_where_an_answer_ended(full: Store) -> None:
     """Asked for what is before the first message of each answer, it gives all, and then nothing."""
     ids: list[int] = []

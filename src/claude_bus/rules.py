@@ -293,6 +293,15 @@ def check_search(search: str) -> str:
     return search
 
 
+def mentions(content: str, search: str) -> bool:
+    """Whether a text has the other in it, whatever the case of ASCII letters.
+
+    The time is that of reading both, whatever they are; SQLite's LIKE multiplies it with the length of what it looks
+    for where the text repeats the beginning of that.
+    """
+    return search.encode().lower() in content.encode().lower()
+
+
 # -- files in pieces ---------------------------------------------------------------
 
 CHUNK = 5_000
