@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from ..config import Config, Serving
 from ..errors import BusError
 from ..local import LocalBus
-from ..mcp.http import Endpoint
+from ..mcp.http import Callers, Endpoint
 from . import messages_ack, recv_send, verbs
 from .addresses import Allowed, is_loopback
 from .answers import refused
@@ -27,7 +27,7 @@ from .guard import Guard
 from .hub import Hub, listener
 from .metrics import Measure, Metrics
 from .quotas import Quotas
-from .service import Service, grant_of
+from .service import Service, grant_of, only_waits
 from .upkeep import keep_up
 from .visits import Visits
 
@@ -41,7 +41,8 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
     visits = Visits(gate, serving.connections)
     service = Service(bus, Hub(bus), config, serving, gate)
     metrics = Metrics(service.hub)
-    mcp = Endpoint(bus, config, grant_of, lambda address: service.hub.bell(listener(address)))
+    callers = Callers(grant_of, gate.still, only_waits)
+    mcp = Endpoint(bus, config, callers, lambda address: service.hub.bell(listener(address)))
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
