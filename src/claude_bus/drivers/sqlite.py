@@ -326,7 +326,11 @@ class Database:
         """Run a verb that seldom writes; see `look`."""
 
         def whole(connection: sqlite3.Connection) -> T:
-            return look(connection, self._clock(), self._alive, verb, *args, **kwargs)
+            before = connection.total_changes
+            found = look(connection, self._clock(), self._alive, verb, *args, **kwargs)
+            if connection.total_changes != before:  # a reader waits for nobody's lock
+                checkpoint_if_large(connection, self.path)
+            return found
 
         with anyio.CancelScope(shield=True):
             return await self._call(lambda worker: worker.call(whole))
