@@ -44,6 +44,7 @@ And of the commands that speak the agent-bus protocol (`recv`, `listen`, `send` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -248,6 +249,9 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
+
+
 def _port(text: str) -> int:
     port = _count(text, "BUS_PORT")
     if port > 65_535:
@@ -256,8 +260,13 @@ def _port(text: str) -> int:
 
 
 def _prefix(text: str) -> str:
-    path = "/".join(part for part in text.split("/") if part)
-    return f"/{path}" if path else ""
+    """A path as it stands in requests: with other characters it would be another there, or a pattern."""
+    parts = [part for part in text.split("/") if part]
+    if not all(_SEGMENT.fullmatch(part) and part.strip(".") for part in parts):
+        raise InvalidInput(
+            f"BUS_PREFIX={text[:100]!a} is not valid: give a path of letters, digits and . _ - ~ such as /agent-bus"
+        )
+    return "".join(f"/{part}" for part in parts)
 
 
 def _url(text: str, name: str) -> str:
