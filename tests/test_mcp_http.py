@@ -105,8 +105,9 @@ async def test_both_eras(server: Served, mode: str, query: str, version: str) ->
 async def test_the_prefix(db: Path) -> None:
     """Under a prefix the endpoint is below it, and nowhere else."""
     with served(db, BUS_PREFIX="/agent-bus") as server:
-        async with Client(f"{server.url}/mcp") as client:
-            assert (await client.list_tools()).tools
+        for path in ("/mcp", "/mcp/"):
+            async with Client(f"{server.url}{path}") as client:
+                assert (await client.list_tools()).tools
         assert httpx2.post(f"{server.url.removesuffix('/agent-bus')}/mcp").status_code == 404
 
 

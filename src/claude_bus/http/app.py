@@ -10,7 +10,7 @@ import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 
 from ..config import Config, Serving
 from ..errors import BusError
@@ -54,13 +54,15 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
                 yield
             tasks.cancel_scope.cancel()
 
-    routes = [*_routes(service), *metrics.routes(), Route("/mcp", mcp)]
+    routes = [*_routes(service), *metrics.routes(), Route("/mcp", mcp), Route("/mcp/", mcp)]
     app = Starlette(
-        routes=[Mount(serving.prefix, routes=routes)] if serving.prefix else routes,
+        routes=[Mount(serving.prefix, Router(routes, redirect_slashes=False))] if serving.prefix else routes,
         middleware=[Middleware(Measure, metrics=metrics), *_before_routes(serving, gate, visits)],
         exception_handlers={BusError: refused, HTTPException: unserved},
         lifespan=lifespan,
     )
+    # A redirect names a scheme: http where a proxy does not say that it is https, and the token goes there.
+    app.router.redirect_slashes = False
     app.state.visits = visits
     return app
 
