@@ -195,6 +195,7 @@ def test_a_limit_is_clamped(bus: Caller) -> None:
         "unread_by=%00",
         "from=%F0",
         "from=a@b%20c",
+        "from=a@",
         "channel=*",
         "since=1&since=2",
         "unread_by=a&unread_by=b",
@@ -206,6 +207,7 @@ def test_a_wrong_query_is_refused(bus: Caller, query: str) -> None:
 
     assert reply.status == 400
     assert isinstance(reply.data["error"], str)
+    assert "recipient" not in reply.data["error"]
 
 
 def test_an_id_beyond_all_is_an_id(bus: Caller) -> None:
