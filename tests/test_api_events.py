@@ -72,6 +72,20 @@ def test_who_waits_for_events_gets_the_next(api: Program, pool: ThreadPoolExecut
     assert [event["verb"] for event in found.result(PATIENCE)["events"]] == ["join"]
 
 
+def test_a_cursor_that_lies_ahead_is_now(api: Program, pool: ThreadPoolExecutor) -> None:
+    """The database it is of was put away: its program would wait until as much has happened in the new one."""
+    ahead = api.another().get("")["last_event"] + 1_000_000
+    assert api.get("/events", since=ahead)["last"] < ahead
+    found = waiting(api, pool, "/events", since=ahead)
+    headers = {"Last-Event-ID": str(ahead)}
+    with api.http.stream("GET", "/v1/events/stream", params={"channel": api.channel}, headers=headers) as answer:
+        lines = answer.iter_lines()
+        assert int(next(lines).removeprefix("id: ")) < ahead
+        api.another(api.channel).put("/agents/ci")
+        assert next(line for line in lines if line.startswith("event: ")) == "event: join"
+    assert [event["verb"] for event in found.result(PATIENCE)["events"]] == ["join"]
+
+
 class Stream:
     """A program that follows the stream of events, and can come back where it was."""
 

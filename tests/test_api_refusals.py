@@ -82,6 +82,14 @@ def test_what_is_not_valid_is_a_400(api: Program, method: str, path: str, more: 
     assert answer.json()["message"]
 
 
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_json_is_said_to_be_json(api: Program, kind: str) -> None:
+    """`curl -d` says that it is a form: whoever forgets the header is told which one."""
+    answer = api.ask("POST", "/messages", content=b'{"from": "ci"}', headers={"Content-Type": kind} if kind else {})
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [

@@ -53,6 +53,14 @@ def test_every_variable_sets_its_value() -> None:
     )
 
 
+@pytest.mark.parametrize("prefix", ["x y", "/../a", "/a/./b", "/{a}", "/é", "/a?b", "/a%20b", "https://h/a"])
+def test_a_prefix_is_a_path_as_it_stands_in_requests(prefix: str) -> None:
+    """Nothing would be found under another, or something else would be."""
+    with pytest.raises(InvalidInput, match="BUS_PREFIX="):
+        Serving.from_env({"BUS_PREFIX": prefix}, HOME)
+    assert Serving.from_env({"BUS_PREFIX": "team//agent-bus_2.0/"}, HOME).prefix == "/team/agent-bus_2.0"
+
+
 @pytest.mark.parametrize(
     ("written", "path"),
     [

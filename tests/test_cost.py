@@ -252,6 +252,17 @@ def test_a_message_has_so_many_recipients_and_globs(store: Store, to: tuple[str,
     assert says in refused(lambda: store.send(ANN, to)).message
 
 
+def test_who_joins_gets_so_many_earlier_broadcasts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest: each join stores that many rows, and whoever has a token for a pattern can join often."""
+    monkeypatch.setattr(rules, "MAX_RETAINED", 3)
+    ids = [store.send(ANN, ("all",), str(n)).id for n in range(5)]
+
+    late = Address("late", "default")
+    store(agents.enlist, late, "test")
+    for who, has in ((late, ids[-3:]), (BOB, ids)):
+        assert [m.id for m in store(inboxes.look, who, limit=100, max_chars=10**6).messages] == has
+
+
 def test_a_message_has_so_many_tags(store: Store) -> None:
     """They come with every reading."""
     store.send(ANN, "bob", tags=("t",) * rules.MAX_TAGS)
@@ -330,6 +341,22 @@ def test_what_messages_name_counts_too(store: Store) -> None:
     found = store(messages.history, BOB, limit=200)
 
     assert 0 < sum(len(file.path) for message in found for file in message.files) <= rules.MAX_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [("needle", True), ("NEEDLE é", True), ("needle É", False), ("%", False), ("x" * 1_000, False), ("\0b", True)],
+)
+def test_what_is_looked_for_costs_one_reading_of_each_message(store: Store, search: str, found: bool) -> None:
+    """However much of it a text repeats. LIKE tries all of it at each place of the text: a few messages that are made
+    for that, and a search of a thousand characters, took all others' turns for minutes."""
+    asked: list[str] = []
+    message = store.send(ANN, ("bob",), f"{'x' * 999}y Needle é a\0b")
+    store.connection.set_trace_callback(asked.append)
+
+    assert [m.id for m in store(messages.history, BOB, search=search)] == [message.id] * found
+    assert any("mentions(" in sql for sql in asked)
+    assert not any("LIKE" in sql for sql in asked)
 
 
 def test_history_goes_on_where_an_answer_ended(full: Store) -> None:

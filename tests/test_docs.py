@@ -10,7 +10,7 @@ import pytest
 from claude_bus import config, rules
 from claude_bus.cli.commands import COMMANDS
 from claude_bus.config import Serving
-from claude_bus.http import connection, guard, quotas
+from claude_bus.http import connection, guard, quotas, verbs
 from claude_bus.http.serve import HANDSHAKE
 from claude_bus.mcp import visitors
 from claude_bus.mcp.tools import TOOLS
@@ -82,6 +82,7 @@ def test_every_limit_is_documented() -> None:
         "requests under way": f"{Serving().connections:,}",
         "requests of one token": f"{Serving().requests:,}",
         "wrong tokens": str(quotas.WRONG_TOKENS),
+        "sessions elsewhere": f"{verbs.MAX_SESSIONS:,}",
         "MCP sessions": f"{visitors.MAX_OF_TOKEN:,}",
         "MCP sessions, of one token": f"{visitors.MAX_VISITORS:,}",
         "time until a silent MCP session": f"{Patience().forgotten / 60:.0f} min",
@@ -89,6 +90,7 @@ def test_every_limit_is_documented() -> None:
         "characters of messages, versions or values": f"{rules.MAX_ANSWER:,}",
         "messages in one answer": f"{rules.MAX_AT_ONCE:,}",
         "characters that messages are": f"{rules.MAX_SEARCH:,}",
+        "earlier broadcasts": f"{rules.MAX_RETAINED:,}",
         "state keys": f"{rules.MAX_KEYS:,}",
         "recipients": f"{rules.MAX_RECIPIENTS}; {rules.MAX_RECIPIENT_GLOBS}",
         "tags": str(rules.MAX_TAGS),

@@ -461,7 +461,7 @@ def test_the_clients_settings_are_kept_or_the_installation_is_refused(content: b
 
 def meaning(written: bytes) -> Any:
     """What settings say; events without hooks say nothing."""
-    document = json.loads(written) if written.strip() else {}
+    document = json.loads(written) if written.decode(errors="replace").strip() else {}
     events = {event: groups for event, groups in document.get("hooks", {}).items() if groups}
     return {key: value for key, value in document.items() if key != "hooks"} | ({"hooks": events} if events else {})
 

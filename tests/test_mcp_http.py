@@ -25,7 +25,7 @@ from claude_bus.mcp.tools import TOOLS
 from mcp_callers import ACCEPT, LEGACY, MODERN, Caller, ModernCaller
 from processes_under_test import PATIENCE, Peer, eventually, wire
 from served_bus import Served, served
-from tokens_under_test import token
+from tokens_under_test import revoke, token
 
 
 @pytest.fixture
@@ -93,8 +93,9 @@ async def test_both_eras(server: Served, mode: str, query: str, version: str) ->
 async def test_the_prefix(db: Path) -> None:
     """Under a prefix the endpoint is below it, and nowhere else."""
     with served(db, BUS_PREFIX="/agent-bus") as server:
-        async with Client(f"{server.url}/mcp") as client:
-            assert (await client.list_tools()).tools
+        for path in ("/mcp", "/mcp/"):
+            async with Client(f"{server.url}{path}") as client:
+                assert (await client.list_tools()).tools
         assert httpx2.post(f"{server.url.removesuffix('/agent-bus')}/mcp").status_code == 404
 
 
@@ -446,6 +447,38 @@ def test_a_session_answers_only_to_its_token(secrets: dict[str, str], server: Se
     by_token = ModernCaller(server.url, secrets["alice"])
     assert not by_token.call("register", name="alice-script").failed
     assert ModernCaller(server.url, secrets["alice"]).call("whoami").text == "alice-script"
+
+
+@pytest.mark.parametrize("caller", [Caller, ModernCaller])
+def test_a_session_ends_with_its_token(db: Path, server: Served, caller: type[Caller]) -> None:
+    """A call that waits ends when the token is revoked, mail that comes then is put into nobody's hands, and neither
+    name nor claims are kept from others."""
+    number, secret = token(db, "alice", owner="alice")
+    bob = Caller(server.url, token(db, owner="bob")[1]).open()
+    bob.call("register", name="bob")
+    alice = (
+        ModernCaller(server.url, secret, handle="a") if caller is ModernCaller else caller(server.url, secret).open()
+    )
+    alice.call("register", name="alice")
+    alice.call("claim", path="gpu:0")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(alice.post, "tools/call", name="wait", arguments={"timeout": 600})
+        eventually(lambda: under_way(server, secret) > 1, "alice waits")
+        revoke(db, number)
+        assert "result" not in waiting.result(PATIENCE).text
+
+    assert "id 1" in bob.call("send", to="alice", content="for whom?").text
+    assert bob.call("message_status", message_id=1).data["deliveries"][0]["state"] == "queued"
+    eventually(lambda: not bob.call("claim", path="gpu:0").failed, "what alice claimed is free")
+    assert not bob.call("register", name="alice").failed
+
+
+def under_way(server: Served, secret: str) -> float:
+    """How many requests are, this one included."""
+    answer = httpx2.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {secret}"})
+    found = re.search(r"^claude_bus_requests_under_way (\S+)$", answer.text, re.MULTILINE)
+    assert found
+    return float(found[1])
 
 
 def test_a_conversation_cannot_be_claimed_by_its_id(secrets: dict[str, str], server: Served) -> None:

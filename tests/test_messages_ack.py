@@ -196,6 +196,7 @@ def test_a_limit_is_clamped(bus: Caller) -> None:
         "unread_by=%00",
         "from=%F0",
         "from=a@b%20c",
+        "from=a@",
         "channel=*",
         "since=1&since=2",
         "unread_by=a&unread_by=b",

@@ -170,7 +170,7 @@ def test_half_characters_are_refused(bus: Caller, body: dict[str, object]) -> No
     assert bus.recv("b4")["messages"] == []
 
 
-@pytest.mark.parametrize("since", ["nan", "inf", "-inf", "-1", "1e400", "yesterday", "0x10", "1,5"])
+@pytest.mark.parametrize("since", ["nan", "inf", "-inf", "-1", "1e400", "yesterday", "0x10", "1,5", "1_0", "١"])
 def test_a_cursor_is_a_time(bus: Caller, since: str) -> None:
     """What is none is 400; the original broke off the connection."""
     reply = bus.get("/recv", to="bob", since=since)
@@ -361,7 +361,9 @@ def test_a_prefix_goes_before_all_paths(tmp_path: Path) -> None:
         assert texts(bus.recv("bob")) == ["x"]
 
         outside = Caller(bus.url.removesuffix("/agent-bus"))
-        assert outside.get("/recv", to="bob").data["error"] == "not found"
+        for elsewhere in (outside.get("/recv", to="bob"), outside.get("/agent-bus"), bus.get("/"), bus.get("/recv/")):
+            assert elsewhere.status == 404
+            assert elsewhere.data["error"] == "not found"
 
 
 # -- waiting ----------------------------------------------------------------------

@@ -17,7 +17,7 @@ from claude_bus.config import Config
 from claude_bus.errors import BusError, RateLimited
 from claude_bus.http.answers import refusal
 from claude_bus.mcp import seats, visitors
-from claude_bus.mcp.http import Endpoint
+from claude_bus.mcp.http import Callers, Endpoint
 from claude_bus.mcp.seats import Seats
 from claude_bus.mcp.visitors import Patience
 from claude_bus.model import Grant
@@ -122,7 +122,7 @@ async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
         async def make(forgotten: float) -> Door:
             bus = await stack.enter_async_context(open_local(Config(tmp_path / "bus.db")))
-            endpoint = Endpoint(bus, Config(Path()), grant_of, no_rings, Patience(NEVER, NEVER, forgotten))
+            endpoint = Endpoint(bus, Config(Path()), Callers(grant_of), no_rings, Patience(NEVER, NEVER, forgotten))
             await stack.enter_async_context(endpoint.run())
             return Door(endpoint)
 

@@ -571,6 +571,19 @@ def test_several_writers_keep_the_log_bounded_and_the_file_sound(tmp_path: Path)
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("way", ["run", "note", "look"])
+async def test_whatever_writes_keeps_the_log_bounded(tmp_path: Path, way: str) -> None:
+    """Verbs that seldom write as well: a server may be asked nothing else."""
+    path = tmp_path / "bus.db"
+    database = Database(path, 5.0, alive=lambda *_: True)
+    for _ in range(80):
+        await getattr(database, way)(put, "x" * 200_000)
+
+    assert Path(f"{path}-wal").stat().st_size < 2 * CHECKPOINT_BYTES  # noqa: ASYNC240 - nobody else runs
+    await database.close()
+
+
+@pytest.mark.anyio
 async def test_a_clock_that_jumps_back_does_not_disturb_the_order(tmp_path: Path) -> None:
     """Messages sent after the jump come after those sent before it."""
     from claude_bus.config import Config

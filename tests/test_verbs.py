@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_bus import rules
 from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
-from claude_bus.errors import Forbidden, InvalidInput, NameTaken, Unauthorized
+from claude_bus.errors import Forbidden, InvalidInput, NameTaken, RateLimited, Unauthorized
+from claude_bus.http import verbs
 from claude_bus.http.app import create_app
 from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, Happening, Place, Process
 from claude_bus.opening import open_local
@@ -243,6 +245,24 @@ async def test_what_is_said_to_be_json_is(house: House) -> None:
         with pytest.raises(InvalidInput, match="no JSON"):
             await root.set_state(ALICE, "key", value, json=True)
     assert await root.set_state(ALICE, "key", '{"a": [1]}', json=True) == 1
+
+
+async def test_an_owner_has_so_many_sessions(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others' turns take longer with each. Those that are over, or silent for long, leave their places."""
+    monkeypatch.setattr(verbs, "MAX_SESSIONS", 2)
+    alice, bob = await house.of("alice"), await house.of("bob")
+    for number in range(2):
+        await alice.attach(session(str(number)), None, "default")
+    for call in (alice.attach(session("2"), None, "default"), alice.resume(session("3"))):
+        with pytest.raises(RateLimited, match="'alice' has 2 sessions"):
+            await call
+    await alice.attach(session("1"), None, "default")
+    await bob.attach(session("2"), None, "default")
+
+    await alice.detach("1")
+    await alice.attach(session("2"), None, "default")
+    monkeypatch.setattr(rules, "FOREIGN_HOST_SILENCE", 0.0)
+    await alice.attach(session("3"), None, "default")
 
 
 async def test_a_search_is_for_words(house: House) -> None:

@@ -13,7 +13,7 @@ from claude_bus.config import Config
 from claude_bus.errors import RateLimited, StoreBusy
 from claude_bus.local import LocalBus
 from claude_bus.mcp import visitors
-from claude_bus.mcp.visitors import Patience, Visitors, key_of
+from claude_bus.mcp.visitors import Patience, Still, Visitors, key_of
 from claude_bus.model import Address, Draft, Grant
 from claude_bus.opening import open_local
 from processes_under_test import PATIENCE
@@ -52,10 +52,14 @@ async def bus(tmp_path: Path) -> AsyncIterator[LocalBus]:
         yield bus
 
 
-def those_of(bus: LocalBus, **patience: float) -> Visitors:
+async def for_ever(_grant: Grant) -> bool:
+    return True
+
+
+def those_of(bus: LocalBus, still: Still = for_ever, **patience: float) -> Visitors:
     """Visitors for whom nobody waits but as long as is said here."""
     given = {"after_stream": NEVER, "after_call": NEVER, "forgotten": NEVER, **patience}
-    return Visitors(bus, Config(Path()), no_rings, Patience(**given))
+    return Visitors(bus, Config(Path()), no_rings, Patience(**given), still)
 
 
 async def is_here(bus: LocalBus, key: str) -> bool:
@@ -116,6 +120,25 @@ async def test_who_listens_again_is_back(bus: LocalBus) -> None:
             binding = await bus.binding(key)
             assert binding
             assert binding.address == ALICE
+
+
+async def test_who_is_let_in_no_more_is_gone(bus: LocalBus) -> None:
+    """With the token of a session its presence ends, once it has no request under way: its name is nobody's longer."""
+    good = True
+
+    async def still(_grant: Grant) -> bool:
+        return good
+
+    here = those_of(bus, still)
+    async with here.run():
+        key = key_of(ANYBODY, "one")
+        with here.heard(key, stream=False):
+            await here.participants(key, ANYBODY).session.register("alice")
+            good = False
+            await here._look_after(key, here._visitors[key])
+            assert await is_here(bus, key)
+        await eventually(lambda: _not(is_here(bus, key)), "it is over")
+        assert here.known(key) is None
 
 
 async def test_who_is_silent_for_long_is_forgotten(bus: LocalBus) -> None:

@@ -261,7 +261,7 @@ def _prefix(text: str) -> str:
     parts = [part for part in text.split("/") if part]
     if not all(_SEGMENT.fullmatch(part) for part in parts):
         raise InvalidInput(
-            f"BUS_PREFIX={text!a} is not valid: give a path of letters, digits and . _ ~ -, such as /agent-bus"
+            f"BUS_PREFIX={text[:100]!a} is not valid: give a path of letters, digits and . _ ~ -, such as /agent-bus"
         )
     return "".join(f"/{part}" for part in parts)
 

@@ -63,6 +63,8 @@ MAX_ANSWER = 1_000_000
 """Characters of messages or values in one answer; the first comes whatever its size."""
 MAX_AT_ONCE = 1_000
 """Messages, or versions of a key, in one answer."""
+MAX_RETAINED = 1_000
+"""Earlier broadcasts that a name gets when it joins: the newest."""
 MAX_KEYS = 10_000
 """State keys of one channel."""
 MAX_WAIT = 3_600.0
@@ -291,6 +293,15 @@ def check_search(search: str) -> str:
             f"search has {len(search)} characters, at most {MAX_SEARCH} can be looked for: take a few words"
         )
     return search
+
+
+def mentions(content: str, search: str) -> bool:
+    """Whether a text has the other in it, whatever the case of ASCII letters.
+
+    The time is that of reading both, whatever they are; SQLite's LIKE multiplies it with the length of what it looks
+    for where the text repeats the beginning of that.
+    """
+    return search.encode().lower() in content.encode().lower()
 
 
 # -- files in pieces ---------------------------------------------------------------

@@ -28,6 +28,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import aiosqlite
 import anyio
 
+from .. import rules
 from ..errors import InvalidInput, StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
 from ..model import Process
 from ..sql.transaction import Cursor, Transaction, Value
@@ -77,6 +78,7 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
+        connection.create_function("mentions", 2, rules.mentions, deterministic=True)
         refuse_foreign(connection, path)
         _restrict(path)
         connection.execute("PRAGMA foreign_keys = ON")
@@ -324,7 +326,11 @@ class Database:
         """Run a verb that seldom writes; see `look`."""
 
         def whole(connection: sqlite3.Connection) -> T:
-            return look(connection, self._clock(), self._alive, verb, *args, **kwargs)
+            before = connection.total_changes
+            found = look(connection, self._clock(), self._alive, verb, *args, **kwargs)
+            if connection.total_changes != before:  # a reader waits for nobody's lock
+                checkpoint_if_large(connection, self.path)
+            return found
 
         with anyio.CancelScope(shield=True):
             return await self._call(lambda worker: worker.call(whole))

@@ -11,12 +11,12 @@ import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 
 from ..config import Config, Serving
 from ..errors import BusError
 from ..local import LocalBus
-from ..mcp.http import Endpoint
+from ..mcp.http import Callers, Endpoint
 from . import messages_ack, recv_send, verbs
 from .addresses import Allowed, is_loopback
 from .answers import refused
@@ -28,7 +28,7 @@ from .guard import Guard
 from .hub import Hub, listener
 from .metrics import Measure, Metrics
 from .quotas import Quotas
-from .service import Service, grant_of
+from .service import Service, grant_of, only_waits
 from .upkeep import keep_up, lasting
 from .visits import Visits
 
@@ -42,7 +42,8 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
     visits = Visits(gate, serving.connections)
     service = Service(bus, Hub(bus), config, serving, gate)
     metrics = Metrics(service.hub)
-    mcp = Endpoint(bus, config, grant_of, lambda address: service.hub.bell(listener(address)))
+    callers = Callers(grant_of, gate.still, only_waits)
+    mcp = Endpoint(bus, config, callers, lambda address: service.hub.bell(listener(address)))
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -53,13 +54,15 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
                 yield
             tasks.cancel_scope.cancel()
 
-    routes = [*_routes(service), *metrics.routes(), Route("/mcp", mcp)]
+    routes = [*_routes(service), *metrics.routes(), Route("/mcp", mcp), Route("/mcp/", mcp)]
     app = Starlette(
-        routes=[Mount(serving.prefix, routes=routes)] if serving.prefix else routes,
+        routes=[Mount(serving.prefix, Router(routes, redirect_slashes=False))] if serving.prefix else routes,
         middleware=[Middleware(Measure, metrics=metrics), *_before_routes(serving, gate, visits)],
         exception_handlers={BusError: refused, HTTPException: unserved},
         lifespan=lifespan,
     )
+    # A redirect names a scheme: http where a proxy does not say that it is https, and the token goes there.
+    app.router.redirect_slashes = False
     app.state.visits = visits
     return app
 

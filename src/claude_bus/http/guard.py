@@ -68,6 +68,7 @@ class Guard:
             return
         await self._quotas.count(grant)
         with self._visits.visit(grant, may_be_cut=scope["method"] in _MAY_BE_CUT) as visit:
+            scope["state"]["visit"] = visit
             body = await _body(Headers(scope=scope), receive)
             await self._serve(visit, body, scope, receive, send)
 

@@ -90,10 +90,16 @@ def _search(given: Mapping[str, str]) -> Search:
         channel=wire.channel_of(given),
         since=wire.whole(given["since"], "since") if "since" in given else None,
         to="all" if to in rules.BROADCASTS else to and rules.check_name(to, "to"),
-        sender=given.get("from", ""),
+        sender=_sender(given.get("from", "")),
         unread_by=unread_by and rules.check_name(unread_by, "unread_by"),
         limit=wire.count(given, "limit", LIMIT, MAX_LIMIT),
     )
+
+
+def _sender(given: str) -> str:
+    """`name`, or `name@channel` for one who sent from another channel."""
+    name, at, channel = given.partition("@")
+    return given and rules.check_name(name, "from") + (at and f"@{rules.check_name(channel, 'channel')}")
 
 
 async def _ack(service: Service, request: Request) -> Response:

@@ -6,6 +6,7 @@ A reader keeps its own cursor, a time; reading marks nothing.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
@@ -27,6 +28,9 @@ HOLD = 28.0
 """Seconds for which a blocking `/recv` waits: its clients give up after 35."""
 BATCH = 100
 MAX_BATCH = 1_000
+
+_NUMBER = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+"""As JSON and printf have them; Python's own spellings are others' typing errors."""
 
 
 def routes(service: Service) -> list[BaseRoute]:
@@ -140,11 +144,9 @@ def _require_reader(grant: Grant, reading: Reading) -> None:
 
 def _since(given: Mapping[str, str]) -> float:
     """The cursor: seconds since the epoch."""
-    try:
-        since = float(given.get("since", "0"))
-    except ValueError:
-        since = math.nan
-    if not (math.isfinite(since) and since >= 0):
+    text = given.get("since", "0").strip()
+    since = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(since):
         raise InvalidInput("since must be a number of seconds since the epoch, 0 or more")
     return since
 

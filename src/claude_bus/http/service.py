@@ -11,6 +11,7 @@ from ..local import LocalBus
 from ..model import Grant
 from .gate import Gate
 from .hub import Hub
+from .visits import Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +37,9 @@ def grant_of(request: HTTPConnection) -> Grant:
     """What the caller may do, as the guard found out. Every route asks: without it there is an error, never access."""
     grant: Grant = request.state.grant
     return grant
+
+
+def only_waits(request: HTTPConnection) -> None:
+    """All that is done for a request from now on is to wait for something: it may be cut off."""
+    visit: Visit = request.state.visit
+    visit.may_be_cut = True

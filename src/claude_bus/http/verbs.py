@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__, rules
-from ..errors import Forbidden, InvalidInput, NotFound
+from ..errors import Forbidden, InvalidInput, NotFound, RateLimited
 from ..model import Address, Binding, Client, Draft, Grant, Process
 from ..remote import codec
 from ..sql import bindings
@@ -30,6 +30,10 @@ from .service import Service, grant_of
 KEEP_ALIVE = 15.0
 """Seconds after which an ear is told that nothing came."""
 RING, NOTHING = b"ring\n", b".\n"
+MAX_SESSIONS = 1_000
+"""Sessions of one owner's tokens at once, subagents with names of their own included."""
+_BEGINS = frozenset({"attach", "resume"})
+"""Verbs with which a session may begin."""
 _NAMELESS = frozenset({"set_state", "message_status", "history", "standing"})
 """Verbs for which a session needs no name."""
 
@@ -58,7 +62,7 @@ async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Respo
     scope = Scope(grant)
     arguments = {name: scope.inward(name, value) for name, value in call.arguments.items()}
     said.check(arguments)
-    permission = _Permission(grant, scope, nameless=name in _NAMELESS)
+    permission = _Permission(grant, scope, nameless=name in _NAMELESS, begins=name in _BEGINS)
     permission.check(arguments)
     bus = service.bus.acting_for(scope.process(call.process), grant, frozenset(call.held), permission.check_stored)
     answer = await getattr(bus, name)(**arguments)
@@ -81,6 +85,10 @@ class Scope:
 
     def __init__(self, grant: Grant) -> None:
         self._mark = f"@{grant.owner}@"
+
+    def sessions(self, tx: Transaction) -> int:
+        """How many there are."""
+        return bindings.count(tx, self._mark)
 
     def has(self, binding: Binding) -> bool:
         """Whether it is a session of this owner's."""
@@ -126,10 +134,11 @@ class _Permission:
     in between.
     """
 
-    def __init__(self, grant: Grant, scope: Scope, *, nameless: bool) -> None:
+    def __init__(self, grant: Grant, scope: Scope, *, nameless: bool, begins: bool) -> None:
         self._grant = grant
         self._scope = scope
         self._nameless = nameless
+        self._begins = begins
         self._acting: list[Address] = []
         self._sessions: list[str] = []
 
@@ -163,7 +172,7 @@ class _Permission:
 
     def check_stored(self, tx: Transaction) -> None:
         """Raise `Forbidden` where it is a live session of somebody else that the caller would act as, or where a
-        session bears a name that the caller may not."""
+        session bears a name that the caller may not; `RateLimited` for one more than there may be."""
         for who in self._acting:
             holder = bindings.holder(tx, who)
             if holder and not self._scope.has(holder):
@@ -172,3 +181,9 @@ class _Permission:
             binding = bindings.bound(tx, client)
             if binding:
                 rules.require(self._grant, binding.address)
+            elif self._begins and self._scope.sessions(tx) >= MAX_SESSIONS:
+                raise RateLimited(
+                    f"'{self._grant.owner}' has {MAX_SESSIONS} sessions, which is the limit: end some; those of which "
+                    f"nothing is heard are over after {rules.FOREIGN_HOST_SILENCE:.0f} s",
+                    retry_after=int(rules.FOREIGN_HOST_SILENCE),
+                )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -30,8 +31,9 @@ from ..config import Config
 from ..local import LocalBus
 from ..model import Grant
 from ..subagents import Participants
+from . import tools
 from .server import create_server
-from .visitors import MAX_VISITORS, Patience, Rings, Visitors, key_of
+from .visitors import MAX_VISITORS, Patience, Rings, Still, Visitors, key_of
 
 _log = logging.getLogger(__name__)
 
@@ -92,21 +94,38 @@ class _Line:
         return watched
 
 
+async def _for_ever(_grant: Grant) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """What is known of callers by what is before the endpoint, which checks Host, Origin and token."""
+
+    grant_of: Callable[[HTTPConnection], Grant]
+    """What was found out."""
+    still: Still = _for_ever
+    """Whether that holds by now."""
+    only_waits: Callable[[HTTPConnection], None] = lambda _connection: None
+    """To be told that a request does nothing any more but wait, and may be cut off."""
+
+
 class Endpoint:
-    """The ASGI app at `/mcp`. What is before it checks Host, Origin and token; `grant_of` tells what that found."""
+    """The ASGI app at `/mcp`."""
 
     def __init__(
         self,
         bus: LocalBus,
         config: Config,
-        grant_of: Callable[[HTTPConnection], Grant],
+        callers: Callers,
         rings: Rings,
         patience: Patience = _PATIENCE,
     ) -> None:
         for talkative in (StreamableHTTPSessionManager, StreamableHTTPServerTransport):  # they log ids of sessions
             logging.getLogger(talkative.__module__).setLevel(logging.ERROR)
-        self._grant_of = grant_of
-        self._visitors = Visitors(bus, config, rings, patience)
+        self._callers = callers
+        self._grant_of = callers.grant_of
+        self._visitors = Visitors(bus, config, rings, patience, callers.still)
         server = create_server(self._participants)
         server.middleware.append(self._accompany)
         self._manager = StreamableHTTPSessionManager(
@@ -169,6 +188,8 @@ class Endpoint:
             raise MCPError(METHOD_NOT_FOUND, f"no session handle ({HANDLE_HEADER}): open a session with initialize")
         if ctx.method != "tools/call":
             return await call_next(ctx)
+        if (ctx.params or {}).get("name") == tools.wait.__name__:
+            self._callers.only_waits(connection)
         with anyio.CancelScope() as call:
             connection.scope["state"][_LINE].serve(call, lambda: self._gave_up(connection, ctx.request_id))
             return await call_next(ctx)

@@ -56,6 +56,8 @@ class Bell(Protocol):
 
 Rings = Callable[[str], AbstractContextManager[Bell]]
 """The bell of what is announced at an address."""
+Still = Callable[[Grant], Awaitable[bool]]
+"""Whether what was granted is granted by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +183,12 @@ class _Visitor:
 class Visitors:
     """All who take part through one server."""
 
-    def __init__(self, bus: LocalBus, config: Config, rings: Rings, patience: Patience) -> None:
+    def __init__(self, bus: LocalBus, config: Config, rings: Rings, patience: Patience, still: Still) -> None:
         self._bus = bus
         self._config = config
         self._rings = rings
         self._patience = patience
+        self._still = still
         self._seats = Seats(MAX_OF_TOKEN, MAX_VISITORS, patience.forgotten)
         self._visitors: dict[str, _Visitor] = {}
         self._open: Counter[str] = Counter()
@@ -290,7 +293,9 @@ class Visitors:
         return self._open[key] > 0
 
     async def _look_after(self, key: str, visitor: _Visitor) -> None:
-        if self._present(key, visitor):
+        if not self._open[key] and not await self._still(visitor.session.grant):  # what is under way ends by itself
+            await self._dismiss(key)
+        elif self._present(key, visitor):
             await self._keep(visitor)
         elif visitor.awake:
             visitor.awake = False

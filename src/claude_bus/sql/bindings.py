@@ -39,6 +39,19 @@ def live(tx: Transaction, channel: str) -> dict[str, Row]:
     return {r["agent"]: r for r in rows if tx.alive(listeners.process_of(r), r["heartbeat"])}
 
 
+def count(tx: Transaction, begins: str) -> int:
+    """How many sessions there are, on whichever channel, whose clients' keys begin like this and that were heard of
+    lately."""
+    return int(
+        tx.number(
+            "SELECT COUNT(*) FROM bindings WHERE SUBSTR(client, 1, ?) = ? AND heartbeat > ?",
+            len(begins),
+            begins,
+            tx.now - rules.FOREIGN_HOST_SILENCE,
+        )
+    )
+
+
 def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str, grant: Grant = ANYBODY) -> Binding:
     """Bind a starting client: to what it is already, to its resumed name, to `wanted`,
     or else to a name made from its folder.
@@ -119,8 +132,9 @@ def _present(tx: Transaction, client: Client, channel: str, grant: Grant) -> Add
     folder = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
     base = client.listed or rules.permitted_name(grant, folder)
     names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")
-    taken = [r["name"] for r in names if r["registered"] or holder(tx, Address(r["name"], channel))]
-    free = Address(rules.free_name(base, taken), channel)
+    here = live(tx, channel)  # at once: asked one by one, the more there are the longer all wait for the next
+    free = Address(rules.free_name(base, [r["name"] for r in names if r["registered"] or r["name"] in here]), channel)
+    holder(tx, free)  # ends one that is dead
     if client.listed or rules.permits(grant, free):
         return free
     own = (Address(name, channel) for name in grant.names if not rules.is_name_glob(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import rules
 from ..model import Address
 from .transaction import Transaction
 
@@ -63,16 +64,17 @@ def deliver(tx: Transaction, message: int, who: Address) -> None:
 
 
 def deliver_retained(tx: Transaction, who: Address) -> None:
-    """A late joiner gets the channel's earlier broadcasts."""
+    """A late joiner gets the channel's earlier broadcasts, the newest `rules.MAX_RETAINED` of them."""
     tx.run(
         "INSERT INTO deliveries (message, channel, recipient, recalled) "
         f"SELECT m.id, ?, ?, {_NO_REQUEST} FROM messages m WHERE m.channel = ? AND m.broadcast = 1 "
         "AND NOT (m.sender = ? AND m.sender_channel = ?) AND (m.expires IS NULL OR m.expires > ?) "
-        "ON CONFLICT DO NOTHING",
+        "ORDER BY m.id DESC LIMIT ? ON CONFLICT DO NOTHING",
         who.channel,
         who.name,
         who.channel,
         who.name,
         who.channel,
         tx.now,
+        rules.MAX_RETAINED,
     )

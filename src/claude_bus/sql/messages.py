@@ -286,9 +286,8 @@ def history(
     where: list[str] = ["m.id > ?", "(? = 0 OR m.id < ?)", _VISIBLE]
     values: list[str | int] = [since, before, before, *_visible_to(me)]
     if search:
-        pattern = rules.check_search(search).replace("!", "!!").replace("%", "!%").replace("_", "!_")
-        where.append("LOWER(m.content) LIKE LOWER(?) ESCAPE '!'")
-        values.append(f"%{pattern}%")
+        where.append("mentions(m.content, ?)")
+        values.append(rules.check_search(search))
     if thread is not None:
         ids = _thread(tx, thread)
         where.append(f"m.id IN ({', '.join('?' * len(ids))})")

@@ -71,12 +71,19 @@ class Stream(EventSourceResponse):
 async def list_events(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
     """The oldest events after `since`. They are kept for 30 days."""
     where = caller.channel(which.channel)
+    since = await _within(caller, which.since)
 
     async def look() -> list[Event]:
-        return await caller.bus.events(where, which.since, which.limit)
+        return await caller.bus.events(where, since, which.limit)
 
     found = await caller.until(look, which.wait, channel(where))
-    return Json({"events": [_row(event) for event in found], "last": found[-1].id if found else which.since})
+    return Json({"events": [_row(event) for event in found], "last": found[-1].id if found else since})
+
+
+async def _within(caller: Caller, cursor: int) -> int:
+    """The cursor, or now for one that lies ahead: it is of another database than there is now, and what comes would
+    be before it."""
+    return min(cursor, await caller.bus.last_event())
 
 
 @router.get(
@@ -96,7 +103,7 @@ async def stream_events(
     """Events as they happen. A client that comes back with `Last-Event-ID` misses none and gets none twice."""
     where = caller.channel(given.channel)
     cursor = _resumed(last_event_id) if last_event_id else given.since
-    begin = await caller.bus.last_event() if cursor is None else cursor
+    begin = await caller.bus.last_event() if cursor is None else await _within(caller, cursor)
     return Stream(_stream(caller, where, begin), ping=KEEP_ALIVE, send_timeout=STALLED)
 
 

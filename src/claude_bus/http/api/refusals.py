@@ -67,6 +67,8 @@ def handle_in(api: FastAPI) -> None:
 
 async def _invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    if isinstance(error.body, bytes):
+        return refusal(InvalidInput("the body is not said to be JSON: send it with Content-Type: application/json"))
     problems = [f"{_place(problem['loc'])}: {problem['msg']}" for problem in error.errors()]
     return refusal(InvalidInput(f"{'; '.join(problems[:5])}. /v1/openapi.json says what is valid"))
 
