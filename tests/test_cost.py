@@ -252,17 +252,6 @@ def test_a_message_has_so_many_recipients_and_globs(store: Store, to: tuple[str,
     assert says in refused(lambda: store.send(ANN, to)).message
 
 
-def test_who_joins_gets_so_many_earlier_broadcasts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest: each join stores that many rows, and whoever has a token for a pattern can join often."""
-    monkeypatch.setattr(rules, "MAX_RETAINED", 3)
-    ids = [store.send(ANN, ("all",), str(n)).id for n in range(5)]
-
-    late = Address("late", "default")
-    store(agents.enlist, late, "test")
-    for who, has in ((late, ids[-3:]), (BOB, ids)):
-        assert [m.id for m in store(inboxes.look, who, limit=100, max_chars=10**6).messages] == has
-
-
 def test_a_message_has_so_many_tags(store: Store) -> None:
     """They come with every reading."""
     store.send(ANN, "bob", tags=("t",) * rules.MAX_TAGS)

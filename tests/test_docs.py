@@ -90,7 +90,6 @@ def test_every_limit_is_documented() -> None:
         "characters of messages, versions or values": f"{rules.MAX_ANSWER:,}",
         "messages in one answer": f"{rules.MAX_AT_ONCE:,}",
         "characters that messages are": f"{rules.MAX_SEARCH:,}",
-        "earlier broadcasts": f"{rules.MAX_RETAINED:,}",
         "state keys": f"{rules.MAX_KEYS:,}",
         "recipients": f"{rules.MAX_RECIPIENTS}; {rules.MAX_RECIPIENT_GLOBS}",
         "tags": str(rules.MAX_TAGS),

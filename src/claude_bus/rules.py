@@ -63,8 +63,6 @@ MAX_ANSWER = 1_000_000
 """Characters of messages or values in one answer; the first comes whatever its size."""
 MAX_AT_ONCE = 1_000
 """Messages, or versions of a key, in one answer."""
-MAX_RETAINED = 1_000
-"""Earlier broadcasts that a name gets when it joins: the newest."""
 MAX_KEYS = 10_000
 """State keys of one channel."""
 MAX_WAIT = 3_600.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .. import rules
 from ..model import Address
 from .transaction import Transaction
 
@@ -64,17 +63,16 @@ def deliver(tx: Transaction, message: int, who: Address) -> None:
 
 
 def deliver_retained(tx: Transaction, who: Address) -> None:
-    """A late joiner gets the channel's earlier broadcasts, the newest `rules.MAX_RETAINED` of them."""
+    """A late joiner gets the channel's earlier broadcasts."""
     tx.run(
         "INSERT INTO deliveries (message, channel, recipient, recalled) "
         f"SELECT m.id, ?, ?, {_NO_REQUEST} FROM messages m WHERE m.channel = ? AND m.broadcast = 1 "
         "AND NOT (m.sender = ? AND m.sender_channel = ?) AND (m.expires IS NULL OR m.expires > ?) "
-        "ORDER BY m.id DESC LIMIT ? ON CONFLICT DO NOTHING",
+        "ON CONFLICT DO NOTHING",
         who.channel,
         who.name,
         who.channel,
         who.name,
         who.channel,
         tx.now,
-        rules.MAX_RETAINED,
     )
