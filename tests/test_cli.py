@@ -147,6 +147,12 @@ def test_inbox_can_wait(shell: Shell) -> None:
     assert json.loads(out)["messages"][0]["content"] == "now"
 
 
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
+def test_nobody_waits_for_no_time(shell: Shell, seconds: str) -> None:
+    """What is no time to wait is said, instead of not waiting."""
+    assert "--wait must be" in shell.json("inbox", "--as", "bob", f"--wait={seconds}", status=2)["message"]
+
+
 def test_agents_lists_whoever_took_part(shell: Shell) -> None:
     """Everybody who sent or read is listed, with the original's fields."""
     shell.text("send", "bob", "x")

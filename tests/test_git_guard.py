@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -180,3 +181,15 @@ async def test_outside_of_a_repository_it_says_so(repository: Repository, tmp_pa
     done = repository.guard("install")
     assert done.returncode != 0
     assert "repository" in done.stderr
+
+
+async def test_a_hook_that_cannot_be_written_is_said_to_be_that(repository: Repository) -> None:
+    """What the system says of the place is told, with the place."""
+    hooks = repository.root / ".git" / "hooks"
+    shutil.rmtree(hooks)
+    hooks.touch()
+
+    done = repository.guard("install")
+
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert str(hooks) in done.stderr

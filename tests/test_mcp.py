@@ -15,6 +15,7 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
+from claude_bus import text
 from claude_bus.mcp import hooks
 from claude_bus.mcp.server import create_server
 from claude_bus.session import Session
@@ -175,6 +176,23 @@ async def test_joining(party: Party, connect: Connect) -> None:
     assert taken.failed
     assert "'alice-2' is free" in taken.text
     assert "alice" not in {row["name"] for row in left if row["status"] != "offline"}
+
+
+@pytest.mark.anyio
+async def test_of_a_crowd_those_are_listed_who_run(
+    party: Party, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is counted: a model need not read hundreds of names."""
+    monkeypatch.setattr(text, "MOST_TOLD", 1)
+    await party.join("bob")
+    gone = await party.join("carol")
+    await gone.close()
+    async with connect(party.session()) as alice:
+        await alice.said("register", name="alice")
+        found = await alice.told("agents")
+
+    assert [(row["name"], row["status"]) for row in found["agents"]] == [("alice", "idle")]
+    assert found["more"] == 2
 
 
 @pytest.mark.anyio

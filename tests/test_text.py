@@ -291,6 +291,18 @@ def test_send_says_what_to_expect(expectations: tuple[Expectation, ...], shown: 
     assert text.sent(Sent(3, "bob", expectations), NOW) == shown
 
 
+def test_a_send_to_a_crowd_says_what_to_expect_of_some() -> None:
+    """A model need not read hundreds of lines; those who are away are left out first."""
+    crowd = [Expectation(f"x{n}", "offline", NOW) for n in range(text.MOST_TOLD)]
+    crowd += [Expectation("here", "working"), Expectation("bop", "unknown", hint="did you mean 'bob'?")]
+
+    lines = text.sent(Sent(3, "all", tuple(crowd)), NOW).split("\n")
+
+    assert len(lines) == text.MOST_TOLD + 2
+    assert (lines[1], "did you mean" in lines[2]) == ("- here: working, gets it within this turn", True)
+    assert lines[-1] == "- and 2 more; message_status(3) lists all"
+
+
 def test_a_repeated_send_says_that_nothing_was_sent() -> None:
     """A duplicate is not reported as a success of sending."""
     assert "nothing sent again" in text.sent(Sent(3, "bob", (), duplicate=True), NOW)

@@ -20,6 +20,8 @@ INJECTION_LIMIT = 9_000
 """Characters (UTF-16 units) per hook answer. The client diverts what exceeds 10,000 to a file."""
 MAIL_SPACE = 6_500
 """Of these, characters for message blocks; the rest is for what stands above and below them."""
+MOST_TOLD = 50
+"""Recipients, or agents, that a model is told of at once."""
 INBOX_LIMIT = 40_000
 """Characters of content per `inbox` answer, well inside the client's limit for a result."""
 
@@ -328,16 +330,20 @@ _OUTLOOK = {
 
 
 def sent(outcome: Sent, now: float) -> str:
-    """What `send` answers: the id, and what to expect for each recipient."""
+    """What `send` answers: the id, and what to expect for each recipient, those last who are away."""
     head = f"sent to '{outcome.to}' (id {outcome.id})"
     if outcome.duplicate:
         head = f"already sent with this key to '{outcome.to}' (id {outcome.id}); nothing sent again"
-    told = [(e.recipient, expectation(e, now)) for e in outcome.expectations]
+    ordered = sorted(outcome.expectations, key=lambda e: e.outlook == "offline")
+    told = [(e.recipient, expectation(e, now)) for e in ordered]
     if not told:
         return f"{head}: nobody else is here yet; whoever registers later gets it"
     if len(told) == 1 and told[0][0] == outcome.to:
         return f"{head}: {told[0][1]}"
-    return "\n".join([f"{head}:", *(f"- {recipient}: {what}" for recipient, what in told)])
+    lines = [f"- {recipient}: {what}" for recipient, what in told[:MOST_TOLD]]
+    if len(told) > MOST_TOLD:
+        lines.append(f"- and {len(told) - MOST_TOLD} more; message_status({outcome.id}) lists all")
+    return "\n".join([f"{head}:", *lines])
 
 
 def expectation(expected: Expectation, now: float) -> str:

@@ -148,11 +148,11 @@ def test_a_subagent_over_http(start: StartHttpSession, server: Served, backend: 
     waits = Turn(tools=[("Bash", slow_command())])
     family = Family(start, tool(f"{TOOLS}__register", name="frontend-tests"), waits)
     eventually((box.project / "started-1").exists, "the subagent's tool runs", family.session.tui.screen)
+    assert backend.status("frontend-tests") == "working"
     message = backend.send("frontend-tests", "count the hidden ones, too")
     (box.project / "go").touch()
     told = family.subagent_told(reading.mail)
     assert [mail.id for mail in reading.mail(told)] == [message]
-    assert backend.status("frontend-tests") == "working"
 
 
 def test_handles_made_from_the_process(start: StartHttpSession, server: Served, backend: Peer, box: Sandbox) -> None:

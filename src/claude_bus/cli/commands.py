@@ -67,6 +67,8 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
     there the model's next answer proves it, and once it is printed the session's server
     sees to that. Killed before, this process leaves it unread.
     """
+    if options.wait:
+        rules.check_seconds(options.wait, "--wait", rules.MAX_TTL)
     async with open_bus(config) as bus:
         who = await speaker(bus, config, os.environ, options.as_name)
         found = await _hand_over(who, options)

@@ -18,6 +18,7 @@ from ..config import Config
 from ..errors import BusError, InvalidInput
 from ..model import Claim
 from ..opening import open_bus
+from . import private
 from .identity import committer
 from .output import show
 
@@ -40,7 +41,10 @@ async def guard(options: argparse.Namespace, config: Config) -> int:
     if options.action == "check":
         return await _check(options, config)
     hook = _hooks_folder() / "pre-commit"
-    told = _install(hook) if options.action == "install" else _uninstall(hook)
+    try:
+        told = _install(hook) if options.action == "install" else _uninstall(hook)
+    except OSError as error:
+        raise private.refusal(hook, error) from None
     show(options, {"hook": str(hook), "installed": options.action == "install"}, told)
     return 0
 

@@ -171,7 +171,8 @@ class Agents(Arguments):
 async def agents(session: Session, args: Agents) -> Answer:
     """Who is on the bus: status, role, files, overlaps."""
     found, me = await session.agents(args.active_within, args.channel)
-    return {"agents": [rows.agent(agent, me.name, time.time()) for agent in found]}
+    shown = {"agents": [rows.agent(agent, me.name, time.time()) for agent in found[: text.MOST_TOLD]]}
+    return shown if len(found) <= text.MOST_TOLD else {**shown, "more": len(found) - text.MOST_TOLD}
 
 
 # -- messages -------------------------------------------------------------------------
