@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -30,22 +31,23 @@ def test_nothing_is_lost_and_no_receipt_is_false() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "rule"),
+    ("sabotage", "rules"),
     [
-        ("cursor-at-max", "no false receipt"),
-        ("without-lock", "identity"),
-        ("receipt-before-answer", "no false receipt"),
-        ("unmarked", "marked"),
+        ("cursor-at-max", {"no false receipt"}),
+        ("without-lock", {"identity", "linearizable", "sends", "marked"}),
+        ("receipt-before-answer", {"no false receipt"}),
+        ("unmarked", {"marked", "in order"}),
     ],
 )
-def test_the_campaign_sees_a_bus_that_breaks_its_promise(sabotage: str, rule: str) -> None:
-    """Broken in one way that real systems are, a few rounds suffice to tell, and the report says what was broken."""
+def test_the_campaign_sees_a_bus_that_breaks_its_promise(sabotage: str, rules: set[str]) -> None:
+    """Broken in one way that real systems are, a few rounds suffice to tell, and the report says which promise was
+    broken: one of those, whichever the first kills happened to meet."""
     done = campaign(
         *("--seed", 1, "--rounds", 8, "--kills", 240, "--doom", 0.006, "--pace", 1, "--real", 0),
         *("--far", 0, "--sabotage", sabotage),
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert f"VIOLATION {rule}" in done.stdout
+    assert re.search(rf"^VIOLATION ({'|'.join(sorted(rules))}): ", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_the_campaign_sees_a_bus_that_takes_lost_answers_for_read() -> None:
