@@ -379,6 +379,13 @@ def listening(db: Path) -> bool:
 # -- how it is reached ----------------------------------------------------------------------------------------
 
 
+def test_an_address_with_https_where_http_is_spoken(server: Served, tmp_path: Path) -> None:
+    """What is wrong is in the address, and the error says where to look."""
+    done = run(tmp_path, server.url.replace("http:", "https:"), "agents")
+
+    assert (done.returncode, "is it http:// that is spoken there?" in done.stderr) == (5, True)
+
+
 def test_over_https_with_a_token_from_a_file(db: Path, tmp_path: Path) -> None:
     """A server with a certificate of one's own is trusted by naming that; without it nothing is sent."""
     cert, key = certificate(tmp_path, "localhost")

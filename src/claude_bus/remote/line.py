@@ -152,6 +152,8 @@ def kind(error: BaseException) -> str:
     while cause:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"{name}: {cause.verify_message}; BUS_CA_FILE can name a certificate to trust"
+        if isinstance(cause, ssl.SSLError):
+            return f"{name}: the TLS handshake failed ({cause.reason}); is it http:// that is spoken there?"
         cause = cause.__cause__ or cause.__context__
     return name
 
