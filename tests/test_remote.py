@@ -239,6 +239,32 @@ def test_an_outage_is_said_clearly_and_ends_by_itself(db: Path, tmp_path: Path) 
     assert "while you could not be reached" in brought
 
 
+def told(session: Wire, prompt: str) -> str:
+    """What the user is told with a prompt."""
+    found = session.call("hook", event="UserPromptSubmit", session_id="s1", prompt_id=prompt)
+    return str(json.loads(found.text).get("systemMessage", ""))
+
+
+def test_each_outage_is_told_once(far: Far, relay: Line) -> None:
+    """However long it lasts, and in whatever words the next attempt is announced; the next one is told again."""
+    there = far("there")
+    relay.condition = "cut"
+    first = told(there, "p0")
+    said = {there.call("whoami").text}  # when it is tried again
+    eventually(lambda: said.add(there.call("whoami").text) or len(said) > 3, "it is tried again later and later")
+    later = [told(there, f"p{number}") for number in range(1, 4)]
+    relay.condition = "good"
+    until_reached(there, "whoami")
+    over = told(there, "p4")
+    relay.condition = "cut"
+    second = told(there, "p5")
+
+    assert "cannot be reached" in first
+    assert later == ["", "", ""]
+    assert over == ""
+    assert "cannot be reached" in second
+
+
 def test_a_server_that_is_no_bus_is_named(tmp_path: Path) -> None:
     """An address at which something else answers is said to be that."""
     script = (
