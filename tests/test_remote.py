@@ -429,6 +429,17 @@ def test_over_https_with_a_token_from_a_file(db: Path, tmp_path: Path) -> None:
     assert "set BUS_TOKEN or BUS_TOKEN_FILE" in nobody.stderr
 
 
+def test_a_certificate_is_trusted_whoever_issued_it(db: Path, tmp_path: Path) -> None:
+    """The server's own is enough; its issuer's need not be at hand."""
+    cert, key = certificate(tmp_path, "server", issued=True)
+    with served(db, "--tls-cert", str(cert), "--tls-key", str(key)) as server:
+        trusted = run(tmp_path, server.url, "agents", BUS_CA_FILE=str(cert))
+        doubted = run(tmp_path, server.url, "agents")
+
+    assert (trusted.returncode, trusted.stderr) == (0, "")
+    assert (doubted.returncode, "BUS_CA_FILE can name a certificate to trust" in doubted.stderr) == (5, True)
+
+
 def test_a_session_whose_token_ends_is_told(db: Path, tmp_path: Path) -> None:
     """Its user hears once why no mail comes; its tools say so each time."""
     number, secret = new_token(db, "ann")
