@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 from starlette.requests import Request
+from starlette.types import Message
 
 from claude_bus.config import Config, Serving
 from claude_bus.http.api.caller import Caller
@@ -85,11 +86,17 @@ async def test_another_file_is_watched_like_the_first(bus: LocalBus, tmp_path: P
         tasks.cancel_scope.cancel()
 
 
+async def _silence() -> Message:
+    """What a client that waits says."""
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
 async def test_a_value_that_runs_out_is_told_when_it_does(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody stores anything then that would ring for whoever waits for the change."""
     monkeypatch.setattr("claude_bus.http.hub._LOOK_AFTER", math.inf)
     service = Service(bus, Hub(bus), Config(Path("unused")), Serving(), Gate(bus, closed=False))
-    caller = Caller(Request({"type": "http"}, anyio.sleep_forever), service, ANYBODY)
+    caller = Caller(Request({"type": "http"}, _silence), service, ANYBODY)
     version = await bus.set_state(ALICE, "key", "value", ttl=0.3)
 
     with anyio.fail_after(PATIENCE):
