@@ -197,8 +197,11 @@ class Scripted:
             while True:
                 connection, _ = self._socket.accept()
                 with connection:
-                    self.requests.append(_request(connection))
-                    path = self.requests[-1].split(" ")[1]
+                    request = _request(connection)
+                    if not request:  # the client ended before it asked
+                        continue
+                    self.requests.append(request)
+                    path = request.split(" ")[1]
                     polled = path.startswith(("/recv", "/send"))
                     answer = self._answers[0] if polled else ok({"ok": True, "now": 1.0})
                     if polled and len(self._answers) > 1:

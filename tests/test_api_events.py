@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from api_under_test import Program, new_channel, serving, waiting
+from api_under_test import Program, new_channel, serving, until_waiting, waiting
 from processes_under_test import PATIENCE, wire
 from tokens_under_test import revoke, token
 
@@ -84,6 +84,26 @@ def test_a_cursor_that_lies_ahead_is_now(api: Program, pool: ThreadPoolExecutor)
         api.another(api.channel).put("/agents/ci")
         assert next(line for line in lines if line.startswith("event: ")) == "event: join"
     assert [event["verb"] for event in found.result(PATIENCE)["events"]] == ["join"]
+
+
+def test_who_waits_while_the_database_is_replaced_gets_what_happens_in_the_new_one(
+    tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    """There the ids begin anew, before the cursors of those who wait: they would wait for as much again."""
+    db = tmp_path / "bus.db"
+    with serving(db) as running:
+        api = running.program()
+        for number in range(20):
+            api.put(f"/state/k{number}", **{"as": "ci"}, value=number)
+        found = waiting(api, pool, "/events", since=api.get("")["last_event"])
+        with api.http.stream("GET", "/v1/events/stream") as answer:
+            lines = answer.iter_lines()
+            until_waiting(api.another(), 2)
+            for path in (db, Path(f"{db}-wal"), Path(f"{db}-shm")):
+                path.unlink()
+            api.another().put("/agents/new")
+            assert [(event["verb"], event["actor"]) for event in found.result(PATIENCE)["events"]] == [("join", "new")]
+            assert next(line for line in lines if line.startswith("event: ")) == "event: join"
 
 
 class Stream:

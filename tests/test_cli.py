@@ -105,6 +105,24 @@ def test_peek_leaves_mail_unread(shell: Shell) -> None:
         assert len(shell.json("inbox", "--as", "bob", "--peek")["messages"]) == 1
 
 
+@pytest.mark.parametrize("spelling", ["", "--oneline"])
+def test_what_is_shown_is_not_said_to_wait_as_well(shell: Shell, spelling: str) -> None:
+    """Whoever peeks is told of what there is besides, as one who reads is."""
+    inbox = ("inbox", "--as", "bob", *spelling.split())
+    shell.text("send", "bob", "x" * 65_000)
+    assert b"more message" not in _said(shell.run(*inbox, "--peek"))
+    for _ in range(2):
+        shell.text("send", "bob", "y" * 65_000)
+    peeked, read = _said(shell.run(*inbox, "--peek")), _said(shell.run(*inbox))
+    assert b"2 more messages waiting" in peeked
+    assert b"2 more messages waiting" in read
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> bytes:
+    assert done.returncode == 0
+    return done.stdout + done.stderr
+
+
 def test_a_line_for_each_message(shell: Shell) -> None:
     """`--oneline`: time, sender and text of each on one line, whatever is in it; nothing where there is none."""
     assert shell.text("inbox", "--as", "bob", "--oneline", "--peek") == ""

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
-from claude_bus.config import Config
+from claude_bus.config import Config, Serving
+from claude_bus.http.api.caller import Caller
+from claude_bus.http.api.state import Read, latest
+from claude_bus.http.gate import Gate
 from claude_bus.http.hub import Hub, mail_for
+from claude_bus.http.service import Service
 from claude_bus.local import LocalBus
-from claude_bus.model import Address, Draft
+from claude_bus.model import ANYBODY, Address, Draft
 from claude_bus.opening import open_local
 
 pytestmark = pytest.mark.anyio
@@ -77,3 +84,22 @@ async def test_another_file_is_watched_like_the_first(bus: LocalBus, tmp_path: P
                 (tmp_path / f"bus.db{end}").unlink(missing_ok=True)
             assert await rings(hub, bus)
         tasks.cancel_scope.cancel()
+
+
+async def _silence() -> Message:
+    """What a client that waits says."""
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+async def test_a_value_that_runs_out_is_told_when_it_does(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody stores anything then that would ring for whoever waits for the change."""
+    monkeypatch.setattr("claude_bus.http.hub._LOOK_AFTER", math.inf)
+    service = Service(bus, Hub(bus), Config(Path("unused")), Serving(), Gate(bus, closed=False))
+    caller = Caller(Request({"type": "http"}, _silence), service, ANYBODY)
+    version = await bus.set_state(ALICE, "key", "value", ttl=0.3)
+
+    with anyio.fail_after(PATIENCE):
+        found = await latest(caller, "default", "key", Read(after_version=version, wait=60))
+
+    assert (found.value, found.version) == (None, 0)

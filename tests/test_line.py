@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import anyio
 import httpx2
 import pytest
 
@@ -15,6 +16,7 @@ from claude_bus.model import Address
 from claude_bus.processes import this_process
 from claude_bus.remote import line
 from claude_bus.remote.bus import RemoteBus
+from processes_under_test import PATIENCE
 
 pytestmark = pytest.mark.anyio
 URL = "https://bus.example.org/team"
@@ -221,3 +223,69 @@ async def test_an_answer_without_an_end_is_not_read(monkeypatch: pytest.MonkeyPa
     with pytest.raises(Unreachable, match="a line that does not end"):
         async for _ in line.lines(httpx2.Response(200, content=without_end(b"x" * 99)), URL):
             pass
+
+
+# -- outages
+
+
+class Reachable:
+    """A server that can be reached, or not. Its ear says at once that there may be something."""
+
+    def __init__(self) -> None:
+        self.is_reachable = False
+        self.was_asked = anyio.Event()
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.was_asked.set()
+        if not self.is_reachable:
+            raise httpx2.ConnectError("nobody there")
+        if request.method == "GET":
+            return httpx2.Response(200, stream=Rings())
+        return httpx2.Response(404, json={"error": "not_found", "message": "here I am"})
+
+
+class Rings(httpx2.AsyncByteStream):
+    """One ring, and no end."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"ring\n"
+        await anyio.sleep_forever()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Says how many seconds are between two attempts."""
+    return lambda seconds: monkeypatch.setattr("claude_bus.remote.bus.BACKOFF", (seconds,))
+
+
+async def test_an_outage_is_over_for_calls_once_the_ear_is_back(patient: Callable[[float], None]) -> None:
+    """Nobody is told that the bus is out of reach while the session hears from it already."""
+    server = Reachable()
+    elsewhere = bus(server)
+    patient(1800.0)
+    with pytest.raises(Unreachable):
+        await elsewhere.agents("default", None)
+    with pytest.raises(Unreachable, match="it is tried again in 1800 s"):
+        await elsewhere.agents("default", None)
+
+    server.is_reachable = True
+    async with elsewhere.ear() as ear:
+        assert await ear.heard(PATIENCE)
+        with pytest.raises(NotFound, match="here I am"):
+            await elsewhere.agents("default", None)
+
+
+async def test_an_outage_is_over_for_the_ear_once_a_call_goes_through(patient: Callable[[float], None]) -> None:
+    """What came meanwhile is looked for at once."""
+    server = Reachable()
+    elsewhere = bus(server)
+    patient(1800.0)
+    async with elsewhere.ear() as ear:
+        await server.was_asked.wait()
+        patient(0.0)
+        with pytest.raises(Unreachable):
+            await elsewhere.agents("default", None)
+        server.is_reachable = True
+        with pytest.raises(NotFound, match="here I am"):
+            await elsewhere.agents("default", None)
+        assert await ear.heard(PATIENCE)

@@ -666,6 +666,14 @@ def test_no_body_breaks_the_server(lasting: Served, body: bytes, era: int) -> No
         caller.http.close()
 
 
+def test_a_stream_is_not_resumed(server: Served) -> None:
+    """Whoever wants a stream's events again gets the stream: no event was kept, and none lost its id."""
+    caller = Caller(server.url).open()
+    with caller.http.stream("GET", caller.url, headers={"Last-Event-ID": "5"}) as stream:
+        assert (stream.status_code, stream.headers["content-type"]) == (200, "text/event-stream")
+    assert not caller.call("register", name="resumed").failed
+
+
 def test_other_methods_and_types(server: Served) -> None:
     """Refused as HTTP has it."""
     alice = Caller(server.url).open()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +144,26 @@ def test_a_damaged_cursor_is_not_guessed_at(env: dict[str, str], tmp_path: Path)
         done = run(env, "recv", "bob")
         assert (done.returncode, done.stdout) == (2, b"")
         assert str(path).encode() in done.stderr
+
+
+@pytest.mark.parametrize("wire", ["own"])
+def test_a_cursor_that_is_ahead_loses_nothing(server: Server, env: dict[str, str], tmp_path: Path) -> None:
+    """The server's clock was set back, or it is another server: what it gives is printed all the same, and once."""
+    with program(tmp_path, env, "recv", "bob"):
+        eventually(lambda: cursors(tmp_path))
+    [path] = cursors(tmp_path)
+    path.write_text(json.dumps({"since": time.time() + 10_000}), encoding="utf-8")
+    with program(tmp_path, env, "recv", "bob") as recv:
+        eventually(lambda: (post(server.url, "bob", "knock"), _ready(recv.process))[1])
+        post(server.url, "bob", "one")
+        recv.until(b"one\n---\n")
+        assert recv.end() == 0
+    post(server.url, "bob", "between")
+    with program(tmp_path, env, "recv", "bob") as again:
+        again.until(b"---\n")
+
+    assert [body for body in bodies(recv.said) if body != "knock"] == ["one"]
+    assert bodies(again.said) == ["between"]
 
 
 @on_every_wire

@@ -239,6 +239,31 @@ def test_an_outage_is_said_clearly_and_ends_by_itself(db: Path, tmp_path: Path) 
     assert "while you could not be reached" in brought
 
 
+def told(session: Wire, prompt: str) -> str:
+    """What the user is told with a prompt."""
+    found = session.call("hook", event="UserPromptSubmit", session_id="s1", prompt_id=prompt)
+    return str(json.loads(found.text).get("systemMessage", ""))
+
+
+def test_each_outage_is_told_once(far: Far, relay: Line) -> None:
+    """However long it lasts, and in whatever words the next attempt is announced; the next one is told again."""
+    there = far("there")
+    relay.condition = "cut"
+    first = told(there, "p0")
+    eventually(lambda: "tried again in 4 s" in there.call("whoami").text, "it is tried later and later")
+    later = [told(there, f"p{number}") for number in range(1, 4)]
+    relay.condition = "good"
+    until_reached(there, "whoami")
+    over = told(there, "p4")
+    relay.condition = "cut"
+    second = told(there, "p5")
+
+    assert "cannot be reached" in first
+    assert later == ["", "", ""]
+    assert over == ""
+    assert "cannot be reached" in second
+
+
 def test_a_server_that_is_no_bus_is_named(tmp_path: Path) -> None:
     """An address at which something else answers is said to be that."""
     script = (
@@ -408,6 +433,17 @@ def test_over_https_with_a_token_from_a_file(db: Path, tmp_path: Path) -> None:
     assert (foreign.returncode, nobody.returncode) == (2, 2)
     assert "not for the name 'zoe'; it may use ann, ann-*" in foreign.stderr
     assert "set BUS_TOKEN or BUS_TOKEN_FILE" in nobody.stderr
+
+
+def test_a_certificate_is_trusted_whoever_issued_it(db: Path, tmp_path: Path) -> None:
+    """The server's own is enough; its issuer's need not be at hand."""
+    cert, key = certificate(tmp_path, "server", issued=True)
+    with served(db, "--tls-cert", str(cert), "--tls-key", str(key)) as server:
+        trusted = run(tmp_path, server.url, "agents", BUS_CA_FILE=str(cert))
+        doubted = run(tmp_path, server.url, "agents")
+
+    assert (trusted.returncode, trusted.stderr) == (0, "")
+    assert (doubted.returncode, "BUS_CA_FILE can name a certificate to trust" in doubted.stderr) == (5, True)
 
 
 def test_a_session_whose_token_ends_is_told(db: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import anyio
 from . import rules, text
 from .bus import Bus
 from .config import Config
-from .errors import InvalidInput, NameTaken, NotRegistered, StoreFull
+from .errors import BusError, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
 from .injection import injection
 from .model import (
     ANYBODY,
@@ -399,6 +399,7 @@ class Session:
         if not self.turn.begins(session_id, prompt_id):
             await self.became("working", session_id)
             self._hops = 0 if typed else self._hops
+            self._problem = ""
             return _NOTHING
         self._continuations = 0
         self.turn.begin(session_id, prompt_id)
@@ -407,6 +408,7 @@ class Session:
             "prompt hook", session_id, permission_mode, prompt_id, begins=True, roster=True, doing=doing
         )
         self._hops = 0 if typed else self._hops
+        self._problem = ""
         return found
 
     async def batch(
@@ -469,8 +471,9 @@ class Session:
             self._heard = time.monotonic()
             await self._seen(status=status, session_id=session_id)
 
-    def first_time(self, problem: str) -> bool:
-        """Whether the user has not been told of this problem yet."""
+    def first_time(self, error: BusError) -> bool:
+        """Whether the user has not been told of this problem yet. It is over with a prompt that goes through."""
+        problem = error.code if isinstance(error, Unreachable) else error.message  # which tells when, and how
         new, self._problem = problem != self._problem, problem
         return new
 

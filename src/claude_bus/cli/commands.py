@@ -76,9 +76,9 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
             found = await _wait(who, options)
         found = replace(found, messages=await files.examined(found.messages))
         if options.oneline and not options.json:
-            _print_lines(found)
+            _print_lines(found, _more(found, peeked=options.peek))
         else:
-            show(options, rows.mail(found), _mail_text(found, who.me.name))
+            show(options, rows.mail(found), _mail_text(found, who.me.name, _more(found, peeked=options.peek)))
         sys.stdout.flush()
         if options.peek:
             return 0
@@ -117,20 +117,25 @@ async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
     return found
 
 
-def _print_lines(found: HandOver) -> None:
+def _more(found: HandOver, *, peeked: bool) -> str:
+    """What to say of unread mail that is not shown; what was only looked at stays unread as well."""
+    more = found.pending - (len(found.messages) if peeked else 0)
+    return f"{text.plural(more, 'more message')} waiting" if more > 0 else ""
+
+
+def _print_lines(found: HandOver, more: str) -> None:
     """A line for each message, and nothing where there is none: for the hook of a session's start."""
     for message in found.messages:
         print(text.mail_line(message))
-    if found.pending:
-        print(f"{text.plural(found.pending, 'more message')} waiting", file=sys.stderr)
+    if more:
+        print(more, file=sys.stderr)
 
 
-def _mail_text(found: HandOver, me: str) -> str:
+def _mail_text(found: HandOver, me: str, more: str) -> str:
     if not found.messages:
         return f"no messages for {me}"
     blocks = [text.letter(message) for message in found.messages]
-    rest = [f"{text.plural(found.pending, 'more message')} waiting"] if found.pending else []
-    return "\n\n".join([*blocks, *rest])
+    return "\n\n".join([*blocks, more] if more else blocks)
 
 
 async def agents(options: argparse.Namespace, config: Config) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
@@ -32,6 +34,15 @@ IDLE_EVERY = 0.5
 """The same while nobody does."""
 _LOOK_AFTER = 20.0
 """Seconds after which one who waits looks by itself, should all else fail."""
+
+
+def never() -> None:
+    """The time of what does not end."""
+
+
+def _seconds_to(due: float | None) -> float:
+    """How long it is until then, by the clock that the store goes by."""
+    return math.inf if due is None else max(due - time.time(), PULSE_EVERY)
 
 
 class Hub:
@@ -64,12 +75,17 @@ class Hub:
                 if not self._bells[topic]:
                     del self._bells[topic]
 
-    async def until(self, look: Callable[[], Awaitable[T]], patience: float, *topics: str) -> T:
-        """What `look` finds, as soon as that is true, or after `patience` seconds whatever it is."""
+    async def until(
+        self, look: Callable[[], Awaitable[T]], patience: float, *topics: str, due: Callable[[], float | None] = never
+    ) -> T:
+        """What `look` finds, as soon as that is true, or after `patience` seconds whatever it is.
+
+        `due` is the time at which something ends that `look` has found, if it does: nobody rings for that.
+        """
         with self.bell(*topics) as bell:
             end = anyio.current_time() + patience
             while not (found := await look()) and (left := end - anyio.current_time()) > 0:
-                await bell.rung(min(left, _LOOK_AFTER))
+                await bell.rung(min(left, _LOOK_AFTER, _seconds_to(due())))
             return found
 
     async def run(self) -> None:

@@ -42,6 +42,7 @@ VERSION_HEADER = "MCP-Protocol-Version"
 HANDLE_HEADER = "Bus-Session"
 HANDLE_PARAMETER = "session"
 MAX_HANDLE = 200
+_RESUMES = b"last-event-id"
 _CANCELLED = -32800
 """The code with which a call is answered that nobody waits for any more; not that anybody reads it."""
 _SESSION = "session "
@@ -151,7 +152,7 @@ class Endpoint:
                 self._visitors.heard(key, stream=scope["method"] == "GET", limited=bool(identity)),
                 self._seated(connection, grant, line),
             ):
-                await self._manager.handle_request(scope, receive, line.watch(send))
+                await self._manager.handle_request(_from_now_on(scope), receive, line.watch(send))
         except ClientDisconnect:
             _log.debug("a client went away while it sent its request")
         finally:
@@ -199,6 +200,12 @@ class Endpoint:
         participants = self._visitors.known(key_of(self._grant_of(connection), _identity(connection)))
         if participants and request is not None:
             participants.gave_up(request)
+
+
+def _from_now_on(scope: Scope) -> Scope:
+    """The request without the wish to have a stream's events again: there are none that are kept, and the library
+    would not answer it at all."""
+    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != _RESUMES]}
 
 
 def _connection(ctx: Any) -> HTTPConnection:

@@ -140,7 +140,7 @@ async def _call_hook(participants: Participants, arguments: dict[str, Any]) -> t
         _log.debug("hook: %s", error)
         answer = "{}"
     except BusError as error:
-        new = participants.session.first_time(error.message)
+        new = participants.session.first_time(error)
         answer = json.dumps({"systemMessage": f"bus: {error.message}"}) if new else "{}"
     except Exception:  # noqa: BLE001 - see above
         _log.exception("hook")

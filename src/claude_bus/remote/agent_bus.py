@@ -170,12 +170,18 @@ def _seconds(header: str) -> int:
 
 
 def _batch(answer: Mapping[str, Any], since: float) -> Batch:
-    """The messages in an answer that are newer than `since`, whatever the server made of that."""
+    """The messages in an answer that are newer than `since`, whatever the server made of that.
+
+    Where all that the server has is older (`now`), the cursor is none of this server's times, or its clock was set
+    back: then what it gives is new, and the cursor is that of these messages from then on.
+    """
+    now = _time(answer.get("now"))
+    after = since if now is None or now >= since else 0.0
     entries = answer.get("messages")
     if entries is not None and not isinstance(entries, list):
         raise Unreachable("the bus answers with something else than a list of messages", sent=True)
     found = [_mail(entry) for entry in entries or []]
-    mail = sorted((one for one in found if one and one.ts > since), key=lambda one: one.ts)
+    mail = sorted((one for one in found if one and one.ts > after), key=lambda one: one.ts)
     return Batch(tuple(mail), found.count(None))
 
 

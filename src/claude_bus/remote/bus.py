@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import time
 import uuid
@@ -345,13 +346,14 @@ class RemoteBus:
                 _log.debug("the ear's line to %s broke", self._url)
             pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
             failures += 1
-            await anyio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 - not all at once
+            await self._outage.ends(pause * random.uniform(0.7, 1.3))  # noqa: S311 - not all at once
 
     async def _rings_of(self, address: str) -> AsyncIterator[None]:
         timeout = httpx2.Timeout(SILENCE, connect=CONNECT_TIMEOUT)
         async with self._client().stream("GET", "/rpc/ear", params={"address": address}, timeout=timeout) as answer:
             if answer.status_code != httpx2.codes.OK:
                 raise self._refusal(answer.status_code, await line.content(answer, self._url))
+            self._outage.works()
             async for said in line.lines(answer, self._url):
                 if said == b"ring":
                     yield
@@ -365,15 +367,26 @@ class _Outage:
         self._failures = 0
         self._closed_until = 0.0
         self._reason = ""
+        self._ended = anyio.Event()
 
     def require(self) -> None:
         """Raise `Unreachable` if it was tried a moment ago, in vain."""
         left = self._closed_until - time.monotonic()
         if left > 0:
-            raise Unreachable(f"{self._reason}; it is tried again in {left:.0f} s", sent=False)
+            raise Unreachable(f"{self._reason}; it is tried again in {math.ceil(left)} s", sent=False)
 
     def works(self) -> None:
-        self._failures = 0
+        """It was reached, by a call or by the ear: neither has to wait any more."""
+        self._closed_until = 0.0
+        if self._failures:
+            self._failures = 0
+            self._ended.set()
+            self._ended = anyio.Event()
+
+    async def ends(self, patience: float) -> None:
+        """Wait until one that there is has ended, or for so many seconds."""
+        with anyio.move_on_after(patience):
+            await self._ended.wait()
 
     def broke(self, said: str, *, sent: bool, more: str) -> Unreachable:
         """The error to raise, with what was `said` of it and `more`; `sent`: the request may have arrived."""

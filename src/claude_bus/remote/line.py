@@ -108,6 +108,7 @@ def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext:
     try:
         if ca_file:
             trusted.load_verify_locations(cafile=ca_file)
+            trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own, whoever issued it
     except OSError as error:
         raise Misconfigured(f"BUS_CA_FILE={str(ca_file)!a} {_unusable(error)}") from None
     return trusted

@@ -32,6 +32,7 @@ def last(tx: Transaction) -> int:
 
 def since(tx: Transaction, after: int, channel: str | None = None, limit: int = _AT_ONCE) -> list[Event]:
     """The oldest `limit` events after the one with this id, on one channel or (None) on all."""
+    after = _known(tx, after)
     rows = tx.all(
         "SELECT * FROM events WHERE id > ? AND (? IS NULL OR channel = ?) ORDER BY id LIMIT ?",
         after,
@@ -42,12 +43,14 @@ def since(tx: Transaction, after: int, channel: str | None = None, limit: int = 
     return [_event(row) for row in rows]
 
 
-def changes(tx: Transaction, after: int) -> Changes:
-    """What came after an event, as far as one look goes, and whom it concerns.
+def _known(tx: Transaction, after: int) -> int:
+    """An event later than all that there are is of another file, which is gone: then everything came after it."""
+    return after if after <= last(tx) else 0
 
-    An event later than all that there are is of another file, which is gone: then everything came after it.
-    """
-    after = after if after <= last(tx) else 0
+
+def changes(tx: Transaction, after: int) -> Changes:
+    """What came after an event, as far as one look goes, and whom it concerns."""
+    after = _known(tx, after)
     found = since(tx, after)
     mail = _recipients(tx, [int(event.subject) for event in found if event.verb == "send"])
     mail.update(Address(event.actor, event.channel) for event in found if event.verb in _MAY_BRING_MAIL)

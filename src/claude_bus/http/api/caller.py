@@ -13,6 +13,7 @@ from ... import rules
 from ...errors import Unauthorized
 from ...local import LocalBus
 from ...model import Address, Grant
+from ..hub import never
 from ..service import Service, grant_of
 
 T = TypeVar("T")
@@ -50,8 +51,10 @@ class Caller:
         who = self.looks(name, channel)
         return who, self.bus.acting_as(who, PROGRAM, self.grant)
 
-    async def until(self, look: Callable[[], Awaitable[T]], wait: float, *topics: str) -> T:
-        """What `look` finds, as soon as that is true, or after `wait` seconds whatever it is.
+    async def until(
+        self, look: Callable[[], Awaitable[T]], wait: float, *topics: str, due: Callable[[], float | None] = never
+    ) -> T:
+        """What `look` finds, as soon as that is true, or after `wait` seconds whatever it is. `due`: see `Hub.until`.
 
         Nobody waits for a client that has gone, or whose token was revoked meanwhile.
         """
@@ -64,7 +67,7 @@ class Caller:
             looked = True
             return await look()
 
-        return await self.service.hub.until(again, wait, *topics)
+        return await self.service.hub.until(again, wait, *topics, due=due)
 
     async def _still_there(self) -> None:
         if await self.request.is_disconnected():

@@ -95,21 +95,26 @@ async def list_state(caller: Calling, which: Annotated[Which, InQuery()]) -> Res
 async def get_state(caller: Calling, key: KeyInPath, given: Annotated[Read, InQuery()]) -> Response:
     """One entry, or with `after_version` whatever there is when it has changed."""
     where = caller.channel(given.channel)
-    found = await _latest(caller, where, rules.check_key(key), given)
+    found = await latest(caller, where, rules.check_key(key), given)
     if found.value is None and given.after_version is None:
         raise NotFound(f"there is no state '{key}' on channel '{where}'", key=key)
     return _answer([found], lambda entries: entries[0], version=found.version)
 
 
-async def _latest(caller: Caller, where: str, key: str, given: Read) -> StateEntry:
+async def latest(caller: Caller, where: str, key: str, given: Read) -> StateEntry:
     """The entry as it stands; with `after_version`, once that is another one."""
 
+    expires: float | None = None
+
     async def look() -> StateEntry | None:
+        nonlocal expires
         found = await caller.bus.latest_state(where, key)
+        expires = found.expires
         return None if found.version == given.after_version else found
 
     wait = 0.0 if given.after_version is None else given.wait
-    return await caller.until(look, wait, channel(where)) or await caller.bus.latest_state(where, key)
+    found = await caller.until(look, wait, channel(where), due=lambda: expires)
+    return found or await caller.bus.latest_state(where, key)
 
 
 @router.get("/state/{key}/history", response_model=records.History, responses=refusals())
