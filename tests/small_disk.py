@@ -125,6 +125,19 @@ def full_from_the_start(folder: Path) -> dict[str, Any]:
     return {"refusals": [(one.failed, one.text) for one in refused], "hook": hook.text, "after": after.text}
 
 
+def full_at_a_restart(folder: Path) -> dict[str, Any]:
+    """Start where a server was killed, without room for what SQLite makes at first; then make room."""
+    with wire(folder / "bus.db") as server:
+        join(server)
+    (folder / "bus.db-shm").unlink()
+    ballast = stuff(folder)
+    with wire(folder / "bus.db") as server:
+        refused = server.call("set_state", key="k", value="v")
+        ballast.unlink()
+        after = server.call("set_state", key="k", value="v")
+    return {"refusal": refused.text, "after": after.text}
+
+
 def full_for_a_moment(folder: Path) -> dict[str, Any]:
     """Fill the disk while a server runs that has not written for a while."""
     with wire(folder / "bus.db") as server:
@@ -156,6 +169,7 @@ def read_only(folder: Path) -> dict[str, Any]:
 SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "fill": fill,
     "full_from_the_start": full_from_the_start,
+    "full_at_a_restart": full_at_a_restart,
     "full_for_a_moment": full_for_a_moment,
     "read_only": read_only,
 }

@@ -477,20 +477,20 @@ def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
     seen = on_small_disk("fill", tmp_path / "disk")
 
     assert seen["sent"] > 20
-    assert "full" in seen["refusal"]
+    assert "is full" in seen["refusal"]
     assert seen["inside"] == {"messages": seen["sent"], "integrity": "ok"}
     assert seen["after"].startswith("sent to 'bob'")
     assert seen["read"] == [str(n) for n in range(seen["sent"] + 1)]
     assert seen["exit"] == 0
 
 
-@pytest.mark.parametrize("scenario", ["full_from_the_start", "full_for_a_moment"])
+@pytest.mark.parametrize("scenario", ["full_from_the_start", "full_at_a_restart", "full_for_a_moment"])
 def test_a_server_outlives_a_full_disk(tmp_path: Path, scenario: str) -> None:
-    """Full before the first start or for a moment: an error that says so, and then it works."""
+    """Full before the first start, before a later one, or for a moment: an error that says so, and then it works."""
     seen = on_small_disk(scenario, tmp_path / "disk")
 
     refusals = [text for _, text in seen["refusals"]] if "refusals" in seen else [seen["refusal"]]
-    assert all("full" in text for text in refusals)
+    assert all("is full; nothing was changed, free some space" in text for text in refusals), refusals
     assert seen["after"].startswith(("registered 'alice'", "state['k'] set"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -19,6 +20,7 @@ from claude_bus.bus import Bus
 from claude_bus.cli import commands
 from claude_bus.cli import main as command_line
 from claude_bus.config import Config, Serving
+from claude_bus.errors import StoreFull
 from claude_bus.http import serve as serving
 from claude_bus.mcp import server, stdio
 from claude_bus.model import Process
@@ -91,7 +93,8 @@ def host(stage: Stage, label: str) -> None:
     """The bus, served to those elsewhere."""
     _prepare(stage, HOST, "", label, stage.environment(HOST))
     nursery.become(os.open(stage.log(HOST), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
-    serving.serve(Config.from_env(os.environ, Path.home()), Serving(port=stage.host))
+    with contextlib.suppress(StoreFull):  # there is no room to begin: it is started again, as by a service manager
+        serving.serve(Config.from_env(os.environ, Path.home()), Serving(port=stage.host))
 
 
 def serve(stage: Stage, seat: str, label: str, env: Mapping[str, str], source: int, sink: int) -> None:

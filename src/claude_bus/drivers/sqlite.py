@@ -62,6 +62,8 @@ _REPLACED = "%s was replaced while it was in use: what is there now is the bus"
 def translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     """The bus's error for one of SQLite's (by its primary code) or the system's."""
     code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # no room for the index of the WAL
+        code = sqlite3.SQLITE_FULL
     if code is not None and code & 0xFF in _CODES:
         kind, message = _CODES[code & 0xFF]
         return kind(message.format(path=path), path=str(path))
