@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+import psutil
 
 from claude_bus import processes
 from claude_bus.config import Config
@@ -44,6 +45,13 @@ def eventually(look: Callable[[], T], what: str = "what other processes bring ab
         assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
         time.sleep(0.02)
     return found
+
+
+def suspend(pid: int) -> None:
+    """Stop a process for now; it has stopped when this returns. SIGCONT lets it go on."""
+    process = psutil.Process(pid)
+    process.suspend()
+    eventually(lambda: process.status() == psutil.STATUS_STOPPED, "it is suspended")
 
 
 # -- actors ----------------------------------------------------------------------------------

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import signal
 import sqlite3
 import subprocess
+import sys
+import termios
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from hypothesis import strategies as st
 from agent_bus_under_test import run, surroundings
 from claude_bus.model import Letter
 from claude_bus.sql import archive, deliveries
+from processes_under_test import eventually, suspend
 from store_under_test import START, Store
 
 STORE: list[dict[str, Any]] = [
@@ -40,10 +46,10 @@ class Desk:
         self.folder = folder
         (folder / home).mkdir()
         self.db = folder / home / ".claude-bus" / "bus.db"
-        self._env = surroundings(folder / home)
+        self.env = surroundings(folder / home)
 
     def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return run(self._env, *arguments, stdin=stdin)
+        return run(self.env, *arguments, stdin=stdin)
 
     def json(self, *arguments: str, status: int = 0) -> dict[str, Any]:
         done = self.run(*arguments, "--json")
@@ -207,6 +213,25 @@ def test_export_overwrites_nothing_unless_forced(desk: Desk) -> None:
     assert desk.json("export", str(out), "--force") == {"exported": 4}
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == [1, 2, "m-3", 4]
     assert desk.json("export", status=2)["error"] == "invalid_input"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing suspends a process there")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_export_that_is_suspended_meanwhile_is_whole(desk: Desk, unbuffered: str) -> None:
+    """What the system took only in part is given to it again; with PYTHONUNBUFFERED Python would drop the rest."""
+    desk.json("import", desk.file([{**STORE[0], "id": n, "body": f"{n} " + "x" * 40_000} for n in range(20)]))
+    env = {**desk.env, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen([sys.executable, "-m", "claude_bus", "export"], env=env, stdout=subprocess.PIPE) as export:
+        assert export.stdout
+        pipe = export.stdout.fileno()
+        held = array("i", [0])
+        begun = 45_000  # bytes: of the second message, which a pipe has no room for
+        eventually(lambda: not fcntl.ioctl(pipe, termios.FIONREAD, held) and held[0] > begun, "it is being written")
+        suspend(export.pid)
+        export.send_signal(signal.SIGCONT)
+        lines = export.stdout.read().splitlines()
+
+    assert [json.loads(line)["body"].split()[0] for line in lines] == [str(n) for n in range(20)]
 
 
 def test_thousands_are_imported(desk: Desk) -> None:

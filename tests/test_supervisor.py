@@ -16,7 +16,7 @@ import pytest
 from claude_bus import supervisor
 from claude_bus.mcp import hooks
 from claude_bus.mcp.tools import TOOLS
-from processes_under_test import PATIENCE, Peer, Wire, answer, environment, eventually
+from processes_under_test import PATIENCE, Peer, Wire, answer, environment, eventually, suspend
 
 
 class Supervised(Wire):
@@ -248,7 +248,8 @@ def test_a_signal_that_came_while_it_was_suspended_ends_both(mortal: Callable[[i
         client.ask("ping")
         server = client.server()
 
-        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
+        suspend(client.process.pid)
+        for number in (signal.SIGTERM, signal.SIGCONT):
             client.process.send_signal(number)
 
         assert client.process.wait(PATIENCE) == 0

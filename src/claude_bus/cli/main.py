@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import sys
@@ -39,6 +40,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status."""
+    _buffer_output()
     parser = _parser()
     options = _parse(parser, arguments)
     try:
@@ -75,8 +77,19 @@ def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         return EXIT_STATUS.get(error.code, 1)
 
 
+def _buffer_output() -> None:
+    """Undo PYTHONUNBUFFERED: without a buffer Python drops what the system does not take at once, half a message,
+    say, of a process that is suspended while it writes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(getattr(stream, "buffer", None), io.RawIOBase):
+            whole = io.BufferedWriter(stream.buffer)
+            kept = io.TextIOWrapper(whole, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
+            setattr(sys, name, kept)
+
+
 def _stdout_fails() -> bool:
-    """Whether what was printed cannot be put out. Unless stdout has no buffer, it is kept until it can."""
+    """Whether what was printed cannot be put out; it is kept until it can."""
     try:
         if sys.stdout:
             sys.stdout.flush()
