@@ -23,6 +23,9 @@ from typing import Any, Self
 
 TIMEOUT = 60.0
 """Seconds until a server that does not answer is ended; a slow machine needs three or four for all."""
+_LEAVING = 10.0
+"""Seconds until a server that does not end with its input is killed. One that is killed at once leaves a process
+behind, which would make the database anew when that is gone."""
 
 
 class Broken(Exception):
@@ -47,9 +50,12 @@ class Server:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        try:
+            self._process.communicate(timeout=_LEAVING)  # the end of its input ends it, and what it started
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
         self._limit.cancel()
-        self._process.kill()
-        self._process.communicate()
 
     def greet(self) -> None:
         """Open the conversation as a client does."""
