@@ -114,7 +114,7 @@ class BothBuses(RuleBasedStateMachine):
         key = died[0] if died and again else f"client:{process}"
         for session in self.model.live()[:1]:
             self._attach(session.client, None, channel)
-        if self._attach(Client(key, process, SHOP, conversation), wanted, channel):
+        if self._attach(Client(key, process, SHOP, conversation, hooked=True), wanted, channel):
             for _ in range(2):  # as where the plugin is installed and the bus added by hand as well
                 self._serve(self.model.sessions[key])
 
@@ -213,7 +213,7 @@ class BothBuses(RuleBasedStateMachine):
         rung = self.store(deliveries.ring, session.client.key, idle=idle)
         expected = self.model.ring(session, idle=idle)
         assert (rung[1] if rung else None) == expected
-        assert not rung or rung[0].count == len(self.model.waiting(session.who))
+        assert not rung or rung[0].count == len(self.model.news(session.who))
 
     # -- what must hold after each step
 

@@ -8,7 +8,7 @@ whose process died is over as soon as somebody notices), the model is told what 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -21,6 +21,10 @@ from model_refusals import Refused
 RING_AGAIN = (0.0, 30.0, 120.0)
 MAX_HOPS, MAX_TALK = 10, 30
 RATE_WINDOW = 60.0
+NEWS = 3_600.0
+PROGRAM_PRESENT = 180.0
+WAKES = ((6.0, 20), (60.0, 6))
+"""What a wake costs and how many come in a row, for mail of sessions and of programs."""
 RETENTION = 30 * 86_400.0
 SILENCE = 90 * 86_400.0
 UNPROVEN = ("queued", "handed")
@@ -65,6 +69,8 @@ class Running:
     rung_upto: int = 0
     rung_at: float = 0.0
     rings: int = 0
+    hooked: bool = False
+    woken: list[float] = field(default_factory=lambda: [0.0, 0.0])
     introduced: bool = False
     roster: frozenset[str] = frozenset()
     overlaps: frozenset[tuple[str, str]] = frozenset()
@@ -80,6 +86,9 @@ class Slip:
     attempts: int = 0
     by: Process | None = None
     recalled: bool = False
+    retained: bool = False
+    earlier: bool = False
+    """From before its reader joined; from long before."""
     expired: float = 0.0
     """When, if because its reader was silent."""
 
@@ -97,6 +106,7 @@ class Letter:
     """The channel that all of is addressed, or ''."""
     expires: float | None
     key: str
+    by_program: bool = False
     slips: dict[Address, Slip] = field(default_factory=dict)
 
     @property
@@ -113,6 +123,12 @@ class Letter:
 
     def seen_by(self, me: Address) -> bool:
         return me == self.sender or me in self.slips or self.broadcast == me.channel
+
+    def handed(self, me: Address, now: float) -> Message:
+        """As it is handed over: one from before its reader joined says how old it is."""
+        slip = self.slips[me]
+        shown = self.shown(me, again=slip.attempts > 0)
+        return replace(shown, age=max(0.0, now - self.ts) if slip.retained else 0.0)
 
     def shown(self, me: Address, *, again: bool = False) -> Message:
         draft = self.draft
@@ -154,6 +170,7 @@ class Reacted:
     overlaps: frozenset[tuple[str, str]]
     requests: tuple[int, ...]
     introduce: bool
+    earlier: int
 
 
 class ModelOfTheBus:
@@ -208,7 +225,7 @@ class ModelOfTheBus:
         self.noticed(chosen)
         name = self.names.setdefault(chosen, Name())
         name.status, name.seen, name.session_id, name.was_session = "idle", self.now, client.session_id, True
-        self.sessions[client.key] = Running(client, chosen, client.session_id, self.now)
+        self.sessions[client.key] = Running(client, chosen, client.session_id, self.now, hooked=client.hooked)
 
     def _is_registered(self, who: Address) -> bool:
         return who in self.names and self.names[who].registered
@@ -247,7 +264,7 @@ class ModelOfTheBus:
         if not name.registered:
             for letter in self.letters.values():
                 if letter.broadcast == who.channel and letter.sender != who and not letter.over(self.now):
-                    letter.slips.setdefault(who, Slip())
+                    letter.slips.setdefault(who, Slip(retained=True, earlier=letter.ts < self.now - NEWS))
         name.registered = True
 
     def _move(self, session: Running, who: Address) -> None:
@@ -393,7 +410,7 @@ class ModelOfTheBus:
         for who in recipients:
             self.names.setdefault(who, Name())
         expires = None if draft.ttl is None else self.now + draft.ttl
-        letter = Letter(sent_id, ts, me, draft, ", ".join(draft.to), broadcast, expires, draft.key)
+        letter = Letter(sent_id, ts, me, draft, ", ".join(draft.to), broadcast, expires, draft.key, not self.holder(me))
         letter.slips = {who: Slip() for who in recipients}
         assert not self.letters or (sent_id > max(self.letters) and ts > max(m.ts for m in self.letters.values()))
         self.letters[sent_id] = letter
@@ -457,10 +474,14 @@ class ModelOfTheBus:
         holder, name = self.holder(who), self.names[who]
         if holder and quiet:
             return "quiet", 0.0
-        if holder and name.status == "working":
+        if holder and name.status == "working" and holder.hooked:
             return "working", 0.0
+        if holder and holder.bell and rings:
+            return "waking", 0.0
         if holder:
-            return ("waking" if holder.bell and rings else "idle"), 0.0
+            return ("idle" if holder.hooked else "inbox"), 0.0
+        if name.registered and not name.was_session and 0 <= self.now - name.seen < PROGRAM_PRESENT:
+            return "inbox", name.seen
         died = [s.heartbeat for s in self.sessions.values() if s.who == who]
         return ("offline", max(name.seen, *died, 0.0)) if name.seen else ("unknown", 0.0)
 
@@ -471,13 +492,21 @@ class ModelOfTheBus:
         return [letter for letter in self.letters.values() if letter.of(me, *states)]
 
     def hand_over(
-        self, me: Address, by: Process, *, limit: int, room: int, at_least_one: bool = False, peek: bool = False
+        self,
+        me: Address,
+        by: Process,
+        *,
+        limit: int,
+        room: int,
+        at_least_one: bool = False,
+        peek: bool = False,
+        news: bool = False,
     ) -> Handed:
         """The oldest first, as many as fit; what a dead process handed over waits again before."""
         self._recover(me)
         self._expire([letter for letter in self.letters.values() if me in letter.slips], me)
-        waiting = self._with(me, "queued")
-        shown = [letter.shown(me, again=letter.slips[me].attempts > 0) for letter in waiting]
+        waiting = [letter for letter in self._with(me, "queued") if not (news and letter.slips[me].earlier)]
+        shown = [letter.handed(me, self.now) for letter in waiting]
         count = max(min(_fitting(shown, room), limit), int(at_least_one and bool(waiting)))
         unproven = tuple(m.id for m in self._with(me, "handed") if m.slips[me].by == by)
         rest = waiting[count].id if count < len(waiting) else 0
@@ -523,18 +552,28 @@ class ModelOfTheBus:
         if slip and slip.state in ("handed", "read"):
             slip.state = "acked"
 
+    def news(self, me: Address) -> list[Letter]:
+        """What waits, but for broadcasts from long before one joined."""
+        return [letter for letter in self.waiting(me) if not letter.slips[me].earlier]
+
     def waiting(self, me: Address) -> list[Letter]:
         return [letter for letter in self._with(me, "queued") if not letter.over(self.now)]
 
     def ring(self, session: Running, *, idle: bool) -> int | None:
         """How often the batch rang before, if the session is to be rung now."""
-        mail = self.waiting(session.who)
+        mail = self.news(session.who)
         status = self.names[session.who].status
         if not session.bell or not (idle or status == "idle") or not any(m.rings for m in mail):
             return None
         before = session.rings if any(m.id <= session.rung_upto for m in mail) else 0
         if before >= len(RING_AGAIN) or abs(self.now - session.rung_at) < RING_AGAIN[before]:
             return None
+        programs = all(m.by_program for m in mail if m.rings)
+        every, burst = WAKES[programs]
+        ahead = session.woken[programs] - self.now
+        if every * (burst - 1) < ahead <= every * burst:
+            return None
+        session.woken[programs] = self.now + every + (ahead if 0 <= ahead <= every * burst else 0)
         session.rung_upto, session.rung_at, session.rings = mail[-1].id, self.now, before + 1
         return before
 
@@ -594,17 +633,20 @@ class ModelOfTheBus:
         if happening.begins:
             self.withdraw(me, self.letters, by)
         mail = Handed((), 0, 0, ())
-        if not happening.ends or any(m.of(me, *UNPROVEN) and m.draft.hops < MAX_HOPS for m in self.letters.values()):
-            mail = self.hand_over(me, by, limit=100, room=happening.space)
+        unread = [m for m in self._with(me, *UNPROVEN) if not m.slips[me].earlier]
+        if not happening.ends or any(m.draft.hops < MAX_HOPS for m in unread):
+            mail = self.hand_over(me, by, limit=100, room=happening.space, news=True)
         announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
         roster = self._new_roster(session) if happening.roster and registered else None
         overlaps = self._new_overlaps(session) if happening.roster else frozenset()
         requests = self.open_requests(me) if happening.ends and not (mail.messages or announce) else ()
-        news = bool(mail.messages or announce or roster is not None or overlaps)
+        old = [m for m in self._with(me, "queued") if m.slips[me].earlier]
+        earlier = 0 if session.introduced else len(old)
+        news = bool(mail.messages or announce or roster is not None or overlaps or earlier)
         introduce = news and not session.introduced
         session.introduced |= introduce
         self._note(session, happening, "working" if news or requests or not happening.ends else "idle")
-        return Reacted(me, registered, mail, announce, roster, overlaps, requests, introduce)
+        return Reacted(me, registered, mail, announce, roster, overlaps, requests, introduce, earlier)
 
     def _new_roster(self, session: Running) -> tuple[tuple[str, Status], ...] | None:
         peers = self.roster(session.who)
@@ -622,10 +664,12 @@ class ModelOfTheBus:
             happening.session_id in ("", session.session_id)
             and happening.prompt_id in ("", session.prompt_id)
             and happening.bell in (None, session.bell)
+            and session.hooked
         )
         session.prompt_id = happening.prompt_id or session.prompt_id
         if not same or status != self.names[session.who].status or happening.doing is not None:
             self.observe(session, status, happening.session_id, happening.bell)
+            session.hooked = True
 
     # -- upkeep
 

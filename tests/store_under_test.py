@@ -48,7 +48,7 @@ class Store:
     def client(self, *, session_id: str = "", folder: Folder | None = None) -> Client:
         """A client program that just started."""
         process = self.process()
-        return Client(f"client:{process}", process, folder or Folder(), session_id)
+        return Client(f"client:{process}", process, folder or Folder(), session_id, hooked=True)
 
     def present(self, cwd: str, *, branch: str = "", channel: str = "default", session_id: str = "") -> Address:
         """A session that runs in a folder and has not registered."""

@@ -6,8 +6,10 @@ import fcntl
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +171,21 @@ def test_inbox_can_wait(shell: Shell) -> None:
 def test_nobody_waits_for_no_time(shell: Shell, seconds: str) -> None:
     """What is no time to wait is said, instead of not waiting."""
     assert "--wait must be" in shell.json("inbox", "--as", "bob", f"--wait={seconds}", status=2)["message"]
+
+
+def test_agents_leaves_out_names_long_gone(shell: Shell, tmp_path: Path) -> None:
+    """They are counted; `--all` lists them."""
+    shell.text("send", "bob", "hello", "--as", "ann")
+    shell.text("send", "bob", "hello", "--as", "gone")
+    with closing(sqlite3.connect(tmp_path / ".claude-bus" / "bus.db")) as db:
+        db.execute("UPDATE agents SET last_seen = last_seen - 8 * 86400 WHERE name = 'gone'")
+        db.commit()
+
+    few, document = shell.text("agents"), shell.json("agents")
+
+    assert few.splitlines()[-1] == "1 name not seen for a week: claude-bus agents --all"
+    assert ([agent["name"] for agent in document["agents"]], document["not_seen_for_a_week"]) == (["ann"], 1)
+    assert [agent["name"] for agent in shell.json("agents", "--all")["agents"]] == ["ann", "gone"]
 
 
 def test_agents_lists_whoever_took_part(shell: Shell) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from claude_bus import rules
 from claude_bus.errors import RateLimited
 from claude_bus.mcp import hooks
-from claude_bus.model import Draft
+from claude_bus.model import Address, Draft
 from claude_bus.session import Session
 from claude_bus.subagents import Participants
 from sessions_under_test import Party, say
@@ -229,3 +232,103 @@ def test_programs_may_send_as_much_as_they_like(store: Store) -> None:
 
     for _ in range(20):
         store(messages.send, ci, Draft(("bob",), "built"), 4)
+
+
+# -- wakes have a budget ---------------------------------------------------------------------------
+
+
+async def flood(party: Party, bob: Session, *, messages: int, every: float) -> int:
+    """A program sends so many messages, one each `every` seconds; returns how often the session was woken."""
+    address = (await bob.attach()).address
+    await bob.bus.enlist(Address("ci", address.channel), "command line")
+    woken = 0
+    for number in range(messages):
+        await bob.bus.send(Address("ci", address.channel), Draft((address.name,), f"build {number}"))
+        party.now += every
+        if await bob.bus.ring(bob.client.key, idle=False):
+            woken += 1
+            await turn(bob, f"flood {party.now}")
+    return woken
+
+
+async def turn(session: Session, prompt_id: str) -> None:
+    """A turn in which the model only reads what came."""
+    await session.prompt("s", prompt_id, "default")
+    await session.stop("s", "default", prompt_id)
+    await session.stop("s", "default", prompt_id)
+
+
+async def woken_session(party: Party, name: str) -> Session:
+    session = await party.join(name, may_wake=lambda _mode: True)
+    await turn(session, "first")
+    return session
+
+
+async def test_a_program_that_floods_wakes_a_session_only_so_often(party: Party) -> None:
+    """Thirty messages in a minute are six turns; the rest waits, and is read with the next."""
+    bob = await woken_session(party, "bob")
+
+    assert await flood(party, bob, messages=30, every=2.0) == 6
+
+    party.now += 60
+    await bob.bus.send(Address("ci", "default"), Draft(("bob",), "last"))
+    assert await bob.bus.ring(bob.client.key, idle=False)
+    assert len((await bob.inbox()).messages) > 1
+
+
+async def test_a_program_that_floods_is_told_when_it_wakes(party: Party) -> None:
+    """`send` says so instead of promising a wake that does not come."""
+    bob = await woken_session(party, "bob")
+    await flood(party, bob, messages=10, every=1.0)
+
+    [expected] = (await bob.bus.send(Address("ci", "default"), Draft(("bob",), "more"))).expectations
+
+    assert expected.outlook == "waking"
+    assert re.fullmatch(r"in up to \d+s: it was woken often", expected.hint)
+
+
+async def test_a_flood_of_a_program_does_not_keep_a_session_from_waking(party: Party) -> None:
+    """Programs and sessions have budgets of their own."""
+    bob = await woken_session(party, "bob")
+    alice = await party.join("alice")
+    await flood(party, bob, messages=10, every=1.0)
+
+    await say(alice, "bob", "and I?")
+
+    assert await bob.bus.ring(bob.client.key, idle=False)
+
+
+async def test_sessions_wake_each_other_within_a_budget_too(party: Party) -> None:
+    """Whatever its sender says of itself: twenty in a row, then one each six seconds."""
+    bob = await woken_session(party, "bob")
+    alice = await party.join("alice")
+
+    woken = 0
+    for number in range(40):
+        await say(alice, "bob", f"{number}")
+        party.now += 0.5
+        if await bob.bus.ring(bob.client.key, idle=False):
+            woken += 1
+            await turn(bob, f"turn {number}")
+
+    assert woken == 23
+
+
+@given(
+    spent=st.floats(-1e9, 1e9), now=st.floats(-1e9, 1e9), by_program=st.booleans(), steps=st.lists(st.floats(0, 100))
+)
+def test_wakes_stay_within_their_budget_whatever_the_clock_does(
+    spent: float, now: float, by_program: bool, steps: list[float]
+) -> None:
+    """In any time there are at most the burst, and one for each that is paid for; a wait is never longer than that."""
+    every, burst = rules.WAKE_EVERY[by_program], rules.WAKE_BURST[by_program]
+    began, woken = now, 0
+    spent = rules.wake_spent(spent, now, by_program=by_program) - every
+    for step in steps:
+        now += step
+        wait = rules.wake_wait(spent, now, by_program=by_program)
+        assert 0 <= wait <= every + 1e-3
+        if not wait:
+            woken += 1
+            spent = rules.wake_spent(spent, now, by_program=by_program)
+    assert woken <= burst + (now - began) / every + 1

@@ -98,6 +98,8 @@ def test_every_limit_is_documented() -> None:
         "claims of one name": f"{rules.MAX_CLAIMS:,}; {rules.MAX_GLOB_CLAIMS}",
         "claims on one channel": f"{rules.MAX_CHANNEL_CLAIMS:,}; {rules.MAX_CHANNEL_GLOB_CLAIMS}",
         "steps": f"{rules.MAX_EFFORT:,}",
+        "wakes of a session by mail of programs": f"{rules.WAKE_BURST[1]}; {rules.WAKE_EVERY[1]:.0f} s",
+        "wakes of a session by mail of sessions": f"{rules.WAKE_BURST[0]}; {rules.WAKE_EVERY[0]:.0f} s",
         "time that mail waits": f"{rules.SILENCE / 86_400:.0f} days",
     }
     for what, limit in limits.items():

@@ -98,8 +98,19 @@ def schema(path: Path) -> dict[str, str]:
 
 
 def _plain(sql: str) -> str:
+    """One spelling; the parts of a table sorted, since a column that was added later stands at its end."""
     words = " ".join(re.sub(r"--.*", "", sql).split())
-    return re.sub(r" ?([(),]) ?", r"\1", words)
+    spelled = re.sub(r" ?([(),]) ?", r"\1", words)
+    found = re.fullmatch(r"(CREATE TABLE [^(]*)\((.*)\)(.*)", spelled)
+    if not found:
+        return spelled
+    parts = re.findall(r"(?:[^,(]|\([^)]*\))+", re.sub(r"\(([^()]*\([^()]*\)[^()]*)*\)", _flat, found[2]))
+    return f"{found[1]}({','.join(sorted(parts))}){found[3]}"
+
+
+def _flat(nested: re.Match[str]) -> str:
+    """Parentheses within parentheses, as one level."""
+    return "(" + nested[0][1:-1].replace("(", "<").replace(")", ">") + ")"
 
 
 def version(path: Path) -> int:

@@ -331,7 +331,11 @@ class Mail(Sessions):
             return
         self._same_mail(found.mail, expected.mail)
         assert (found.address, found.registered) == (expected.who, expected.registered)
-        assert (found.announce, found.introduce) == (expected.announce, expected.introduce)
+        assert (found.announce, found.introduce, found.earlier) == (
+            expected.announce,
+            expected.introduce,
+            expected.earlier,
+        )
         assert (found.roster.peers if found.roster else None) == expected.roster
         assert {(o.name, path) for o in found.overlaps for path in o.paths} == expected.overlaps
         assert tuple(m.id for m in found.requests) == expected.requests

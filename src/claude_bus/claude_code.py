@@ -31,6 +31,9 @@ _STOPPED = re.compile(r"<task-notification>.*?<task-id>(\w+)</task-id>.*?<status
 _TALK = re.compile(r"mcp__(plugin_[^_]+_)?bus__\w+|SendMessage|ListAgents|ToolSearch")
 """Tools whose use is not work, but talk, or getting ready to."""
 
+_MAX_SETTINGS = 1_000_000
+"""Bytes of the user's settings that are looked at."""
+
 TOOL_USE_ID = "claudecode/toolUseId"
 """In the `_meta` of a call: which one it is, as the hook before it said."""
 
@@ -95,6 +98,20 @@ def has_hooks(env: Mapping[str, str]) -> bool:
     return bool(env.get("CLAUDE_PLUGIN_ROOT"))
 
 
+def brings_mail(env: Mapping[str, str]) -> bool:
+    """Whether hooks will bring this server's session its mail: the plugin's, or those in the user's settings.
+
+    A guess for what senders are told until the first hook event comes; nothing is proven by it.
+    """
+    if has_hooks(env):
+        return True
+    try:
+        found = Path(_config_folder(env), "settings.json").read_bytes()[:_MAX_SETTINGS]
+    except (OSError, RuntimeError):
+        return False
+    return b'"mcp_tool"' in found and b'"UserPromptSubmit"' in found
+
+
 def keys_of_shell(env: Mapping[str, str]) -> list[str]:
     """Keys the session has in whose shell this process runs, likeliest first; [] for none."""
     socket = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
@@ -103,6 +120,10 @@ def keys_of_shell(env: Mapping[str, str]) -> list[str]:
     if env.get("CLAUDECODE"):
         return [f"client:{process}" for process, _ in processes.ancestors()]
     return []
+
+
+def _config_folder(env: Mapping[str, str]) -> Path:
+    return Path(env.get("CLAUDE_CONFIG_DIR") or Path.home() / ".claude")
 
 
 def is_typed(prompt: str) -> bool:
@@ -129,10 +150,9 @@ def says_idle(env: Mapping[str, str], client: Process) -> bool:
 
     The last word when a turn ended without a Stop hook, as an interrupted one does.
     """
-    home = Path(env.get("CLAUDE_CONFIG_DIR") or Path.home() / ".claude")
     try:
-        found: Any = json.loads(Path(home, "sessions", f"{client.pid}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found: Any = json.loads(Path(_config_folder(env), "sessions", f"{client.pid}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, RuntimeError):  # RuntimeError: no home folder
         return False
     return isinstance(found, dict) and found.get("status") == "idle"
 

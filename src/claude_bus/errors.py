@@ -77,7 +77,8 @@ class NameTaken(BusError):
 
     def __init__(self, name: str, holder: str, suggestion: str) -> None:
         super().__init__(
-            f"'{name}' is held by a live session ({holder}); pick another name, '{suggestion}' is free",
+            f"'{name}' is held by a live session ({holder}); '{suggestion}' is free. Sessions of another project can "
+            "have names of their own on another channel: register(name, channel=...), or BUS_CHANNEL",
             name=name,
             holder=holder,
             suggestion=suggestion,

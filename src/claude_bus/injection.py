@@ -18,6 +18,8 @@ def _lines(reaction: Reaction, warning: str) -> list[str]:
     lines = []
     if reaction.introduce:
         lines.append(text.introduction(reaction.address.name, reaction.address.channel, reaction.registered))
+    if reaction.earlier:
+        lines.append(text.earlier(reaction.earlier))
     if warning:
         lines.append(warning)
     if reaction.roster:

@@ -105,6 +105,8 @@ class Client:
     """For a subagent: the key of the session it belongs to, and ends with."""
     listed: str = ""
     """What it is listed as before it registers; "" for a name made from its folder."""
+    hooked: bool = False
+    """Its hooks are known to bring it mail; without them it reads when it calls inbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,10 @@ class Binding:
     """Whether the session can be woken."""
     prompt_id: str = ""
     """The turn that a hook event reported last; empty where none ever came."""
+    hooked: bool = True
+    """Hooks bring it its mail."""
+    woken: tuple[float, float] = (0.0, 0.0)
+    """Until when its wakes are spent, for mail of sessions and for mail of programs; see `rules.wake_wait`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +208,8 @@ class Message:
     possibly_seen: bool = False
     """It was handed over before, to a session that gave no sign of life afterwards."""
     files: tuple[File, ...] = ()
+    age: float = 0.0
+    """Seconds since it was sent, for a broadcast from before its reader joined; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +217,11 @@ class Expectation:
     """What the sender may expect for one recipient, as known when it was sent."""
 
     recipient: str
-    outlook: Literal["working", "waking", "idle", "quiet", "offline", "unknown"]
-    """`quiet`: not woken, because too many messages led to one another; see `rules.MAX_HOPS`."""
+    outlook: Literal["working", "waking", "idle", "inbox", "quiet", "offline", "unknown"]
+    """`inbox`: no hooks bring its mail, it reads when it asks. `quiet`: not woken, because too many messages led to
+    one another; see `rules.MAX_HOPS`."""
     since: float = 0.0
-    """For `offline`: when it was last seen."""
+    """For `offline`, and for a program that reads with `inbox`: when it was last seen."""
     hint: str = ""
 
 
@@ -402,6 +411,8 @@ class Reaction:
     """Open requests, until it is known that the conversation was reminded of them."""
     introduce: bool
     """Something is to be told, and the conversation does not know who it is."""
+    earlier: int = 0
+    """Broadcasts from long before the session joined, which wait in its inbox; told with who it is."""
 
     @property
     def told_once(self) -> bool:
@@ -463,6 +474,10 @@ class Waiting:
     senders: tuple[str, ...]
     rings: bool
     """At least one of them is a reason to wake an idle session."""
+    by_program: bool = False
+    """Those that are a reason to were all sent by programs."""
+    earlier: int = 0
+    """Besides these: broadcasts from long before the reader joined."""
 
 
 @dataclass(frozen=True, slots=True)

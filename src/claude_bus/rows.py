@@ -67,6 +67,7 @@ def message(found: Message, *, for_model: bool = False) -> Row:
             tags=list(found.tags),
             urgent=found.urgent,
             possibly_seen=found.possibly_seen,
+            seconds_ago=round(found.age),
             files=[file(f, for_model=for_model) for f in found.files],
         ),
     }

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from itertools import accumulate
 
 from .errors import Forbidden, InvalidInput, RateLimited, TooLarge
-from .model import KINDS, Address, Draft, File, Grant
+from .model import KINDS, Address, Agent, Draft, File, Grant
 from .patterns import is_glob, normalize, wildcards
 
 DEFAULT_CHANNEL = "default"
@@ -78,6 +78,16 @@ IN_USE = 7 * 86_400.0
 
 RING_AFTER = (0.0, 30.0, 120.0)
 """Seconds since the last ring after which a batch may ring for the 1st, 2nd, 3rd time."""
+WAKE_EVERY = (6.0, 60.0)
+"""Seconds of a session's time that one wake is worth, for mail of sessions and for mail of programs."""
+WAKE_BURST = (20, 6)
+"""Wakes in a row before the next has to wait for that, for mail of sessions and for mail of programs."""
+NEWS = 3_600.0
+"""Seconds for which a broadcast is news to somebody who joins later; older ones wait in the inbox."""
+PROGRAM_PRESENT = 180.0
+"""Seconds since a program's last request for which it counts as one that asks for its mail."""
+GONE = 7 * 86_400.0
+"""Seconds without a sign of life after which a name is left out where agents are listed."""
 MAX_CONTINUATIONS = 3
 """Turns in a row that the Stop hook may continue because of mail."""
 MAX_HOPS = 10
@@ -373,6 +383,11 @@ def folder_name(root: str, branch: str) -> str:
     return name if name and name not in BROADCASTS else "session"
 
 
+def is_gone(agent: Agent, now: float) -> bool:
+    """Whether a name is left out where agents are listed: nobody has been heard under it for a week."""
+    return agent.status == "offline" and now - agent.last_seen > GONE
+
+
 # -- what a token permits --------------------------------------------------------
 
 
@@ -462,7 +477,12 @@ def rings(kind: str, broadcast: bool, urgent: bool, hops: int) -> bool:
 
 
 def check_hops(hops: int) -> None:
-    """Raise `RateLimited` when sessions have only talked for too long."""
+    """Raise `RateLimited` when sessions have only talked for too long.
+
+    A session elsewhere says itself how long it talked. One that lies gains nothing but `WAKE_BURST` wakes.
+    """
+    if hops < 0:
+        raise InvalidInput("hops counts messages, so it cannot be negative")
     if hops >= MAX_TALK:
         raise RateLimited(
             f"{hops} messages in a row led to one another, without work or a word of a user between: this one is "
@@ -485,6 +505,24 @@ def check_rate(count: int, limit: int, oldest: float, now: float, to: str) -> No
 def ring_due(rings: int, since_last: float) -> bool:
     """Whether a batch that rang `rings` times, last `since_last` seconds ago, rings (again)."""
     return rings < len(RING_AFTER) and since_last >= RING_AFTER[rings]
+
+
+def wake_wait(spent: float, now: float, *, by_program: bool) -> float:
+    """Seconds until a session may be woken, whose wakes are spent until `spent`; 0 for now.
+
+    A wake starts a turn of the model, which somebody pays for. After a burst each costs its time, so a loop
+    of messages has a bound whoever writes them. A time that only a clock set back explains does not count.
+    """
+    every, burst = WAKE_EVERY[by_program], WAKE_BURST[by_program]
+    ahead = spent - now
+    return max(0.0, ahead - every * (burst - 1)) if ahead <= every * burst else 0.0
+
+
+def wake_spent(spent: float, now: float, *, by_program: bool) -> float:
+    """Until when wakes are spent after one more."""
+    every = WAKE_EVERY[by_program]
+    within = now <= spent <= now + every * WAKE_BURST[by_program]
+    return (spent if within else now) + every
 
 
 # -- claims ---------------------------------------------------------------------

@@ -36,7 +36,9 @@ class Subagent(Session):
 
     def __init__(self, session: Session, agent_id: str) -> None:
         key = session.client.key
-        client = replace(session.client, key=f"{key}#{agent_id}", session_id=agent_id, session=key, program="subagent")
+        client = replace(
+            session.client, key=f"{key}#{agent_id}", session_id=agent_id, session=key, program="subagent", hooked=True
+        )
         config = replace(session.config, name="", role="")
         super().__init__(
             session.bus,

@@ -136,6 +136,8 @@ def message_block(message: Message, label: str) -> str:
     if message.possibly_seen:
         marks.append('possibly_seen="true"')
     marks.append(f'sent="{clock(message.ts)}"')
+    if message.age:
+        marks.append(f'age="{ago(message.age)}"')
     lines = [visible(message.content), *(_file_line(file, label) for file in message.files)]
     return f"<bus-message-{label} {' '.join(marks)}>\n{chr(10).join(lines)}\n</bus-message-{label}>"
 
@@ -182,6 +184,11 @@ def mail(blocks: Iterable[str], left: int) -> str:
 def more(left: int) -> str:
     """The announcement of mail that stays in the inbox because it does not fit here."""
     return f"{plural(left, 'unread message')} did not fit here: call the bus tool inbox to read on."
+
+
+def earlier(count: int) -> str:
+    """One line for broadcasts from long before a session joined."""
+    return f"{plural(count, 'broadcast')} from before you joined: call the bus tool inbox to read them, if they matter."
 
 
 def introduction(me: str, channel: str, registered: bool) -> str:
@@ -232,6 +239,7 @@ def letter(message: Message) -> str:
     marks += [f"reply to #{message.reply_to}"] if message.reply_to is not None else []
     marks += ["to all"] if message.to == "all" else []
     marks += ["possibly seen before"] if message.possibly_seen else []
+    marks += [f"{ago(message.age)} old"] if message.age else []
     head = f"#{message.id} from {name(message.sender)}, {clock(message.ts)}" + (
         f" ({', '.join(marks)})" if marks else ""
     )
@@ -324,6 +332,7 @@ _OUTLOOK = {
     "working": "working, gets it within this turn",
     "waking": "idle, being woken",
     "idle": "idle, gets it at its next turn",
+    "inbox": "here without hooks, reads it when it calls inbox",
     "quiet": f"not woken: {MAX_HOPS} messages led to one another without work or a user's word between; "
     "gets it with its next prompt or tool call",
 }
@@ -350,6 +359,8 @@ def expectation(expected: Expectation, now: float) -> str:
     hint = f" ({expected.hint})" if expected.hint else ""
     if expected.outlook == "offline":
         return f"offline since {clock(expected.since)} ({ago(now - expected.since)} ago), kept until it is back{hint}"
+    if expected.outlook == "inbox" and expected.since:
+        return f"no session, seen {ago(now - expected.since)} ago; reads it when it asks{hint}"
     if expected.outlook == "unknown":
         return f"never seen under this name, kept for it{hint}"
     return _OUTLOOK[expected.outlook] + hint

@@ -139,9 +139,13 @@ def _mail_text(found: HandOver, me: str, more: str) -> str:
 
 
 async def agents(options: argparse.Namespace, config: Config) -> int:
-    """List whoever takes part, and who did."""
-    found = await _present(config)
-    show(options, {"agents": _agent_rows(found)}, _agents_text(found))
+    """List who takes part, and who did within a week; with --all also who was there before."""
+    found, now = await _present(config), time.time()
+    told = [agent for agent in found if options.all or not rules.is_gone(agent, now)]
+    gone = len(found) - len(told)
+    rest = f"\n{text.plural(gone, 'name')} not seen for a week: claude-bus agents --all" if gone else ""
+    document = {"agents": _agent_rows(told), **({"not_seen_for_a_week": gone} if gone else {})}
+    show(options, document, _agents_text(told) + rest)
     return 0
 
 

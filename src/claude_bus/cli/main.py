@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     inbox.set_defaults(command="inbox")
 
     agents = commands.add_parser("agents", parents=[_shared()], help="who is on the bus")
+    agents.add_argument("--all", action="store_true", help="also names not seen for a week")
     agents.set_defaults(command="agents")
     doctor = commands.add_parser("doctor", parents=[_shared()], help="check that everything is in order")
     doctor.set_defaults(command="doctor")

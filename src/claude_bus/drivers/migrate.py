@@ -9,7 +9,12 @@ from pathlib import Path
 
 from ..errors import StoreCorrupt
 
-VERSION = 4
+VERSION = 5
+_ADDITIONS = (
+    (4, "migrations/0004_heartbeats_and_unread.sql"),
+    (5, "migrations/0005_earlier_mail_and_wakes.sql"),
+)
+"""What each version since our first added."""
 _TABLES = frozenset({"agents", "messages", "state"})
 
 
@@ -48,8 +53,8 @@ def _scripts(connection: sqlite3.Connection) -> list[str]:
     version = _version(connection)
     if version >= VERSION:
         return []  # another process was faster
-    if version == 3:
-        return ["migrations/0004_heartbeats_and_unread.sql"]
+    if version >= 3:
+        return [script for since, script in _ADDITIONS if since > version]
     if not _tables(connection):
         return ["schema.sql"]
     first = [] if _has_column(connection, "state", "version") else ["migrations/0002_versioned_state.sql"]

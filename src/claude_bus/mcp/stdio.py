@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,6 +43,7 @@ async def _serve(config: Config) -> None:
     gc.enable()
     env = os.environ
     client, inbox = claude_code.client(env, Path.cwd())
+    client = replace(client, hooked=claude_code.brings_mail(env))
     bus = open_bus(config)
 
     def may_wake(mode: str) -> bool:

@@ -170,9 +170,15 @@ class Agents(Arguments):
 @tool(Agents, changes=False)
 async def agents(session: Session, args: Agents) -> Answer:
     """Who is on the bus: status, role, files, overlaps."""
+    now = time.time()
     found, me = await session.agents(args.active_within, args.channel)
-    shown = {"agents": [rows.agent(agent, me.name, time.time()) for agent in found[: text.MOST_TOLD]]}
-    return shown if len(found) <= text.MOST_TOLD else {**shown, "more": len(found) - text.MOST_TOLD}
+    told = [agent for agent in found if args.active_within or not rules.is_gone(agent, now)]
+    more, gone = len(told) - text.MOST_TOLD, len(found) - len(told)
+    return {
+        "agents": [rows.agent(agent, me.name, now) for agent in told[: text.MOST_TOLD]],
+        **({"more": more} if more > 0 else {}),
+        **({"not_seen_for_a_week": gone} if gone else {}),
+    }
 
 
 # -- messages -------------------------------------------------------------------------

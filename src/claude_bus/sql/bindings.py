@@ -12,7 +12,7 @@ from .transaction import Row, Transaction
 
 _BINDING = """
 SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat, b.bell, b.prompt_id,
-       a.registered, a.status, a.role
+       b.hooked, b.woken_by_sessions, b.woken_by_programs, a.registered, a.status, a.role
 FROM bindings b JOIN agents a ON a.channel = b.channel AND a.name = b.agent
 """
 
@@ -70,8 +70,8 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
     who = found or _present(tx, client, channel, grant)
     mailboxes.ensure(tx, who)
     tx.run(
-        "INSERT INTO bindings (client, session, channel, agent, session_id, host, pid, started, heartbeat) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO bindings (client, session, channel, agent, session_id, host, pid, started, heartbeat, hooked) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         client.key,
         client.session,
         who.channel,
@@ -81,6 +81,7 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
         client.process.pid,
         client.process.started,
         tx.now,
+        int(client.hooked),
     )
     tx.run(
         "UPDATE agents SET status = 'idle', last_seen = ?, cwd = ?, branch = ?, repository = ?, client = ?, "
@@ -229,8 +230,11 @@ def observe(
     bell: bool | None = None,
     doing: str | None = None,
     program: str = "",
+    hooked: bool = False,
 ) -> Binding | None:
-    """Record a sign of life. Arguments that are empty or None leave things as they are.
+    """Record a sign of life; `hooked` says that a hook event was it.
+
+    Arguments that are empty or None leave things as they are.
 
     Returns the binding as it was before, or None if there is none (any more).
     """
@@ -239,11 +243,13 @@ def observe(
         return None
     tx.run(
         "UPDATE bindings SET heartbeat = ?, session_id = COALESCE(?, session_id), "
-        "prompt_id = COALESCE(?, prompt_id), bell = COALESCE(?, bell) WHERE client = ?",
+        "prompt_id = COALESCE(?, prompt_id), bell = COALESCE(?, bell), "
+        "hooked = CASE WHEN ? = 1 THEN 1 ELSE hooked END WHERE client = ?",
         tx.now,
         session_id or None,
         prompt_id or None,
         None if bell is None else int(bell),
+        int(hooked),
         client,
     )
     tx.run(
@@ -263,6 +269,11 @@ def observe(
 def forget(tx: Transaction, client: str) -> None:
     """The conversation lost, or may have lost, what it was told of itself and others."""
     tx.run("UPDATE bindings SET introduced = 0, told = '[]', overlaps = '[]' WHERE client = ?", client)
+
+
+def introduced(tx: Transaction, client: str) -> bool:
+    """Whether the conversation was told who it is."""
+    return bool(tx.number("SELECT introduced FROM bindings WHERE client = ?", client))
 
 
 def introduce(tx: Transaction, client: str) -> bool:
@@ -306,4 +317,6 @@ def _binding(row: Row) -> Binding:
         role=row["role"],
         bell=bool(row["bell"]),
         prompt_id=row["prompt_id"],
+        hooked=bool(row["hooked"]),
+        woken=(row["woken_by_sessions"], row["woken_by_programs"]),
     )

@@ -25,6 +25,8 @@ PRINTED = "command line"
 
 MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent, m.hops"
 """The columns that `messages_of` needs."""
+EARLIER = 2
+"""`retained` of a broadcast from long before its recipient joined: it is no news to it."""
 SIZE = (
     "(LENGTH(m.content) + LENGTH(m.tags) + LENGTH(m.recipient) + "
     "COALESCE((SELECT SUM(LENGTH(f.path) + 200) FROM attachments f WHERE f.message = m.id), 0))"
@@ -43,13 +45,15 @@ def hand_over(
     at_least_one: bool = False,
     peek: bool = False,
     held: Held | None = None,
+    news_only: bool = False,
 ) -> HandOver:
     """The oldest unread messages, as many as fit, marked `handed`.
 
     `max_chars` bounds their fenced text; with `at_least_one` the first comes whatever
     its size. Neither that nor `limit` is ever more than one answer carries. `peek` marks
     nothing. What an earlier process handed over and did not live to see confirmed is
-    unread again; with `held` so is what `take_back` says.
+    unread again; with `held` so is what `take_back` says. `news_only` leaves broadcasts from long
+    before `me` joined where they are, and uncounted.
     """
     recover(tx, me)
     if held is not None:
@@ -57,17 +61,19 @@ def hand_over(
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     limit, max_chars = rules.at_most(limit, rules.MAX_AT_ONCE), rules.at_most(max_chars, rules.MAX_ANSWER)
     rows = tx.all(
-        f"SELECT m.id, {SIZE} AS size, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message "
-        f"WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} AND d.state = 'queued' ORDER BY d.message LIMIT ?",
+        f"SELECT m.id, {SIZE} AS size, d.attempts, d.retained FROM deliveries d JOIN messages m ON m.id = d.message "
+        f"WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} AND d.state = 'queued' AND d.retained < ? "
+        "ORDER BY d.message LIMIT ?",
         me.channel,
         me.name,
+        EARLIER if news_only else EARLIER + 1,
         limit + 1,
     )
     unread = _first(tx, rows[:limit], me, max_chars)
     count = len(text.fitting(unread, text.SAMPLE_LABEL, max_chars))
     count = max(count, int(at_least_one and bool(unread)))
     handed = tuple(unread[:count])
-    total = int(_count_queued(tx, me))
+    total = _count_queued(tx, me) - (earlier(tx, me) if news_only else 0)
     next_id = rows[count]["id"] if count < len(rows) else 0
     if peek:
         return HandOver(handed, total, next_id)
@@ -96,7 +102,15 @@ def _first(tx: Transaction, rows: Sequence[Row], me: Address, max_chars: int) ->
     found = by_id(tx, [row["id"] for row in some])
     tried = {row["id"] for row in some if row["attempts"]}
     messages = messages_of(tx, [found[row["id"]] for row in some], me)
-    return [replace(message, possibly_seen=message.id in tried) for message in messages]
+    retained = {row["id"] for row in some if row["retained"]}
+    return [
+        replace(
+            message,
+            possibly_seen=message.id in tried,
+            age=max(0.0, tx.now - message.ts) if message.id in retained else 0.0,
+        )
+        for message in messages
+    ]
 
 
 def by_id(tx: Transaction, ids: Sequence[int]) -> dict[int, Row]:
@@ -162,11 +176,26 @@ def expire(tx: Transaction, where: str, *values: str | int) -> None:
         tx.run(f"UPDATE deliveries SET state = 'expired', expired_at = ? WHERE {over}", tx.now, *values, tx.now)
 
 
-def _count_queued(tx: Transaction, me: Address) -> float:
-    return tx.number(
-        f"SELECT COUNT(*) FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'queued'",
-        me.channel,
-        me.name,
+def _count_queued(tx: Transaction, me: Address) -> int:
+    return int(
+        tx.number(
+            f"SELECT COUNT(*) FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'queued'",
+            me.channel,
+            me.name,
+        )
+    )
+
+
+def earlier(tx: Transaction, me: Address) -> int:
+    """How many broadcasts from long before `me` joined are unread."""
+    return int(
+        tx.number(
+            f"SELECT COUNT(*) FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'queued' "
+            "AND retained = ?",
+            me.channel,
+            me.name,
+            EARLIER,
+        )
     )
 
 
@@ -241,19 +270,24 @@ def waiting(tx: Transaction, me: Address, by: Process | None = None, held: Held 
     if by and held is not None:
         take_back(tx, me, by, held)
     rows = tx.all(
-        "SELECT m.id, m.sender, m.sender_channel, m.kind, m.broadcast, m.urgent, m.hops FROM deliveries d "
+        "SELECT m.id, m.sender, m.sender_channel, m.kind, m.broadcast, m.urgent, m.by_program, m.hops, d.retained "
+        "FROM deliveries d "
         f"JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} "
         "AND d.state = 'queued' AND (m.expires IS NULL OR m.expires > ?) ORDER BY d.message",
         me.channel,
         me.name,
         tx.now,
     )
-    senders = dict.fromkeys(Address(r["sender"], r["sender_channel"]).seen_from(me.channel) for r in rows)
+    news = [row for row in rows if row["retained"] < EARLIER]
+    senders = dict.fromkeys(Address(r["sender"], r["sender_channel"]).seen_from(me.channel) for r in news)
+    ringing = [r for r in news if rules.rings(r["kind"], bool(r["broadcast"]), bool(r["urgent"]), r["hops"])]
     return Waiting(
-        count=len(rows),
-        newest=rows[-1]["id"] if rows else 0,
+        count=len(news),
+        newest=news[-1]["id"] if news else 0,
         senders=tuple(senders),
-        rings=any(rules.rings(r["kind"], bool(r["broadcast"]), bool(r["urgent"]), r["hops"]) for r in rows),
+        rings=bool(ringing),
+        by_program=all(row["by_program"] for row in ringing),
+        earlier=len(rows) - len(news),
     )
 
 
@@ -261,9 +295,10 @@ def continues(tx: Transaction, me: Address) -> bool:
     """Whether unread mail is a reason to go on with a turn that would end."""
     row = tx.one(
         "SELECT 1 FROM deliveries d JOIN messages m ON m.id = d.message "
-        f"WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} AND m.hops < ? LIMIT 1",
+        f"WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} AND d.retained < ? AND m.hops < ? LIMIT 1",
         me.channel,
         me.name,
+        EARLIER,
         rules.MAX_HOPS,
     )
     return row is not None
@@ -276,7 +311,7 @@ def ring(tx: Transaction, client: str, *, idle: bool) -> tuple[Waiting, int] | N
     both ask; one gets it. `idle` says the caller knows the session is idle even
     though its last event said otherwise.
     """
-    row = tx.one("SELECT channel, agent, bell, rung_upto, rung_at, rings FROM bindings WHERE client = ?", client)
+    row = tx.one("SELECT * FROM bindings WHERE client = ?", client)
     if not row or not row["bell"]:
         return None
     me = Address(row["agent"], row["channel"])
@@ -288,21 +323,25 @@ def ring(tx: Transaction, client: str, *, idle: bool) -> tuple[Waiting, int] | N
         return None
     same_batch = tx.one(
         "SELECT 1 FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? "
-        f"AND d.{UNREAD} AND d.state = 'queued' AND d.message <= ? AND (m.expires IS NULL OR m.expires > ?)",
+        f"AND d.{UNREAD} AND d.state = 'queued' AND d.retained < ? AND d.message <= ? "
+        "AND (m.expires IS NULL OR m.expires > ?)",
         me.channel,
         me.name,
+        EARLIER,
         row["rung_upto"],
         tx.now,
     )
     rings = row["rings"] if same_batch else 0
     since = abs(tx.now - row["rung_at"])
-    if not rules.ring_due(rings, since):
+    budget = "woken_by_programs" if mail.by_program else "woken_by_sessions"
+    if not rules.ring_due(rings, since) or rules.wake_wait(row[budget], tx.now, by_program=mail.by_program):
         return None
     tx.run(
-        "UPDATE bindings SET rung_upto = ?, rung_at = ?, rings = ? WHERE client = ?",
+        f"UPDATE bindings SET rung_upto = ?, rung_at = ?, rings = ?, {budget} = ? WHERE client = ?",
         mail.newest,
         tx.now,
         rings + 1,
+        rules.wake_spent(row[budget], tx.now, by_program=mail.by_program),
         client,
     )
     return mail, rings

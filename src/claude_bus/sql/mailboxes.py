@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import rules
 from ..model import Address
 from .transaction import Transaction
 
@@ -63,14 +64,16 @@ def deliver(tx: Transaction, message: int, who: Address) -> None:
 
 
 def deliver_retained(tx: Transaction, who: Address) -> None:
-    """A late joiner gets the channel's earlier broadcasts."""
+    """A late joiner gets the channel's earlier broadcasts; those that are no news are marked so."""
     tx.run(
-        "INSERT INTO deliveries (message, channel, recipient, recalled) "
-        f"SELECT m.id, ?, ?, {_NO_REQUEST} FROM messages m WHERE m.channel = ? AND m.broadcast = 1 "
+        "INSERT INTO deliveries (message, channel, recipient, recalled, retained) "
+        f"SELECT m.id, ?, ?, {_NO_REQUEST}, CASE WHEN m.ts < ? THEN 2 ELSE 1 END FROM messages m "
+        "WHERE m.channel = ? AND m.broadcast = 1 "
         "AND NOT (m.sender = ? AND m.sender_channel = ?) AND (m.expires IS NULL OR m.expires > ?) "
         "ON CONFLICT DO NOTHING",
         who.channel,
         who.name,
+        tx.now - rules.NEWS,
         who.channel,
         who.name,
         who.channel,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .. import rules
 from ..errors import InvalidInput, NotFound
 from ..model import ANYBODY, Address, Draft, Expectation, Grant, Message, MessageStatus, Receipt, Sent
@@ -44,12 +46,13 @@ def send(
         _require_visible(tx, me, draft.reply_to)
     recipients, broadcast_in = _resolve(tx, me, draft, grant)
     rules.check_hops(draft.hops)
-    if rate and bindings.holder(tx, me):
+    session = bindings.holder(tx, me)
+    if rate and session:
         _check_rate(tx, me, [] if broadcast_in else list(recipients), rate)
     ts = rules.next_ts(tx.now, tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1"))
     cursor = tx.run(
         "INSERT INTO messages (ts, channel, sender, sender_channel, recipient, broadcast, content, kind, "
-        "reply_to, tags, urgent, expires, key, hops) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "reply_to, tags, urgent, expires, key, hops, by_program) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         ts,
         broadcast_in or me.channel,
         me.name,
@@ -64,6 +67,7 @@ def send(
         None if draft.ttl is None else tx.now + draft.ttl,
         draft.key or None,
         draft.hops,
+        int(not session),
     )
     message = cursor.lastrowid
     assert message is not None
@@ -74,7 +78,9 @@ def send(
         deliveries.acknowledge(tx, me, draft.reply_to, deliveries.HANDED)
     rings = rules.rings(draft.kind, bool(broadcast_in), draft.urgent, draft.hops)
     quiet = draft.hops >= rules.MAX_HOPS
-    expected = [_expect(tx, me, who, hint, rings=rings, quiet=quiet) for who, hint in recipients.items()]
+    expected = [
+        _expect(tx, me, who, hint, rings=rings, quiet=quiet, by_program=not session) for who, hint in recipients.items()
+    ]
     events.append(tx, me, "send", str(message), _addressed(draft.to))
     sent = Sent(message, _addressed(draft.to), tuple(expected))
     return sent, listeners.of(tx, list(recipients))
@@ -207,18 +213,43 @@ class _Guesses:
 
 
 def _expect(
-    tx: Transaction, me: Address, who: Address, hint: str = "", *, rings: bool = False, quiet: bool = False
+    tx: Transaction,
+    me: Address,
+    who: Address,
+    hint: str = "",
+    *,
+    rings: bool = False,
+    quiet: bool = False,
+    by_program: bool = False,
 ) -> Expectation:
     name = who.seen_from(me.channel)
     holder = bindings.holder(tx, who)
     if not holder:
-        seen = tx.number("SELECT last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
-        return Expectation(name, "offline" if seen else "unknown", seen, hint)
+        return _expect_of_absent(tx, who, name, hint)
     if quiet:
         return Expectation(name, "quiet", hint=hint)
-    if holder.status == "working":
+    if holder.status == "working" and holder.hooked:
         return Expectation(name, "working", hint=hint)
-    return Expectation(name, "waking" if holder.bell and rings else "idle", hint=hint)
+    if holder.bell and rings:
+        wait = rules.wake_wait(holder.woken[by_program], tx.now, by_program=by_program)
+        return Expectation(
+            name, "waking", hint=hint or (f"in up to {math.ceil(wait)}s: it was woken often" if wait else "")
+        )
+    return Expectation(name, "idle" if holder.hooked else "inbox", hint=hint)
+
+
+def _expect_of_absent(tx: Transaction, who: Address, name: str, hint: str) -> Expectation:
+    """What to expect of a name that no session has: a program reads when it asks, as long as it does."""
+    row = tx.one(
+        "SELECT last_seen, registered AND session_id = '' AND cwd = '' AS program FROM agents "
+        "WHERE channel = ? AND name = ?",
+        who.channel,
+        who.name,
+    )
+    seen = row["last_seen"] if row else 0.0
+    if row and row["program"] and 0 <= tx.now - seen < rules.PROGRAM_PRESENT:
+        return Expectation(name, "inbox", seen, hint)
+    return Expectation(name, "offline" if seen else "unknown", seen, hint)
 
 
 def _require_visible(tx: Transaction, me: Address, message: int) -> Row:

@@ -1,4 +1,4 @@
--- The bus, version 4. Times are seconds since the epoch; lists are JSON arrays.
+-- The bus, version 5. Times are seconds since the epoch; lists are JSON arrays.
 -- Versions 1 and 2 belong to the original claude-bus; see migrations/.
 
 CREATE TABLE agents (
@@ -37,6 +37,9 @@ CREATE TABLE bindings (
     rung_upto  INTEGER NOT NULL DEFAULT 0,     -- newest message a ring was for
     rung_at    REAL    NOT NULL DEFAULT 0,
     rings      INTEGER NOT NULL DEFAULT 0,
+    hooked     INTEGER NOT NULL DEFAULT 1,     -- 0: no hooks bring its mail, it reads with inbox
+    woken_by_sessions REAL NOT NULL DEFAULT 0, -- until when its budget of wakes is spent, see rules.wake_wait
+    woken_by_programs REAL NOT NULL DEFAULT 0,
     introduced INTEGER NOT NULL DEFAULT 0,     -- 1: the conversation was told who it is
     told       TEXT    NOT NULL DEFAULT '[]',  -- the roster it was told last
     overlaps   TEXT    NOT NULL DEFAULT '[]',  -- the overlaps it was told
@@ -77,6 +80,7 @@ CREATE TABLE messages (
     urgent         INTEGER NOT NULL DEFAULT 0,
     expires        REAL,
     key            TEXT,
+    by_program     INTEGER NOT NULL DEFAULT 0, -- 1: its sender was no running session
     hops           INTEGER NOT NULL DEFAULT 0  -- messages that led to it, one by the other, without work or a user's word
 ) STRICT;
 CREATE UNIQUE INDEX messages_key ON messages (sender_channel, sender, key) WHERE key IS NOT NULL;
@@ -106,6 +110,7 @@ CREATE TABLE deliveries (
     via        TEXT    NOT NULL DEFAULT '',    -- what the last hand-over went through
     handed_by  TEXT    NOT NULL DEFAULT '',    -- the process that made it: host:pid:started
     recalled   INTEGER NOT NULL DEFAULT 0,     -- 1: it is no request, or was recalled before idling
+    retained   INTEGER NOT NULL DEFAULT 0,     -- 1: a broadcast from before its recipient joined, 2: from long before
     handed_at  REAL,
     read_at    REAL,
     acked_at   REAL,

@@ -29,16 +29,19 @@ def react(
         mailboxes.requeue(tx, me, str(by))  # also what a program in the session's shell was given, and never proven
     mail = HandOver((), 0)
     if not happening.ends or deliveries.continues(tx, me):
-        mail = deliveries.hand_over(tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via, held=held)
+        mail = deliveries.hand_over(
+            tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via, held=held, news_only=True
+        )
     announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
     roster = _roster_if_new(tx, binding) if happening.roster else None
     met = bindings.tell_overlaps(tx, client.key, overlaps.of(tx, me)) if happening.roster else ()
     requests = deliveries.open_requests(tx, me) if happening.ends and not (mail.messages or announce) else []
-    news = bool(mail.messages or announce or roster or met)
+    earlier = 0 if bindings.introduced(tx, client.key) else deliveries.earlier(tx, me)
+    news = bool(mail.messages or announce or roster or met or earlier)
     tells = news or bool(requests)
     _note_presence(tx, binding, happening, working=tells or not happening.ends)
     introduce = news and bindings.introduce(tx, client.key)
-    return Reaction(me, binding.registered, mail, announce, roster, met, tuple(requests), introduce)
+    return Reaction(me, binding.registered, mail, announce, roster, met, tuple(requests), introduce, earlier)
 
 
 def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, working: bool) -> None:
@@ -47,6 +50,7 @@ def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, w
         happening.session_id in ("", binding.session_id)
         and happening.prompt_id in ("", binding.prompt_id)
         and happening.bell in (None, binding.bell)
+        and binding.hooked
     )
     if status != binding.status or not same or happening.doing is not None:
         bindings.observe(
@@ -57,6 +61,7 @@ def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, w
             prompt_id=happening.prompt_id,
             bell=happening.bell,
             doing=happening.doing,
+            hooked=True,
         )
 
 
@@ -95,4 +100,5 @@ def join(
     roster = agents.roster(tx, who)
     bindings.tell_roster(tx, client, roster)
     bindings.introduce(tx, client)
-    return binding, roster, deliveries.waiting(tx, who).count
+    mail = deliveries.waiting(tx, who)
+    return binding, roster, mail.count + mail.earlier

@@ -54,8 +54,8 @@ async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> 
     role = rules.check_line(given.role, "role")
     owns = rules.check_owns(given.owns)
     await caller.bus.enlist(who, PROGRAM, role, owns)
-    unread = (await caller.bus.waiting(who)).count
-    return Json({"name": who.name, "channel": who.channel, "pending_count": unread})
+    mail = await caller.bus.waiting(who)
+    return Json({"name": who.name, "channel": who.channel, "pending_count": mail.count + mail.earlier})
 
 
 @router.delete("/agents/{name}", status_code=204, response_class=Response, responses=refusals(404, 409))

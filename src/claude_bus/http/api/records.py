@@ -63,6 +63,9 @@ class Message(BaseModel):
     tags: list[str] = []
     urgent: bool = False
     possibly_seen: bool = False
+    seconds_ago: int = Field(
+        0, description="Age of a broadcast from before its reader joined, when it was handed over."
+    )
     files: list[File] = []
 
 
