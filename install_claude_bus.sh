@@ -1,28 +1,35 @@
 #!/usr/bin/env bash
 # Installs claude-bus from this checkout for the user, or removes it; see --help.
+# Runs in any bash from 3.2 on, which is what macOS has.
 set -euo pipefail
+unset CDPATH
+umask go-w # nobody else writes where our program is
 
-here=$(cd "$(dirname "$0")" && pwd)
-config=${CLAUDE_CONFIG_DIR:-$HOME/.claude}
-dir=${XDG_DATA_HOME:-$HOME/.local/share}/claude-bus
-link=$HOME/.local/bin/claude-bus
 verb=install
+answers=(--yes --permissions ask)
+newline='
+'
 
 usage() {
   cat <<END
-usage: bash install_claude_bus.sh [[--dir] DIR] [--uninstall]
+usage: bash install_claude_bus.sh [[--dir] DIR] [--yes] [--uninstall]
 
 Installs claude-bus from this checkout into DIR, proves that it works, and tells Claude Code about it: the MCP server
 "bus" at user scope, the command /bus and the hooks in $config. Running it again upgrades.
 
   --dir DIR     where the program goes (unless given: $dir)
+  --yes         asks nothing: sessions may use the bus's tools without a question, too
   --uninstall   remove all of it again, except the database (~/.claude-bus)
   --help        this text
 END
 }
 
 main() {
+  case ${HOME:-} in /*) ;; *) fail "HOME is not set to your home folder, so there is no place to install to" ;; esac
+  config=${CLAUDE_CONFIG_DIR:-$HOME/.claude}
+  dir=${XDG_DATA_HOME:-$HOME/.local/share}/claude-bus
   options "$@"
+  checkout
   unset PYTHONHOME PYTHONPATH
   "$verb"
 }
@@ -30,18 +37,42 @@ main() {
 options() {
   while [ $# -gt 0 ]; do
     case $1 in
-      --dir) [ -n "${2:-}" ] || fail "--dir needs a folder"; dir=$2; shift 2 ;;
-      --dir=?*) dir=${1#--dir=}; shift ;;
+      --dir) [ $# -gt 1 ] || fail "--dir needs a folder after it"; dir=$2; shift 2 ;;
+      --dir=*) dir=${1#--dir=}; shift ;;
+      --yes) answers=(--yes); shift ;;
       --uninstall) verb=uninstall; shift ;;
       -h | --help) usage; exit 0 ;;
-      -*) usage >&2; exit 2 ;;
+      -*) refuse "there is no option $1; --help shows those there are" ;;
       *) dir=$1; shift ;;
     esac
   done
+  place_of_program
+}
+
+# Decides about $dir before anything is done in it: what is removed later must be nothing else's.
+place_of_program() {
+  local folder
+  case $dir in
+    "") refuse "--dir needs a folder after it" ;;
+    -*) refuse "a folder whose name begins with a dash is taken for a mistyped option: $dir" ;;
+    *"$newline"*) refuse "the name of the folder has a line break in it; choose another one with --dir" ;;
+  esac
   dir=$(absolute "$dir")
-  config=$(absolute "$config")
+  folder=$(cd "$dir" 2>/dev/null && pwd -P) || folder=$dir
+  case $folder in / | */.. | */../* | "$(cd "$HOME" && pwd -P)") refuse "$dir is no folder for a program alone; choose one with --dir" ;; esac
+  [ ! -d "$dir/.claude-bus" ] || refuse "$dir is where a database of claude-bus is; choose another folder with --dir"
   command=$dir/bin/claude-bus
   mark=$dir/.claude-bus
+}
+
+# The folder of this script, with what belongs to it. Read from a pipe, or copied alone, it has nothing to install.
+checkout() {
+  local script=${BASH_SOURCE[0]:-}
+  here=""
+  if [ -f "$script" ]; then here=$(cd "$(dirname "$script")" && pwd); fi
+  if [ -z "$here" ] || [ ! -f "$here/.claude-plugin/environment.py" ] || [ ! -f "$here/src/claude_bus/__init__.py" ]; then
+    fail "this script installs the checkout it is in, and there is none. Clone the repository and run the script there"
+  fi
 }
 
 # -- install --------------------------------------------------------------------------
@@ -50,31 +81,45 @@ install() {
   if [ ! -e "$mark" ] && [ -n "$(ls -A "$dir" 2>/dev/null)" ]; then
     fail "$dir is not empty, and not an installation of claude-bus: choose another place with --dir"
   fi
-  python=$(find_python) || fail "no Python: install uv, or Python 3.11 or newer"
+  python=$(find_python) || fail "no Python: install uv, or Python 3.11 or newer$(found_python)"
   say "Installing claude-bus $(version) into $dir ..."
-  mkdir -p "$dir/bin"
-  : > "$mark"
+  { mkdir -p "$dir/bin" && : > "$mark"; } || fail "$dir cannot be written; choose another folder with --dir"
   environment
   program
   start_command "$command.new"
   say ""
   module "$app/src" claude_bus.selftest "$command.new" || { rm "$command.new"; fail "Claude Code was told nothing"; }
   mv -f "$command.new" "$command"
-  say ""
-  module "$app/src" claude_bus.claude_settings install "$config" "$app" "$dir"/app-*
   forget_older
-  link_command
-  register
-  next_steps
+  say ""
+  setup || fail "the program is installed, but Claude Code is not set up; see above, then run: $(quoted "$command") setup"
+}
+
+# Without Claude Code (3) the program is there, and says what to do when it is there, too.
+setup() {
+  local status=0
+  "$command" setup "${answers[@]}" || status=$?
+  [ "$status" = 0 ] || [ "$status" = 3 ]
 }
 
 # The packages it needs, with their hashes checked; made as for the plugin.
 environment() {
-  local log=$dir/install.log
-  if ! environment=$("$python" -I "$here/.claude-plugin/environment.py" "$dir/environments" 2>"$log"); then
+  local log=$dir/install.log builder waited=0
+  "$python" -I "$here/.claude-plugin/environment.py" "$dir/environments" >"$dir/.environment" 2>"$log" &
+  builder=$!
+  while kill -0 "$builder" 2>/dev/null; do
+    if [ "$waited" = 5 ]; then printf 'Fetching the Python packages it needs; this takes up to a minute '; fi
+    if [ "$waited" -ge 5 ] && [ $((waited % 5)) = 0 ]; then printf .; fi
+    waited=$((waited + 1))
+    sleep 0.2
+  done
+  if [ "$waited" -gt 5 ]; then say ""; fi
+  if ! wait "$builder"; then
     tail -n 20 "$log" >&2
     fail "the packages could not be installed; the whole story is in $log"
   fi
+  environment=$(cat "$dir/.environment")
+  rm "$dir/.environment"
   python=$environment/bin/python
 }
 
@@ -87,6 +132,17 @@ find_python() {
     fi
   done
   command -v uv >/dev/null && uv run --quiet --no-project --python '>=3.11' python -c 'import sys; print(sys.executable)'
+}
+
+# What there is instead of a Python that is new enough.
+found_python() {
+  local candidate told
+  for candidate in python3 python; do
+    if told=$("$candidate" -c 'import sys; sys.stdout.write("%d.%d" % sys.version_info[:2])' 2>/dev/null); then
+      printf ' (%s here is %s)' "$candidate" "$told"
+      return
+    fi
+  done
 }
 
 # The program as it is in this checkout, in a folder named for its content.
@@ -116,111 +172,63 @@ END
 
 quoted() { printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"; }
 
-# Sessions that run now may yet load files of the version before this one.
+# Keeps the version before this one: sessions that run now may yet load files of it.
 forget_older() {
-  local place kept=""
+  local place before=""
   touch "$app"
-  # shellcheck disable=SC2012 # names of our own
-  ls -td "$dir"/app-* | while IFS= read -r place; do
-    if [ -n "$kept" ] && [ "$place" != "$app" ]; then rm -rf "$place"; fi
-    if [ "$place" != "$app" ]; then kept=$place; fi
+  for place in "$dir"/app-*; do
+    if [ "$place" != "$app" ] && { [ -z "$before" ] || [ "$place" -nt "$before" ]; }; then before=$place; fi
   done
-}
-
-link_command() {
-  if [ -e "$link" ] || [ -L "$link" ]; then
-    if [ "$(readlink "$link" || true)" != "$command" ]; then
-      say "$link is something else, and stays"
-      return
-    fi
-  else
-    mkdir -p "$(dirname "$link")"
-    ln -s "$command" "$link"
-  fi
-  case :$PATH: in
-    *:"$(dirname "$link")":*) say "the command claude-bus is on your PATH" ;;
-    *) say "for the command claude-bus in your shell: export PATH=\"\$HOME/.local/bin:\$PATH\"" ;;
-  esac
-}
-
-register() {
-  local answer was
-  if ! find_claude; then
-    say "claude is not on your PATH. Run this where it is:"
-    say "    claude mcp add -s user bus -- $(quoted "$command")"
-    return
-  fi
-  if ! answer=$(add_server); then
-    was=$(registered)
-    [ -n "$was" ] || fail "claude mcp add: $answer"
-    is_ours "$was" || replace_server "$was"
-  fi
-  say "server 'bus' is registered with Claude Code"
-}
-
-replace_server() {
-  say "another server named 'bus' makes room; it was:"
-  printf '%s\n' "$1" | grep '^  ' | grep -vE '^  (Status|Issue):' || true
-  client mcp remove -s user bus >/dev/null
-  add_server >/dev/null
-}
-
-next_steps() {
-  cat <<'END'
-
-Next: open two terminals, run claude in each, and type
-
-    /bus backend        in one
-    /bus frontend       in the other
-
-From then on say what you want: "tell frontend that ...", "anything for me?", "who is connected?".
-Sessions that are open now take part after a restart.
-END
+  for place in "$dir"/app-*; do
+    if [ "$place" != "$app" ] && [ "$place" != "$before" ]; then rm -rf "$place"; fi
+  done
 }
 
 # -- uninstall ------------------------------------------------------------------------
 
 uninstall() {
-  local place
-  python=$(find_python) || fail "no Python to edit Claude Code's settings with"
-  if ! find_claude; then
-    say "claude is not on your PATH. Run this where it is:"
-    say "    claude mcp remove -s user bus"
-  elif is_ours "$(registered)"; then
-    client mcp remove -s user bus >/dev/null
-    say "server 'bus' is no longer registered with Claude Code"
-  fi
-  module "$here/src" claude_bus.claude_settings uninstall "$config" "$here" "$dir"/app-*
-  rmdir "$config" 2>/dev/null || true # it may be ours, and then it is empty
-  if [ "$(readlink "$link" || true)" = "$command" ]; then rm "$link"; fi
-  if [ -e "$mark" ]; then
-    rm -rf "$dir/environments" "$dir"/app-* "$dir"/.new-* "$dir/install.log" "$command" "$command.new" "$mark"
+  unset_up || fail "Claude Code's settings could not be put back; nothing is removed"
+  if [ -f "$mark" ]; then
+    rm -rf "$dir/environments" "$dir"/app-* "$dir"/.new-* "$dir/.environment" "$dir/install.log" "$command" "$command.new" "$mark"
     if rmdir "$dir/bin" "$dir" 2>/dev/null; then say "$dir is gone"; else say "$dir holds something else, and stays"; fi
   fi
+  rmdir "$config" 2>/dev/null || true # it may be ours, and then it is empty
   say "claude-bus is removed. Your messages and state are still in ${BUS_DB:-$HOME/.claude-bus/bus.db}"
+}
+
+# By this checkout's program, which also knows what earlier versions have left; it needs no packages for that.
+unset_up() {
+  for python in "$dir"/environments/*/bin/python python3 python3.15 python3.14 python3.13 python3.12 python3.11 python; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      module "$here/src" claude_bus setup --remove --yes --place "$dir"
+      return
+    fi
+  done
+  fail "no Python 3.11 or newer to edit Claude Code's settings with$(found_python)"
 }
 
 # -- both -----------------------------------------------------------------------------
 
-find_claude() {
-  for claude in "$(command -v claude || true)" "$HOME/.claude/local/claude" "$HOME/.local/bin/claude"; do
-    if [ -x "$claude" ]; then return 0; fi
-  done
-  return 1
-}
-
-# From a folder without a project: only what holds for the user counts.
-client() { (cd "$dir" 2>/dev/null || cd /; exec "$claude" "$@" </dev/null); }
-registered() { client mcp get bus 2>/dev/null || true; }
-is_ours() { printf '%s\n' "$1" | grep -xF "  Command: $command" >/dev/null; }
-add_server() { client mcp add -s user bus -- "$command" 2>&1; }
-
 # Runs a module of the package in the folder $1.
 module() { (cd / && PYTHONPATH=$1 exec "$python" -s -m "${@:2}"); }
 
-absolute() { case $1 in /*) printf '%s' "${1%/}" ;; *) printf '%s' "$PWD/${1%/}" ;; esac; }
+# The plain path of a folder that need not be there.
+absolute() {
+  local path=$1 tail=""
+  case $path in /*) ;; *) path=$PWD/$path ;; esac
+  while [ ! -d "$path" ]; do
+    tail=/${path##*/}$tail
+    path=${path%/*}
+    path=${path:-/}
+  done
+  path=$(cd "$path" && pwd)$tail
+  while [ "$path" != "${path%/}" ]; do path=${path%/}; done
+  printf '%s' "${path:-/}"
+}
+
 version() { sed -n 's/^__version__ = "\(.*\)"/\1/p' "$here/src/claude_bus/__init__.py"; }
 say() { printf '%s\n' "$1"; }
 fail() { printf 'install_claude_bus.sh: %s\n' "$1" >&2; exit 1; }
+refuse() { printf 'install_claude_bus.sh: %s\n' "$1" >&2; exit 2; }
 
 main "$@"

@@ -22,8 +22,8 @@ PURE = ("errors", "model", "rules", "patterns", "text", "config", "turn", "rows"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     PURE,
-    ("sql", "processes", "worktree", "supervisor", "detector"),
-    ("files",),
+    ("sql", "processes", "worktree", "supervisor", "detector", "claude_settings"),
+    ("files", "registration"),
     ("drivers",),
     ("bus",),
     ("local", "remote"),

@@ -1,62 +1,79 @@
-"""What an installation puts among the user's Claude Code settings, and takes out again.
+"""The user's own files of Claude Code: what an installation puts into settings.json and commands/, and takes out again.
 
-    python -m claude_bus.claude_settings install CONFIG PLUGIN [EARLIER...]
-    python -m claude_bus.claude_settings uninstall CONFIG [EARLIER...]
-
-CONFIG is the user's configuration folder (`~/.claude`), PLUGIN the plugin whose hooks and command
-are installed, EARLIER the plugins an installation has put there before, so that their command is
-known for ours. What else is in the settings stays as it is. A file of the user's that has to make
-room is kept beside, under the name with `BACKUP` after it, and comes back with `uninstall`.
+What else is in them stays as it is. A file that has to make room is kept beside, under the name with `BACKUP` after
+it, and comes back with `uninstall`. Nothing is written through a backup's link, and no settings are lost: a file that
+cannot be read as settings is refused before anything is changed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
 import shutil
-import sys
+import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 SERVER = "bus"
 """The name under which the server is registered at user scope."""
 BACKUP = ".before-claude-bus"
+RULES = ("mcp__bus", "mcp__plugin_bus_bus")
+"""Permission rules that let every tool of the bus run without a question: registered, and as a plugin's."""
+HOOKS_SINCE = (2, 1, 118)
+"""The oldest client that knows our hooks. An older one refuses settings that hold them as a whole."""
 
+_ORIGINALS = re.compile(r"\b(inject_state|stop_bus)\.py\b")
+"""The hooks of the original claude-bus (f3r21, up to 0.2). They read the database in its old form."""
+_TRIES = 5
+"""How often settings are read again that somebody else changes at the same time."""
+_LARGEST = 16 << 20
+"""Bytes of a file of the user's that we read."""
+
+Document = dict[str, Any]
 Hooks = dict[str, list[dict[str, Any]]]
 
 
 class Refused(Exception):
-    """A file of the user's is not as it should be, and was left alone; the message says what to do."""
+    """Something of the user's is not as it should be, and was left alone; the message says what to do."""
 
 
-def install(config: Path, plugin: Path, earlier: Sequence[Path]) -> list[str]:
-    """Put hooks and command in place; returns what was done. Doing it again changes nothing."""
+def install(config: Path, plugin: Path, earlier: Sequence[Path], rule: str = "", *, hooks: bool = True) -> list[str]:
+    """Put hooks, permission and command in place; returns what was changed. Doing it again changes nothing.
+
+    `config` is the user's configuration folder (`~/.claude`), `plugin` has the hooks and the command, `earlier` are
+    the plugins an installation has put there before, so that their command is known for ours. With `hooks=False` there
+    are none afterwards. Without `rule` permissions stay as they are.
+    """
+    wanted = hooks_of(plugin) if hooks else {}
     settings = config / "settings.json"
-    document, written = _read(settings)  # before anything is changed
-    done = [_install_command(config, plugin, earlier)]
-    wanted = with_hooks(document, hooks_of(plugin))
-    if wanted == document:
-        return [*done, f"{settings} has the hooks"]
-    if written and without_hooks(document) == document:
-        shutil.copy2(settings, _backup(settings))
-    _write(settings, _formatted(wanted, written))
-    return [*done, f"hooks put into {settings}"]
+    read(settings)  # before anything is changed
+    done = install_command(config, plugin, earlier)
+    if edit(settings, lambda document: with_rule(with_hooks(document, wanted), rule)):
+        done.append(f"{settings} is written")
+    return done
 
 
 def uninstall(config: Path, earlier: Sequence[Path]) -> list[str]:
-    """Take hooks and command out, and bring back what made room; returns what was done."""
+    """Take hooks, permissions and command out, and bring back what made room; returns what was done."""
     settings = config / "settings.json"
-    document, written = _read(settings)
-    done = _uninstall_command(config, earlier)
-    wanted = without_hooks(document)
+    read(settings)  # before anything is changed
+    return [*uninstall_command(config, earlier), *uninstall_hooks(settings)]
+
+
+def uninstall_hooks(settings: Path) -> list[str]:
+    """Take hooks and permissions out of the settings, and remove what was kept of them; returns what was done."""
+    document, written = read(settings)
+    wanted = without_ours(document, _before(settings))
     if wanted != document:
         _restore(settings, wanted, written)
-        done.append(f"hooks taken out of {settings}")
     _backup(settings).unlink(missing_ok=True)
-    return done
+    return [f"hooks and permissions are taken out of {settings}"] if wanted != document else []
 
 
 # -- hooks ----------------------------------------------------------------------------
@@ -71,34 +88,49 @@ def hooks_of(plugin: Path) -> Hooks:
     return declared
 
 
-def with_hooks(document: dict[str, Any], hooks: Hooks) -> dict[str, Any]:
-    """The settings with these hooks after those that are there, and no others of ours."""
-    if _present(document) == hooks:
+def with_hooks(document: Document, hooks: Hooks) -> Document:
+    """The settings with these hooks after those that are there, and no others of ours or of the original."""
+    if present(document) == hooks and not originals(document):
         return document
-    rest = without_hooks(document)
+    rest = _without(document, lambda hook: _ours(hook) or _original(hook))
+    if not hooks:
+        return rest
     there = rest.get("hooks", {})
     return {**rest, "hooks": {**there, **{event: [*there.get(event, []), *hooks[event]] for event in hooks}}}
 
 
-def without_hooks(document: dict[str, Any]) -> dict[str, Any]:
+def without_hooks(document: Document) -> Document:
     """The settings without our hooks, and without what only they had filled."""
-    if not _present(document):
+    return _without(document, _ours)
+
+
+def present(document: Document) -> Hooks:
+    """Our hooks in the settings."""
+    return _groups(document, _ours)
+
+
+def originals(document: Document) -> Hooks:
+    """The original's hooks in the settings."""
+    return _groups(document, _original)
+
+
+def _groups(document: Document, which: Callable[[dict[str, Any]], bool]) -> Hooks:
+    events = document.get("hooks", {})
+    found = {event: [group for group in groups if any(map(which, group["hooks"]))] for event, groups in events.items()}
+    return {event: groups for event, groups in found.items() if groups}
+
+
+def _without(document: Document, which: Callable[[dict[str, Any]], bool]) -> Document:
+    if not _groups(document, which):
         return document
-    left = {event: _others(groups) for event, groups in document["hooks"].items()}
+    left = {event: _others(groups, which) for event, groups in document["hooks"].items()}
     left = {event: groups for event, groups in left.items() if groups or not document["hooks"][event]}
     return {key: left if key == "hooks" else value for key, value in document.items() if key != "hooks" or left}
 
 
-def _present(document: dict[str, Any]) -> Hooks:
-    """Our hooks in the settings."""
-    events = document.get("hooks", {})
-    found = {event: [group for group in groups if any(map(_ours, group["hooks"]))] for event, groups in events.items()}
-    return {event: groups for event, groups in found.items() if groups}
-
-
-def _others(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The groups with the hooks that are not ours; a group of nothing but ours goes."""
-    left = [(group, [hook for hook in group["hooks"] if not _ours(hook)]) for group in groups]
+def _others(groups: list[dict[str, Any]], which: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The groups with the other hooks; a group of nothing but these goes."""
+    left = [(group, [hook for hook in group["hooks"] if not which(hook)]) for group in groups]
     return [{**group, "hooks": hooks} for group, hooks in left if hooks or not group["hooks"]]
 
 
@@ -106,29 +138,123 @@ def _ours(hook: dict[str, Any]) -> bool:
     return (hook.get("type"), hook.get("server"), hook.get("tool")) == ("mcp_tool", SERVER, "hook")
 
 
+def _original(hook: dict[str, Any]) -> bool:
+    words = [hook.get("command"), *(hook["args"] if isinstance(hook.get("args"), list) else [])]
+    return any(isinstance(word, str) and _ORIGINALS.search(word) for word in words)
+
+
+# -- permissions ----------------------------------------------------------------------
+
+
+def with_rule(document: Document, rule: str) -> Document:
+    """The settings with this permission; without `rule` as they are."""
+    if not rule or rule in allowed(document):
+        return document
+    permissions = document.get("permissions", {})
+    return {**document, "permissions": {**permissions, "allow": [*allowed(document), rule]}}
+
+
+def without_ours(document: Document, before: Document) -> Document:
+    """The settings without our hooks, and without our permissions that were not there `before`."""
+    mine = set(RULES) - set(allowed(before))
+    rest = without_hooks(document)
+    if not mine & set(allowed(rest)):
+        return rest
+    left = {**rest["permissions"], "allow": [rule for rule in allowed(rest) if rule not in mine]}
+    if not left["allow"] and "allow" not in before.get("permissions", {}):
+        del left["allow"]
+    if not left and "permissions" not in before:
+        return {key: value for key, value in rest.items() if key != "permissions"}
+    return {**rest, "permissions": left}
+
+
+def allowed(document: Document) -> list[Any]:
+    """The rules of what runs without a question."""
+    found: list[Any] = document.get("permissions", {}).get("allow", [])
+    return found
+
+
 # -- the settings file ----------------------------------------------------------------
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
+def read(path: Path) -> tuple[Document, str]:
     """The settings and their text; ({}, "") without a file. Raises `Refused` for what is not settings."""
     try:
-        written = path.read_bytes().decode()
-        document = json.loads(written) if written.strip() else {}
-        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair could not be written back
+        written = _text(path)
+        document = _parsed(written) if written.strip("\ufeff \t\r\n") else {}
     except FileNotFoundError:
+        if path.is_symlink():
+            raise Refused(f"{path} is a link to {path.readlink()}, which is not there; mend it and try again") from None
         return {}, ""
     except (OSError, ValueError, RecursionError) as error:
-        raise Refused(f"{path} cannot be read ({error}); mend it and try again") from error
+        raise Refused(f"{path} cannot be read ({_reason(error)}); mend it and try again") from error
     problem = _problem(document)
     if problem:
         raise Refused(f"{path} is not what Claude Code expects ({problem}); mend it and try again")
     return document, written
 
 
+def edit(path: Path, change: Callable[[Document], Document]) -> bool:
+    """Write the settings as `change` makes them, if it changes them; whether it did.
+
+    The first time the file is kept beside. Settings that change while this is at work are read again.
+    """
+    for _ in range(_TRIES):
+        document, written = read(path)
+        wanted = change(document)
+        if wanted == document:
+            return False
+        if written and (_untouched(document) or not _backup(path).exists()):
+            keep(_backup(path), written)
+        if write(path, _formatted(wanted, written), instead_of=written):
+            return True
+    raise Refused(f"{path} is being changed by another program all the time; try again when it is quiet")
+
+
+def _untouched(document: Document) -> bool:
+    return not present(document) and not set(RULES) & set(allowed(document))
+
+
+def _text(path: Path) -> str:
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise OSError(errno.EINVAL, "it is not a file")
+    with path.open("rb") as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise OSError(errno.EFBIG, "it is larger than 16 MiB")
+    return content.decode()
+
+
+def _parsed(written: str) -> Any:
+    """JSON that can be written back without loss."""
+    document = json.loads(written.removeprefix("\ufeff"), object_pairs_hook=_unique)
+    json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # half a surrogate pair, or NaN, could not be
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Document:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
+        raise ValueError(f"{twice!r} is there twice")
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """An error as part of a sentence."""
+    if isinstance(error, json.JSONDecodeError):
+        remark = "; JSON has no comments" if re.search(r"^\s*(//|/\*|#)", error.doc, re.MULTILINE) else ""
+        return f"line {error.lineno}, column {error.colno}: {error.msg}{remark}"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 def _problem(document: Any) -> str:
-    """Why hooks cannot be found and added in these settings, or ""."""
+    """Why hooks and permissions cannot be found and added in these settings, or ""."""
     if not isinstance(document, dict):
         return "it is not an object"
+    permissions = document.get("permissions", {})
+    if not isinstance(permissions, dict) or not isinstance(permissions.get("allow", []), list):
+        return "'permissions' is not an object with a list 'allow'"
     hooks = document.get("hooks", {})
     if not isinstance(hooks, dict):
         return "'hooks' is not an object"
@@ -141,21 +267,21 @@ def _is_group(group: Any) -> bool:
     return isinstance(hooks, list) and all(isinstance(hook, dict) for hook in hooks)
 
 
-def _formatted(document: dict[str, Any], like: str) -> str:
+def _formatted(document: Document, like: str) -> str:
     """The settings as text, indented as they were."""
     indent = re.search(r'^([ \t]+)"', like, re.MULTILINE)
     text = json.dumps(document, ensure_ascii=False, indent=indent[1] if indent else 2)
-    return text if like and not like.endswith("\n") else text + "\n"
+    mark = "\ufeff" if like.startswith("\ufeff") else ""
+    return mark + (text if like and not like.endswith("\n") else text + "\n")
 
 
-def _restore(path: Path, document: dict[str, Any], written: str) -> None:
+def _restore(path: Path, document: Document, written: str) -> None:
     """Write settings as they were before, to the byte if nothing else has changed since."""
-    backup = _backup(path)
-    before = backup.read_bytes().decode() if backup.exists() else ""
-    if before and (json.loads(before) if before.strip() else {}) == document:
-        _write(path, before)
+    before = kept(_backup(path))
+    if before and _before(path) == document:
+        write(path, before)
     elif document or before or path.is_symlink():
-        _write(path, _formatted(document, written))
+        write(path, _formatted(document, written))
     else:
         path.unlink()  # there was none
 
@@ -164,68 +290,160 @@ def _backup(path: Path) -> Path:
     return path.with_name(path.name + BACKUP)
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file in one step, keeping its permissions; a link stays one, its target is replaced."""
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def kept(place: Path) -> str:
+    """The text of a file that was kept; "" if none was."""
+    with contextlib.suppress(OSError, ValueError):
+        if stat.S_ISREG(place.lstat().st_mode):  # a link here is not of our making
+            return _text(place)
+    return ""
+
+
+def _before(path: Path) -> Document:
+    """The settings as they were before we came; {} if that is not known."""
+    with contextlib.suppress(ValueError, RecursionError):
+        document = _parsed(kept(_backup(path)) or "{}")
+        return document if not _problem(document) else {}
+    return {}
+
+
+def write(path: Path, text: str, *, instead_of: str | None = None) -> bool:
+    """Replace a file in one step, keeping owner and permissions; a link stays one, its target is replaced.
+
+    With `instead_of` nothing is written, and False returned, unless that is its content at the last moment ("": there
+    is none). Raises `Refused` for what cannot be written.
+    """
+    target = path.resolve()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _draft(target, text) as draft:
+            if target.exists():
+                _resemble(draft, target)
+            if instead_of is not None and _now(path) != instead_of:
+                return False
+            _replace(draft, target, text)
+    except OSError as error:
+        where = f"{path} (a link to {target})" if path.is_symlink() else str(path)
+        raise Refused(f"{where} cannot be written: {_reason(error)}") from error
+    return True
+
+
+def _now(path: Path) -> str:
+    try:
+        return _text(path)
+    except FileNotFoundError:
+        return ""
+
+
+def keep(path: Path, text: str) -> None:
+    """Keep a text for the user alone, from the first byte. A link of that name is replaced, not followed."""
+    try:
+        with _draft(path, text) as draft:
+            draft.replace(path)
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _draft(path: Path, text: str) -> Any:
+    """A new file (0600) beside `path` with the text in it; gone afterwards, unless it was renamed."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, draft)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _resemble(draft: Path, target: Path) -> None:
+    """Give the draft the owner (who runs this as root is not) and the permissions of what it replaces."""
+    there = target.stat()
+    if hasattr(os, "chown") and (there.st_uid, there.st_gid) != (draft.stat().st_uid, draft.stat().st_gid):
+        with contextlib.suppress(PermissionError):
+            os.chown(draft, there.st_uid, there.st_gid)
+    shutil.copymode(target, draft)
+
+
+def _replace(draft: Path, target: Path, text: str) -> None:
+    try:
+        draft.replace(target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:  # the file itself is a mount, as a container's often is
+            raise
+        target.write_text(text, encoding="utf-8", newline="")
 
 
 # -- the command /bus -----------------------------------------------------------------
 
+_SIGNED = re.compile(r"\n# written by claude-bus setup, ([0-9a-f]{8})(?=\n)")
 
-def _command(config: Path) -> Path:
+
+def command_path(config: Path) -> Path:
     """Where the user's /bus is. The original claude-bus put its own into the same file."""
     return config / "commands" / "bus.md"
 
 
-def _source(plugin: Path) -> Path:
-    return plugin / "commands" / "bus" / "SKILL.md"
+def command_state(config: Path, plugin: Path, earlier: Sequence[Path] = ()) -> str:
+    """`current`, `outdated` (ours, of another version), `users` (anything else) or `missing`."""
+    place = command_path(config)
+    content = _content(place)
+    if content is None:
+        return "missing"
+    if content == _signed(_source(plugin)):
+        return "current"
+    return "users" if _is_users(content, [plugin, *earlier]) else "outdated"
 
 
-def _install_command(config: Path, plugin: Path, earlier: Sequence[Path]) -> str:
-    place, wanted = _command(config), _source(plugin).read_text(encoding="utf-8")
-    if _content(place) == wanted:
-        return f"{place} is there"
+def install_command(config: Path, plugin: Path, earlier: Sequence[Path]) -> list[str]:
+    """Put /bus in its place; returns what was done."""
+    place, state = command_path(config), command_state(config, plugin, earlier)
+    if state == "current":
+        return []
     kept = ""
-    if _is_users(place, earlier):
+    if state == "users":
         if _backup(place).exists():
             raise Refused(f"{place} is not ours, and {_backup(place)} is there already: move one of them away")
         place.rename(_backup(place))
         kept = f"; what was there is kept as {_backup(place).name}"
-    _write(place, wanted)
-    return f"/bus put into {place}{kept}"
+    write(place, _signed(_source(plugin)))
+    return [f"/bus is in {place}{kept}"]
 
 
-def _uninstall_command(config: Path, earlier: Sequence[Path]) -> list[str]:
-    place = _command(config)
-    if _is_users(place, earlier):
-        return [f"{place} is not as it was installed, and stays"]
-    if not place.exists():
+def uninstall_command(config: Path, earlier: Sequence[Path]) -> list[str]:
+    """Take /bus out, and bring back the one before it; returns what was done."""
+    place = command_path(config)
+    content = _content(place)
+    if content is None:
         return []
+    if _is_users(content, earlier):
+        return [f"{place} is not as it was installed, and stays"]
     place.unlink()
     if _backup(place).exists():
         _backup(place).rename(place)
         return [f"{place} is again what it was before"]
-    if not any(place.parent.iterdir()):
+    with contextlib.suppress(OSError):  # others may be in it
         place.parent.rmdir()
-    return [f"/bus taken out of {place.parent}"]
+    return [f"/bus is taken out of {place.parent}"]
 
 
-def _is_users(place: Path, earlier: Sequence[Path]) -> bool:
-    content = _content(place)
-    return content is not None and content not in [_content(_source(plugin)) for plugin in earlier]
+def _source(plugin: Path) -> str:
+    return (plugin / "commands" / "bus" / "SKILL.md").read_text(encoding="utf-8")
+
+
+def _signed(text: str) -> str:
+    """The command with a remark in its front matter by which any later version knows it for ours, and unchanged."""
+    return text.replace(
+        "\n", f"\n# written by claude-bus setup, {crc32(text.encode(errors='surrogateescape')):08x}\n", 1
+    )
+
+
+def _is_users(content: str, earlier: Sequence[Path]) -> bool:
+    signature = _SIGNED.search(content)
+    if signature and _signed(_SIGNED.sub("", content, count=1)) == content:
+        return False
+    return content not in [_content(plugin / "commands" / "bus" / "SKILL.md") for plugin in earlier]
 
 
 def _content(place: Path) -> str | None:
@@ -233,21 +451,3 @@ def _content(place: Path) -> str | None:
         return place.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         return None
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run one of the two, and print what it did."""
-    verb, config, *plugins = arguments
-    paths = [Path(plugin) for plugin in plugins]
-    try:
-        done = install(Path(config), paths[0], paths[1:]) if verb == "install" else uninstall(Path(config), paths)
-    except (Refused, OSError) as error:
-        print(f"claude-bus: {error}", file=sys.stderr)
-        return 1
-    for line in done:
-        print(line)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import SecretRefused
@@ -66,6 +68,15 @@ def unusable() -> str:
     except ImportError as error:
         return str(error)
     return ""
+
+
+def compiled(env: Mapping[str, str], home: Path, platform: str) -> list[Path]:
+    """The files in which the scanner keeps its compiled rules, on a system named as in `sys.platform`."""
+    if given := env.get("KF_RULE_CACHE_DIR"):
+        return sorted(Path(given).glob("*.vscdb"))
+    caches = [home / "Library" / "Caches"] if platform == "darwin" else [home / ".cache"]
+    caches += [Path(env[name]) for name in ("XDG_CACHE_HOME", "LOCALAPPDATA") if env.get(name)]
+    return sorted(file for place in caches for file in (place / "kingfisher" / "rule-cache").glob("*.vscdb"))
 
 
 @cache

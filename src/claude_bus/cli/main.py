@@ -63,6 +63,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Run what the command line says; a refusal is told, and its exit status returned."""
+    if options.command == "setup":  # works whatever BUS_* says, and without our packages
+        from .setup import setup
+
+        return setup(options, os.environ, Path.home())
     try:
         config = _config(options)
         if options.command is None and not sys.stdin.isatty():
@@ -150,6 +154,17 @@ def _parser() -> argparse.ArgumentParser:
     agents.set_defaults(command="agents")
     doctor = commands.add_parser("doctor", parents=[_shared()], help="check that everything is in order")
     doctor.set_defaults(command="doctor")
+
+    setup = commands.add_parser("setup", parents=[_shared()], help="tell Claude Code about the bus, or take it back")
+    setup.add_argument("--remove", action="store_true", help="take out what setup has put in")
+    setup.add_argument("--yes", action="store_true", help="ask nothing: for scripts")
+    setup.add_argument(
+        "--permissions",
+        choices=("yes", "no", "ask"),
+        help="whether sessions may use the bus's tools without a question (default: ask; with --yes: yes)",
+    )
+    setup.add_argument("--place", default="", help=argparse.SUPPRESS)  # of install_claude_bus.sh --uninstall
+    setup.set_defaults(command="setup")
 
     guard = commands.add_parser("guard", parents=[_shared()], help="look at claims when git commits")
     guard.add_argument(

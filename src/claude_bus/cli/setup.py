@@ -1,0 +1,378 @@
+"""`claude-bus setup`: tells Claude Code about the bus, or takes all of it back.
+
+Whatever happens, what is left works: everything is looked at before anything is written, the server is registered
+before hooks that call it are written, and taken out after them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import __version__, claude_settings, detector, registration
+from ..claude_settings import BACKUP, HOOKS_SINCE, RULES, SERVER, Refused
+from ..registration import Client, Known, Program
+from .output import show
+
+NO_CLIENT = 3
+"""Exit status where there is no Claude Code to set up."""
+_NEXT = """\
+Next: open two terminals, run claude in each, and type
+
+    /bus backend        in one
+    /bus frontend       in the other
+
+From then on say what you want: "tell frontend that ...", "anything for me?", "who is connected?".
+Sessions that are open now take part after a restart."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: what is said of it before, and the work."""
+
+    name: str
+    text: str
+    work: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """This program, and the Claude Code it is set up in."""
+
+    program: Program
+    known: Known
+    client: Client | None
+    env: Mapping[str, str]
+    home: Path
+
+    @classmethod
+    def find(cls, env: Mapping[str, str], home: Path, place: str = "") -> Situation:
+        """What this process sees; with `place` of the installation there."""
+        found = registration.clients(env, home)
+        return cls(
+            Program.find(env, Path(place) if place else None),
+            Known.read(env, home),
+            found[0] if found else None,
+            env,
+            home,
+        )
+
+    @property
+    def settings(self) -> Path:
+        """The user's settings of Claude Code."""
+        return self.known.config / "settings.json"
+
+    @property
+    def rule(self) -> str:
+        """The permission rule for the bus's tools."""
+        return RULES[1] if self.known.plugins else RULES[0]
+
+    @property
+    def hooks(self) -> bool:
+        """Whether hooks of ours belong into the settings."""
+        return bool(self.client and self.client.knows_hooks and not self.known.plugins)
+
+    @property
+    def kept(self) -> Path:
+        """Where a server that made room is kept."""
+        return self.known.config / f"mcp-server-{SERVER}.json{BACKUP}"
+
+    @property
+    def again(self) -> str:
+        """The command that sets up once more."""
+        return shlex.join([*self.program.command, "setup"])
+
+
+def setup(options: argparse.Namespace, env: Mapping[str, str], home: Path) -> int:
+    """Run `setup` or `setup --remove`; returns the exit status."""
+    try:
+        situation = Situation.find(env, home, options.place)
+        return _remove(options, situation) if options.remove else _install(options, situation)
+    except Refused as error:
+        show(options, {"error": "refused", "message": str(error)}, f"claude-bus: {error}", error=True)
+        return 1
+
+
+# -- in -------------------------------------------------------------------------------
+
+
+def _install(options: argparse.Namespace, at: Situation) -> int:
+    if at.client is None:
+        told = "claude is not on your PATH, so Claude Code was told nothing. Where it is, run: " + at.again
+        show(options, {"done": [], "open": [told]}, told)
+        return NO_CLIENT
+    wanted = [*_server(at), *_settings(at, _rule(options, at)), *_command(at), *_link(at)]
+    if wanted and not _agreed(options, at, wanted):
+        return 2
+    done = _work(wanted)
+    open_points = [*_open_points(at), *_permission_point(options, at)]
+    if options.json:
+        show(options, {"done": done, "open": open_points}, "")
+        return 0
+    print(f"\n{_NEXT}" if wanted else f"claude-bus {__version__} is set up in {at.client}: all is up to date.")
+    for point in open_points:
+        print(f"\nOpen: {point}")
+    return 0
+
+
+def _server(at: Situation) -> list[Step]:
+    """The server at user scope: that of the plugin where there is one, else ours."""
+    there = at.known.server
+    if at.known.plugins:
+        ours = there is not None and registration.is_known(there)
+        return [Step("server", f"'{SERVER}' is registered no more: the plugin has its own", _unregister(at))] * ours
+    if there is not None and "url" in there:
+        raise Refused(
+            f"a server '{SERVER}' is registered at {there['url']}, and stays. Hooks need a local server: to have one "
+            f"on the same bus, run `claude mcp remove -s user {SERVER}`, set BUS_URL, then run setup again"
+        )
+    if there is not None and registration.command_of(there) == list(at.program.command):
+        return []
+    text = f"register '{SERVER}' for all your projects: {shlex.join(at.program.command)}"
+    if there is not None:
+        text += f"; until now it was {registration.shown(there)}"
+        text += "" if registration.is_known(there) else ", which comes back with setup --remove"
+    return [Step("server", text, lambda: _register(at))]
+
+
+def _register(at: Situation) -> None:
+    """Register it, with the variables it had; where that fails, what was there is there again."""
+    assert at.client
+    there = at.known.server
+    ours = there is not None and registration.is_known(there)
+    if there is not None:
+        if not ours:
+            claude_settings.keep(at.kept, json.dumps(there, indent=2) + "\n")
+        registration.remove(at.client)
+    try:
+        registration.add(at.client, at.program.command, registration.env_of(there) if there and ours else {})
+    except Refused:
+        if there is not None:
+            registration.add_back(at.client, there)
+            at.kept.unlink(missing_ok=True)
+        raise
+
+
+def _settings(at: Situation, rule: str) -> list[Step]:
+    """Hooks and permission; also out, where they would be there twice or the client would not know them."""
+    document, _ = claude_settings.read(at.settings)
+    hooks = claude_settings.hooks_of(at.program.plugin) if at.hooks else {}
+    hooked = claude_settings.with_hooks(document, hooks)
+    if claude_settings.with_rule(hooked, rule) == document:
+        return []
+    parts = []
+    if hooked != document:
+        parts.append(f"hooks for {len(hooks)} events" if hooks else "no hooks any more")
+        parts += ["without the original's hooks"] * bool(claude_settings.originals(document))
+    parts += [f'permission "{rule}"'] * bool(rule and rule not in claude_settings.allowed(document))
+    text = f"{', '.join(parts)}: {at.settings}"
+    change = lambda settings: claude_settings.with_rule(claude_settings.with_hooks(settings, hooks), rule)  # noqa: E731
+    return [Step("settings", text, lambda: claude_settings.edit(at.settings, change))]
+
+
+def _rule(options: argparse.Namespace, at: Situation) -> str:
+    """The permission rule to write; "" for none. Asks, unless the command line says."""
+    document, _ = claude_settings.read(at.settings)
+    wanted = options.permissions or ("yes" if options.yes else "ask")
+    if at.rule in claude_settings.allowed(document) or wanted == "no":
+        return ""
+    if wanted == "yes":
+        return at.rule
+    question = f'May sessions use the bus\'s tools without asking you each time (permission "{at.rule}")? [y/N] '
+    return at.rule if _terminal(options) and _says_yes(question, default=False) else ""
+
+
+def _command(at: Situation) -> list[Step]:
+    """`/bus`: that of the plugin where there is one, else ours."""
+    config, plugin, earlier = at.known.config, at.program.plugin, at.program.earlier
+    place, state = claude_settings.command_path(config), claude_settings.command_state(config, plugin, earlier)
+    if at.known.plugins:
+        take = lambda: claude_settings.uninstall_command(config, [plugin, *earlier])  # noqa: E731
+        return [Step("/bus", f"{place} goes: the plugin has its own", take)] * (state in ("current", "outdated"))
+    if state == "current":
+        return []
+    kept = f"; what is there is kept as {place.name}{BACKUP}" if state == "users" else ""
+    return [Step("/bus", f"{place}{kept}", lambda: claude_settings.install_command(config, plugin, earlier))]
+
+
+def _link_place(at: Situation) -> Path:
+    return at.home / ".local" / "bin" / "claude-bus"
+
+
+def _link(at: Situation) -> list[Step]:
+    """The command on PATH, for the installer's copy; others have their own way."""
+    place, command = _link_place(at), at.program.command[0]
+    if not at.program.earlier or place.exists() or place.is_symlink():
+        return []
+
+    def link() -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(command)
+
+    return [Step("command", str(place), link)]
+
+
+def _open_points(at: Situation) -> list[str]:
+    """What is left for the user to know or to do."""
+    assert at.client
+    found = []
+    if at.known.plugins:
+        found.append(
+            f"the plugin {' and '.join(at.known.plugins)} is enabled and brings server, hooks and /bus; nothing is "
+            f"there twice. To use this installation: claude plugin uninstall {at.known.plugins[0]}, then {at.again}"
+        )
+    elif not at.client.knows_hooks:
+        found.append(
+            f"{at.client} does not know our hooks (they need {'.'.join(map(str, HOOKS_SINCE))} or newer), so there are "
+            f"none. Tools and /bus work; mail is read when you ask for it. After an update of it: {at.again}"
+        )
+    return [*found, *_shell_points(at)]
+
+
+def _permission_point(options: argparse.Namespace, at: Situation) -> list[str]:
+    document, _ = claude_settings.read(at.settings)
+    if options.permissions == "no" or at.rule in claude_settings.allowed(document):
+        return []
+    return [f"sessions ask before they use the bus's tools. To let them: {at.again} --permissions yes"]
+
+
+def _shell_points(at: Situation) -> list[str]:
+    """What is left to do in the user's shell."""
+    server, place = at.known.server, _link_place(at)
+    found = []
+    bus = registration.env_of(server).get("BUS_DB") if server and registration.is_known(server) else None
+    if bus and bus != at.env.get("BUS_DB", str(at.home / ".claude-bus" / "bus.db")):
+        found.append(f"sessions use the database {bus}; for the same in your shell: export BUS_DB={shlex.quote(bus)}")
+    if at.program.earlier and os.path.realpath(place) != os.path.realpath(at.program.command[0]):
+        found.append(f"{place} is something else, and stays; the command is {at.program.command[0]}")
+    elif at.program.earlier and str(place.parent) not in at.env.get("PATH", "").split(os.pathsep):
+        found.append('for the command claude-bus in your shell: export PATH="$HOME/.local/bin:$PATH"')
+    return found
+
+
+# -- out ------------------------------------------------------------------------------
+
+
+def _remove(options: argparse.Namespace, at: Situation) -> int:
+    there = at.known.server is not None and registration.is_known(at.known.server)
+    wanted = [*_settings_out(at), *_command_out(at)]
+    wanted += [Step("server", f"'{SERVER}' is registered no more", _unregister(at))] * bool(there and at.client)
+    wanted += [Step("command", str(_link_place(at)), _link_place(at).unlink)] * _is_our_link(at)
+    rules = detector.compiled(at.env, at.home, sys.platform)
+    wanted += [Step("scanner", f"its rules in {rules[0].parent}", lambda: _forget(rules))] if rules else []
+    if wanted and not _agreed(options, at, wanted):
+        return 2
+    done = _work(wanted)
+    open_points = _left(at, registered=there and not at.client)
+    if options.json:
+        show(options, {"done": done, "open": open_points}, "")
+        return 0
+    print("Claude Code knows nothing of claude-bus any more.")
+    for point in open_points:
+        print(f"\nOpen: {point}")
+    return 0
+
+
+def _settings_out(at: Situation) -> list[Step]:
+    document, _ = claude_settings.read(at.settings)
+    ours = claude_settings.present(document) or set(RULES) & set(claude_settings.allowed(document))
+    take = lambda: claude_settings.uninstall_hooks(at.settings)  # noqa: E731
+    return [Step("settings", f"hooks and permission, from {at.settings}", take)] if ours else []
+
+
+def _command_out(at: Situation) -> list[Step]:
+    config, plugins = at.known.config, [at.program.plugin, *at.program.earlier]
+    ours = claude_settings.command_state(config, at.program.plugin, plugins) in ("current", "outdated")
+    take = lambda: claude_settings.uninstall_command(config, plugins)  # noqa: E731
+    return [Step("/bus", str(claude_settings.command_path(config)), take)] if ours else []
+
+
+def _left(at: Situation, *, registered: bool) -> list[str]:
+    """What is left to do by hand."""
+    found = []
+    if registered:
+        found.append(f"claude is not on your PATH. Run this where it is: claude mcp remove -s user {SERVER}")
+    place = claude_settings.command_path(at.known.config)
+    if at.program.earlier and claude_settings.command_state(at.known.config, at.program.plugin) == "users":
+        found.append(f"{place} is not as it was installed, and stays")
+    found += [f"the plugin {name} is still there: claude plugin uninstall {name}" for name in at.known.plugins]
+    return found
+
+
+def _unregister(at: Situation) -> Callable[[], None]:
+    """Take the server out, and bring back the one that made room for it."""
+
+    def work() -> None:
+        assert at.client
+        registration.remove(at.client)
+        before = claude_settings.kept(at.kept)
+        if before:
+            registration.add_back(at.client, json.loads(before))
+            at.kept.unlink()
+
+    return work
+
+
+def _is_our_link(at: Situation) -> bool:
+    place = _link_place(at)
+    return bool(at.program.earlier) and place.is_symlink() and str(place.readlink()) == at.program.command[0]
+
+
+def _forget(rules: list[Path]) -> None:
+    """Remove the scanner's compiled rules, and the folders that are empty then."""
+    for file in rules:
+        file.unlink(missing_ok=True)
+        for folder in (file.parent, file.parent.parent):
+            if folder.name in ("rule-cache", "kingfisher") and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+# -- both -----------------------------------------------------------------------------
+
+
+def _agreed(options: argparse.Namespace, at: Situation, wanted: list[Step]) -> bool:
+    """Show what would be done, and whether the user wants it."""
+    plan = [f"  {step.name:<10} {step.text}" for step in wanted]
+    if options.json:
+        if not options.yes:
+            show(options, {"planned": [f"{step.name}: {step.text}" for step in wanted], "done": []}, "")
+        return bool(options.yes)
+    head = f"claude-bus {__version__}, {at.client or 'no Claude Code on PATH'}, {at.known.config}"
+    print("\n".join([head, "to take out:" if options.remove else "to set up:", *plan]), flush=True)
+    if options.yes:
+        return True
+    if not _terminal(options):
+        print("claude-bus: nothing is changed yet; with --yes it is done", file=sys.stderr)
+        return False
+    return _says_yes("Go on? [Y/n] ", default=True)
+
+
+def _work(wanted: list[Step]) -> list[str]:
+    """Do it step by step; returns what was done. Raises `Refused`, naming what was done before."""
+    done: list[str] = []
+    for step in wanted:
+        try:
+            step.work()
+        except (Refused, OSError) as error:
+            before = f" (done before: {', '.join(done)})" if done else ""
+            raise Refused(f"{step.name}: {error}{before}") from error
+        done.append(step.name)
+    return done
+
+
+def _terminal(options: argparse.Namespace) -> bool:
+    return not options.json and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _says_yes(question: str, *, default: bool) -> bool:
+    try:
+        answer = input(question).strip().lower()
+    except EOFError:
+        return False
+    return default if not answer else answer in ("y", "yes")
