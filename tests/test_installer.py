@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import claude_bus
-from claude_bus import claude_settings
 from claude_bus.claude_settings import BACKUP, Refused, hooks_of, install, uninstall, with_hooks, without_hooks
 from claude_bus.mcp import hooks
 from claude_bus.selftest import main as selftest
 from environment_under_test import ROOT, Launched, checkout, has_environment, machine
+from fake_claude import FakeClaude
 from processes_under_test import PATIENCE
 
 VERSION = f"claude-bus {claude_bus.__version__}\n"
@@ -68,6 +68,12 @@ class User:
         found: dict[str, Any] = json.loads((self.config / "settings.json").read_text(encoding="utf-8"))
         return found
 
+    def has_claude(self, version: str = "2.1.332") -> FakeClaude:
+        """Put a client on the user's PATH."""
+        client = FakeClaude(self.home.parent / "client", self.home / ".claude.json", version)
+        self.env["PATH"] = f"{client.folder}{os.pathsep}{self.env['PATH']}"
+        return client
+
     def edit(self, old: str, new: str, path: str = "src/claude_bus/__init__.py") -> None:
         """Change the clone's source."""
         source = self.clone / path
@@ -94,26 +100,32 @@ def user(newcomer: User) -> User:
 
 def test_one_command_in_an_empty_home(newcomer: User) -> None:
     """It installs with nothing prepared, shows two processes exchanging a message, and says what to do next."""
+    newcomer.has_claude()
     out = newcomer.installs()
     assert "reads \"Is the build green?\" from 'alice'" in out
     assert "It works" in out
     assert "/bus backend" in out
     assert newcomer.version() == VERSION
+    assert "Fetching the Python packages" in out
     assert (newcomer.home / ".local" / "bin" / "claude-bus").resolve() == newcomer.command
     assert not (newcomer.home / ".claude-bus").exists()
 
 
-def test_without_claude_it_says_what_to_run(user: User) -> None:
-    """The command that registers the server is printed, quoted for a shell."""
-    (line,) = [line for line in user.installs().splitlines() if "claude mcp add" in line]
-    assert shlex.split(line) == ["claude", "mcp", "add", "-s", "user", "bus", "--", str(user.command)]
+def test_without_claude_nothing_half_done_stays(user: User) -> None:
+    """The program is there, Claude Code is told nothing, and the last line says what to run, quoted for a shell."""
+    last = user.installs().splitlines()[-1]
+    assert last.startswith("claude is not on your PATH")
+    assert shlex.split(last.partition("run: ")[2]) == [str(user.command), "setup"]
+    assert not user.config.exists()
+    assert user.version() == VERSION
 
 
 def test_twice_is_as_good_as_once(user: User) -> None:
-    """A second run changes nothing."""
+    """A second run changes nothing, and says that there is nothing to do."""
+    user.has_claude()
     user.installs()
     before = everything(user)
-    assert "has the hooks" in user.installs()
+    assert "all is up to date" in user.installs()
     assert everything(user) == before
 
 
@@ -199,12 +211,15 @@ def test_no_way_to_the_packages(newcomer: User) -> None:
 
 def test_uninstall_leaves_the_database_only(user: User) -> None:
     """Program, command, hooks and /bus are gone; messages and state stay."""
+    client = user.has_claude()
     user.installs()
-    subprocess.run([user.command, "send", "bob", "hello"], env=user.env, check=True, capture_output=True)
-    out = user.installs("--uninstall")
-    assert "claude mcp remove -s user bus" in out
+    subprocess.run([user.command, "send", "bob", "a_word_of_more_letters"], env=user.env, check=True)
+    assert list(user.home.glob(".cache/kingfisher/rule-cache/*"))
+    user.installs("--uninstall")
     files = [path for path in user.home.rglob("*") if not path.is_dir()]
-    assert {path.parent for path in files} == {user.home / ".claude-bus"}
+    assert {path.parent for path in files} == {user.home / ".claude-bus", client.state.parent}
+    assert "mcpServers" not in client.read()
+    assert not (user.home / ".cache").exists() or not any((user.home / ".cache").iterdir())
     assert "still in" in user.installs("--uninstall")
 
 
@@ -343,14 +358,14 @@ def test_settings_that_are_none_are_left_alone(tmp_path: Path, written: str) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
 
-def test_a_refusal_ends_the_program_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The user reads which file it is; the exit status tells the installer."""
-    (tmp_path / "settings.json").write_text("{")
-    assert claude_settings.main(["install", str(tmp_path), str(ROOT)]) == 1
-    assert capsys.readouterr().err.startswith(f"claude-bus: {tmp_path / 'settings.json'} cannot be read")
-
-
 # -- /bus -----------------------------------------------------------------------------
+
+
+def is_bus(place: Path) -> bool:
+    """Whether a command is ours, but for the remark in it."""
+    lines = place.read_text(encoding="utf-8").splitlines()
+    unsigned = [line for line in lines if not line.startswith("# written by claude-bus setup")]
+    return unsigned == (ROOT / "commands" / "bus" / "SKILL.md").read_text(encoding="utf-8").splitlines()
 
 
 def test_a_command_of_the_users_own_is_kept(tmp_path: Path) -> None:
@@ -359,7 +374,7 @@ def test_a_command_of_the_users_own_is_kept(tmp_path: Path) -> None:
     place.parent.mkdir()
     place.write_text("the user's")
     install(tmp_path, ROOT, [])
-    assert place.read_bytes() == (ROOT / "commands" / "bus" / "SKILL.md").read_bytes()
+    assert is_bus(place)
     assert place.with_name(f"bus.md{BACKUP}").read_text() == "the user's"
     uninstall(tmp_path, [ROOT])
     assert [(path.name, path.read_text()) for path in place.parent.iterdir()] == [("bus.md", "the user's")]
@@ -373,7 +388,18 @@ def test_a_command_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
     install(config, earlier, [])
     install(config, ROOT, [earlier])
     assert [path.name for path in (config / "commands").iterdir()] == ["bus.md"]
-    assert (config / "commands" / "bus.md").read_bytes() == (ROOT / "commands" / "bus" / "SKILL.md").read_bytes()
+    assert is_bus(config / "commands" / "bus.md")
+
+
+def test_a_command_is_known_without_the_version_that_put_it_there(tmp_path: Path) -> None:
+    """An upgrade by uvx has no earlier copies to compare with: the command itself says that it is unchanged."""
+    earlier = checkout(tmp_path / "earlier")
+    (earlier / "commands" / "bus" / "SKILL.md").write_text("---\nas it was\n---\n")
+    config = tmp_path / "config"
+    install(config, earlier, [])
+    install(config, ROOT, [])
+    assert [path.name for path in (config / "commands").iterdir()] == ["bus.md"]
+    assert is_bus(config / "commands" / "bus.md")
 
 
 def test_a_command_that_was_edited_stays(tmp_path: Path) -> None:

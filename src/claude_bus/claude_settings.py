@@ -243,7 +243,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> Document:
 def _reason(error: Exception) -> str:
     """An error as part of a sentence."""
     if isinstance(error, json.JSONDecodeError):
-        remark = "; JSON has no comments" if re.search(r"^\s*(//|/\*|#)", error.doc, re.MULTILINE) else ""
+        remark = "; settings cannot have comments" if error.doc.startswith(("//", "/*", "#"), error.pos) else ""
         return f"line {error.lineno}, column {error.colno}: {error.msg}{remark}"
     return (isinstance(error, OSError) and error.strerror) or str(error)
 

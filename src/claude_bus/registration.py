@@ -27,7 +27,7 @@ from .claude_settings import HOOKS_SINCE, SERVER, Refused
 _PATIENCE = 120.0
 """Seconds until a command of the client is given up."""
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
-_KNOWN = re.compile(r"claude[-_]bus|\bbus_server\.py\b")
+_KNOWN = re.compile(r"claude[-_]bus|\bbus_server\.py\b|\.claude-plugin[/\\]launch\.py")
 """What the command of a server of ours holds, and that of the original."""
 _UV_CACHE = re.compile(r"(archive|environments|builds)-v\d+")
 _INDEX = "claude-bus>=0.3"
@@ -107,6 +107,8 @@ class Known:
     """The client's own file of servers and projects."""
     plugins: tuple[str, ...]
     """The ids of our plugin, where it is enabled for the user."""
+    originals: tuple[str, ...]
+    """Those of the original's plugin."""
 
     @classmethod
     def read(cls, env: Mapping[str, str], home: Path) -> Known:
@@ -114,7 +116,13 @@ class Known:
         given = env.get("CLAUDE_CONFIG_DIR")
         config = Path(given).absolute() if given else home / ".claude"
         state = _json(config / ".claude.json" if given else home / ".claude.json")
-        return cls(config, state, tuple(_plugins(config)))
+        ours, theirs = plugins(config, config / "settings.json")
+        return cls(config, state, ours, theirs)
+
+    @property
+    def settings(self) -> Path:
+        """The user's settings."""
+        return self.config / "settings.json"
 
     @property
     def server(self) -> Definition | None:
@@ -158,18 +166,22 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _plugins(config: Path) -> Iterator[str]:
-    enabled = _json(config / "settings.json").get("enabledPlugins")
+def plugins(config: Path, settings: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The ids of our plugin and of the original's, where these settings enable them."""
+    enabled = _json(settings).get("enabledPlugins")
     installed = _json(config / "plugins" / "installed_plugins.json").get("plugins")
-    for name, on in enabled.items() if isinstance(enabled, dict) else ():
-        places = installed.get(name) if isinstance(installed, dict) else None
-        if on and isinstance(places, list) and any(_is_plugin(place) for place in places):
-            yield name
+    on = [name for name, value in enabled.items() if value] if isinstance(enabled, dict) else []
+    places = {name: _path_of(installed.get(name)) for name in on} if isinstance(installed, dict) else {}
+    ours = [name for name, place in places.items() if place and (place / ".claude-plugin" / "launch.py").is_file()]
+    theirs = [name for name, place in places.items() if place and (place / "hooks" / "stop_bus.py").is_file()]
+    return tuple(ours), tuple(theirs)
 
 
-def _is_plugin(place: Any) -> bool:
-    path = place.get("installPath") if isinstance(place, dict) else None
-    return isinstance(path, str) and Path(path, ".claude-plugin", "launch.py").is_file()
+def _path_of(places: Any) -> Path | None:
+    """The folder of a plugin, of what the client keeps of its installations."""
+    last = places[-1] if isinstance(places, list) and places else None
+    path = last.get("installPath") if isinstance(last, dict) else None
+    return Path(path) if isinstance(path, str) else None
 
 
 def command_of(server: Definition) -> list[str]:
@@ -226,6 +238,11 @@ class Program:
     """What starts it, now and after it was upgraded."""
     earlier: tuple[Path, ...] = ()
     """Copies of itself that an installation has put there before."""
+
+    @property
+    def again(self) -> str:
+        """The command that sets Claude Code up, for a shell."""
+        return shlex.join([*self.command, "setup"])
 
     @classmethod
     def find(cls, env: Mapping[str, str], place: Path | None = None) -> Program:

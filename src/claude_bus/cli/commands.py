@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .. import __version__, files, rows, rules, text
@@ -183,11 +184,18 @@ def _agent_cells(agent: Agent, now: float) -> tuple[str, ...]:
 
 async def doctor(options: argparse.Namespace, config: Config) -> int:
     """Check everything; 1 if something is wrong."""
-    findings = await examine(config, os.environ)
+    findings = await examine(config, os.environ, Path.home(), _folder())
     fine = all(finding.ok is not False for finding in findings)
     checks = [{"name": f.name, "ok": f.ok, "detail": f.detail} for f in findings]
     show(options, {"ok": fine, "checks": checks}, table(findings))
     return 0 if fine else 1
+
+
+def _folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it is gone
+        return Path(os.sep)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Config], Coroutine[Any, Any, int]]] = {

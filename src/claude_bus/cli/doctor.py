@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +12,17 @@ from ..config import Config
 from ..drivers.inspect import Finding, inspect
 from ..errors import BusError
 from ..opening import open_bus
+from .installation import CHECKS, Case
 
 
-async def examine(config: Config, env: Mapping[str, str]) -> list[Finding]:
-    """All findings, in the order they are told."""
+async def examine(config: Config, env: Mapping[str, str], home: Path, folder: Path) -> list[Finding]:
+    """All findings, in the order they are told, of a user with this home who is in this folder."""
+    case = Case.find(env, home, folder, config.db)
     return [
         Finding("claude-bus", True, f"{__version__}, Python {platform.python_version()}, {sys.platform}"),
         *([await _elsewhere(config)] if config.url else inspect(config.db, config.busy_timeout)),
         _secrets(),
-        _client(),
+        *(finding for check in CHECKS for finding in check(case)),
         _doorbell(config, env),
     ]
 
@@ -41,11 +42,6 @@ async def _elsewhere(config: Config) -> Finding:
 def _secrets() -> Finding:
     reason = detector.unusable()
     return Finding("secrets", not reason, f"not looked for: {reason}" if reason else "refused in messages and values")
-
-
-def _client() -> Finding:
-    path = shutil.which("claude")
-    return Finding("claude", None, path or "not on PATH (only needed to register the server)")
 
 
 def _doorbell(config: Config, env: Mapping[str, str]) -> Finding:

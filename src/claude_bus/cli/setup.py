@@ -64,11 +64,6 @@ class Situation:
         )
 
     @property
-    def settings(self) -> Path:
-        """The user's settings of Claude Code."""
-        return self.known.config / "settings.json"
-
-    @property
     def rule(self) -> str:
         """The permission rule for the bus's tools."""
         return RULES[1] if self.known.plugins else RULES[0]
@@ -82,11 +77,6 @@ class Situation:
     def kept(self) -> Path:
         """Where a server that made room is kept."""
         return self.known.config / f"mcp-server-{SERVER}.json{BACKUP}"
-
-    @property
-    def again(self) -> str:
-        """The command that sets up once more."""
-        return shlex.join([*self.program.command, "setup"])
 
 
 def setup(options: argparse.Namespace, env: Mapping[str, str], home: Path) -> int:
@@ -104,7 +94,7 @@ def setup(options: argparse.Namespace, env: Mapping[str, str], home: Path) -> in
 
 def _install(options: argparse.Namespace, at: Situation) -> int:
     if at.client is None:
-        told = "claude is not on your PATH, so Claude Code was told nothing. Where it is, run: " + at.again
+        told = "claude is not on your PATH, so Claude Code was told nothing. Where it is, run: " + at.program.again
         show(options, {"done": [], "open": [told]}, told)
         return NO_CLIENT
     wanted = [*_server(at), *_settings(at, _rule(options, at)), *_command(at), *_link(at)]
@@ -161,7 +151,7 @@ def _register(at: Situation) -> None:
 
 def _settings(at: Situation, rule: str) -> list[Step]:
     """Hooks and permission; also out, where they would be there twice or the client would not know them."""
-    document, _ = claude_settings.read(at.settings)
+    document, _ = claude_settings.read(at.known.settings)
     hooks = claude_settings.hooks_of(at.program.plugin) if at.hooks else {}
     hooked = claude_settings.with_hooks(document, hooks)
     if claude_settings.with_rule(hooked, rule) == document:
@@ -171,14 +161,14 @@ def _settings(at: Situation, rule: str) -> list[Step]:
         parts.append(f"hooks for {len(hooks)} events" if hooks else "no hooks any more")
         parts += ["without the original's hooks"] * bool(claude_settings.originals(document))
     parts += [f'permission "{rule}"'] * bool(rule and rule not in claude_settings.allowed(document))
-    text = f"{', '.join(parts)}: {at.settings}"
+    text = f"{', '.join(parts)}: {at.known.settings}"
     change = lambda settings: claude_settings.with_rule(claude_settings.with_hooks(settings, hooks), rule)  # noqa: E731
-    return [Step("settings", text, lambda: claude_settings.edit(at.settings, change))]
+    return [Step("settings", text, lambda: claude_settings.edit(at.known.settings, change))]
 
 
 def _rule(options: argparse.Namespace, at: Situation) -> str:
     """The permission rule to write; "" for none. Asks, unless the command line says."""
-    document, _ = claude_settings.read(at.settings)
+    document, _ = claude_settings.read(at.known.settings)
     wanted = options.permissions or ("yes" if options.yes else "ask")
     if at.rule in claude_settings.allowed(document) or wanted == "no":
         return ""
@@ -224,22 +214,22 @@ def _open_points(at: Situation) -> list[str]:
     found = []
     if at.known.plugins:
         found.append(
-            f"the plugin {' and '.join(at.known.plugins)} is enabled and brings server, hooks and /bus; nothing is "
-            f"there twice. To use this installation: claude plugin uninstall {at.known.plugins[0]}, then {at.again}"
+            f"the plugin {' and '.join(at.known.plugins)} is enabled and brings server, hooks and /bus. "
+            f"To use this installation instead: claude plugin uninstall {at.known.plugins[0]}, then {at.program.again}"
         )
     elif not at.client.knows_hooks:
         found.append(
             f"{at.client} does not know our hooks (they need {'.'.join(map(str, HOOKS_SINCE))} or newer), so there are "
-            f"none. Tools and /bus work; mail is read when you ask for it. After an update of it: {at.again}"
+            f"none. Tools and /bus work; mail is read when you ask for it. After an update of it: {at.program.again}"
         )
     return [*found, *_shell_points(at)]
 
 
 def _permission_point(options: argparse.Namespace, at: Situation) -> list[str]:
-    document, _ = claude_settings.read(at.settings)
+    document, _ = claude_settings.read(at.known.settings)
     if options.permissions == "no" or at.rule in claude_settings.allowed(document):
         return []
-    return [f"sessions ask before they use the bus's tools. To let them: {at.again} --permissions yes"]
+    return [f"sessions ask before they use the bus's tools. To let them: {at.program.again} --permissions yes"]
 
 
 def _shell_points(at: Situation) -> list[str]:
@@ -280,10 +270,10 @@ def _remove(options: argparse.Namespace, at: Situation) -> int:
 
 
 def _settings_out(at: Situation) -> list[Step]:
-    document, _ = claude_settings.read(at.settings)
+    document, _ = claude_settings.read(at.known.settings)
     ours = claude_settings.present(document) or set(RULES) & set(claude_settings.allowed(document))
-    take = lambda: claude_settings.uninstall_hooks(at.settings)  # noqa: E731
-    return [Step("settings", f"hooks and permission, from {at.settings}", take)] if ours else []
+    take = lambda: claude_settings.uninstall_hooks(at.known.settings)  # noqa: E731
+    return [Step("settings", f"hooks and permission, from {at.known.settings}", take)] if ours else []
 
 
 def _command_out(at: Situation) -> list[Step]:

@@ -1,0 +1,74 @@
+"""Stands for the client where a test needs no model: its version, and the servers that are registered with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+_CLAUDE = """\
+#!{python}
+import json, sys
+from pathlib import Path
+
+state, refuses = Path({state!r}), {refuses!r}
+arguments = sys.argv[1:]
+known = json.loads(state.read_text()) if state.exists() else {{}}
+servers = known.setdefault("mcpServers", {{}})
+if arguments == ["--version"]:
+    print({version!r})
+elif refuses and arguments[1] == refuses:
+    sys.exit(f"{{refuses}} is refused")
+elif arguments[:4] == ["mcp", "remove", "-s", "user"]:
+    if not servers.pop(arguments[4], None):
+        sys.exit("No MCP server found")
+elif arguments[1] in ("add", "add-json"):
+    assert arguments[2:4] == ["-s", "user"]
+    name, rest = arguments[4], arguments[5:]
+    if name in servers:
+        sys.exit(f"MCP server {{name}} already exists in user config")
+    if arguments[1] == "add-json":
+        servers[name] = json.loads(rest[0])
+    else:
+        cut = rest.index("--")
+        env = dict(word.split("=", 1) for word in rest[:cut] if word != "-e")
+        servers[name] = {{"type": "stdio", "command": rest[cut + 1], "args": rest[cut + 2 :], "env": env}}
+if arguments[0] == "mcp":
+    if not servers:
+        del known["mcpServers"]
+    state.write_text(json.dumps(known))
+"""
+
+
+class FakeClaude:
+    """A `claude` in a folder for PATH, which keeps its servers in the file `state`."""
+
+    def __init__(self, folder: Path, state: Path, version: str = "2.1.332", refuses: str = "") -> None:
+        """`refuses` is a command of `claude mcp` that fails."""
+        self.folder, self.state = folder, state
+        folder.mkdir(parents=True, exist_ok=True)
+        told = f"{version} (Claude Code)"
+        values = {"python": sys.executable, "state": str(state), "version": told, "refuses": refuses}
+        self.program = folder / "claude"
+        self.program.write_text(_CLAUDE.format(**values), encoding="utf-8")
+        self.program.chmod(0o755)
+
+    def read(self) -> dict[str, Any]:
+        """All that it keeps."""
+        found: dict[str, Any] = json.loads(self.state.read_text(encoding="utf-8")) if self.state.exists() else {}
+        return found
+
+    @property
+    def server(self) -> dict[str, Any] | None:
+        """The server `bus`."""
+        found: dict[str, Any] | None = self.read().get("mcpServers", {}).get("bus")
+        return found
+
+    def has(self, **state: Any) -> None:
+        """Make it keep this."""
+        self.state.write_text(json.dumps(self.read() | state), encoding="utf-8")
+
+    def registered(self, **server: Any) -> None:
+        """Make a server `bus` registered."""
+        self.has(mcpServers={"bus": {"type": "stdio", "args": [], "env": {}, **server}})
