@@ -337,6 +337,7 @@ def _now(path: Path) -> str:
 def keep(path: Path, text: str) -> None:
     """Keep a text for the user alone, from the first byte. A link of that name is replaced, not followed."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _draft(path, text) as draft:
             draft.replace(path)
     except OSError as error:

@@ -17,7 +17,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -279,8 +279,8 @@ def _of_environment(prefix: Path, env: Mapping[str, str]) -> tuple[str, ...]:
 def _source() -> str:
     """Where the package was installed from, if from no index."""
     try:
-        told = json.loads(metadata.distribution("claude-bus").read_text("direct_url.json") or "{}")
-    except (metadata.PackageNotFoundError, ValueError):
+        told = json.loads(distribution("claude-bus").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
         return ""
     url = str(told.get("url", ""))
     if version := told.get("vcs_info"):

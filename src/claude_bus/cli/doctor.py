@@ -12,17 +12,17 @@ from ..config import Config
 from ..drivers.inspect import Finding, inspect
 from ..errors import BusError
 from ..opening import open_bus
-from .installation import CHECKS, Case
+from . import installation
 
 
 async def examine(config: Config, env: Mapping[str, str], home: Path, folder: Path) -> list[Finding]:
     """All findings, in the order they are told, of a user with this home who is in this folder."""
-    case = Case.find(env, home, folder, config.db)
+    case = installation.Case.find(env, home, folder, config.db)
     return [
         Finding("claude-bus", True, f"{__version__}, Python {platform.python_version()}, {sys.platform}"),
         *([await _elsewhere(config)] if config.url else inspect(config.db, config.busy_timeout)),
         _secrets(),
-        *(finding for check in CHECKS for finding in check(case)),
+        *installation.examine(case),
         _doorbell(config, env),
     ]
 

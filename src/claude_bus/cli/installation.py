@@ -244,10 +244,9 @@ def permission(case: Case) -> Iterator[Finding]:
 def plugins(case: Case) -> Iterator[Finding]:
     """Our plugin, and that of the original."""
     if case.known.plugins:
-        more = len(case.known.plugins) > 1
-        told = ", ".join(case.known.plugins)
-        told += f" are the same, so sessions have it twice: claude plugin uninstall {case.known.plugins[1]}" * more
-        yield Finding("plugin", not more, told)
+        first, *more = case.known.plugins
+        told = "".join(f"; the same again, so uninstall it: claude plugin uninstall {name}" for name in more)
+        yield Finding("plugin", not more, first + told)
     for name in case.known.originals:
         yield Finding("plugin", False, f"{name} is the original's: claude plugin uninstall {name}")
 
@@ -257,6 +256,15 @@ def leftovers(case: Case) -> Iterator[Finding]:
     place = case.home / "claude-bus"
     if (place / "bus_server.py").is_file() and (place / "setup.sh").is_file():
         yield Finding("original", None, f"{place} is its program; it may be removed when no session uses it")
+
+
+def examine(case: Case) -> Iterator[Finding]:
+    """All findings. A check that fails is one: the others still say what they find."""
+    for check in CHECKS:
+        try:
+            yield from check(case)
+        except (OSError, ValueError, Refused) as error:
+            yield Finding(check.__name__, False, f"could not be looked at: {error}")
 
 
 CHECKS: tuple[Check, ...] = (
