@@ -118,7 +118,7 @@ def test_the_installer(box: Sandbox, installer: Installer, backend: Peer) -> Non
     before = everything(box)
     assert "It works" in installer()
     joins(box, backend, "mcp__bus")
-    assert "server 'bus' is registered" in installer()
+    assert "all is up to date" in installer()
     (first, *_) = turn(box, "hello")
     assert [name for name in first.tool_names if name.endswith("__inbox")] == ["mcp__bus__inbox"]
 
@@ -142,10 +142,42 @@ def everything(box: Sandbox) -> dict[str, Any]:
 
 
 def test_a_server_of_that_name_makes_room(box: Sandbox, installer: Installer) -> None:
-    """A server registered as `bus` before is replaced, and shown, so that it can be brought back."""
+    """A server registered as `bus` before is replaced, and shown; --uninstall brings it back."""
     box.run("mcp", "add", "--scope", "user", "bus", "--", "python3", "-c", "print('other')")
+    before = everything(box)
     out = installer()
-    assert "another server named 'bus' makes room" in out
-    assert "Args: -c print('other')" in out
-    servers = json.loads((box.config / ".claude.json").read_text(encoding="utf-8"))["mcpServers"]
-    assert servers["bus"]["command"] == str(installer.place / "bin" / "claude-bus")
+    assert "until now it was python3 -c 'print('\"'\"'other'\"'\"')'" in out
+    assert everything(box)["servers"]["bus"]["command"] == str(installer.place / "bin" / "claude-bus")
+    installer("--uninstall")
+    assert everything(box) == before
+
+
+def test_the_original_makes_room(box: Sandbox, installer: Installer, backend: Peer, db: Path) -> None:
+    """Its server keeps its variables under the new program, its hooks are gone, and sessions take part at once."""
+    hook = {"type": "command", "command": 'python3 "$HOME/claude-bus/hooks/stop_bus.py" frontend'}
+    box.settings(hooks={"Stop": [{"matcher": "", "hooks": [hook]}]})
+    kept = ["-e", f"BUS_DB={db}", "-e", "BUS_ROLE=two words"]
+    box.run("mcp", "add", "-s", "user", "bus", *kept, "--", "python3", str(box.home / "claude-bus" / "bus_server.py"))
+    installer()
+    assert everything(box)["servers"]["bus"]["env"] == {"BUS_DB": str(db), "BUS_ROLE": "two words"}
+    assert "stop_bus" not in (box.config / "settings.json").read_text(encoding="utf-8")
+    joins(box, backend, "mcp__bus")
+
+
+def test_where_the_user_agrees_tools_run_without_a_question(box: Sandbox, installer: Installer) -> None:
+    """Headless, where nobody can be asked, a tool is refused until the permission is there."""
+    installer()
+    _, refused = turn(box, "who is here?", tool("mcp__bus__agents"), text("done"))
+    assert "permission" in refused.tool_results()[0]
+    installer("--yes")
+    _, answered = turn(box, "who is here?", tool("mcp__bus__agents"), text("done"))
+    assert "permission" not in answered.tool_results()[0]
+
+
+def test_the_installer_beside_the_plugin(box: Sandbox, repository: Path, installer: Installer, backend: Peer) -> None:
+    """Sessions have the plugin's server, hooks and /bus, each once, and the user reads why."""
+    box.run("plugin", "marketplace", "add", str(repository))
+    box.run("plugin", "install", "bus@claude-bus")
+    assert "the plugin bus@claude-bus is enabled" in installer()
+    assert everything(box)["servers"] == {}
+    joins(box, backend, "mcp__plugin_bus_bus")
