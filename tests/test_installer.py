@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -138,14 +139,151 @@ def everything(user: User) -> dict[str, bytes]:
 
 def test_another_place(user: User, tmp_path: Path) -> None:
     """--dir, or a bare word as the original installer took it, chooses the folder of the program."""
-    place = tmp_path / "else where"
+    place = tmp_path / 'el*se [w]here "\\'
+    (tmp_path / "else where").mkdir()
+    (tmp_path / "else where" / "app-1").touch()
     has_environment(place / "environments")
     (place / ".claude-bus").touch()
     user.installs("--dir", str(place))
     user.command = place / "bin" / "claude-bus"
     assert user.version() == VERSION
+    user.edit(VERSION.split()[1], "99.0.0")
+    user.installs(f"--dir={place}")
+    assert user.version() == "claude-bus 99.0.0\n"
     user.installs("--uninstall", str(place))
     assert not place.exists()
+    assert (tmp_path / "else where" / "app-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--dir", "/"], "/ is no folder for a program alone"),
+        (["--dir", "//"], "no folder for a program alone"),
+        (["--dir", "{home}"], "no folder for a program alone"),
+        (["--dir", "{home}/sub/.."], "no folder for a program alone"),
+        (["--dir", "{home}/not/there/../.."], "no folder for a program alone"),
+        (["--dir", "."], "no folder for a program alone"),
+        (["--dir", "{home}/link"], "no folder for a program alone"),
+        (["--dir", "{home}/with-a-bus"], "is where a database of claude-bus is"),
+        (["--dir", "{home}/a\nb"], "has a line break in it"),
+        (["--dir", "-f"], "begins with a dash"),
+        (["--dir", "--uninstall"], "begins with a dash"),
+        (["--dir="], "--dir needs a folder after it"),
+        (["--dir"], "--dir needs a folder after it"),
+        (["--uninstal"], "there is no option --uninstal"),
+    ],
+)
+@pytest.mark.parametrize("verb", [[], ["--uninstall"]])
+def test_places_where_more_than_a_program_is_are_refused(
+    newcomer: User, arguments: list[str], told: str, verb: list[str]
+) -> None:
+    """One sentence, and nothing is made or removed: what is put there is removed again one day."""
+    for folder in ("sub", "with-a-bus/.claude-bus", "environments", "bin"):
+        (newcomer.home / folder).mkdir(parents=True)
+    (newcomer.home / "link").symlink_to(newcomer.home)
+    (newcomer.home / ".claude-bus").touch()  # as if it were an installation
+    before = sorted(newcomer.home.rglob("*"))
+    done = newcomer.run(*verb, *(word.format(home=newcomer.home) for word in arguments))
+    assert (done.returncode in (1, 2), done.stdout) == (True, "")
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1 + done.stderr.count("a\nb")
+    assert sorted(newcomer.home.rglob("*")) == before
+
+
+@pytest.mark.parametrize("way", ["piped", "copied", "in another folder"])
+def test_without_its_checkout_it_says_so(newcomer: User, tmp_path: Path, way: str) -> None:
+    """`curl ... | bash`, or the script alone: there is nothing to install, whatever lies in the folder one is in."""
+    script = newcomer.clone / "install_claude_bus.sh"
+    alone = tmp_path / "alone.sh"
+    alone.write_bytes(script.read_bytes())
+    command = {"piped": ["bash"], "copied": ["bash", str(alone)], "in another folder": ["bash", "-s", "--", "--yes"]}
+    done = subprocess.run(
+        command[way],
+        input=script.read_bytes() if way != "copied" else b"",
+        env=newcomer.env,
+        cwd=newcomer.clone if way == "in another folder" else newcomer.home,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"Clone the repository and run the script there" in done.stderr
+    assert list(newcomer.home.iterdir()) == []
+
+
+def test_a_search_path_for_cd_leads_nowhere(newcomer: User, tmp_path: Path) -> None:
+    """CDPATH makes `cd` go elsewhere and print where."""
+    (tmp_path / "elsewhere" / newcomer.clone.name).mkdir(parents=True)
+    newcomer.env["CDPATH"] = str(tmp_path / "elsewhere")
+    done = subprocess.run(
+        ["bash", f"{newcomer.clone.name}/install_claude_bus.sh", "--dir", "/"],
+        env=newcomer.env,
+        cwd=newcomer.clone.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "no folder for a program alone" in done.stderr
+
+
+@pytest.mark.parametrize("told", ["2.7", "3.6"])
+def test_an_old_python_is_named(newcomer: User, tmp_path: Path, told: str) -> None:
+    """Where there is no other, and no uv: which one there is, and what is needed."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "dirname", "sed", "cat", "ls", "mkdir"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    old = programs / "python3"
+    old.write_text(f"#!/bin/sh\ncase $2 in *exit*) exit 1 ;; esac\nprintf {told}\n")
+    old.chmod(0o755)
+    newcomer.env["PATH"] = str(programs)
+    done = newcomer.run()
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"install_claude_bus.sh: no Python: install uv, or Python 3.11 or newer (python3 here is {told})\n",
+    )
+
+
+def test_without_a_home_it_says_so(newcomer: User) -> None:
+    """As from a service: a sentence, and nothing in the root folder."""
+    del newcomer.env["HOME"]
+    done = newcomer.run()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "HOME is not set" in done.stderr
+
+
+def test_nobody_else_may_write_where_it_is(user: User) -> None:
+    """Also for a user whose new files may be written by all."""
+    before = os.umask(0)
+    try:
+        user.installs()
+    finally:
+        os.umask(before)
+    written = [place for place in user.place.rglob("*") if "environments" not in place.parts and not place.is_symlink()]
+    assert [place for place in written if place.stat().st_mode & 0o022] == []
+
+
+def test_an_installation_without_its_environment_can_be_removed(user: User) -> None:
+    """Whatever of it is lost: the checkout's own program takes out what it had put in."""
+    client = user.has_claude()
+    user.installs()
+    shutil.rmtree(user.place / "environments")
+    user.installs("--uninstall")
+    assert not user.place.exists()
+    assert client.server is None
+    assert not (user.config / "settings.json").exists()
+
+
+def test_open_points_come_last(user: User) -> None:
+    """After what to do next, so that nobody misses them: an older client, a PATH that lacks the command."""
+    user.has_claude("2.1.117")
+    lines = user.installs().splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("Open: "))
+    assert first > lines.index("    /bus backend        in one")
+    assert [line[:5] for line in lines[first:] if line] == ["Open:"] * len([line for line in lines[first:] if line])
+    assert "2.1.118 or newer" in lines[first]
+    assert not (user.config / "settings.json").exists()
 
 
 def test_a_folder_of_others_is_refused(user: User, tmp_path: Path) -> None:

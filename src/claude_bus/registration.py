@@ -29,7 +29,7 @@ _PATIENCE = 120.0
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _KNOWN = re.compile(r"claude[-_]bus|\bbus_server\.py\b|\.claude-plugin[/\\]launch\.py")
 """What the command of a server of ours holds, and that of the original."""
-_UV_CACHE = re.compile(r"(archive|environments|builds)-v\d+")
+_UV_CACHE = re.compile(r"(archive|env\w+|builds)-v\d+")
 _INDEX = "claude-bus>=0.3"
 """The package as an index has it; older ones are the original."""
 
