@@ -19,7 +19,7 @@ from processes_under_test import PATIENCE, Wire
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER = ROOT / ".claude-plugin"
-PARTS = (".claude-plugin", ".mcp.json", "commands", "hooks", "src", "requirements.txt", "install_claude_bus.sh")
+PARTS = (".claude-plugin", ".mcp.json", "bin", "commands", "hooks", "src", "requirements.txt", "install_claude_bus.sh")
 
 
 @cache

@@ -245,6 +245,14 @@ def test_an_old_python_is_named(newcomer: User, tmp_path: Path, told: str) -> No
     )
 
 
+def test_an_old_python_that_runs_the_package_is_told(newcomer: User) -> None:
+    """A sentence before the first import that it could not do."""
+    code = "import sys; sys.version_info = (3, 9, 2); from claude_bus.__main__ import main; sys.exit(main())"
+    env = {**newcomer.env, "PYTHONPATH": str(newcomer.clone / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "claude-bus needs Python 3.11 or newer; this is 3.9\n")
+
+
 def test_without_a_home_it_says_so(newcomer: User) -> None:
     """As from a service: a sentence, and nothing in the root folder."""
     del newcomer.env["HOME"]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 
+_OLDEST = (3, 11)
+
 
 def main() -> int:
     """Run the command line; returns the exit status."""
+    if sys.version_info[:2] < _OLDEST:  # a checkout's, or one that a tool took: installed it cannot be
+        print("claude-bus needs Python 3.11 or newer; this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
+        return 1
     from .cli.main import run
 
     return run(sys.argv[1:])

@@ -77,6 +77,24 @@ def test_the_plugin_makes_its_environment_with_its_data(box: Sandbox, repository
     joins(box, backend, "mcp__plugin_bus_bus")
 
 
+def test_the_shell_of_a_session_with_the_plugin_has_the_command(box: Sandbox, repository: Path, backend: Peer) -> None:
+    """It runs in the environment that the plugin's server has, though a shell is not told of the plugin's data."""
+    del box.env["CLAUDE_BUS_PYTHON"]
+    box.env["PATH"] = os.pathsep.join(place for place in box.env["PATH"].split(os.pathsep) if not has_command(place))
+    box.run("plugin", "marketplace", "add", str(repository))
+    box.run("plugin", "install", "bus@claude-bus")
+    data = box.config / "plugins" / "data" / "bus-claude-bus"
+    has_environment(data / "environments")
+    with FakeAnthropic([tool("Bash", command="claude-bus send backend 'from a shell'"), text("done")]) as model:
+        box.run("-p", "--allowedTools", "Bash", stdin="tell it", env={"ANTHROPIC_BASE_URL": model.url})
+        assert "sent to 'backend'" in model.main[-1].tool_results()[0]
+    assert not (box.home / ".cache" / "claude-bus").exists()
+
+
+def has_command(place: str) -> bool:
+    return Path(place, "claude-bus").exists()
+
+
 # -- the installer --------------------------------------------------------------------
 
 
