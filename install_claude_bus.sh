@@ -81,7 +81,7 @@ install() {
   if [ ! -e "$mark" ] && [ -n "$(ls -A "$dir" 2>/dev/null)" ]; then
     fail "$dir is not empty, and not an installation of claude-bus: choose another place with --dir"
   fi
-  python=$(find_python) || fail "no Python: install uv, or Python 3.11 or newer$(found_python)"
+  need_python
   say "Installing claude-bus $(version) into $dir ..."
   { mkdir -p "$dir/bin" && : > "$mark"; } || fail "$dir cannot be written; choose another folder with --dir"
   environment
@@ -115,34 +115,13 @@ environment() {
   done
   if [ "$waited" -gt 5 ]; then say ""; fi
   if ! wait "$builder"; then
+    rm -f "$dir/.environment"
     tail -n 20 "$log" >&2
     fail "the packages could not be installed; the whole story is in $log"
   fi
   environment=$(cat "$dir/.environment")
   rm "$dir/.environment"
   python=$environment/bin/python
-}
-
-find_python() {
-  local candidate
-  for candidate in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
-      command -v "$candidate"
-      return
-    fi
-  done
-  command -v uv >/dev/null && uv run --quiet --no-project --python '>=3.11' python -c 'import sys; print(sys.executable)'
-}
-
-# What there is instead of a Python that is new enough.
-found_python() {
-  local candidate told
-  for candidate in python3 python; do
-    if told=$("$candidate" -c 'import sys; sys.stdout.write("%d.%d" % sys.version_info[:2])' 2>/dev/null); then
-      printf ' (%s here is %s)' "$candidate" "$told"
-      return
-    fi
-  done
 }
 
 # The program as it is in this checkout, in a folder named for its content.
@@ -187,6 +166,7 @@ forget_older() {
 # -- uninstall ------------------------------------------------------------------------
 
 uninstall() {
+  need_python
   unset_up || fail "Claude Code's settings could not be put back; nothing is removed"
   if [ -f "$mark" ]; then
     rm -rf "$dir/environments" "$dir"/app-* "$dir"/.new-* "$dir/.environment" "$dir/install.log" "$command" "$command.new" "$mark"
@@ -197,17 +177,36 @@ uninstall() {
 }
 
 # By this checkout's program, which also knows what earlier versions have left; it needs no packages for that.
-unset_up() {
-  for python in "$dir"/environments/*/bin/python python3 python3.15 python3.14 python3.13 python3.12 python3.11 python; do
-    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      module "$here/src" claude_bus setup --remove --yes --place "$dir"
+unset_up() { module "$here/src" claude_bus setup --remove --yes --place "$dir"; }
+
+# -- both -----------------------------------------------------------------------------
+
+need_python() {
+  python=$(find_python) || fail "needed is Python 3.11 or newer, or uv: https://docs.astral.sh/uv$(found_python)"
+}
+
+# One that can run the program: of the machine, or one that uv has or fetches.
+find_python() {
+  local candidate
+  for candidate in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python "$dir"/environments/*/bin/python; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$candidate"
       return
     fi
   done
-  fail "no Python 3.11 or newer to edit Claude Code's settings with$(found_python)"
+  command -v uv >/dev/null && uv run --quiet --no-project --python '>=3.11' python -c 'import sys; print(sys.executable)'
 }
 
-# -- both -----------------------------------------------------------------------------
+# What there is instead of a Python that is new enough.
+found_python() {
+  local candidate told
+  for candidate in python3 python; do
+    if told=$("$candidate" -c 'import sys; sys.stdout.write("%d.%d" % sys.version_info[:2])' 2>/dev/null); then
+      printf ' (%s here is %s)' "$candidate" "$told"
+      return
+    fi
+  done
+}
 
 # Runs a module of the package in the folder $1.
 module() { (cd / && PYTHONPATH=$1 exec "$python" -s -m "${@:2}"); }

@@ -227,7 +227,7 @@ def test_a_search_path_for_cd_leads_nowhere(newcomer: User, tmp_path: Path) -> N
     assert "no folder for a program alone" in done.stderr
 
 
-@pytest.mark.parametrize("told", ["2.7", "3.6"])
+@pytest.mark.parametrize("told", ["2.7", "3.6", "3.10"])
 def test_an_old_python_is_named(newcomer: User, tmp_path: Path, told: str) -> None:
     """Where there is no other, and no uv: which one there is, and what is needed."""
     programs = tmp_path / "programs"
@@ -241,7 +241,8 @@ def test_an_old_python_is_named(newcomer: User, tmp_path: Path, told: str) -> No
     done = newcomer.run()
     assert (done.returncode, done.stderr) == (
         1,
-        f"install_claude_bus.sh: no Python: install uv, or Python 3.11 or newer (python3 here is {told})\n",
+        "install_claude_bus.sh: needed is Python 3.11 or newer, or uv: https://docs.astral.sh/uv "
+        f"(python3 here is {told})\n",
     )
 
 
