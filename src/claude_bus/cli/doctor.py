@@ -13,6 +13,7 @@ from ..config import Config
 from ..drivers.inspect import Finding, inspect
 from ..errors import BusError
 from ..opening import open_bus
+from . import git_hooks
 
 
 async def examine(config: Config, env: Mapping[str, str]) -> list[Finding]:
@@ -23,6 +24,7 @@ async def examine(config: Config, env: Mapping[str, str]) -> list[Finding]:
         _secrets(),
         _client(),
         _doorbell(config, env),
+        *git_hooks.findings(),
     ]
 
 
