@@ -91,9 +91,12 @@ async def _held(config: Config) -> list[tuple[str, Claim]]:
 
 def _is_there(db: Path) -> bool:
     try:
-        return db.exists()
+        db.stat()
+    except FileNotFoundError:
+        return False
     except OSError:  # opening it tells what is wrong
         return True
+    return True
 
 
 def _staged() -> list[str]:

@@ -6,11 +6,12 @@ statuses for what goes wrong, and then the commit goes through.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from .. import text
 
 REFUSED = 86
 """Exit status of `guard check` if another session claims what is committed. Nothing else exits with it: Python has
@@ -112,13 +113,13 @@ said=$(
     sleep "$limit" & nap=$!
     wait "$nap" && kill -9 "$check"
   ) >/dev/null 2>&1 & watch=$!
-  wait "$check"; status=$?
+  wait "$check"; ended=$?
   kill "$watch" 2>/dev/null
-  exit "$status"
+  exit "$ended"
 )
-status=$?
+ended=$?
 
-case $status in
+case $ended in
   0) if [ -n "$said" ]; then printf '%s\\n' "$said" >&2; fi ;;
   {refused})
     printf '%s\\n' "$said" >&2
@@ -128,7 +129,7 @@ case $status in
   *)
     last=${{said##*"
 "}}
-    unchecked "${{last#claude-bus: }} (exit status $status)"
+    unchecked "${{last#claude-bus: }} (exit status $ended)"
     ;;
 esac
 exit 0
@@ -185,12 +186,12 @@ set -- "$python" -I -S "$launcher\""""
 
 
 def _gone(program: Program) -> str:
-    return f"claude-bus is no longer at {program.path}; run `claude-bus guard install` or `guard uninstall` here"
+    return f"claude-bus is no longer at {text.path(str(program.path))}; run `claude-bus guard install` or `guard uninstall` here"
 
 
-def _quoted(text: str) -> str:
-    return shlex.quote(text)
+def _quoted(word: str) -> str:
+    return shlex.quote(word)
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape") if os.name != "nt" else text.encode("utf-8")
+def _bytes(content: str) -> bytes:
+    return content.encode("utf-8", "surrogateescape")
