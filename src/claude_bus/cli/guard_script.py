@@ -186,7 +186,8 @@ set -- "$python" -I -S "$launcher\""""
 
 
 def _gone(program: Program) -> str:
-    return f"claude-bus is no longer at {text.path(str(program.path))}; run `claude-bus guard install` or `guard uninstall` here"
+    place = text.path(str(program.path))
+    return f"claude-bus is no longer at {place}; run `claude-bus guard install` or `guard uninstall` here"
 
 
 def _quoted(word: str) -> str:
