@@ -142,10 +142,10 @@ ORDINARY: dict[str, str] = {
     "curl, in base64": "curl -H 'Authorization: Basic " + "dXNlcjpwYXNzd29yZA==' http://localhost:8080",
     "first token of jwt.io": f"{_part(alg='HS256')}.{_part(sub='1234567890', name='John Doe')}.{some(43, _URLSAFE)}",
     "aws documentation": "aws_access_key_id=AKIA"
-     "IOSFODNN7EXAMPLE aws_secret_access_key=wJalrXUtnFEMI/"
-     "K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "IOSFODNN7EXAMPLE aws_secret_access_key=wJalrXUtnFEMI/"
+    "K7MDENG/bPxRfiCYEXAMPLEKEY",
     "azurite": "AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/"
-     "K1SZFPTOtr/KBHBeksoGMGw==;BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1",
+    "K1SZFPTOtr/KBHBeksoGMGw==;BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1",
     "placeholder of npm": "npm_" + "x" * 36,
     "placeholder of sendgrid": f"SG.{'x' * 22}.{'x' * 43}",
     "placeholder of slack": f"https://hooks.slack.com/services/T{'0' * 8}/B{'0' * 8}/{'X' * 24}",
