@@ -111,6 +111,24 @@ async def test_checking_without_a_commit_says_the_same(repository: Repository) -
     assert (refused.returncode, "alice" in refused.stderr) == (REFUSED, True)
 
 
+async def test_a_refusal_of_many_stays_short(repository: Repository) -> None:
+    """Twenty files are named, the others counted."""
+    await repository.claim("**")
+    for number in range(25):
+        repository.write(f"new/{number}.py", "x")
+    said = repository.git("commit", "-m", "many", fails=True)
+    assert (said.count("  new/"), "and 5 more" in said) == (20, True)
+
+
+async def test_part_of_what_is_staged_is_looked_at_alone(repository: Repository) -> None:
+    """`git commit PATH` leaves the rest of the index out, and so does the check."""
+    await repository.claim("src/a.py")
+    repository.change("src/a.py")
+    repository.change("src/b.py")
+    repository.git("commit", "-qm", "b", "src/b.py")
+    repository.git("commit", "-qm", "a", "src/a.py", fails=True)
+
+
 async def test_before_there_is_a_bus_a_commit_makes_none(repository: Repository) -> None:
     """Without a database nobody has claimed anything, and there is none afterwards either."""
     repository.change()

@@ -20,6 +20,9 @@ from .git import git
 from .identity import committer
 from .output import show
 
+_SHOWN = 20
+"""Files that a refusal names; a claim may cover all of a commit's."""
+
 
 async def guard(options: argparse.Namespace, config: Config) -> int:
     """Run `guard install`, `guard uninstall` or `guard check`."""
@@ -67,7 +70,8 @@ def _refusals(held: list[tuple[str, Claim]], now: float) -> list[str]:
     if not held:
         return []
     owners = ", ".join(dict.fromkeys(text.name(claim.owner) for _, claim in held))
-    lines = [f"  {path}: {text.held(claim, now)}" for path, claim in held]
+    lines = [f"  {path}: {text.held(claim, now)}" for path, claim in held[:_SHOWN]]
+    lines += [f"  and {len(held) - _SHOWN} more"] if len(held) > _SHOWN else []
     return [
         "claude-bus: these staged files are claimed by others:",
         *lines,
