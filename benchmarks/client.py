@@ -1,6 +1,6 @@
 """What the prompt hook costs as the real Claude Code client sees it.
 
-    python benchmarks/client.py [--prompts N]
+    python benchmarks/client.py [--prompts N] [--quick]
 
 Reads the client's debug log: from its call of the hook to its taking of the answer,
 for quiet prompts, beside a hook of a server that does nothing. Needs CLAUDE_BIN, tmux.
@@ -72,7 +72,10 @@ def differences(lines: list[str]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--quick", action="store_true", help="few prompts: does it run?")
     options = parser.parse_args()
+    if options.quick:
+        options.prompts = 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         nothing = hook_times(nothing_plugin(folder / "plugin"), folder / "nothing", options.prompts)

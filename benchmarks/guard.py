@@ -1,14 +1,15 @@
 """What the guard costs an edit of an unclaimed file, beside a hook that does nothing.
 
-    python benchmarks/guard.py [--rounds N] [--json]
+    python benchmarks/guard.py [--rounds N] [--quick] [--json]
 
-The hook call of an edit, over stdio, with nobody's claims and with a thousand of another
-session's in the same repository. The first edit of a file also claims it.
+The hook call of an edit, over stdio, with nobody's claims and with as many of others in the same
+repository as a channel may have globs, and twice as many. The first edit of a file also claims it.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import tempfile
 from contextlib import ExitStack
@@ -17,8 +18,12 @@ from pathlib import Path
 from bench import BUS, NOTHING, Figures, beside, environment, median_ms, table
 from wire import Server
 
-CLAIMS = 1_000
-AT_ONCE = 100
+from claude_bus import rules, worktree
+from claude_bus.config import Config
+from claude_bus.model import Address
+from claude_bus.opening import open_local
+
+HOLDERS = 5
 
 
 def repository(folder: Path) -> Path:
@@ -38,6 +43,27 @@ def ordinary(number: int) -> str:
 def awkward(number: int) -> str:
     """Globs that no common beginning tells apart from a path."""
     return f"**/part{number}*/**/*.md"
+
+
+KINDS = (
+    ("no claims", ordinary, 0),
+    ("files and folders", ordinary, 2 * rules.MAX_CHANNEL_GLOB_CLAIMS),
+    ("awkward globs", awkward, rules.MAX_CHANNEL_GLOB_CLAIMS),
+)
+
+
+async def claims(config: Config, shop: Path, patterns: list[str]) -> None:
+    """Have others claim these patterns, each its share, and nothing else; shared, as they may overlap."""
+    where = worktree.folder(shop)
+    async with open_local(config) as bus:
+        holders = [Address(f"holder{number}", "default") for number in range(HOLDERS)]
+        for holder in holders:
+            await bus.enlist(holder, "benchmark")
+            await bus.release(holder, None)
+        for number, holder in enumerate(holders):
+            share = [worktree.claimed(where, pattern) for pattern in patterns[number::HOLDERS]]
+            for start in range(0, len(share), rules.MAX_PLACES):
+                await bus.claim(holder, share[start : start + rules.MAX_PLACES], ttl=3_600, shared=True, reason="")
 
 
 def hook(server: Server, path: Path) -> None:
@@ -60,17 +86,12 @@ def measure(folder: Path, rounds: int) -> Figures:
     taken: dict[str, float] = {}
     with ExitStack() as stack:
         nothing = stack.enter_context(Server(NOTHING, env))
-        alice = stack.enter_context(Server(BUS, env))
         bob = stack.enter_context(Server(BUS, env))
-        alice.call("register", name="alice")
         bob.call("register", name="bob")
-        edits(bob, shop, "warm", 20)
-        for kind, pattern in (("no claims", None), ("files and folders", ordinary), ("awkward globs", awkward)):
-            alice.call("release")
-            for start in range(0, CLAIMS if pattern else 0, AT_ONCE):
-                paths = [f"{shop}/{pattern(n)}" for n in range(start, start + AT_ONCE)] if pattern else []
-                alice.call("claim", path=paths)
-            what = f"1,000 claims, {kind}" if pattern else kind
+        edits(bob, shop, "warm", rounds)
+        for kind, pattern, count in KINDS:
+            asyncio.run(claims(Config(Path(env["BUS_DB"])), shop, [pattern(n) for n in range(count)]))
+            what = f"{count:,} claims, {kind}" if count else kind
             taken |= {f"{edit}, {what}, ms": ms for edit, ms in edits(bob, shop, kind, rounds).items()}
         base = median_ms(lambda: nothing.call("nothing"), rounds)
     return {name: beside(ms, base) for name, ms in taken.items()}
@@ -79,8 +100,11 @@ def measure(folder: Path, rounds: int) -> Figures:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--quick", action="store_true", help="few rounds: does it run?")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds = 2
     with tempfile.TemporaryDirectory() as name:
         figures = measure(Path(name), options.rounds)
     print(json.dumps(figures) if options.json else table(figures))

@@ -1,6 +1,6 @@
 """What a served bus costs its clients, each figure beside a Starlette route that does nothing, of the same run.
 
-    python benchmarks/serving.py [--rounds N] [--seconds N] [--crowd N] [--quick]
+    python benchmarks/serving.py [--rounds N] [--seconds N] [--crowd N] [--idle SECONDS] [--quick]
 
 Latency: one request after the other on one kept connection, ours and the baseline's by
 turns. Throughput: eight connections of another process. Prints Markdown. Machines differ
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,8 +40,6 @@ from claude_bus.remote import codec
 from claude_bus.remote.bus import RemoteBus
 
 CONNECTIONS = 8
-IDLE = 10.0
-"""Seconds for which to watch a server with a crowd."""
 BLOCK = 20
 """Requests of one kind in a row."""
 CALLS = 4_000
@@ -297,10 +296,9 @@ async def new_token(db: Path) -> str:
 # -- throughput --------------------------------------------------------------------------------
 
 
-def load(url: str, requests: Sequence[bytes], seconds: float) -> float:
-    """Answers per second on several connections, in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_load, (url, requests, seconds))
+def load(pool: Pool, url: str, requests: Sequence[bytes], seconds: float) -> float:
+    """Answers per second on several connections, in the pool's process."""
+    return pool.apply(_load, (url, requests, seconds))
 
 
 def _load(url: str, requests: Sequence[bytes], seconds: float) -> float:
@@ -324,7 +322,7 @@ async def _all_at_once(url: str, requests: Sequence[bytes], seconds: float) -> f
 # -- a crowd ----------------------------------------------------------------------------------------
 
 
-async def crowd(url: str, pid: int, bare: str, size: int, rounds: int) -> list[str]:
+async def crowd(url: str, pid: int, bare: str, size: int, rounds: int, idle: float) -> list[str]:
     """Memory of the server before, with and after so many who wait, and what a /send costs meanwhile."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -340,8 +338,8 @@ async def crowd(url: str, pid: int, bare: str, size: int, rounds: int) -> list[s
         await asyncio.sleep(0.1)
     sizes.append(rss(process))
     used = sum(process.cpu_times()[:2])
-    await asyncio.sleep(IDLE)
-    used = (sum(process.cpu_times()[:2]) - used) / IDLE * 100
+    await asyncio.sleep(idle)
+    used = (sum(process.cpu_times()[:2]) - used) / idle * 100
     among = await in_turn(lambda _: sender.ask(post("bob")), base, rounds)
     for each, poll in zip(waiters, polls, strict=True):
         poll.cancel()
@@ -388,7 +386,7 @@ def rule(columns: int) -> str:
 LATENCY = ["median ms", "p95 ms", "nothing, median ms", "ratio", "ratio of p95"]
 
 
-def measure(folder: Path, rounds: int, seconds: float, size: int) -> None:
+def measure(folder: Path, rounds: int, seconds: float, size: int, idle: float) -> None:
     env = environment(folder, BUS_RATE="0", BUS_REQUESTS="0", BUS_CONNECTIONS=str(size + 100))
     serve = [*BUS, "serve", "--port", "0"]
     with running(NOTHING, env) as (bare, _), running(serve, env) as (url, _):
@@ -397,9 +395,11 @@ def measure(folder: Path, rounds: int, seconds: float, size: int) -> None:
         for name, times in found.items():
             print(row(name, *times.columns()), flush=True)
         print("", row(f"{CONNECTIONS} connections, {seconds:g} s", "per second", "nothing", "ratio"), rule(4), sep="\n")
-        for name, requests in asked.items():
-            base, ours = load(bare, [request("GET", "/nothing")], seconds), load(url, requests, seconds)
-            print(row(name, f"{ours:.0f}", f"{base:.0f}", f"{ours / base:.2f}"), flush=True)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            for name, requests in asked.items():
+                base = load(pool, bare, [request("GET", "/nothing")], seconds)
+                ours = load(pool, url, requests, seconds)
+                print(row(name, f"{ours:.0f}", f"{base:.0f}", f"{ours / base:.2f}"), flush=True)
     env["BUS_DB"] = str(folder / "tokens.db")
     secret = asyncio.run(new_token(folder / "tokens.db"))
     with running(NOTHING, env) as (bare, _), running(serve, env) as (url, _):
@@ -409,7 +409,7 @@ def measure(folder: Path, rounds: int, seconds: float, size: int) -> None:
             print(row(name, *times.columns()))
     env["BUS_DB"] = str(folder / "crowd.db")
     with running(NOTHING, env) as (bare, _), running(serve, env) as (url, pid):
-        lines = asyncio.run(crowd(url, pid, bare, size, rounds))
+        lines = asyncio.run(crowd(url, pid, bare, size, rounds, idle))
         print("", row("with a crowd", *LATENCY), rule(6), *lines, sep="\n")
 
 
@@ -418,12 +418,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement of throughput")
     parser.add_argument("--crowd", type=int, default=1000, help="clients that wait")
-    parser.add_argument("--quick", action="store_true", help="a short run")
+    parser.add_argument("--quick", action="store_true", help="few rounds: does it run?")
+    parser.add_argument("--idle", type=float, default=10, help="seconds to watch a server with a crowd")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.seconds, options.crowd = 60, 1.0, 200
+        options.rounds, options.seconds, options.crowd, options.idle = BLOCK, 0.1, 20, 0.2
     with tempfile.TemporaryDirectory() as name:
-        measure(Path(name), options.rounds, options.seconds, options.crowd)
+        measure(Path(name), options.rounds, options.seconds, options.crowd, options.idle)
 
 
 if __name__ == "__main__":

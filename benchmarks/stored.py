@@ -1,6 +1,6 @@
 """What a hook call and an inbox cost with much read mail in the store, beside the same on an empty bus.
 
-    python benchmarks/stored.py [--messages N] [--rounds N]
+    python benchmarks/stored.py [--messages N] [--rounds N] [--quick]
 
 Both are meant to cost what is unread, not what is stored: the ratios should stay near 1.
 """
@@ -97,7 +97,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--quick", action="store_true", help="few messages and rounds: does it run?")
     options = parser.parse_args()
+    if options.quick:
+        options.messages, options.rounds = 1_000, 2
     with tempfile.TemporaryDirectory() as folder:
         full, empty = Store(Path(folder) / "full.db", options.messages), Store(Path(folder) / "empty.db", 0)
         print(f"median ms with {options.messages} messages stored and read, and on an empty bus")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import string
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from claude_bus import detector
+from claude_bus import detector, samples
 from claude_bus.cli.doctor import examine
 from claude_bus.config import Config
 from claude_bus.detector import Suspicion, find
@@ -45,6 +46,25 @@ def test_what_only_resembles_a_secret_passes(kind: str) -> None:
 def test_no_secret_is_too_short_to_look_for(kind: str) -> None:
     """What has no word of that length is not looked at, so every secret must have one."""
     assert detector._WORD.search(SECRETS[kind])
+
+
+@given(
+    st.text(string.ascii_letters + string.digits, min_size=16, max_size=40),
+    st.sampled_from(["localhost", "db", "127.0.0.1", "10.0.0.5", "[::1]", "host.docker.internal", "shop.local"]),
+)
+def test_a_password_that_nobody_guesses_is_a_secret_wherever_it_is_for(password: str, host: str) -> None:
+    """A local host makes no password harmless that somebody had generated."""
+    assume(len(set(password)) > 10)
+    login = samples.login_of_url({"username": "app", "password": password, "host": host, "scheme": "postgres"})
+    assert not samples.is_sample(password, login)
+
+
+@given(st.text(), st.text(), st.text(), st.text())
+def test_anything_at_all_can_be_asked_about(user: str, password: str, host: str, secret: str) -> None:
+    """Whatever a text holds where a login or a token is expected."""
+    parts = {"username": user, "password": password, "host": host}
+    samples.is_sample(secret, samples.login_of_url(parts))
+    samples.is_sample(secret, samples.login_of_command(secret, f"curl -u {secret} http://{host}"))
 
 
 def test_each_secret_is_told_with_its_line() -> None:
@@ -79,7 +99,7 @@ def test_nothing_is_asked_of_anybody() -> None:
     """Of the scanner's library only what scans offline is used."""
     source = Path(detector.__file__).read_text(encoding="utf-8")
     imported = [line.split(" import ")[1] for line in source.splitlines() if "from kingfisher_sdk" in line]
-    assert imported == ["Scanner", "Rules, Scanner"]
+    assert imported == ["Finding, Scanner", "Rules, Scanner"]
 
 
 def test_plain_talk_does_not_load_the_scanner() -> None:

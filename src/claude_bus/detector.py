@@ -2,6 +2,7 @@
 
 The rules are those of Kingfisher, a scanner that runs in this process. It only
 scans: whether a secret is valid is asked of nobody, and nothing leaves the machine.
+Of what it finds, `samples` knows what is no secret.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import samples
 from .errors import SecretRefused
 
 if TYPE_CHECKING:
-    from kingfisher_sdk import Scanner
+    from kingfisher_sdk import Finding, Scanner
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +28,9 @@ _WORD = re.compile(r"\S{12}")
 """No secret that the rules know is shorter. Plain talk needs no scanner, whose rules take half a second to load."""
 _SHORT = 4_096
 """Characters in which to look for such a word costs less than to have a thread do so."""
+
+_AROUND = 500
+"""Bytes of a line on either side of a login, in which its hosts are looked for."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -57,8 +62,9 @@ def find(text: str) -> list[Suspicion]:
     """All that looks like a secret, by line. Any text will do; may be called from any thread."""
     if not _WORD.search(text):
         return []
-    found = _scanner().scan(text.encode("utf-8", "replace"))
-    return sorted({Suspicion(f.location["line"], _kind(f.rule_id)) for f in found if f.visible})
+    content = text.encode("utf-8", "replace")
+    found = [f for f in _scanner().scan(content) if f.visible and not samples.is_sample(f.secret, _login(f, content))]
+    return sorted({Suspicion(f.location["line"], _kind(f.rule_id)) for f in found})
 
 
 def unusable() -> str:
@@ -87,7 +93,22 @@ def _scanner() -> Scanner:
     """
     from kingfisher_sdk import Rules, Scanner
 
-    return Scanner(Rules(), redact=True)
+    return Scanner(Rules())
+
+
+def _login(finding: Finding, content: bytes) -> samples.Login | None:
+    """The login that was found, if it is one."""
+    if "curl-auth" in finding.rule_id:
+        return samples.login_of_command(finding.secret, _line_around(finding, content))
+    return samples.login_of_url(finding.captures)
+
+
+def _line_around(finding: Finding, content: bytes) -> str:
+    """The line in which it was found, or that part of a long one."""
+    start, end = finding.location["start_offset"], finding.location["end_offset"]
+    before = content[max(0, start - _AROUND) : start].rpartition(b"\n")[2]
+    after = content[end : end + _AROUND].partition(b"\n")[0]
+    return (before + content[start:end] + after).decode("utf-8", "replace")
 
 
 def _kind(rule: str) -> str:

@@ -12,7 +12,7 @@ from ..config import Config
 from ..drivers.inspect import Finding, inspect
 from ..errors import BusError
 from ..opening import open_bus
-from . import installation
+from . import git_hooks, installation
 
 
 async def examine(config: Config, env: Mapping[str, str], home: Path, folder: Path) -> list[Finding]:
@@ -24,6 +24,7 @@ async def examine(config: Config, env: Mapping[str, str], home: Path, folder: Pa
         _secrets(),
         *installation.examine(case),
         _doorbell(config, env),
+        *git_hooks.findings(),
     ]
 
 

@@ -1,7 +1,8 @@
 """The command line: arguments, dispatch, exit status.
 
 Exit status: 0 done; 1 unexpected, or `doctor` found a problem; 2 bad input; 3 not
-found; 4 refused because somebody else was first; 5 the store failed; 130 interrupted.
+found; 4 refused because somebody else was first; 5 the store failed; 86 `guard check`
+refuses a commit; 130 interrupted.
 With `--json` the only thing on stdout is one JSON document, also for an error.
 """
 

@@ -1,0 +1,198 @@
+"""The shell that git runs before a commit: the guard script of a repository, and the lines that call it.
+
+Only the status `REFUSED` of `claude-bus guard check` refuses a commit. Python, a shell and the system have other
+statuses for what goes wrong, and then the commit goes through.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import text
+
+REFUSED = 86
+"""Exit status of `guard check` if another session claims what is committed. Nothing else exits with it: Python has
+1, 2 and 120, the bus 1 to 5, sysexits 64 to 78, shells and signals 124 and up."""
+
+DEADLINE = 10
+"""Seconds after which a commit no longer waits for its check."""
+
+NAME = "claude-bus-guard"
+"""The guard script, in the git folder that all working trees of a repository share."""
+
+BEGIN = "# >>> claude-bus guard >>> `claude-bus guard uninstall` removes these lines"
+END = "# <<< claude-bus guard <<<"
+
+_START = "import sys; sys.path.append(sys.argv.pop(1)); from claude_bus.__main__ import main; sys.exit(main())"
+"""Runs the package in the folder that follows. It comes last on the path: its neighbours there shadow nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How the guard script starts this claude-bus; `shell` sets its positional parameters to the command."""
+
+    path: Path
+    """Without it the program is gone."""
+    shell: str
+
+
+def script(program: Program) -> bytes:
+    """The guard script: exits with `REFUSED`, or says in one line why nothing was checked and exits with 0."""
+    return _bytes(
+        _SCRIPT.format(program=program.shell, gone=_quoted(_gone(program)), refused=REFUSED, deadline=DEADLINE)
+    )
+
+
+def calling(interpreter: str = "") -> str:
+    """The lines in a hook that call the guard script, where there is one; `interpreter` begins the file."""
+    return f"{interpreter}{BEGIN}\n{_CALL}{END}\n"
+
+
+def wrapper(earlier: str, interpreter: list[str]) -> str:
+    """A hook that calls the guard script and then the earlier hook, which lies at `earlier` from this hook's folder.
+
+    With an `interpreter`, which is a shell's, the earlier hook still sees the hook's own path as its `$0`.
+    """
+    run = 'exec "$claude_bus_earlier" "$@"'
+    if interpreter:
+        run = f"""export claude_bus_earlier; exec {shlex.join(interpreter)} -c '. "$claude_bus_earlier"' "$0" "$@\""""
+    return (
+        f"#!/bin/sh\n{BEGIN}\n{_CALL}"
+        f'claude_bus_earlier="${{0%/*}}"/{_quoted(earlier)}\n'
+        f'if [ -x "$claude_bus_earlier" ]; then {run}; fi\n{END}\n'
+    )
+
+
+def yaml() -> str:
+    """The entry in a configuration of lefthook that calls the guard script."""
+    return f"{BEGIN}\n{_YAML}{END}\n"
+
+
+_FOUND = f'claude_bus_guard="$(git rev-parse --git-common-dir 2>/dev/null || :)/{NAME}"'
+_CALL = f"""\
+{_FOUND}
+if [ -f "$claude_bus_guard" ]; then sh "$claude_bus_guard" || [ $? -ne {REFUSED} ] || exit 1; fi
+"""
+
+_YAML = f"""\
+pre-commit:
+  commands:
+    {NAME}:
+      run: |
+        {_FOUND}
+        [ ! -f "$claude_bus_guard" ] || sh "$claude_bus_guard" || [ $? -ne {REFUSED} ]
+"""
+
+_SCRIPT = """\
+#!/bin/sh
+# Written by `claude-bus guard install`; the pre-commit hook calls it, `claude-bus guard uninstall` removes it.
+# Its exit status is {refused} if another session claims what is committed. Whatever else happens, it is 0.
+# Bypass it knowingly with `git commit --no-verify` or BUS_GUARD=off.
+limit={deadline} # seconds
+
+unchecked() {{
+  printf 'claude-bus: claims were not checked: %s\\n' "$1" >&2
+  exit 0
+}}
+
+gone() {{
+  unchecked {gone}
+}}
+
+{program}
+
+# All of it is in the background, so that neither a hanging program nor what it started can hold up the commit.
+said=$(
+  exec 2>&1 >/dev/null </dev/null
+  "$@" guard check & check=$!
+  (
+    trap 'kill "$nap" 2>/dev/null; exit' TERM
+    sleep "$limit" & nap=$!
+    wait "$nap" && kill -9 "$check"
+  ) >/dev/null 2>&1 & watch=$!
+  wait "$check"; ended=$?
+  kill "$watch" 2>/dev/null
+  exit "$ended"
+)
+ended=$?
+
+case $ended in
+  0) if [ -n "$said" ]; then printf '%s\\n' "$said" >&2; fi ;;
+  {refused})
+    printf '%s\\n' "$said" >&2
+    exit {refused}
+    ;;
+  137) unchecked "no answer within $limit seconds" ;;
+  *)
+    last=${{said##*"
+"}}
+    unchecked "${{last#claude-bus: }} (exit status $ended)"
+    ;;
+esac
+exit 0
+"""
+
+
+# -- which program -------------------------------------------------------------------
+
+
+def this_program() -> Program:
+    """The claude-bus that runs now, as a later commit finds it: an upgrade may have put another in its place."""
+    source = Path(__file__).resolve().parents[2]
+    command = source.parent.parent / "bin" / "claude-bus"
+    if source.parent.name.startswith("app-") and command.is_file():  # by the installer
+        return Program(command, _plain(command, [str(command)]))
+    launcher = source.parent / ".claude-plugin" / "launch.py"
+    environment = _environment(launcher)
+    if environment:
+        return Program(launcher, _launched(launcher, environment))
+    python = Path(sys.executable)
+    return Program(python, _plain(python, [str(python), "-I", "-X", "utf8", "-c", _START, str(source)]))
+
+
+def _environment(launcher: Path) -> Path | None:
+    """The environment that the plugin's launcher started this process in, if it did."""
+    words = sys.orig_argv
+    if str(launcher) not in words or "--in" not in words:
+        return None
+    given = words[words.index("--in") + 1]
+    return Path(given) if given else None
+
+
+def _plain(program: Path, command: list[str]) -> str:
+    return f"[ -x {_quoted(str(program))} ] || gone\nset -- {' '.join(map(_quoted, command))}"
+
+
+def _launched(launcher: Path, environment: Path) -> str:
+    """The plugin's launcher: this version's or, once that is gone, another's, in one of its environments."""
+    root = launcher.parents[1]
+    launchers, pythons = _quoted(str(launcher)), _quoted(sys.executable)
+    if {"plugins", "cache"} <= set(root.parts):  # each version has a folder there
+        launchers += f" {_quoted(str(root.parent))}/*/.claude-plugin/launch.py"
+    inside = Path(sys.executable).relative_to(environment) if Path(sys.executable).is_relative_to(environment) else None
+    if inside:
+        pythons += f" {_quoted(str(environment.parent))}/*/{inside.as_posix()}"
+    return f"""\
+for launcher in {launchers}; do if [ -f "$launcher" ]; then break; fi; done
+for python in {pythons}; do if [ -x "$python" ]; then break; fi; done
+[ -f "$launcher" ] && [ -x "$python" ] || gone
+unset CLAUDE_BUS_PYTHON
+CLAUDE_PLUGIN_DATA={_quoted(str(environment.parent.parent))}
+export CLAUDE_PLUGIN_DATA
+set -- "$python" -I -S "$launcher\""""
+
+
+def _gone(program: Program) -> str:
+    place = text.path(str(program.path))
+    return f"claude-bus is no longer at {place}; run `claude-bus guard install` or `guard uninstall` here"
+
+
+def _quoted(word: str) -> str:
+    return shlex.quote(word)
+
+
+def _bytes(content: str) -> bytes:
+    return content.encode("utf-8", "surrogateescape")
