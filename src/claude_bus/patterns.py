@@ -3,16 +3,23 @@
 A pattern is a slash-separated path in which `*` stands for any run of characters
 within a segment, `?` for one, `[abc]` / `[!a-c]` for one of a set, and a whole
 segment `**` for any number of segments, none included.
+
+A pattern also stands for all that is below what it names, unless that is a file: one
+that is known to be a file, or whose name looks like a file's (see `names_files`).
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
+
+Kind = Literal["", "file", "folder"]
+"""What a plain path names, as far as somebody saw it; "" where nobody did."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -72,21 +79,74 @@ def wildcards(pattern: str) -> int:
     return sum(part == _GLOBSTAR or not _is_plain(token) for part in parts for token in _tokens(part))
 
 
-def overlap(one: str, other: str, effort: Effort | None = None) -> bool:
-    """Whether some path is matched by both patterns. Exact, and symmetric.
+def overlap(one: str, other: str, effort: Effort | None = None, *, kinds: tuple[Kind, Kind] = ("", "")) -> bool:
+    """Whether some path that can exist belongs to both patterns. Exact, and symmetric.
 
-    A pattern also covers everything below it, as a claim on a folder does; `.` is the
-    folder that all paths are below. Raises `Exhausted`.
+    A path belongs to a pattern that matches it, and to one that matches a folder above
+    it. `kinds` says what the two are, where they are plain paths that somebody saw. `.`
+    is the folder that all paths are below. Raises `Exhausted`.
     """
     if not _stems_meet(stem(one), stem(other)):
         return False
     effort = effort or Effort(_ENOUGH)
+    below_one, below_other = _may_be_folder(one, kinds[0], other), _may_be_folder(other, kinds[1], one)
     b = _Parts(_segments(other), _is_name)
     row = 0
     for row in _rows(_segments(one), b, lambda x, y: _segments_meet(x, y, effort), effort):
-        if row >> b.size & 1:
+        if below_other and row >> b.size & 1:
             return True  # what is left of one is below all of the other
-    return row != 0  # and here the other way round
+    return bool(row >> b.size & 1) or (below_one and row != 0)  # they meet, or here the other way round
+
+
+def _may_be_folder(pattern: str, kind: Kind, other: str) -> bool:
+    """Whether something may be below what the pattern names; a plain name is a folder if the other one says so."""
+    if kind:
+        return kind == "folder"
+    if other.startswith(f"{pattern}/") and not wildcards(pattern):
+        return True
+    return not names_files(pattern)
+
+
+_FILE_NAME = re.compile(r".+\.(?:[a-z*?][a-z0-9*?]{0,9}|[A-Z][A-Z0-9]{0,9})", re.DOTALL)
+
+
+def names_files(pattern: str) -> bool:
+    """Whether the last name has an extension, as files have: `*.py`, `package.json`, `a.[ch]`.
+
+    Not `src`, `test_*`, `.github`, `v1.2`, nor `**`.
+    """
+    return _FILE_NAME.fullmatch("".join(map(_shape, _tokens(pattern.rpartition("/")[2])))) is not None
+
+
+def _shape(token: _Set | None) -> str:
+    """The character that a token stands for, or a wildcard."""
+    return "*" if token is None else chr(token[0][0]) if _is_plain(token) else "?"
+
+
+class Stems(Generic[T]):
+    """Things by what their paths begin with: those that can meet a pattern are found without looking at the others."""
+
+    def __init__(self, things: Iterable[tuple[str, T]]) -> None:
+        by_stem: dict[str, list[T]] = defaultdict(list)
+        for begins, thing in things:
+            by_stem[begins].append(thing)
+        self._by_stem = dict(by_stem)
+        self._sorted = sorted(by_stem)
+
+    def near(self, begins: str, effort: Effort) -> Iterator[T]:
+        """Those whose stem continues this one, or the other way round. Raises `Exhausted`."""
+        for size in range(len(begins)):
+            effort.spend(1)
+            yield from self._at(begins[:size], effort)
+        for at in range(bisect_left(self._sorted, begins), len(self._sorted)):
+            if not self._sorted[at].startswith(begins):
+                break
+            yield from self._at(self._sorted[at], effort)
+
+    def _at(self, begins: str, effort: Effort) -> list[T]:
+        found = self._by_stem.get(begins, [])
+        effort.spend(len(found))
+        return found
 
 
 _ENOUGH = 2**63

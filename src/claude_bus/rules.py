@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from itertools import accumulate
 
 from .errors import Forbidden, InvalidInput, RateLimited, TooLarge
-from .model import KINDS, Address, Agent, Draft, File, Grant
+from .model import KINDS, Address, Agent, Draft, File, Grant, Place
 from .patterns import is_glob, normalize, wildcards
 
 DEFAULT_CHANNEL = "default"
@@ -54,6 +54,8 @@ MAX_CANDIDATES = 200
 MAX_FILES = 20
 MAX_SEARCH = 1_000
 MAX_PATH_BYTES = 4_096
+MAX_ABOVE = 8
+"""Repositories that one lies in."""
 MAX_CLAIM_TTL = 30 * 86_400.0
 MAX_TTL = 365 * 86_400.0
 MAX_TOKEN_TTL = 10 * 365 * 86_400.0
@@ -547,12 +549,31 @@ def check_path(path: str) -> str:
     return check_glob(normalize(path) or ".", "path")
 
 
-def check_place(scope: str, path: str) -> None:
+MACHINE = "host:"
+"""Begins the scope of an absolute path on one machine."""
+
+
+def is_machine(scope: str) -> bool:
+    """Whether the paths of this scope are absolute ones of one machine."""
+    return scope.startswith(MACHINE)
+
+
+def check_place(place: Place) -> None:
     """A place as it is stored: what a folder before it made longer may be longer than what somebody wrote."""
-    check_line(scope, "a claim's scope", MAX_PATH_BYTES)
-    check_line(path, "path", MAX_PATH_BYTES)
-    if not is_resource(path):
-        check_glob(path, "path")
+    check_place_size(place)
+    for scope, path in ((place.scope, place.path), *place.above):
+        check_line(scope, "a claim's scope", MAX_PATH_BYTES)
+        check_line(path, "path", MAX_PATH_BYTES)
+        if scope or not is_resource(path):
+            check_glob(path, "path")
+
+
+def check_place_size(place: Place) -> None:
+    """Not more spellings than folders above have repositories, and no longer paths than files have."""
+    if len(place.above) > MAX_ABOVE:
+        raise InvalidInput(f"path: {len(place.above)} repositories above one another, the limit is {MAX_ABOVE}")
+    if any(len(text) > 3 * MAX_PATH_BYTES for spelling in (place[:3], *place.above) for text in spelling):
+        raise InvalidInput(f"path must have at most {MAX_PATH_BYTES} characters")
 
 
 def check_place_count(count: int) -> None:

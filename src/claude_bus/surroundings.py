@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import files, patterns, rules, worktree
+from . import files, patterns, processes, rules, worktree
 from .errors import InvalidInput
 from .model import File, Folder, Message, Place
 
@@ -25,11 +25,11 @@ class Surroundings:
 
     def claimed(self, path: str) -> Place:
         """The place to claim for a path or pattern."""
-        return worktree.claimed(self._folder, path)
+        return worktree.claimed(self._folder, path, processes.host())
 
     def edited(self, path: str) -> tuple[Place, str]:
         """The place of the file that an edit is about to write, and the working tree it lies in."""
-        return worktree.edited(self._folder, path)
+        return worktree.edited(self._folder, path, processes.host())
 
     def shown(self, scope: str, path: str) -> str:
         """A claim's path as somebody working there would write it."""

@@ -44,8 +44,20 @@ INSERT INTO state (key, value, version, updated_by, updated_at)
 SELECT key, COALESCE(value, ''), COALESCE(version, 1), COALESCE(updated_by, ''), COALESCE(ts, 0)
 FROM original_state WHERE key IS NOT NULL;
 
-INSERT INTO claims (path, owner, created, expires)
-SELECT path, owner, COALESCE(ts, 0), COALESCE(ts, 0) + COALESCE(ttl, 0)
+-- The original's paths are relative to folders that it did not note: they hold in every repository. Resources
+-- (a name of two characters or more before a colon) and absolute paths are what they were.
+INSERT INTO claims (scope, path, owner, created, expires)
+SELECT
+    CASE
+        WHEN path LIKE '/%' OR path GLOB '[A-Za-z]:[/\]*' THEN ''
+        WHEN path GLOB '[A-Za-z][A-Za-z0-9_.+-]*:[^/\]*' AND path NOT GLOB '* *'
+            AND SUBSTR(path, 1, INSTR(path, ':') - 1) NOT GLOB '*[^A-Za-z0-9_.+-]*' THEN ''
+        ELSE '*'
+    END,
+    path,
+    owner,
+    COALESCE(ts, 0),
+    COALESCE(ts, 0) + COALESCE(ttl, 0)
 FROM original_claims WHERE path IS NOT NULL AND owner IS NOT NULL;
 
 DROP TABLE original_agents;
