@@ -115,7 +115,8 @@ def names_files(pattern: str) -> bool:
 
     Not `src`, `test_*`, `.github`, `v1.2`, nor `**`.
     """
-    return _FILE_NAME.fullmatch("".join(map(_shape, _tokens(pattern.rpartition("/")[2])))) is not None
+    name = pattern.rpartition("/")[2]
+    return _FILE_NAME.fullmatch("".join(map(_shape, _tokens(name))) if is_glob(name) else name) is not None
 
 
 def _shape(token: _Set | None) -> str:

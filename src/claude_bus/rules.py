@@ -54,6 +54,8 @@ MAX_CANDIDATES = 200
 MAX_FILES = 20
 MAX_SEARCH = 1_000
 MAX_PATH_BYTES = 4_096
+MAX_PATH_ON_DISK = 32_768
+"""Characters of a path that some system can have, with detours; no edit goes to a longer one."""
 MAX_ABOVE = 8
 """Repositories that one lies in."""
 MAX_CLAIM_TTL = 30 * 86_400.0
@@ -543,7 +545,9 @@ def is_resource(path: str) -> bool:
 def check_path(path: str) -> str:
     """A claimable pattern in its one spelling, or `InvalidInput`."""
     if not path or len(path) > MAX_PATH or not path.isprintable():
-        raise InvalidInput(f"path must be a printable path, glob or resource name of 1 to {MAX_PATH} characters")
+        raise InvalidInput(
+            f"path must be a printable path, glob or resource name of 1 to {MAX_PATH} characters; several go in a list"
+        )
     if is_resource(path):
         return path
     return check_glob(normalize(path) or ".", "path")

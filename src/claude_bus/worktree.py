@@ -19,8 +19,7 @@ _HOPS = 5
 """Clones of clones that are followed to what they were made from."""
 _NAME_BYTES, _CONFIG_BYTES = 8_192, 262_144
 """What is read of a file of git's that has one line, and of its config."""
-_SECTION = re.compile(r"\[([^\]]*)\](.*)")
-_ORIGIN = 'remote "origin"'
+_SECTION = re.compile(r"\[(\w+) \"origin\"\](.*)")
 
 
 def folder(cwd: Path) -> Folder:
@@ -69,14 +68,16 @@ def _repository(git: Path, hops: int = _HOPS) -> str:
 
 def _origin(config: str) -> str:
     """The address of origin in a config of git's, or ""."""
-    section = ""
-    for line in config.splitlines():
-        rest = line.strip()
-        if found := _SECTION.match(rest):
-            section, rest = found[1].strip(), found[2].strip()
-        key, equals, value = rest.partition("=")
-        if section == _ORIGIN and equals and key.strip().lower() == "url" and value.strip():
-            return value.strip().strip('"')
+    inside = False
+    for line in map(str.strip, config.splitlines()):
+        entry = line
+        if line.startswith("["):
+            found = _SECTION.match(line)
+            inside = found is not None and found[1].lower() == "remote"
+            entry = found[2].strip() if found else ""
+        key, _, value = entry.partition("=")
+        if inside and key.strip().lower() == "url" and value.strip():
+            return re.split(r"\s[#;]", value.strip(), maxsplit=1)[0].strip().strip('"')
     return ""
 
 
@@ -147,8 +148,8 @@ def claimed(where: Folder, path: str, host: str = "") -> Place:
 
     What exists as it is spelled is meant as it is spelled: `app/[id]/page.tsx` is a file.
     """
-    exists = bool(where.cwd) and not rules.is_resource(path) and _exists(Path(where.cwd, path))
-    return target(where, path, host) if exists else _named(where, path, host)
+    is_there = bool(where.cwd) and not rules.is_resource(path) and exists(Path(where.cwd, path))
+    return target(where, path, host) if is_there else _named(where, path, host)
 
 
 def target(where: Folder, path: str, host: str = "") -> Place:
@@ -224,10 +225,11 @@ def _on_machine(absolute: str, host: str) -> tuple[tuple[str, str], ...]:
     return ((rules.MACHINE + host, absolute),) if host else ()
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder of that name; there is none of a name that no file can have."""
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):
         return False
 
 
@@ -250,6 +252,12 @@ def shown(where: Folder, scope: str, path: str) -> str:
     if scope:
         return path
     inside = _below(path, _slashed(where.root)) if where.root else None
+    return path if inside is None else inside
+
+
+def from_root(root: str, path: str) -> str:
+    """A path as seen from a folder, if it lies in there."""
+    inside = _below(patterns.normalize(path), _slashed(root)) if root else None
     return path if inside is None else inside
 
 

@@ -211,6 +211,8 @@ class _Near:
                 continue
             for number, claimed in self._paths[scope].near(_stem(path), effort):
                 row = self._rows[number]
+                if rules.is_machine(scope) and not _by_machine(row, place):
+                    continue
                 its = "file" if row["edit"] else kind_of(row["file"])
                 if _meet(scope, claimed, path, (its, kind), effort):
                     yield number
@@ -249,6 +251,15 @@ def _rows_near(
 _COLUMNS = "c.id, c.scope, c.path, c.owner, c.shared, c.reason, c.expires, c.edit, c.tree, c.file"
 _NEAR = "(SUBSTR(w.begins, 1, LENGTH({stem})) = {stem} OR SUBSTR({stem}, 1, LENGTH(w.begins)) = w.begins)"
 """Whether one begins with the other: else no path has both."""
+
+
+def _by_machine(row: Row, place: Place) -> bool:
+    """Whether they are compared by where they lie on their machine.
+
+    That is for what lies in no repository, and for what an edit claimed in another one. Within
+    one repository only its own paths count: a worktree may lie in a folder of another.
+    """
+    return "" in (row["scope"], place.scope) or (row["edit"] and row["scope"] != place.scope)
 
 
 def _spellings(place: Place) -> tuple[tuple[str, str], ...]:

@@ -83,11 +83,18 @@ class _Prints:
         done: set[tuple[str, Place]] = set()
         for scope, path in ((place.scope, place.path), *place.above):
             for theirs, other, name in self._near(scope, path, effort):
-                if name == me or (name, other) in done or (other.scope == place.scope) != (scope == place.scope):
-                    continue  # of one repository they are compared as what they are there
+                if name == me or (name, other) in done or not _compared(scope, place, other):
+                    continue
                 if patterns.overlap(path, theirs, effort, kinds=(kind_of(place.file), kind_of(other.file))):
                     done.add((name, other))
                     yield name, patterns.plain(theirs if patterns.is_glob(path) else path)
 
     def _near(self, scope: str, path: str, effort: Effort) -> Iterator[tuple[str, Place, str]]:
         return self._paths[scope].near(patterns.stem(path), effort) if scope in self._paths else iter(())
+
+
+def _compared(scope: str, one: Place, other: Place) -> bool:
+    """Whether the two are compared as what they are in this scope; within one repository only its own paths count."""
+    if rules.is_machine(scope):
+        return "" in (one.scope, other.scope)
+    return one.scope != other.scope or scope == one.scope

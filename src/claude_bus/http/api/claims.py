@@ -10,7 +10,7 @@ from fastapi import Query as InQuery
 from pydantic import Field
 from starlette.responses import Response
 
-from ... import rows, rules
+from ... import rows, rules, spelling
 from ...model import Claim, Place
 from ..answers import Json
 from . import records
@@ -73,7 +73,7 @@ async def release(caller: Calling, given: These | All) -> Response:
 
 
 def _places(paths: list[str]) -> list[Place]:
-    return [Place("", rules.check_path(path)) for path in paths]
+    return [Place("", rules.check_path(path)) for path in spelling.paths(paths)]
 
 
 def _answer(found: list[Claim], status: int = 200) -> Response:
