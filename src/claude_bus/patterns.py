@@ -14,6 +14,7 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import Generic, Literal, TypeVar
@@ -86,28 +87,55 @@ def overlap(one: str, other: str, effort: Effort | None = None, *, kinds: tuple[
     it. `kinds` says what the two are, where they are plain paths that somebody saw. `.`
     is the folder that all paths are below. Raises `Exhausted`.
     """
-    if not _stems_meet(stem(one), stem(other)):
+    a, b = _compiled(one), _compiled(other)
+    if not (a.stem.startswith(b.stem) or b.stem.startswith(a.stem)):
         return False
+    below_a, below_b = _may_be_folder(a, kinds[0], other), _may_be_folder(b, kinds[1], one)
+    if not (below_a or below_b or a.tail.endswith(b.tail) or b.tail.endswith(a.tail)):
+        return False
+    if a.plain and b.plain:
+        return one == other or (below_a and a.has_below(other)) or (below_b and b.has_below(one))
     effort = effort or Effort(_ENOUGH)
-    below_one, below_other = _may_be_folder(one, kinds[0], other), _may_be_folder(other, kinds[1], one)
-    b = _Parts(_segments(other), _is_name)
-    row = 0
-    for row in _rows(_segments(one), b, lambda x, y: _segments_meet(x, y, effort), effort):
-        if below_other and row >> b.size & 1:
+    effort.spend(_COMPARISON + (len(one) + len(other)) // _CHARACTERS)
+    row, parts = 0, _Parts(b.segments, _is_name)
+    for row in _rows(a.segments, parts, lambda x, y: _segments_meet(x, y, effort), effort):
+        if below_b and row >> parts.size & 1:
             return True  # what is left of one is below all of the other
-    return bool(row >> b.size & 1) or (below_one and row != 0)  # they meet, or here the other way round
+    return bool(row >> parts.size & 1) or (below_a and row != 0)  # they meet, or here the other way round
 
 
-def _may_be_folder(pattern: str, kind: Kind, other: str) -> bool:
+_CANDIDATE, _COMPARISON, _CHARACTERS = 4, 10, 10
+"""Steps to look at a thing at all, those that each walk takes, and characters that are read in one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A pattern, prepared for comparisons."""
+
+    pattern: str
+    stem: str
+    tail: str
+    """What every path that it matches ends with."""
+    segments: tuple[str | None, ...]
+    plain: bool
+    """Whether it stands for one path, as it is written."""
+    names_files: bool
+
+    def has_below(self, path: str) -> bool:
+        return self.pattern == "." or path.startswith(f"{self.pattern}/")
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> _Compiled:
+    tail = "" if pattern == "." else re.split(r"[*?\]]", pattern)[-1]
+    return _Compiled(pattern, stem(pattern), tail, _segments(pattern), not is_glob(pattern), names_files(pattern))
+
+
+def _may_be_folder(pattern: _Compiled, kind: Kind, other: str) -> bool:
     """Whether something may be below what the pattern names; a plain name is a folder if the other one says so."""
     if kind:
         return kind == "folder"
-    if other.startswith(f"{pattern}/") and not wildcards(pattern):
-        return True
-    return not names_files(pattern)
-
-
-_FILE_NAME = re.compile(r".+\.(?:[a-z*?][a-z0-9*?]{0,9}|[A-Z][A-Z0-9]{0,9})", re.DOTALL)
+    return not pattern.names_files or (pattern.has_below(other) and not wildcards(pattern.pattern))
 
 
 def names_files(pattern: str) -> bool:
@@ -117,6 +145,9 @@ def names_files(pattern: str) -> bool:
     """
     name = pattern.rpartition("/")[2]
     return _FILE_NAME.fullmatch("".join(map(_shape, _tokens(name))) if is_glob(name) else name) is not None
+
+
+_FILE_NAME = re.compile(r".+\.(?:[a-z*?][a-z0-9*?]{0,9}|[A-Z][A-Z0-9]{0,9})", re.DOTALL)
 
 
 def _shape(token: _Set | None) -> str:
@@ -146,7 +177,7 @@ class Stems(Generic[T]):
 
     def _at(self, begins: str, effort: Effort) -> list[T]:
         found = self._by_stem.get(begins, [])
-        effort.spend(len(found))
+        effort.spend(_CANDIDATE * len(found))
         return found
 
 
@@ -159,10 +190,6 @@ def stem(pattern: str) -> str:
         return ""
     magic = _MAGIC.search(pattern)
     return pattern if not magic else pattern[: magic.start()]
-
-
-def _stems_meet(one: str, other: str) -> bool:
-    return one.startswith(other) or other.startswith(one)
 
 
 def _segments(pattern: str) -> tuple[str | None, ...]:

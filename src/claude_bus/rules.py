@@ -39,8 +39,8 @@ MAX_GLOB_CLAIMS = 100
 MAX_CHANNEL_CLAIMS = 5_000
 """Claims on one channel, of all together."""
 MAX_CHANNEL_GLOB_CLAIMS = 500
-MAX_EFFORT = 500_000
-"""Steps that one verb spends on comparing patterns, see `patterns.Effort`: well below a second."""
+MAX_EFFORT = 200_000
+"""Steps that one verb spends on comparing patterns, see `patterns.Effort`: each takes about a microsecond."""
 MAX_DOING = 80
 """Characters of a prompt that peers see, if its user shares prompts."""
 MAX_RECIPIENTS = 200
