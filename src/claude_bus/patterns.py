@@ -32,6 +32,7 @@ _ANY: _Set = ((0, _LAST),)
 _GLOBSTAR = "**"
 _MAGIC = re.compile(r"[*?\[]")
 _LITERAL = re.compile(r"\[([*?\[])\]")
+_WILDCARD = re.compile(r"\*+|\?|\[!?\]?[^\]/]*\]")
 
 
 class Exhausted(Exception):
@@ -76,8 +77,7 @@ def normalize(path: str) -> str:
 
 def wildcards(pattern: str) -> int:
     """How many there are: runs of `*`, `?` and sets, but those that only quote (see `literal`)."""
-    parts = _LITERAL.sub("", pattern).split("/")
-    return sum(part == _GLOBSTAR or not _is_plain(token) for part in parts for token in _tokens(part))
+    return len(_WILDCARD.findall(_LITERAL.sub("", pattern)))
 
 
 def overlap(one: str, other: str, effort: Effort | None = None, *, kinds: tuple[Kind, Kind] = ("", "")) -> bool:
@@ -207,9 +207,9 @@ def literal(path: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", path)
 
 
-def plain(pattern: str) -> str:
-    """The pattern as one reads it: the inverse of `literal`, for those it made."""
-    return re.sub(r"\[([*?\[])\]", r"\1", pattern)
+def plain(pattern: str, quoted: str = r"\1") -> str:
+    """The pattern as one reads it, the inverse of `literal`, for those it made; or with what was `quoted` made that."""
+    return _LITERAL.sub(quoted, pattern)
 
 
 class _Parts(Generic[T]):

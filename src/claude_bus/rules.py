@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from .errors import Forbidden, InvalidInput, RateLimited, TooLarge
 from .model import KINDS, Address, Agent, Draft, File, Grant, Place
-from .patterns import is_glob, normalize, wildcards
+from .patterns import is_glob, normalize, plain, wildcards
 
 DEFAULT_CHANNEL = "default"
 BROADCASTS = frozenset({"all", "any"})
@@ -153,16 +153,18 @@ def check_owns(globs: Sequence[str] | None) -> tuple[str, ...] | None:
 
 def check_glob(pattern: str, what: str) -> str:
     """A pattern that costs little to compare with others."""
-    count = wildcards(pattern) if is_glob(pattern) else 0
+    if not is_glob(plain(pattern, "")):
+        return pattern
+    if len(pattern) > MAX_GLOB:
+        raise InvalidInput(
+            f"{what}: {pattern[:80]!a} has {len(pattern)} characters, the limit for one with wildcards is {MAX_GLOB}: "
+            "name the folder that it is in"
+        )
+    count = wildcards(pattern)
     if count > MAX_WILDCARDS:
         raise InvalidInput(
             f"{what}: {pattern[:80]!a} has {count} wildcards, the limit is {MAX_WILDCARDS}: name the folder that it is "
             "in, or several paths"
-        )
-    if count and len(pattern) > MAX_GLOB:
-        raise InvalidInput(
-            f"{what}: {pattern[:80]!a} has {len(pattern)} characters, the limit for one with wildcards is {MAX_GLOB}: "
-            "name the folder that it is in"
         )
     return pattern
 

@@ -167,7 +167,7 @@ def edited(where: Folder, path: str, host: str = "") -> tuple[Place, str]:
 def staged(where: Folder, path: str, host: str = "") -> Place:
     """The place of an entry of git's index, whose root is `where`: of a submodule the entry, not its files."""
     real = Path(where.root, path)
-    if not where.repository:
+    if not where.repository or where.cwd != where.root:  # git was told elsewhere which folder it is
         return target(where, path, host)
     identity = "" if real.is_symlink() or _is_folder(real) else _identity(real)
     return _literally(Place(where.repository, path, "", _above(where, path, host)), identity)

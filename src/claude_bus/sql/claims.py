@@ -233,10 +233,13 @@ def _rows_near(
         f"{table} SELECT {_COLUMNS}, c.scope AS at, c.path AS named FROM wanted w "
         f"JOIN claims c ON c.scope = w.scope WHERE {condition} AND {_NEAR.format(stem='c.stem')} "
         f"UNION ALL SELECT {_COLUMNS}, a.scope, a.path FROM wanted w JOIN claims_above a ON a.scope = w.scope "
-        f"JOIN claims c ON c.id = a.claim WHERE {condition} AND {_NEAR.format(stem='a.stem')}",
+        f"JOIN claims c ON c.id = a.claim WHERE {condition} AND {_NEAR.format(stem='a.stem')} "
+        "AND (a.scope NOT LIKE ? OR ? OR c.scope = '' OR c.edit = 1)",  # as `_by_machine`
         *begins,
         *values,
         *values,
+        f"{rules.MACHINE}%",
+        int(any(not place.scope for place in places)),
     )
     files = sorted({place.file for place in places} - {"", FOLDER})
     if files:
