@@ -378,7 +378,7 @@ MALFORMED: list[tuple[str, dict[str, Any]]] = [
     ("register", {"name": "x" * 65}),
     ("register", {"name": "all"}),
     ("register", {"name": "bob", "role": "a\nb"}),
-    ("register", {"name": "bob", "owns": "src"}),
+    ("register", {"name": "bob", "owns": {"path": "src"}}),
     ("register", {"name": "bob", "owns": ["a\x00"]}),
     ("register", {"name": "bob", "channel": "a/b"}),
     ("whoami", {"who": "me"}),
