@@ -414,6 +414,19 @@ def test_claims_are_granted_all_or_none(api: Program) -> None:
     ]
 
 
+def test_paths_and_names_are_understood_as_models_write_them(api: Program) -> None:
+    """As far as that needs nobody's files; else it is refused, naming what to write."""
+    wanted = ["src/{a,b}.ts:10", "`docs/x.md` (guide)", '["port:1", "port:2"]']
+    claimed = api.post("/claims", **{"as": "ci"}, paths=wanted)["claims"]
+    assert [claim["path"] for claim in claimed] == ["src/a.ts", "src/b.ts", "docs/x.md", "port:1", "port:2"]
+    unclear = {"as": "ci", "channel": api.channel, "paths": ["~/a.ts"]}
+    assert api.refused("POST", "/claims", **unclear) == (400, "invalid_input")
+    assert api.delete("/claims", **{"as": "ci"}, paths=["src/a.ts, src/b.ts"]) == {"released": ["src/a.ts", "src/b.ts"]}
+
+    sent = api.post("/messages", **{"from": "ci"}, to="@ann, `bob`", content="hello")
+    assert [found["recipient"] for found in sent["recipients"]] == ["ann", "bob"]
+
+
 def test_shared_claims_stand_side_by_side(api: Program) -> None:
     """They exclude exclusive ones only."""
     for name in ("ann", "ci"):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claude_bus.errors import ClaimHeld, ClaimOfOther, InvalidInput
-from claude_bus.model import Address, Claim, Place
+from claude_bus.model import FOLDER, Address, Claim, Place
 from claude_bus.sql import agents, claims
 from store_under_test import START, Store
 
@@ -68,19 +68,113 @@ def test_a_refusal_names_holder_reason_and_remaining_time(store: Store) -> None:
         ("port:8080", "port:8080", True),
         ("port:8080", "port:8081", False),
         ("port:8080", "*", False),
+        ("**/*.md", "src/a.ts", False),
+        ("**/*.tsx", "**/*.py", False),
+        ("**/*.md", "docs", True),
         ("app/[id]/page.tsx", "app/[id]/page.tsx", True),
     ],
 )
 def test_what_overlaps_is_refused_and_nothing_else(store: Store, held: str, wanted: str, refused: bool) -> None:
     """Paths, folders, globs and resources exclude exactly what they share a path with."""
     alice, bob = store.join("alice"), store.join("bob")
-    take(store, alice, held)
+    take(store, alice, held, scope=scope_of(held))
 
     if refused:
         with pytest.raises(ClaimHeld):
-            take(store, bob, wanted)
+            take(store, bob, wanted, scope=scope_of(wanted))
     else:
-        take(store, bob, wanted)
+        take(store, bob, wanted, scope=scope_of(wanted))
+
+
+def scope_of(path: str) -> str:
+    """A resource is the same everywhere; a path is one of the repository."""
+    return "" if ":" in path else REPO
+
+
+def test_a_file_that_is_called_like_a_resource_is_a_file(store: Store) -> None:
+    """In a repository `port:8080` is a path, which a claim on everything there holds; the resource is another thing."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, "**")
+
+    with pytest.raises(ClaimHeld):
+        take(store, bob, "port:8080")
+    take(store, bob, "port:8080", scope="")
+
+
+def test_what_a_claim_is_known_to_name_decides_what_is_below_it(store: Store) -> None:
+    """A plain file has nothing below it, and a folder has, whatever it is called."""
+    alice, bob = store.join("alice"), store.join("bob")
+    store(claims.claim, alice, [Place(REPO, "Makefile", "1:2:3"), Place(REPO, "next.js", FOLDER)], ttl=60)
+
+    take(store, bob, "Makefile/**/*.md")
+    with pytest.raises(ClaimHeld):
+        take(store, bob, "**/*.md")
+
+
+def test_a_folder_is_not_told_by_what_stands_for_its_identity(store: Store) -> None:
+    """Two folders are two, though both are noted as folders."""
+    alice, bob = store.join("alice"), store.join("bob")
+    for who, path in ((alice, "src"), (bob, "docs")):
+        store(claims.claim, who, [Place(REPO, path, FOLDER)], ttl=60)
+
+
+# -- repositories in one another ---------------------------------------------------------
+
+APP, SUB, HERE = "example.org/app", "example.org/sub", "host:here"
+INNER = Place(SUB, "z.py", "", ((APP, "libs/sub/z.py"), (HERE, "/app/libs/sub/z.py")))
+
+
+def outer(path: str) -> Place:
+    return Place(APP, path, "", ((HERE, f"/app/{path}"),))
+
+
+@pytest.mark.parametrize(
+    ("path", "refused"), [(".", True), ("libs", True), ("libs/**", True), ("**/*.py", True), ("src", False)]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_claim_holds_in_repositories_below(store: Store, path: str, refused: bool, turned: bool) -> None:
+    """Whichever is claimed first: what is outside, or what is inside."""
+    alice, bob = store.join("alice"), store.join("bob")
+    first, second = (INNER, outer(path)) if turned else (outer(path), INNER)
+    store(claims.claim, alice, [first], ttl=60)
+
+    if refused:
+        with pytest.raises(ClaimHeld):
+            store(claims.claim, bob, [second], ttl=60)
+    else:
+        store(claims.claim, bob, [second], ttl=60)
+
+
+def test_a_claim_outside_of_repositories_holds_in_those_of_its_machine(store: Store) -> None:
+    """A folder with repositories in it can be claimed as a whole; the same path elsewhere is another folder."""
+    alice, bob = store.join("alice"), store.join("bob")
+    store(claims.claim, alice, [Place("", "/app", FOLDER, ((HERE, "/app"),))], ttl=60)
+
+    with pytest.raises(ClaimHeld):
+        store(claims.claim, bob, [INNER], ttl=60)
+    elsewhere = INNER._replace(above=((APP, "libs/sub/z.py"), ("host:there", "/app/libs/sub/z.py")))
+    store(claims.claim, bob, [elsewhere], ttl=60)
+
+
+def test_a_claim_of_an_earlier_version_holds_in_repositories_below(store: Store) -> None:
+    """It is stored without them."""
+    alice, bob = store.join("alice"), store.join("bob")
+    take(store, alice, "libs", scope=APP)
+
+    with pytest.raises(ClaimHeld):
+        store(claims.claim, bob, [INNER], ttl=60)
+
+
+def test_what_is_told_above_ends_with_its_claim(store: Store) -> None:
+    """Released, it is in nobody's way; renewed, it still is."""
+    alice, bob = store.join("alice"), store.join("bob")
+    for _ in range(2):
+        store(claims.claim, alice, [INNER], ttl=60)
+    assert store.rows("SELECT scope, path FROM claims_above ORDER BY scope") == sorted(INNER.above)
+
+    store(claims.release, alice, [INNER])
+    assert store.rows("SELECT * FROM claims_above") == []
+    store(claims.claim, bob, [outer("libs")], ttl=60)
 
 
 def test_several_are_granted_all_or_none(store: Store) -> None:

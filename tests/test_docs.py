@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus import config, rules
+from claude_bus import config, rules, spelling
 from claude_bus.cli.commands import COMMANDS
 from claude_bus.config import Serving
 from claude_bus.http import connection, guard, quotas, verbs
@@ -95,6 +95,7 @@ def test_every_limit_is_documented() -> None:
         "tags": str(rules.MAX_TAGS),
         "wildcards": f"{rules.MAX_WILDCARDS}; {rules.MAX_GLOB}",
         "paths in one request": f"{rules.MAX_PLACES}; {rules.MAX_OWNS}",
+        "characters in which paths are listed": f"{spelling.MAX_WRITTEN:,}",
         "claims of one name": f"{rules.MAX_CLAIMS:,}; {rules.MAX_GLOB_CLAIMS}",
         "claims on one channel": f"{rules.MAX_CHANNEL_CLAIMS:,}; {rules.MAX_CHANNEL_GLOB_CLAIMS}",
         "steps": f"{rules.MAX_EFFORT:,}",

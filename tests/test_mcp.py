@@ -15,15 +15,18 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from claude_bus import text
+from claude_bus import text, worktree
+from claude_bus.config import Config
 from claude_bus.mcp import hooks
 from claude_bus.mcp.server import create_server
+from claude_bus.model import Address, Place
 from claude_bus.session import Session
 from claude_bus.sql import agents
 from claude_bus.subagents import Participants
 from processes_under_test import PATIENCE, Answer, Peer, Wire, answer, environment, wire
 from sessions_under_test import Party
 from store_under_test import Store
+from working_trees import repository
 
 ERAS = {"legacy": "2025-11-25", "auto": "2026-07-28"}
 TOOLS = {
@@ -259,6 +262,55 @@ async def test_state(party: Party, connect: Connect) -> None:
 
 
 @pytest.mark.anyio
+async def test_paths_and_names_are_understood_as_models_write_them(
+    party: Party, connect: Connect, tmp_path: Path
+) -> None:
+    """And the answers show as what: lists in a string, line numbers, mentions, remarks."""
+    party.now = time.time()
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.ts").write_text("1")
+    where = worktree.folder(tmp_path)
+    async with connect(party.session(folder=where)) as alice, connect(party.session(folder=where)) as bob:
+        joined = await alice.said("register", name="alice", owns=f'["{tmp_path}/src/{{a,b}}.ts"]')
+        await bob.said("register", name="bob")
+        claimed = await alice.said("claim", path='["src/{a,b}.ts:10-20", "@src/c.ts#L1"]')
+        unclear = await alice.call("claim", path="src/a.ts the login form")
+        held = await bob.call("claim", path="`src/b.ts` (the login)")
+        others = await bob.call("release", path="`src/b.ts`")
+        released = await alice.said("release", path="src/a.ts - done, src/b.ts")
+        sent = await alice.said("send", to='["@bob", "carol"]', content="look", files="src/a.ts:1")
+        [mail] = (await bob.told("inbox"))["messages"]
+
+    assert "owning 'src/a.ts', 'src/b.ts'" in joined
+    assert claimed == "claimed 'src/a.ts', 'src/b.ts', 'src/c.ts' for 1800s"
+    assert unclear.failed
+    assert "write only 'src/a.ts'" in unclear.text
+    assert "'src/b.ts' is claimed by 'alice'" in held.text.replace(f"{tmp_path}/", "")
+    assert "alice" in others.text
+    assert released == "released 'src/a.ts', 'src/b.ts'"
+    assert "bob" in sent
+    assert "carol" in sent
+    assert [file["path"] for file in mail["files"]] == [str(tmp_path / "src" / "a.ts")]
+
+
+@pytest.mark.anyio
+async def test_a_claim_is_released_as_it_is_shown(party: Party, connect: Connect, tmp_path: Path) -> None:
+    """From a folder below the root, and of a path that nobody would write by hand."""
+    party.now = time.time()
+    shop = repository(tmp_path / "shop")
+    (shop / "web").mkdir()
+    async with connect(party.session(folder=worktree.folder(shop / "web"))) as alice:
+        await alice.said("register", name="alice")
+        for written in ("app.ts", "a b, c (d).ts"):
+            await party.bus(Config(party.path)).claim(
+                Address("alice", "default"), [Place(worktree.folder(shop).repository, f"web/{written}")], ttl=60
+            )
+            [shown] = (await alice.told("list_claims"))["claims"]
+            assert shown["path"] == f"web/{written}"
+            assert await alice.said("release", path=shown["path"]) == f"released 'web/{written}'"
+
+
+@pytest.mark.anyio
 async def test_claims(party: Party, connect: Connect) -> None:
     """claim, release, list_claims: grants, refusals and releases as in the original."""
     party.now = time.time()
@@ -326,7 +378,7 @@ MALFORMED: list[tuple[str, dict[str, Any]]] = [
     ("register", {"name": "x" * 65}),
     ("register", {"name": "all"}),
     ("register", {"name": "bob", "role": "a\nb"}),
-    ("register", {"name": "bob", "owns": "src"}),
+    ("register", {"name": "bob", "owns": {"path": "src"}}),
     ("register", {"name": "bob", "owns": ["a\x00"]}),
     ("register", {"name": "bob", "channel": "a/b"}),
     ("whoami", {"who": "me"}),

@@ -6,13 +6,15 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from claude_bus.drivers import migrate
 from claude_bus.drivers.sqlite import connect
-from claude_bus.errors import StoreCorrupt
+from claude_bus.errors import ClaimHeld, StoreCorrupt
+from claude_bus.model import Address, Place
 from claude_bus.sql import agents, claims, messages, state
 from processes_under_test import actor, together, wire
 from store_under_test import Store
@@ -61,6 +63,12 @@ PRAGMA user_version = 2;
 """
 
 VERSION_3 = (Path(__file__).parent / "schema_of_version_3.sql").read_text(encoding="utf-8") + "PRAGMA user_version = 3;"
+
+VERSION_4 = (
+    VERSION_3
+    + files("claude_bus.sql").joinpath("migrations/0004_heartbeats_and_unread.sql").read_text(encoding="utf-8")
+    + "PRAGMA user_version = 4;"
+)
 
 MAIL = """
 INSERT INTO agents (name, last_seen) VALUES ('alice', 1000.0), ('bob', 1000.0);
@@ -123,7 +131,15 @@ def version(path: Path) -> int:
 
 @pytest.mark.parametrize(
     "script",
-    [VERSION_1, VERSION_1 + "PRAGMA user_version = 1;", VERSION_2, VERSION_2 + TALK, VERSION_3, VERSION_3 + MAIL],
+    [
+        VERSION_1,
+        VERSION_1 + "PRAGMA user_version = 1;",
+        VERSION_2,
+        VERSION_2 + TALK,
+        VERSION_3,
+        VERSION_3 + MAIL,
+        VERSION_4,
+    ],
 )
 def test_both_ways_arrive_at_one_schema(script: str, file: Callable[[str], Path], tmp_path: Path) -> None:
     """A migrated file is made of exactly what a new one is made of."""
@@ -227,6 +243,40 @@ def test_live_claims_of_version_2_hold_on(file: Callable[[str], Path]) -> None:
     ]
 
 
+HELD = """
+INSERT INTO claims VALUES
+    ('src/b.py', 'alice', 1799999000.0, 9000.0), ('./lib/', 'alice', 1799999000.0, 9000.0),
+    ('port:8080', 'alice', 1799999000.0, 9000.0), ('/srv/x.py', 'alice', 1799999000.0, 9000.0),
+    ('C:\\y.py', 'alice', 1799999000.0, 9000.0);
+"""
+
+
+def test_relative_claims_of_version_2_hold_in_every_repository_until_they_are_released(
+    file: Callable[[str], Path],
+) -> None:
+    """The original did not note where they are relative to. Resources and absolute paths are what they were."""
+    store = Store(file(VERSION_2 + TALK + HELD))
+    alice, bob = Address("alice", "default"), store.join("bob")
+    for place in (
+        Place("example.org/shop", "src/b.py"),
+        Place("example.org/tools", "src"),
+        Place("example.org/shop", "LIB/c.py"),
+        Place("", "port:8080"),
+        Place("", "/srv/x.py"),
+        Place("", "C:/y.py"),
+    ):
+        with pytest.raises(ClaimHeld):
+            store(claims.claim, bob, [place], ttl=60)
+    store(claims.claim, bob, [Place("example.org/shop", "docs"), Place("", "/lib/x.py"), Place("", "port:1")], ttl=60)
+
+    assert store(claims.release, alice, [Place("example.org/shop", "src/b.py")])
+    store(claims.claim, bob, [Place("example.org/shop", "src/b.py")], ttl=60)
+    assert {place.path for place in store(claims.release, alice, None)} == {
+        *("src/a.py", "lib", "port:8080", "/srv/x.py", "C:/y.py")
+    }
+    assert [c.owner for c in store(claims.list_claims, "default")] == ["bob"] * 4
+
+
 def test_a_sound_file_comes_out_sound(file: Callable[[str], Path]) -> None:
     """After a migration every reference has its row, and the file its integrity."""
     store = Store(file(VERSION_2 + TALK))
@@ -282,6 +332,23 @@ def test_version_3_keeps_what_waits_and_what_was_recalled(file: Callable[[str], 
     assert [m.content for m in store.recall(bob)] == ["an unread question"]
     assert store.rows("SELECT heartbeat FROM listeners") == [(0.0,)]
     assert store.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_claims_of_version_4_hold_on(file: Callable[[str], Path]) -> None:
+    """Without what lies above them, as they were; renewed they have it."""
+    held = (
+        "INSERT INTO agents (name) VALUES ('alice'); INSERT INTO claims (scope, path, stem, owner, created, expires) "
+        "VALUES ('example.org/sub', 'z.py', 'z.py', 'alice', 1.0, 9e9);"
+    )
+    store = Store(file(VERSION_4 + held))
+    alice, bob = Address("alice", "default"), store.join("bob")
+    place = Place("example.org/sub", "z.py", "", (("example.org/app", "sub/z.py"),))
+    with pytest.raises(ClaimHeld):
+        store(claims.claim, bob, [place], ttl=60)
+
+    store(claims.claim, alice, [place], ttl=60)
+    with pytest.raises(ClaimHeld):
+        store(claims.claim, bob, [Place("example.org/app", "sub")], ttl=60)
 
 
 # -- newer files ----------------------------------------------------------------------------

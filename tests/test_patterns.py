@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
 
@@ -11,17 +12,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from claude_bus import patterns
+from claude_bus.patterns import Kind
 
 # -- an independent matcher: a pattern as a regular expression -----------------------
 
 
 @cache
 def as_regex(pattern: str) -> re.Pattern[str]:
-    """The paths that a pattern stands for, including all below them."""
+    """The paths that a pattern matches."""
     out = ""
     for segment in pattern.split("/"):
         out += r"(?:/[^/]+)*" if segment == "**" else "/" + segment_regex(segment)
-    return re.compile(f"{out}(?:/[^/]+)*")
+    return re.compile(out)
 
 
 def segment_regex(segment: str) -> str:
@@ -41,8 +43,29 @@ def segment_regex(segment: str) -> str:
     return out
 
 
-def covers(pattern: str, path: str) -> bool:
+def matches(pattern: str, path: str) -> bool:
     return as_regex(pattern).fullmatch("/" + path) is not None
+
+
+def belongs(path: str, pattern: str, kind: Kind, other: str) -> bool:
+    """Whether a path is one of a pattern's: it matches, or is below a folder that matches."""
+    if matches(pattern, path):
+        return True
+    above = ["/".join(path.split("/")[:n]) for n in range(1, path.count("/") + 1)]
+    return may_be_folder(pattern, kind, other) and any(matches(pattern, folder) for folder in above)
+
+
+def may_be_folder(pattern: str, kind: Kind, other: str) -> bool:
+    """What was seen decides; then what the other pattern says of it; then whether the name looks like a file's."""
+    if kind:
+        return kind == "folder"
+    named = is_plain(pattern) and other.startswith(f"{pattern}/")
+    return named or not re.search(r"[^/]\.[a-z*?\[][^/]*$", pattern)
+
+
+def meet(one: str, other: str, kinds: tuple[Kind, Kind] = ("", ""), among: Sequence[str] = ()) -> bool:
+    """Whether one of the paths belongs to both."""
+    return any(belongs(path, one, kinds[0], other) and belongs(path, other, kinds[1], one) for path in among)
 
 
 # Every pattern of at most two such tokens meets another in a name of this list, if in any.
@@ -50,10 +73,20 @@ TOKENS = ["a", "b", "*", "?", "[ab]", "[!a]", "[a-b]"]
 NAMES = ["".join(chars) for size in (1, 2, 3, 4) for chars in product("abc", repeat=size)]
 WORDS = ["a", "b", "ab", "a*", "*b", "?", "[!a]", "[bc]", "*", "**"]
 PATHS = ["/".join(parts) for size in range(1, 7) for parts in product(["a", "b", "ab", "c"], repeat=size)]
+# The same with names of files: what looks like one has, as far as anybody knows, nothing below it.
+FILE_WORDS = ["a", "b.x", "*", "*.x", "a.*", "*.[xy]", "**"]
+FILE_PATHS = ["/".join(parts) for size in range(1, 6) for parts in product(["a", "b.x", "a.x", "a.y"], repeat=size)]
+FILE_PATHS += ["/".join(parts) for parts in product(["a", "b.x"], repeat=6)]
 
 names = st.lists(st.sampled_from(TOKENS), min_size=1, max_size=2).map("".join).filter(lambda name: name != "**")
 paths = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map("/".join)
+file_paths = st.lists(st.sampled_from(FILE_WORDS), min_size=1, max_size=3).map("/".join)
+KINDS: list[Kind] = ["", "file", "folder"]
 anything = st.text(st.sampled_from("ab*?[]!-/.\\ "), max_size=12)
+
+
+def is_plain(pattern: str) -> bool:
+    return not set(pattern) & set("*?[")
 
 
 # -- overlap ---------------------------------------------------------------------------
@@ -62,17 +95,24 @@ anything = st.text(st.sampled_from("ab*?[]!-/.\\ "), max_size=12)
 @given(names, names)
 def test_names_overlap_exactly_if_some_name_is_matched_by_both(one: str, other: str) -> None:
     """Within a segment the answer is that of an enumeration of all short names."""
-    expected = any(covers(one, name) and covers(other, name) for name in NAMES)
-
-    assert patterns.overlap(one, other) == expected
+    assert patterns.overlap(one, other) == meet(one, other, among=NAMES)
 
 
 @given(paths, paths)
 def test_paths_overlap_exactly_if_some_path_is_covered_by_both(one: str, other: str) -> None:
     """Across segments, `**` and folders, the answer is that of an enumeration of all short paths."""
-    expected = any(covers(one, path) and covers(other, path) for path in PATHS)
+    assert patterns.overlap(one, other) == meet(one, other, among=PATHS)
 
-    assert patterns.overlap(one, other) == expected
+
+@given(file_paths, file_paths, st.sampled_from(KINDS), st.sampled_from(KINDS))
+@example("**/*.x", "**/*.y", "", "")
+@example("a/b.x", "**/*.y", "", "")
+@example("b.x", "b.x/a", "", "file")
+def test_files_have_nothing_below_them(one: str, other: str, seen: Kind, other_seen: Kind) -> None:
+    """With names of files among them, and of some plain paths what they are, it is still the enumeration's answer."""
+    kinds = (seen if is_plain(one) else "", other_seen if is_plain(other) else "")
+
+    assert patterns.overlap(one, other, kinds=kinds) == meet(one, other, kinds, FILE_PATHS)
 
 
 @given(anything, anything)
@@ -89,7 +129,7 @@ def test_overlap_is_reflexive(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "meet"),
+    ("one", "other", "expected"),
     [
         ("src/**/*.py", "src/a.py", True),
         ("src/**/*.py", "src/x/y/a.py", True),
@@ -105,11 +145,38 @@ def test_overlap_is_reflexive(pattern: str) -> None:
         ("Straße/*", "Straße/ß", True),
         ("a*b*c", "abbc", True),
         ("*" * 30 + "x", "y" * 200, False),
+        ("**/*.tsx", "**/*.py", False),
+        ("**/*.md", "src/a.ts", False),
+        ("**/package.json", "src/a.ts", False),
+        ("src/**/test_*", "src/a.ts", False),
+        ("src/*/x.py", "src/a.ts", False),
+        ("**/*.md", "src", True),
+        ("**/*.md", "src/*", True),
+        ("**/*.js", "next.js/src/a.ts", False),
+        ("next.js", "next.js/src/a.ts", True),
+        ("next.js", "next.js/**/*.ts", True),
+        ("*.app/**", "Shop.app/Info.plist", True),
+        ("src/*", "src/x/a.py", True),
+        (".github", "**/*.yml", True),
+        ("v1.2", "**/*.md", True),
+        ("My.Tests", "**/*.cs", True),
+        ("conf/.env.local", "**/*.py", False),
     ],
 )
-def test_patterns_as_people_write_them(one: str, other: str, meet: bool) -> None:
+def test_patterns_as_people_write_them(one: str, other: str, expected: bool) -> None:
     """The usual shapes of globs behave as one expects."""
-    assert patterns.overlap(patterns.normalize(one), patterns.normalize(other)) == meet
+    assert patterns.overlap(patterns.normalize(one), patterns.normalize(other)) == expected
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [(("file", ""), False), (("folder", ""), True), (("", ""), False)],
+)
+def test_what_was_seen_decides(kinds: tuple[Kind, Kind], expected: bool) -> None:
+    """`next.js` may be a folder, whatever its name looks like, and `Makefile` a file."""
+    assert patterns.overlap("next.js", "**/*.ts", kinds=kinds) == expected
+    assert patterns.overlap("**/*.ts", "next.js", kinds=(kinds[1], kinds[0])) == expected
+    assert not patterns.overlap("Makefile", "**/*.ts", kinds=("file", ""))
 
 
 def test_hostile_patterns_cost_little() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,3 +188,87 @@ def test_a_place_is_shown_as_its_reader_would_write_it(shop: Folder, tmp_path: P
     assert shown(plain, *place(plain, "notes.md")) == "notes.md"
     assert shown(shop, *place(plain, "notes.md")) == f"{tmp_path}/notes.md"
     assert shown(shop, "", "port:8080") == "port:8080"
+
+
+# -- hostile folders -----------------------------------------------------------------------------
+
+_LOOK = (
+    "import sys; from pathlib import Path; from claude_bus import worktree; print(worktree.folder(Path(sys.argv[1])))"
+)
+
+
+def looked_at(path: Path) -> str:
+    """What another process says of a folder; it is not waited for for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LOOK, str(path)], check=True, capture_output=True, text=True, timeout=60
+    )
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files in folders")
+@pytest.mark.parametrize("name", [".git", ".git/HEAD", ".git/config", ".git/commondir"])
+@pytest.mark.parametrize("kind", ["pipe", "zero", "endless", "socket"])
+def test_gits_files_that_are_none_keep_nobody_waiting(tmp_path: Path, name: str, kind: str) -> None:
+    """A pipe, a device, a socket, a huge file in place of each of them."""
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    if name != ".git":
+        git(shop, "init")
+        (shop / name).unlink(missing_ok=True)
+    odd = shop / name
+    if kind == "pipe":
+        os.mkfifo(odd)
+    elif kind == "zero":
+        odd.symlink_to("/dev/zero")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            os.chdir(odd.parent)  # its path may be too long to bind
+            bound.bind(odd.name)
+    else:
+        with odd.open("wb") as file:
+            file.truncate(2**36)
+
+    assert str(shop) in looked_at(shop)
+
+
+@pytest.mark.parametrize(
+    "filling", [" " * 200_000, "\t\n" * 100_000, "[a]\n" * 50_000, "[" * 200_000, '[remote "origin"]\n' * 10_000]
+)
+def test_a_padded_config_takes_no_time(tmp_path: Path, filling: str) -> None:
+    """It is read line by line, once."""
+    shop = repository(tmp_path / "shop", origin=ORIGIN)
+    config = shop / ".git" / "config"
+    config.write_text(f'{config.read_text()}\n[remote "other"]\n{filling}')
+
+    assert "example.org/team/shop" in looked_at(shop)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ('[remote "origin"]\n\turl = https://example.org/a.git\n', "example.org/a"),
+        ('[remote "origin"] url = https://example.org/a\n', "example.org/a"),
+        ('[Remote "origin"]\n URL="https://example.org/a"\n', "example.org/a"),
+        (
+            '[remote "other"]\n url = https://example.org/b\n[remote "origin"]\nfetch = x\nurl=git@example.org:a\n',
+            "example.org/a",
+        ),
+        ('[remote "origin"]\n\turl = https://example.org/a ; ours\n', "example.org/a"),
+        ('[remote "origin"]\n# url = https://example.org/b\nurl = https://example.org/a\n', "example.org/a"),
+    ],
+)
+def test_origin_is_read_as_git_reads_it(tmp_path: Path, config: str, found: str) -> None:
+    """In one line or several, quoted, with remarks."""
+    shop = repository(tmp_path / "shop")
+    (shop / ".git" / "config").write_text(f"[core]\n\tbare = false\n{config}")
+
+    assert folder(shop).repository == found
+
+
+def test_a_path_of_a_million_steps_is_no_file(tmp_path: Path) -> None:
+    """The guard does not follow it."""
+    where = folder(tmp_path)
+
+    assert place(where, "a/" * 400 + "x")[1].endswith("/x")
+    with pytest.raises(InvalidInput):
+        place(where, "a/" * 1_000_000)

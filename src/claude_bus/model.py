@@ -325,6 +325,10 @@ class StateEntry:
     """The value is JSON that was given as such."""
 
 
+FOLDER = "folder"
+"""What stands for the identity of an existing folder."""
+
+
 class Place(NamedTuple):
     """What can be claimed."""
 
@@ -332,7 +336,9 @@ class Place(NamedTuple):
     """The repository the path is relative to; empty for resources and absolute paths."""
     path: str
     file: str = ""
-    """Identity of the file, where the path is one that exists: renaming it keeps that."""
+    """Identity of the file, where the path is one that exists: renaming it keeps that. `FOLDER` for a folder."""
+    above: tuple[tuple[str, str], ...] = ()
+    """The same place as (scope, path) of what its repository lies in: other repositories, and the machine."""
 
 
 @dataclass(frozen=True, slots=True)

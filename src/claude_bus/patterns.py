@@ -3,16 +3,24 @@
 A pattern is a slash-separated path in which `*` stands for any run of characters
 within a segment, `?` for one, `[abc]` / `[!a-c]` for one of a set, and a whole
 segment `**` for any number of segments, none included.
+
+A pattern also stands for all that is below what it names, unless that is a file: one
+that is known to be a file, or whose name looks like a file's (see `names_files`).
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
+
+Kind = Literal["", "file", "folder"]
+"""What a plain path names, as far as somebody saw it; "" where nobody did."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -24,6 +32,7 @@ _ANY: _Set = ((0, _LAST),)
 _GLOBSTAR = "**"
 _MAGIC = re.compile(r"[*?\[]")
 _LITERAL = re.compile(r"\[([*?\[])\]")
+_WILDCARD = re.compile(r"\*+|\?|\[!?\]?[^\]/]*\]")
 
 
 class Exhausted(Exception):
@@ -68,25 +77,108 @@ def normalize(path: str) -> str:
 
 def wildcards(pattern: str) -> int:
     """How many there are: runs of `*`, `?` and sets, but those that only quote (see `literal`)."""
-    parts = _LITERAL.sub("", pattern).split("/")
-    return sum(part == _GLOBSTAR or not _is_plain(token) for part in parts for token in _tokens(part))
+    return len(_WILDCARD.findall(_LITERAL.sub("", pattern)))
 
 
-def overlap(one: str, other: str, effort: Effort | None = None) -> bool:
-    """Whether some path is matched by both patterns. Exact, and symmetric.
+def overlap(one: str, other: str, effort: Effort | None = None, *, kinds: tuple[Kind, Kind] = ("", "")) -> bool:
+    """Whether some path that can exist belongs to both patterns. Exact, and symmetric.
 
-    A pattern also covers everything below it, as a claim on a folder does; `.` is the
-    folder that all paths are below. Raises `Exhausted`.
+    A path belongs to a pattern that matches it, and to one that matches a folder above
+    it. `kinds` says what the two are, where they are plain paths that somebody saw. `.`
+    is the folder that all paths are below. Raises `Exhausted`.
     """
-    if not _stems_meet(stem(one), stem(other)):
+    a, b = _compiled(one), _compiled(other)
+    if not (a.stem.startswith(b.stem) or b.stem.startswith(a.stem)):
         return False
+    below_a, below_b = _may_be_folder(a, kinds[0], other), _may_be_folder(b, kinds[1], one)
+    if not (below_a or below_b or a.tail.endswith(b.tail) or b.tail.endswith(a.tail)):
+        return False
+    if a.plain and b.plain:
+        return one == other or (below_a and a.has_below(other)) or (below_b and b.has_below(one))
     effort = effort or Effort(_ENOUGH)
-    b = _Parts(_segments(other), _is_name)
-    row = 0
-    for row in _rows(_segments(one), b, lambda x, y: _segments_meet(x, y, effort), effort):
-        if row >> b.size & 1:
+    effort.spend(_COMPARISON + (len(one) + len(other)) // _CHARACTERS)
+    row, parts = 0, _Parts(b.segments, _is_name)
+    for row in _rows(a.segments, parts, lambda x, y: _segments_meet(x, y, effort), effort):
+        if below_b and row >> parts.size & 1:
             return True  # what is left of one is below all of the other
-    return row != 0  # and here the other way round
+    return bool(row >> parts.size & 1) or (below_a and row != 0)  # they meet, or here the other way round
+
+
+_CANDIDATE, _COMPARISON, _CHARACTERS = 4, 10, 10
+"""Steps to look at a thing at all, those that each walk takes, and characters that are read in one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A pattern, prepared for comparisons."""
+
+    pattern: str
+    stem: str
+    tail: str
+    """What every path that it matches ends with."""
+    segments: tuple[str | None, ...]
+    plain: bool
+    """Whether it stands for one path, as it is written."""
+    names_files: bool
+
+    def has_below(self, path: str) -> bool:
+        return self.pattern == "." or path.startswith(f"{self.pattern}/")
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> _Compiled:
+    tail = "" if pattern == "." else re.split(r"[*?\]]", pattern)[-1]
+    return _Compiled(pattern, stem(pattern), tail, _segments(pattern), not is_glob(pattern), names_files(pattern))
+
+
+def _may_be_folder(pattern: _Compiled, kind: Kind, other: str) -> bool:
+    """Whether something may be below what the pattern names; a plain name is a folder if the other one says so."""
+    if kind:
+        return kind == "folder"
+    return not pattern.names_files or (pattern.has_below(other) and not wildcards(pattern.pattern))
+
+
+def names_files(pattern: str) -> bool:
+    """Whether the last name has an extension, as files have: `*.py`, `package.json`, `a.[ch]`.
+
+    Not `src`, `test_*`, `.github`, `v1.2`, nor `**`.
+    """
+    name = pattern.rpartition("/")[2]
+    return _FILE_NAME.fullmatch("".join(map(_shape, _tokens(name))) if is_glob(name) else name) is not None
+
+
+_FILE_NAME = re.compile(r".+\.(?:[a-z*?][a-z0-9*?]{0,9}|[A-Z][A-Z0-9]{0,9})", re.DOTALL)
+
+
+def _shape(token: _Set | None) -> str:
+    """The character that a token stands for, or a wildcard."""
+    return "*" if token is None else chr(token[0][0]) if _is_plain(token) else "?"
+
+
+class Stems(Generic[T]):
+    """Things by what their paths begin with: those that can meet a pattern are found without looking at the others."""
+
+    def __init__(self, things: Iterable[tuple[str, T]]) -> None:
+        by_stem: dict[str, list[T]] = defaultdict(list)
+        for begins, thing in things:
+            by_stem[begins].append(thing)
+        self._by_stem = dict(by_stem)
+        self._sorted = sorted(by_stem)
+
+    def near(self, begins: str, effort: Effort) -> Iterator[T]:
+        """Those whose stem continues this one, or the other way round. Raises `Exhausted`."""
+        for size in range(len(begins)):
+            effort.spend(1)
+            yield from self._at(begins[:size], effort)
+        for at in range(bisect_left(self._sorted, begins), len(self._sorted)):
+            if not self._sorted[at].startswith(begins):
+                break
+            yield from self._at(self._sorted[at], effort)
+
+    def _at(self, begins: str, effort: Effort) -> list[T]:
+        found = self._by_stem.get(begins, [])
+        effort.spend(_CANDIDATE * len(found))
+        return found
 
 
 _ENOUGH = 2**63
@@ -98,10 +190,6 @@ def stem(pattern: str) -> str:
         return ""
     magic = _MAGIC.search(pattern)
     return pattern if not magic else pattern[: magic.start()]
-
-
-def _stems_meet(one: str, other: str) -> bool:
-    return one.startswith(other) or other.startswith(one)
 
 
 def _segments(pattern: str) -> tuple[str | None, ...]:
@@ -119,9 +207,9 @@ def literal(path: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", path)
 
 
-def plain(pattern: str) -> str:
-    """The pattern as one reads it: the inverse of `literal`, for those it made."""
-    return re.sub(r"\[([*?\[])\]", r"\1", pattern)
+def plain(pattern: str, quoted: str = r"\1") -> str:
+    """The pattern as one reads it, the inverse of `literal`, for those it made; or with what was `quoted` made that."""
+    return _LITERAL.sub(quoted, pattern)
 
 
 class _Parts(Generic[T]):

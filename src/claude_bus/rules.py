@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from itertools import accumulate
 
 from .errors import Forbidden, InvalidInput, RateLimited, TooLarge
-from .model import KINDS, Address, Agent, Draft, File, Grant
-from .patterns import is_glob, normalize, wildcards
+from .model import KINDS, Address, Agent, Draft, File, Grant, Place
+from .patterns import is_glob, normalize, plain, wildcards
 
 DEFAULT_CHANNEL = "default"
 BROADCASTS = frozenset({"all", "any"})
@@ -39,8 +39,8 @@ MAX_GLOB_CLAIMS = 100
 MAX_CHANNEL_CLAIMS = 5_000
 """Claims on one channel, of all together."""
 MAX_CHANNEL_GLOB_CLAIMS = 500
-MAX_EFFORT = 500_000
-"""Steps that one verb spends on comparing patterns, see `patterns.Effort`: well below a second."""
+MAX_EFFORT = 200_000
+"""Steps that one verb spends on comparing patterns, see `patterns.Effort`: each takes about a microsecond."""
 MAX_DOING = 80
 """Characters of a prompt that peers see, if its user shares prompts."""
 MAX_RECIPIENTS = 200
@@ -54,6 +54,10 @@ MAX_CANDIDATES = 200
 MAX_FILES = 20
 MAX_SEARCH = 1_000
 MAX_PATH_BYTES = 4_096
+MAX_PATH_ON_DISK = 32_768
+"""Characters of a path that some system can have, with detours; no edit goes to a longer one."""
+MAX_ABOVE = 8
+"""Repositories that one lies in."""
 MAX_CLAIM_TTL = 30 * 86_400.0
 MAX_TTL = 365 * 86_400.0
 MAX_TOKEN_TTL = 10 * 365 * 86_400.0
@@ -149,16 +153,18 @@ def check_owns(globs: Sequence[str] | None) -> tuple[str, ...] | None:
 
 def check_glob(pattern: str, what: str) -> str:
     """A pattern that costs little to compare with others."""
-    count = wildcards(pattern) if is_glob(pattern) else 0
+    if not is_glob(plain(pattern, "")):
+        return pattern
+    if len(pattern) > MAX_GLOB:
+        raise InvalidInput(
+            f"{what}: {pattern[:80]!a} has {len(pattern)} characters, the limit for one with wildcards is {MAX_GLOB}: "
+            "name the folder that it is in"
+        )
+    count = wildcards(pattern)
     if count > MAX_WILDCARDS:
         raise InvalidInput(
             f"{what}: {pattern[:80]!a} has {count} wildcards, the limit is {MAX_WILDCARDS}: name the folder that it is "
             "in, or several paths"
-        )
-    if count and len(pattern) > MAX_GLOB:
-        raise InvalidInput(
-            f"{what}: {pattern[:80]!a} has {len(pattern)} characters, the limit for one with wildcards is {MAX_GLOB}: "
-            "name the folder that it is in"
         )
     return pattern
 
@@ -541,18 +547,39 @@ def is_resource(path: str) -> bool:
 def check_path(path: str) -> str:
     """A claimable pattern in its one spelling, or `InvalidInput`."""
     if not path or len(path) > MAX_PATH or not path.isprintable():
-        raise InvalidInput(f"path must be a printable path, glob or resource name of 1 to {MAX_PATH} characters")
+        raise InvalidInput(
+            f"path must be a printable path, glob or resource name of 1 to {MAX_PATH} characters; several go in a list"
+        )
     if is_resource(path):
         return path
     return check_glob(normalize(path) or ".", "path")
 
 
-def check_place(scope: str, path: str) -> None:
+MACHINE = "host:"
+"""Begins the scope of an absolute path on one machine."""
+
+
+def is_machine(scope: str) -> bool:
+    """Whether the paths of this scope are absolute ones of one machine."""
+    return scope.startswith(MACHINE)
+
+
+def check_place(place: Place) -> None:
     """A place as it is stored: what a folder before it made longer may be longer than what somebody wrote."""
-    check_line(scope, "a claim's scope", MAX_PATH_BYTES)
-    check_line(path, "path", MAX_PATH_BYTES)
-    if not is_resource(path):
-        check_glob(path, "path")
+    check_place_size(place)
+    for scope, path in ((place.scope, place.path), *place.above):
+        check_line(scope, "a claim's scope", MAX_PATH_BYTES)
+        check_line(path, "path", MAX_PATH_BYTES)
+        if scope or not is_resource(path):
+            check_glob(path, "path")
+
+
+def check_place_size(place: Place) -> None:
+    """Not more spellings than folders above have repositories, and no longer paths than files have."""
+    if len(place.above) > MAX_ABOVE:
+        raise InvalidInput(f"path: {len(place.above)} repositories above one another, the limit is {MAX_ABOVE}")
+    if any(len(text) > 3 * MAX_PATH_BYTES for spelling in (place[:3], *place.above) for text in spelling):
+        raise InvalidInput(f"path must have at most {MAX_PATH_BYTES} characters")
 
 
 def check_place_count(count: int) -> None:

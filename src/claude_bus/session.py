@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Unpack
@@ -221,7 +221,7 @@ class Session:
             rules.check_name(channel, "channel") if channel else binding.address.channel,
         )
         rules.require(self.grant, who)
-        globs = rules.check_owns(owns)
+        globs = None if owns is None else rules.check_owns(self.surroundings.owned(owns))
         self._warning = ""
         return await self.bus.register(self.client.key, who, rules.check_line(role, "role"), globs)
 
@@ -362,18 +362,37 @@ class Session:
 
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
         me = await self._me()
-        places = [self.surroundings.claimed(path) for path in paths]
+        places = self._places(paths)
         return await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=self.client.folder.root)
 
     async def release(self, paths: list[str] | None, force: str = "") -> list[Place]:
         """Release own claims; with `force`, a reason, anybody's, whom it tells."""
         me = await self._me()
-        places = None if paths is None else [self.surroundings.claimed(path) for path in paths]
+        places = None if paths is None else await self._held(me, paths, anybodys=bool(force))
         if not force:
             return await self.bus.release(me, places)
         if places is None:
             raise InvalidInput("force needs a path: name the claims to end")
         return await self.bus.take_away(me, places, force)
+
+    def _places(self, paths: Sequence[str]) -> list[Place]:
+        return [self.surroundings.claimed(path) for path in self.surroundings.understood(paths, "path")]
+
+    async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[Place]:
+        """The places to release. What is written as `list_claims` shows a claim is that claim, unless it is another."""
+        rules.check_place_count(len(paths))
+        held = [c for c in await self.bus.list_claims(me.channel) if anybodys or c.owner == me.name]
+        shown = {self.shown(c.scope, c.path): Place(c.scope, c.path) for c in held}
+        return [place for path in paths for place in self._meant({place[:2] for place in shown.values()}, shown, path)]
+
+    def _meant(self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str) -> list[Place]:
+        try:
+            places = self._places([path])
+        except InvalidInput:
+            if path not in shown:
+                raise
+            return [shown[path]]
+        return [shown[path]] if path in shown and not all(place[:2] in held for place in places) else places
 
     async def list_claims(self) -> list[Claim]:
         me = await self._anyone()
@@ -458,7 +477,7 @@ class Session:
 
     async def edit(self, path: str) -> Verdict:
         """A file is about to be edited, by the session or a subagent: what stands against it."""
-        if self._left or self.config.guard == "off" or not path:
+        if self._left or self.config.guard == "off" or not 0 < len(path) <= rules.MAX_PATH_ON_DISK:
             return Verdict("pass")
         self._heard = time.monotonic()
         await self.attach()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from . import files, patterns, rules, worktree
+from . import files, patterns, processes, rules, spelling, worktree
 from .errors import InvalidInput
 from .model import File, Folder, Message, Place
 
@@ -17,19 +19,38 @@ class Surroundings:
 
     async def measured(self, paths: Sequence[str]) -> tuple[File, ...]:
         """The files at these paths, for a message that names them; `InvalidInput` if they cannot be sent."""
-        return await files.measured(self._folder.cwd, paths)
+        rules.check_file_count(len(paths))
+        return await files.measured(self._folder.cwd, self.understood(paths, "files"))
 
     async def examined(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The messages, each of their files with its state."""
         return await files.examined(messages)
 
+    def understood(self, written: Sequence[str], what: str) -> list[str]:
+        """The paths, globs and resources that are meant, however they are written; `what` they are, for errors."""
+        return spelling.paths(written, self._seen(self._folder.cwd), what)
+
+    def owned(self, written: Sequence[str]) -> list[str]:
+        """The globs that are meant as owned, from the root of the working tree."""
+        root = self._folder.root
+        return [worktree.from_root(root, path) for path in spelling.paths(written, self._seen(root), "owns")]
+
+    def _seen(self, cwd: str) -> spelling.Seen:
+        return spelling.Seen(
+            exists=lambda path: worktree.exists(Path(cwd, path)),
+            root=self._folder.root if self._folder.root != cwd else "",
+            home=os.path.expanduser("~"),  # noqa: PTH111 - as text
+            looks=bool(cwd),
+            windows=os.name == "nt",
+        )
+
     def claimed(self, path: str) -> Place:
         """The place to claim for a path or pattern."""
-        return worktree.claimed(self._folder, path)
+        return worktree.claimed(self._folder, path, processes.host())
 
     def edited(self, path: str) -> tuple[Place, str]:
         """The place of the file that an edit is about to write, and the working tree it lies in."""
-        return worktree.edited(self._folder, path)
+        return worktree.edited(self._folder, path, processes.host())
 
     def shown(self, scope: str, path: str) -> str:
         """A claim's path as somebody working there would write it."""
@@ -56,6 +77,9 @@ class Elsewhere(Surroundings):
 
     async def examined(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         return tuple(messages)
+
+    def _seen(self, cwd: str) -> spelling.Seen:  # noqa: ARG002 - whichever it is, it is elsewhere
+        return spelling.UNSEEN
 
     def edited(self, path: str) -> tuple[Place, str]:
         return Place("", patterns.literal(rules.check_path(path))), self._tree

@@ -6,16 +6,20 @@ and for every claim.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import patterns, rules
-from .model import Folder, Place
+from .model import FOLDER, Folder, Place
 
-_ORIGIN = re.compile(r'^\[remote "origin"\][^\[]*?^\s*url\s*=\s*\"?(.+?)\"?\s*$', re.MULTILINE)
 _HOPS = 5
 """Clones of clones that are followed to what they were made from."""
+_NAME_BYTES, _CONFIG_BYTES = 8_192, 262_144
+"""What is read of a file of git's that has one line, and of its config."""
+_SECTION = re.compile(r"\[(\w+) \"origin\"\](.*)")
 
 
 def folder(cwd: Path) -> Folder:
@@ -52,14 +56,29 @@ def _repository(git: Path, hops: int = _HOPS) -> str:
     """
     common = _read(git / "commondir").strip()
     shared = _real(git / common)
-    origin = _ORIGIN.search(_read(shared / "config"))
+    origin = _origin(_read(shared / "config", _CONFIG_BYTES))
     if not origin:
         return _file_identity(shared)
-    source = Path(origin[1].removeprefix("file://"))
+    source = Path(origin.removeprefix("file://"))
     if not source.is_absolute() or hops == 0:
-        return _address(origin[1])
+        return _address(origin)
     bare = source if _is_file(source / "HEAD") else _git_folder(source)
-    return _repository(bare, hops - 1) if bare else _address(origin[1])
+    return _repository(bare, hops - 1) if bare else _address(origin)
+
+
+def _origin(config: str) -> str:
+    """The address of origin in a config of git's, or ""."""
+    inside = False
+    for line in map(str.strip, config.splitlines()):
+        entry = line
+        if line.startswith("["):
+            found = _SECTION.match(line)
+            inside = found is not None and found[1].lower() == "remote"
+            entry = found[2].strip() if found else ""
+        key, _, value = entry.partition("=")
+        if inside and key.strip().lower() == "url" and value.strip():
+            return re.split(r"\s[#;]", value.strip(), maxsplit=1)[0].strip().strip('"')
+    return ""
 
 
 def _address(url: str) -> str:
@@ -76,9 +95,14 @@ def _file_identity(path: Path) -> str:
     return f"dir:{found.st_dev}:{found.st_ino}"
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, most: int = _NAME_BYTES) -> str:
+    """The beginning of a regular file; "" for anything else, which is not even opened: a pipe would wait."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        if not stat.S_ISREG(path.stat().st_mode):
+            return ""
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(most).decode("utf-8", "replace") if stat.S_ISREG(os.fstat(descriptor).st_mode) else ""
     except (OSError, ValueError):  # not there, or a name that no file can have
         return ""
 
@@ -115,65 +139,125 @@ def place(where: Folder, path: str) -> tuple[str, str]:
     wherever it is named. Resources (`port:8080`) have no scope, nor have paths outside
     of repositories, which stay absolute. Raises `InvalidInput` for what cannot be claimed.
     """
-    path = rules.check_path(path)
-    if rules.is_resource(path) or not where.cwd:
-        return "", path
-    return _locate(_resolve(Path(where.cwd, path)))[:2]
+    found = _named(where, path, "")
+    return found.scope, found.path
 
 
-def claimed(where: Folder, path: str) -> Place:
-    """The place to claim for a path or pattern, with the file's identity if it names one.
+def claimed(where: Folder, path: str, host: str = "") -> Place:
+    """The place to claim for a path or pattern, with what it names if that exists; `host` is this machine.
 
     What exists as it is spelled is meant as it is spelled: `app/[id]/page.tsx` is a file.
     """
-    exists = bool(where.cwd) and not rules.is_resource(path) and _exists(Path(where.cwd, path))
-    return target(where, path) if exists else Place(*place(where, path))
+    is_there = bool(where.cwd) and not rules.is_resource(path) and exists(Path(where.cwd, path))
+    return target(where, path, host) if is_there else _named(where, path, host)
 
 
-def target(where: Folder, path: str) -> Place:
+def target(where: Folder, path: str, host: str = "") -> Place:
     """The place of one very file or folder; any name will do."""
-    return edited(where, path)[0]
+    return edited(where, path, host)[0]
 
 
-def edited(where: Folder, path: str) -> tuple[Place, str]:
+def edited(where: Folder, path: str, host: str = "") -> tuple[Place, str]:
     """The place of the file that an edit is about to write, and the working tree it lies in."""
-    real = Path(where.cwd, path).resolve()
-    scope, name, tree = _locate(real)
-    storable = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return Place(scope, patterns.literal(storable), _content_identity(real)), tree
+    real = _real(Path(where.cwd, path))
+    found, tree = _locate(real, host)
+    return _literally(found, _identity(real)), tree
 
 
-def _locate(real: Path) -> tuple[str, str, str]:
-    """(scope, path, working tree) of what is or would be at `real`."""
+def staged(where: Folder, path: str, host: str = "") -> Place:
+    """The place of an entry of git's index, whose root is `where`: of a submodule the entry, not its files."""
+    real = Path(where.root, path)
+    if not where.repository or where.cwd != where.root:  # git was told elsewhere which folder it is
+        return target(where, path, host)
+    identity = "" if real.is_symlink() or _is_folder(real) else _identity(real)
+    return _literally(Place(where.repository, path, "", _above(where, path, host)), identity)
+
+
+def _named(where: Folder, path: str, host: str) -> Place:
+    if rules.is_resource(path) or not where.cwd:
+        return Place("", rules.check_path(path))
+    return _locate(_resolve(Path(where.cwd, rules.check_path(path))), host)[0]
+
+
+def _literally(found: Place, identity: str) -> Place:
+    """The place of this very path, whatever characters it has."""
+    above = tuple((scope, patterns.literal(_storable(path))) for scope, path in found.above)
+    return Place(found.scope, patterns.literal(_storable(found.path)), identity, above)
+
+
+def _storable(path: str) -> str:
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _locate(real: Path, host: str) -> tuple[Place, str]:
+    """The place of what is or would be at `real`, and its working tree."""
     lies_in = folder(_existing(real))
     inside = _below(_slashed(real), _slashed(lies_in.root)) if lies_in.repository else None
     if inside is None:
-        return "", _slashed(real), str(real.parent)
-    return lies_in.repository, inside, lies_in.root
+        return Place("", _slashed(real), "", _on_machine(_slashed(real), host)), str(real.parent)
+    return Place(lies_in.repository, inside, "", _above(lies_in, inside, host)), lies_in.root
 
 
-def _exists(path: Path) -> bool:
+def _above(where: Folder, path: str, host: str) -> tuple[tuple[str, str], ...]:
+    """The same place as a path of each repository that this one lies in, and of the machine.
+
+    A worktree or clone within another of the same repository is no part of that one.
+    """
+    absolute = _slashed(where.root) if path == "." else f"{_slashed(where.root).rstrip('/')}/{path}"
+    found = {where.repository: path}
+    for outer in _repositories(Path(where.root).parent):
+        inside = _below(absolute, _slashed(outer.root))
+        if inside and len(found) < rules.MAX_ABOVE:
+            found.setdefault(outer.repository, inside)
+    del found[where.repository]
+    return (*found.items(), *_on_machine(absolute, host))
+
+
+def _repositories(start: Path) -> Iterator[Folder]:
+    """The one that a folder lies in, the one that this lies in, and so on."""
+    found = folder(start)
+    while found.repository:
+        yield found
+        found = folder(Path(found.root).parent)
+
+
+def _on_machine(absolute: str, host: str) -> tuple[tuple[str, str], ...]:
+    return ((rules.MACHINE + host, absolute),) if host else ()
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder of that name; there is none of a name that no file can have."""
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):
         return False
 
 
-def _content_identity(path: Path) -> str:
+def _identity(path: Path) -> str:
     """Of an existing file, what renaming keeps. With its time: another may get its number."""
     try:
         found = path.stat()
     except (OSError, ValueError):
         return ""
+    if stat.S_ISDIR(found.st_mode):
+        return FOLDER
     return f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else ""
 
 
 def shown(where: Folder, scope: str, path: str) -> str:
     """A claim's path as somebody working in `where` would write it."""
     path = patterns.plain(path)
+    if scope and scope not in ("*", where.repository):
+        return f"{path} (in {scope})"
     if scope:
-        return path if scope == where.repository else f"{path} (in {scope})"
+        return path
     inside = _below(path, _slashed(where.root)) if where.root else None
+    return path if inside is None else inside
+
+
+def from_root(root: str, path: str) -> str:
+    """A path as seen from a folder, if it lies in there."""
+    inside = _below(patterns.normalize(path), _slashed(root)) if root else None
     return path if inside is None else inside
 
 
@@ -181,7 +265,7 @@ def _resolve(path: Path) -> Path:
     """The path without `..` and symlinks, as far as it has no glob in it."""
     parts = path.parts
     plain = next((i for i, part in enumerate(parts) if patterns.is_glob(part)), len(parts))
-    real = Path(*parts[:plain]).resolve()
+    real = _real(Path(*parts[:plain]))
     return Path(patterns.normalize(_slashed(Path(real, *parts[plain:]))))
 
 
@@ -193,7 +277,7 @@ def _existing(path: Path) -> Path:
 def _below(path: str, root: str) -> str | None:
     if path == root:
         return "."
-    return path[len(root) + 1 :] if path.startswith(root.rstrip("/") + "/") else None
+    return path[len(root.rstrip("/")) + 1 :] if path.startswith(root.rstrip("/") + "/") else None
 
 
 def _slashed(path: Path | str) -> str:

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, files, rows, rules, text
+from .. import __version__, files, rows, rules, spelling, text, worktree
 from ..config import Config
 from ..errors import EXIT_STATUS, BusError, Unreachable
 from ..model import KINDS, Agent, Draft, HandOver
 from ..opening import open_bus
 from ..sql.deliveries import PRINTED
+from ..surroundings import Surroundings
 from .archive import export, import_
 from .content import content
 from .doctor import examine, table
@@ -39,13 +40,13 @@ async def send(options: argparse.Namespace, config: Config) -> int:
         return await post(options, settings)
     draft = rules.check_draft(
         Draft(
-            to=tuple(name for name in options.to.split(",") if name.strip()),
+            to=spelling.recipients(options.to),
             content=content(options, files=bool(options.file)).rstrip("\n"),
             kind=next(kind for kind in KINDS if kind == options.kind),
             reply_to=options.reply_to,
             urgent=options.urgent,
             key=options.key,
-            files=await files.measured(os.getcwd(), options.file),  # noqa: PTH109 - as text, like the paths
+            files=await Surroundings(worktree.folder(Path.cwd())).measured(options.file or ()),
             allow_secret=options.allow_secret,
         )
     )

@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from .. import rows, text, worktree
+from .. import processes, rows, text, worktree
 from ..config import Config
 from ..errors import BusError
 from ..model import Claim
@@ -88,7 +88,7 @@ async def _held(config: Config) -> list[tuple[str, Claim]]:
     staged = _staged()
     async with open_bus(config) as bus:
         me = await committer(bus, config, os.environ)
-        places = [worktree.target(where, str(root / path)) for path in staged]
+        places = [worktree.staged(where, path, processes.host()) for path in staged]
         found = await bus.standing(me, places, where.root)
     return [(text.one_line(path, 300), claim) for path, claim in zip(staged, found, strict=True) if claim]
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ..errors import StoreCorrupt
 
-VERSION = 5
+VERSION = 6
 _ADDITIONS = (
     (4, "migrations/0004_heartbeats_and_unread.sql"),
     (5, "migrations/0005_earlier_mail_and_wakes.sql"),
+    (6, "migrations/0006_places_above.sql"),
 )
 """What each version since our first added."""
 _TABLES = frozenset({"agents", "messages", "state"})

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
-from .. import rows, rules, text
+from .. import rows, rules, spelling, text
 from ..errors import InvalidInput
 from ..model import Draft
 from ..session import Session
@@ -113,6 +113,14 @@ def _listed(value: OneOrMore) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
+def _several(value: object) -> object:
+    """A list, also where only one is given."""
+    return [value] if isinstance(value, str) else value
+
+
+Several = Annotated[list[str], BeforeValidator(_several)]
+
+
 def _seconds(value: object) -> object:
     """`90`, `"90"`, `"90s"`, `"30m"`, `"2h"`, `"1d"` as seconds."""
     return rules.parse_seconds(value) if isinstance(value, str) else value
@@ -131,7 +139,7 @@ class Nothing(Arguments):
 class Register(Arguments):
     name: str
     role: str = ""
-    owns: list[str] | None = None
+    owns: Several | None = None
     channel: str = ""
 
 
@@ -142,7 +150,9 @@ async def register(session: Session, args: Register) -> Answer:
     role = f" ({args.role})" if args.role else ""
     where = "" if binding.address.channel == rules.DEFAULT_CHANNEL else f" on channel '{binding.address.channel}'"
     mail = f" {text.plural(unread, 'unread message')}: call inbox." if unread else ""
-    return f"registered '{binding.address.name}'{role}{where}. {text.roster_line(roster)}{mail}"
+    owned = session.surroundings.owned(args.owns or [])
+    owns = f", owning {', '.join(map(repr, owned))}" if owned != (args.owns or []) else ""
+    return f"registered '{binding.address.name}'{role}{where}{owns}. {text.roster_line(roster)}{mail}"
 
 
 @tool(Nothing, changes=False)
@@ -193,7 +203,7 @@ class Send(Arguments):
     tags: list[str] | None = None
     ttl: Seconds | None = None
     key: str = ""
-    files: list[str] | None = None
+    files: Several | None = None
     allow_secret: bool = False
 
 
@@ -203,7 +213,7 @@ async def send(session: Session, args: Send) -> Answer:
     (kept for them). kind: request = answer expected, fyi = never wakes. A key makes a retry harmless. files: paths,
     sent with size and sha256. Likely secrets are refused unless allow_secret."""
     draft = Draft(
-        to=tuple(_listed(args.to)),
+        to=spelling.recipients(args.to),
         content=args.content,
         kind=args.kind,
         reply_to=args.reply_to,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
 from .. import patterns, rules
 from ..errors import ClaimHeld, ClaimOfOther, InvalidInput, TooLarge
-from ..model import Address, Claim, Place
-from ..patterns import Effort, Exhausted
+from ..model import FOLDER, Address, Claim, Place
+from ..patterns import Effort, Exhausted, Kind, Stems
 from . import bindings, events
 from .transaction import Row, Transaction
+
+ANYWHERE = "*"
+"""The scope of relative paths that the original's claims have: of which repository, it did not note."""
 
 Places = list[Place] | list[tuple[str, str]]
 
@@ -39,12 +45,14 @@ def claim(
         raise InvalidInput("path is empty: name a path, a glob, a resource such as port:8080, or a list of them")
     wanted = _checked(places)
     effort = Effort(rules.MAX_EFFORT)
+    others = Others(tx, me, wanted, tree)
     for place in wanted:
-        held = holding(tx, me, place, effort, tree=tree, shared=shared)
+        held = others.against(place, effort, shared=shared)
         if held:
             raise ClaimHeld(place.path, held.path, held.owner, held.expires - tx.now, held.reason)
+    _end_expired(tx)
     for place in wanted:
-        put(tx, me, place, Claim(place.path, place.scope, me.name, shared, reason, tx.now + ttl))
+        _put(tx, me, place, Claim(place.path, place.scope, me.name, shared, reason, tx.now + ttl))
         events.append(tx, me, "claim", place.path, reason)
     for of, owner, limit, globs in (
         (f"of '{me.name}'", me.name, rules.MAX_CLAIMS, rules.MAX_GLOB_CLAIMS),
@@ -60,7 +68,7 @@ def _checked(places: Places) -> list[Place]:
     rules.check_place_count(len(places))
     wanted = [Place(*place) for place in places]
     for place in wanted:
-        rules.check_place(place.scope, place.path)
+        rules.check_place(place)
     return wanted
 
 
@@ -86,6 +94,10 @@ def has_room(tx: Transaction, me: Address) -> bool:
 def put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") -> None:
     """Store a claim of `me`, or renew it. Claims whose time was over by now stay so if the clock goes back."""
     _end_expired(tx)
+    _put(tx, me, place, new, tree)
+
+
+def _put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") -> None:
     tx.run(
         "INSERT INTO claims (channel, scope, path, stem, owner, shared, reason, edit, tree, file, created, expires) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, scope, path, owner, tree) DO UPDATE SET "
@@ -94,7 +106,7 @@ def put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") 
         me.channel,
         place.scope,
         place.path,
-        patterns.stem(place.path).casefold(),
+        _stem(place.path),
         me.name,
         int(new.shared),
         new.reason,
@@ -104,76 +116,186 @@ def put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") 
         tx.now,
         new.expires,
     )
+    key = (me.channel, place.scope, place.path, me.name, tree)
+    for scope, path in place.above:
+        tx.run(
+            "INSERT INTO claims_above (claim, scope, path, stem) SELECT id, ?, ?, ? FROM claims "
+            "WHERE channel = ? AND scope = ? AND path = ? AND owner = ? AND tree = ? ON CONFLICT DO NOTHING",
+            scope,
+            path,
+            _stem(path),
+            *key,
+        )
 
 
 def holding(
     tx: Transaction, me: Address, place: Place, effort: Effort, *, tree: str = "", shared: bool = False
 ) -> Claim | None:
-    """The claim of somebody else that stands against `me` having the place.
+    """The claim of somebody else that stands against `me` having the place; see `Others.against`."""
+    return Others(tx, me, [place], tree).against(place, effort, shared=shared)
 
-    Sessions found dead on the way are ended, and their claims with them. Raises `TooLarge`
-    if the effort is not enough to compare the place with all that there are.
+
+class Others:
+    """What others claim, as far as it can stand against `me` having one of the places."""
+
+    def __init__(self, tx: Transaction, me: Address, places: Sequence[Place], tree: str) -> None:
+        self._tx = tx
+        self._channel = me.channel
+        self._found = _Near(tx, "c.channel = ? AND c.owner != ? AND c.expires > ?", me, places, tree)
+        self._gone: set[str] = set()
+
+    def against(self, place: Place, effort: Effort, *, shared: bool, is_file: bool = False) -> Claim | None:
+        """The oldest claim that stands against having the place, which may be known to be a file.
+
+        Sessions found dead on the way are ended, and their claims with them. Raises `TooLarge`
+        if the effort is not enough to compare the place with all that there are.
+        """
+        for row in self._found.meeting(place, effort, is_file=is_file):
+            if (shared and row["shared"]) or row["owner"] in self._gone:
+                continue
+            if _owner_present(self._tx, Address(row["owner"], self._channel)):
+                return _claim(row)
+            self._gone.add(row["owner"])
+        return None
+
+
+class Sharing:
+    """Shared claims of `me` on some places, as others may have with it."""
+
+    def __init__(self, tx: Transaction, me: Address, places: Sequence[Place]) -> None:
+        condition = "c.channel = ? AND c.owner = ? AND c.expires > ? AND c.shared = 1"
+        self._found = _Near(tx, condition, me, places, None)
+
+    def has(self, place: Place, effort: Effort) -> bool:
+        """Whether there is one on this file."""
+        return any(self._found.meeting(place, effort, is_file=True))
+
+
+class _Near:
+    """Some claims of a channel, each read once, to be compared with places by what their paths begin with.
+
+    Claims that edits made hold in working tree `tree` only (None: in any), and for the very
+    same file of this machine.
     """
-    stem = patterns.stem(place.path).casefold()
-    rows = tx.all(
-        "SELECT scope, path, owner, shared, reason, expires, edit, file FROM claims "
-        "WHERE channel = ? AND owner != ? AND expires > ? AND (tree = '' OR tree = ?) AND ((file != '' AND file = ?) "
-        "OR (scope = ? AND (SUBSTR(?, 1, LENGTH(stem)) = stem OR SUBSTR(stem, 1, LENGTH(?)) = ?))) ORDER BY id",
-        me.channel,
-        me.name,
-        tx.now,
-        tree,
-        place.file,
-        place.scope,
-        stem,
-        stem,
-        stem,
+
+    def __init__(self, tx: Transaction, condition: str, me: Address, places: Sequence[Place], tree: str | None) -> None:
+        self._rows: dict[int, Row] = {}
+        self._files: dict[str, list[int]] = defaultdict(list)
+        paths: dict[str, list[tuple[str, tuple[int, str]]]] = defaultdict(list)
+        for row in _rows_near(tx, condition, (me.channel, me.name, tx.now), places):
+            here = tree is None or row["tree"] in ("", tree)
+            if not here and not rules.is_machine(row["at"]):
+                continue
+            self._rows[row["id"]] = row
+            path = patterns.normalize(row["named"]) if row["at"] == ANYWHERE else row["named"]
+            paths[row["at"]].append((_stem(path), (row["id"], path)))
+            if here and row["file"] not in ("", FOLDER):
+                self._files[row["file"]].append(row["id"])
+        self._paths = {scope: Stems(found) for scope, found in paths.items()}
+
+    def meeting(self, place: Place, effort: Effort, *, is_file: bool) -> Iterator[Row]:
+        """Claims that meet the place, the oldest first: by path or, for a file that moved, by its identity."""
+        met = set(self._files.get(place.file, ()))
+        try:
+            met.update(self._met(place, "file" if is_file else kind_of(place.file), effort))
+        except Exhausted:
+            raise TooLarge(
+                f"'{place.path}' and what comes with it is too much to compare with all claims on the channel: name "
+                "fewer paths at once, and fewer wildcards"
+            ) from None
+        return (self._rows[number] for number in sorted(met))
+
+    def _met(self, place: Place, kind: Kind, effort: Effort) -> Iterator[int]:
+        for scope, path in _spellings(place):
+            if scope not in self._paths:
+                continue
+            for number, claimed in self._paths[scope].near(_stem(path), effort):
+                row = self._rows[number]
+                if rules.is_machine(scope) and not _by_machine(row, place):
+                    continue
+                its = "file" if row["edit"] else kind_of(row["file"])
+                if _meet(scope, claimed, path, (its, kind), effort):
+                    yield number
+
+
+def _rows_near(
+    tx: Transaction, condition: str, values: tuple[str | float, ...], places: Sequence[Place]
+) -> Iterator[Row]:
+    """Claims that may meet one of the places, and some more: each of their spellings, `named` in scope `at`."""
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for scope, path in (spelling for place in places for spelling in _spellings(place)):
+        wanted[scope].append(_stem(path))
+    if not wanted:
+        return
+    begins = [value for scope, stems in wanted.items() for value in (scope, _common(stems))]
+    table = f"WITH wanted (scope, begins) AS (VALUES {', '.join(['(?, ?)'] * len(wanted))})"
+    yield from tx.all(
+        f"{table} SELECT {_COLUMNS}, c.scope AS at, c.path AS named FROM wanted w "
+        f"JOIN claims c ON c.scope = w.scope WHERE {condition} AND {_NEAR.format(stem='c.stem')} "
+        f"UNION ALL SELECT {_COLUMNS}, a.scope, a.path FROM wanted w JOIN claims_above a ON a.scope = w.scope "
+        f"JOIN claims c ON c.id = a.claim WHERE {condition} AND {_NEAR.format(stem='a.stem')} "
+        "AND (a.scope NOT LIKE ? OR ? OR c.scope = '' OR c.edit = 1)",  # as `_by_machine`
+        *begins,
+        *values,
+        *values,
+        f"{rules.MACHINE}%",
+        int(any(not place.scope for place in places)),
     )
-    gone: set[str] = set()
-    for row in rows:
-        if (shared and row["shared"]) or row["owner"] in gone or not _meet(row, place, effort):
-            continue
-        if _owner_present(tx, Address(row["owner"], me.channel)):
-            return _claim(row)
-        gone.add(row["owner"])
-    return None
+    files = sorted({place.file for place in places} - {"", FOLDER})
+    if files:
+        yield from tx.all(
+            f"SELECT {_COLUMNS}, c.scope AS at, c.path AS named FROM claims c "
+            f"WHERE {condition} AND c.file IN ({', '.join('?' * len(files))})",
+            *values,
+            *files,
+        )
 
 
-def shares(tx: Transaction, me: Address, place: Place, effort: Effort) -> bool:
-    """Whether `me` has a shared claim on the place, as others may have with it."""
-    rows = tx.all(
-        "SELECT scope, path, file FROM claims WHERE channel = ? AND owner = ? AND shared = 1 AND expires > ?",
-        me.channel,
-        me.name,
-        tx.now,
-    )
-    return any(_meet(row, place, effort) for row in rows)
+_COLUMNS = "c.id, c.scope, c.path, c.owner, c.shared, c.reason, c.expires, c.edit, c.tree, c.file"
+_NEAR = "(SUBSTR(w.begins, 1, LENGTH({stem})) = {stem} OR SUBSTR({stem}, 1, LENGTH(w.begins)) = w.begins)"
+"""Whether one begins with the other: else no path has both."""
 
 
-def _meet(row: Row, place: Place, effort: Effort) -> bool:
-    """Whether the claim covers the place, by path or, for a file that was moved, by its identity.
+def _by_machine(row: Row, place: Place) -> bool:
+    """Whether they are compared by where they lie on their machine.
+
+    That is for what lies in no repository, and for what an edit claimed in another one. Within
+    one repository only its own paths count: a worktree may lie in a folder of another.
+    """
+    return "" in (row["scope"], place.scope) or (row["edit"] and row["scope"] != place.scope)
+
+
+def _spellings(place: Place) -> tuple[tuple[str, str], ...]:
+    return (place.scope, place.path), *place.above, (ANYWHERE, place.path)
+
+
+def _common(texts: Sequence[str]) -> str:
+    """What all of them begin with."""
+    first, last = min(texts), max(texts)
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:same]
+
+
+def _stem(path: str) -> str:
+    return patterns.stem(path).casefold()
+
+
+def kind_of(file: str) -> Kind:
+    """What the path of a claim is known to name, from the identity that is stored with it."""
+    return "folder" if file == FOLDER else "file" if file else ""
+
+
+def _meet(scope: str, one: str, other: str, kinds: tuple[Kind, Kind], effort: Effort) -> bool:
+    """Whether two places of one scope have something in common.
 
     Capitals make no difference: some file systems do not tell them apart.
     """
-    if place.file and row["file"] == place.file:
-        return True
-    path: str = row["path"]
-    if row["scope"] != place.scope:
-        return False
-    if rules.is_resource(path) or rules.is_resource(place.path):
-        return path == place.path
-    try:
-        return _overlap(path, place.path, effort)
-    except Exhausted:
-        raise TooLarge(
-            f"'{place.path}' and what comes with it is too much to compare with all claims on the channel: name fewer "
-            "paths at once, and fewer wildcards"
-        ) from None
-
-
-def _overlap(one: str, other: str, effort: Effort) -> bool:
+    if scope == "" and (rules.is_resource(one) or rules.is_resource(other)):
+        return one == other
     folded = one.casefold(), other.casefold()
-    return patterns.overlap(one, other, effort) or ((one, other) != folded and patterns.overlap(*folded, effort))
+    return patterns.overlap(one, other, effort, kinds=kinds) or (
+        (one, other) != folded and patterns.overlap(*folded, effort, kinds=kinds)
+    )
 
 
 def _owner_present(tx: Transaction, owner: Address) -> bool:
@@ -232,9 +354,10 @@ def _all_of(tx: Transaction, me: Address) -> list[Place]:
 
 def _delete(tx: Transaction, owner: Address, place: Place) -> None:
     tx.run(
-        "DELETE FROM claims WHERE channel = ? AND scope = ? AND path = ? AND owner = ?",
+        "DELETE FROM claims WHERE channel = ? AND scope IN (?, ?) AND path = ? AND owner = ?",
         owner.channel,
         place.scope,
+        ANYWHERE,
         place.path,
         owner.name,
     )
@@ -250,9 +373,11 @@ def _holds(tx: Transaction, me: Address, place: Place) -> bool:
 def _owners(tx: Transaction, channel: str, place: Place) -> list[str]:
     """Who holds this very place. Sessions found dead on the way are ended, and their claims with them."""
     rows = tx.all(
-        "SELECT DISTINCT owner FROM claims WHERE channel = ? AND scope = ? AND path = ? AND expires > ? ORDER BY owner",
+        "SELECT DISTINCT owner FROM claims WHERE channel = ? AND scope IN (?, ?) AND path = ? AND expires > ? "
+        "ORDER BY owner",
         channel,
         place.scope,
+        ANYWHERE,
         place.path,
         tx.now,
     )

@@ -20,7 +20,7 @@ def edit(tx: Transaction, client: Client, place: Place, tree: str, policy: Guard
     if not binding:
         return Verdict("pass"), ()
     me = binding.address
-    held = _against(tx, me, place, tree, Effort(rules.MAX_EFFORT))
+    [held] = _against(tx, me, [place], tree)
     if not held:
         _claim_for_edit(tx, me, place, tree)
         return Verdict("pass"), ()
@@ -32,14 +32,17 @@ def edit(tx: Transaction, client: Client, place: Place, tree: str, policy: Guard
 
 
 def standing(tx: Transaction, me: Address, places: claims.Places, tree: str) -> list[Claim | None]:
-    """For each place the exclusive claim of another that stands against `me`, or None."""
+    """For each place, which is a file, the exclusive claim of another that stands against `me`, or None."""
     rules.check_place_count(len(places))
+    return _against(tx, me, [Place(*place) for place in places], tree)
+
+
+def _against(tx: Transaction, me: Address, files: list[Place], tree: str) -> list[Claim | None]:
+    for file in files:
+        rules.check_place_size(file)
     effort = Effort(rules.MAX_EFFORT)
-    return [_against(tx, me, Place(*place), tree, effort) for place in places]
-
-
-def _against(tx: Transaction, me: Address, place: Place, tree: str, effort: Effort) -> Claim | None:
-    return claims.holding(tx, me, place, effort, tree=tree, shared=claims.shares(tx, me, place, effort))
+    others, sharing = claims.Others(tx, me, files, tree), claims.Sharing(tx, me, files)
+    return [others.against(file, effort, shared=sharing.has(file, effort), is_file=True) for file in files]
 
 
 def _claim_for_edit(tx: Transaction, me: Address, place: Place, tree: str) -> None:
@@ -47,7 +50,7 @@ def _claim_for_edit(tx: Transaction, me: Address, place: Place, tree: str) -> No
 
     Where there are as many as there may be, it claims nothing.
     """
-    if claims.shares(tx, me, place, Effort(rules.MAX_EFFORT)):
+    if claims.Sharing(tx, me, [place]).has(place, Effort(rules.MAX_EFFORT)):
         return
     own = tx.one(
         "SELECT edit, expires FROM claims WHERE channel = ? AND scope = ? AND path = ? AND owner = ? "

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from .. import patterns, rules
-from ..model import Address, Overlap
-from ..patterns import Effort, Exhausted
+from ..model import Address, Overlap, Place
+from ..patterns import Effort, Exhausted, Stems
 from . import bindings
+from .claims import kind_of
 from .transaction import Transaction
 
-_Footprints = dict[str, set[tuple[str, str]]]
+_Footprints = Mapping[str, Collection[Place | tuple[str, str]]]
 
 
 def of(tx: Transaction, me: Address) -> tuple[Overlap, ...]:
@@ -22,16 +22,28 @@ def of(tx: Transaction, me: Address) -> tuple[Overlap, ...]:
     return all_of(prints, {me.name}).get(me.name, ())
 
 
-def footprints(tx: Transaction, channel: str, names: set[str]) -> _Footprints:
-    """What each agent owns or claims, as (repository, pattern)."""
-    prints: _Footprints = {name: set() for name in names}
+def footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[Place]]:
+    """What each agent owns or claims."""
+    prints: dict[str, set[Place]] = {name: set() for name in names}
     for row in tx.all("SELECT name, owns, repository, cwd FROM agents WHERE channel = ? AND owns != '[]'", channel):
         below = "" if row["repository"] or not row["cwd"] else f"{row['cwd']}/"
-        globs = (glob if glob.startswith("/") else below + glob for glob in rules.load_list(row["owns"]))
-        prints.get(row["name"], set()).update((row["repository"], patterns.normalize(glob)) for glob in globs)
-    for row in tx.all("SELECT scope, path, owner FROM claims WHERE channel = ? AND expires > ?", channel, tx.now):
-        if not rules.is_resource(row["path"]):
-            prints.get(row["owner"], set()).add((row["scope"], row["path"]))
+        for glob in rules.load_list(row["owns"]):
+            place = Place("", glob) if glob.startswith("/") else Place(row["repository"], below + glob)
+            prints.get(row["name"], set()).add(place._replace(path=patterns.normalize(place.path)))
+    above: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for row in tx.all(
+        "SELECT a.claim, a.scope, a.path FROM claims_above a JOIN claims c ON c.id = a.claim "
+        "WHERE c.channel = ? AND c.expires > ? ORDER BY a.rowid",
+        channel,
+        tx.now,
+    ):
+        above[row["claim"]].append((row["scope"], row["path"]))
+    for row in tx.all(
+        "SELECT id, scope, path, owner, file FROM claims WHERE channel = ? AND expires > ?", channel, tx.now
+    ):
+        if row["scope"] or not rules.is_resource(row["path"]):
+            place = Place(row["scope"], row["path"], row["file"], tuple(above[row["id"]]))
+            prints.get(row["owner"], set()).add(place)
     return prints
 
 
@@ -46,12 +58,10 @@ def all_of(prints: _Footprints, names: set[str]) -> dict[str, tuple[Overlap, ...
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     everybody = _Prints(prints)
     with contextlib.suppress(Exhausted):
-        for me, scope, path in sorted((name, *place) for name in names for place in prints.get(name, ())):
-            for theirs, other in everybody.near(scope, path, effort):
-                if other != me and patterns.overlap(path, theirs, effort):
-                    shown = patterns.plain(theirs if patterns.is_glob(path) else path)
-                    effort.spend(len(shown))
-                    found[me][other].add(shown)
+        for me, place in sorted((name, Place(*place)) for name in names for place in prints.get(name, ())):
+            for other, shown in everybody.met(me, place, effort):
+                effort.spend(len(shown))
+                found[me][other].add(shown)
     return {
         me: tuple(Overlap(other, tuple(sorted(paths))) for other, paths in sorted(met.items()))
         for me, met in found.items()
@@ -62,22 +72,29 @@ class _Prints:
     """All footprints, to be found by what their paths begin with."""
 
     def __init__(self, prints: _Footprints) -> None:
-        self._sorted: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-        for name, places in prints.items():
-            for scope, path in places:
-                self._sorted[scope].append((patterns.stem(path), path, name))
-        for found in self._sorted.values():
-            found.sort()
+        found: dict[str, list[tuple[str, tuple[str, Place, str]]]] = defaultdict(list)
+        for name, place in ((name, Place(*place)) for name, places in prints.items() for place in places):
+            for scope, path in ((place.scope, place.path), *place.above):
+                found[scope].append((patterns.stem(path), (path, place, name)))
+        self._paths = {scope: Stems(paths) for scope, paths in found.items()}
 
-    def near(self, scope: str, path: str, effort: Effort) -> Iterator[tuple[str, str]]:
-        """(path, name) where one's stem continues the other's; no others can meet."""
-        found, stem = self._sorted.get(scope, []), patterns.stem(path)
-        for size in range(len(stem) + 1):
-            effort.spend(1)
-            begins = stem[:size]
-            for at in range(bisect_left(found, (begins, "", "")), len(found)):
-                its, theirs, name = found[at]
-                if its != begins and not (size == len(stem) and its.startswith(begins)):
-                    break
-                effort.spend(1)
-                yield theirs, name
+    def met(self, me: str, place: Place, effort: Effort) -> Iterator[tuple[str, str]]:
+        """(name, where) of everybody else's that meet the place, once each."""
+        done: set[tuple[str, Place]] = set()
+        for scope, path in ((place.scope, place.path), *place.above):
+            for theirs, other, name in self._near(scope, path, effort):
+                if name == me or (name, other) in done or not _compared(scope, place, other):
+                    continue
+                if patterns.overlap(path, theirs, effort, kinds=(kind_of(place.file), kind_of(other.file))):
+                    done.add((name, other))
+                    yield name, patterns.plain(theirs if patterns.is_glob(path) else path)
+
+    def _near(self, scope: str, path: str, effort: Effort) -> Iterator[tuple[str, Place, str]]:
+        return self._paths[scope].near(patterns.stem(path), effort) if scope in self._paths else iter(())
+
+
+def _compared(scope: str, one: Place, other: Place) -> bool:
+    """Whether the two are compared as what they are in this scope; within one repository only its own paths count."""
+    if rules.is_machine(scope):
+        return "" in (one.scope, other.scope)
+    return one.scope != other.scope or scope == one.scope

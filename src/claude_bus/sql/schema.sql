@@ -1,4 +1,4 @@
--- The bus, version 5. Times are seconds since the epoch; lists are JSON arrays.
+-- The bus, version 6. Times are seconds since the epoch; lists are JSON arrays.
 -- Versions 1 and 2 belong to the original claude-bus; see migrations/.
 
 CREATE TABLE agents (
@@ -151,7 +151,7 @@ CREATE TABLE state_history (
 CREATE TABLE claims (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     channel TEXT    NOT NULL DEFAULT 'default',
-    scope   TEXT    NOT NULL DEFAULT '',       -- repository the path is relative to
+    scope   TEXT    NOT NULL DEFAULT '',       -- repository the path is relative to; '*': any, from the original
     path    TEXT    NOT NULL,
     stem    TEXT    NOT NULL DEFAULT '',       -- what all its paths begin with, without case
     owner   TEXT    NOT NULL,
@@ -159,12 +159,22 @@ CREATE TABLE claims (
     reason  TEXT    NOT NULL DEFAULT '',
     edit    INTEGER NOT NULL DEFAULT 0,        -- 1: made by an edit, for a few minutes
     tree    TEXT    NOT NULL DEFAULT '',       -- the only working tree it holds in, for one made by an edit
-    file    TEXT    NOT NULL DEFAULT '',       -- identity of an existing file, which renaming keeps
+    file    TEXT    NOT NULL DEFAULT '',       -- identity of an existing file, which renaming keeps; or 'folder'
     created REAL    NOT NULL,
     expires REAL    NOT NULL,
     UNIQUE (channel, scope, path, owner, tree),
     FOREIGN KEY (channel, owner) REFERENCES agents (channel, name) ON UPDATE CASCADE
 ) STRICT;
+
+-- The same place as a path of what its repository lies in: another repository, or the machine.
+CREATE TABLE claims_above (
+    claim INTEGER NOT NULL REFERENCES claims (id) ON DELETE CASCADE,
+    scope TEXT    NOT NULL,                    -- a repository above the claim's own, or "host:" and a machine
+    path  TEXT    NOT NULL,
+    stem  TEXT    NOT NULL,                    -- what all its paths begin with, without case
+    PRIMARY KEY (claim, scope, path)
+) STRICT;
+CREATE INDEX claims_above_scope ON claims_above (scope, claim);
 
 -- Edits that were refused once because of a claim; repeated in time, they go through.
 CREATE TABLE refusals (

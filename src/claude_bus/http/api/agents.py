@@ -10,7 +10,7 @@ from fastapi import Query as InQuery
 from pydantic import Field
 from starlette.responses import Response
 
-from ... import rows, rules
+from ... import rows, rules, spelling
 from ..answers import Json
 from . import records
 from .caller import PROGRAM, Calling
@@ -52,7 +52,7 @@ async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> 
     given = given or Join()
     who = caller.looks(name, given.channel)
     role = rules.check_line(given.role, "role")
-    owns = rules.check_owns(given.owns)
+    owns = None if given.owns is None else rules.check_owns(spelling.paths(given.owns, what="owns"))
     await caller.bus.enlist(who, PROGRAM, role, owns)
     mail = await caller.bus.waiting(who)
     return Json({"name": who.name, "channel": who.channel, "pending_count": mail.count + mail.earlier})

@@ -10,7 +10,7 @@ from fastapi import Query as InQuery
 from pydantic import Field
 from starlette.responses import Response
 
-from ... import rows, rules
+from ... import rows, rules, spelling
 from ...model import Claim, Place
 from ..answers import Json
 from . import records
@@ -66,14 +66,22 @@ async def claim(caller: Calling, given: Wanted) -> Response:
 @router.delete("/claims", response_model=records.Released, responses=refusals(409))
 async def release(caller: Calling, given: These | All) -> Response:
     """End some of the name's claims, or all; those it does not hold are no error."""
-    places = _places(given.paths) if isinstance(given, These) else None
     who, bus = caller.acts(given.name, given.channel)
+    places = None
+    if isinstance(given, These):
+        listed = {Place(c.scope, c.path) for c in await bus.list_claims(who.channel) if c.owner == who.name}
+        places = [place for path in given.paths for place in _listed(path, listed)]
     ended = await bus.release(who, places)
     return Json({"released": [place.path for place in ended]})
 
 
 def _places(paths: list[str]) -> list[Place]:
-    return [Place("", rules.check_path(path)) for path in paths]
+    return [Place("", rules.check_path(path)) for path in spelling.paths(paths)]
+
+
+def _listed(path: str, listed: set[Place]) -> list[Place]:
+    """What is written as it is listed is that, however odd; else what it is understood as."""
+    return [Place("", path)] if Place("", path) in listed else _places([path])
 
 
 def _answer(found: list[Claim], status: int = 200) -> Response:

@@ -9,7 +9,7 @@ from fastapi import Query as InQuery
 from pydantic import Field
 from starlette.responses import Response
 
-from ... import rows, rules
+from ... import rows, rules, spelling
 from ...errors import InvalidInput
 from ...model import Draft, Kind
 from ..answers import Json
@@ -72,7 +72,7 @@ async def send(caller: Calling, given: NewMessage, idempotency_key: LineInHeader
 
 def _draft(given: NewMessage, key: str) -> Draft:
     return Draft(
-        to=(given.to,) if isinstance(given.to, str) else tuple(given.to),
+        to=spelling.recipients(given.to),
         content=given.content,
         kind=given.kind,
         reply_to=given.reply_to,

@@ -44,9 +44,31 @@ INSERT INTO state (key, value, version, updated_by, updated_at)
 SELECT key, COALESCE(value, ''), COALESCE(version, 1), COALESCE(updated_by, ''), COALESCE(ts, 0)
 FROM original_state WHERE key IS NOT NULL;
 
-INSERT INTO claims (path, owner, created, expires)
-SELECT path, owner, COALESCE(ts, 0), COALESCE(ts, 0) + COALESCE(ttl, 0)
-FROM original_claims WHERE path IS NOT NULL AND owner IS NOT NULL;
+-- The original's paths are relative to folders that it did not note: they hold in every repository. Resources
+-- (a name of two characters or more before a colon) and absolute paths are what they were.
+WITH resources AS (
+    SELECT path FROM original_claims
+    WHERE path GLOB '[A-Za-z][A-Za-z0-9_.+-]*:[^/\]*' AND path NOT GLOB '* *'
+        AND SUBSTR(path, 1, INSTR(path, ':') - 1) NOT GLOB '*[^A-Za-z0-9_.+-]*'
+),
+spelled AS (
+    SELECT
+        path IN (SELECT path FROM resources) AS resource,
+        RTRIM(REPLACE(CASE WHEN path GLOB './?*' THEN SUBSTR(path, 3) ELSE path END, '\', '/'), '/') AS one,
+        *
+    FROM original_claims WHERE path IS NOT NULL AND owner IS NOT NULL
+)
+INSERT INTO claims (scope, path, owner, created, expires)
+SELECT
+    CASE WHEN resource OR one GLOB '/*' OR one GLOB '[A-Za-z]:/*' THEN '' ELSE '*' END,
+    CASE WHEN resource OR one = '' THEN path ELSE one END,
+    owner,
+    COALESCE(ts, 0),
+    COALESCE(ts, 0) + COALESCE(ttl, 0)
+FROM spelled
+WHERE true
+ORDER BY COALESCE(ts, 0) + COALESCE(ttl, 0) DESC
+ON CONFLICT (channel, scope, path, owner, tree) DO NOTHING;
 
 DROP TABLE original_agents;
 DROP TABLE original_messages;

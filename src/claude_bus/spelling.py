@@ -1,0 +1,424 @@
+"""What people and models write where a path or a name is meant: understood if it can only mean one thing.
+
+`src/{a,b}.ts` are two paths, "`src/a.ts:10-20` (the login)" is one. What could mean
+several things, or nothing that can be claimed, is refused with a word on what to write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from . import rules
+from .errors import InvalidInput
+from .patterns import is_glob, names_files
+
+MAX_WRITTEN = 32_768
+"""Characters of one string, which may be a list."""
+_MAX_READ = MAX_WRITTEN
+"""Characters that are read in all, by what takes more than a glance."""
+_TAIL = 200
+"""Characters in which a place in a file is told."""
+_PLAIN = re.compile(r"[\w./*-]*[\w*-]")
+
+_PAIRS = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "<": ">"}
+_OPENS, _CLOSES = "{[(", "}])"
+_SOURCES = re.compile(
+    r".*\.(?:pyi?|[cm]?[jt]sx?|go|rs|java|kt|c|h|cc|[ch]pp|cs|rb|php|swift|vue|svelte|mdx?|json|ya?ml|toml|s?css|html|sql|sh"
+    r"|txt|xml)"
+)
+"""Names of files in which one points at a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What can be seen of the writer's files, and how paths are written there."""
+
+    exists: Callable[[str], bool] = lambda _path: False
+    """Whether there is a file or folder of that name, seen from the writer's folder."""
+    root: str = ""
+    """The root of its working tree, if its folder is another."""
+    home: str = ""
+    looks: bool = False
+    """Whether anything can be seen at all."""
+    windows: bool = False
+
+
+UNSEEN = Seen()
+"""Of a writer on another machine."""
+
+
+def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path") -> list[str]:
+    """The paths, globs and resources that are meant, each once. Raises `InvalidInput` for what is not clear."""
+    rules.check_place_count(len(written))
+    reading = _Reading(seen, what)
+    waiting, found = list(reversed(written)), dict[str, None]()
+    while waiting:
+        text = waiting.pop()
+        meant = reading.step(text)
+        if meant is None:
+            found[text] = None
+            rules.check_place_count(len(found))
+        else:
+            rules.check_place_count(len(meant))
+            waiting += reversed(meant)
+    return list(found)
+
+
+def recipients(written: str | Sequence[str]) -> tuple[str, ...]:
+    """The names that are meant; whether they are valid ones is for others to say."""
+    texts = [written] if isinstance(written, str) else written
+    if len(texts) > rules.MAX_RECIPIENTS:
+        return tuple(texts)  # too many, which others say
+    return tuple(name for text in texts for name in _recipients(text))
+
+
+def _recipients(text: str) -> Iterator[str]:
+    text = text.strip()
+    items = _json_list(text) if len(text) <= MAX_WRITTEN else None
+    if items is None and re.search(r"[,;\n]", text):
+        items = [item for item in re.split(r"[,;\n]", text.strip("[]")) if item.strip()]
+    if items is not None:
+        for item in items:
+            yield from (item,) if item == text else _recipients(item)
+        return
+    if (bare := _unquoted(text)) is not None:
+        yield from _recipients(bare)
+        return
+    named = re.fullmatch(r"@?([^\s()]+)(?: \([^()]*\))?", text)
+    yield named[1] if named else text
+
+
+class _Reading:
+    """One step of understanding after the other. A step makes a text plainer, or several of one."""
+
+    def __init__(self, seen: Seen, what: str) -> None:
+        self._seen = seen
+        self._what = what
+        self._read = 0
+        self._rules = (
+            self._list_in_a_string,
+            self._quoted,
+            self._linked,
+            self._address,
+            self._mentioned,
+            self._from_home,
+            self._punctuated,
+            self._pointed_at,
+            self._remarked,
+            self._comma_list,
+            self._blank_list,
+            self._braces,
+            self._escaped,
+            self._all_below,
+            self._from_root,
+        )
+
+    def step(self, text: str) -> list[str] | None:
+        """What the text is made of, or None if it is plain: a path, a pattern or a resource."""
+        if len(text) > MAX_WRITTEN:
+            raise InvalidInput(f"{self._what} has {len(text)} characters, at most {MAX_WRITTEN} are read: name fewer")
+        if self._is_there(text):
+            return None
+        bare = text.strip()
+        if not bare:
+            return None if not text else [""]
+        if bare != text:
+            return [bare]
+        if _PLAIN.fullmatch(text) and "..." not in text:
+            return self._from_root(text)
+        self._read += len(text)
+        if self._read > _MAX_READ:
+            raise self._refusal(text, "and what comes with it is too much to read: name fewer paths")
+        for rule in self._rules:
+            if (found := rule(bare)) is not None:
+                return found
+        self._refuse_unclear(bare)
+        return None
+
+    def _is_there(self, text: str) -> bool:
+        return len(text) <= rules.MAX_PATH and not rules.is_resource(text) and self._seen.exists(text)
+
+    def _stands_alone(self, text: str) -> bool:
+        """Whether it is surely a whole path by itself."""
+        text = _unquoted(text) or text
+        if self._is_there(text):
+            return True
+        if not text or re.search(r"\s", text):
+            return False
+        return names_files(text) or text.endswith("/") or ("*" in text and "/" in text)
+
+    def _looks_like_a_path(self, text: str) -> bool:
+        text = (_unquoted(text) or text).removeprefix("@")
+        known = self._stands_alone(text) or "/" in text or is_glob(text)
+        return known or rules.is_resource(text) or text in (".", "..") or "\\" in text
+
+    def _refusal(self, text: str, why: str) -> InvalidInput:
+        return InvalidInput(f"{self._what} {text[:80]!a} {why}")
+
+    # -- several in one
+
+    def _list_in_a_string(self, text: str) -> list[str] | None:
+        if text.startswith(('{"', "{'")):
+            raise self._refusal(text, "is an object: write the path itself, or a list of paths")
+        if (items := _json_list(text)) is not None:
+            return items
+        if not (text.startswith("[") and text.endswith("]")):
+            return None
+        inner = _split(text[1:-1], ",")
+        return inner if len(inner) > 1 and all(map(self._looks_like_a_path, inner)) else None
+
+    def _comma_list(self, text: str) -> list[str] | None:
+        pieces = _split(text, ",;")
+        if len(pieces) < 2:
+            return None
+        rules.check_place_count(len(pieces))
+        if all(map(self._looks_like_a_path, pieces)):
+            return pieces
+        raise self._refusal(
+            text, "may be several paths or one: give several as a list; for one with that name write ? for the comma"
+        )
+
+    def _blank_list(self, text: str) -> list[str] | None:
+        pieces = _split(text, " \t")
+        if len(pieces) < 2:
+            return None
+        rules.check_place_count(len(pieces))
+        if all(self._stands_alone(piece) or rules.is_resource(piece) for piece in pieces):
+            return pieces
+        alone = [piece for n, piece in enumerate(pieces) if self._stands_alone(piece) and self._tells(n, pieces)]
+        if alone:
+            raise self._refusal(
+                text,
+                f"is more than a path: write only {alone[0][:80]!a}, or a list of paths; for one file with that name "
+                "write ? for the blanks",
+            )
+        return None
+
+    def _tells(self, n: int, pieces: list[str]) -> bool:
+        """Whether a piece is a path of its own: the last may be the end of a name with blanks, unless it is there."""
+        return n < len(pieces) - 1 or self._is_there(pieces[n])
+
+    def _braces(self, text: str) -> list[str] | None:
+        group = _brace_group(text)
+        if not group:
+            return None
+        start, end = group
+        return [text[:start] + choice + text[end + 1 :] for choice in _split(text[start + 1 : end], ",", empty=True)]
+
+    # -- what is round a path
+
+    def _quoted(self, text: str) -> list[str] | None:
+        bare = _unquoted(text)
+        return None if bare is None else [bare]
+
+    def _linked(self, text: str) -> list[str] | None:
+        """`[a.ts](src/a.ts)` and `- src/a.ts`."""
+        found = re.fullmatch(r"\[[^\]]*\]\(([^()\s]+)\)|[-*+•]\s+(.+)", text)
+        return [found[1] or found[2]] if found else None
+
+    def _punctuated(self, text: str) -> list[str] | None:
+        bare = text.rstrip(",;:")
+        if text.endswith(".") and not text.endswith("..") and self._stands_alone(text[:-1]):
+            bare = text[:-1]
+        return [bare] if bare and bare != text else None
+
+    def _pointed_at(self, text: str) -> list[str] | None:
+        """`src/a.ts:10-20`, `#L10`, `::test_x`, `:login`, `docs/a.md#setup`."""
+        tail = max(0, len(text) - _TAIL)
+        found = _LINES.fullmatch(text, tail) or _SYMBOL.fullmatch(text, tail)
+        head = text[: found.end(1)] if found else ""
+        if not head or not (self._is_there(head) or names_files(head)):
+            return None
+        if self._is_there(head) or not rules.is_resource(text):
+            return [head]
+        if not _SOURCES.fullmatch(head):
+            return None
+        raise self._refusal(
+            text, f"may be a place in a file or a resource: write {head[:80]!a}, or name it without a dot"
+        )
+
+    def _remarked(self, text: str) -> list[str] | None:
+        """`src/a.ts (the login)`, `src/a.ts - the login`."""
+        head, bracket, _ = text.partition(" (")
+        if bracket and text.endswith(")") and self._stands_alone(head.rstrip()):
+            return [head.rstrip()]
+        found = _AFTER_A_DASH.fullmatch(" ".join(text.split()))
+        if not found or not self._stands_alone(found[1]) or any(map(self._stands_alone, found[2].split()[:_TAIL])):
+            return None
+        return [found[1]]
+
+    # -- other ways to say where
+
+    def _address(self, text: str) -> list[str] | None:
+        """`file:///home/me/a.ts`."""
+        if not re.match(r"file:", text, re.IGNORECASE):
+            if "://" in text and not is_glob(text.partition("://")[0]):
+                raise self._refusal(text, "is an address: write a path, or a resource such as port:8080")
+            return None
+        try:
+            host, path = urlsplit(text).netloc, unquote(urlsplit(text).path)
+        except ValueError:
+            host, path = "?", ""
+        if host not in ("", "localhost"):
+            if not self._seen.looks or not self._seen.exists(f"{host}{path}"):
+                raise self._refusal(text, "names another machine: write the path")
+            return [f"{host}{path}"]
+        return [path[1:] if re.match(r"/[A-Za-z]:", path) else path]
+
+    def _mentioned(self, text: str) -> list[str] | None:
+        """`@src/a.ts`, as prompts mention files."""
+        if not text.startswith("@") or len(text) == 1:
+            return None
+        bare = text[1:]
+        if bare[0] in _PAIRS or self._is_there(bare) or self._is_there(bare.partition("/")[0]):
+            return [bare]
+        if self._is_there(text.partition("/")[0]):
+            return None
+        if _LINES.fullmatch(bare, max(0, len(bare) - _TAIL)):
+            return [bare]
+        raise self._refusal(
+            text, f"may mention a file or be a name: write {bare[:80]!a}, or './{text[:80]}' for a name"
+        )
+
+    def _from_home(self, text: str) -> list[str] | None:
+        found = re.match(r"(?:~|\$HOME|\$\{HOME\}|%USERPROFILE%|\$env:USERPROFILE)(?=[/\\]|$)", text)
+        if found and self._seen.home:
+            return [self._seen.home + text[found.end() :]]
+        if found or re.match(r"~\w[^/\\]*[/\\]", text):
+            raise self._refusal(text, "names a home that is not known here: write the absolute path")
+        found = re.match(r"(?:\$PWD|\$\{PWD\}|\$\(pwd\))(?=[/\\]|$)", text)
+        if found:
+            return ["." + text[found.end() :]]
+        if "${" in text or "$(" in text or re.match(r"\$\w+[/\\]|%\w+%", text):
+            raise self._refusal(text, "has a variable in it, which nobody fills in: write the path itself")
+        return None
+
+    def _escaped(self, text: str) -> list[str] | None:
+        """`my\\ file.ts`, `app/\\[id\\]/page.tsx`, as shells want them."""
+        if self._seen.windows or "\\" not in text or not _ESCAPES.fullmatch(text):
+            return None
+        return [re.sub(r"\\(.)", lambda found: f"[{found[1]}]" if found[1] in "*?[" else found[1], text)]
+
+    def _all_below(self, text: str) -> list[str] | None:
+        """`src/...`, and folders that are named by a glob: `*.app/`."""
+        if text.endswith("/...") or text == "...":
+            return [f"{text[:-3]}**"]
+        bare = text.rstrip("/")
+        return [f"{bare}/**"] if bare != text and is_glob(bare) and names_files(bare) else None
+
+    def _from_root(self, text: str) -> list[str] | None:
+        """A path from the root of the repository, where that is the only one there is."""
+        first = text.lstrip("/").partition("/")[0]
+        if not self._seen.root or not first or is_glob(first) or first in (".", "..") or rules.is_resource(text):
+            return None
+        here = f"/{first}" if text.startswith("/") else first
+        there = self._seen.root.rstrip("/\\")
+        if text.startswith(there) or self._is_there(here) or not self._is_there(f"{there}/{first}"):
+            return None
+        return [f"{there}/{text.lstrip('/')}"]
+
+    # -- what cannot be understood
+
+    def _refuse_unclear(self, text: str) -> None:
+        """Raise for what would be claimed and hold nothing."""
+        if rules.is_resource(text):
+            self._refuse_no_resource(text)
+            return
+        if text.rfind("{") > text.rfind("}") and "," in text[text.rfind("{") :]:
+            raise self._refusal(text, "has a brace that is not closed: name each path in a list")
+        for sign, why in _UNCLEAR:
+            if re.search(sign, text):
+                raise self._refusal(text, why)
+        if self._seen.looks and not self._seen.windows and re.match(r"[A-Za-z]:[\\/]|\\\\", text):
+            raise self._refusal(text, "is a path of Windows: write it as it is on this machine")
+
+    def _refuse_no_resource(self, text: str) -> None:
+        kind, _, rest = text.partition(":")
+        if is_glob(text):
+            raise self._refusal(text, "is a resource, which is one name: claim each of them by its own")
+        if kind in _NO_KINDS or (names_files(rest) and self._is_there(rest)):
+            raise self._refusal(text, f"looks like a path with something before it: write {rest[:80]!a}")
+
+
+_LINES = re.compile(
+    r"(.*?[^:#\s])(?:::?L?\d+(?:[-–:,]+L?\d+)*|#L\d+(?:C\d+)?(?:[-–]L?\d+(?:C\d+)?)?|#\d+(?:-\d+)?"
+    r"|\s+\(?(?:lines?|ll?\.)\s*\d+(?:\s*(?:[-–,]|to)\s*\d+)*\)?)",
+    re.IGNORECASE,
+)
+_SYMBOL = re.compile(r"(.*?[^:#\s])(?:::\S+|:[A-Za-z_]\w*(?:\(\))?|#[\w-]+)")
+_AFTER_A_DASH = re.compile(r"(\S.*?)(?: (?:[-–—]{1,3}|#|//) |: )(\S.*)")
+_ESCAPES = re.compile(r"(?:[^\\]|\\[ ()\[\]{}'\"&$*?!#;,|<>~`])+")
+_NO_KINDS = frozenset({"HEAD", "ORIG_HEAD", "FETCH_HEAD", "path", "paths", "glob", "folder", "dir", "git"})
+_UNCLEAR = (
+    (r"^!", "excludes something, which a claim cannot: name what you edit"),
+    (r"[@+!?*]\([^)]*\)|\|", "has alternatives that are no glob: name each, as {a,b} or in a list"),
+    (r"\{\w+\.\.\w+(?:\.\.\w+)?\}", "has a range in braces: name each, or use [0-9]"),
+    (r"\.\*\\", "looks like a regular expression: write a glob such as src/**/*.py"),
+    (r"[\"`“”]|=>", "is not one path: write only the path, or a list of paths"),
+)
+
+
+def _json_list(text: str) -> list[str] | None:
+    """The strings of a list in a string, as JSON or Python write it."""
+    items: list[object]
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        items = [_in_single_quotes(piece) for piece in _split(text[1:-1], ",")]
+    strings = [item for item in items if isinstance(item, str)]
+    return strings if strings and len(strings) == len(items) else None
+
+
+def _in_single_quotes(text: str) -> str | None:
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] == "'" else None
+
+
+def _unquoted(text: str) -> str | None:
+    """What stands in quotes, if all of it does."""
+    if len(text) < 3 or _PAIRS.get(text[0]) != text[-1]:
+        return None
+    inner = text[1:-1]
+    return None if text[-1] in inner.strip(text[-1]) else inner.strip(text[-1]) or None
+
+
+def _split(text: str, separators: str, *, empty: bool = False) -> list[str]:
+    """The pieces between separators, but not between those in quotes or brackets."""
+    if not set(separators) & set(text):
+        return [text]
+    pieces, depth, quote, start = [], 0, "", 0
+    for at, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in '`"' or (char == "'" and text[at - 1 : at] in ("", " ", *separators)):
+            quote = char if text.find(char, at + 1) > 0 else ""
+        elif char in _OPENS:
+            depth += 1
+        elif char in _CLOSES:
+            depth = max(0, depth - 1)
+        elif char in separators and depth == 0:
+            pieces.append(text[start:at].strip())
+            start = at + 1
+    pieces.append(text[start:].strip())
+    return pieces if empty else [piece for piece in pieces if piece]
+
+
+def _brace_group(text: str) -> tuple[int, int] | None:
+    """Where the first braces with a choice in them begin and end."""
+    opened: list[tuple[int, bool]] = []
+    found: list[tuple[int, int]] = []
+    for at, char in enumerate(text):
+        if char == "{":
+            opened.append((at, False))
+        elif char == "," and opened:
+            opened[-1] = (opened[-1][0], True)
+        elif char == "}" and opened:
+            start, choice = opened.pop()
+            if choice:
+                found.append((start, at))
+    return min(found, default=None)
