@@ -241,8 +241,10 @@ def test_an_old_python_is_named(newcomer: User, tmp_path: Path, told: str) -> No
     done = newcomer.run()
     assert (done.returncode, done.stderr) == (
         1,
-        "install_claude_bus.sh: needed is Python 3.11 or newer, or uv: https://docs.astral.sh/uv "
-        f"(python3 here is {told})\n",
+        (
+            "install_claude_bus.sh: needed is Python 3.11 or newer, or uv: https://docs.astral.sh/uv "
+            f"(python3 here is {told})\n"
+        ),
     )
 
 

@@ -10,8 +10,8 @@ from claude_bus import worktree
 from claude_bus.errors import ClaimHeld
 from claude_bus.model import Folder
 from claude_bus.session import Session
+from repository_under_test import Repository
 from sessions_under_test import Party
-from test_git_guard import Repository
 from working_trees import git, repository
 
 pytestmark = pytest.mark.anyio
