@@ -239,13 +239,9 @@ def test_an_old_python_is_named(newcomer: User, tmp_path: Path, told: str) -> No
     old.chmod(0o755)
     newcomer.env["PATH"] = str(programs)
     done = newcomer.run()
-    assert (done.returncode, done.stderr) == (
-        1,
-        (
-            "install_claude_bus.sh: needed is Python 3.11 or newer, or uv: https://docs.astral.sh/uv "
-            f"(python3 here is {told})\n"
-        ),
-    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("install_claude_bus.sh: needed is Python 3.11 or newer, or uv: ")
+    assert done.stderr.endswith(f" (python3 here is {told})\n")
 
 
 def test_an_old_python_that_runs_the_package_is_told(newcomer: User) -> None:

@@ -250,14 +250,16 @@ def test_another_server_of_that_name_makes_room_and_comes_back(
     assert not kept.exists()
 
 
-def test_a_server_elsewhere_stays(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """One at an address was put there on purpose; hooks would not work with it."""
-    machine.claude.has(mcpServers={"bus": {"type": "http", "url": "https://bus.example.org/mcp"}})
-    before = machine.files()
-    machine.setup(status=1)
-    assert "https://bus.example.org/mcp" in capsys.readouterr().err
-    assert machine.files() == before
+def test_a_served_bus_stays_and_gets_hooks(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server at an address was put there on purpose: nothing is registered instead, hooks call it, and it stays."""
+    served = {"type": "http", "url": "https://bus.example.org/mcp"}
+    machine.claude.has(mcpServers={"bus": served})
+    machine.setup()
+    assert "they call the bus at https://bus.example.org/mcp" in capsys.readouterr().out
+    assert (machine.claude.server, machine.read()["hooks"]) == (served, HOOKS)
     assert machine.problems() == []
+    machine.remove()
+    assert (machine.claude.server, machine.settings.exists()) == (served, False)
 
 
 def test_hooks_of_the_original_are_replaced(machine: Machine) -> None:

@@ -94,8 +94,7 @@ def server(case: Case) -> Iterator[Finding]:
     if there is None:
         yield _unregistered(case)
     elif "url" in there:
-        told = f"'{SERVER}' is at {there['url']}: no hooks, mail is read when a session calls inbox"
-        yield Finding("server", None, told)
+        yield Finding("server", None, f"'{SERVER}' is served at {there['url']}")
     elif case.server is None:
         told = f"'{SERVER}' is another program: {registration.shown(there)}; to replace it, {case.setup}"
         yield Finding("server", False, told)
@@ -177,7 +176,7 @@ def _own_hooks(case: Case, document: dict[str, Any]) -> Finding:
         return Finding("hooks", not there, told)
     if not there:
         wanted = case.server is not None and any(found.knows_hooks for found in case.clients[:1])
-        told = f"none, so mail does not come by itself; {case.setup}" if wanted else "none"
+        told = f"none, so mail does not come by itself; {case.setup}" if case.known.server else "none"
         return Finding("hooks", False if wanted else None, told)
     if there == claude_settings.hooks_of(case.program.plugin):
         return Finding("hooks", True, f"{text.plural(len(there), 'event')} in {place}")

@@ -117,11 +117,8 @@ def _server(at: Situation) -> list[Step]:
     if at.known.plugins:
         ours = there is not None and registration.is_known(there)
         return [Step("server", f"'{SERVER}' is registered no more: the plugin has its own", _unregister(at))] * ours
-    if there is not None and "url" in there:
-        raise Refused(
-            f"a server '{SERVER}' is registered at {there['url']}, and stays. Hooks need a local server: to have one "
-            f"on the same bus, run `claude mcp remove -s user {SERVER}`, set BUS_URL, then run setup again"
-        )
+    if there is not None and "url" in there:  # a served bus, which the user has chosen
+        return []
     if there is not None and registration.command_of(there) == list(at.program.command):
         return []
     text = f"register '{SERVER}' for all your projects: {shlex.join(at.program.command)}"
@@ -158,7 +155,9 @@ def _settings(at: Situation, rule: str) -> list[Step]:
         return []
     parts = []
     if hooked != document:
-        parts.append(f"hooks for {len(hooks)} events" if hooks else "no hooks any more")
+        called = (at.known.server or {}).get("url")
+        where = f" (they call the bus at {called})" if called else ""
+        parts.append(f"hooks for {len(hooks)} events{where}" if hooks else "no hooks any more")
         parts += ["without the original's hooks"] * bool(claude_settings.originals(document))
     parts += [f'permission "{rule}"'] * bool(rule and rule not in claude_settings.allowed(document))
     text = f"{', '.join(parts)}: {at.known.settings}"
