@@ -178,6 +178,16 @@ def test_a_client_that_does_not_know_our_hooks_gets_none(
     assert "2.1.118 or newer" in capsys.readouterr().out.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [("2.1.332", (2, 1, 332)), ("node 20.11.1\n2.1.9", (2, 1, 9)), ("3.0.0-beta.1", (3, 0, 0)), ("none", None)],
+)
+def test_versions_are_understood(machine: Machine, told: str, version: tuple[int, ...] | None) -> None:
+    """Also with a wrapper's remark before it."""
+    client = FakeClaude(machine.claude.folder, machine.claude.state, told)
+    assert registration.Client(str(client.program)).version == version
+
+
 def test_an_older_client_gets_its_settings_back(machine: Machine) -> None:
     """Once it is there instead of a newer one, doctor says so and setup takes the hooks out; an update brings them."""
     machine.setup()

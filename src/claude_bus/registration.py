@@ -26,7 +26,8 @@ from .claude_settings import HOOKS_SINCE, SERVER, Refused
 
 _PATIENCE = 120.0
 """Seconds until a command of the client is given up."""
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_VERSIONS = (re.compile(r"(\d+)\.(\d+)\.(\d+)\S* \(Claude Code\)"), re.compile(r"(\d+)\.(\d+)\.(\d+)"))
+"""How a client tells its version; a wrapper may print another program's before."""
 _KNOWN = re.compile(r"claude[-_]bus|\bbus_server\.py\b|\.claude-plugin[/\\]launch\.py")
 """What the command of a server of ours holds, and that of the original."""
 _UV_CACHE = re.compile(r"(archive|env\w+|builds)-v\d+")
@@ -47,9 +48,10 @@ class Client:
     def version(self) -> tuple[int, ...] | None:
         """Its version; None if it does not tell."""
         try:
-            found = _VERSION.search(self.run("--version").stdout)
+            told = self.run("--version").stdout
         except Refused:
             return None
+        found = next((match for form in _VERSIONS if (match := form.search(told))), None)
         return tuple(map(int, found.groups())) if found else None
 
     @property
