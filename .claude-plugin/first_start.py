@@ -31,8 +31,10 @@ PAUSES = (15.0, 60.0, 300.0, 900.0)
 """Seconds until it is tried again by itself, by the number of failures before."""
 SOON = 10.0
 """Seconds after a failure from which a tool call tries it again."""
-LOOK, GLANCE = 0.2, 2.0
-"""Seconds between looks at the builder, and for what others have made."""
+LOOK = 0.2
+"""Seconds between looks at the builder."""
+GLANCE = 2.0
+"""Seconds between looks for what another session has made."""
 
 OPENED = "CLAUDE_BUS_OPENED"
 MODERN = "io.modelcontextprotocol/protocolVersion"
@@ -65,7 +67,7 @@ def tell(why: str) -> int:
     conversation = Conversation()
     for data in chunks(lambda: GLANCE, conversation.take_up()):
         conversation.hear(data)
-        conversation.settle(f"claude-bus cannot run: {why}", f"bus: it cannot run: {why}")
+        conversation.settle(f"claude-bus cannot start: {why}", f"bus: it cannot start: {why}")
     return 1
 
 
@@ -185,14 +187,14 @@ class FirstStart:
 
     def _settle(self) -> None:
         attempt, conversation = self._attempt, self._conversation
-        if conversation.is_asked():
+        if conversation.asks():
             attempt.ask()
         if attempt.goes_on:
             so_far = int(time.monotonic() - attempt.began)
             conversation.settle(BEING_MADE.format(so_far), FETCHING, held=HOLD)
         else:
-            said = f"claude-bus cannot run yet: {attempt.why}. {AGAIN} The whole story is in {attempt.log}"
-            conversation.settle(said, f"bus: it cannot run yet: {attempt.why}")
+            said = f"claude-bus cannot start yet: {attempt.why}. {AGAIN} The whole story is in {attempt.log}"
+            conversation.settle(said, f"bus: it cannot start yet: {attempt.why}")
 
 
 class Conversation:
@@ -209,10 +211,12 @@ class Conversation:
         self._of_subagents: list[str] = []
         self._rest = b""
         self._told: set[str] = set()
+        self._wanted = False
 
-    def is_asked(self) -> bool:
-        """Whether somebody wants the server now: a model that calls a tool, or a person with a prompt."""
-        return bool(self._calls) or any(is_prompt(message) for message in self._hooks)
+    def asks(self) -> bool:
+        """Whether somebody wanted the server since this was asked: a model that calls a tool, a person's prompt."""
+        wanted, self._wanted = self._wanted, False
+        return wanted
 
     # -- the client
 
@@ -240,6 +244,7 @@ class Conversation:
         arguments = params.get("arguments")
         arguments = arguments if isinstance(arguments, dict) else {}
         if params.get("name") != "hook":
+            self._wanted = True
             self._calls[message["id"]] = call = Call(line, message, params)
             if call.tool_use in self._of_subagents:  # the server would take it for the session's own
                 call.patience = 0.0
@@ -248,6 +253,7 @@ class Conversation:
         if arguments.get("tool_use_id") and arguments.get("agent_id"):
             self._of_subagents.append(str(arguments["tool_use_id"]))
         self._hooks.append({**message, "params": {**params, "arguments": arguments}})
+        self._wanted = self._wanted or is_prompt(self._hooks[-1])
 
     def _answer(self, line: bytes, message: dict[str, Any], params: dict[str, Any]) -> None:
         method, modern = message["method"], is_modern(params)

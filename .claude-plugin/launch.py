@@ -83,7 +83,8 @@ def become(python: str, environment: str, args: list[str]) -> int:
 
         return subprocess.call(command)  # noqa: S603
     except OSError as error:
-        raise Failed(f"cannot run {python}: {error}") from error
+        whose = "" if environment else "CLAUDE_BUS_PYTHON: "
+        raise Failed(f"{whose}cannot run {python}: {error}") from error
 
 
 def run(environment: str, args: list[str]) -> int:
