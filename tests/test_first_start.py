@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import server_answers
+from claude_bus import supervisor
 from environment_under_test import LAUNCHER, Launched, Uv, launched, made, named, user
 from processes_under_test import PATIENCE, Peer, Wire, answer, eventually
 from server_answers import NEWEST
@@ -344,6 +345,12 @@ def test_a_chosen_interpreter_that_cannot_be_used(plugin: Path, data: Path, chos
         assert "CLAUDE_BUS_PYTHON" in told.text
         assert "CLAUDE_BUS_PYTHON" in prompt(server)["systemMessage"]
         assert server.end() == 1
+
+
+def test_both_sides_know_the_same_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the launcher leaves what was said, the supervisor looks for it; neither can import the other."""
+    monkeypatch.syspath_prepend(str(LAUNCHER))
+    assert importlib.import_module("first_start").OPENED == supervisor.OPENED
 
 
 # -- why it failed -------------------------------------------------------------------------

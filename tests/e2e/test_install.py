@@ -169,6 +169,27 @@ def test_a_clone_as_a_project_beside_the_plugin(box: Sandbox, repository: Path, 
     assert known.tool_results()[-1] == "frontend"
 
 
+@pytest.mark.parametrize("way", ["switched off", "named as its hooks do"])
+def test_with_servers_of_a_file_alone(box: Sandbox, repository: Path, tmp_path: Path, way: str) -> None:
+    """--strict-mcp-config takes the plugin's server away, not its hooks: the documented ways keep it quiet."""
+    box.run("plugin", "marketplace", "add", str(repository))
+    box.run("plugin", "install", "bus@claude-bus")
+    server = {"command": "python3", "args": [str(repository / ".claude-plugin" / "launch.py")]}
+    servers, options = tmp_path / "servers.json", ["--permission-mode", "manual"]
+    if way == "switched off":
+        options += ["--settings", json.dumps({"enabledPlugins": {"bus@claude-bus": False}})]
+    servers.write_text(json.dumps({"mcpServers": {} if way == "switched off" else {"plugin:bus:bus": server}}))
+    options += ["--strict-mcp-config", "--mcp-config", str(servers)]
+    with FakeAnthropic() as model, Tui(box, *options, env={"ANTHROPIC_BASE_URL": model.url}) as tui:
+        tui.prompt("hello")
+        model.wait_main(1)
+        tui.wait_until_idle()
+        tui.prompt("again")
+        model.wait_main(2)
+        tui.wait_until_idle()
+        assert "not connected" not in tui.screen()
+
+
 def open_project(box: Sandbox, folder: Path) -> None:
     box.settings(enableAllProjectMcpServers=True, permissions={"allow": ["mcp__bus", "mcp__plugin_bus_bus"]})
     box.trust(folder)
