@@ -1,14 +1,15 @@
 """Makes the environment that the server runs in: `python3 -I environment.py FOLDER`, by any Python from 3.8 on.
 
-It holds the packages of `requirements.txt` and nothing of claude-bus itself. Its path is printed when it
-is there; what went on goes to stderr. One process makes it at a time, and it gets its name when it is
-complete: whatever is killed when, nobody meets a half-made one.
+It holds the packages of `requirements.txt` and nothing of claude-bus itself. Its path is printed when it is there,
+and otherwise, in one line, why it is not; what went on goes to stderr. One process makes it at a time, and it gets its
+name when it is complete: whatever is killed when, nobody meets a half-made one.
 """
 # ruff: noqa: INP001
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,42 +25,91 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OLDEST = (3, 11)
+OLDEST = launch.OLDEST
 NEWEST = (3, 15)
 ABANDONED = 86_400
-"""Seconds after which an unfinished environment is nobody's."""
+"""Seconds after which what is unfinished is nobody's."""
 
 OPTIONAL = "kingfisher-secret-scanner=="
 """Without it nobody looks for secrets, and `claude-bus doctor` says so."""
 
-WAY_OUT = """\
-Nothing worked. Needed is uv, or Python 3.11 or newer with venv and pip (on Debian and Ubuntu: apt install
-python3-venv), and a way to the packages: a network, a mirror or a cache."""
+NO_PYTHON = "there is neither uv nor Python 3.11 or newer: install one of them"
+DISK_FULL = "the disk is full: make room in {folder}"
+NO_TRUST = "the certificate of the package index is not trusted: behind a company's proxy set SSL_CERT_FILE to its file"
+NO_NETWORK = "its packages cannot be fetched: there is no network, or a proxy or mirror that uv and pip are not told of"
+HOPELESS = (DISK_FULL, NO_TRUST, NO_NETWORK)
+"""Another Python would fail as well."""
+REASONS = (
+    (r"No space left on device|Disk quota exceeded|os error 28\b", DISK_FULL),
+    (r"CERTIFICATE_VERIFY_FAILED|invalid peer certificate|UnknownIssuer", NO_TRUST),
+    (r"[Nn]ame resolution|Name or service not known|nodename nor servname|getaddrinfo failed", NO_NETWORK),
+    (r"dns error|failed to lookup address|error sending request|tunnel error|ProxyError", NO_NETWORK),
+    (r"Failed to establish a new connection|[Cc]onnection (?:refused|reset|timed out)", NO_NETWORK),
+    (r"[Nn]etwork is unreachable|[Tt]imed out", NO_NETWORK),
+    (
+        r"DO NOT MATCH THE HASHES|Hash mismatch",
+        "a package that came is not the one that is locked: look at the mirror that uv and pip use",
+    ),
+    (
+        r"ensurepip is not available|No module named '?(?:venv|ensurepip|pip)\b",
+        "Python lacks venv or pip: install uv, or on Debian and Ubuntu python3-venv",
+    ),
+    (
+        r"No matching distribution|has no wheels|No solution found",
+        "the package index that uv and pip use lacks a package for this system",
+    ),
+    (r"Permission denied|Read-only file system|os error (?:13|30)\b", "{folder} cannot be written"),
+)
+"""What in the output of uv and pip tells why they failed, the surest first."""
 
 
 def main(folder: Path) -> int:
-    """Print the environment's path, made in `folder` if it was not there."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    launch.lock(str(folder), alone=True)
-    made = launch.find(str(folder)) or build(folder)
-    if made:
-        sys.stdout.write(f"{made}\n")
-        return 0
-    say(WAY_OUT)
-    return 1
+    """Print the environment's path, made in `folder` if it was not there, or why it cannot be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        launch.lock(str(folder), alone=True)
+        made = launch.find(str(folder)) or build(folder)
+    except Unmade as failed:
+        print(failed)
+        say(f"claude-bus: {failed}")
+        return 1
+    except OSError as error:
+        print(reason([str(error)]).format(folder=folder))
+        say(f"claude-bus: {error}")
+        return 1
+    print(made)
+    return 0
 
 
-def build(folder: Path) -> Path | None:
-    """Make it in one of the ways that may work here; None if none does."""
+class Unmade(Exception):
+    """There is no way to make it here; the message tells why, and the way out."""
+
+
+def build(folder: Path) -> Path:
+    """Make it in one of the ways that may work here."""
     draft = folder / f".new-{os.getpid()}"
+    why = NO_PYTHON
     for requirements in (Path(launch.REQUIREMENTS), without_optional(folder)):
         for commands in recipes(draft, str(requirements)):
-            if all(succeeds(command) for command in commands):
+            said: list[str] = []
+            if all(succeeds(command, said) for command in commands):
                 made = publish(draft)
                 tidy(folder)
                 return made
             remove(draft)
-    return None
+            why = reason(said)
+            # uv may not know the mirror that pip knows
+            if why in HOPELESS and "uv" not in Path(commands[0][0]).stem:
+                raise Unmade(why.format(folder=folder))
+    raise Unmade(why.format(folder=folder))
+
+
+def reason(said: list[str]) -> str:
+    """Why it failed, and the way out; `{folder}` stands for the place of the environments."""
+    text = "\n".join(said)
+    found = next((reason for pattern, reason in REASONS if re.search(pattern, text)), "")
+    last = next((line for line in reversed(said) if line), "the tools said nothing")
+    return found or "its packages could not be installed: " + last.replace("{", "{{").replace("}", "}}")[:300]
 
 
 def without_optional(folder: Path) -> Path:
@@ -99,18 +149,28 @@ def pythons() -> Iterator[str]:
     test = f"import sys; sys.exit(sys.version_info < {OLDEST})"
     seen = set()
     for found in [sys.executable, *map(shutil.which, [*names, "python3", "python"])]:
-        if found and os.path.realpath(found) not in seen and succeeds([found, "-I", "-c", test]):
+        if found and os.path.realpath(found) not in seen and succeeds([found, "-I", "-c", test], []):
             seen.add(os.path.realpath(found))
             yield found
 
 
-def succeeds(command: list[str]) -> bool:
+def succeeds(command: list[str], said: list[str]) -> bool:
+    """Run it; its output goes to stderr as it comes, and to `said`."""
     say("$ " + " ".join(command))
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
     try:
-        return not subprocess.call(command, env=surroundings(), stdin=subprocess.DEVNULL, stdout=sys.stderr)  # noqa: S603
+        with subprocess.Popen(  # noqa: S603
+            command, env=surroundings(), stdin=null, stdout=pipe, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process:
+            assert process.stdout
+            for line in process.stdout:
+                said.append(line.strip())
+                say(said[-1])
     except OSError as error:
+        said.append(str(error))
         say(str(error))
         return False
+    return not process.returncode
 
 
 def surroundings() -> dict[str, str]:
@@ -134,14 +194,20 @@ def publish(draft: Path) -> Path:
 def tidy(folder: Path) -> None:
     """Remove environments for other requirements that no server holds, and what was left behind."""
     for place in folder.iterdir():
+        if place.name.startswith(".opened-") and is_old(place):
+            place.unlink()
         if place.is_dir() and not place.name.startswith(launch.prefix()) and is_unused(place):
             remove(place.rename(folder / f".new-{place.name}"))  # nobody shall find half of it under its name
 
 
 def is_unused(place: Path) -> bool:
     if place.name.startswith(".new-"):
-        return time.time() - place.stat().st_mtime > ABANDONED
+        return is_old(place)
     return launch.lock(str(place), alone=True, wait=False) != -1
+
+
+def is_old(place: Path) -> bool:
+    return time.time() - place.stat().st_mtime > ABANDONED
 
 
 def remove(place: Path) -> None:

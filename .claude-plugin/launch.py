@@ -1,29 +1,32 @@
 """Starts the plugin's server: `python3 -I -S launch.py`, run by whatever Python (3.8 or newer) the client finds.
 
-The server is run from this plugin's own `src`: there is no build that could be stale. What it depends
-on lives in an environment that `environment.py` makes on the first start, with the plugin's data. Later
-starts find it and go straight on.
+The server is run from this plugin's own `src`: there is no build that could be stale. The packages it needs are in an
+environment that is made on the first start, with the plugin's data; meanwhile `first_start.py` answers the client.
+Later starts find the environment and go straight on.
 
-`CLAUDE_BUS_PYTHON` names an interpreter that has the dependencies, to be used instead.
+`CLAUDE_BUS_PYTHON` names an interpreter that has the packages, to be used instead.
 
 Nothing is written to stdout: that is the server's wire.
 """
 # Each session's start waits for this file, twice: it is short, and does without pathlib and hashlib.
 # ruff: noqa: INP001
-# ruff: noqa: PTH100, PTH103, PTH104, PTH110, PTH111, PTH112, PTH118, PTH120, PTH123, PTH208
+# ruff: noqa: PTH100, PTH104, PTH110, PTH111, PTH112, PTH118, PTH120, PTH123, PTH208
 
 from __future__ import annotations
 
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 REQUIREMENTS = os.path.join(ROOT, "requirements.txt")
 WINDOWS = os.name == "nt"
-WAY_OUT = f"""\
-Then reconnect with /mcp, or start a new session. Or set CLAUDE_BUS_PYTHON to a Python that has the packages of
-{REQUIREMENTS}"""
+OLDEST = (3, 11)
 
 
 class Failed(Exception):
@@ -32,16 +35,37 @@ class Failed(Exception):
 
 def main(args: list[str]) -> int:
     """Run claude_bus, with these arguments or as the server, and return its exit status."""
+    given = args[2:] if args[:1] == ["--in"] else args
     try:
-        if args[:1] == ["--in"]:
-            return run(args[1], args[2:])
-        chosen = os.environ.get("CLAUDE_BUS_PYTHON")
-        return become(chosen, "", args) if chosen else enter(prepare(store()), args)
+        return run(args[1], given) if given is not args else start(given)
     except Failed as error:
         sys.stderr.write(f"claude-bus: {error}\n")
-        return 1
+        return first_start().tell(str(error)) if is_server(given) else 1
     except KeyboardInterrupt:  # the client has given up
         return 130
+
+
+def is_server(args: list[str]) -> bool:
+    """Whether a client is at the other end of the pipes."""
+    return not args and not os.isatty(0)
+
+
+def start(args: list[str], folder: str = "") -> int:
+    """Go on in the chosen interpreter or in the environment, which is made first if it is not there."""
+    chosen = os.environ.get("CLAUDE_BUS_PYTHON")
+    if chosen and not folder:
+        return become(chosen, "", args)
+    folder = folder or store()
+    return enter(find(folder) or first_start().environment(folder, args), args)
+
+
+def first_start() -> Any:
+    """What is needed on a first start only."""
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, HERE)
+    import first_start
+
+    return first_start
 
 
 def enter(environment: str, args: list[str]) -> int:
@@ -59,13 +83,17 @@ def become(python: str, environment: str, args: list[str]) -> int:
 
         return subprocess.call(command)  # noqa: S603
     except OSError as error:
-        raise Failed(f"cannot run {python}: {error}") from error
+        whose = "" if environment else "CLAUDE_BUS_PYTHON: "
+        raise Failed(f"{whose}cannot run {python}: {error}") from error
 
 
 def run(environment: str, args: list[str]) -> int:
     """Run claude_bus in this interpreter, which is that of `environment` or, without one, the user's choice."""
     if environment and not (hold(environment) and has_packages()):
         return mend(environment, args)
+    if not (sys.version_info >= OLDEST and has_packages()):
+        needed = ".".join(map(str, OLDEST))
+        raise Failed(f"CLAUDE_BUS_PYTHON is not a Python {needed} or newer with the packages of {REQUIREMENTS}")
     sys.path.insert(0, os.path.join(ROOT, "src"))
     sys.argv = ["claude-bus", *args]
     from claude_bus.__main__ import main as claude_bus
@@ -85,29 +113,95 @@ def mend(environment: str, args: list[str]) -> int:
         pass
     except OSError as error:
         raise Failed(f"{environment} is broken: remove it ({error})") from error
-    return enter(prepare(os.path.dirname(environment)), args)
+    return start(args, os.path.dirname(environment))
 
 
 # -- the environments -----------------------------------------------------------------
 
 
 def store() -> str:
-    """The folder of the environments: with the plugin's data, else in the user's cache."""
+    """The folder of the environments: with the plugin's data or in the user's cache, where nobody else can write."""
+    usable, doubts = [], []
+    for place in map(os.path.realpath, stores()):
+        doubt = doubtful(place)
+        if doubt:
+            doubts.append(doubt)
+        elif find(place):
+            return place
+        else:
+            usable.append(place)
+    if not usable:
+        raise Failed("its packages need a folder that only you can change: " + "; ".join(doubts))
+    return next(filter(is_writable, usable), usable[0])
+
+
+def stores() -> Iterator[str]:
+    """Where environments may be, the best place first."""
     data = os.environ.get("CLAUDE_PLUGIN_DATA")
     if data:
-        return os.path.join(data, "environments")
+        yield os.path.join(data, "environments")
+    home = os.path.expanduser("~")
+    caches = [os.path.join(home, ".cache")]
     if WINDOWS:
-        cache = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~")
+        caches = [os.environ.get("LOCALAPPDATA") or home]
     elif sys.platform == "darwin":
-        cache = os.path.expanduser("~/Library/Caches")
-    else:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(cache, "claude-bus", "environments")
+        caches = [os.path.join(home, "Library", "Caches")]
+    elif os.environ.get("XDG_CACHE_HOME"):
+        caches.insert(0, os.environ["XDG_CACHE_HOME"])
+    if not WINDOWS:
+        caches.append(os.path.join(os.environ.get("TMPDIR") or "/tmp", f"user-{os.geteuid()}"))  # noqa: S108 - checked
+    for cache in caches:
+        yield os.path.join(cache, "claude-bus", "environments")
 
 
-def prepare(folder: str) -> str:
-    """The environment for these requirements in `folder`, made if it is not there."""
-    return find(folder) or make(folder)
+def is_writable(folder: str) -> bool:
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return os.access(folder, os.W_OK)
+
+
+def doubtful(folder: str) -> str:
+    """Why somebody else could have put there what is run, or "". Needs a path without links."""
+    if WINDOWS:
+        return ""
+    place = folder
+    while True:
+        try:
+            found = os.lstat(place)
+        except FileNotFoundError:
+            found = None
+        except OSError as error:
+            return f"{place}: {error.strerror}"
+        if found and not is_ours(found):
+            return f"{place} belongs to somebody else"
+        if found and is_open(found, sticky_is_safe=place != folder):
+            return f"{place} can be changed by others"
+        above = os.path.dirname(place)
+        if above == place:
+            return ""
+        place = above
+
+
+def is_ours(found: os.stat_result) -> bool:
+    """Also root's; in a container without root's rights its files are shown as nobody's."""
+    if found.st_uid in (os.geteuid(), 0):
+        return True
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            return found.st_uid == 65534 and file.read().split()[:3] != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def is_open(found: os.stat_result, *, sticky_is_safe: bool) -> bool:
+    """Whether others than the owner can write to a folder; the owner's own group is usually nobody else.
+
+    In a sticky folder nobody can replace what is another's.
+    """
+    if found.st_mode & 0o1000 and sticky_is_safe:
+        return False
+    theirs = found.st_mode & 0o020 and found.st_gid not in (os.getegid(), 0)
+    return bool(found.st_mode & 0o002 or theirs)
 
 
 def find(folder: str) -> str:
@@ -168,36 +262,6 @@ def lock(folder: str, *, alone: bool, wait: bool = True) -> int:
     return held
 
 
-def make(folder: str) -> str:
-    """Make the environment in a process of its own.
-
-    The client waits 30 seconds for a server. Where that is not enough the work still goes on, and
-    the next session finds it done.
-    """
-    import subprocess
-
-    log = os.path.join(folder, "build.log")
-    # Ours may be that of a broken environment, or of some venv of the user's.
-    python = getattr(sys, "_base_executable", sys.executable)
-    builder = [python, "-I", os.path.join(HERE, "environment.py"), folder]
-    null = subprocess.DEVNULL
-    sys.stderr.write(f"claude-bus: first start, making its Python environment in {folder}\n")
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        with open(log, "ab") as out:
-            subprocess.Popen(builder, cwd=folder, stdin=null, stdout=null, stderr=out, start_new_session=True).wait()  # noqa: S603
-    except OSError as error:
-        raise Failed(f"cannot make its Python environment in {folder}: {error}") from error
-    made = find(folder)
-    if not made:
-        raise Failed(f"cannot make its Python environment. The end of {log}:\n{tail(log)}\n{WAY_OUT}")
-    return made
-
-
-def tail(log: str) -> str:
-    with open(log, encoding="utf-8", errors="replace") as file:
-        return "".join(file.readlines()[-20:]).rstrip()
-
-
 if __name__ == "__main__":
+    sys.modules["launch"] = sys.modules["__main__"]
     sys.exit(main(sys.argv[1:]))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from api_under_test import Program, Serving, new_channel, serving
+from environment_under_test import Uv, checkout
 from sessions_under_test import Party
 from store_under_test import Store
 
@@ -69,3 +70,22 @@ def pool() -> Iterator[ThreadPoolExecutor]:
     """Threads to wait in."""
     with ThreadPoolExecutor(16) as pool:
         yield pool
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    """A copy of the plugin, in a folder with a space in its name."""
+    return checkout(tmp_path / "plug in")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The plugin's data folder, which the client makes."""
+    folder = tmp_path / "da ta"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def uv(tmp_path: Path) -> Uv:
+    return Uv(tmp_path / "uv")

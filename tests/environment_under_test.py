@@ -82,6 +82,8 @@ from pathlib import Path
 arguments = sys.argv[1:]
 with open({log!r}, "a") as log:
     print(" ".join(arguments), file=log)
+if os.path.exists({offline!r}):
+    sys.exit("error: Failed to fetch: `mcp`: dns error")
 if arguments[0] == "venv":
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", arguments[-1]], check=True)
 elif {lacks!r} in Path(arguments[arguments.index("-r") + 1]).read_text():
@@ -106,9 +108,20 @@ class Uv:
         self._log.touch()
         self._gate.touch()
         program = folder / "uv"
+        self._offline = folder / "offline"
         names = {"log": str(self._log), "gate": str(self._gate), "source": str(environment() / "lib"), "lacks": lacks}
+        names["offline"] = str(self._offline)
         program.write_text(_UV.format(python=sys.executable, **names), encoding="utf-8")
         program.chmod(0o755)
+
+    def go_offline(self) -> dict[str, str]:
+        """Make as if there was no network; returns variables that keep pip from it as well."""
+        self._offline.touch()
+        nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
+        return {**nowhere, "PIP_RETRIES": "1", "PIP_CONFIG_FILE": os.devnull}  # it names the reason when it retries
+
+    def go_online(self) -> None:
+        self._offline.unlink()
 
     def close(self) -> None:
         """From now on installations wait until one lets them go on."""
@@ -140,6 +153,23 @@ class Uv:
     def calls(self) -> list[str]:
         """What it was called with."""
         return self._log.read_text(encoding="utf-8").splitlines()
+
+
+def user(data: Path, uv: Uv | None = None, **more: str) -> dict[str, str]:
+    """The variables that the client gives the plugin's server; `data` is the plugin's data folder."""
+    first = uv.folder if uv else None
+    given = {"CLAUDE_PLUGIN_DATA": str(data), "BUS_DB": str(data / "bus.db")}
+    return machine(given | more, first=first)
+
+
+def made(data: Path) -> list[Path]:
+    """The environments under the plugin's data, and whatever else of a builder is there."""
+    return sorted(place for place in (data / "environments").iterdir() if place.is_dir())
+
+
+def named(data: Path) -> list[Path]:
+    """Environments under their final names."""
+    return [place for place in made(data) if not place.name.startswith(".")]
 
 
 class Launched(Wire):

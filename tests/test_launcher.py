@@ -6,9 +6,9 @@ import ast
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,34 +24,11 @@ from environment_under_test import (
     has_environment,
     launched,
     machine,
+    made,
+    named,
+    user,
 )
-from processes_under_test import PATIENCE, eventually
-
-
-@pytest.fixture
-def plugin(tmp_path: Path) -> Path:
-    """A copy of the plugin, in a folder with a space in its name."""
-    return checkout(tmp_path / "plug in")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """The plugin's data folder, which the client makes."""
-    folder = tmp_path / "da ta"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def uv(tmp_path: Path) -> Uv:
-    return Uv(tmp_path / "uv")
-
-
-def user(data: Path, uv: Uv | None = None, **more: str) -> dict[str, str]:
-    """The variables that the client gives the server."""
-    first = uv.folder if uv else None
-    given = {"CLAUDE_PLUGIN_DATA": str(data), "BUS_DB": str(data / "bus.db")}
-    return machine(given | more, first=first)
+from processes_under_test import PATIENCE
 
 
 def run(plugin: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -60,18 +37,13 @@ def run(plugin: Path, env: dict[str, str], *arguments: str) -> subprocess.Comple
     return subprocess.run(command, env=env, input="", capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
 
 
-def made(data: Path) -> list[Path]:
-    """The environments under the plugin's data, and whatever else of a builder is there."""
-    return sorted(place for place in (data / "environments").iterdir() if place.is_dir())
-
-
 # -- starts ---------------------------------------------------------------------------
 
 
 def test_first_and_second_start(plugin: Path, data: Path, uv: Uv) -> None:
-    """The first start makes the environment and then serves; the second finds it. Stdout is the wire from the start."""
+    """The first start makes the environment and then serves; the second finds it."""
     with launched(plugin, user(data, uv)) as server:
-        assert server.ask("initialize", **_HELLO)["result"]["serverInfo"]["name"] == "claude-bus"
+        assert "registered 'alice'" in server.start().call("register", name="alice").text
     calls = uv.calls
     assert [call.split()[0] for call in calls] == ["venv", "pip"]
     assert "--require-hashes" in calls[1]
@@ -83,9 +55,6 @@ def test_first_and_second_start(plugin: Path, data: Path, uv: Uv) -> None:
         assert server.end() == 0
     assert uv.calls == calls
     assert len(made(data)) == 1
-
-
-_HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 
 
 def test_venv_and_pip_do_without_uv(tmp_path: Path) -> None:
@@ -146,58 +115,6 @@ def test_nothing_of_the_users_python_gets_in(plugin: Path, data: Path, tmp_path:
         assert server.end() == 0
 
 
-# -- several at once, and ends in the middle --------------------------------------------
-
-
-def test_two_first_starts_at_once(plugin: Path, data: Path, uv: Uv) -> None:
-    """Two sessions that start together make one environment, and both get their server."""
-    uv.close()
-    with launched(plugin, user(data, uv)) as one, launched(plugin, user(data, uv)) as two:
-        with uv.installing():
-            pass
-        one.start()
-        two.start()
-    assert [call.split()[0] for call in uv.calls] == ["venv", "pip"]
-    assert len(made(data)) == 1
-
-
-def test_the_work_outlives_a_client_that_gives_up(plugin: Path, data: Path, uv: Uv) -> None:
-    """A launcher killed while the environment is made leaves a builder that completes it."""
-    uv.close()
-    with launched(plugin, user(data, uv)) as server, uv.installing():
-        server.kill()
-    eventually(lambda: any((place / "bin" / "python").exists() for place in named(data)), "the environment is made")
-    calls = uv.calls
-    assert run(plugin, user(data, uv), "--version").returncode == 0
-    assert uv.calls == calls
-
-
-def test_a_killed_builder_leaves_nothing_half_made(plugin: Path, data: Path, uv: Uv) -> None:
-    """When the builder is killed the launcher fails, nothing bears the environment's name, the next start makes it."""
-    uv.close()
-    with launched(plugin, user(data, uv)) as server, uv.installing():
-        (builder,) = children(server.process.pid)
-        os.killpg(builder, signal.SIGKILL)
-        assert server.process.wait(PATIENCE) == 1
-    assert named(data) == []
-    with launched(plugin, user(data, uv)) as server:
-        with uv.installing():
-            pass
-        server.start()
-    assert len(named(data)) == 1
-
-
-def named(data: Path) -> list[Path]:
-    """Environments under their final names."""
-    return [place for place in made(data) if not place.name.startswith(".")]
-
-
-def children(pid: int) -> list[int]:
-    import psutil
-
-    return [child.pid for child in psutil.Process(pid).children()]
-
-
 # -- what breaks ------------------------------------------------------------------------
 
 
@@ -215,20 +132,19 @@ def test_a_machine_without_a_wheel_of_the_scanner(plugin: Path, data: Path, tmp_
 
 
 def test_no_way_to_the_packages(plugin: Path, data: Path, tmp_path: Path) -> None:
-    """Where nothing works the launcher fails, tells the way out on stderr, and leaves nothing behind."""
+    """Where nothing works a command fails, tells why on stderr, and leaves nothing behind."""
     env = user(data, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
-    done = run(plugin, env | {"PATH": str(broken_uv(tmp_path / "bin"))})
+    done = run(plugin, env | {"PATH": str(broken_uv(tmp_path / "bin"))}, "--version")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "No matching distribution" in done.stderr
-    assert "install\npython3-venv" in done.stderr
-    assert "CLAUDE_BUS_PYTHON" in done.stderr
+    assert "the package index that uv and pip use lacks a package" in done.stderr
+    assert f"The whole story is in {data / 'environments' / 'build.log'}" in done.stderr
     assert made(data) == []
 
 
 def test_a_folder_that_cannot_be_written(plugin: Path, data: Path) -> None:
     """An error names the folder."""
     (data / "environments").write_text("a file")
-    done = run(plugin, user(data))
+    done = run(plugin, user(data), "--version")
     assert (done.returncode, done.stdout) == (1, "")
     assert f"in {data / 'environments'}: " in done.stderr
 
@@ -240,7 +156,7 @@ def test_an_environment_that_lost_its_packages(plugin: Path, data: Path, uv: Uv)
     (packages,) = place.glob("lib/python*/site-packages")
     shutil.rmtree(packages / "mcp")
     with launched(plugin, user(data, uv)) as server:
-        server.start()
+        assert not server.start().call("register", name="alice").failed
     assert len(uv.calls) == 2
     assert len(named(data)) == 1
 
@@ -279,7 +195,95 @@ def test_environments_of_earlier_versions(plugin: Path, data: Path, uv: Uv, tmp_
     assert before not in named(data)
 
 
-@pytest.mark.parametrize("name", ["launch.py", "environment.py"])
+@pytest.mark.parametrize("name", ["launch.py", "first_start.py", "environment.py"])
 def test_old_pythons_can_read_it(name: str) -> None:
     """Whatever Python from 3.8 on is `python3`, it understands the launcher, which then finds a newer one."""
     ast.parse((LAUNCHER / name).read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+# -- where it may be --------------------------------------------------------------------
+
+
+def planted(folder: Path) -> Path:
+    """An environment that says so when it is run."""
+    has_environment(folder)
+    (place,) = (place for place in folder.iterdir() if place.is_dir())
+    python = place / "bin" / "python"
+    python.unlink()
+    python.write_text("#!/bin/sh\necho planted\n")
+    python.chmod(0o755)
+    return folder
+
+
+def open_to_all(folder: Path) -> None:
+    folder.chmod(0o777)
+
+
+def of_somebody_else(folder: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give a folder away")
+    os.chown(folder, 4711, 4711)
+
+
+def behind_a_folder_open_to_all(folder: Path) -> None:
+    folder.parent.chmod(0o777)
+
+
+def behind_a_folder_of_somebody_else(folder: Path) -> None:
+    of_somebody_else(folder.parent)
+
+
+def of_a_group(folder: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give a folder to any group")
+    os.chown(folder, -1, 4711)
+    folder.chmod(0o770)
+
+
+def behind_a_link(folder: Path) -> None:
+    open_to_all(folder.rename(folder.with_name("elsewhere")))
+    folder.symlink_to(folder.with_name("elsewhere"))
+
+
+EXPOSED = (
+    open_to_all,
+    of_somebody_else,
+    behind_a_folder_open_to_all,
+    behind_a_folder_of_somebody_else,
+    of_a_group,
+    behind_a_link,
+)
+
+
+@pytest.mark.parametrize("expose", EXPOSED)
+def test_an_environment_that_others_could_have_planted(
+    plugin: Path, data: Path, uv: Uv, tmp_path: Path, expose: Callable[[Path], None]
+) -> None:
+    """It is not run: one is made in the user's cache."""
+    expose(planted(data / "environments"))
+    env = user(data, uv, XDG_CACHE_HOME=str(tmp_path / "cache"))
+
+    assert run(plugin, env, "--version").stdout == f"claude-bus {claude_bus.__version__}\n"
+
+    assert (tmp_path / "cache" / "claude-bus" / "environments").is_dir()
+
+
+def test_a_folder_in_a_sticky_one(plugin: Path, data: Path) -> None:
+    """As in /tmp: others can add to the folder above, but cannot take away what is the user's."""
+    has_environment(data / "environments")
+    data.chmod(0o1777)
+    assert run(plugin, user(data), "--version").returncode == 0
+
+
+def test_no_folder_that_only_the_user_can_change(plugin: Path, data: Path, uv: Uv, tmp_path: Path) -> None:
+    """An error names each, and nothing is run or made."""
+    shared = tmp_path / "shared"
+    planted(shared / "claude-bus" / "environments")
+    open_to_all(shared)
+    places = {name: str(shared) for name in ("XDG_CACHE_HOME", "HOME", "TMPDIR")}
+
+    done = run(plugin, {**user(data, uv, **places), "CLAUDE_PLUGIN_DATA": ""}, "--version")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{shared} can be changed by others" in done.stderr
+    assert uv.calls == []

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import struct
+import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from packaging.requirements import Requirement
 import claude_bus
 from claude_bus.mcp import hooks
 from claude_bus.mcp.tools import TOOLS
-from environment_under_test import ROOT
+from environment_under_test import ROOT, Launched, machine
 
 SKILL = (ROOT / "commands" / "bus" / "SKILL.md").read_text(encoding="utf-8")
 
@@ -31,20 +34,56 @@ def test_the_plugin_has_the_programs_version() -> None:
     assert (manifest["name"], manifest["version"]) == ("bus", claude_bus.__version__)
 
 
-def test_the_marketplace_offers_it_under_both_names() -> None:
-    """Marketplace `claude-bus` offers this folder as `bus` and as `claude-bus`."""
+def test_the_marketplace_offers_it() -> None:
+    """Marketplace `claude-bus` offers this folder under a name that the client permits, so not one with claude-."""
     marketplace = read(".claude-plugin/marketplace.json")
     assert marketplace["name"] == "claude-bus"
-    assert {entry["name"]: entry["source"] for entry in marketplace["plugins"]} == {"bus": "./", "claude-bus": "./"}
+    assert {entry["name"]: entry["source"] for entry in marketplace["plugins"]} == {"bus": "./"}
 
 
-def test_the_server_is_the_launcher() -> None:
-    """.mcp.json starts the launcher, isolated from the user's Python, and wants its tools loaded at once."""
-    (server,) = read(".mcp.json")["mcpServers"].items()
+def test_the_plugins_server_is_the_launcher() -> None:
+    """plugin.json starts the launcher, isolated from the user's Python, and wants its tools loaded at once."""
+    (server,) = read(".claude-plugin/plugin.json")["mcpServers"].items()
     name, settings = server
     *options, script = settings["args"]
     assert (name, settings["command"], options, settings["alwaysLoad"]) == ("bus", "python3", ["-I", "-S"], True)
     assert (ROOT / script.replace("${CLAUDE_PLUGIN_ROOT}/", "")).is_file()
+
+
+def test_the_projects_server_is_another_to_the_client() -> None:
+    """.mcp.json is for who opens a clone. It names the same server, which plugin.json overrides for the plugin; and not
+    by the same command: the client takes one away of two servers that are started in the same way, and it is the
+    plugin's, whose hooks then fail.
+    """
+    ours, plugins = read(".mcp.json")["mcpServers"], read(".claude-plugin/plugin.json")["mcpServers"]
+    assert list(ours) == list(plugins)
+    assert ours["bus"]["args"] != plugins["bus"]["args"]
+    assert "${" not in json.dumps(ours)
+
+
+@pytest.mark.parametrize("plugin_root", ["", "/of/another/plugin"])
+@pytest.mark.parametrize("folder", [".", "src/claude_bus"])
+def test_the_projects_server_starts_anywhere_in_a_clone(folder: str, plugin_root: str, tmp_path: Path) -> None:
+    """From the folder in which the client was started, which need not be that of the file."""
+    server = read(".mcp.json")["mcpServers"]["bus"]
+    env = machine(
+        {"CLAUDE_BUS_PYTHON": sys.executable, "CLAUDE_PLUGIN_ROOT": plugin_root, "BUS_DB": str(tmp_path / "bus.db")}
+    )
+    running = Launched([sys.executable, *server["args"]], env, ROOT / folder)
+    try:
+        running.start()
+        assert running.end() == 0
+    finally:
+        running.kill()
+
+
+def test_the_icon_is_what_the_directory_takes() -> None:
+    """A square PNG of 512 to 2048 pixels."""
+    head = (ROOT / ".claude-plugin" / "icon.png").read_bytes()[:24]
+    width, height = struct.unpack(">II", head[16:])
+    assert head.startswith(b"\x89PNG\r\n")
+    assert width == height
+    assert 512 <= width <= 2048
 
 
 # -- hooks ----------------------------------------------------------------------------

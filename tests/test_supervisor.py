@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -117,6 +118,29 @@ def test_a_handshake_that_was_refused_is_not_repeated(client: Supervised) -> Non
     client.kill_server()
 
     assert answer(client.ask("tools/call", name="whoami", arguments={}, _meta=NEWEST)).text.startswith("not registered")
+
+
+def test_it_goes_on_where_its_launcher_left_off(tmp_path: Path) -> None:
+    """The launcher has answered the opening, and leaves a call and half a line: these are answered now."""
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    call = {"name": "register", "arguments": {"name": "é"}}
+    said = [
+        {"jsonrpc": "2.0", "id": "a", "method": "initialize", "params": hello},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": "b", "method": "tools/call", "params": call},
+        {"jsonrpc": "2.0", "id": "c", "method": "ping"},
+    ]
+    lines = [json.dumps(message, ensure_ascii=False) + "\n" for message in said]
+    left = tmp_path / "left"
+    left.write_text(json.dumps({"opening": lines[:2], "rest": lines[2] + lines[3][:20]}), encoding="utf-8")
+
+    with supervised(tmp_path / "bus.db", CLAUDE_BUS_OPENED=str(left)) as client:
+        client.write(lines[3][20:-1].encode())
+        assert {client.read()["id"], client.read()["id"]} == {"b", "c"}
+        client.kill_server()
+        assert client.call("whoami").text == "é"
+
+    assert not left.exists()
 
 
 def test_mail_that_a_killed_server_had_handed_over_comes_again(client: Supervised, tmp_path: Path) -> None:

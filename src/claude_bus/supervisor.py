@@ -21,13 +21,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
 VARIABLE = "CLAUDE_BUS_SUPERVISOR"
 """In the environment of a server: the process id of its supervisor."""
+
+OPENED = "CLAUDE_BUS_OPENED"
+"""In the environment of a supervisor whose launcher has already answered the client, on a first start: the file with
+what the client said. `opening` is the handshake, which was answered; `rest` is not, and may end within a line."""
 
 REPEATABLE = frozenset(
     {
@@ -72,7 +77,12 @@ class Supervisor:
     """Passes lines between a client and whichever server runs. `run` returns the exit status."""
 
     def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], client_in: BinaryIO, client_out: BinaryIO
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        client_in: Iterable[bytes],
+        client_out: BinaryIO,
+        opening: Sequence[bytes] = (),
     ) -> None:
         self._command = list(command)
         self._env = {**env, VARIABLE: str(os.getpid())}
@@ -80,7 +90,7 @@ class Supervisor:
         self._lock = threading.Lock()  # of what both threads touch: the server's stdin, and the open requests
         self._server: subprocess.Popen[bytes] | None = None
         self._open: dict[int | str, _Request] = {}
-        self._greeting: list[_Request] = []
+        self._greeting = [_Request(line, _parsed(line)) for line in opening]
         self._ending = False
         self._answered = False
 
@@ -247,7 +257,29 @@ def supervise(command: Sequence[str]) -> int:
 
     Ends the process at once: the thread that reads stdin cannot be interrupted.
     """
-    status = Supervisor(command, os.environ, sys.stdin.buffer, sys.stdout.buffer).run()
+    opening, rest = _taken(os.environ.pop(OPENED, ""))
+    lines = _lines(rest, sys.stdin.buffer)
+    status = Supervisor(command, os.environ, lines, sys.stdout.buffer, opening).run()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(status)
+
+
+def _taken(left: str) -> tuple[list[bytes], bytes]:
+    """What the launcher left in the file `OPENED`, which is removed."""
+    if not left:
+        return [], b""
+    path = Path(left)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    opening = [line.encode(errors="surrogateescape") for line in found["opening"]]
+    return opening, found["rest"].encode(errors="surrogateescape")
+
+
+def _lines(first: bytes, more: BinaryIO) -> Iterator[bytes]:
+    """The lines of both, one after the other."""
+    *whole, torn = first.split(b"\n")
+    yield from (line + b"\n" for line in whole)
+    if last := torn + more.readline():
+        yield last
+    yield from more

@@ -39,6 +39,14 @@ def claude_binary() -> str:
     return found
 
 
+def oldest_binary() -> str:
+    """The oldest client that is supported: $CLAUDE_BIN_OLDEST."""
+    found = os.environ.get("CLAUDE_BIN_OLDEST", "")
+    if not Path(found).is_file():
+        raise FileNotFoundError("CLAUDE_BIN_OLDEST names no client: scripts/client installs it and says its version")
+    return found
+
+
 def tmux_binary() -> str:
     found = shutil.which("tmux")
     if not found:

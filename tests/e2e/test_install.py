@@ -6,15 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from environment_under_test import checkout, has_environment
+from environment_under_test import ROOT, Uv, checkout, has_environment
 
 from . import reading
-from .claude_e2e import Sandbox
+from .claude_e2e import Sandbox, Tui, oldest_binary
 from .fake_anthropic import PATIENCE, FakeAnthropic, Request, text, tool
 from .peer import Peer
 from .test_join import command_lines
@@ -41,12 +42,12 @@ def turn(box: Sandbox, prompt: str, *script: Any) -> list[Request]:
         return model.main
 
 
-def joins(box: Sandbox, peer: Peer, tools: str) -> None:
+def joins(box: Sandbox, peer: Peer, tools: str, *, hidden: bool = True) -> None:
     """A session has command, tools and hooks: `/bus` joins with no permission asked, and mail comes by itself."""
     waiting = peer.send("frontend", "it waited")
     asked, answered = turn(box, "/bus frontend the UI", tool(f"{tools}__register", name="frontend"), text("joined"))
     assert {f"{tools}__{name}" for name in BUILT_IN} <= set(asked.tool_names)
-    assert f"{tools}__hook" not in asked.tool_names
+    assert (f"{tools}__hook" not in asked.tool_names) == hidden
     assert [line for line in command_lines() if line not in "\n".join(asked.last_user())] == []
     assert 'after /bus: "frontend the UI"' in "\n".join(asked.last_user())
     assert "registered 'frontend'" in answered.tool_results()[0]
@@ -54,17 +55,17 @@ def joins(box: Sandbox, peer: Peer, tools: str) -> None:
     assert reading.came_with(answered) == ["PostToolBatch"]
 
 
-def test_the_plugin_is_valid(box: Sandbox, repository: Path) -> None:
-    """The client's own validation passes on the plugin."""
-    out = box.run("plugin", "validate", str(repository / ".claude-plugin" / "plugin.json"))
+def test_the_marketplace_and_the_plugin_are_valid(box: Sandbox) -> None:
+    """The client's own validation of this repository finds nothing, with the checks of the plugin directory."""
+    out = box.run("plugin", "validate", str(ROOT), "--strict", "--profile", "directory")
     assert "Validation passed" in out
+    assert "These checks found nothing to report" in out
 
 
-@pytest.mark.parametrize("name", ["bus", "claude-bus"])
-def test_from_the_marketplace(box: Sandbox, repository: Path, backend: Peer, name: str) -> None:
-    """Added as a marketplace and installed under either of its names, the plugin has command, tools and hooks."""
+def test_from_the_marketplace(box: Sandbox, repository: Path, backend: Peer) -> None:
+    """Added as a marketplace and installed, the plugin has command, tools and hooks."""
     box.run("plugin", "marketplace", "add", str(repository))
-    box.run("plugin", "install", f"{name}@claude-bus")
+    box.run("plugin", "install", "bus@claude-bus")
     joins(box, backend, "mcp__plugin_bus_bus")
 
 
@@ -93,6 +94,106 @@ def test_the_shell_of_a_session_with_the_plugin_has_the_command(box: Sandbox, re
 
 def has_command(place: str) -> bool:
     return Path(place, "claude-bus").exists()
+
+
+def test_a_call_on_the_first_start_waits_for_the_server(
+    box: Sandbox, repository: Path, backend: Peer, uv: Uv, pool: ThreadPoolExecutor
+) -> None:
+    """A headless session that joins while the packages are fetched has joined, and its mail comes by itself."""
+    backend.send("frontend", "it waited")
+    starts_first(box, uv)
+    script = [tool("mcp__plugin_bus_bus__register", name="frontend"), text("joined")]
+    with FakeAnthropic(script) as model:
+        options = ("--plugin-dir", str(repository), "--allowedTools", "mcp__plugin_bus_bus")
+        done = pool.submit(box.run, "-p", *options, stdin="join", env={"ANTHROPIC_BASE_URL": model.url})
+        asked = model.wait_main(1)
+        with uv.installing():
+            pass
+        done.result()
+        answered = model.main[1]
+    assert {f"mcp__plugin_bus_bus__{name}" for name in BUILT_IN} <= set(asked.tool_names)
+    assert "registered 'frontend'" in answered.tool_results()[0]
+    assert [mail.content for mail in reading.mail(answered)] == ["it waited"]
+
+
+def test_the_person_sees_what_a_first_start_does(box: Sandbox, repository: Path, backend: Peer, uv: Uv) -> None:
+    """The first prompt goes through at once and says it; once the packages are there the session is on the bus."""
+    starts_first(box, uv)
+    script = [text("hello"), tool("mcp__plugin_bus_bus__register", name="frontend"), text("joined"), text("read")]
+    options = ("--plugin-dir", str(repository), "--permission-mode", "manual", "--allowedTools", "mcp__plugin_bus_bus")
+    with FakeAnthropic(script) as model, Tui(box, *options, env={"ANTHROPIC_BASE_URL": model.url}) as tui:
+        tui.prompt("hello")
+        model.wait_main(1)
+        tui.wait_for("its packages are being fetched")
+        tui.wait_until_idle()
+        with uv.installing():
+            pass
+        tui.prompt("join")
+        assert "registered 'frontend'" in model.wait_main(3).tool_results()[0]
+        tui.wait_until_idle()
+        backend.send("frontend", "welcome")
+        assert [mail.content for mail in reading.mail(model.wait_main(4))] == ["welcome"]
+        assert "hook" not in tui.screen().lower()
+
+
+def starts_first(box: Sandbox, uv: Uv) -> None:
+    """Nothing has been made for the plugin yet, and its packages come when one lets them."""
+    del box.env["CLAUDE_BUS_PYTHON"]
+    box.env["PATH"] = os.pathsep.join([str(uv.folder), box.env["PATH"]])
+    uv.close()
+
+
+# -- a clone as a project ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", [".", "src/claude_bus"])
+def test_a_clone_as_a_project(box: Sandbox, repository: Path, backend: Peer, folder: str) -> None:
+    """The `.mcp.json` of a clone offers its bus to who opens it, wherever in it; also to who has a server `bus`."""
+    box.run("mcp", "add", "--scope", "user", "bus", "--", "python3", "-c", "print('other')")
+    open_project(box, repository / folder)
+    (asked, answered) = turn(box, "join", tool("mcp__bus__register", name="frontend"), text("joined"))
+    assert {f"mcp__bus__{name}" for name in BUILT_IN} <= set(asked.tool_names)
+    assert "registered 'frontend'" in answered.tool_results()[0]
+
+
+def test_a_clone_as_a_project_beside_the_plugin(box: Sandbox, repository: Path, backend: Peer) -> None:
+    """Both servers run, are one session on the bus, and the plugin's hooks find theirs."""
+    waiting = backend.send("frontend", "it waited")
+    box.run("plugin", "marketplace", "add", str(repository))
+    box.run("plugin", "install", "bus@claude-bus")
+    open_project(box, repository)
+    script = (tool("mcp__bus__register", name="frontend"), tool("mcp__plugin_bus_bus__whoami"), text("joined"))
+    _, joined, known = turn(box, "join", *script)
+    assert [mail.id for mail in reading.mail(joined)] == [waiting]
+    assert reading.came_with(joined) == ["PostToolBatch"]
+    assert known.tool_results()[-1] == "frontend"
+
+
+@pytest.mark.parametrize("way", ["switched off", "named as its hooks do"])
+def test_with_servers_of_a_file_alone(box: Sandbox, repository: Path, tmp_path: Path, way: str) -> None:
+    """--strict-mcp-config takes the plugin's server away, not its hooks: the documented ways keep it quiet."""
+    box.run("plugin", "marketplace", "add", str(repository))
+    box.run("plugin", "install", "bus@claude-bus")
+    server = {"command": "python3", "args": [str(repository / ".claude-plugin" / "launch.py")]}
+    servers, options = tmp_path / "servers.json", ["--permission-mode", "manual"]
+    if way == "switched off":
+        options += ["--settings", json.dumps({"enabledPlugins": {"bus@claude-bus": False}})]
+    servers.write_text(json.dumps({"mcpServers": {} if way == "switched off" else {"plugin:bus:bus": server}}))
+    options += ["--strict-mcp-config", "--mcp-config", str(servers)]
+    with FakeAnthropic() as model, Tui(box, *options, env={"ANTHROPIC_BASE_URL": model.url}) as tui:
+        tui.prompt("hello")
+        model.wait_main(1)
+        tui.wait_until_idle()
+        tui.prompt("again")
+        model.wait_main(2)
+        tui.wait_until_idle()
+        assert "not connected" not in tui.screen()
+
+
+def open_project(box: Sandbox, folder: Path) -> None:
+    box.settings(enableAllProjectMcpServers=True, permissions={"allow": ["mcp__bus", "mcp__plugin_bus_bus"]})
+    box.trust(folder)
+    box.project = folder
 
 
 # -- the installer --------------------------------------------------------------------
@@ -199,3 +300,26 @@ def test_the_installer_beside_the_plugin(box: Sandbox, repository: Path, install
     assert "the plugin bus@claude-bus is enabled" in installer()
     assert everything(box)["servers"] == {}
     joins(box, backend, "mcp__plugin_bus_bus")
+
+
+# -- the oldest client ------------------------------------------------------------------
+
+
+@pytest.fixture
+def oldest(box: Sandbox) -> Sandbox:
+    """A machine with the oldest client that is supported."""
+    box.binary = oldest_binary()
+    return box
+
+
+def test_the_plugin_in_the_oldest_client(oldest: Sandbox, repository: Path, backend: Peer) -> None:
+    """It has command, tools and hooks."""
+    oldest.run("plugin", "marketplace", "add", str(repository))
+    oldest.run("plugin", "install", "bus@claude-bus")
+    joins(oldest, backend, "mcp__plugin_bus_bus", hidden=False)
+
+
+def test_the_installer_with_the_oldest_client(oldest: Sandbox, installer: Installer, backend: Peer) -> None:
+    """Its settings, hooks and all, are understood."""
+    assert "It works" in installer()
+    joins(oldest, backend, "mcp__bus", hidden=False)

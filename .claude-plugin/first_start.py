@@ -1,0 +1,439 @@
+"""A first start: the client is answered while the environment is made, and then talks to the server.
+
+Claude Code gives up a server that has not answered after 30 seconds, and does not try it again for 15 minutes (seen
+on 2.1.332). So the opening is answered here, from `answers.json`. A tool call waits a little for the server, and then
+says what is going on. Once the environment is there, this process becomes the server's supervisor, on the same pipes:
+what the client said so far that the server must know is left in a file for it (`claude_bus.supervisor.OPENED`).
+
+Runs on Python 3.8 and newer, like the launcher.
+"""
+# ruff: noqa: INP001
+# ruff: noqa: PTH103, PTH110, PTH118, PTH123, PTH202
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import launch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HOLD = 25.0
+"""Seconds that a tool call waits for the server."""
+PAUSES = (15.0, 60.0, 300.0, 900.0)
+"""Seconds until it is tried again by itself, by the number of failures before."""
+SOON = 10.0
+"""Seconds after a failure from which a tool call tries it again."""
+LOOK = 0.2
+"""Seconds between looks at the builder."""
+GLANCE = 2.0
+"""Seconds between looks for what another session has made."""
+
+OPENED = "CLAUDE_BUS_OPENED"
+MODERN = "io.modelcontextprotocol/protocolVersion"
+NOT_FOUND, OTHER_ERA = -32601, -32022
+
+FETCHING = "bus: first start: its packages are being fetched; it works as soon as they are there"
+BEING_MADE = (
+    "claude-bus is being set up: this is its first start, and its packages are being fetched ({} s so far). "
+    "Nothing was done. Call again in a minute; nothing needs to be restarted."
+)
+AGAIN = "It tries again by itself, and with the next call; nothing needs to be restarted."
+
+
+def environment(folder: str, args: list[str]) -> str:
+    """The environment in `folder`, made if it is not there. As the server, the client is answered meanwhile."""
+    attempt = Attempt(folder)
+    sys.stderr.write(f"claude-bus: first start, making its Python environment in {folder}\n")
+    sys.stderr.flush()  # this process may become another program
+    if launch.is_server(args):
+        return FirstStart(attempt).run()
+    attempt.begin()
+    attempt.wait()
+    if not attempt.made:
+        raise launch.Failed(f"{attempt.why}. The whole story is in {attempt.log}")
+    return attempt.made
+
+
+def tell(why: str) -> int:
+    """Answer a client whose server cannot be started, until it ends; returns the exit status."""
+    conversation = Conversation()
+    for data in chunks(lambda: GLANCE, conversation.take_up()):
+        conversation.hear(data)
+        conversation.settle(f"claude-bus cannot start: {why}", f"bus: it cannot start: {why}")
+    return 1
+
+
+# -- making it --------------------------------------------------------------------------
+
+
+class Attempt:
+    """Makes the environment, in a process of its own that goes on when the client ends, and again if that fails."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.log = os.path.join(folder, "build.log")
+        self.made = ""
+        self.why = ""
+        self.began = 0.0
+        self.ended = 0.0
+        self.failures = 0
+        self._builder: subprocess.Popen[bytes] | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        return self._builder is not None
+
+    def begin(self) -> None:
+        """Start a builder, unless one runs."""
+        if self._builder:
+            return
+        # Our Python may be that of a broken environment, or of some venv of the user's.
+        python = getattr(sys, "_base_executable", sys.executable)
+        command = [python, "-I", os.path.join(launch.HERE, "environment.py"), self.folder]
+        self.began = time.monotonic()
+        try:
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            with open(self.log, "wb" if is_long(self.log) else "ab") as log:
+                self._builder = subprocess.Popen(  # noqa: S603
+                    command,
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self.failed(f"its Python environment cannot be made in {self.folder}: {error}")
+
+    def wait(self) -> None:
+        if self._builder:
+            self._builder.wait()
+        self.look()
+
+    def look(self) -> None:
+        """Take notice of what became of the builder; `made` is set once the environment is there, whoever made it."""
+        if self._builder and self._builder.poll() is not None:
+            self._over(self._builder)
+        if not self._builder:
+            self.made = launch.find(self.folder)
+            if not self.made and self.failures and time.monotonic() >= self.ended + self._pause():
+                self.begin()
+
+    def _over(self, builder: subprocess.Popen[bytes]) -> None:
+        self._builder = None
+        assert builder.stdout
+        with builder.stdout as said:
+            last = said.read().decode("utf-8", "replace").strip()
+        if builder.returncode:
+            self.failed(last or f"what fetches its packages was ended ({builder.returncode})")
+
+    def _pause(self) -> float:
+        return PAUSES[min(self.failures, len(PAUSES)) - 1]
+
+    def ask(self) -> None:
+        """Try it again if somebody wants the server, and it did not fail just now."""
+        if time.monotonic() >= self.ended + SOON:
+            self.begin()
+
+    def failed(self, why: str) -> None:
+        self.why = why
+        self.failures += 1
+        self.ended = time.monotonic()
+
+
+def is_long(log: str) -> bool:
+    return os.path.exists(log) and os.path.getsize(log) > 1_000_000
+
+
+# -- answering --------------------------------------------------------------------------
+
+
+class FirstStart:
+    """Answers the client until the environment is there."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._conversation = Conversation()
+
+    def run(self) -> str:
+        """The environment, once it is there; the server then finds the conversation. Ends with the client."""
+        self._attempt.begin()
+        for data in chunks(self._pause, self._conversation.take_up()):
+            self._conversation.hear(data)
+            self._attempt.look()
+            if self._attempt.made and self._hand_over():
+                return self._attempt.made
+            self._settle()
+        raise SystemExit(0)
+
+    def _pause(self) -> float:
+        return LOOK if self._attempt.goes_on else GLANCE
+
+    def _hand_over(self) -> bool:
+        try:
+            self._conversation.leave(self._attempt.folder)
+        except OSError as error:
+            self._attempt.failed(f"{self._attempt.folder} cannot be written: {error.strerror}")
+            return False
+        return True
+
+    def _settle(self) -> None:
+        attempt, conversation = self._attempt, self._conversation
+        if conversation.asks():
+            attempt.ask()
+        if attempt.goes_on:
+            so_far = int(time.monotonic() - attempt.began)
+            conversation.settle(BEING_MADE.format(so_far), FETCHING, held=HOLD)
+        else:
+            said = f"claude-bus cannot start yet: {attempt.why}. {AGAIN} The whole story is in {attempt.log}"
+            conversation.settle(said, f"bus: it cannot start yet: {attempt.why}")
+
+
+class Conversation:
+    """What a client says and is answered before there is a server."""
+
+    def __init__(self) -> None:
+        with open(os.path.join(launch.HERE, "answers.json"), encoding="utf-8") as file:
+            self._answers: dict[str, Any] = json.load(file)
+        self._opening: list[bytes] = []
+        """The handshake, which the server has to hear as well."""
+        self._modern = False
+        self._calls: dict[Any, Call] = {}
+        self._hooks: list[dict[str, Any]] = []
+        self._of_subagents: list[str] = []
+        self._rest = b""
+        self._told: set[str] = set()
+        self._wanted = False
+
+    def asks(self) -> bool:
+        """Whether somebody wanted the server since this was asked: a model that calls a tool, a person's prompt."""
+        wanted, self._wanted = self._wanted, False
+        return wanted
+
+    # -- the client
+
+    def hear(self, data: bytes) -> None:
+        """Take what came from the client: openings are answered at once, calls by `settle`."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            message = parsed(line)
+            if message:
+                self._message(line + b"\n", message)
+
+    def _message(self, line: bytes, message: dict[str, Any]) -> None:
+        method, params = message.get("method"), message.get("params")
+        params = params if isinstance(params, dict) else {}
+        if method == "notifications/initialized" and self._opening:
+            self._opening.append(line)
+        elif method == "notifications/cancelled":
+            self._calls.pop(params.get("requestId"), None)
+        elif method == "tools/call" and isinstance(message.get("id"), (int, str)):
+            self._call(line, message, params)
+        elif method and "id" in message:
+            self._answer(line, message, params)
+
+    def _call(self, line: bytes, message: dict[str, Any], params: dict[str, Any]) -> None:
+        arguments = params.get("arguments")
+        arguments = arguments if isinstance(arguments, dict) else {}
+        if params.get("name") != "hook":
+            self._wanted = True
+            self._calls[message["id"]] = call = Call(line, message, params)
+            if call.tool_use in self._of_subagents:  # the server would take it for the session's own
+                call.patience = 0.0
+            call.announce()
+            return
+        if arguments.get("tool_use_id") and arguments.get("agent_id"):
+            self._of_subagents.append(str(arguments["tool_use_id"]))
+        self._hooks.append({**message, "params": {**params, "arguments": arguments}})
+        self._wanted = self._wanted or is_prompt(self._hooks[-1])
+
+    def _answer(self, line: bytes, message: dict[str, Any], params: dict[str, Any]) -> None:
+        method, modern = message["method"], is_modern(params)
+        if method == "initialize":
+            self._shake_hands(line, message, params)
+        elif method == "server/discover" and modern:
+            self._modern = not self._opening
+            reply(message, {**self._answers[method], **self._answers["modern"], **self._answers["kept"]})
+        elif method == "tools/list":
+            more = {**self._answers["modern"], **self._answers["kept"]} if modern else {}
+            reply(message, {**self._answers[method], **more})
+        elif method == "ping" and not modern:
+            reply(message, {})
+        else:
+            refuse(message, NOT_FOUND, "Method not found", method)
+
+    def _shake_hands(self, line: bytes, message: dict[str, Any], params: dict[str, Any]) -> None:
+        """As the server does: the first opening that holds decides on the revision, and then no other is taken."""
+        offered = self._answers["handshake"]
+        wanted = params.get("protocolVersion")
+        if self._modern:
+            said = "connection is serving a newer protocol; the initialize handshake is not accepted"
+            refuse(message, OTHER_ERA, said, {"supported": self._answers["server/discover"]["supportedVersions"]})
+            return
+        self._opening = [line]
+        found = self._answers["server/discover"]
+        result = {name: found[name] for name in ("capabilities", "instructions")}
+        info = self._answers["modern"]["_meta"]["io.modelcontextprotocol/serverInfo"]
+        version = wanted if wanted in offered else offered[-1]
+        reply(message, {**result, "protocolVersion": version, "serverInfo": info})
+
+    # -- calls
+
+    def settle(self, answer: str, notice: str, held: float = 0.0) -> None:
+        """Answer hooks, and the calls that have waited for `held` seconds. The person sees each notice once."""
+        for message in self._hooks:
+            self._hook(message, notice)
+        self._hooks.clear()
+        for number, call in list(self._calls.items()):
+            if time.monotonic() >= call.came + min(held, call.patience):
+                del self._calls[number]
+                self._result(call.message, call.params, answer, failed=True)
+
+    def _hook(self, message: dict[str, Any], notice: str) -> None:
+        params = message["params"]
+        event = (params.get("arguments") or {}).get("event")
+        said = "" if event == "PostCompact" else "{}"  # the client quotes what it is answered then
+        if is_prompt(message) and notice not in self._told:
+            self._told.add(notice)
+            said = json.dumps({"systemMessage": notice})
+        self._result(message, params, said)
+
+    def _result(self, message: dict[str, Any], params: dict[str, Any], said: str, *, failed: bool = False) -> None:
+        content = [{"type": "text", "text": said}] if said else []
+        more = self._answers["modern"] if is_modern(params) else {}
+        reply(message, {"content": content, "isError": failed, **more})
+
+    # -- from one process to the next
+
+    def take_up(self) -> bytes:
+        """Go on where another process left off; returns what the client said that was not settled."""
+        left = os.environ.pop(OPENED, "")
+        if not left:
+            return b""
+        with open(left, encoding="utf-8") as file:
+            found = json.load(file)
+        os.unlink(left)  # noqa: PTH108
+        self._opening = [line.encode("utf-8", "surrogateescape") for line in found["opening"]]
+        return str(found["rest"]).encode("utf-8", "surrogateescape")
+
+    def leave(self, folder: str) -> None:
+        """Leave for the server's supervisor what it must know, and what it has to answer."""
+        left = os.path.join(folder, f".opened-{os.getpid()}")
+        rest = b"".join([call.line for call in self._calls.values()] + [self._rest])
+        said = {
+            "opening": [line.decode("utf-8", "surrogateescape") for line in self._opening],
+            "rest": rest.decode("utf-8", "surrogateescape"),
+        }
+        with os.fdopen(os.open(left, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(said, file)
+        os.environ[OPENED] = left
+
+
+class Call:
+    """A tool call that waits for the server."""
+
+    def __init__(self, line: bytes, message: dict[str, Any], params: dict[str, Any]) -> None:
+        self.line, self.message, self.params = line, message, params
+        self.came = time.monotonic()
+        self.patience = HOLD
+        meta = params.get("_meta")
+        self._meta = meta if isinstance(meta, dict) else {}
+
+    @property
+    def tool_use(self) -> str:
+        return str(self._meta.get("claudecode/toolUseId", ""))
+
+    def announce(self) -> None:
+        """Show the person what is waited for."""
+        token = self._meta.get("progressToken")
+        if token is not None:
+            said = {"progressToken": token, "progress": 0, "message": "first start: fetching its packages"}
+            write({"jsonrpc": "2.0", "method": "notifications/progress", "params": said})
+
+
+def is_modern(params: dict[str, Any]) -> bool:
+    """Whether a request says itself which revision of the protocol it is of."""
+    meta = params.get("_meta")
+    return isinstance(meta, dict) and MODERN in meta
+
+
+def is_prompt(message: dict[str, Any]) -> bool:
+    """Whether a call of the hook tool is for a prompt of the session itself."""
+    arguments = message["params"].get("arguments") or {}
+    return arguments.get("event") == "UserPromptSubmit" and not arguments.get("agent_id")
+
+
+def parsed(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def reply(message: dict[str, Any], result: dict[str, Any]) -> None:
+    write({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+
+def refuse(message: dict[str, Any], code: int, said: str, data: Any) -> None:
+    write({"jsonrpc": "2.0", "id": message["id"], "error": {"code": code, "message": said, "data": data}})
+
+
+# -- the pipes --------------------------------------------------------------------------
+
+
+def write(message: dict[str, Any]) -> None:
+    """Say it to the client. One that has gone is noticed when it is listened to."""
+    left = json.dumps(message).encode() + b"\n"
+    try:
+        while left:
+            left = left[os.write(1, left) :]
+    except OSError:
+        pass
+
+
+def chunks(pause: Callable[[], float], first: bytes = b"") -> Iterator[bytes]:
+    """What the client says, as it comes, and b"" after each pause without a word; ends with the client.
+
+    No more is read than is there: nothing is lost when this process becomes another program.
+    """
+    yield first
+    while True:
+        ready = waits(pause())
+        data = os.read(0, 65_536) if ready else b""
+        if ready and not data:
+            return
+        yield data
+
+
+if sys.platform == "win32":
+
+    def waits(seconds: float) -> bool:
+        """Whether the client says something, or has ended, within this time."""
+        import ctypes
+        import msvcrt
+
+        peek = ctypes.windll.kernel32.PeekNamedPipe
+        handle, there = ctypes.c_void_p(msvcrt.get_osfhandle(0)), ctypes.c_ulong()
+        end = time.monotonic() + seconds
+        while peek(handle, None, 0, None, ctypes.byref(there), None) and not there.value:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        return True
+
+else:
+
+    def waits(seconds: float) -> bool:
+        """Whether the client says something, or has ended, within this time."""
+        import select
+
+        return bool(select.select([0], [], [], seconds)[0])
