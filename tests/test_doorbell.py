@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +19,7 @@ from claude_bus.bus import Bus
 from claude_bus.doorbell import Doorbell
 from claude_bus.drivers import notices
 from claude_bus.drivers.sqlite import connect
+from claude_bus.model import Process
 from claude_bus.processes import this_process
 from claude_bus.session import Session
 from inbox_under_test import Inbox, inbox
@@ -295,16 +299,100 @@ async def test_a_notice_is_heard_and_a_deaf_address_is_no_error() -> None:
 # -- whose server this is -----------------------------------------------------------------------
 
 
+def _socket(folder: Path, pid: int) -> dict[str, str]:
+    """Variables that name an inbox socket of the client with this pid."""
+    return {"CLAUDE_CODE_MESSAGING_SOCKET": str(folder / f"{pid}.sock"), "CLAUDE_CODE_MESSAGING_TOKEN": "t"}
+
+
 def test_servers_of_one_session_have_one_key(tmp_path: Path) -> None:
-    """The session's socket names it, whichever of its servers asks."""
-    mine = claude_code.lineage({})[1].pid
-    env = {"CLAUDE_CODE_MESSAGING_SOCKET": f"/tmp/{mine}.sock", "CLAUDE_CODE_MESSAGING_TOKEN": "t"}
+    """The session's socket names it, whichever of its servers asks, and its shell."""
+    env = _socket(tmp_path, os.getppid())
 
     client, bell = claude_code.client(env, tmp_path)
+    (tmp_path / f"{os.getppid()}.sock").touch()
+    by_its_file, _ = claude_code.client(env, tmp_path)
 
-    assert client.key == f"socket:/tmp/{mine}.sock"
-    assert bell == claude_code.Inbox(f"/tmp/{mine}.sock", "t")
-    assert claude_code.keys_of_shell(env) == [client.key]
+    assert client.process == processes.process(os.getppid())
+    assert bell == claude_code.Inbox(env["CLAUDE_CODE_MESSAGING_SOCKET"], "t")
+    assert claude_code.keys_of_shell(env)[0] == by_its_file.key
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """Ancestors of this process, nearest first, none of which is a launcher that we know."""
+    found = [Process("here", pid, float(pid)) for pid in (30, 20, 10)]
+    monkeypatch.setattr(processes, "ancestors", lambda: [(process, "doppler") for process in found])
+    return found
+
+
+def test_a_client_is_named_by_its_socket_whatever_stands_between(tmp_path: Path, line: list[Process]) -> None:
+    """Any ancestor's socket is its servers' bell, however far up it is and whatever programs wrap them."""
+    for process in line:
+        client, bell = claude_code.client(_socket(tmp_path, process.pid), tmp_path)
+        assert (client.process, bool(bell), client.program) == (process, True, "claude-code")
+
+
+@pytest.mark.parametrize("marks", [{"CLAUDE_CODE_CHILD_SESSION": "1"}, {"CLAUDE_PID": str(os.getppid())}])
+def test_a_server_of_a_program_in_a_sessions_shell_is_not_the_sessions(tmp_path: Path, marks: dict[str, str]) -> None:
+    """The client marks what runs in its shell; a server that is started there has another's socket, and no bell."""
+    env = {**_socket(tmp_path, os.getppid()), "CLAUDE_CODE_SESSION_ID": "s1", **marks}
+
+    client, bell = claude_code.client(env, tmp_path)
+    without_socket, _ = claude_code.client({"CLAUDE_CODE_SESSION_ID": "s1", **marks}, tmp_path)
+
+    assert (bell, client.process, client.program) == (None, processes.this_process(), "mcp")
+    assert "CLAUDE_PID" in marks or without_socket.program == "mcp"
+
+
+def test_a_session_that_another_one_started_has_its_own_bell(tmp_path: Path, line: list[Process]) -> None:
+    """A client that runs in a session's shell passes that one's pid on to its servers; their socket is its own."""
+    [inner, outer, _] = line
+
+    client, bell = claude_code.client({**_socket(tmp_path, inner.pid), "CLAUDE_PID": str(outer.pid)}, tmp_path)
+
+    assert (client.process, bool(bell)) == (inner, True)
+
+
+def test_a_socket_of_a_process_that_is_no_ancestor_is_not_ours(tmp_path: Path) -> None:
+    """Variables that outlived their session name nobody."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        client, bell = claude_code.client(_socket(tmp_path, other.pid), tmp_path)
+        other.kill()
+
+    assert (bell, client.program) == (None, "mcp")
+
+
+def test_two_sockets_at_one_path_are_two_sessions(tmp_path: Path) -> None:
+    """Containers have the same paths and pids; the file tells them apart, and a namespace where there is none."""
+    env = _socket(tmp_path, os.getppid())
+    path = Path(env["CLAUDE_CODE_MESSAGING_SOCKET"])
+    path.touch()
+    [first, _] = claude_code.keys_of_shell(env)
+    path.rename(tmp_path / "other.sock")
+    [nowhere, _] = claude_code.keys_of_shell(env)
+    path.touch()
+    [second, _] = claude_code.keys_of_shell(env)
+
+    assert len({first, second, nowhere}) == 3
+    assert processes.domain().namespace in nowhere
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file's times of start are Linux's")
+def test_a_client_without_a_socket_is_named_by_its_session_file(tmp_path: Path, line: list[Process]) -> None:
+    """Behind a wrapper too, unless the file is of another process that had the same pid."""
+    process = line[1]
+    env = {"CLAUDE_CODE_SESSION_ID": "s1", "CLAUDECODE": "1", "CLAUDE_CONFIG_DIR": str(tmp_path)}
+    (tmp_path / "sessions").mkdir()
+    noted = tmp_path / "sessions" / f"{process.pid}.json"
+
+    noted.write_text(json.dumps({"pid": process.pid, "procStart": processes.ticks(process)}))
+    client, _ = claude_code.client(env, tmp_path)
+    noted.write_text(json.dumps({"pid": process.pid, "procStart": "1"}))
+    other, _ = claude_code.client(env, tmp_path)
+
+    assert client.process == process
+    assert client.key in claude_code.keys_of_shell(env)
+    assert other.process == line[0]
 
 
 def test_a_session_without_a_socket_is_known_by_its_process(tmp_path: Path) -> None:
@@ -494,10 +582,13 @@ def test_a_client_says_of_itself_whether_it_is_idle(tmp_path: Path, said: str | 
 
 
 def test_a_server_below_somebody_elses_session_does_not_ring_it(path: Path, socket: Inbox) -> None:
-    """A program that a session started inherits its variables; the socket of another process is not its own."""
-    foreign = socket.path.with_name("1.sock")
-    os.link(socket.path, foreign)
-    env = {"CLAUDE_CODE_MESSAGING_SOCKET": str(foreign), "CLAUDE_CODE_SESSION_ID": "s1", "BUS_WAKE": "always"}
+    """A program in a session's shell inherits its variables, and the client's mark; a server below it is not woken."""
+    env = {
+        "CLAUDE_CODE_MESSAGING_SOCKET": str(socket.path),
+        "CLAUDE_CODE_SESSION_ID": "s1",
+        "CLAUDE_CODE_CHILD_SESSION": "1",
+        "BUS_WAKE": "always",
+    }
     with wire(path, **env) as bob:
         bob.call("register", name="bob")
         alice = Peer(path, "alice")
@@ -568,5 +659,6 @@ def test_the_listing_shows_the_client_not_its_server(path: Path, socket: Inbox) 
     with socket.server(path) as bob:
         bob.call("register", name="bob")
         row = connect(path, 1.0).execute("SELECT client, pid FROM bindings").fetchone()
+        [key, _] = claude_code.keys_of_shell({"CLAUDE_CODE_MESSAGING_SOCKET": str(socket.path)})
 
-    assert tuple(row) == (f"socket:{socket.path}", os.getpid())
+    assert tuple(row) == (key, os.getpid())

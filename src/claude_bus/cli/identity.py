@@ -55,7 +55,7 @@ async def committer(bus: Bus, config: Config, env: Mapping[str, str]) -> Address
 async def _session(bus: Bus, env: Mapping[str, str]) -> Binding | None:
     for key in claude_code.keys_of_shell(env):
         binding = await bus.binding(key)
-        if binding:
+        if binding and claude_code.is_session_of_shell(binding, env):
             return binding
     return None
 
