@@ -275,6 +275,97 @@ async def test_the_watch_does_a_servers_upkeep(party: Party, bell: Bell, monkeyp
     assert bound == left == ["bob"]
 
 
+@pytest.mark.anyio
+async def test_a_session_that_was_given_up_comes_back(
+    party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was suspended for long, in a container say, has its name and its bell again before anything is typed."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+    alice = await party.join("alice")
+    bell.says_idle = True
+    monkeypatch.setattr(doorbell, "_QUIET_FOR", -1.0)
+    async with bell.watching():
+        await bell.session.bus.detach(bell.session.client.key)
+        await say(alice, "bob", "are you back?")
+        await bell.bus.looks()
+
+    binding = await bell.session.whoami()
+    assert binding
+    assert (binding.address.name, binding.registered) == ("bob", True)
+    assert bell.rung == ["alice: 1 unread on the bus from alice (#1)"]
+
+
+@pytest.mark.anyio
+async def test_a_session_that_comes_back_while_it_works_is_not_rung(
+    party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows what it does, so it counts as working until it or its client says otherwise."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+    alice = await party.join("alice")
+    async with bell.watching():
+        await bell.session.bus.detach(bell.session.client.key)
+        await say(alice, "bob")
+        await bell.bus.looks()
+
+    assert bell.rung == []
+
+
+@pytest.mark.anyio
+async def test_a_session_that_left_does_not_come_back(
+    party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving is its own wish."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+    async with bell.watching():
+        await bell.session.leave()
+        await bell.bus.looks()
+
+    assert [row[0] for row in connect(party.path, 1.0).execute("SELECT agent FROM bindings")] == []
+
+
+@pytest.mark.anyio
+async def test_the_heart_beats_though_nothing_else_works(
+    party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that fails each time does not make the session seem dead."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+
+    async def fail(verb: str) -> None:
+        if verb == "waiting":
+            raise OSError("always")
+
+    bell.bus.before = fail
+    party.now += 500
+    async with bell.watching():
+        await bell.bus.looks()
+
+    [row] = connect(party.path, 1.0).execute("SELECT heartbeat FROM bindings WHERE agent = 'bob'")
+    assert row[0] == party.now
+
+
+class Clocks:
+    """The clock on the wall, and how long the machine ran."""
+
+    wall = 1_000.0
+    awake = 0.0
+
+
+def test_a_heart_beats_at_once_when_the_machine_slept() -> None:
+    """So that nobody who wakes first takes all others for dead; also when the clock was put back."""
+    clocks = Clocks()
+    beat = doorbell.Beat(lambda: clocks.wall, lambda: clocks.awake)
+    due = [beat.due(60.0)]
+    for wall, awake in ((30, 30), (31, 61), (8_000, 1), (-20_000, 1)):
+        clocks.wall += wall
+        clocks.awake += awake
+        due.append(beat.due(60.0))
+        still = beat.due(60.0)
+        assert still == due[-1], "it is due until it was given"
+        beat.given()
+
+    assert due == [False, False, True, True, True]
+
+
 def _draft(to: str) -> Any:
     from claude_bus.model import Draft
 
