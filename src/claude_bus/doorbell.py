@@ -19,6 +19,7 @@ from .session import Session
 
 LOOK_EVERY = 2.0
 HEARTBEAT_EVERY = 60.0
+RETRY_AFTER = 5.0
 PRUNE_EVERY = 6 * 3600.0
 _QUIET_FOR = 5.0
 """Seconds a session must have been silent before its client is asked whether it is idle."""
@@ -44,16 +45,21 @@ class Beat:
     def __init__(self, clock: Callable[[], float] = time.time, awake: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._awake = clock, awake
         self._patience = processes.Patience(awake)
+        self._given = awake()
         self._leapt = False
-        self.given()
+        self._tried = float("-inf")
 
     def due(self, every: float) -> bool:
+        """Whether to give one now. One that fails is due again after `RETRY_AFTER` seconds."""
         self._leapt = self._patience.leapt(self._clock()) or self._leapt
-        return self._leapt or self._awake() - self._given > every
+        now = self._awake()
+        due = (self._leapt or now - self._given > every) and now - self._tried > min(RETRY_AFTER, every)
+        self._tried = now if due else self._tried
+        return due
 
     def given(self) -> None:
-        """It was: one that failed is still due."""
-        self._given, self._leapt = self._awake(), False
+        """It was given."""
+        self._given, self._leapt, self._tried = self._awake(), False, float("-inf")
 
 
 class Doorbell:

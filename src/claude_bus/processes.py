@@ -84,6 +84,12 @@ def domain() -> Domain:
     )
 
 
+@cache
+def network() -> str:
+    """The network namespace of this process: containers have loopbacks of their own. "" where nothing tells."""
+    return "".join(filter(str.isdigit, _link("self/ns/net"))) if _LINUX else ""
+
+
 def _machine_elsewhere() -> str:
     """What Windows and macOS call this machine, which a change of its name does not move; else the name."""
     with contextlib.suppress(OSError, AttributeError):
