@@ -182,6 +182,11 @@ def is_session_of_shell(binding: Binding, env: Mapping[str, str]) -> bool:
     )
 
 
+def in_sandbox(env: Mapping[str, str]) -> bool:
+    """Whether this program runs in the client's sandbox, which lets it write to few places."""
+    return bool(env.get("CLAUDECODE") and env.get("SANDBOX_RUNTIME"))
+
+
 def is_typed(prompt: str) -> bool:
     """Whether a prompt is a user's word."""
     return not prompt.startswith(_PUSHED)
