@@ -311,6 +311,32 @@ async def test_a_session_that_comes_back_while_it_works_is_not_rung(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("given", [True, False])
+async def test_a_name_that_was_held_when_the_session_began_is_taken_once_it_is_free(
+    party: Party, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    """A container that was killed and started again: its predecessor is only known to be silent."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+    monkeypatch.setattr(doorbell, "LOOK_EVERY", 0.01)
+    before = await party.join("bob")
+    await before.prompt("s", "p", "default")
+    bell = Bell(party.session(name="bob" if given else ""))
+    async with bell.watching():
+        early = await bell.session.whoami()
+        party.kill(before)
+        await bell.bus.looks()
+        late = await bell.session.whoami()
+        await say(await party.join("alice"), "bob", "welcome back")
+        found = await bell.session.prompt("s", "p2", "default")
+
+    assert early
+    assert late
+    assert (early.address.name, early.registered, late.address.name, late.registered) == ("shop", False, "bob", True)
+    assert "You are 'bob' on the bus." in found.context
+    assert "BUS_NAME" not in found.context
+
+
+@pytest.mark.anyio
 async def test_a_session_that_left_does_not_come_back(
     party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ knows these names.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -128,12 +127,16 @@ def _key(path: str) -> str:
     the namespace has to do.
     """
     domain = processes.domain()
+    return f"socket:{domain.kernel}/{_file(path) or domain.namespace}:{path}"
+
+
+def _file(path: str) -> str:
+    """The identity of a file; "" without one, and on Windows, where to look at a named pipe is to open it."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - a named pipe's path is no file's
-        place = f"{found.st_dev:x}.{found.st_ino:x}"
+        found = None if sys.platform == "win32" else Path(path).stat()
     except (OSError, ValueError):
-        place = domain.namespace
-    return f"socket:{domain.kernel}/{place}:{path}"
+        return ""
+    return f"{found.st_dev:x}.{found.st_ino:x}" if found else ""
 
 
 def has_hooks(env: Mapping[str, str]) -> bool:

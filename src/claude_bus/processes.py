@@ -72,12 +72,11 @@ def domain() -> Domain:
     """The domain of this process. One that cannot be told is nobody else's: its name is drawn."""
     if not _LINUX:
         return Domain(_hashed(_machine_elsewhere()), sys.platform)
-    boot, namespace = _text("sys/kernel/random/boot_id"), _link("self/ns/pid")
-    if not (boot and namespace):
+    boot, namespace, machine = _text("sys/kernel/random/boot_id"), _link("self/ns/pid"), _text("/etc/machine-id")
+    if not namespace:
         return Domain(f"unknown-{secrets.token_hex(8)}", "", numbers=False)
-    machine = _text("/etc/machine-id")
     return Domain(
-        boot.replace("-", "")[:12],
+        boot.replace("-", "")[:12] or _hashed(f"{machine} {host()}"),
         "".join(filter(str.isdigit, namespace)),
         _hashed(machine) if machine else "",
         numbers=_link("self") == str(os.getpid()),  # else /proc is that of another namespace

@@ -17,7 +17,7 @@ import anyio
 from . import rules, text
 from .bus import Bus
 from .config import Config
-from .errors import BusError, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
+from .errors import BusError, Forbidden, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
 from .injection import injection
 from .model import (
     ANYBODY,
@@ -126,8 +126,8 @@ class Session:
             self.turn.take_up(binding.session_id, binding.prompt_id)
 
     async def _attach_anew(self) -> Binding:
-        wanted = Address(self.config.name, self.config.channel) if self.config.name else None
-        client = replace(self.client, session_id=self.turn.session_id or self.client.session_id)
+        wanted = self._wanted()
+        client = replace(self.client, session_id=self._conversation())
         try:
             binding = await self.bus.attach(client, wanted, self.config.channel)
         except NameTaken as taken:
@@ -152,10 +152,29 @@ class Session:
         """Say that it lives. If others gave it up meanwhile (it was suspended for long, say), it comes back."""
         if self._left:
             return
-        if await self.bus.binding(self.client.key):
-            await self.bus.heartbeat(self.client.key)
-        else:
+        binding = await self.bus.binding(self.client.key)
+        if not binding:
             await self.attach()
+            return
+        await self.bus.heartbeat(self.client.key)
+        if not binding.registered:
+            await self._take_due_name()
+
+    async def _take_due_name(self) -> None:
+        """Take the name that the settings give and that was refused when the session began, if it is free now."""
+        wanted = self._wanted()
+        with contextlib.suppress(NameTaken, Forbidden):
+            if wanted:
+                await self.bus.register(self.client.key, wanted, self.config.role, None)
+                await self.bus.forget(self.client.key)  # nobody told the model
+                self._warning = ""
+
+    def _wanted(self) -> Address | None:
+        """The name that the settings give the session."""
+        return Address(self.config.name, self.config.channel) if self.config.name else None
+
+    def _conversation(self) -> str:
+        return self.turn.session_id or self.client.session_id
 
     async def close(self) -> None:
         """The client ended."""
