@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import socket
 import sys
 import time
@@ -74,7 +73,7 @@ def domain() -> Domain:
         return Domain(_hashed(_machine_elsewhere()), sys.platform)
     boot, namespace, machine = _text("sys/kernel/random/boot_id"), _link("self/ns/pid"), _text("/etc/machine-id")
     if not namespace:
-        return Domain(f"unknown-{secrets.token_hex(8)}", "", numbers=False)
+        return Domain(f"unknown-{os.urandom(8).hex()}", "", numbers=False)
     return Domain(
         boot.replace("-", "")[:12] or _hashed(f"{machine} {host()}"),
         "".join(filter(str.isdigit, namespace)),
