@@ -377,16 +377,16 @@ def _doorbell(shell: Shell, status: int = 0) -> dict[str, Any]:
     return next(check for check in checks if check["name"] == "doorbell")
 
 
-@pytest.mark.parametrize(("pid", "name"), [(os.getpid(), "backend"), (1, "wanda")])
+@pytest.mark.parametrize(("ancestor", "name"), [(True, "backend"), (False, "wanda")])
 async def test_a_server_of_an_earlier_version_is_found_if_its_client_is_an_ancestor(
-    shell: Shell, tmp_path: Path, pid: int, name: str
+    shell: Shell, tmp_path: Path, ancestor: bool, name: str
 ) -> None:
     """Its key is the bare path of the socket, which is the same in every container."""
-    socket = tmp_path / f"{pid}.sock"
+    socket = tmp_path / f"{os.getpid()}.sock"
     shell.env |= {"CLAUDE_CODE_MESSAGING_SOCKET": str(socket), "CLAUDECODE": "1"}
     process = replace(this_process(), host=processes.host())
-    if pid != process.pid:
-        process = replace(process, pid=pid, started=-5.0)
+    if not ancestor:
+        process = replace(process, started=process.started - 5)
     async with open_local(Config(tmp_path / ".claude-bus" / "bus.db")) as bus:
         await bus.attach(BusClient(f"socket:{socket}", process), None, "default")
         await bus.register(f"socket:{socket}", Address("backend", "default"), "", None)

@@ -474,9 +474,10 @@ def test_a_client_is_named_by_its_socket_whatever_stands_between(tmp_path: Path,
         assert (client.process, bool(bell), client.program) == (process, True, "claude-code")
 
 
-@pytest.mark.parametrize("marks", [{"CLAUDE_CODE_CHILD_SESSION": "1"}, {"CLAUDE_PID": str(os.getppid())}])
-def test_a_server_of_a_program_in_a_sessions_shell_is_not_the_sessions(tmp_path: Path, marks: dict[str, str]) -> None:
+@pytest.mark.parametrize("mark", ["CLAUDE_CODE_CHILD_SESSION", "CLAUDE_PID"])
+def test_a_server_of_a_program_in_a_sessions_shell_is_not_the_sessions(tmp_path: Path, mark: str) -> None:
     """The client marks what runs in its shell; a server that is started there has another's socket, and no bell."""
+    marks = {mark: str(os.getppid())}
     env = {**_socket(tmp_path, os.getppid()), "CLAUDE_CODE_SESSION_ID": "s1", **marks}
 
     client, bell = claude_code.client(env, tmp_path)
