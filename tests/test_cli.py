@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 
+from claude_bus import processes
+from claude_bus.config import Config
 from claude_bus.errors import EXIT_STATUS, BusError
+from claude_bus.model import Address
+from claude_bus.model import Client as BusClient
+from claude_bus.opening import open_local
+from claude_bus.processes import this_process
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 pytestmark = pytest.mark.anyio
@@ -345,6 +352,48 @@ async def test_what_a_sessions_shell_printed_comes_again_after_an_interruption(s
         Shell(tmp_path).json("send", "backend", "hello")
         assert "hello" in shell.text("inbox")
         assert 'possibly_seen="true"' in await _hook(backend, "UserPromptSubmit", prompt_id="p2")
+
+
+async def test_doctor_says_whether_the_session_can_be_woken(shell: Shell, tmp_path: Path) -> None:
+    """Not that it has a socket, but that its server rings it; and what to do where none does."""
+    socket = tmp_path / f"{os.getpid()}.sock"
+    socket.touch()
+    shell.env |= {"CLAUDE_CODE_MESSAGING_SOCKET": str(socket), "CLAUDECODE": "1"}
+    shell.text("agents")
+    alone = _doorbell(shell, status=1)
+    async with _server(shell) as backend:
+        await backend.call_tool("register", {"name": "backend"})
+        early = _doorbell(shell)
+        await _hook(backend, "UserPromptSubmit")
+        woken = _doorbell(shell)
+
+    assert [found["ok"] for found in (alone, early, woken)] == [False, None, True]
+    assert "/mcp" in alone["detail"]
+    assert "'backend'" in woken["detail"]
+
+
+def _doorbell(shell: Shell, status: int = 0) -> dict[str, Any]:
+    checks: list[dict[str, Any]] = shell.json("doctor", status=status)["checks"]
+    return next(check for check in checks if check["name"] == "doorbell")
+
+
+@pytest.mark.parametrize(("ancestor", "name"), [(True, "backend"), (False, "wanda")])
+async def test_a_server_of_an_earlier_version_is_found_if_its_client_is_an_ancestor(
+    shell: Shell, tmp_path: Path, ancestor: bool, name: str
+) -> None:
+    """Its key is the bare path of the socket, which is the same in every container."""
+    socket = tmp_path / f"{os.getpid()}.sock"
+    shell.env |= {"CLAUDE_CODE_MESSAGING_SOCKET": str(socket), "CLAUDECODE": "1"}
+    process = replace(this_process(), host=processes.host())
+    if not ancestor:
+        process = replace(process, started=process.started - 5)
+    async with open_local(Config(tmp_path / ".claude-bus" / "bus.db")) as bus:
+        await bus.attach(BusClient(f"socket:{socket}", process), None, "default")
+        await bus.register(f"socket:{socket}", Address("backend", "default"), "", None)
+        shell.json("send", "bob", "hello")
+        [message] = await bus.history(Address("bob", "default"))
+
+    assert message.sender == name
 
 
 def _server(shell: Shell) -> Client:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +19,7 @@ from claude_bus.bus import Bus
 from claude_bus.doorbell import Doorbell
 from claude_bus.drivers import notices
 from claude_bus.drivers.sqlite import connect
+from claude_bus.model import Process
 from claude_bus.processes import this_process
 from claude_bus.session import Session
 from inbox_under_test import Inbox, inbox
@@ -271,6 +275,134 @@ async def test_the_watch_does_a_servers_upkeep(party: Party, bell: Bell, monkeyp
     assert bound == left == ["bob"]
 
 
+@pytest.mark.anyio
+async def test_a_session_that_was_given_up_comes_back(
+    party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was suspended for long, in a container say, has its name and its bell again before anything is typed."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+    alice = await party.join("alice")
+    bell.says_idle = True
+    monkeypatch.setattr(doorbell, "_QUIET_FOR", -1.0)
+    async with bell.watching():
+        await bell.session.bus.detach(bell.session.client.key)
+        await say(alice, "bob", "are you back?")
+        await bell.bus.looks()
+
+    binding = await bell.session.whoami()
+    assert binding
+    assert (binding.address.name, binding.registered) == ("bob", True)
+    assert bell.rung == ["alice: 1 unread on the bus from alice (#1)"]
+
+
+@pytest.mark.anyio
+async def test_a_session_that_comes_back_while_it_works_is_not_rung(
+    party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows what it does, so it counts as working until it or its client says otherwise."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+    alice = await party.join("alice")
+    async with bell.watching():
+        await bell.session.bus.detach(bell.session.client.key)
+        await say(alice, "bob")
+        await bell.bus.looks()
+
+    assert bell.rung == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("given", [True, False])
+async def test_a_name_that_was_held_when_the_session_began_is_taken_once_it_is_free(
+    party: Party, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    """A container that was killed and started again: its predecessor is only known to be silent."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+    monkeypatch.setattr(doorbell, "LOOK_EVERY", 0.01)
+    before = await party.join("bob")
+    await before.prompt("s", "p", "default")
+    bell = Bell(party.session(name="bob" if given else ""))
+    async with bell.watching():
+        early = await bell.session.whoami()
+        party.kill(before)
+        await bell.bus.looks()
+        late = await bell.session.whoami()
+        await say(await party.join("alice"), "bob", "welcome back")
+        found = await bell.session.prompt("s", "p2", "default")
+
+    assert early
+    assert late
+    assert (early.address.name, early.registered, late.address.name, late.registered) == ("shop", False, "bob", True)
+    assert "You are 'bob' on the bus." in found.context
+    assert "BUS_NAME" not in found.context
+
+
+@pytest.mark.anyio
+async def test_a_session_that_left_does_not_come_back(
+    party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving is its own wish."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+    async with bell.watching():
+        await bell.session.leave()
+        await bell.bus.looks()
+
+    assert [row[0] for row in connect(party.path, 1.0).execute("SELECT agent FROM bindings")] == []
+
+
+@pytest.mark.anyio
+async def test_the_heart_beats_though_nothing_else_works(
+    party: Party, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that fails each time does not make the session seem dead."""
+    monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
+
+    async def fail(verb: str) -> None:
+        if verb == "waiting":
+            raise OSError("always")
+
+    bell.bus.before = fail
+    party.now += 500
+    async with bell.watching():
+        await bell.bus.looks()
+
+    [row] = connect(party.path, 1.0).execute("SELECT heartbeat FROM bindings WHERE agent = 'bob'")
+    assert row[0] == party.now
+
+
+class Clocks:
+    """The clock on the wall, and how long the machine ran."""
+
+    wall = 1_000.0
+    awake = 0.0
+
+
+def test_a_heart_beats_at_once_when_the_machine_slept() -> None:
+    """So that nobody who wakes first takes all others for dead; also when the clock was put back."""
+    clocks = Clocks()
+    beat = doorbell.Beat(lambda: clocks.wall, lambda: clocks.awake)
+    due = [beat.due(60.0)]
+    for wall, awake in ((30, 30), (31, 61), (8_000, 1), (-20_000, 1)):
+        clocks.wall += wall
+        clocks.awake += awake
+        due.append(beat.due(60.0))
+        beat.given()
+
+    assert due == [False, False, True, True, True]
+
+
+def test_a_heartbeat_that_failed_is_due_again_soon() -> None:
+    """Not at once: a bus that cannot be reached is not asked all the time."""
+    clocks = Clocks()
+    beat = doorbell.Beat(lambda: clocks.wall, lambda: clocks.awake)
+    due = []
+    for passed in (61, 1, 5, 1):
+        clocks.wall += passed
+        clocks.awake += passed
+        due.append(beat.due(60.0))
+
+    assert due == [True, False, True, False]
+
+
 def _draft(to: str) -> Any:
     from claude_bus.model import Draft
 
@@ -292,19 +424,118 @@ async def test_a_notice_is_heard_and_a_deaf_address_is_no_error() -> None:
             assert await ear.heard(PATIENCE)
 
 
+@pytest.mark.anyio
+async def test_containers_with_one_port_are_two_addresses() -> None:
+    """Each has a loopback of its own: what another one listens at is not rung here."""
+    async with notices.ear() as ear:
+        place, _, network = ear.address.partition("/")
+        notices.announce([f"{place}/another"])
+        assert not await ear.heard(0.0)
+        notices.announce([place])
+        with anyio.fail_after(PATIENCE):
+            assert await ear.heard(PATIENCE)
+
+    assert network == processes.network()
+
+
 # -- whose server this is -----------------------------------------------------------------------
 
 
+def _socket(folder: Path, pid: int) -> dict[str, str]:
+    """Variables that name an inbox socket of the client with this pid."""
+    return {"CLAUDE_CODE_MESSAGING_SOCKET": str(folder / f"{pid}.sock"), "CLAUDE_CODE_MESSAGING_TOKEN": "t"}
+
+
 def test_servers_of_one_session_have_one_key(tmp_path: Path) -> None:
-    """The session's socket names it, whichever of its servers asks."""
-    mine = claude_code.lineage({})[1].pid
-    env = {"CLAUDE_CODE_MESSAGING_SOCKET": f"/tmp/{mine}.sock", "CLAUDE_CODE_MESSAGING_TOKEN": "t"}
+    """The session's socket names it, whichever of its servers asks, and its shell."""
+    env = _socket(tmp_path, os.getppid())
 
     client, bell = claude_code.client(env, tmp_path)
+    (tmp_path / f"{os.getppid()}.sock").touch()
+    by_its_file, _ = claude_code.client(env, tmp_path)
 
-    assert client.key == f"socket:/tmp/{mine}.sock"
-    assert bell == claude_code.Inbox(f"/tmp/{mine}.sock", "t")
-    assert claude_code.keys_of_shell(env) == [client.key]
+    assert client.process == processes.process(os.getppid())
+    assert bell == claude_code.Inbox(env["CLAUDE_CODE_MESSAGING_SOCKET"], "t")
+    assert claude_code.keys_of_shell(env)[0] == by_its_file.key
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """Ancestors of this process, nearest first, none of which is a launcher that we know."""
+    found = [Process("here", pid, float(pid)) for pid in (30, 20, 10)]
+    monkeypatch.setattr(processes, "ancestors", lambda: [(process, "doppler") for process in found])
+    return found
+
+
+def test_a_client_is_named_by_its_socket_whatever_stands_between(tmp_path: Path, line: list[Process]) -> None:
+    """Any ancestor's socket is its servers' bell, however far up it is and whatever programs wrap them."""
+    for process in line:
+        client, bell = claude_code.client(_socket(tmp_path, process.pid), tmp_path)
+        assert (client.process, bool(bell), client.program) == (process, True, "claude-code")
+
+
+@pytest.mark.parametrize("mark", ["CLAUDE_CODE_CHILD_SESSION", "CLAUDE_PID"])
+def test_a_server_of_a_program_in_a_sessions_shell_is_not_the_sessions(tmp_path: Path, mark: str) -> None:
+    """The client marks what runs in its shell; a server that is started there has another's socket, and no bell."""
+    marks = {mark: str(os.getppid())}
+    env = {**_socket(tmp_path, os.getppid()), "CLAUDE_CODE_SESSION_ID": "s1", **marks}
+
+    client, bell = claude_code.client(env, tmp_path)
+    without_socket, _ = claude_code.client({"CLAUDE_CODE_SESSION_ID": "s1", **marks}, tmp_path)
+
+    assert (bell, client.process, client.program) == (None, processes.this_process(), "mcp")
+    assert "CLAUDE_PID" in marks or without_socket.program == "mcp"
+
+
+def test_a_session_that_another_one_started_has_its_own_bell(tmp_path: Path, line: list[Process]) -> None:
+    """A client that runs in a session's shell passes that one's pid on to its servers; their socket is its own."""
+    [inner, outer, _] = line
+
+    client, bell = claude_code.client({**_socket(tmp_path, inner.pid), "CLAUDE_PID": str(outer.pid)}, tmp_path)
+
+    assert (client.process, bool(bell)) == (inner, True)
+
+
+def test_a_socket_of_a_process_that_is_no_ancestor_is_not_ours(tmp_path: Path) -> None:
+    """Variables that outlived their session name nobody."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        client, bell = claude_code.client(_socket(tmp_path, other.pid), tmp_path)
+        other.kill()
+
+    assert (bell, client.program) == (None, "mcp")
+
+
+def test_two_sockets_at_one_path_are_two_sessions(tmp_path: Path) -> None:
+    """Containers have the same paths and pids; the file tells them apart, and a namespace where there is none."""
+    env = _socket(tmp_path, os.getppid())
+    path = Path(env["CLAUDE_CODE_MESSAGING_SOCKET"])
+    path.touch()
+    [first, _] = claude_code.keys_of_shell(env)
+    path.rename(tmp_path / "other.sock")
+    [nowhere, _] = claude_code.keys_of_shell(env)
+    path.touch()
+    [second, _] = claude_code.keys_of_shell(env)
+
+    assert len({first, second, nowhere}) == 3
+    assert processes.domain().namespace in nowhere
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file's times of start are Linux's")
+def test_a_client_without_a_socket_is_named_by_its_session_file(tmp_path: Path, line: list[Process]) -> None:
+    """Behind a wrapper too, unless the file is of another process that had the same pid."""
+    process = line[1]
+    env = {"CLAUDE_CODE_SESSION_ID": "s1", "CLAUDECODE": "1", "CLAUDE_CONFIG_DIR": str(tmp_path)}
+    (tmp_path / "sessions").mkdir()
+    noted = tmp_path / "sessions" / f"{process.pid}.json"
+
+    noted.write_text(json.dumps({"pid": process.pid, "procStart": processes.ticks(process)}))
+    client, _ = claude_code.client(env, tmp_path)
+    noted.write_text(json.dumps({"pid": process.pid, "procStart": "1"}))
+    other, _ = claude_code.client(env, tmp_path)
+
+    assert client.process == process
+    assert client.key in claude_code.keys_of_shell(env)
+    assert other.process == line[0]
 
 
 def test_a_session_without_a_socket_is_known_by_its_process(tmp_path: Path) -> None:
@@ -494,10 +725,13 @@ def test_a_client_says_of_itself_whether_it_is_idle(tmp_path: Path, said: str | 
 
 
 def test_a_server_below_somebody_elses_session_does_not_ring_it(path: Path, socket: Inbox) -> None:
-    """A program that a session started inherits its variables; the socket of another process is not its own."""
-    foreign = socket.path.with_name("1.sock")
-    os.link(socket.path, foreign)
-    env = {"CLAUDE_CODE_MESSAGING_SOCKET": str(foreign), "CLAUDE_CODE_SESSION_ID": "s1", "BUS_WAKE": "always"}
+    """A program in a session's shell inherits its variables, and the client's mark; a server below it is not woken."""
+    env = {
+        "CLAUDE_CODE_MESSAGING_SOCKET": str(socket.path),
+        "CLAUDE_CODE_SESSION_ID": "s1",
+        "CLAUDE_CODE_CHILD_SESSION": "1",
+        "BUS_WAKE": "always",
+    }
     with wire(path, **env) as bob:
         bob.call("register", name="bob")
         alice = Peer(path, "alice")
@@ -568,5 +802,6 @@ def test_the_listing_shows_the_client_not_its_server(path: Path, socket: Inbox) 
     with socket.server(path) as bob:
         bob.call("register", name="bob")
         row = connect(path, 1.0).execute("SELECT client, pid FROM bindings").fetchone()
+        [key, _] = claude_code.keys_of_shell({"CLAUDE_CODE_MESSAGING_SOCKET": str(socket.path)})
 
-    assert tuple(row) == (f"socket:{socket.path}", os.getpid())
+    assert tuple(row) == (key, os.getpid())

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import anyio
 
 from . import processes, supervisor
-from .model import Client, Process
+from .model import Binding, Client, Process
 from .worktree import folder
 
 _LAUNCHERS = frozenset({"uv", "uvx", "pipx", "sh", "bash", "dash", "zsh", "env", "cmd", "py"})
@@ -46,33 +47,33 @@ class Inbox:
     token: str
 
 
-def lineage(env: Mapping[str, str]) -> tuple[Process, Process]:
-    """The process that lasts as long as this server is wanted, and the one that wants it.
+def lineage(env: Mapping[str, str]) -> tuple[Process, list[tuple[Process, str]]]:
+    """The process that lasts as long as this server is wanted, and the ancestors of that, nearest first.
 
-    That is its supervisor, without one itself; and the parent of that, looking past launchers.
+    That is its supervisor, without one itself.
     """
-    lasting, line = processes.this_process(), processes.ancestors()
+    line = processes.ancestors()
     for place, (process, _) in enumerate(line):
         if str(process.pid) == env.get(supervisor.VARIABLE):
-            lasting, line = process, line[place + 1 :]
-            break
-    for process, name in line:
-        if name.lower().removesuffix(".exe") not in _LAUNCHERS:
-            return lasting, process
-    return lasting, line[0][0] if line else lasting
+            return process, line[place + 1 :]
+    return processes.this_process(), line
 
 
 def inbox(env: Mapping[str, str], client: Process) -> Inbox | None:
     """The inbox socket of `client`, if the environment names one that is its own.
 
-    A program that a session started (a test, a script) inherits that session's
-    variables; a server under it must not take itself for the session's.
+    Its file is called after the process whose it is; where it is not, nothing speaks against it.
     """
     path = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
-    owner = Path(path).stem
-    if not path or (owner.isdigit() and int(owner) != client.pid):
+    if not path or _owner(path) not in (None, client.pid):
         return None
     return Inbox(path, env.get("CLAUDE_CODE_MESSAGING_TOKEN", ""))
+
+
+def _owner(path: str) -> int | None:
+    """The pid that an inbox socket is called after."""
+    name = Path(path).stem
+    return int(name) if name.isdecimal() else None
 
 
 def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
@@ -81,16 +82,61 @@ def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
     Two servers of one Claude Code session get the same key, and live as long as the
     client. A server that something else runs is a session of its own, while it runs.
     """
-    lasting, process = lineage(env)
-    bell = inbox(env, process)
+    lasting, line = lineage(env)
+    process = _client_among(env, line) or lasting
     where = folder(Path(env.get("CLAUDE_PROJECT_DIR") or cwd))
     session_id = env.get("CLAUDE_CODE_SESSION_ID", "")
-    if bell:
-        return Client(f"socket:{bell.path}", process, where, session_id), bell
-    inherited = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
-    if session_id and not inherited:
+    bell = inbox(env, process)
+    inherited = _is_of_a_shell(env, process)
+    if bell and not inherited:
+        return Client(_key(bell.path), process, where, session_id), bell
+    if session_id and not (inherited or env.get("CLAUDE_CODE_MESSAGING_SOCKET")):
         return Client(f"client:{process}", process, where, session_id), None
     return Client(f"server:{lasting}", lasting, where, program="mcp"), None
+
+
+def _client_among(env: Mapping[str, str], line: Sequence[tuple[Process, str]]) -> Process | None:
+    """The client that wants this server, of the server's ancestors. Any program may stand in between.
+
+    Its socket names it, or else its session file. Where neither does, it is the nearest one
+    that is no mere launcher.
+    """
+    owner = _owner(env.get("CLAUDE_CODE_MESSAGING_SOCKET", ""))
+    named = (process for process, _ in line if process.pid == owner)
+    filed = (process for process, _ in line if _session_file(env, process))
+    other = (process for process, name in line if name.lower().removesuffix(".exe") not in _LAUNCHERS)
+    parent = (process for process, _ in line)
+    return next(chain(named, filed, other, parent), None)
+
+
+def _is_of_a_shell(env: Mapping[str, str], client: Process) -> bool:
+    """Whether this program was started in the client's shell or by a hook, and not as one of its servers.
+
+    It inherits the session's variables (a test, a script, `claude mcp list`), and must not
+    take itself for the session's. The client marks what it starts in a shell (seen on
+    2.1.332); a client that is run there takes only one of the marks away from its servers.
+    """
+    return bool(env.get("CLAUDE_CODE_CHILD_SESSION")) or env.get("CLAUDE_PID") == str(client.pid)
+
+
+def _key(path: str) -> str:
+    """The key of the session with this inbox socket, as its servers and its shell both find it.
+
+    Two containers may have the same path. The file is told apart by its identity, which a
+    sandboxed shell sees like its client, in whatever PID namespace it is; without the file
+    the namespace has to do.
+    """
+    domain = processes.domain()
+    return f"socket:{domain.kernel}/{_file(path) or domain.namespace}:{path}"
+
+
+def _file(path: str) -> str:
+    """The identity of a file; "" without one, and on Windows, where to look at a named pipe is to open it."""
+    try:
+        found = None if sys.platform == "win32" else Path(path).stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{found.st_dev:x}.{found.st_ino:x}" if found else ""
 
 
 def has_hooks(env: Mapping[str, str]) -> bool:
@@ -116,7 +162,7 @@ def keys_of_shell(env: Mapping[str, str]) -> list[str]:
     """Keys the session has in whose shell this process runs, likeliest first; [] for none."""
     socket = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
     if socket:
-        return [f"socket:{socket}"]
+        return [_key(socket), f"socket:{socket}"]
     if env.get("CLAUDECODE"):
         return [f"client:{process}" for process, _ in processes.ancestors()]
     return []
@@ -124,6 +170,24 @@ def keys_of_shell(env: Mapping[str, str]) -> list[str]:
 
 def _config_folder(env: Mapping[str, str]) -> Path:
     return Path(env.get("CLAUDE_CONFIG_DIR") or Path.home() / ".claude")
+
+
+def is_session_of_shell(binding: Binding, env: Mapping[str, str]) -> bool:
+    """Whether what is bound under one of `keys_of_shell` is the session in whose shell this process runs.
+
+    A server of an earlier version has a key that holds no machine: it counts if its client is an ancestor.
+    """
+    if binding.client != f"socket:{env.get('CLAUDE_CODE_MESSAGING_SOCKET', '')}":
+        return True
+    there = binding.process
+    return there.host == processes.host() and any(
+        there.pid == process.pid and abs(there.started - process.started) < 1 for process, _ in processes.ancestors()
+    )
+
+
+def in_sandbox(env: Mapping[str, str]) -> bool:
+    """Whether this program runs in the client's sandbox, which lets it write to few places."""
+    return bool(env.get("CLAUDECODE") and env.get("SANDBOX_RUNTIME"))
 
 
 def is_typed(prompt: str) -> bool:
@@ -150,11 +214,24 @@ def says_idle(env: Mapping[str, str], client: Process) -> bool:
 
     The last word when a turn ended without a Stop hook, as an interrupted one does.
     """
+    found = _session_file(env, client)
+    return found is not None and found.get("status") == "idle"
+
+
+def _session_file(env: Mapping[str, str], client: Process) -> dict[str, Any] | None:
+    """What the client notes of its session in its own folder; None if it is not this client's.
+
+    Containers may share the folder, and the file of one that was killed stays behind.
+    """
     try:
         found: Any = json.loads(Path(_config_folder(env), "sessions", f"{client.pid}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, RuntimeError):  # RuntimeError: no home folder
-        return False
-    return isinstance(found, dict) and found.get("status") == "idle"
+        return None
+    if not isinstance(found, dict):
+        return None
+    began = found.get("procStart")
+    foreign = sys.platform == "linux" and isinstance(began, str) and began != processes.ticks(client)
+    return None if foreign else found
 
 
 async def push(inbox: Inbox, text: str, sender: str) -> bool:

@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from . import text
+from . import processes, text
 from .bus import Bus
 from .errors import BusError
 from .session import Session
 
 LOOK_EVERY = 2.0
 HEARTBEAT_EVERY = 60.0
+RETRY_AFTER = 5.0
 PRUNE_EVERY = 6 * 3600.0
 _QUIET_FOR = 5.0
 """Seconds a session must have been silent before its client is asked whether it is idle."""
@@ -35,6 +36,32 @@ async def _deaf(patience: float) -> bool:
     return False
 
 
+class Beat:
+    """When a heartbeat is due: after some seconds, and at once when the machine slept or its clock was moved.
+
+    Nobody's heart beat meanwhile, and those who judge by heartbeats must not wait for it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time, awake: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._awake = clock, awake
+        self._patience = processes.Patience(awake)
+        self._given = awake()
+        self._leapt = False
+        self._tried = float("-inf")
+
+    def due(self, every: float) -> bool:
+        """Whether to give one now. One that fails is due again after `RETRY_AFTER` seconds."""
+        self._leapt = self._patience.leapt(self._clock()) or self._leapt
+        now = self._awake()
+        due = (self._leapt or now - self._given > every) and now - self._tried > min(RETRY_AFTER, every)
+        self._tried = now if due else self._tried
+        return due
+
+    def given(self) -> None:
+        """It was given."""
+        self._given, self._leapt, self._tried = self._awake(), False, float("-inf")
+
+
 class Doorbell:
     """Watches for one session's mail. `push` is None where nothing can wake it."""
 
@@ -45,8 +72,8 @@ class Doorbell:
         self._says_idle = says_idle
         self._pulse: object = None
         self._pending = True
-        self._beat = time.monotonic()
-        self._pruned = self._beat - PRUNE_EVERY + HEARTBEAT_EVERY  # first when it has settled
+        self._beat = Beat()
+        self._pruned = time.monotonic() - PRUNE_EVERY + HEARTBEAT_EVERY  # first when it has settled
 
     async def watch(self) -> None:
         """Run for as long as the server does; where nothing may be listened at, by looking alone."""
@@ -62,6 +89,7 @@ class Doorbell:
     async def _watch(self, heard: Callable[[float], Awaitable[bool]]) -> None:
         while True:
             await self._guarded(self._look, await heard(LOOK_EVERY))
+            await self._guarded(self._upkeep)  # also if looking fails: a heart that does not beat is taken for dead
 
     async def _guarded(self, step: Callable[..., Awaitable[None]], *args: object) -> None:
         """The edge of the process: whatever fails here must not end the server."""
@@ -81,7 +109,6 @@ class Doorbell:
         if self._pending:
             self._pending = await self._ring()
         self._pulse = self._bus.pulse()
-        await self._upkeep()
 
     async def _ring(self) -> bool:
         """Ring if a ring is due; whether mail that may ring still waits."""
@@ -104,12 +131,12 @@ class Doorbell:
         return self._session.silent_for() > _QUIET_FOR and self._says_idle()
 
     async def _upkeep(self) -> None:
-        now = time.monotonic()
-        if now - self._beat > HEARTBEAT_EVERY:
-            self._beat = now
-            await self._bus.heartbeat(self._session.client.key)
+        if self._beat.due(HEARTBEAT_EVERY):
+            await self._session.beat()
+            self._beat.given()
             if self._interrupted():
                 await self._session.became("idle")
+        now = time.monotonic()
         if now - self._pruned > PRUNE_EVERY:
             self._pruned = now
             await self._bus.prune()

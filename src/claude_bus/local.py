@@ -210,7 +210,7 @@ class LocalBus:
         return await self._look(calls.caller, client, call)
 
     async def heartbeat(self, client: str) -> None:
-        await self._note(bindings.heartbeat, client, self._process)
+        await self._note(sessions.beat, client, self._process, self._acting.grant)
 
     async def listen(self, address: str, client: str) -> None:
         await self._run(sessions.listen, client, address, self._process)

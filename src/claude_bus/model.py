@@ -33,6 +33,7 @@ class Process:
     """A running process, told apart from a later one that got the same pid."""
 
     host: str
+    """Where the pid means this process: the running kernel and the PID namespace, see `processes.Domain`."""
     pid: int
     started: float
 
@@ -95,7 +96,8 @@ class Client:
     """A program that takes part, as it presents itself when it attaches."""
 
     key: str
-    """Identifies the client's process: its inbox socket, else its pid and start time."""
+    """Identifies the client's process, among those of all machines and containers: by its inbox socket, else by
+    its pid and start time."""
     process: Process
     folder: Folder = Folder()
     session_id: str = ""

@@ -43,8 +43,11 @@ def open_here(config: Config, what: str) -> LocalBus:
 def open_local(config: Config, *, clock: Callable[[], float] = time.time) -> LocalBus:
     """The bus in the database that the settings name."""
 
+    patience = processes.Patience()
+
     def alive(process: Process, heartbeat: float) -> bool:
-        return processes.is_alive(process, heartbeat, clock())
+        now = clock()
+        return processes.is_alive(process, patience.counted(heartbeat, now), now)
 
     database = Database(config.db, config.busy_timeout, alive=alive, clock=clock)
     return LocalBus(database, processes.this_process(), config.rate)

@@ -107,7 +107,7 @@ REFUSAL_LASTS = 600.0
 CALL_LASTS = 86_400.0
 """Seconds after which a call that a hook announced is over, or was never made."""
 FOREIGN_HOST_SILENCE = 180.0
-"""Seconds without a heartbeat after which a session on another host counts as gone."""
+"""Seconds without a heartbeat after which a session counts as gone that cannot be asked after."""
 
 _TICK = 1e-6
 _SHA256 = re.compile("[0-9a-f]{64}")

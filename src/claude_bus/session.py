@@ -17,7 +17,7 @@ import anyio
 from . import rules, text
 from .bus import Bus
 from .config import Config
-from .errors import BusError, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
+from .errors import BusError, Forbidden, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
 from .injection import injection
 from .model import (
     ANYBODY,
@@ -92,6 +92,8 @@ class Session:
         self._warning = ""
         self._problem = ""
         self._program = ""
+        self._bell = False
+        """Whether it may be woken, as its last event said."""
         self._watch = Watch(bus, self.arrival)
         self._heard = time.monotonic()
 
@@ -103,7 +105,9 @@ class Session:
         if not binding or binding.process != self.client.process:
             self._listens = False
             binding = await self._attach_anew()
-            if self._may_wake(""):
+            if self._bell:  # it was given up; working until it says otherwise, as a working session is not rung
+                await self.bus.observe(self.client.key, status="working", bell=True)
+            elif self._may_wake(""):
                 await self.bus.observe(self.client.key, bell=True)
         if not self._listens:
             await self._listen()
@@ -122,12 +126,13 @@ class Session:
             self.turn.take_up(binding.session_id, binding.prompt_id)
 
     async def _attach_anew(self) -> Binding:
-        wanted = Address(self.config.name, self.config.channel) if self.config.name else None
+        wanted = self._wanted()
+        client = replace(self.client, session_id=self._conversation())
         try:
-            binding = await self.bus.attach(self.client, wanted, self.config.channel)
+            binding = await self.bus.attach(client, wanted, self.config.channel)
         except NameTaken as taken:
             self._warning = text.one_line(f"BUS_NAME: {taken.message}; register(name) to take part.", 400)
-            return await self.bus.attach(self.client, None, self.config.channel)
+            return await self.bus.attach(client, None, self.config.channel)
         if wanted:
             binding, _, _ = await self.bus.register(self.client.key, wanted, self.config.role, None)
             await self.bus.forget(self.client.key)  # nobody told the model
@@ -142,6 +147,34 @@ class Session:
         """Listen, if that failed when it was due: the bus could not be reached, say."""
         if not self._listens and not self._left:
             await self.attach()
+
+    async def beat(self) -> None:
+        """Say that it lives. If others gave it up meanwhile (it was suspended for long, say), it comes back."""
+        if self._left:
+            return
+        binding = await self.bus.binding(self.client.key)
+        if not binding:
+            await self.attach()
+            return
+        await self.bus.heartbeat(self.client.key)
+        if not binding.registered:
+            await self._take_due_name()
+
+    async def _take_due_name(self) -> None:
+        """Take the name that the settings give and that was refused when the session began, if it is free now."""
+        wanted = self._wanted()
+        with contextlib.suppress(NameTaken, Forbidden):
+            if wanted:
+                await self.bus.register(self.client.key, wanted, self.config.role, None)
+                await self.bus.forget(self.client.key)  # nobody told the model
+                self._warning = ""
+
+    def _wanted(self) -> Address | None:
+        """The name that the settings give the session."""
+        return Address(self.config.name, self.config.channel) if self.config.name else None
+
+    def _conversation(self) -> str:
+        return self.turn.session_id or self.client.session_id
 
     async def close(self) -> None:
         """The client ended."""
@@ -521,13 +554,14 @@ class Session:
     ) -> Injection:
         """Let an event happen; returns what is new, in the words the model reads."""
         self._heard = time.monotonic()
+        self._bell = self._may_wake(permission_mode)
         happening = Happening(
             via,
             text.MAIL_SPACE,
             session_id,
             prompt_id,
             begins,
-            self._may_wake(permission_mode),
+            self._bell,
             proven=tuple(self.turn.proven),
             lost=tuple(self.turn.lost),
             announced=self._announced,

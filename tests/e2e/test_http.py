@@ -163,5 +163,5 @@ def test_handles_made_from_the_process(start: StartHttpSession, server: Served, 
     box.run(*shlex.split(command[1].replace("http://127.0.0.1:8765", server.url)))
     frontend, docs = start("frontend"), start("docs")
     for session in (frontend, docs):
-        handle = f"{processes.host()}-{session.tui.pid}"
+        handle = f"{processes.host()}-{processes.domain().namespace}-{session.tui.pid}"
         assert ModernCaller(server.url, handle=handle).call("whoami").text == session.name

@@ -13,17 +13,20 @@ from ..drivers.inspect import Finding, inspect
 from ..errors import BusError
 from ..opening import open_bus
 from . import git_hooks, installation
+from .identity import session_of_shell
 
 
 async def examine(config: Config, env: Mapping[str, str], home: Path, folder: Path) -> list[Finding]:
     """All findings, in the order they are told, of a user with this home who is in this folder."""
     case = installation.Case.find(env, home, folder, config.db)
+    store = [await _elsewhere(config)] if config.url else inspect(config.db, config.busy_timeout)
+    sound = store[-1].ok is True and all(finding.ok is not False for finding in store)
     return [
         Finding("claude-bus", True, f"{__version__}, Python {platform.python_version()}, {sys.platform}"),
-        *([await _elsewhere(config)] if config.url else inspect(config.db, config.busy_timeout)),
+        *store,
         _secrets(),
         *installation.examine(case),
-        _doorbell(config, env),
+        await _doorbell(config, env, sound=sound),
         *git_hooks.findings(),
     ]
 
@@ -45,7 +48,17 @@ def _secrets() -> Finding:
     return Finding("secrets", not reason, f"not looked for: {reason}" if reason else "refused in messages and values")
 
 
-def _doorbell(config: Config, env: Mapping[str, str]) -> Finding:
+async def _doorbell(config: Config, env: Mapping[str, str], *, sound: bool) -> Finding:
+    """Whether the session in whose shell this runs can be woken. The bus is asked if it is `sound`."""
+    mute = _mute(config, env)
+    path = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
+    if mute or not sound:
+        return mute or Finding("doorbell", None, f"inbox socket {path}; the bus cannot tell now who rings it")
+    return await _rings(config, env, path)
+
+
+def _mute(config: Config, env: Mapping[str, str]) -> Finding | None:
+    """What keeps the session from being woken, whatever the bus says."""
     if config.wake == "never":
         return Finding("doorbell", None, "off: BUS_WAKE=never")
     if not claude_code.keys_of_shell(env):
@@ -53,8 +66,23 @@ def _doorbell(config: Config, env: Mapping[str, str]) -> Finding:
     path = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
     if not path:
         return Finding("doorbell", None, "this client has no inbox socket: mail waits for the next prompt")
-    there = sys.platform == "win32" or Path(path).exists()
-    return Finding("doorbell", there, f"inbox socket {path}" + ("" if there else " is gone"))
+    if not (sys.platform == "win32" or Path(path).exists()):
+        return Finding("doorbell", False, f"inbox socket {path} is gone")
+    return None
+
+
+async def _rings(config: Config, env: Mapping[str, str], path: str) -> Finding:
+    try:
+        async with open_bus(config) as bus:
+            session = await session_of_shell(bus, env)
+    except BusError as error:
+        return Finding("doorbell", False, error.message)
+    if not session:
+        return Finding("doorbell", False, "no bus server of this session is on this bus, so nothing wakes it: see /mcp")
+    if not session.bell:
+        why = "not before its first prompt, and in bypassPermissions only with BUS_WAKE=always"
+        return Finding("doorbell", None, f"'{session.address.name}' is not woken now: {why}")
+    return Finding("doorbell", True, f"inbox socket {path}, rung for '{session.address.name}'")
 
 
 def table(findings: list[Finding]) -> str:

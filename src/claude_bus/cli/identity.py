@@ -29,7 +29,7 @@ async def speaker(bus: Bus, config: Config, env: Mapping[str, str], as_name: str
 
     Raises `NameTaken` for the name of somebody else's live session.
     """
-    session = await _session(bus, env)
+    session = await session_of_shell(bus, env)
     if session and as_name in ("", session.address.name):
         return Speaker(session.address, bus, session)
 
@@ -48,14 +48,15 @@ async def committer(bus: Bus, config: Config, env: Mapping[str, str]) -> Address
     async def look(who: Address) -> None:
         await bus.standing(who, [], "")
 
-    session = await _session(bus, env)
+    session = await session_of_shell(bus, env)
     return session.address if session else await _permitted(config.name, config.channel, look)
 
 
-async def _session(bus: Bus, env: Mapping[str, str]) -> Binding | None:
+async def session_of_shell(bus: Bus, env: Mapping[str, str]) -> Binding | None:
+    """The session in whose shell this program runs, if it is on the bus."""
     for key in claude_code.keys_of_shell(env):
         binding = await bus.binding(key)
-        if binding:
+        if binding and claude_code.is_session_of_shell(binding, env):
             return binding
     return None
 

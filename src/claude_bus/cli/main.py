@@ -247,6 +247,14 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _complain(error: BusError, as_json: bool) -> None:
+    if error.code == "store_read_only":
+        from ..claude_code import in_sandbox
+
+        if in_sandbox(os.environ):
+            error.message += (
+                ". This shell is in Claude Code's sandbox: have the user add that folder to "
+                "sandbox.filesystem.allowWrite in the client's settings, or use the bus's tools instead"
+            )
     if as_json:
         print(json.dumps(error.as_dict(), ensure_ascii=False, default=str))
     else:

@@ -14,15 +14,21 @@ from collections.abc import AsyncIterator, Iterable
 
 import anyio
 
+from .. import processes
+
 _LOOPBACK = "127.0.0.1"
 _SCHEME = "udp"
 
 
 def announce(addresses: Iterable[str]) -> None:
-    """Send a notice to each address; whoever is gone or deaf is no error."""
+    """Send a notice to each address; whoever is gone or deaf is no error.
+
+    An address on the loopback of another network namespace (a container's) cannot be reached.
+    """
     for address in addresses:
-        scheme, _, port = address.partition(f":{_LOOPBACK}:")
-        if scheme != _SCHEME or not port.isdecimal():
+        scheme, _, place = address.partition(f":{_LOOPBACK}:")
+        port, _, network = place.partition("/")
+        if scheme != _SCHEME or not port.isdecimal() or network not in ("", processes.network()):
             continue
         with (
             contextlib.suppress(OSError, ValueError, OverflowError),
@@ -56,7 +62,7 @@ class Ear:
     def __init__(self, udp: anyio.abc.UDPSocket) -> None:
         self._udp = udp
         port = udp.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
-        self.address = f"{_SCHEME}:{_LOOPBACK}:{port}"
+        self.address = f"{_SCHEME}:{_LOOPBACK}:{port}" + (f"/{network}" if (network := processes.network()) else "")
 
     async def heard(self, patience: float) -> bool:
         """Wait for a notice for at most `patience` seconds; whether one came."""

@@ -20,6 +20,7 @@ from anyio.abc import TaskGroup
 
 from .. import processes, rules
 from ..config import Config
+from ..doorbell import Beat
 from ..errors import BusError, NameTaken, NotRegistered, RateLimited
 from ..local import LocalBus
 from ..model import Address, Client, Grant, Injection
@@ -168,7 +169,7 @@ class _Visitor:
         self.awake = True
         self.heard = anyio.current_time()
         self.streamed = False
-        self.beat = self.heard
+        self.beat = Beat()
         self.listening = anyio.CancelScope()
 
     @property
@@ -312,8 +313,9 @@ class Visitors:
         if not visitor.awake:
             visitor.awake = True
             await _guarded(visitor.session.attach)
-        elif anyio.current_time() - visitor.beat > HEARTBEAT_EVERY:
-            visitor.beat = anyio.current_time()
+        elif visitor.beat.due(HEARTBEAT_EVERY):
+            visitor.beat.given()
+            await _guarded(visitor.session.attach)  # should somebody have given it up
             await _guarded(self._bus.heartbeat, visitor.session.client.key)
 
 

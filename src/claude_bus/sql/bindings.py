@@ -301,7 +301,7 @@ def tell_overlaps(tx: Transaction, client: str, found: tuple[Overlap, ...]) -> t
 
 
 def heartbeat(tx: Transaction, client: str, by: Process) -> None:
-    """Tell other hosts that the session, its subagents and its server `by` live, though nothing happens."""
+    """Tell those who cannot see it that the session, its subagents and its server `by` live, though nothing happens."""
     tx.run("UPDATE bindings SET heartbeat = ? WHERE client = ? OR session = ?", tx.now, client, client)
     listeners.heartbeat(tx, client, by)
 

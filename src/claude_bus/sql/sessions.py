@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import rules
-from ..model import Address, Binding, Client, HandOver, Happening, Process, Reaction, Roster, Status
+from ..model import ANYBODY, Address, Binding, Client, Grant, HandOver, Happening, Process, Reaction, Roster, Status
 from . import agents, bindings, deliveries, listeners, mailboxes, overlaps
 from .transaction import Transaction
 
@@ -87,6 +87,20 @@ def listen(tx: Transaction, client: str, address: str, by: Process) -> None:
     binding = bindings.bound(tx, client)
     if binding:
         deliveries.recover(tx, binding.address)
+
+
+def beat(tx: Transaction, client: str, by: Process, grant: Grant = ANYBODY) -> None:
+    """`bindings.heartbeat`; and a session that is resumed takes its name back as soon as that is free.
+
+    A container that was killed and started again finds it held by its predecessor, until that
+    one has been silent for long enough.
+    """
+    bindings.heartbeat(tx, client, by)
+    binding = bindings.bound(tx, client)
+    who = bindings.borne(tx, binding.session_id, grant) if binding and not binding.registered else None
+    if who:
+        agents.register(tx, client, who, "", None)
+        bindings.forget(tx, client)  # nobody told the model
 
 
 def join(

@@ -34,7 +34,7 @@ class Transaction:
     """One write transaction. A driver opens it, runs one verb in it, and commits.
 
     `now` is the time of the whole transaction. `alive` tells whether a process still
-    runs; for one on another host, whether its heartbeat is recent.
+    runs; for one that cannot be asked after, whether its heartbeat is recent.
     """
 
     connection: Connection
