@@ -19,10 +19,19 @@ _ADDITIONS = (
 _TABLES = frozenset({"agents", "messages", "state"})
 
 
+def has_tables(connection: sqlite3.Connection) -> bool:
+    return bool(_tables(connection))
+
+
+def is_foreign(connection: sqlite3.Connection) -> bool:
+    """Whether it is a database of another program."""
+    tables = _tables(connection)
+    return bool(tables) and not tables >= _TABLES
+
+
 def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Raise `StoreCorrupt` for a database of another program, before anything is changed."""
-    tables = _tables(connection)
-    if tables and not tables >= _TABLES:
+    if is_foreign(connection):
         raise StoreCorrupt(
             f"{path} is an SQLite database of something else; set BUS_DB to another path", path=str(path)
         )
