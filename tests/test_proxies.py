@@ -53,7 +53,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def proxy(status: int) -> Iterator[tuple[str, list[str]]]:
     """Its address, and what it is asked for."""
-    handler = type("Handler", (Proxy,), {"status": status, "asked": []})
+    handler: type[Proxy] = type("Handler", (Proxy,), {"status": status, "asked": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_address[1]}", handler.asked
