@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from claude_bus.http import serve
 from processes_under_test import Wire, environment
 from test_supervisor import Supervised
 
@@ -193,3 +196,76 @@ def test_a_server_starts_and_comes_back_where_the_folder_is_gone(tmp_path: Path)
         assert not client.call("claim", path="src/a.ts").failed
     finally:
         client.kill()
+
+
+# -- no more files ---------------------------------------------------------------------------------------------
+
+
+def limited(files: int, command: Sequence[str]) -> list[str]:
+    """The command, which may open so many files."""
+    return ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh", *command]
+
+
+@pytest.mark.parametrize("files", [6, 8, 12, 24])
+@pytest.mark.parametrize("command", ["send --as ann bob hi", "agents", "doctor", "export"])
+def test_a_command_that_may_open_few_files_works_or_says_why_not(command: str, files: int, env: dict[str, str]) -> None:
+    """In one line, whichever of its files it was."""
+    whole = limited(files, [sys.executable, "-m", "claude_bus", *command.split()])
+    done = subprocess.run(whole, env=env, capture_output=True, timeout=60, check=False)
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    assert done.returncode in (0, 1, 5)
+    assert len(done.stderr.splitlines()) <= 1
+
+
+def test_a_supervisor_that_cannot_start_a_server_says_so_and_ends(env: dict[str, str]) -> None:
+    """It tries again a few times, for files are closed as well."""
+    whole = limited(6, [sys.executable, "-m", "claude_bus"])
+    pipe = subprocess.PIPE
+    with subprocess.Popen(whole, env=env, stdin=pipe, stdout=pipe, stderr=pipe) as running:
+        assert running.wait(60) == 1
+        assert running.stderr
+        said = running.stderr.read().splitlines()
+    assert 1 <= len(said) <= 5
+    assert all(line.startswith(b"claude-bus: the server cannot be started: ") for line in said)
+
+
+def test_a_served_bus_refuses_connections_that_it_could_not_hold(env: dict[str, str]) -> None:
+    """With few files to open it answers those it has and refuses others with a word; its log stays short."""
+    whole = limited(96, [sys.executable, "-m", "claude_bus", "serve", "--port", "0"])
+    pipe = subprocess.PIPE
+    with subprocess.Popen(whole, env=env, stdout=pipe, stderr=pipe) as running, contextlib.ExitStack() as opened:
+        assert running.stdout
+        assert running.stderr
+        try:
+            address = running.stdout.readline().decode().split()[-1]
+            port = int(address.rpartition(":")[2])
+            clients = [
+                opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)) for _ in range(150)
+            ]
+            answers = [_asked(client) for client in clients]
+        finally:
+            running.terminate()
+        said = running.stderr.read()
+    assert answers[0] == answers[10] == 200
+    assert {200, 429} >= set(answers) - {0}
+    assert 429 in answers
+    assert len(said) < 2000
+
+
+def _asked(client: socket.socket) -> int:
+    """The status of the answer to a request; 0 for none."""
+    try:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        return int((client.recv(65_536).split() or [b"", b"0"])[1])
+    except ConnectionError:
+        return 0
+
+
+def test_connections_that_cannot_be_taken_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio would log it, with a traceback, for each that waits, each second."""
+    loop = serve._Loop()
+    error = OSError(24, "Too many open files")
+    for _ in range(2000):
+        loop.call_exception_handler({"message": "socket.accept() out of system resource", "exception": error})
+    loop.close()
+    assert [record.getMessage()[:29] for record in caplog.records] == ["connections have to wait ([Er"]

@@ -52,6 +52,9 @@ def run(arguments: Sequence[str]) -> int:
         _say_no_more()
         return 1
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            print(f"claude-bus: {error.strerror}: close some, or raise the limit (ulimit -n)", file=sys.stderr)
+            return 1
         if not (_stdout_fails() or error.errno in _FULL):
             raise
         _say_no_more()
@@ -271,7 +274,9 @@ def _run(options: argparse.Namespace, config: Config, parser: argparse.ArgumentP
 
     from .commands import COMMANDS, show_status
 
-    status = asyncio.run(COMMANDS.get(options.command, show_status)(options, config))
+    with asyncio.Runner() as runner:
+        runner.get_loop()  # before there is a coroutine that nobody would await if there is no room for a loop
+        status = runner.run(COMMANDS.get(options.command, show_status)(options, config))
     if options.command is None and not options.json:
         print()
         parser.print_help()

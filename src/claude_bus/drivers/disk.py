@@ -8,6 +8,7 @@ the database.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import secrets
@@ -21,6 +22,9 @@ LONGEST_PATH = 500
 NETWORKS = ("nfs", "cifs", "smb", "afpfs", "webdav", "sshfs", "9p", "virtiofs", "fuse", "ceph", "lustre", "gpfs", "afs")
 """How the names of file systems begin that other machines may write to as well."""
 ELSEWHERE = "set BUS_DB to a file on a local disk, or BUS_URL to a bus that is served (claude-bus serve)"
+
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+"""What is lacking for now, and not for lack of a better file system."""
 
 Identity = tuple[int, int]
 
@@ -75,8 +79,8 @@ def _lacking(path: Path) -> str:
     probe = f"{path}-probe-{secrets.token_hex(4)}"
     try:
         descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError:
-        return ""  # whoever wants to write there is told so
+    except OSError as error:
+        return out_of_files(error)  # of anything else whoever wants to write there is told
     try:
         missing = _locks(descriptor) or _mapping(descriptor)
     finally:
@@ -94,7 +98,11 @@ def _locks(descriptor: int) -> str:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
     except OSError as error:
-        return f"has no locks, without which processes cannot share a database ({error.strerror})"
+        return (
+            ""
+            if error.errno in _SCARCE
+            else f"has no locks, without which processes cannot share a database ({error.strerror})"
+        )
     return ""
 
 
@@ -103,8 +111,15 @@ def _mapping(descriptor: int) -> str:
         os.truncate(descriptor, mmap.PAGESIZE)
         mmap.mmap(descriptor, mmap.PAGESIZE).close()
     except OSError as error:
-        return f"has no memory that processes can share ({error.strerror})"
+        return "" if error.errno in _SCARCE else f"has no memory that processes can share ({error.strerror})"
     return ""
+
+
+def out_of_files(error: OSError) -> str:
+    """The sentence for an error that tells of too many open files; "" for any other."""
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return ""
+    return f"no more files can be opened here ({error.strerror}): close some, or raise the limit (ulimit -n)"
 
 
 def no_log(path: Path) -> str:

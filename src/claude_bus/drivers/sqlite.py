@@ -89,6 +89,8 @@ def translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:
         return kind(message.format(path=path), path=str(path))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(_CODES[sqlite3.SQLITE_FULL][1].format(path=path), path=str(path))
+    if isinstance(error, OSError) and (scarce := disk.out_of_files(error)):
+        return StoreError(f"{path}: {scarce}", path=str(path))
     if isinstance(error, OSError):
         return StoreReadOnly(f"{path} cannot be created: {error.strerror}; set BUS_DB to another path", path=str(path))
     return StoreError(f"{path}: {error}; nothing was changed", path=str(path))
