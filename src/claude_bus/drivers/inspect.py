@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import disk
-from .migrate import VERSION, has_tables, is_foreign
+from .migrate import OURS, VERSION, has_tables, is_foreign
 
 WAL_RESET_FIXED = (3, 51, 3)
 """The SQLite version without the WAL-reset bug; before it, our checkpoints avoid it."""
@@ -119,7 +119,8 @@ def _schema(db: sqlite3.Connection, version: int) -> Finding:
     if is_foreign(db):
         return Finding("schema", False, "the tables of another program; set BUS_DB to another path")
     what = f"version {version}" if has_tables(db) else "an empty file"
-    return Finding("schema", None, f"{what}: the first start brings it to version {VERSION}")
+    kept = ", and keeps a copy of it as it is" if version < OURS and has_tables(db) else ""
+    return Finding("schema", None, f"{what}: the first start brings it to version {VERSION}{kept}")
 
 
 def _counts(db: sqlite3.Connection) -> Finding:

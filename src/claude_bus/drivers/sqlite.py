@@ -122,7 +122,7 @@ def _opened(path: Path, busy_timeout: float) -> sqlite3.Connection:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA journal_size_limit = 0")  # the WAL shrinks when it begins anew
         _switch_to_wal(connection, path, busy_timeout)
-        migrate(connection)
+        migrate(connection, path)
     except BaseException:
         connection.close()
         raise
