@@ -141,6 +141,14 @@ def test_doctor_says_a_word_on_a_network_file_system(tmp_path: Path, monkeypatch
     assert "BUS_URL" in told.detail
 
 
+def test_a_file_that_may_not_be_written_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's, or one on a disk that may only be read: SQLite opens it, and notices when it writes."""
+    Store(tmp_path / "bus.db").connection.close()
+    assert problems(tmp_path / "bus.db") == ""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "may not be written; check its permissions, or set BUS_DB" in problems(tmp_path / "bus.db")
+
+
 # -- what is no database file ------------------------------------------------------------------------------------
 
 

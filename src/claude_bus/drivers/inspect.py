@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import disk
 from .migrate import OURS, VERSION, has_tables, is_foreign
+from .sqlite import translate
 
 WAL_RESET_FIXED = (3, 51, 3)
 """The SQLite version without the WAL-reset bug; before it, our checkpoints avoid it."""
@@ -40,7 +41,10 @@ def inspect(path: Path, busy_timeout: float) -> list[Finding]:
         ) as db:
             return [*found, *_contents(db, path)]
     except sqlite3.Error as error:
-        return [*found, Finding("database", False, disk.obstacle(path) or f"{path}: {error}")]
+        return [
+            *found,
+            Finding("database", False, disk.obstacle(path) or f"{translate(error, path).message} ({error})"),
+        ]
 
 
 def _absent(path: Path) -> Finding:
@@ -103,13 +107,18 @@ def _contents(db: sqlite3.Connection, path: Path) -> list[Finding]:
         found.append(Finding("write-ahead log", None, f"{size // 1024} KiB"))
     if version >= VERSION:
         found += [_counts(db), _tokens(db)]
+    return [*found, _writable(db, path)]
+
+
+def _writable(db: sqlite3.Connection, path: Path) -> Finding:
+    if not os.access(path, os.W_OK):  # SQLite notices only when it writes
+        return Finding("writable", False, f"{path} may not be written; check its permissions, or set BUS_DB")
     try:
         db.execute("BEGIN IMMEDIATE")
         db.execute("ROLLBACK")
-        found.append(Finding("writable", True, "the write lock is free"))
     except sqlite3.OperationalError as error:
-        found.append(Finding("writable", False, str(error)))
-    return found
+        return Finding("writable", False, f"{translate(error, path).message} ({error})")
+    return Finding("writable", True, "the write lock is free")
 
 
 def _schema(db: sqlite3.Connection, version: int) -> Finding:

@@ -36,8 +36,8 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 HANDSHAKE = 10.0
 """Seconds for the handshake of TLS."""
 
-_MOST_FILES = 65_536
-_OTHER_FILES = 48
+MOST_FILES = 65_536
+OTHER_FILES = 48
 """Files that a server may have open besides its connections."""
 _ACCEPT_FAILS = "socket.accept() out of system resource"
 """What asyncio calls it, once for each of those who wait, and each second."""
@@ -187,16 +187,16 @@ def _allow_many_connections() -> int:
     try:
         import resource
     except ImportError:  # no such limits here
-        return _MOST_FILES
+        return MOST_FILES
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
+    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
     with contextlib.suppress(ValueError, OSError):  # none of ours to raise
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
         now = wanted
-    return max(now - _OTHER_FILES, 1)
+    return max(now - OTHER_FILES, 1)
 
 
-def _uvicorn(app: Starlette, ssl_context: Any, room: int = _MOST_FILES) -> uvicorn.Config:
+def _uvicorn(app: Starlette, ssl_context: Any, room: int = MOST_FILES) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=functools.partial(Connection, Silent(room)),  # type: ignore[arg-type] # what makes a protocol
