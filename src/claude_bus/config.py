@@ -44,7 +44,6 @@ And of the commands that speak the agent-bus protocol (`recv`, `listen`, `send` 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -323,12 +322,12 @@ def _database(env: Mapping[str, str], home: Path | None, *, needed: bool) -> Pat
     if given.startswith(":") or _SCHEME.match(given):
         raise InvalidInput(f"{shown}: give the path of a file; a URI or a database in memory cannot be shared")
     path = _expanded("BUS_DB", given, env, home)
-    if path.endswith(("/", os.sep)) or any(character < " " for character in path):
+    if path.endswith(("/", "\\")) or any(character < " " for character in path):
         raise InvalidInput(f"{shown}: it must end in the name of a file, such as bus.db, without control characters")
     if not Path(path).is_absolute():
         raise InvalidInput(
             f"{shown}: it is relative, so each folder would have a bus of its own. Give the whole path, such as "
-            f"{(home or Path(os.sep, 'srv')) / '.claude-bus' / 'bus.db'}"
+            f"{(home or Path('/var/lib')) / '.claude-bus' / 'bus.db'}"
         )
     return Path(path)
 
@@ -341,7 +340,7 @@ def _default_database(home: Path | None, *, needed: bool) -> Path:
             "this user has no home folder to keep the bus in (HOME is not set, or not a whole path): set BUS_DB to a "
             "file, such as /var/lib/claude-bus/bus.db"
         )
-    return Path(os.devnull)
+    return Path("/dev/null")  # not used: there is a bus elsewhere
 
 
 def _file(env: Mapping[str, str], name: str, home: Path | None) -> Path | None:
