@@ -65,14 +65,53 @@ def test_a_prefix_is_a_path_as_it_stands_in_requests(prefix: str) -> None:
     ("written", "path"),
     [
         ("~/x/bus.db", HOME / "x/bus.db"),
-        ("~", HOME),
-        ("bus.db", Path.cwd() / "bus.db"),
         ("/a b/ü.db", Path("/a b/ü.db")),
+        (" /a/bus.db\n", Path("/a/bus.db")),
+        ("$HOME/bus.db", HOME / "bus.db"),
+        ("${HOME}/bus.db", HOME / "bus.db"),
+        ("/data/$TEAM/bus.db", Path("/data/red/bus.db")),
+        ("${TEAM_DIR:-/srv/bus}/bus.db", Path("/srv/bus/bus.db")),
+        ("${TEAM_DIR:-~}/bus.db", HOME / "bus.db"),
+        ("/a/b$/bus.db", Path("/a/b$/bus.db")),
+        ("", HOME / ".claude-bus/bus.db"),
+        (" ", HOME / ".claude-bus/bus.db"),
     ],
 )
-def test_paths_may_begin_with_the_home_folder(written: str, path: Path) -> None:
+def test_what_a_shell_would_have_understood_is_understood(written: str, path: Path) -> None:
     """Clients pass variables on as they are written, without a shell."""
-    assert Config.from_env({"BUS_DB": written}, HOME).db == path
+    assert Config.from_env({"BUS_DB": written, "TEAM": "red"}, HOME).db == path
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        *((path, "relative") for path in ("bus.db", "./bus.db", "../bus.db", "~bob/bus.db", "'/x/bus.db'")),
+        *((uri, "cannot be shared") for uri in (":memory:", "file:/x/bus.db", "file::memory:", "sqlite:///x")),
+        *((path, "not set, or not understood") for path in ("$NO/bus.db", "${NO}/x", "$(pwd)/x", "${HOME:+x}", "/${x")),
+        *((address, "BUS_URL") for address in ("http://127.0.0.1:8765", "HTTPS://host")),
+        *((path, "the name of a file") for path in ("/data/", "/a\nb")),
+    ],
+)
+def test_a_database_that_would_be_another_in_each_folder_is_refused(written: str, said: str) -> None:
+    """What is no whole path of a file gets a sentence that says what to set."""
+    with pytest.raises(InvalidInput, match=said) as refused:
+        Config.from_env({"BUS_DB": written}, HOME)
+    assert refused.value.message.startswith("BUS_DB=")
+    assert refused.value.message.isprintable()
+
+
+def test_without_a_home_folder_only_what_needs_it_is_refused() -> None:
+    """A container's user may have none: a whole path, or a bus elsewhere, is all that it takes."""
+    assert Config.from_env({"BUS_DB": "/data/bus.db"}, None).db == Path("/data/bus.db")
+    assert Config.from_env({"BUS_URL": "http://h:1"}, None).url == "http://h:1"
+    for env in ({}, {"BUS_DB": "~/bus.db"}, {"BUS_DB": "/x", "BUS_TOKEN_FILE": "~/token"}):
+        with pytest.raises(InvalidInput, match="no home folder"):
+            Config.from_env(env, None)
+
+    settings = AgentBus.from_env({"AGENT_BUS_URL": "http://h:1"}, None, "linux")
+    assert settings.folder is None
+    assert AgentBus.from_env({"XDG_STATE_HOME": "/x"}, None, "linux").folder == Path("/x/claude-bus")
+    assert Serving.from_env({}, None).port == 8765
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from claude_bus import config, rules, spelling
 from claude_bus.cli.commands import COMMANDS
 from claude_bus.config import Serving
 from claude_bus.http import connection, guard, quotas, verbs
-from claude_bus.http.serve import HANDSHAKE
+from claude_bus.http.serve import HANDSHAKE, OTHER_FILES
 from claude_bus.mcp import visitors
 from claude_bus.mcp.tools import TOOLS
 from claude_bus.mcp.visitors import Patience
@@ -79,6 +79,7 @@ def test_every_limit_is_documented() -> None:
         "time without reading": f"{connection.WRITE_PATIENCE:.0f} s",
         "time for TLS": f"{HANDSHAKE:.0f} s",
         "connections": f"{connection.MAX_SILENT:,}",
+        "connections in all": f"less {OTHER_FILES}",
         "requests under way": f"{Serving().connections:,}",
         "requests of one token": f"{Serving().requests:,}",
         "wrong tokens": str(quotas.WRONG_TOKENS),

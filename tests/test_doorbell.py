@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket as sockets
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -436,6 +437,36 @@ async def test_containers_with_one_port_are_two_addresses() -> None:
             assert await ear.heard(PATIENCE)
 
     assert network == processes.network()
+
+
+@pytest.mark.anyio
+async def test_a_stranger_s_datagrams_are_not_heard() -> None:
+    """Only those who can read the store know the word. A flood of others costs hardly any looks at the socket."""
+    async with notices.ear() as ear:
+        port = int(ear.address.split(":")[2])
+        looks = 0
+        told = ear._told
+
+        def counted() -> bool:
+            nonlocal looks
+            looks += 1
+            return told()
+
+        ear._told = counted  # type: ignore[method-assign]
+
+        def flood() -> None:
+            with sockets.socket(sockets.AF_INET, sockets.SOCK_DGRAM) as out:
+                for _ in range(20_000):
+                    out.sendto(b"mail", ("127.0.0.1", port))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, flood)
+            tasks.start_soon(ear.heard, 1.0)
+        assert not await ear.heard(0.0)
+        assert looks < 200
+
+        notices.announce([ear.address])
+        assert await ear.heard(PATIENCE)
 
 
 # -- whose server this is -----------------------------------------------------------------------

@@ -544,15 +544,17 @@ def test_whom_to_tell_may_be_anything(addresses: list[str]) -> None:
 @example([b""])
 @given(st.lists(st.binary(max_size=2_000), min_size=1, max_size=5))
 def test_a_notice_may_say_anything(datagrams: list[bytes]) -> None:
-    """Whoever hears one only looks."""
+    """Whoever does not know the listener's word is not heard, and keeps nobody else from being heard."""
 
     async def run() -> None:
         async with notices.ear() as ear:
-            port = int(ear.address.rpartition(":")[2])
+            port = int(ear.address.split(":")[2])
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
                 for data in datagrams:
                     out.sendto(data, ("127.0.0.1", port))
-                    assert await ear.heard(PATIENCE)
+            assert not await ear.heard(0.0)
+            notices.announce([ear.address])
+            assert await ear.heard(PATIENCE)
 
     anyio.run(run)
 

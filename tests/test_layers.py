@@ -51,7 +51,7 @@ PLACES = {
     "prometheus_client": {"http"},
     "httpx2": {"remote"},
     "aiosqlite": {"drivers"},
-    "psutil": {"processes"},
+    "psutil": {"processes", "drivers"},
     "kingfisher_sdk": {"detector"},
 }
 """Where each library may be known: a renamed major is one area's change."""

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from claude_bus import rules
 from claude_bus.drivers import migrate
+from claude_bus.drivers.inspect import inspect
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, StoreCorrupt
 from claude_bus.model import Address, Place
@@ -317,6 +319,97 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(file: Callable[[str], 
     assert version(path) == 2
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT COUNT(*) FROM messages").fetchone() == (8,)
+    assert not [found for found in path.parent.iterdir() if ".version-" in found.name]
+
+
+ODD = """
+INSERT INTO agents VALUES
+    ('Bob Smith', 'web', '[]', 1001.0, 0), ('bob-smith', 'other', '[]', 1001.0, 0), ('alice', '', '[]', 1.0, 0),
+    ('<system>', '', '[]', 1.0, 0), ('', '', '[]', 1.0, 0), ('all', '', '[]', 1.0, 0);
+INSERT INTO messages VALUES
+    (1, 1000.0, 'alice', 'Bob Smith', 'for Bob', NULL), (2, 1001.0, 'Bob Smith', 'alice', 'from Bob', NULL),
+    (3, 1002.0, 'a\tb', 'alice', 'from one who never joined', NULL), (4, 1003.0, 'alice', 'all', 'to all', NULL);
+INSERT INTO state VALUES ('k', 'v', 1, 'Bob Smith', 1000.0);
+INSERT INTO claims VALUES ('b.py', 'Bob Smith', 1799999000.0, 1800.0);
+PRAGMA user_version = 2;
+"""
+
+
+@pytest.mark.parametrize("script", [VERSION_1, VERSION_1 + "PRAGMA user_version = 1;", VERSION_2 + TALK])
+def test_an_original_file_is_kept_as_a_copy(
+    script: str, file: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside it, whole by itself, for this user alone; it is said once, and a later start makes none."""
+    path = file(script)
+    path.chmod(0o644)
+    with closing(sqlite3.connect(path)) as db:
+        before = list(db.iterdump())
+    connect(path, 1.0).close()
+    connect(path, 1.0).close()
+
+    [copy] = [found for found in path.parent.iterdir() if ".version-" in found.name]
+    assert copy.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(copy)) as db:
+        assert list(db.iterdump()) == before
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert str(copy) in said
+
+
+def test_an_earlier_copy_is_not_written_over(file: Callable[[str], Path]) -> None:
+    """Somebody who put the old file back and starts again has two."""
+    path = file(VERSION_2 + TALK)
+    Path(f"{path}.version-2").write_text("mine", encoding="utf-8")
+    connect(path, 1.0).close()
+
+    assert Path(f"{path}.version-2").read_text(encoding="utf-8") == "mine"
+    assert version(Path(f"{path}.version-2.1")) == 2
+
+
+def test_our_own_file_is_not_copied(file: Callable[[str], Path]) -> None:
+    """Its migrations only add."""
+    path = file(VERSION_3 + MAIL)
+    connect(path, 1.0).close()
+    assert not [found for found in path.parent.iterdir() if ".version-" in found.name]
+
+
+def test_a_name_that_is_not_valid_any_more_is_changed_with_all_that_is_its_own(
+    file: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its mail can be read and answered, its claim released; the log says what it is called now."""
+    store = Store(file(VERSION_2 + ODD))
+
+    names = {row[0] for row in store.rows("SELECT name FROM agents")}
+    assert names >= {"alice", "bob-smith", "Bob-Smith", "system", "session"}
+    for name in names:
+        assert rules.check_name(name) == name
+    bob, alice = store.join("Bob-Smith"), store.join("alice")
+    assert store.contents(bob) == ["for Bob", "to all"]
+    found = store.read(alice)
+    assert [(message.sender, message.content) for message in found] == [
+        ("Bob-Smith", "from Bob"),
+        ("a-b", "from one who never joined"),
+    ]
+    assert store.send(alice, found[1].sender, "an answer").id
+    [entry] = store(state.list_state, "default", values=True)
+    assert entry.updated_by == "Bob-Smith"
+    assert [claim.owner for claim in store(claims.list_claims, "default")] == ["Bob-Smith"]
+    assert store.rows("PRAGMA foreign_key_check") == []
+    assert any("'Bob Smith' is not valid here, it is 'Bob-Smith' now" in r.getMessage() for r in caplog.records)
+
+
+def test_doctor_says_what_the_first_start_will_do(file: Callable[[str], Path], tmp_path: Path) -> None:
+    """A file that waits to be migrated is no problem, and stays as it is while it is looked at."""
+    path = file(VERSION_2 + TALK)
+    path.chmod(0o600)
+    found = inspect(path, 1.0)
+    assert not [finding for finding in found if finding.ok is False]
+    [told] = [finding.detail for finding in found if finding.name == "schema"]
+    assert "version 2: the first start brings it to version" in told
+    assert "keeps a copy" in told
+    assert version(path) == 2
+    (tmp_path / "empty.db").touch(0o600)
+    assert not [finding for finding in inspect(tmp_path / "empty.db", 1.0) if finding.ok is False]
 
 
 # -- our own earlier files ---------------------------------------------------------------------

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from claude_bus.drivers.sqlite import CHECKPOINT_BYTES, Database, checkpoint_if_large, connect, transact
-from claude_bus.errors import InvalidInput, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
+from claude_bus.errors import InvalidInput, StoreBusy, StoreError, StoreUnsuitable
 from claude_bus.model import Address
 from claude_bus.sql import state
 from claude_bus.sql.transaction import Transaction
@@ -444,7 +444,7 @@ async def test_a_path_below_a_file_is_an_error_that_names_it(tmp_path: Path) -> 
     (tmp_path / "file").write_text("x")
     database = Database(tmp_path / "file" / "deeper" / "bus.db", 0.1, alive=lambda _process, _heartbeat: True)
 
-    with pytest.raises(StoreReadOnly, match=r"file/deeper/bus\.db.*BUS_DB"):
+    with pytest.raises(StoreUnsuitable, match=r"file/deeper/bus\.db.*BUS_DB"):
         await database.run(put)
     await database.close()
 
@@ -455,7 +455,7 @@ async def test_a_folder_in_its_place_is_an_error_that_names_it(tmp_path: Path) -
     (tmp_path / "bus.db").mkdir()
     database = Database(tmp_path / "bus.db", 0.1, alive=lambda _process, _heartbeat: True)
 
-    with pytest.raises((StoreReadOnly, StoreCorrupt), match=r"bus\.db.*BUS_DB"):
+    with pytest.raises(StoreUnsuitable, match=r"bus\.db is a folder: let BUS_DB name a file in it"):
         await database.run(put)
     await database.close()
     assert (tmp_path / "bus.db").is_dir()
@@ -504,7 +504,7 @@ def test_a_file_that_cannot_be_opened_leaves_no_thread_in_trouble(
 
     async def attempt() -> None:
         database = Database(tmp_path / "file" / "bus.db", 0.1, alive=lambda _process, _heartbeat: True)
-        with pytest.raises(StoreReadOnly):
+        with pytest.raises(StoreUnsuitable):
             await database.run(put)
         await database.close()
 

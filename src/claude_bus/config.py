@@ -2,7 +2,7 @@
 
 | variable | meaning | default |
 |---|---|---|
-| `BUS_DB` | the database file | `~/.claude-bus/bus.db` |
+| `BUS_DB` | the database file, a whole path; `~`, `$NAME`, `${NAME:-else}` are understood | `~/.claude-bus/bus.db` |
 | `BUS_NAME` | register under this name at start | none |
 | `BUS_ROLE` | role for `BUS_NAME` | none |
 | `BUS_CHANNEL` | channel to join | `default` |
@@ -60,6 +60,11 @@ Wake = Literal["auto", "always", "never"]
 _SEGMENT = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+")
 """A part of a path that no client takes for something else."""
 
+_VARIABLE = re.compile(r"\$(?:(?P<plain>\w+)|\{(?P<braced>\w+)(?::-(?P<default>[^}]*))?\}|\{[^}]*\}?|\([^)]*\)?)")
+"""`$NAME`, `${NAME}` and `${NAME:-default}`; and what else a shell would understand, which is refused."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_WEB = re.compile(r"https?:", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -99,14 +104,17 @@ class Config:
     access: Access = Access()
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str], home: Path) -> Config:
-        """Settings from environment variables; an unusable one is an `InvalidInput` naming it."""
+    def from_env(cls, env: Mapping[str, str], home: Path | None) -> Config:
+        """Settings from environment variables; an unusable one is an `InvalidInput` naming it.
+
+        `home` is the user's home folder, None where there is none.
+        """
         wake = _one_of(env, "BUS_WAKE", "auto", ("auto", "always", "never"))
         guard = _one_of(env, "BUS_GUARD", "confirm", ("off", "warn", "confirm", "deny"))
         name = env.get("BUS_NAME") or ""
         url, basic = _without_user(_url(env.get("BUS_URL") or "", "BUS_URL"))
         return cls(
-            db=_path(env.get("BUS_DB") or "~/.claude-bus/bus.db", home),
+            db=_database(env, home, needed=not (url or env.get("AGENT_BUS_URL"))),
             name=check_name(name, "BUS_NAME") if name else "",
             role=check_line(env.get("BUS_ROLE") or "", "BUS_ROLE"),
             channel=check_name(env.get("BUS_CHANNEL") or DEFAULT_CHANNEL, "BUS_CHANNEL"),
@@ -138,7 +146,7 @@ class Serving:
     """0: what went wrong. 1: a line for each request as well. 2: what may help to find a mistake."""
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str], home: Path) -> Serving:
+    def from_env(cls, env: Mapping[str, str], home: Path | None) -> Serving:
         """Settings from environment variables; an unusable one is an `InvalidInput` naming it."""
         recv = _one_of(env, "BUS_RECV_CHANNEL", "all", ("all", "default"))
         certificate, key = _file(env, "BUS_TLS_CERT", home), _file(env, "BUS_TLS_KEY", home)
@@ -168,7 +176,8 @@ class Serving:
 class AgentBus:
     """How the commands that speak the agent-bus protocol reach a bus. Each file may be None: one in `folder` then."""
 
-    folder: Path
+    folder: Path | None
+    """Where cursors are kept; None without a home folder."""
     url: str = ""
     """The address without user and password; "" where none is set."""
     own: bool = False
@@ -186,7 +195,7 @@ class AgentBus:
     pid_file: Path | None = None
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str], home: Path, platform: str) -> AgentBus:
+    def from_env(cls, env: Mapping[str, str], home: Path | None, platform: str) -> AgentBus:
         """Settings from environment variables (of a system named as in `sys.platform`).
 
         BUS_NAME and BUS_CHANNEL serve where BUS_URL does. The token is one for BUS_URL: an
@@ -217,18 +226,18 @@ class AgentBus:
         )
 
 
-def _state_folder(env: Mapping[str, str], home: Path, platform: str) -> Path:
-    """Where this user's programs keep state on such a system."""
-    if given := env.get("AGENT_BUS_STATE_DIR"):
-        return _path(given, home)
+def _state_folder(env: Mapping[str, str], home: Path | None, platform: str) -> Path | None:
+    """Where this user's programs keep state on such a system; None without a home folder."""
+    if given := _file(env, "AGENT_BUS_STATE_DIR", home):
+        return given
     if platform == "win32":
-        parent = Path(env.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        parent = Path(env["LOCALAPPDATA"]) if env.get("LOCALAPPDATA") else home and home / "AppData" / "Local"
     elif platform == "darwin":
-        parent = home / "Library" / "Application Support"
+        parent = home and home / "Library" / "Application Support"
     else:
-        given = env.get("XDG_STATE_HOME") or ""
-        parent = Path(given) if given.startswith("/") else home / ".local" / "state"
-    return parent / "claude-bus"
+        given_parent = env.get("XDG_STATE_HOME") or ""
+        parent = Path(given_parent) if given_parent.startswith("/") else home and home / ".local" / "state"
+    return parent and parent / "claude-bus"
 
 
 def _without_user(url: str) -> tuple[str, tuple[str, str] | None]:
@@ -286,7 +295,7 @@ def _is_address(text: str) -> bool:
     return complete and text.isprintable() and not (parts.query or parts.fragment)
 
 
-def _access(env: Mapping[str, str], home: Path, basic: tuple[str, str] | None) -> Access:
+def _access(env: Mapping[str, str], home: Path | None, basic: tuple[str, str] | None) -> Access:
     return Access(
         token=env.get("BUS_TOKEN") or "",
         token_file=_file(env, "BUS_TOKEN_FILE", home),
@@ -302,16 +311,66 @@ def _one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str,
     return value
 
 
-def _file(env: Mapping[str, str], name: str, home: Path) -> Path | None:
+def _database(env: Mapping[str, str], home: Path | None, *, needed: bool) -> Path:
+    """The database file. What is not a whole path is refused: each folder would get a bus of its own."""
+    given = (env.get("BUS_DB") or "").strip()
+    if not given:
+        return _default_database(home, needed=needed)
+    shown = f"BUS_DB={given!a} is not valid"
+    if _WEB.match(given):
+        raise InvalidInput(f"{shown}: give the path of a file, and the address of a bus that is served as BUS_URL")
+    if given.startswith(":") or _SCHEME.match(given):
+        raise InvalidInput(f"{shown}: give the path of a file; a URI or a database in memory cannot be shared")
+    path = _expanded("BUS_DB", given, env, home)
+    if path.endswith(("/", "\\")) or any(character < " " for character in path):
+        raise InvalidInput(f"{shown}: it must end in the name of a file, such as bus.db, without control characters")
+    if not Path(path).is_absolute():
+        raise InvalidInput(
+            f"{shown}: it is relative, so each folder would have a bus of its own. Give the whole path, such as "
+            f"{(home or Path('/var/lib')) / '.claude-bus' / 'bus.db'}"
+        )
+    return Path(path)
+
+
+def _default_database(home: Path | None, *, needed: bool) -> Path:
+    if home:
+        return home / ".claude-bus" / "bus.db"
+    if needed:
+        raise InvalidInput(
+            "this user has no home folder to keep the bus in (HOME is not set, or not a whole path): set BUS_DB to a "
+            "file, such as /var/lib/claude-bus/bus.db"
+        )
+    return Path("/dev/null")  # not used: there is a bus elsewhere
+
+
+def _file(env: Mapping[str, str], name: str, home: Path | None) -> Path | None:
     """The file that a variable names, if it does."""
-    text = env.get(name) or ""
-    return _path(text, home) if text else None
+    if not (text := env.get(name) or ""):
+        return None
+    try:
+        return Path(_expanded(name, text, env, home)).absolute()
+    except OSError:
+        raise InvalidInput(
+            f"{name}={text!a} is relative to a folder that does not exist any more: give the whole path"
+        ) from None
 
 
-def _path(text: str, home: Path) -> Path:
-    if text == "~" or text.startswith(("~/", "~\\")):
-        return home / text[2:]
-    return Path(text).absolute()
+def _expanded(name: str, text: str, env: Mapping[str, str], home: Path | None) -> str:
+    """A path with its variables and the home folder put in: clients pass on what a shell would have understood."""
+
+    def value(found: re.Match[str]) -> str:
+        variable, default = found["plain"] or found["braced"] or "", found["default"]
+        known = env.get(variable) or (str(home) if variable == "HOME" and home else "") or default
+        if not known:
+            raise InvalidInput(f"{name}={text!a} is not valid: {found[0]!a} in it is not set, or not understood")
+        return known
+
+    path = _VARIABLE.sub(value, text)
+    if path != "~" and not path.startswith(("~/", "~\\")):
+        return path
+    if not home:
+        raise InvalidInput(f"{name}={text!a} is not valid: this user has no home folder, so give the whole path")
+    return str(home / path[2:])
 
 
 def _ascii(text: str, name: str) -> str:

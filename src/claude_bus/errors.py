@@ -209,6 +209,12 @@ class StoreCorrupt(StoreError):
     code = "store_corrupt"
 
 
+class StoreUnsuitable(StoreError):
+    """The file system, or what lies at the path, is of no use for a database that processes share."""
+
+    code = "store_unsuitable"
+
+
 class Unreachable(StoreError):
     """The bus is served elsewhere, and no answer came from there; `sent` says whether the request may have arrived."""
 
@@ -251,6 +257,7 @@ EXIT_STATUS: dict[str, int] = {
     "store_full": 5,
     "store_read_only": 5,
     "store_corrupt": 5,
+    "store_unsuitable": 5,
     "store_failed": 5,
     "unreachable": 5,
     "too_slow": 5,
@@ -279,6 +286,7 @@ HTTP_STATUS: dict[str, int] = {
     "store_full": 507,
     "store_read_only": 500,
     "store_corrupt": 500,
+    "store_unsuitable": 500,
     "store_failed": 500,
     "misconfigured": 500,
     "unreachable": 502,

@@ -14,7 +14,7 @@ from typing import Unpack
 
 import anyio
 
-from . import rules, text
+from . import rules, text, worktree
 from .bus import Bus
 from .config import Config
 from .errors import BusError, Forbidden, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
@@ -74,7 +74,7 @@ class Session:
         address: str = "",
     ) -> None:
         self.bus = bus
-        self.client = client
+        self.client = replace(client, folder=worktree.presented(client.folder))
         self.config = config
         self.grant = grant
         self.surroundings = surroundings or Surroundings(client.folder)

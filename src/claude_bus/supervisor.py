@@ -115,7 +115,11 @@ class Supervisor:
     def _serve(self) -> int:
         """Run one server to its end; returns its exit status, negative for a signal."""
         pipe = subprocess.PIPE
-        server = subprocess.Popen(self._command, env=self._env, stdin=pipe, stdout=pipe)  # noqa: S603
+        try:
+            server = subprocess.Popen(self._command, env=self._env, stdin=pipe, stdout=pipe)  # noqa: S603
+        except OSError as error:  # no room for a process, or for its files: there may be some in a moment
+            print(f"claude-bus: the server cannot be started: {error}", file=sys.stderr, flush=True)
+            return -1
         assert server.stdout
         with self._lock:
             self._server = server

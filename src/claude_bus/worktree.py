@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from . import patterns, rules
@@ -22,6 +22,15 @@ _NAME_BYTES, _CONFIG_BYTES = 8_192, 262_144
 _SECTION = re.compile(r"\[(\w+) \"origin\"\](.*)")
 
 
+def here(env: Mapping[str, str]) -> Path:
+    """The folder this process works in. Of one that was removed only the name is left, which the shell knows (PWD)."""
+    try:
+        return Path.cwd()
+    except OSError:
+        named = Path(env.get("PWD") or os.sep)
+        return named if named.is_absolute() else Path(os.sep)
+
+
 def folder(cwd: Path) -> Folder:
     """What is to know about `cwd`; outside of a repository only itself."""
     cwd = cwd.resolve()
@@ -30,6 +39,20 @@ def folder(cwd: Path) -> Folder:
         if git:
             return Folder(str(cwd), str(root), _repository(git), _branch(git))
     return Folder(str(cwd), str(cwd))
+
+
+def storable(name: str) -> str:
+    """A name as Unicode text. Names of files may have bytes that are no text: those are replaced."""
+    try:
+        data = os.fsencode(name)
+    except UnicodeEncodeError:  # text from one of git's files, where the system's encoding has no such letters
+        data = name.encode("utf-8", "surrogateescape")
+    return data.decode("utf-8", "replace")
+
+
+def presented(where: Folder) -> Folder:
+    """The folder as it is shown to others and stored."""
+    return Folder(*map(storable, (where.cwd, where.root, where.repository, where.branch)))
 
 
 def _git_folder(root: Path) -> Path | None:
@@ -181,21 +204,19 @@ def _named(where: Folder, path: str, host: str) -> Place:
 
 def _literally(found: Place, identity: str) -> Place:
     """The place of this very path, whatever characters it has."""
-    above = tuple((scope, patterns.literal(_storable(path))) for scope, path in found.above)
-    return Place(found.scope, patterns.literal(_storable(found.path)), identity, above)
-
-
-def _storable(path: str) -> str:
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    above = tuple((scope, patterns.literal(storable(path))) for scope, path in found.above)
+    return Place(found.scope, patterns.literal(storable(found.path)), identity, above)
 
 
 def _locate(real: Path, host: str) -> tuple[Place, str]:
-    """The place of what is or would be at `real`, and its working tree."""
+    """The place of what is or would be at `real`, and its working tree, as they can be stored."""
     lies_in = folder(_existing(real))
     inside = _below(_slashed(real), _slashed(lies_in.root)) if lies_in.repository else None
     if inside is None:
-        return Place("", _slashed(real), "", _on_machine(_slashed(real), host)), str(real.parent)
-    return Place(lies_in.repository, inside, "", _above(lies_in, inside, host)), lies_in.root
+        path = storable(_slashed(real))
+        return Place("", path, "", _on_machine(path, host)), storable(str(real.parent))
+    above = tuple((storable(scope), storable(path)) for scope, path in _above(lies_in, inside, host))
+    return Place(storable(lies_in.repository), storable(inside), "", above), storable(lies_in.root)
 
 
 def _above(where: Folder, path: str, host: str) -> tuple[tuple[str, str], ...]:
@@ -259,7 +280,7 @@ def shown(where: Folder, scope: str, path: str) -> str:
         return f"{path} (in {scope})"
     if scope:
         return path
-    inside = _below(path, _slashed(where.root)) if where.root else None
+    inside = _below(path, storable(_slashed(where.root))) if where.root else None
     return path if inside is None else inside
 
 

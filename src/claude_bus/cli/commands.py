@@ -46,7 +46,7 @@ async def send(options: argparse.Namespace, config: Config) -> int:
             reply_to=options.reply_to,
             urgent=options.urgent,
             key=options.key,
-            files=await Surroundings(worktree.folder(Path.cwd())).measured(options.file or ()),
+            files=await Surroundings(worktree.folder(worktree.here(os.environ))).measured(options.file or ()),
             allow_secret=options.allow_secret,
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import sys
 
 from .. import rules
@@ -17,7 +18,32 @@ def content(options: argparse.Namespace, *, files: bool = False) -> str:
         return ""
     if sys.stdin.isatty():
         print("Type the message, then Ctrl-D:", file=sys.stderr)
+    data = sys.stdin.buffer.read(_MOST)
+    if len(data) == _MOST:  # too large in any encoding, which is told later
+        return data.decode(errors="replace")
+    declared = "utf-8" if sys.platform == "win32" else sys.stdin.encoding  # there it is not what programs write
+    return _decoded(data, declared)
+
+
+_MOST = 2 * rules.MAX_CONTENT_BYTES + 4
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""What text may begin with that says its encoding, as Windows programs write it."""
+
+
+def _decoded(data: bytes, encoding: str) -> str:
+    """What a mark at its beginning says; else UTF-8, or the encoding of stdin where that is another. Never a guess."""
+    marked = next((known for mark, known in _MARKS.items() if data.startswith(mark)), "")
+    if not marked and _is_utf8(data):
+        marked = "utf-8"
     try:
-        return sys.stdin.buffer.read(rules.MAX_CONTENT_BYTES + 1).decode()
-    except UnicodeDecodeError:
+        return data.decode(marked or encoding)
+    except (UnicodeDecodeError, LookupError):
         raise InvalidInput("stdin is not UTF-8 text; send the path of the file instead") from None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

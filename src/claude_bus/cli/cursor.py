@@ -40,7 +40,12 @@ def cursor(settings: AgentBus, program: str, name: str) -> Cursor:
 
 
 def file_of(settings: AgentBus, program: str, name: str, kind: str) -> Path:
-    """A file that belongs to one program, name, channel and server."""
+    """A file that belongs to one program, name, channel and server; `InvalidInput` if there is no folder for it."""
+    if not settings.folder:
+        raise InvalidInput(
+            "this user has no home folder to keep what was read in: set AGENT_BUS_STATE_DIR to a folder, or "
+            "AGENT_BUS_NO_CURSOR=1"
+        )
     whole = f"{settings.url}\0{name}\0{settings.channel}"
     digest = hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()[:12]
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{name}-{settings.channel}")[:80]

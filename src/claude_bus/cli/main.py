@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -21,8 +19,10 @@ from typing import Any
 
 from .. import __version__
 from ..config import Config, Serving
-from ..errors import EXIT_STATUS, BusError
+from ..errors import EXIT_STATUS, BusError, InvalidInput
 from . import programs
+from .output import document, prepare
+from .settings import home
 
 _DESCRIPTION = (
     "A shared bus for Claude Code sessions, scripts and people. "
@@ -41,7 +41,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status."""
-    _buffer_output()
+    prepare()
     parser = _parser()
     options = _parse(parser, arguments)
     try:
@@ -52,6 +52,9 @@ def run(arguments: Sequence[str]) -> int:
         _say_no_more()
         return 1
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            print(f"claude-bus: {error.strerror}: close some, or raise the limit (ulimit -n)", file=sys.stderr)
+            return 1
         if not (_stdout_fails() or error.errno in _FULL):
             raise
         _say_no_more()
@@ -80,17 +83,6 @@ def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     except BusError as error:
         _complain(error, options.json)
         return EXIT_STATUS.get(error.code, 1)
-
-
-def _buffer_output() -> None:
-    """Undo PYTHONUNBUFFERED: without a buffer Python drops what the system does not take at once, half a message,
-    say, of a process that is suspended while it writes."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if isinstance(getattr(stream, "buffer", None), io.RawIOBase):
-            whole = io.BufferedWriter(stream.buffer)
-            kept = io.TextIOWrapper(whole, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
-            setattr(sys, name, kept)
 
 
 def _stdout_fails() -> bool:
@@ -235,15 +227,27 @@ SERVING = {
 def _serving(options: argparse.Namespace) -> Serving:
     given = {variable: getattr(options, name.replace("-", "_")) for name, (variable, _) in SERVING.items()}
     given["BUS_RECV_CHANNEL"] = "default" if options.recv_default_channel else ""
-    serving = Serving.from_env({**os.environ, **{k: v for k, v in given.items() if v}}, Path.home())
+    serving = Serving.from_env({**os.environ, **{k: v for k, v in given.items() if v}}, home())
     return replace(serving, verbose=options.verbose)
 
 
 def _config(options: argparse.Namespace) -> Config:
     """A database that is named on the command line is meant, whatever BUS_URL says."""
-    given = {"BUS_DB": options.db, "BUS_CHANNEL": options.channel}
+    given = {"BUS_DB": _whole(options.db), "BUS_CHANNEL": options.channel}
     env = {**os.environ, **{k: v for k, v in given.items() if v}, **({"BUS_URL": ""} if options.db else {})}
-    return Config.from_env(env, Path.home())
+    return Config.from_env(env, home())
+
+
+def _whole(db: str) -> str:
+    """The path that `--db` names: a relative one is meant from here, as in every command."""
+    if not db or db.startswith(("~", "$", ":")) or ":/" in db:
+        return db
+    try:
+        return str(Path(db).absolute()) + ("/" if db.endswith("/") else "")
+    except OSError:
+        raise InvalidInput(
+            f"--db {db!a} is relative to a folder that does not exist any more: give the whole path"
+        ) from None
 
 
 def _complain(error: BusError, as_json: bool) -> None:
@@ -256,7 +260,7 @@ def _complain(error: BusError, as_json: bool) -> None:
                 "sandbox.filesystem.allowWrite in the client's settings, or use the bus's tools instead"
             )
     if as_json:
-        print(json.dumps(error.as_dict(), ensure_ascii=False, default=str))
+        print(document(error.as_dict()))
     else:
         print(f"claude-bus: {error.message}", file=sys.stderr)
 
@@ -278,7 +282,9 @@ def _run(options: argparse.Namespace, config: Config, parser: argparse.ArgumentP
 
     from .commands import COMMANDS, show_status
 
-    status = asyncio.run(COMMANDS.get(options.command, show_status)(options, config))
+    with asyncio.Runner() as runner:
+        runner.get_loop()  # before there is a coroutine that nobody would await if there is no room for a loop
+        status = runner.run(COMMANDS.get(options.command, show_status)(options, config))
     if options.command is None and not options.json:
         print()
         parser.print_help()

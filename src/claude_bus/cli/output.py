@@ -1,16 +1,39 @@
-"""How commands say what they did."""
+"""How commands say what they did, whatever encoding the terminal, the pipe or the locale has."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from typing import Any
 
 
-def show(options: argparse.Namespace, document: dict[str, Any], plain: str, *, error: bool = False) -> None:
+def prepare() -> None:
+    """Let everything be printed: what the encoding lacks is written as `\\u2192`, and nothing is lost on the way.
+
+    Undoes PYTHONUNBUFFERED: without a buffer Python drops what the system does not take at once, half a message, say,
+    of a process that is suspended while it writes.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(getattr(stream, "buffer", None), io.RawIOBase):
+            whole = io.BufferedWriter(stream.buffer)
+            stream = io.TextIOWrapper(whole, encoding=stream.encoding, line_buffering=True)
+            setattr(sys, name, stream)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def document(content: dict[str, Any]) -> str:
+    """A JSON document as stdout can take it: with `\\u00e9` in it where stdout's encoding is not UTF-8."""
+    plain = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
+    return json.dumps(content, ensure_ascii=plain, default=str)
+
+
+def show(options: argparse.Namespace, content: dict[str, Any], plain: str, *, error: bool = False) -> None:
     """Print the document with `--json`, else the text: on stderr if it tells of a refusal."""
     if options.json:
-        print(json.dumps(document, ensure_ascii=False))
+        print(document(content))
     else:
         print(plain, file=sys.stderr if error else sys.stdout)

@@ -1,4 +1,4 @@
-"""The settings of the commands that speak the agent-bus protocol."""
+"""What commands take from their environment: the home folder, and the settings of the agent-bus commands."""
 
 from __future__ import annotations
 
@@ -13,9 +13,27 @@ from ..config import AgentBus
 from ..errors import InvalidInput
 
 
+def home() -> Path | None:
+    """This user's home folder.
+
+    None for a user without one, and where HOME is relative: it would be another in each folder.
+    """
+    try:
+        found = Path(os.environ.get("HOME") or _of_passwd()) if os.name == "posix" else Path.home()
+    except (ImportError, KeyError, RuntimeError):
+        return None
+    return found if found.is_absolute() else None
+
+
+def _of_passwd() -> str:
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_dir
+
+
 def agent_bus(options: argparse.Namespace, *, needed: bool = False) -> AgentBus:
     """From the environment; `--channel` goes before it. With `needed` an address must be set."""
-    settings = AgentBus.from_env(os.environ, Path.home(), sys.platform)
+    settings = AgentBus.from_env(os.environ, home(), sys.platform)
     if needed and not settings.url:
         raise InvalidInput("AGENT_BUS_URL env var required: the address of the bus, such as https://host:8765")
     if options.channel:

@@ -21,6 +21,7 @@ from ..local import LocalBus
 from ..model import Token
 from ..opening import open_here
 from .output import show
+from .settings import home
 
 
 async def token(options: argparse.Namespace, config: Config) -> int:
@@ -76,7 +77,7 @@ def _secret_file(path: str) -> Iterator[TextIO | None]:
 
 def _address() -> str:
     """Where others reach the bus, as far as this process can know: how it is served is the settings' of another."""
-    here = Serving.from_env(os.environ, Path.home())
+    here = Serving.from_env(os.environ, home())
     return f"https://SERVER:{here.port}{here.prefix}"
 
 

@@ -10,7 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .migrate import VERSION
+from . import disk
+from .migrate import OURS, VERSION, has_tables, is_foreign
+from .sqlite import translate
 
 WAL_RESET_FIXED = (3, 51, 3)
 """The SQLite version without the WAL-reset bug; before it, our checkpoints avoid it."""
@@ -27,17 +29,51 @@ class Finding:
 
 def inspect(path: Path, busy_timeout: float) -> list[Finding]:
     """Findings about the file at `path`, worst cases included: this never raises."""
-    found = [_sqlite()]
+    if unusable := disk.no_file(path):
+        return [_sqlite(), Finding("database", False, unusable)]
+    found = [_sqlite(), *_file_system(path)]
     if not path.exists():
-        return [*found, Finding("database", None, f"{path} does not exist yet; the first use creates it")]
-    found += _modes(path)
+        return [*found, _absent(path)]
+    found += [*_modes(path), *_links(path)]
     try:
         with contextlib.closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=busy_timeout)
+            sqlite3.connect(f"{disk.real(path).as_uri()}?mode=rw", uri=True, timeout=busy_timeout)
         ) as db:
             return [*found, *_contents(db, path)]
     except sqlite3.Error as error:
-        return [*found, Finding("database", False, f"{path}: {error}")]
+        return [
+            *found,
+            Finding("database", False, disk.obstacle(path) or f"{translate(error, path).message} ({error})"),
+        ]
+
+
+def _absent(path: Path) -> Finding:
+    there = disk.real(path)
+    if not disk.may_be_made(there):
+        return Finding("database", False, f"{there} cannot be created by this user; set BUS_DB to another path")
+    if there.parent.is_dir() and (obstacle := disk.obstacle(there)):
+        return Finding("database", False, obstacle)
+    return Finding("database", None, f"{there} does not exist yet; the first use creates it")
+
+
+def _file_system(path: Path) -> list[Finding]:
+    """A word on one that other machines may write to as well: their sessions must not use the file."""
+    kind = disk.network(path)
+    if not kind:
+        return []
+    told = (
+        f"{path} lies on {kind}, which other machines or a virtual machine's host can reach. Use it from one machine "
+        "only: elsewhere set BUS_URL to a bus served here (claude-bus serve)"
+    )
+    return [Finding("file system", None, told)]
+
+
+def _links(path: Path) -> list[Finding]:
+    names = path.stat().st_nlink
+    if names < 2 or not path.is_file():
+        return []
+    told = f"{path} has {names} names (hard links). Its use under two of them damages it: keep one of them"
+    return [Finding("names", False, told)]
 
 
 def _sqlite() -> Finding:
@@ -63,21 +99,37 @@ def _contents(db: sqlite3.Connection, path: Path) -> list[Finding]:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     found = [
-        Finding("schema", version >= VERSION, f"version {version}, this program's is {VERSION}"),
+        _schema(db, version),
         Finding("integrity", check == "ok", f"{path}: {check}"),
     ]
     with contextlib.suppress(OSError):
-        size = Path(f"{path}-wal").stat().st_size
+        size = Path(f"{disk.real(path)}-wal").stat().st_size
         found.append(Finding("write-ahead log", None, f"{size // 1024} KiB"))
     if version >= VERSION:
         found += [_counts(db), _tokens(db)]
+    return [*found, _writable(db, path)]
+
+
+def _writable(db: sqlite3.Connection, path: Path) -> Finding:
+    if not os.access(path, os.W_OK):  # SQLite notices only when it writes
+        return Finding("writable", False, f"{path} may not be written; check its permissions, or set BUS_DB")
     try:
         db.execute("BEGIN IMMEDIATE")
         db.execute("ROLLBACK")
-        found.append(Finding("writable", True, "the write lock is free"))
     except sqlite3.OperationalError as error:
-        found.append(Finding("writable", False, str(error)))
-    return found
+        return Finding("writable", False, f"{translate(error, path).message} ({error})")
+    return Finding("writable", True, "the write lock is free")
+
+
+def _schema(db: sqlite3.Connection, version: int) -> Finding:
+    if version >= VERSION:
+        newer = ": a newer claude-bus made it, and this one can use it" if version > VERSION else ""
+        return Finding("schema", True, f"version {version}, this program's is {VERSION}{newer}")
+    if is_foreign(db):
+        return Finding("schema", False, "the tables of another program; set BUS_DB to another path")
+    what = f"version {version}" if has_tables(db) else "an empty file"
+    kept = ", and keeps a copy of it as it is" if version < OURS and has_tables(db) else ""
+    return Finding("schema", None, f"{what}: the first start brings it to version {VERSION}{kept}")
 
 
 def _counts(db: sqlite3.Connection) -> Finding:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from ..errors import StoreCorrupt
+from .original import keep_copy, rename_unusable
 
 VERSION = 6
 _ADDITIONS = (
@@ -16,37 +18,64 @@ _ADDITIONS = (
     (6, "migrations/0006_places_above.sql"),
 )
 """What each version since our first added."""
+OURS = 3
+"""The first version that is not the original's."""
 _TABLES = frozenset({"agents", "messages", "state"})
+_log = logging.getLogger(__name__)
+
+
+def has_tables(connection: sqlite3.Connection) -> bool:
+    return bool(_tables(connection))
+
+
+def is_foreign(connection: sqlite3.Connection) -> bool:
+    """Whether it is a database of another program."""
+    tables = _tables(connection)
+    return bool(tables) and not tables >= _TABLES
 
 
 def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Raise `StoreCorrupt` for a database of another program, before anything is changed."""
-    tables = _tables(connection)
-    if tables and not tables >= _TABLES:
+    if is_foreign(connection):
         raise StoreCorrupt(
             f"{path} is an SQLite database of something else; set BUS_DB to another path", path=str(path)
         )
 
 
-def migrate(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Create or upgrade the tables, in one transaction, once among all processes.
 
-    Versions 1 and 2 are the original claude-bus's files; a newer version than ours
-    only added things, so it is left alone.
+    Versions 1 and 2 are the original claude-bus's files, of which a copy is kept beside
+    `path`; a newer version than ours only added things, so it is left alone.
     """
     if _version(connection) >= VERSION:
         return
+    copy: Path | None = None
+    renamed: dict[str, str] = {}
     connection.execute("BEGIN IMMEDIATE")
     try:
+        taken_over = _version(connection) < OURS and has_tables(connection)
+        copy = keep_copy(path, _version(connection)) if taken_over else None
         for script in _scripts(connection):
             for statement in _statements(_read(script)):
                 connection.execute(statement)
+        renamed = rename_unusable(connection) if taken_over else {}
         connection.execute(f"PRAGMA user_version = {max(VERSION, _version(connection))}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        if copy:
+            copy.unlink(missing_ok=True)
         raise
+    _tell(path, copy, renamed)
+
+
+def _tell(path: Path, copy: Path | None, renamed: Mapping[str, str]) -> None:
+    if copy:
+        _log.warning("%s is the original claude-bus's and was taken over; a copy as it was is in %s", path, copy)
+    for old, new in renamed.items():
+        _log.warning("%s: the name %a is not valid here, it is '%s' now, with its mail", path, old, new)
 
 
 def _scripts(connection: sqlite3.Connection) -> list[str]:

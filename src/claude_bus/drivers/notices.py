@@ -1,14 +1,18 @@
 """Telling other processes that mail was stored: a datagram on loopback.
 
 A listener costs nothing while it waits and hears within a millisecond or so. The
-datagram says nothing and proves nothing; whoever hears it looks into the store. One
-that got lost (a sandboxed or killed sender) is made good by the listener's own slow
-look, see `session`.
+datagram holds the word that is a part of the listener's address, which only those who can
+read the store know; whoever hears it looks into the store. Anything else that comes is a
+stranger's: it is dropped, and after some the listener hears nothing for a moment, so that
+a flood costs it next to nothing. A notice that got lost meanwhile, or of a sender that was
+sandboxed or killed, is made good by the listener's own slow look, see `session`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hmac
+import secrets
 import socket
 from collections.abc import AsyncIterator, Iterable
 
@@ -18,16 +22,24 @@ from .. import processes
 
 _LOOPBACK = "127.0.0.1"
 _SCHEME = "udp"
+_ROOM = 16 * 1024
+"""Bytes that may wait to be heard: what does not fit is dropped by the system, at no cost to us."""
+_AT_ONCE = 200
+"""Datagrams that are read in one go: more than there is room for."""
+_DEAF = 0.2
+"""Seconds without listening after nothing but strangers' datagrams came."""
 
 
 def announce(addresses: Iterable[str]) -> None:
     """Send a notice to each address; whoever is gone or deaf is no error.
 
     An address on the loopback of another network namespace (a container's) cannot be reached.
+    One of an earlier version's has no word in it, and believes whatever comes.
     """
     for address in addresses:
-        scheme, _, place = address.partition(f":{_LOOPBACK}:")
-        port, _, network = place.partition("/")
+        scheme, _, rest = address.partition(f":{_LOOPBACK}:")
+        place, _, network = rest.partition("/")
+        port, _, word = place.partition(":")
         if scheme != _SCHEME or not port.isdecimal() or network not in ("", processes.network()):
             continue
         with (
@@ -35,7 +47,7 @@ def announce(addresses: Iterable[str]) -> None:
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out,
         ):
             out.setblocking(False)
-            out.sendto(b"mail", (_LOOPBACK, int(port)))
+            out.sendto((word[:100] or "mail").encode(), (_LOOPBACK, int(port)))
 
 
 class Bell:
@@ -59,21 +71,44 @@ class Bell:
 class Ear:
     """Where this process can be told. `address` goes to the store; `heard` waits."""
 
-    def __init__(self, udp: anyio.abc.UDPSocket) -> None:
-        self._udp = udp
-        port = udp.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
-        self.address = f"{_SCHEME}:{_LOOPBACK}:{port}" + (f"/{network}" if (network := processes.network()) else "")
+    def __init__(self, bound: socket.socket) -> None:
+        self._socket = bound
+        self._word = secrets.token_hex(16)
+        self._deaf_until = 0.0
+        network = processes.network()
+        place = f"{_SCHEME}:{_LOOPBACK}:{bound.getsockname()[1]}:{self._word}"
+        self.address = f"{place}/{network}" if network else place
 
     async def heard(self, patience: float) -> bool:
         """Wait for a notice for at most `patience` seconds; whether one came."""
         with anyio.move_on_after(patience):
-            await self._udp.receive()
-            return True
+            while True:
+                await anyio.sleep_until(self._deaf_until)
+                await anyio.wait_readable(self._socket)
+                if self._told():
+                    return True
+                self._deaf_until = anyio.current_time() + _DEAF
         return False
+
+    def _told(self) -> bool:
+        """Take what has come; whether a notice was among it."""
+        told = False
+        for _ in range(_AT_ONCE):
+            try:
+                came = self._socket.recv(len(self._word) + 1)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:  # one that is too long, on Windows, or that somebody we wrote to is gone
+                continue
+            told = told or hmac.compare_digest(came, self._word.encode())
+        return told
 
 
 @contextlib.asynccontextmanager
 async def ear() -> AsyncIterator[Ear]:
     """Listen on a free loopback port for as long as the context lasts."""
-    async with await anyio.create_udp_socket(local_host=_LOOPBACK, local_port=0) as udp:
-        yield Ear(udp)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.setblocking(False)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
+        bound.bind((_LOOPBACK, 0))
+        yield Ear(bound)

@@ -29,9 +29,18 @@ import aiosqlite
 import anyio
 
 from .. import rules
-from ..errors import InvalidInput, StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreReadOnly
+from ..errors import (
+    InvalidInput,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnsuitable,
+)
 from ..model import Process
 from ..sql.transaction import Cursor, Transaction, Value
+from . import disk
 from .migrate import migrate, refuse_foreign
 
 P = ParamSpec("P")
@@ -57,6 +66,17 @@ _log = logging.getLogger(__name__)
 
 _DELETED = "%s was deleted while it was in use: a new bus begins there, and what was on the old one is gone with it"
 _REPLACED = "%s was replaced while it was in use: what is there now is the bus"
+_LOG_GONE = "the log of %s was removed or replaced while it was in use; it is opened anew"
+_INDEX_CUT = "the index of the log of %s was cut off while it was in use; it is made anew"
+
+_CHANGES: dict[disk.Change, str] = {
+    "deleted": _DELETED,
+    "replaced": _REPLACED,
+    "log": _LOG_GONE,
+    "index": _INDEX_CUT,
+}
+_OF_THE_FILE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY)
+"""Errors after which the file is opened anew: it may lie elsewhere now, or be mended."""
 
 
 def translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:
@@ -69,13 +89,27 @@ def translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:
         return kind(message.format(path=path), path=str(path))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(_CODES[sqlite3.SQLITE_FULL][1].format(path=path), path=str(path))
+    if isinstance(error, OSError) and (scarce := disk.out_of_files(error)):
+        return StoreError(f"{path}: {scarce}", path=str(path))
     if isinstance(error, OSError):
         return StoreReadOnly(f"{path} cannot be created: {error.strerror}; set BUS_DB to another path", path=str(path))
     return StoreError(f"{path}: {error}; nothing was changed", path=str(path))
 
 
 def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    """Open (or create, private to the user) the file, at the current schema."""
+    """Open (or create, private to the user) the file, at the current schema.
+
+    Raises `StoreUnsuitable` where no bus can be kept, besides the errors of SQLite and the system.
+    """
+    try:
+        return _opened(disk.real(path), busy_timeout)
+    except (sqlite3.Error, OSError) as error:
+        if found := disk.obstacle(path):
+            raise StoreUnsuitable(found, path=str(path)) from error
+        raise
+
+
+def _opened(path: Path, busy_timeout: float) -> sqlite3.Connection:
     _create_private(path)
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
@@ -87,8 +121,8 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")  # a receipt must survive a power cut
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA journal_size_limit = 0")  # the WAL shrinks when it begins anew
-        _switch_to_wal(connection, busy_timeout)
-        migrate(connection)
+        _switch_to_wal(connection, path, busy_timeout)
+        migrate(connection, path)
     except BaseException:
         connection.close()
         raise
@@ -109,12 +143,13 @@ def _restrict(path: Path) -> None:
                 file.chmod(0o600)
 
 
-def _switch_to_wal(connection: sqlite3.Connection, patience: float) -> None:
-    """Enter WAL mode. SQLite does not wait for a lock here, so this does."""
+def _switch_to_wal(connection: sqlite3.Connection, path: Path, patience: float) -> None:
+    """Enter WAL mode. SQLite does not wait for a lock here, so this does; where it cannot, it says nothing."""
     end = time.monotonic() + patience
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                raise StoreUnsuitable(disk.no_log(path), path=str(path))
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                 raise
@@ -283,12 +318,12 @@ class Database:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
-        self._wal = f"{path}-wal"
+        self._real = disk.real(path)
         self._busy_timeout = busy_timeout
         self._alive = alive
         self._clock = clock
         self._worker: _Worker | None = None
-        self._file: tuple[int, int] | None = None
+        self._files: disk.Files | None = None
         self._opening = anyio.Lock(fast_acquire=True)
 
     async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -297,7 +332,7 @@ class Database:
 
         def settled(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
             settle(connection, self._clock, self._alive, jobs)
-            checkpoint_if_large(connection, self.path)
+            checkpoint_if_large(connection, self._real)
 
         with anyio.CancelScope(shield=True):
             result: T = await self._call(lambda worker: worker.do(job, settled))
@@ -317,7 +352,7 @@ class Database:
                 result = transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
             finally:
                 connection.execute("PRAGMA synchronous = FULL")
-            checkpoint_if_large(connection, self.path)
+            checkpoint_if_large(connection, self._real)
             return result
 
         with anyio.CancelScope(shield=True):
@@ -331,7 +366,7 @@ class Database:
             before = connection.total_changes
             found = look(connection, self._clock(), self._alive, verb, *args, **kwargs)
             if connection.total_changes != before:  # a reader waits for nobody's lock
-                checkpoint_if_large(connection, self.path)
+                checkpoint_if_large(connection, self._real)
             return found
 
         with anyio.CancelScope(shield=True):
@@ -346,14 +381,25 @@ class Database:
         except OverflowError as error:
             raise InvalidInput("a number is too large: no id or version is that high") from error
         except (sqlite3.Error, OSError) as error:
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-                await self._disconnect()  # damaged, or not a database: look again next time
+            await self._look_again(error)
             raise translate(error, self.path) from error
+
+    async def _look_again(self, error: sqlite3.Error | OSError) -> None:
+        """Open the file anew next time if the error tells that it, or its log, is not what it was."""
+        if not isinstance(error, sqlite3.DatabaseError):
+            return
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_IOERR_SHMSIZE:
+            return
+        if code == sqlite3.SQLITE_IOERR_SHORT_READ and self._files:
+            self._files.forget_index()  # it tells of more than there is of the log
+        if not isinstance(error, sqlite3.OperationalError) or code & 0xFF in _OF_THE_FILE:
+            await self._disconnect()
 
     def pulse(self) -> object:
         """Changes with every commit of any process: the state of the WAL file."""
         try:
-            found = os.stat(self._wal)  # noqa: PTH116 - asked with every request
+            found = os.stat(f"{self._real}-wal")  # noqa: PTH116 - asked with every request
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size
@@ -365,16 +411,44 @@ class Database:
 
     async def _connected(self) -> _Worker:
         async with self._opening:
-            if self._worker and self._file != (found := _identity(self.path)):
-                _log.warning(_REPLACED if found else _DELETED, self.path)
-                await self._disconnect()
+            if self._worker and self._files:
+                await self._follow(self._worker, self._files, self._files.change(self.path))
             if not self._worker:
-                # Opened before aiosqlite has it: its thread does not survive a failure to open.
-                connection = await anyio.to_thread.run_sync(connect, self.path, self._busy_timeout)
-                worker = _Worker(connection)
-                await worker
-                self._worker, self._file = worker, _identity(self.path)
+                await self._connect()
+            assert self._worker
             return self._worker
+
+    async def _follow(self, worker: _Worker, files: disk.Files, change: disk.Change) -> None:
+        """Do what becomes necessary when somebody changed the files of the open database."""
+        if change == "none":
+            return
+        _log.warning(_CHANGES[change], self.path)
+        if change == "index":
+            files.forget_index()
+        elif change == "log":
+            if files.lost:
+                await worker.call(_rescue)
+            await self._reopen(worker, files)
+        else:
+            await self._disconnect()
+
+    async def _reopen(self, worker: _Worker, files: disk.Files) -> None:
+        """Open the new log. SQLite would move the old one into the database once nobody has that open any more: so
+        the new connection comes first, unless it would get the index of the old one."""
+        if files.same_index:
+            await self._connect()
+            with contextlib.suppress(sqlite3.Error, ValueError):
+                await worker.close()
+        else:
+            await self._disconnect()
+
+    async def _connect(self) -> None:
+        # Opened before aiosqlite has it: its thread does not survive a failure to open.
+        self._real = disk.real(self.path)
+        connection = await anyio.to_thread.run_sync(connect, self.path, self._busy_timeout)
+        worker = _Worker(connection)
+        await worker
+        self._worker, self._files = worker, disk.Files(self._real)
 
     async def _disconnect(self) -> None:
         worker, self._worker = self._worker, None
@@ -383,9 +457,7 @@ class Database:
                 await worker.close()
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - asked with every verb
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+def _rescue(connection: sqlite3.Connection) -> None:
+    """Move a log that nobody else can open any more into the database."""
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

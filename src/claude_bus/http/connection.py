@@ -28,9 +28,13 @@ MAX_SILENT = 1_500
 
 
 class Silent:
-    """The connections where it is the client's turn to speak, the longest silent first."""
+    """The connections where it is the client's turn to speak, the longest silent first.
 
-    def __init__(self) -> None:
+    `room` is how many connections there may be in all: more than the process may open files cannot even be refused.
+    """
+
+    def __init__(self, room: int = 1_000_000) -> None:
+        self.room = room
         self._waiting: dict[Connection, asyncio.TimerHandle] = {}
 
     def add(self, connection: Connection) -> None:
@@ -76,6 +80,9 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._silent.add(self)
+        if len(self.connections) > self._silent.room:
+            self._refuse(429, "rate_limited", "the server has as many connections as it may hold; try again later")
+            self.give_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._silent.remove(self)
@@ -134,6 +141,7 @@ class Connection(H11Protocol):
             "Content-Type": "application/json",
             "Content-Length": str(len(body)),
             "Connection": "close",
+            **({"Retry-After": "1"} if status == 429 else {}),
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, STATUS_PHRASES[status], lines.encode()) + body)

@@ -36,6 +36,14 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 HANDSHAKE = 10.0
 """Seconds for the handshake of TLS."""
 
+MOST_FILES = 65_536
+OTHER_FILES = 48
+"""Files that a server may have open besides its connections."""
+_ACCEPT_FAILS = "socket.accept() out of system resource"
+"""What asyncio calls it, once for each of those who wait, and each second."""
+_SAY_AGAIN = 60.0
+"""Seconds until the same trouble is told once more."""
+
 _OPEN = (
     "As long as there is no token, whoever reaches this port on this machine may do everything: "
     "`claude-bus token create NAME` makes one."
@@ -47,19 +55,19 @@ _TO_READ = 1.0
 def serve(config: Config, serving: Serving) -> None:
     """Serve the bus until a signal ends it; raises `InvalidInput` for what would not be safe, or cannot be."""
     _log_to_stderr(serving.verbose)
-    _allow_many_connections()
-    if anyio.run(_serve, config, serving, backend_options={"loop_factory": _Loop}):
+    room = _allow_many_connections()
+    if anyio.run(_serve, config, serving, room, backend_options={"loop_factory": _Loop}):
         raise KeyboardInterrupt
 
 
-async def _serve(config: Config, serving: Serving) -> bool:
-    """Whether Ctrl-C ended it."""
+async def _serve(config: Config, serving: Serving, room: int) -> bool:
+    """Whether Ctrl-C ended it. `room` is how many connections there may be."""
     ssl_context = tls.context(serving.certificate, serving.key) if serving.certificate and serving.key else None
     async with open_local(config) as bus:
         with _listening(serving) as listener:
             tokens = await _needs_tokens(bus, serving, listener)
             app = create_app(bus, config, serving, tokens=tokens)
-            server = _Server(_uvicorn(app, ssl_context), app.state.visits)
+            server = _Server(_uvicorn(app, ssl_context, room), app.state.visits)
             for each in HANDLED_SIGNALS:
                 signal.signal(each, server.handle_exit)
             print(f"claude-bus serves {config.db} at {_url(serving, listener)}", flush=True)
@@ -101,7 +109,16 @@ class _Server(uvicorn.Server):
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop whose servers do not wait a minute for half a handshake."""
+    """An event loop whose servers do not wait a minute for half a handshake, and which repeats itself seldom."""
+
+    _said = -_SAY_AGAIN
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if context.get("message") != _ACCEPT_FAILS:
+            super().call_exception_handler(context)
+        elif self.time() - self._said >= _SAY_AGAIN:
+            self._said = self.time()
+            _log.warning("connections have to wait (%s): let this process open more files", context["exception"])
 
     async def create_server(self, *args: Any, **given: Any) -> asyncio.Server:
         if given.get("ssl"):
@@ -165,20 +182,24 @@ def _log_to_stderr(verbose: int) -> None:
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of whatever is no HTTP
 
 
-def _allow_many_connections() -> None:
-    """A thousand who wait are a thousand open files, where systems give 1,024 unless asked."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # no such limits here, or none of ours to raise
+def _allow_many_connections() -> int:
+    """A thousand who wait are a thousand open files, where systems give 1,024 unless asked; returns how many may be."""
+    try:
         import resource
-
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 65_536 if most == resource.RLIM_INFINITY else min(most, 65_536)
+    except ImportError:  # no such limits here
+        return MOST_FILES
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
+    with contextlib.suppress(ValueError, OSError):  # none of ours to raise
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        now = wanted
+    return max(now - OTHER_FILES, 1)
 
 
-def _uvicorn(app: Starlette, ssl_context: Any) -> uvicorn.Config:
+def _uvicorn(app: Starlette, ssl_context: Any, room: int = MOST_FILES) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=functools.partial(Connection, Silent()),  # type: ignore[arg-type] # what makes a protocol
+        http=functools.partial(Connection, Silent(room)),  # type: ignore[arg-type] # what makes a protocol
         ws="none",
         lifespan="on",
         access_log=False,

@@ -10,12 +10,11 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn
 
 import anyio
 
-from .. import claude_code
+from .. import claude_code, worktree
 from ..config import Config
 from ..doorbell import Doorbell
 from ..errors import BusError
@@ -42,7 +41,7 @@ async def _serve(config: Config) -> None:
     gc.freeze()
     gc.enable()
     env = os.environ
-    client, inbox = claude_code.client(env, Path.cwd())
+    client, inbox = claude_code.client(env, worktree.here(env))
     client = replace(client, hooked=claude_code.brings_mail(env))
     bus = open_bus(config)
 

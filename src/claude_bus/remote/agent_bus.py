@@ -18,6 +18,7 @@ import anyio
 from .. import text
 from ..config import AgentBus
 from ..errors import BusError, Forbidden, InvalidInput, NotFound, RateLimited, TooLarge, Unreachable
+from . import proxies
 
 if TYPE_CHECKING:
     import httpx2
@@ -59,6 +60,7 @@ class AgentBusClient:
     def __init__(self, settings: AgentBus) -> None:
         self._settings = settings
         self._http: httpx2.AsyncClient | None = None
+        self._way = proxies.route(settings.url)
 
     async def __aenter__(self) -> Self:
         import httpx2
@@ -121,38 +123,43 @@ class AgentBusClient:
                     content = await line.content(answer, where)
         except line.FAILURES as error:
             sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
-            raise Unreachable(f"{where} does not answer ({line.kind(error)}); is it running?", sent=sent) from error
+            raise Unreachable(
+                f"{where} does not answer ({line.kind(error)}); is it running?{self._way.blame}", sent=sent
+            ) from error
         if answer.status_code == httpx2.codes.UNAUTHORIZED and "retry-after" not in answer.headers:
             raise line.unauthorized(where, self._settings.access)
         if answer.status_code != httpx2.codes.OK:
-            raise _refusal(answer, content, where)
-        return _document(content, where)
+            raise _refusal(answer, content, where, self._way)
+        return _document(content, where, self._way)
 
 
-def _document(content: bytes, where: str) -> dict[str, Any]:
+def _document(content: bytes, where: str, way: proxies.Route) -> dict[str, Any]:
     """The JSON object in an answer; bytes that are no UTF-8 are replaced."""
     try:
         found = json.loads(content.decode(errors="replace"))
         if not isinstance(found, dict):
             raise TypeError("not a JSON object")
     except (ValueError, TypeError, RecursionError) as error:
-        raise Unreachable(f"{where} answers with something else than a JSON object", sent=True) from error
+        raise Unreachable(f"{where} answers with something else than a JSON object{way.blame}", sent=True) from error
     return found
 
 
-def _refusal(answer: httpx2.Response, content: bytes, where: str) -> BusError:
+def _refusal(answer: httpx2.Response, content: bytes, where: str, way: proxies.Route) -> BusError:
     """The error for an answer that is none of success."""
     status = answer.status_code
     if answer.is_redirect:
         return Unreachable(f"{where} sends its callers elsewhere ({status}); set the address it moved to", sent=False)
-    said = f"{where} refuses ({status}){_reason(content)}"
+    reason = _reason(content) or way.refusal(status)
+    said = f"{where} refuses ({status}){reason}"
     if status == 429 or (400 <= status < 500 and "retry-after" in answer.headers):
         return RateLimited(said, retry_after=_seconds(answer.headers.get("retry-after", "")))
     if status == 404:
-        return NotFound(f"{said}: the address may lack its prefix, or have a wrong one")
+        return NotFound(
+            f"{where} refuses (404){_reason(content)}: the address may lack its prefix, or have a wrong one"
+        )
     if 400 <= status < 500:
         return _REFUSALS.get(status, InvalidInput)(said)
-    return Unreachable(f"{where} fails ({status}){_reason(content)}", sent=True)
+    return Unreachable(f"{where} fails ({status}){reason}", sent=True)
 
 
 def _reason(content: bytes) -> str:

@@ -49,7 +49,7 @@ from ..model import (
     Status,
     Waiting,
 )
-from . import codec, line
+from . import codec, line, proxies
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ class RemoteBus:
         self._transport = transport
         self._http: httpx2.AsyncClient | None = None
         self._not_let_in = False
-        self._outage = _Outage(url)
+        self._way = proxies.Route("") if transport else proxies.route(url)
+        self._outage = _Outage(url, self._way.blame)
         self._held: set[tuple[Address, int]] = set()
         self._handing_over = anyio.Lock()
         self._addresses: dict[str, Address] = {}
@@ -272,7 +273,7 @@ class RemoteBus:
         try:
             return verb.answered(content)
         except ValueError:
-            said = f"what answers at {self._url} is no claude-bus of a like version{_unknown(name)}"
+            said = f"what answers at {self._url} is no claude-bus of a like version{self._way.blame}{_unknown(name)}"
             raise Unreachable(said, sent=True) from None
 
     async def _post(self, name: str, body: bytes) -> tuple[int, bytes, bool]:
@@ -317,7 +318,7 @@ class RemoteBus:
 
     def _refusal(self, status: int, content: bytes) -> BusError:
         """The error that the server answered with."""
-        error = _refusal(status, content, self._url)
+        error = _refusal(status, content, self._url, self._way)
         if not isinstance(error, Unauthorized):
             return error
         self._not_let_in = True
@@ -362,8 +363,9 @@ class RemoteBus:
 class _Outage:
     """Whether the server can be reached. While it cannot, calls fail at once instead of each waiting its time."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, blame: str = "") -> None:
         self._url = url
+        self._blame = blame
         self._failures = 0
         self._closed_until = 0.0
         self._reason = ""
@@ -392,7 +394,7 @@ class _Outage:
         """The error to raise, with what was `said` of it and `more`; `sent`: the request may have arrived."""
         self._closed_until = time.monotonic() + BACKOFF[min(self._failures, len(BACKOFF) - 1)]
         self._failures += 1
-        self._reason = f"the bus at {self._url} cannot be reached ({said})"
+        self._reason = f"the bus at {self._url} cannot be reached ({said}){self._blame}"
         return Unreachable(self._reason + more, sent=sent)
 
 
@@ -401,7 +403,7 @@ def _unknown(verb: str) -> str:
     return ". It is not known whether it took effect: look before you repeat it" if verb in _ONCE else ""
 
 
-def _refusal(status: int, content: bytes, url: str) -> BusError:
+def _refusal(status: int, content: bytes, url: str, way: proxies.Route) -> BusError:
     """The error in an answer; `Unreachable` for one that no claude-bus of a like version gives."""
     try:
         document = json.loads(content)
@@ -412,4 +414,6 @@ def _refusal(status: int, content: bytes, url: str) -> BusError:
         if error.message and error.code == document.get("error"):
             return error
     path = " at this path; is its prefix missing, or not right?" if status == httpx2.codes.NOT_FOUND else ""
-    return Unreachable(f"{url} answers with {status}, and not as a claude-bus does{path}", sent=True)
+    return Unreachable(
+        f"{url} answers with {status}, and not as a claude-bus does{path}{way.refusal(status)}", sent=True
+    )

@@ -8,6 +8,7 @@ the kind is shown.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path, PosixPath
@@ -18,6 +19,7 @@ import httpx2
 
 from ..config import Access
 from ..errors import Misconfigured, Unauthorized, Unreachable
+from . import proxies
 
 ANSWER_BYTES = 64 * 1024 * 1024
 """The longest answer that is read."""
@@ -27,8 +29,6 @@ _TOKEN_BYTES = 4096
 
 FAILURES = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError)
 """How a request fails."""
-
-_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 
 
 def client(url: str, access: Access, program: str, **options: Any) -> httpx2.AsyncClient:
@@ -41,13 +41,21 @@ def client(url: str, access: Access, program: str, **options: Any) -> httpx2.Asy
     if token:
         headers["Authorization"] = f"Bearer {token}"
     address, tls = _address(url), _tls(url, access.ca_file)
+    way = proxies.Route("") if options.get("transport") else proxies.route(url)
     try:
         return httpx2.AsyncClient(
-            base_url=address, headers=headers, auth=access.basic, verify=tls, follow_redirects=False, **options
+            base_url=address,
+            headers=headers,
+            auth=access.basic,
+            verify=tls,
+            follow_redirects=False,
+            proxy=way.proxy or None,
+            trust_env=False,  # the way is ours to choose
+            **options,
         )
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
         raise Misconfigured(
-            f"the proxy that {_proxies() or 'the system'} names cannot be used ({type(error).__name__}): "
+            f"the proxy that {way.named_by} names cannot be used ({type(error).__name__}): "
             "give an http:// or https:// address, or unset it"
         ) from None
 
@@ -120,11 +128,6 @@ def _unusable(error: OSError) -> str:
     return f"cannot be read: {error.strerror or type(error).__name__}"
 
 
-def _proxies() -> str:
-    """The variables that name one, however they are written."""
-    return ", ".join(name for name in _PROXIES if os.environ.get(name) or os.environ.get(name.lower()))
-
-
 async def content(answer: httpx2.Response, where: str) -> bytes:
     """The whole of an answer; `Unreachable` for one that is too long."""
     found = bytearray()
@@ -156,7 +159,8 @@ def kind(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLError):
             return f"{name}: the TLS handshake failed ({cause.reason}); is it http:// that is spoken there?"
         cause = cause.__cause__ or cause.__context__
-    return name
+    refused = re.match(r"\d{3}\b", str(error)) if isinstance(error, httpx2.ProxyError) else None
+    return f"{name}: {refused[0]}" if refused else name
 
 
 def unauthorized(where: str, access: Access) -> Unauthorized:

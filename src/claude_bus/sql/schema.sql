@@ -49,7 +49,7 @@ CREATE INDEX bindings_agent ON bindings (channel, agent);
 
 -- Processes to tell when mail was stored, for one client or (client '') for all mail.
 CREATE TABLE listeners (
-    address TEXT PRIMARY KEY,                  -- 'udp:127.0.0.1:port'
+    address TEXT PRIMARY KEY,                  -- 'udp:127.0.0.1:port:word'
     client  TEXT NOT NULL DEFAULT '',
     host    TEXT    NOT NULL,
     pid     INTEGER NOT NULL,
