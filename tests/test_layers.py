@@ -22,7 +22,7 @@ PURE = ("errors", "model", "rules", "patterns", "spelling", "text", "config", "t
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     PURE,
-    ("sql", "processes", "worktree", "supervisor", "detector", "claude_settings"),
+    ("sql", "processes", "worktree", "supervisor", "detector", "claude_settings", "aside"),
     ("files", "registration"),
     ("drivers",),
     ("bus",),
