@@ -52,8 +52,8 @@ async def measured(cwd: str, paths: Sequence[str]) -> tuple[File, ...]:
             raise one
     if len(known) < len(paths):
         raise InvalidInput(
-            f"files: {paths[len(known)][:200]!a} was not read within {MEASURE:.0f} s: the disk does not answer, or it is "
-            "too large. Put its path into the content instead"
+            f"files: {paths[len(known)][:200]!a} was not read within {MEASURE:.0f} s: the disk does not answer, or it "
+            "is too large. Put its path into the content instead"
         )
     return tuple(file for file in known if isinstance(file, File))
 
