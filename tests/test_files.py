@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ async def test_a_file_of_the_system_is_not_sent(party: Party, folder: Path, path
 async def test_a_device_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To open one may set it going, also behind a link that stands where the file was."""
     opened: list[object] = []
-    monkeypatch.setattr(files.os, "open", lambda *given: opened.append(given))
+    monkeypatch.setattr(os, "open", lambda *given: opened.append(given))
     (tmp_path / "x").symlink_to(os.devnull)
 
     assert await states(a_file(os.devnull), replace(a_file(str(tmp_path / "x")), size=0)) == ["changed", "changed"]
@@ -239,7 +239,7 @@ async def test_a_link_is_followed_before_anything_is_opened(
     [message] = (await bob.inbox()).messages
     assert [(Path(f.path).name, f.state) for f in message.files] == [("link.txt", "unchanged")]
 
-    monkeypatch.setattr(files.os.path, "realpath", str)  # as if the link had not been there when that was asked
+    monkeypatch.setattr(os.path, "realpath", str)  # as if the link had not been there when that was asked
     assert await states(*message.files) == ["unchecked" if hasattr(os, "O_NOFOLLOW") else "unchanged"]
 
 
@@ -249,7 +249,7 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers = threading.Event()
         self.asked = 0
-        real = files.os.stat
+        real: Callable[..., os.stat_result] = os.stat
 
         def stat(path: Any, *more: Any, **given: Any) -> os.stat_result:
             if "hangs" in str(path):
@@ -257,7 +257,7 @@ class Disk:
                 self.answers.wait()
             return real(path, *more, **given)
 
-        monkeypatch.setattr(files.os, "stat", stat)
+        monkeypatch.setattr(os, "stat", stat)
         monkeypatch.setattr(files, "LOOK", 0.2)
         monkeypatch.setattr(files, "MEASURE", 0.2)
         monkeypatch.setattr(files, "_aside", Aside(files.MAX_HANGING))

@@ -6,11 +6,10 @@ is left out: a model pays for each.
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
-from . import text
+from . import jsons, text
 from .model import (
     Agent,
     Claim,
@@ -185,10 +184,10 @@ def entry(found: StateEntry) -> Row:
 
 
 def _value(column: str) -> Any:
-    """JSON as it was given; what another program wrote there is text."""
+    """JSON as it was given. It is text where another program wrote what is not JSON, or is nested too deeply."""
     try:
-        return json.loads(column)
-    except (ValueError, RecursionError):
+        return jsons.loads(column, jsons.MAX_VALUE_DEPTH)
+    except ValueError:
         return column
 
 

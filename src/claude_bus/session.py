@@ -362,12 +362,14 @@ class Session:
 
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
         me = await self._me()
+        rules.check_place_count(len(paths))
         places = self._places(paths)
         return await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=self.client.folder.root)
 
     async def release(self, paths: list[str] | None, force: str = "") -> list[Place]:
         """Release own claims; with `force`, a reason, anybody's, whom it tells."""
         me = await self._me()
+        rules.check_place_count(len(paths or ()))
         places = None if paths is None else await self._held(me, paths, anybodys=bool(force))
         if not force:
             return await self.bus.release(me, places)

@@ -53,7 +53,7 @@ async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> 
     who = caller.looks(name, given.channel)
     role = rules.check_line(given.role, "role")
     owns = None if given.owns is None else rules.check_owns(spelling.paths(given.owns, what="owns"))
-    await caller.bus.enlist(who, PROGRAM, role, owns)
+    await caller.bus.enlist(who, PROGRAM, role, owns, caller.grant)
     mail = await caller.bus.waiting(who)
     return Json({"name": who.name, "channel": who.channel, "pending_count": mail.count + mail.earlier})
 
