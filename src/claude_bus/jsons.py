@@ -27,6 +27,10 @@ _NOT_UTF8 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
+class TooDeep(ValueError):
+    """JSON with more levels than are read."""
+
+
 def check(document: bytes, what: str, depth: int = MAX_DEPTH) -> None:
     """Raise `TooLarge` for more than `MAX_VALUES`, `InvalidInput` for more levels than `depth`, or what is not UTF-8.
 
@@ -56,7 +60,7 @@ def is_deeper(document: bytes, depth: int = MAX_DEPTH) -> bool:
 def loads(document: str | bytes, depth: int = MAX_DEPTH) -> Any:
     """A document that may be of any size, parsed. `ValueError` for what is not JSON, or nested too deeply."""
     if is_deeper(document if isinstance(document, bytes) else document.encode(errors="replace"), depth):
-        raise ValueError(f"it is nested deeper than {depth} levels")
+        raise TooDeep(f"it is nested deeper than {depth} levels")
     return json.loads(document)
 
 

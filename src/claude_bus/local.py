@@ -436,11 +436,11 @@ class LocalBus:
     # -- tokens, for the machine that serves the bus
 
     async def create_token(
-        self, owner: str, names: Sequence[str], channels: Sequence[str], ttl: float | None
+        self, owner: str, names: Sequence[str], channels: Sequence[str], ttl: float | None, *, in_url: bool = False
     ) -> tuple[Token, str]:
         """A new token and its secret, which nobody can be told again."""
         secret = f"bus_{secrets.token_urlsafe(32)}"
-        return await self._run(tokens.create, owner, digest_of(secret), names, channels, ttl), secret
+        return await self._run(tokens.create, owner, digest_of(secret), names, channels, ttl, in_url=in_url), secret
 
     async def list_tokens(self) -> list[Token]:
         return await self._look(tokens.listing)

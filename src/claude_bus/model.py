@@ -50,6 +50,8 @@ class Grant:
     channels: tuple[str, ...] = ("*",)
     token: int = 0
     """Its id; 0 where none is needed."""
+    in_url: bool = False
+    """It may stand in an address, and is for the two wires only."""
 
 
 ANYBODY = Grant()
@@ -67,6 +69,8 @@ class Token:
     created: float
     expires: float | None
     revoked: float | None
+    in_url: bool = False
+    """See `Grant.in_url`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from ..model import ANYBODY, Grant
 from .answers import refusal
 from .bodies import Bodies, Body
 from .gate import Gate
+from .in_url import check_use, secret_in
 from .quotas import Quotas
 from .visits import Visit, Visits
 
@@ -50,6 +51,7 @@ class Guard:
         self._visits = visits
         self._quotas = quotas
         self._bodies = Bodies()
+        self._prefix = prefix
         self._open_path = prefix + OPEN_PATH
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,11 +84,13 @@ class Guard:
     async def _grant(self, scope: Scope) -> Grant:
         if await self._gate.is_open():
             return ANYBODY
-        if scope["path"] == self._open_path:
+        in_url = secret_in(scope)
+        if scope["path"] == self._open_path and in_url is None:
             return _NOBODY
-        secret = _secret(Headers(scope=scope))
+        secret = _secret(Headers(scope=scope)) if in_url is None else in_url
         found = await self._gate.grant(secret) if secret else None
         if found:
+            check_use(found, scope["path"].removeprefix(self._prefix), in_url=in_url is not None)
             return found
         if secret:
             await self._quotas.count_wrong(scope["client"][0] if scope.get("client") else "")

@@ -114,7 +114,7 @@ class AgentBusClient:
 
         assert self._http, "use it as a context"
         given: Any = {"json": fields} if method == "POST" else {"params": fields}
-        where = f"the bus at {self._settings.url}"
+        where = f"the bus at {self._settings.shown_url}"
         try:
             with anyio.fail_after(HOLD):
                 async with self._http.stream(method, path, **given) as answer:
