@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from claude_bus.remote import codec
 
 SIZE = 2 * 1024 * 1024 - 2_000
 """Bytes of the expensive part: with what is around it, a body as large as may be."""
+MOST = 19_900
+"""Values that a body may have, but for those around them."""
+DEEP = 55
+"""And levels."""
+_EACH = SIZE // MOST - 10
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
 _HOLE = "@hole@"
 _PROCESS = {"host": "h", "pid": 1, "started": 1.0}
 
 
+@cache
 def shapes() -> dict[str, bytes]:
     """Values that cost much for their size, by what they are."""
     return {
@@ -32,6 +39,13 @@ def shapes() -> dict[str, bytes]:
         "nested": b"[" * (SIZE // 2) + b"]" * (SIZE // 2),
         "half open": b'{"a":' * (SIZE // 5),
         "digits": b"1" * SIZE,
+        "permitted short texts": b"[" + b",".join([b'"a"'] * MOST) + b"]",
+        "permitted long texts": b"[" + b",".join([b'"' + b"x" * _EACH + b'"'] * MOST) + b"]",
+        "permitted numbers": b"[" + b",".join([b"1"] * MOST) + b"]",
+        "permitted lists": b"[" + b",".join([b"[]"] * (MOST // 2)) + b"]",
+        "permitted fields": b"{" + b",".join(b'"f%d":0' % n for n in range(MOST)) + b"}",
+        "permitted long fields": b"{" + b",".join(b'"%s%d":0' % (b"f" * _EACH, n) for n in range(MOST)) + b"}",
+        "permitted depth": b"[" * DEEP + b"]" * DEEP,
     }
 
 
@@ -55,7 +69,7 @@ class Target:
 
     def flood(self) -> bytes:
         """The body, with as many unknown fields as fit."""
-        return json.dumps(self.body).encode()[:-1] + b"," + shapes()["fields"][1:]
+        return json.dumps(self.body).encode()[:-1] + b"," + shapes()["permitted fields"][1:]
 
 
 def _paths(of: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -175,15 +189,14 @@ def rpc() -> list[Target]:
     return found
 
 
-def attacks(targets: list[Target]) -> Iterator[tuple[str, Target, bytes]]:
-    """Each place of each target with each shape, by a name for it."""
+def attacks(
+    targets: list[Target], wanted: Callable[[str], bool] = lambda _name: True
+) -> Iterator[tuple[str, Target, bytes]]:
+    """Each place of each target with each shape, by a name for it; those whose name is `wanted`."""
     for target in targets:
         for hole, before, behind in target.holes():
             for shape, value in shapes().items():
-                yield f"{target.name}: {shape} as {hole}", target, before + value + behind
-        yield f"{target.name}: unknown fields", target, target.flood()
-
-
-def alone() -> Iterator[tuple[str, bytes]]:
-    """Bodies that are nothing but the expensive thing."""
-    yield from shapes().items()
+                if wanted(name := f"{target.name}: {shape} as {hole}"):
+                    yield name, target, before + value + behind
+        if wanted(name := f"{target.name}: unknown fields"):
+            yield name, target, target.flood()

@@ -313,6 +313,8 @@ class MessageStatus:
     receipts: tuple[Receipt, ...]
     replies: tuple[Message, ...]
     """The newest answers that whoever asks may see, oldest first."""
+    more: tuple[tuple[DeliveryState, int], ...] = ()
+    """How many recipients there are besides, by how far it is with them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,13 @@ class Where(Query):
 
 @router.get("/agents", response_model=records.Agents, responses=refusals())
 async def list_agents(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
-    """Who is on the channel: sessions that run, then whoever took part before, latest first."""
+    """Who is on the channel: sessions that run, then whoever took part before, latest first.
+
+    At most 1,000, and about a million characters; `more` counts the others, which `active_within` leaves out.
+    """
     found = await caller.bus.agents(caller.channel(which.channel), which.active_within)
     now = time.time()
-    return Json({"agents": [rows.agent(agent, "", now) for agent in found]})
+    return Json(rows.some([rows.agent(agent, "", now) for agent in found], "agents"))
 
 
 @router.put("/agents/{name}", response_model=records.Joined, responses=refusals(409))
