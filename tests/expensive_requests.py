@@ -35,7 +35,7 @@ def shapes() -> dict[str, bytes]:
         "numbers": b"[" + b",".join([b"1"] * (SIZE // 2)) + b"]",
         "empty lists": b"[" + b",".join([b"[]"] * (SIZE // 3)) + b"]",
         "empty objects": b"[" + b",".join([b"{}"] * (SIZE // 3)) + b"]",
-        "fields": b"{" + b",".join(b'"f%d":0' % n for n in range(SIZE // 11)) + b"}",
+        "fields": b"{" + b",".join(b'"f%d":0' % n for n in range(SIZE // 13)) + b"}",
         "nested": b"[" * (SIZE // 2) + b"]" * (SIZE // 2),
         "half open": b'{"a":' * (SIZE // 5),
         "digits": b"1" * SIZE,

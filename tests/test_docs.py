@@ -75,7 +75,7 @@ def test_every_limit_is_documented() -> None:
         "request line": f"{connection.MAX_HEADER_BYTES // 1024} KiB",
         "body,": f"{guard.MAX_BODY_BYTES // 1024**2} MiB",
         "values in a JSON body": f"{jsons.MAX_VALUES:,}; {jsons.MAX_DEPTH}",
-        "bytes of bodies": f"{bodies.MAX_OF_TOKEN // 1024**2} MiB; {bodies.MAX_HELD // 1024**2} MiB ({bodies.FREE // 1024} KiB",
+        "bytes of bodies": f"{bodies.MAX_OF_TOKEN >> 20} MiB; {bodies.MAX_HELD >> 20} MiB ({bodies.FREE >> 10} KiB",
         "addresses at which": "; ".join(f"{verbs.MAX_NOTES[verb]:,}" for verb in ("listen", "watch", "announce_call")),
         "messages that one request": f"{rules.MAX_SETTLED:,}",
         "time for a head": f"{connection.HEAD_PATIENCE:.0f} s",

@@ -169,7 +169,7 @@ def _mailbox(tx: Transaction, target: Address, guesses: _Guesses) -> tuple[Addre
     if known and known["last_seen"]:
         return target, ""
     renamed = tx.one(
-        "SELECT name FROM agents WHERE channel = ? AND formerly = ? ORDER BY last_seen DESC LIMIT 1",
+        "SELECT name FROM agents WHERE channel = ? AND formerly = ? AND formerly <> '' ORDER BY last_seen DESC LIMIT 1",
         target.channel,
         target.name,
     )

@@ -20,6 +20,7 @@ CREATE TABLE agents (
     doing      TEXT    NOT NULL DEFAULT '',    -- first words of its last prompt, if it shares them
     PRIMARY KEY (channel, name)
 ) STRICT;
+CREATE INDEX agents_formerly ON agents (channel, formerly) WHERE formerly <> '';
 
 -- Which agent a running session is.
 CREATE TABLE bindings (
