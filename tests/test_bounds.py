@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +20,11 @@ from claude_bus.errors import InvalidInput, RateLimited, TooLarge
 from claude_bus.http import bodies, verbs
 from claude_bus.http.app import create_app
 from claude_bus.http.bodies import Bodies
-from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, Process, StateEntry
+from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, Process, Search, StateEntry
 from claude_bus.opening import open_local
 from claude_bus.processes import this_process
 from claude_bus.remote.bus import RemoteBus
-from claude_bus.sql import agents, deliveries, feeds, listeners, messages
+from claude_bus.sql import agents, bindings, deliveries, feeds, listeners, messages
 from effort import looks
 from expensive_requests import Target, api, rpc, shapes, wires
 from processes_under_test import Wire
@@ -123,7 +123,9 @@ def test_as_many_values_as_there_may_be_pass() -> None:
     jsons.check(json.dumps(["x"] * (jsons.MAX_VALUES - 1)).encode(), "it")
     jsons.check(json.dumps({f"f{n}": "," * 100 for n in range(jsons.MAX_VALUES - 1)}).encode(), "it")
     jsons.check(json.dumps('[,{"' * 500_000).encode(), "it")
-    for document in (["x"] * jsons.MAX_VALUES, [[]] * jsons.MAX_VALUES, {f"f{n}": 0 for n in range(jsons.MAX_VALUES)}):
+    documents: list[Any] = [["x"], [[]], [0]]
+    fields = {f"f{n}": 0 for n in range(jsons.MAX_VALUES)}
+    for document in (*(each * jsons.MAX_VALUES for each in documents), fields):
         with pytest.raises(TooLarge, match="20,000 JSON values"):
             jsons.check(json.dumps(document).encode(), "it")
 
@@ -311,13 +313,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_channel_has_so_many_names_of_programs(house: House) -> None:
     """Through whichever door they come: each of them is kept every broadcast. Those that are there go on."""
     ask = house.caller
-    doors = [
+    doors: list[Callable[[str], Awaitable[httpx2.Response]]] = [
         lambda name: ask.get("/recv", params={"to": name, "channel": "default"}),
         lambda name: ask.get("/messages", params={"unread_by": name}),
         lambda name: ask.post("/send", json={"from": name, "to": "x", "msg": "x"}),
         lambda name: ask.post("/post", json={"from": name, "body": "x"}),
     ]
-    more = [
+    more: list[Callable[[str], Awaitable[httpx2.Response]]] = [
         lambda name: ask.put(f"/v1/agents/{name}"),
         lambda name: ask.get(f"/v1/agents/{name}/inbox"),
         lambda name: ask.post("/v1/messages", json={"from": name, "to": "x", "content": "x"}),
@@ -352,7 +354,7 @@ def test_sessions_of_this_machine_join_whatever_programs_do(store: Store) -> Non
         store(agents.enlist, Address(f"p{number}", "default"), "http")
     store.join("alice")
     far = Client("@ann@key", store.process(), Folder(), "conversation")
-    store(agents.bindings.attach, far, None, "default")
+    store(bindings.attach, far, None, "default")
     with pytest.raises(TooLarge):
         store(agents.register, far.key, Address("far", "default"), "", None)
 
@@ -378,7 +380,7 @@ def test_a_token_for_some_names_is_searched_for_without_listing_them(store: Stor
     store.connection.executemany("INSERT INTO agents (channel, name, registered) VALUES (?, ?, ?)", names)
     store.connection.execute("COMMIT")
     store.send(alice, "all", "for all")
-    search = feeds.Search("default", to="ann-1")
+    search = Search("default", to="ann-1")
     found = store(feeds.posts, search, Grant("ann", ("ann", "ann-*"), token=1))
     assert [m.content for m in found] == ["for her", "for all"]
 
