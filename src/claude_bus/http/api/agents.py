@@ -28,7 +28,9 @@ class Which(Query):
 class Join(Body):
     channel: Channel = ""
     role: Line = ""
-    owns: list[Pattern] | None = Field(default=None, description="Globs of its files; what it had unless given.")
+    owns: list[Pattern] | None = Field(
+        default=None, max_length=rules.MAX_OWNS, description="Globs of its files; what it had unless given."
+    )
 
 
 class Where(Query):
