@@ -14,7 +14,7 @@ _ADDITIONS = (
     (4, "migrations/0004_heartbeats_and_unread.sql"),
     (5, "migrations/0005_earlier_mail_and_wakes.sql"),
     (6, "migrations/0006_places_above.sql"),
-    (7, "migrations/0006_bounds.sql"),
+    (7, "migrations/0007_bounds.sql"),
 )
 """What each version since our first added."""
 _TABLES = frozenset({"agents", "messages", "state"})
