@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus import config, rules, spelling
+from claude_bus import config, files, jsons, rules, spelling, text
 from claude_bus.cli.commands import COMMANDS
 from claude_bus.config import Serving
-from claude_bus.http import connection, guard, quotas, verbs
+from claude_bus.http import bodies, connection, guard, messages_ack, quotas, recv_send, verbs
 from claude_bus.http.serve import HANDSHAKE, OTHER_FILES
 from claude_bus.mcp import visitors
 from claude_bus.mcp.tools import TOOLS
@@ -74,6 +74,10 @@ def test_every_limit_is_documented() -> None:
     limits = {
         "request line": f"{connection.MAX_HEADER_BYTES // 1024} KiB",
         "body,": f"{guard.MAX_BODY_BYTES // 1024**2} MiB",
+        "values in a JSON body": f"{jsons.MAX_VALUES:,}; {jsons.MAX_DEPTH}",
+        "bytes of bodies": f"{bodies.MAX_OF_TOKEN >> 20} MiB; {bodies.MAX_HELD >> 20} MiB ({bodies.FREE >> 10} KiB",
+        "addresses at which": "; ".join(f"{verbs.MAX_NOTES[verb]:,}" for verb in ("listen", "watch", "announce_call")),
+        "messages that one request": f"{rules.MAX_SETTLED:,}",
         "time for a head": f"{connection.HEAD_PATIENCE:.0f} s",
         "time for a body": f"{guard.BODY_PATIENCE:.0f} s",
         "time without reading": f"{connection.WRITE_PATIENCE:.0f} s",
@@ -89,7 +93,15 @@ def test_every_limit_is_documented() -> None:
         "time until a silent MCP session": f"{Patience().forgotten / 60:.0f} min",
         "requests under way, of one MCP session": str(visitors.MAX_REQUESTS),
         "characters of messages, versions or values": f"{rules.MAX_ANSWER:,}",
-        "messages in one answer": f"{rules.MAX_AT_ONCE:,}",
+        "characters of messages": f"`inbox` {text.INBOX_LIMIT:,}",
+        "messages in one answer": f"{rules.MAX_AT_ONCE:,}; `inbox` and `/messages` {messages_ack.MAX_LIMIT}",
+        "recipients in the status": f"{rules.MAX_AT_ONCE:,}; {rules.MAX_REPLIES}",
+        "agents, and claims": f"{rules.MAX_AT_ONCE:,}",
+        "names on one channel": f"{rules.MAX_NAMES:,}; {rules.MAX_NAMES_OF_TOKEN}",
+        "earlier broadcasts": str(rules.MAX_RETAINED),
+        "levels of a JSON value": f"{jsons.MAX_VALUE_DEPTH}; {jsons.MAX_VALUES:,}",
+        "bytes that are read": f"{files.HASHED_PER_READING // 1024**2} MiB; {files.LOOK:.0f} s",
+        "time to read the files": f"{files.MEASURE:.0f} s",
         "characters that messages are": f"{rules.MAX_SEARCH:,}",
         "state keys": f"{rules.MAX_KEYS:,}",
         "recipients": f"{rules.MAX_RECIPIENTS}; {rules.MAX_RECIPIENT_GLOBS}",
@@ -106,6 +118,13 @@ def test_every_limit_is_documented() -> None:
     }
     for what, limit in limits.items():
         assert [row for row in rows if row.startswith(f"| {what}") and limit in row], what
+
+
+def test_the_protocols_say_how_long_a_poll_is_held() -> None:
+    """Within what its clients wait for."""
+    said = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    assert f"`block=true` waits for {recv_send.HOLD:.0f} seconds" in said
+    assert 30 <= recv_send.HOLD < 35
 
 
 def test_the_readme_demonstrates_within_a_screen() -> None:

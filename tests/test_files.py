@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ import anyio
 import pytest
 
 from claude_bus import files, processes, rows, rules, text
+from claude_bus.aside import Aside
 from claude_bus.errors import InvalidInput, TooLarge
 from claude_bus.mcp import tools
-from claude_bus.model import Draft, File, Folder, Message
+from claude_bus.model import Address, Draft, File, Folder, Message
 from claude_bus.session import Session
 from claude_bus.sql import messages
-from processes_under_test import environment
+from processes_under_test import PATIENCE, environment
 from sessions_under_test import Party, carried, say
 from store_under_test import Store
 
@@ -193,6 +196,140 @@ async def test_a_pipe_in_a_files_place_keeps_no_reader_waiting(tmp_path: Path) -
     os.mkfifo(tmp_path / "x")
     with anyio.fail_after(30):
         assert await states(a_file(str(tmp_path / "x"))) == ["changed"]
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux has these files")
+EMPTY = hashlib.sha256(b"").hexdigest()
+
+
+@LINUX
+@pytest.mark.parametrize("path", ["/proc/self/pagemap", "/dev/zero", "/proc/self/fd/0", "/proc/kmsg", "/proc/version"])
+async def test_a_file_without_end_keeps_no_reader_waiting(path: str) -> None:
+    """A file of the system can say that it is empty, and never end. No more is read of it than the message says."""
+    with anyio.fail_after(30):
+        [state] = await states(replace(a_file(path), size=0, sha256=EMPTY))
+    assert state in ("changed", "unchecked")
+
+
+@LINUX
+@pytest.mark.parametrize("path", ["/proc/self/pagemap", "/dev/zero", "/proc/version"])
+async def test_a_file_of_the_system_is_not_sent(party: Party, folder: Path, path: str) -> None:
+    """Its size says nothing, so no reader could tell whether it is the same."""
+    with anyio.fail_after(30), pytest.raises(InvalidInput, match="cannot be sent"):
+        await send(await join(party, folder, "alice"), path)
+
+
+async def test_a_device_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To open one may set it going, also behind a link that stands where the file was."""
+    opened: list[object] = []
+    monkeypatch.setattr(os, "open", lambda *given: opened.append(given))
+    (tmp_path / "x").symlink_to(os.devnull)
+
+    assert await states(a_file(os.devnull), replace(a_file(str(tmp_path / "x")), size=0)) == ["changed", "changed"]
+    assert opened == []
+
+
+async def test_a_link_is_followed_before_anything_is_opened(
+    party: Party, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may be sent by a link to it. One that is put in the file's place in the last moment is not followed."""
+    (folder / "link.txt").symlink_to("report.txt")
+    alice, bob = await join(party, folder, "alice"), await party.join("bob")
+    await send(alice, "link.txt")
+    [message] = (await bob.inbox()).messages
+    assert [(Path(f.path).name, f.state) for f in message.files] == [("link.txt", "unchanged")]
+
+    monkeypatch.setattr(os.path, "realpath", str)  # as if the link had not been there when that was asked
+    assert await states(*message.files) == ["unchecked" if hasattr(os, "O_NOFOLLOW") else "unchanged"]
+
+
+class Disk:
+    """A file system that does not answer for some of its paths, until the end of the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answers = threading.Event()
+        self.asked = 0
+        real: Callable[..., os.stat_result] = os.stat
+
+        def stat(path: Any, *more: Any, **given: Any) -> os.stat_result:
+            if "hangs" in str(path):
+                self.asked += 1
+                self.answers.wait()
+            return real(path, *more, **given)
+
+        monkeypatch.setattr(os, "stat", stat)
+        monkeypatch.setattr(files, "LOOK", 0.2)
+        monkeypatch.setattr(files, "MEASURE", 0.2)
+        monkeypatch.setattr(files, "_aside", Aside(files.MAX_HANGING))
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    disk = Disk(monkeypatch)
+    yield disk
+    disk.answers.set()
+
+
+async def test_mail_does_not_wait_for_a_disk_that_does_not_answer(party: Party, folder: Path, disk: Disk) -> None:
+    """The message comes with its text, later ones too; what was not looked at is said to be unchecked."""
+    alice, bob = await join(party, folder, "alice"), await party.join("bob")
+    named = (a_file(str(folder / "hangs.txt")), a_file(str(folder / "after.txt")))
+    for text_ in ("one", "two"):
+        await alice.bus.send(Address("alice", "default"), Draft(("bob",), text_, files=named))
+    await send(alice, "report.txt", content="three")
+
+    context = (await bob.prompt("s", "p1", "default")).context
+
+    assert [block.split("\n")[0] for block in carried(context)] == ["one", "two", "three"]
+    assert context.count('state="unchecked"') == 5, "it hung at the first"
+
+
+async def test_what_was_seen_in_time_is_told(tmp_path: Path, disk: Disk) -> None:
+    """Only the file that hangs, and those after it, are unchecked."""
+    (tmp_path / "x").write_text("abc")
+    known = a_file(str(tmp_path / "x"))
+    assert await states(known, a_file(str(tmp_path / "hangs")), known) == ["unchanged", "unchecked", "unchecked"]
+
+
+async def test_looks_that_hang_are_few(tmp_path: Path, disk: Disk) -> None:
+    """Each holds a thread: with so many of them no other is begun, until the disk answers."""
+    (tmp_path / "x").write_text("abc")
+    for _ in range(files.MAX_HANGING + 2):
+        assert await states(a_file(str(tmp_path / "hangs"))) == ["unchecked"]
+    assert disk.asked == files.MAX_HANGING
+    assert await states(a_file(str(tmp_path / "x"))) == ["unchecked"]
+
+    disk.answers.set()
+    with anyio.fail_after(30):
+        while await states(a_file(str(tmp_path / "x"))) != ["unchanged"]:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_a_file_that_cannot_be_read_in_time_is_not_sent(party: Party, folder: Path, disk: Disk) -> None:
+    """The refusal names it, and the session goes on."""
+    with pytest.raises(InvalidInput, match=r"'hangs\.txt' was not read within"):
+        await send(await join(party, folder, "alice"), "report.txt", "hangs.txt")
+
+
+async def test_a_thousand_files_are_looked_at_within_the_time(tmp_path: Path) -> None:
+    """As many as there is time for; the others are unchecked, and all come."""
+    paths = [tmp_path / str(number) for number in range(1_000)]
+    for path in paths:
+        path.write_text("abc")
+    found = await states(*(a_file(str(path)) for path in paths))
+    assert len(found) == 1_000
+    assert set(found) <= {"unchanged", "unchecked"}
+
+
+def test_a_look_that_hangs_does_not_keep_a_process_from_ending() -> None:
+    """A command that has shown its mail is over."""
+    script = (
+        "import anyio, threading\n"
+        "from claude_bus.aside import Aside\n"
+        "print(anyio.run(Aside(1).run, lambda _: threading.Event().wait(), 0.1))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout == "False\n"
 
 
 async def test_every_way_of_reading_shows_the_files(party: Party, folder: Path) -> None:

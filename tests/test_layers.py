@@ -17,12 +17,25 @@ MODULES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
-PURE = ("errors", "model", "rules", "patterns", "spelling", "text", "config", "turn", "rows", "guard", "samples")
+PURE = (
+    "errors",
+    "model",
+    "jsons",
+    "rules",
+    "patterns",
+    "spelling",
+    "text",
+    "config",
+    "turn",
+    "rows",
+    "guard",
+    "samples",
+)
 """Values in, values out. Those that a later version adds to belong here as well, or below."""
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     PURE,
-    ("sql", "processes", "worktree", "supervisor", "detector", "claude_settings"),
+    ("sql", "processes", "worktree", "supervisor", "detector", "claude_settings", "aside"),
     ("files", "registration"),
     ("drivers",),
     ("bus",),

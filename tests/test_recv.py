@@ -339,7 +339,7 @@ GARBAGE = {
     "half": (raw(b'{"messages": [').replace(b"Length: 14", b"Length: 99"), "RemoteProtocolError"),
     "nothing": (b"", "RemoteProtocolError"),
     "no HTTP": (b"SSH-2.0\r\n\r\n", "RemoteProtocolError"),
-    "deep": (raw(b"[" * 200_000), "RecursionError"),
+    "deep": (raw(b"[" * 200_000), "TooDeep"),
 }
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from claude_bus import rules
 from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
-from claude_bus.errors import Forbidden, InvalidInput, NameTaken, RateLimited, Unauthorized
+from claude_bus.errors import Forbidden, InvalidInput, NameTaken, RateLimited, TooLarge, Unauthorized
 from claude_bus.http import verbs
 from claude_bus.http.app import create_app
 from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, Happening, Place, Process
@@ -241,9 +241,13 @@ async def test_a_number_that_cannot_be_stored_is_refused(house: House) -> None:
 async def test_what_is_said_to_be_json_is(house: House) -> None:
     """A program that reads it can rely on that."""
     root = await house.of("root", ("*",), ("*",))
-    for value in ("{", "NaN", "[" * 100_000):
+    for value in ("{", "NaN", "[" * 20):
         with pytest.raises(InvalidInput, match="no JSON"):
             await root.set_state(ALICE, "key", value, json=True)
+    with pytest.raises(InvalidInput, match="nested deeper"):
+        await root.set_state(ALICE, "key", "[" * 100, json=True)
+    with pytest.raises(TooLarge, match="values"):
+        await root.set_state(ALICE, "key", "[" * 100_000, json=True)
     assert await root.set_state(ALICE, "key", '{"a": [1]}', json=True) == 1
 
 

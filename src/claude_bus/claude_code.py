@@ -28,7 +28,10 @@ BYPASS = "bypassPermissions"
 
 _PUSHED = ("<cross-session-message", "<task-notification")
 """What prompts begin with that nobody typed: other sessions' (the doorbell's, too), and the client's own."""
-_STOPPED = re.compile(r"<task-notification>.*?<task-id>(\w+)</task-id>.*?<status>(?:killed|failed)</status>", re.DOTALL)
+_TASK = re.compile(r"<task-id>(\w{1,100})</task-id>")
+_STOPPED = re.compile(r"<status>(?:killed|failed)</status>")
+_HEAD = 10_000
+"""Characters of a prompt in which to look for these: it may hold anything, of any length."""
 _TALK = re.compile(r"mcp__(plugin_[^_]+_)?bus__\w+|SendMessage|ListAgents|ToolSearch")
 """Tools whose use is not work, but talk, or getting ready to."""
 
@@ -200,8 +203,9 @@ def stopped_subagent(prompt: str) -> str:
 
     For one that is stopped by hand no hook is called (seen on 2.1.328).
     """
-    found = _STOPPED.match(prompt)
-    return found[1] if found else ""
+    head = prompt[:_HEAD]
+    task = _TASK.search(head) if head.startswith("<task-notification>") else None
+    return task[1] if task and _STOPPED.search(head, task.end()) else ""
 
 
 def is_work(tool: str) -> bool:

@@ -194,6 +194,11 @@ class AgentBus:
     heartbeat: Path | None = None
     pid_file: Path | None = None
 
+    @property
+    def shown_url(self) -> str:
+        """The address without a token that stands in it, for messages."""
+        return re.sub(r"/t/[^/]+", "/t/***", self.url)
+
     @classmethod
     def from_env(cls, env: Mapping[str, str], home: Path | None, platform: str) -> AgentBus:
         """Settings from environment variables (of a system named as in `sys.platform`).

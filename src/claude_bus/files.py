@@ -1,75 +1,142 @@
 """Files that messages name: what they are when they are sent, and whether they still are that.
 
-A message carries a file's path, size and digest, never its content.
+A message carries a file's path, size and digest, never its content. A path may lead
+anywhere: to a pipe, a device, a file without end, a server that does not answer. So every
+look is limited in bytes and in time, and runs on a thread that may hang.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, repeat
 
 from . import processes, rules
+from .aside import Aside, GivenUp
 from .errors import InvalidInput
 from .model import File, FileState, Message
 
 HASHED_PER_READING = 64 * 1024 * 1024
 """Bytes that are read to see whether files still match, each time messages are read."""
+LOOK = 1.0
+"""Seconds for which files are looked at then. Mail does not wait for longer: the rest is `unchecked`."""
+MEASURE = 30.0
+"""Seconds within which the files of a message must have been read, for it to be sent."""
+MAX_HANGING = 4
+"""Looks that hang, with which no other is begun: each of them holds a thread."""
+
+_CHUNK = 1024 * 1024
+_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY"))
+_aside = Aside(MAX_HANGING)
+
+
+class _GaveUp(Exception):
+    """The time is over: nobody waits for the digest any more."""
 
 
 async def measured(cwd: str, paths: Sequence[str]) -> tuple[File, ...]:
     """The files as they are now; relative paths are meant from `cwd`.
 
-    Raises `InvalidInput` for whatever is not a readable, regular file.
+    Raises `InvalidInput` for whatever is not a readable, regular file, or is not read within `MEASURE` seconds.
     """
     rules.check_file_count(len(paths))
-    return await asyncio.to_thread(lambda: tuple(_measure(cwd, path) for path in paths)) if paths else ()
+    if not paths:
+        return ()
+    found: list[File | InvalidInput] = []
+    await _aside.run(lambda given_up: _measure_all(cwd, paths, found, given_up), MEASURE)
+    for one in (known := found.copy()):
+        if isinstance(one, InvalidInput):
+            raise one
+    if len(known) < len(paths):
+        raise InvalidInput(
+            f"files: {paths[len(known)][:200]!a} was not read within {MEASURE:.0f} s: the disk does not answer, or it "
+            "is too large. Put its path into the content instead"
+        )
+    return tuple(file for file in known if isinstance(file, File))
 
 
 async def examined(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages, each of their files with its state."""
-    if not any(message.files for message in messages):
+    """The messages, each of their files with its state; after `LOOK` seconds, with those that are known."""
+    named = [file for message in messages for file in message.files]
+    if not named:
         return tuple(messages)
-    return await asyncio.to_thread(_examine, messages)
+    found: list[FileState] = []
+    await _aside.run(lambda given_up: _look_at_all(named, found, given_up), LOOK)
+    unknown: FileState = "unchecked"
+    states = chain(found.copy(), repeat(unknown))
+    return tuple(
+        replace(message, files=tuple(replace(file, state=next(states)) for file in message.files))
+        for message in messages
+    )
 
 
-def _measure(cwd: str, path: str) -> File:
+def _measure_all(cwd: str, paths: Sequence[str], found: list[File | InvalidInput], given_up: GivenUp) -> None:
+    """Put what the paths name into `found`, up to the first that cannot be sent."""
+    for path in paths:
+        try:
+            found.append(_measure(cwd, path, given_up))
+        except InvalidInput as error:
+            found.append(error)
+            return
+        except _GaveUp:
+            return
+
+
+def _measure(cwd: str, path: str, given_up: GivenUp) -> File:
     try:
         absolute = os.path.abspath(os.path.join(cwd, os.path.expanduser(path)))  # noqa: PTH100, PTH111, PTH118 - keeps links
-        size, digest = _digest(absolute)
+        size, digest = _digest(absolute, None, given_up)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInput(f"files: {path[:200]!a} cannot be sent: {reason}") from None
     return rules.check_file(File(absolute, size, digest, processes.host()))
 
 
-def _digest(path: str) -> tuple[int, str]:
-    """Size and SHA-256 of a regular file; `ValueError` for anything else. A pipe keeps nobody waiting."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("not a regular file")
-        digest = hashlib.file_digest(file, "sha256")
-        return file.tell(), digest.hexdigest()
+def _digest(path: str, most: int | None, given_up: GivenUp) -> tuple[int, str]:
+    """Size and SHA-256 of a regular file; `ValueError` for anything else.
+
+    With `most`, of so many bytes and one more at most. Without, of as many as there are when it is opened: `ValueError`
+    where the file does not say how many that is, as those of `/proc` do not.
+    """
+    real = os.path.realpath(path)
+    _require_regular(os.stat(real))  # noqa: PTH116 - it is text, and stays it. To open a device may set it going
+    descriptor = os.open(real, _FLAGS)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        size = _require_regular(os.fstat(descriptor))
+        left = size if most is None else most + 1
+        digest, begin = hashlib.sha256(), left
+        while left and (chunk := file.read(min(left, _CHUNK))):
+            if given_up():
+                raise _GaveUp
+            digest.update(chunk)
+            left -= len(chunk)
+        if most is None and not left and file.read(1) and os.fstat(descriptor).st_size == size:
+            raise ValueError("it holds more than its size says, as files of the system do; send a copy of it")
+        return begin - left, digest.hexdigest()
 
 
-def _examine(messages: Sequence[Message]) -> tuple[Message, ...]:
+def _require_regular(found: os.stat_result) -> int:
+    """The size of a regular file; `ValueError` for anything else."""
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("not a regular file")
+    return found.st_size
+
+
+def _look_at_all(files: Sequence[File], found: list[FileState], given_up: GivenUp) -> None:
+    """Put the state of each file into `found`, as far as time and bytes go."""
     left = HASHED_PER_READING
-    found = []
-    for message in messages:
-        files = []
-        for file in message.files:
-            state, read = _state(file, left)
-            left -= read
-            files.append(replace(file, state=state))
-        found.append(replace(message, files=tuple(files)))
-    return tuple(found)
+    for file in files:
+        if given_up():
+            return
+        state, read = _state(file, left, given_up)
+        left -= read
+        found.append(state)
 
 
-def _state(file: File, most: int) -> tuple[FileState, int]:
+def _state(file: File, most: int, given_up: GivenUp) -> tuple[FileState, int]:
     """What became of the file, and how many bytes it took to see."""
     try:
         now = os.stat(file.path)  # noqa: PTH116 - it is text, and stays it
@@ -79,9 +146,9 @@ def _state(file: File, most: int) -> tuple[FileState, int]:
             return other, 0
         if file.size > most:
             return "unchecked", 0
-        same = _digest(file.path) == (file.size, file.sha256)
+        same = _digest(file.path, file.size, given_up) == (file.size, file.sha256)
         return ("unchanged" if same else other), file.size
     except (FileNotFoundError, NotADirectoryError):
         return ("missing" if file.host == processes.host() else "unchecked"), 0
-    except (OSError, ValueError):
+    except (OSError, ValueError, _GaveUp):
         return "unchecked", 0

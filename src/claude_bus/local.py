@@ -122,15 +122,15 @@ class LocalBus:
         transaction."""
 
         def enlist(tx: Transaction) -> None:
-            agents.enlist(tx, who, program)
+            agents.enlist(tx, who, program, grant=grant)
 
         return self._as(replace(self._acting, grant=grant, first=enlist))
 
-    def looking_as(self, who: Address, program: str) -> LocalBus:
+    def looking_as(self, who: Address, program: str, grant: Grant = ANYBODY) -> LocalBus:
         """The same for a program that only looks, which is noted now and then, unless the disk is full."""
 
         def notice(tx: Transaction, *, notes: bool = True) -> None:
-            agents.notice(tx, who, program, notes=notes)
+            agents.notice(tx, who, program, notes=notes, grant=grant)
 
         return self._as(replace(self._acting, first=notice, first_if_full=partial(notice, notes=False)))
 
@@ -163,8 +163,15 @@ class LocalBus:
     ) -> tuple[Binding, Roster, int]:
         return await self._run(sessions.join, client, who, role, owns)
 
-    async def enlist(self, who: Address, program: str, role: str = "", owns: tuple[str, ...] | None = None) -> None:
-        await self._run(agents.enlist, who, program, role, owns)
+    async def enlist(
+        self,
+        who: Address,
+        program: str,
+        role: str = "",
+        owns: tuple[str, ...] | None = None,
+        grant: Grant | None = None,
+    ) -> None:
+        await self._run(agents.enlist, who, program, role, owns, grant or self._acting.grant)
 
     async def delist(self, who: Address) -> None:
         await self._run(agents.delist, who)
@@ -214,6 +221,9 @@ class LocalBus:
 
     async def listen(self, address: str, client: str) -> None:
         await self._run(sessions.listen, client, address, self._process)
+
+    async def listen_for(self, address: str, me: Address) -> None:
+        await self._run(listeners.listen_for, address, me, self._process)
 
     async def unlisten(self, address: str) -> None:
         await self._run(listeners.unlisten, address)
@@ -305,10 +315,10 @@ class LocalBus:
     # -- messages as the wires of the two earlier systems have them. No part of the contract: what a caller
     # -- elsewhere may read is decided by its grant, which it must not be the one to name.
 
-    async def post(self, me: Address, draft: Draft, program: str) -> Message:
+    async def post(self, me: Address, draft: Draft, program: str, grant: Grant = ANYBODY) -> Message:
         """Send as `me`, who is enlisted in the same transaction; returns the message as it is stored."""
         await _check(draft)
-        message, listeners = await self._run(feeds.post, me, draft, program)
+        message, listeners = await self._run(feeds.post, me, draft, program, grant)
         notices.announce(listeners)
         return message
 
@@ -324,8 +334,8 @@ class LocalBus:
         except StoreFull:
             return await self._look(feeds.posts, search, grant, notes=False)
 
-    async def ack(self, reader: Address, message_id: int) -> None:
-        await self._run(feeds.ack, reader, message_id)
+    async def ack(self, reader: Address, message_id: int, grant: Grant = ANYBODY) -> None:
+        await self._run(feeds.ack, reader, message_id, grant)
 
     async def unread(self, grant: Grant = ANYBODY) -> dict[Address, int]:
         """How much is unread for whom, as far as the grant permits."""
@@ -340,8 +350,12 @@ class LocalBus:
     async def set_state(
         self, me: Address, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]
     ) -> int:
-        if not allow_secret and options.get("mode") != "delete":
-            await refuse_secrets("value", rules.check_value(value))
+        if options.get("mode") != "delete":
+            rules.check_value(value)
+            if options.get("json"):
+                rules.check_json(value)
+            if not allow_secret:
+                await refuse_secrets("value", value)
         version, watchers = await self._run(state.write, me, key, value, **options)
         notices.announce(watchers)
         return version
@@ -422,11 +436,11 @@ class LocalBus:
     # -- tokens, for the machine that serves the bus
 
     async def create_token(
-        self, owner: str, names: Sequence[str], channels: Sequence[str], ttl: float | None
+        self, owner: str, names: Sequence[str], channels: Sequence[str], ttl: float | None, *, in_url: bool = False
     ) -> tuple[Token, str]:
         """A new token and its secret, which nobody can be told again."""
         secret = f"bus_{secrets.token_urlsafe(32)}"
-        return await self._run(tokens.create, owner, digest_of(secret), names, channels, ttl), secret
+        return await self._run(tokens.create, owner, digest_of(secret), names, channels, ttl, in_url=in_url), secret
 
     async def list_tokens(self) -> list[Token]:
         return await self._look(tokens.listing)

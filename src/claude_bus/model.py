@@ -51,6 +51,8 @@ class Grant:
     channels: tuple[str, ...] = ("*",)
     token: int = 0
     """Its id; 0 where none is needed."""
+    in_url: bool = False
+    """It may stand in an address, and is for the two wires only."""
 
 
 ANYBODY = Grant()
@@ -68,6 +70,8 @@ class Token:
     created: float
     expires: float | None
     revoked: float | None
+    in_url: bool = False
+    """See `Grant.in_url`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +315,8 @@ class MessageStatus:
     receipts: tuple[Receipt, ...]
     replies: tuple[Message, ...]
     """The newest answers that whoever asks may see, oldest first."""
+    more: tuple[tuple[DeliveryState, int], ...] = ()
+    """How many recipients there are besides, by how far it is with them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ is left out: a model pays for each.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from . import text
+from . import jsons, rules, text
 from .model import (
     Agent,
     Claim,
@@ -30,6 +31,13 @@ Row = dict[str, Any]
 
 def _filled(**fields: object) -> Row:
     return {name: value for name, value in fields.items() if value}
+
+
+def some(rows: Sequence[Row], what: str) -> Row:
+    """As many of these rows as one answer carries, at least one, and how many `more` there are."""
+    sizes = (len(json.dumps(row)) for row in rows[: rules.MAX_AT_ONCE])
+    shown = rows[: rules.carried(sizes)]
+    return {what: list(shown), **_filled(more=len(rows) - len(shown))}
 
 
 def agent(found: Agent, me: str, now: float) -> Row:
@@ -145,7 +153,7 @@ def expectation(expected: Expectation) -> Row:
 
 
 def status(found: MessageStatus, *, for_model: bool = False) -> Row:
-    """`readers` as in the original; `deliveries` has every recipient; `open`: a request without reply."""
+    """`readers` as in the original; `open`: a request without reply; `more`: recipients only counted, by state."""
     return {
         "message_id": found.id,
         "sender": found.sender,
@@ -153,7 +161,7 @@ def status(found: MessageStatus, *, for_model: bool = False) -> Row:
         "readers": [{"recipient": r.recipient, "read_ts": r.read_at} for r in found.receipts if r.read_at],
         "deliveries": [receipt(r) for r in found.receipts],
         "replies": [message(reply, for_model=for_model) for reply in found.replies],
-        **_filled(open=found.kind == "request" and not found.replies),
+        **_filled(open=found.kind == "request" and not found.replies, more=dict(found.more)),
     }
 
 
@@ -185,10 +193,10 @@ def entry(found: StateEntry) -> Row:
 
 
 def _value(column: str) -> Any:
-    """JSON as it was given; what another program wrote there is text."""
+    """JSON as it was given. It is text where another program wrote what is not JSON, or is nested too deeply."""
     try:
-        return json.loads(column)
-    except (ValueError, RecursionError):
+        return jsons.loads(column, jsons.MAX_VALUE_DEPTH)
+    except ValueError:
         return column
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import accumulate
 
+from . import jsons
 from .errors import Forbidden, InvalidInput, RateLimited, TooLarge
 from .model import KINDS, Address, Agent, Draft, File, Grant, Place
 from .patterns import is_glob, normalize, plain, wildcards
@@ -67,6 +68,14 @@ MAX_ANSWER = 1_000_000
 """Characters of messages or values in one answer; the first comes whatever its size."""
 MAX_AT_ONCE = 1_000
 """Messages, or versions of a key, in one answer."""
+MAX_NAMES = 2_000
+"""Names on one channel that no session bears: those of programs, and of sessions that ended."""
+MAX_NAMES_OF_TOKEN = 500
+"""Of these, names that one token is for, unless it is for all."""
+MAX_RETAINED = 200
+"""Earlier broadcasts that somebody who joins gets, the newest."""
+MAX_SETTLED = 5_000
+"""Messages that one request says to have had, or not."""
 MAX_KEYS = 10_000
 """State keys of one channel."""
 MAX_WAIT = 3_600.0
@@ -182,8 +191,7 @@ def check_utf8(text: str, what: str, limit: int, way_out: str) -> str:
 
 def check_draft(draft: Draft) -> Draft:
     """The draft, if everything about it that needs no database is valid."""
-    if not draft.to or len(draft.to) > MAX_RECIPIENTS:
-        raise InvalidInput(f"to must name 1 to {MAX_RECIPIENTS} recipients: a name, a list, a glob, or 'all'")
+    check_recipient_count(len(draft.to))
     globs = sum(is_name_glob(name) for name in draft.to)
     if globs > MAX_RECIPIENT_GLOBS:
         raise InvalidInput(
@@ -210,6 +218,12 @@ def check_draft(draft: Draft) -> Draft:
     for file in draft.files:
         check_file(file)
     return draft
+
+
+def check_recipient_count(count: int) -> None:
+    """As many as one message may have."""
+    if not 1 <= count <= MAX_RECIPIENTS:
+        raise InvalidInput(f"to must name 1 to {MAX_RECIPIENTS} recipients: a name, a list, a glob, or 'all'")
 
 
 def check_file_count(count: int) -> None:
@@ -288,7 +302,8 @@ def check_value(value: str) -> str:
 
 
 def check_json(value: str) -> str:
-    """A value that is said to be JSON, and is."""
+    """A value that is said to be JSON, is, and has no more values and levels than everybody can read."""
+    jsons.check(value.encode(errors="replace"), "value", jsons.MAX_VALUE_DEPTH)
     try:
         json.loads(value, parse_constant=_no_json)
     except (ValueError, RecursionError):
@@ -430,7 +445,9 @@ def require_channel(grant: Grant, channel: str) -> str:
 
 
 def require_recipients(grant: Grant, to: Sequence[str], channel: str) -> None:
-    """Raise `Forbidden` if one of the recipients, as addressed from `channel`, is on another than permitted."""
+    """Raise `Forbidden` if one of the recipients, as addressed from `channel`, is on another than permitted;
+    `InvalidInput` for more of them than one message has."""
+    check_recipient_count(len(to))
     for recipient in to:
         require_channel(grant, parse_address(recipient, channel).channel)
 
@@ -555,6 +572,23 @@ def check_path(path: str) -> str:
     return check_glob(normalize(path) or ".", "path")
 
 
+def check_name_count(count: int, limit: int, of: str) -> None:
+    """Raise `TooLarge` if there are as many names as there may be, and one more is to come."""
+    if count >= limit:
+        raise TooLarge(
+            f"{of} has {count} names that no session bears, the limit is {limit}: use one that is there, or let some "
+            "leave (DELETE /v1/agents/NAME)",
+            size=count,
+            limit=limit,
+        )
+
+
+def check_message_count(count: int) -> None:
+    """At most as many messages as one request may settle."""
+    if count > MAX_SETTLED:
+        raise InvalidInput(f"{count} messages at once, the limit is {MAX_SETTLED}: settle them in several requests")
+
+
 MACHINE = "host:"
 """Begins the scope of an absolute path on one machine."""
 
@@ -610,7 +644,7 @@ def dump_list(items: Sequence[str]) -> str:
 def load_list(column: str | None) -> tuple[str, ...]:
     """The list in a column; anything else (a foreign or damaged value) is an empty one."""
     try:
-        value = json.loads(column or "[]")
+        value = jsons.loads(column or "[]")
     except ValueError:
         return ()
     return tuple(map(str, value)) if isinstance(value, list) else ()

@@ -395,6 +395,7 @@ class Session:
 
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
         me = await self._me()
+        rules.check_place_count(len(paths))
         places = self._places(paths)
         root = self.client.folder.root
         granted = await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=root)

@@ -2,7 +2,7 @@
 
 Claude Code does not start a stdio server anew that has died: the session's tools are
 gone until its user reconnects them (seen on 2.1.328). So what the client starts is this
-process. It holds the client's pipes, loads nothing but the standard library, and passes
+process. It holds the client's pipes, loads little but the standard library, and passes
 lines on; what is large enough to be killed for its memory is the server, its child.
 
 A request that was with a server when it died is put to the next one if repeating it is
@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
+
+from . import jsons
 
 VARIABLE = "CLAUDE_BUS_SUPERVISOR"
 """In the environment of a server: the process id of its supervisor."""
@@ -54,6 +56,8 @@ _UNKNOWN = (
     "look (history, get_state, list_claims) before you repeat it"
 )
 _INTERNAL_ERROR = -32603
+_INVALID_REQUEST = -32600
+_TOO_DEEP = f"the request is nested deeper than {jsons.MAX_DEPTH} levels of JSON: make it flatter, or send it as text"
 
 
 @dataclass(slots=True)
@@ -175,6 +179,9 @@ class Supervisor:
             self._hang_up()
 
     def _request(self, line: bytes) -> None:
+        if jsons.is_deeper(line):
+            self._refuse(line)
+            return
         message = _parsed(line)
         number, method = message.get("id"), message.get("method")
         request = _Request(line, message)
@@ -185,6 +192,12 @@ class Supervisor:
         if method and isinstance(number, int | str):
             self._open[number] = request
         self._give(request)
+
+    def _refuse(self, line: bytes) -> None:
+        """The server could not read it, and would answer nothing."""
+        number = jsons.outline(line).get("id")
+        error = {"code": _INVALID_REQUEST, "message": _TOO_DEEP}
+        self._say({"jsonrpc": "2.0", "id": number if isinstance(number, int | str) else None, "error": error})
 
     def _forget(self, params: object) -> None:
         """The client gave a request up: nobody needs to answer it."""
@@ -250,7 +263,7 @@ def _endings() -> list[signal.Signals]:
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(line)
+        message = jsons.loads(line)
     except ValueError:
         return {}
     return message if isinstance(message, dict) else {}

@@ -45,6 +45,8 @@ _UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_PIECE = 8
+"""Times as many characters as a line may have are looked at: blanks between words may be many."""
 _BREAKS = str.maketrans({"\n": "\\n", "\t": "\\t"})
 _QUOTES = str.maketrans({'"': "'", "<": "(", ">": ")"})
 _JOINERS = "\u200c\u200d"
@@ -83,8 +85,9 @@ def _escape_char(char: str) -> str:
 
 def one_line(text: str, limit: int) -> str:
     """The text on one line, cut to `limit` characters."""
-    flat = " ".join(visible(text).split())
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+    piece = text[: _PIECE * limit]  # of what is cut anyway nobody reads more
+    flat = " ".join(visible(piece).split())
+    return flat if len(flat) <= limit and len(piece) == len(text) else flat[: limit - 1] + "…"
 
 
 def clock(ts: float) -> str:
@@ -248,7 +251,7 @@ def letter(message: Message) -> str:
     return "\n".join([head, *files, *(f"  {line}".rstrip() for line in content)])
 
 
-_BOUNDARY = re.compile(r"^(\s*\\*)(?=---\s*$|\[\d\d:\d\d:\d\dZ\] from )", re.MULTILINE)
+_BOUNDARY = re.compile(r"^([^\S\n]*+\\*)(?=---[^\S\n]*+$|\[\d\d:\d\d:\d\dZ\] from )", re.MULTILINE)
 
 
 def event(sender: str, ts: float, body: str) -> str:

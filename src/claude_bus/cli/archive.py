@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import rules, text
+from .. import jsons, rules, text
 from ..config import Config
 from ..errors import BusError, InvalidInput
 from ..local import LocalBus
@@ -74,8 +74,8 @@ def _letters(lines: Iterable[bytes], channel: str) -> list[Letter]:
 
 def _letter(line: bytes, channel: str) -> Letter:
     try:
-        fields = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        fields = jsons.loads(line.decode())
+    except ValueError:
         raise InvalidInput("not JSON in UTF-8") from None
     if not isinstance(fields, dict):
         raise InvalidInput("not a JSON object")

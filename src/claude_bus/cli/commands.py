@@ -110,7 +110,7 @@ async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
     """The first mail that comes within `--wait` seconds, or none."""
     end = time.monotonic() + options.wait
     async with who.bus.ear() as ear:
-        await who.bus.listen(ear.address, "")
+        await who.bus.listen_for(ear.address, who.me)
         try:
             while not (found := await _hand_over(who, options)).messages and (left := end - time.monotonic()) > 0:
                 await ear.heard(min(left, _LOOK_EVERY))

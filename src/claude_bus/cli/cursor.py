@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from .. import jsons
 from ..config import AgentBus
 from ..errors import InvalidInput
 from . import private
@@ -54,12 +55,12 @@ def file_of(settings: AgentBus, program: str, name: str, kind: str) -> Path:
 
 def _read(path: Path) -> float | None:
     try:
-        found = json.loads(path.read_bytes())
+        found = jsons.loads(path.read_bytes())
         since = found["since"]
         if isinstance(since, bool) or not 0 <= float(since) < 1e12:
             raise ValueError
         return float(since)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         raise InvalidInput(f"the cursor in {path} cannot be read; remove it to start with what comes now") from None

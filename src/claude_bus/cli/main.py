@@ -193,6 +193,12 @@ def _add_token(commands: Any) -> None:
     create.add_argument("--ttl", default="", help="how long it is valid, such as 30d (default: until it is revoked)")
     create.add_argument("--out", default="", metavar="FILE", help="write the secret to a new file (0600) instead")
 
+    create.add_argument(
+        "--in-url",
+        action="store_true",
+        help="may stand in an address (https://host/t/SECRET/send), for clients that can present it nowhere else: "
+        "weaker, and only for the wires of the two earlier systems",
+    )
     listing = actions.add_parser("list", parents=[_shared()], help="the valid tokens, without their secrets")
     listing.add_argument("--all", action="store_true", help="also those that were revoked or have expired")
 

@@ -37,7 +37,7 @@ async def _create(options: argparse.Namespace, config: Config, bus: LocalBus) ->
     channels = rules.check_patterns(_listed(options.channels) or (config.channel,), "--channels")
     ttl, url = _ttl(options.ttl), _address()
     with _secret_file(options.out) as file:
-        made, secret = await bus.create_token(owner, names, channels, ttl)
+        made, secret = await bus.create_token(owner, names, channels, ttl, in_url=options.in_url)
         if file:
             print(secret, file=file)
     kept = {"file": options.out} if file else {"token": secret}
@@ -87,23 +87,41 @@ def _created(made: Token, secret: str, out: str, url: str) -> str:
         [
             f"Token {made.id} of '{made.owner}': {_scope(made)}, {_until(made)}.",
             *where,
-            "Where it is to be used, put it into a file of its owner's only:",
-            "",
-            '    (umask 077; mkdir -p ~/.claude-bus; read -rsp "token: " t && echo "$t" > ~/.claude-bus/token)',
-            f"    export BUS_URL={url} BUS_TOKEN_FILE=~/.claude-bus/token",
-            "",
-            f"{url} stands for the address by which that machine reaches this server, or the proxy in front of it.",
-            "",
-            "Or without claude-bus on that machine, and so without the doorbell:",
-            "",
-            "    export BUS_TOKEN=$(cat ~/.claude-bus/token)",
-            f"    claude mcp add --transport http bus {url}/mcp --header 'Authorization: Bearer ${{BUS_TOKEN}}'",
+            *_use(made, secret if not out else "SECRET", url),
         ]
     )
 
 
+def _use(made: Token, secret: str, url: str) -> list[str]:
+    """How to use it."""
+    if made.in_url:
+        return [
+            "It stands in the address, for /send, /recv, /post, /messages and /ack only:",
+            "",
+            f"    export AGENT_BUS_URL={url}/t/{secret}",
+            f"    BUS_URL={url}/t/{secret}     # in ~/.secrets/claude-bus.env",
+            "",
+            "Whoever reads the address can use it, and addresses get into logs of proxies and histories of shells:",
+            "give it few names, an end (--ttl), and https.",
+        ]
+    return [
+        "Where it is to be used, put it into a file of its owner's only:",
+        "",
+        '    (umask 077; mkdir -p ~/.claude-bus; read -rsp "token: " t && echo "$t" > ~/.claude-bus/token)',
+        f"    export BUS_URL={url} BUS_TOKEN_FILE=~/.claude-bus/token",
+        "",
+        f"{url} stands for the address by which that machine reaches this server, or the proxy in front of it.",
+        "",
+        "Or without claude-bus on that machine, and so without the doorbell:",
+        "",
+        "    export BUS_TOKEN=$(cat ~/.claude-bus/token)",
+        f"    claude mcp add --transport http bus {url}/mcp --header 'Authorization: Bearer ${{BUS_TOKEN}}'",
+    ]
+
+
 def _scope(found: Token) -> str:
-    return f"names {', '.join(found.names)}; channels {', '.join(found.channels)}"
+    where = "; may stand in an address" if found.in_url else ""
+    return f"names {', '.join(found.names)}; channels {', '.join(found.channels)}{where}"
 
 
 def _until(found: Token) -> str:
@@ -137,6 +155,7 @@ def _row(found: Token) -> dict[str, Any]:
         "created": found.created,
         "expires": found.expires,
         "revoked": found.revoked,
+        "in_url": found.in_url,
     }
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from ..errors import StoreCorrupt
 from .original import keep_copy, rename_unusable
 
-VERSION = 6
+VERSION = 7
 _ADDITIONS = (
     (4, "migrations/0004_heartbeats_and_unread.sql"),
     (5, "migrations/0005_earlier_mail_and_wakes.sql"),
     (6, "migrations/0006_places_above.sql"),
+    (7, "migrations/0007_bounds.sql"),
 )
 """What each version since our first added."""
 OURS = 3

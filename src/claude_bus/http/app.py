@@ -26,6 +26,7 @@ from .envelope import Envelope, unserved
 from .gate import Gate
 from .guard import Guard
 from .hub import Hub, listener
+from .in_url import InUrl
 from .metrics import Measure, Metrics
 from .quotas import Quotas
 from .service import Service, grant_of, only_waits
@@ -57,7 +58,11 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
     routes = [*_routes(service), *metrics.routes(), Route("/mcp", mcp), Route("/mcp/", mcp)]
     app = Starlette(
         routes=[Mount(serving.prefix, Router(routes, redirect_slashes=False))] if serving.prefix else routes,
-        middleware=[Middleware(Measure, metrics=metrics), *_before_routes(serving, gate, visits)],
+        middleware=[
+            Middleware(InUrl, prefix=serving.prefix),
+            Middleware(Measure, metrics=metrics),
+            *_before_routes(serving, gate, visits),
+        ],
         exception_handlers={BusError: refused, HTTPException: unserved},
         lifespan=lifespan,
     )

@@ -2,8 +2,8 @@
 
 It finds the caller's grant and leaves it in the request's state (see `service.grant_of`).
 Without tokens, on loopback, everybody has the grant that permits everything. It reads the
-body before anybody else does, so that no route meets one that is too large or never ends,
-and cuts off requests whose token ends while they are under way.
+body before anybody else does, so that no route meets one that is too large, never ends, or
+costs more to parse than others should wait for, and cuts off requests whose token ends while they are under way.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import anyio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .. import jsons
 from ..errors import BusError, TooLarge, TooSlow, Unauthorized
 from ..model import ANYBODY, Grant
 from .answers import refusal
+from .bodies import Bodies, Body
 from .gate import Gate
+from .in_url import check_use, secret_in
 from .quotas import Quotas
 from .visits import Visit, Visits
 
@@ -47,6 +50,8 @@ class Guard:
         self._gate = gate
         self._visits = visits
         self._quotas = quotas
+        self._bodies = Bodies()
+        self._prefix = prefix
         self._open_path = prefix + OPEN_PATH
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,19 +72,25 @@ class Guard:
             await self._app(scope, receive, send)
             return
         await self._quotas.count(grant)
-        with self._visits.visit(grant, may_be_cut=scope["method"] in _MAY_BE_CUT) as visit:
+        with (
+            self._visits.visit(grant, may_be_cut=scope["method"] in _MAY_BE_CUT) as visit,
+            self._bodies.body(grant) as counted,
+        ):
             scope["state"]["visit"] = visit
-            body = await _body(Headers(scope=scope), receive)
+            body = await _body(Headers(scope=scope), receive, counted)
+            jsons.check(body, "the body")
             await self._serve(visit, body, scope, receive, send)
 
     async def _grant(self, scope: Scope) -> Grant:
         if await self._gate.is_open():
             return ANYBODY
-        if scope["path"] == self._open_path:
+        in_url = secret_in(scope)
+        if scope["path"] == self._open_path and in_url is None:
             return _NOBODY
-        secret = _secret(Headers(scope=scope))
+        secret = _secret(Headers(scope=scope)) if in_url is None else in_url
         found = await self._gate.grant(secret) if secret else None
         if found:
+            check_use(found, scope["path"].removeprefix(self._prefix), in_url=in_url is not None)
             return found
         if secret:
             await self._quotas.count_wrong(scope["client"][0] if scope.get("client") else "")
@@ -166,19 +177,19 @@ class _Answer:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _body(headers: Headers, receive: Receive) -> bytes:
-    """A request's whole body; raises `TooLarge`, `TooSlow`, or `_Gone`."""
+async def _body(headers: Headers, receive: Receive, counted: Body) -> bytes:
+    """A request's whole body; raises `TooLarge`, `TooSlow`, `RateLimited` where there is no room, or `_Gone`."""
     length = headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
         raise _too_large(int(length[:20]))
     try:
         with anyio.fail_after(BODY_PATIENCE):
-            return await _read(receive)
+            return await _read(receive, counted)
     except TimeoutError:
         raise TooSlow(f"the body did not arrive within {BODY_PATIENCE:.0f} s; send it again") from None
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read(receive: Receive, counted: Body) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
@@ -187,6 +198,7 @@ async def _read(receive: Receive) -> bytes:
         body += message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
             raise _too_large(len(body))
+        counted.grow(len(body))
         if not message.get("more_body"):
             return bytes(body)
 

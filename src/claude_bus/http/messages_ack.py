@@ -57,7 +57,7 @@ async def _post(service: Service, request: Request) -> Response:
     grant = grant_of(request)
     rules.require(grant, me)
     rules.require_recipients(grant, draft.to, me.channel)
-    return Json(rows.post(await service.bus.post(me, draft, MESSAGES_ACK)))
+    return Json(rows.post(await service.bus.post(me, draft, MESSAGES_ACK, grant)))
 
 
 def _text(body: Mapping[str, Any], field: str) -> str:
@@ -107,5 +107,5 @@ async def _ack(service: Service, request: Request) -> Response:
     body = await body_of(request)
     reader = Address(rules.check_name(_text(body, "reader"), "reader"), wire.channel_of(body))
     rules.require(grant_of(request), reader)
-    await service.bus.ack(reader, message)
+    await service.bus.ack(reader, message, grant_of(request))
     return Json({"ok": True, "id": message, "reader": reader.name})

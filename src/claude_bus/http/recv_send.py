@@ -24,7 +24,7 @@ from . import hub, wire
 from .answers import Json, body_of
 from .service import Service, grant_of
 
-HOLD = 28.0
+HOLD = 32.0
 """Seconds for which a blocking `/recv` waits: its clients give up after 35."""
 BATCH = 100
 MAX_BATCH = 1_000
@@ -64,7 +64,7 @@ async def _send(service: Service, request: Request) -> Response:
     grant = grant_of(request)
     rules.require(grant, me)
     rules.require_recipients(grant, (to,), me.channel)
-    message = await service.bus.post(me, Draft((to,), text), RECV_SEND)
+    message = await service.bus.post(me, Draft((to,), text), RECV_SEND, grant)
     return Json({"ok": True, "ts": message.ts, "channel": me.channel, "id": message.id})
 
 

@@ -43,6 +43,10 @@ def _shown(part: str) -> str:
 
 def check(arguments: Mapping[str, Any]) -> None:
     """Raise `InvalidInput` for a text or a number that no claude-bus sends, or JSON that is none."""
+    happening = arguments.get("happening")
+    settled = (happening.proven, happening.lost, happening.recalled) if happening else ()
+    for ids in (arguments.get("message_ids", ()), *settled):
+        rules.check_message_count(len(ids))
     for name, value in _parts(arguments):
         if isinstance(value, str):
             rules.check_line(value, name, _CHARACTERS.get(name, _OTHERWISE))

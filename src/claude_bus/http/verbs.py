@@ -10,7 +10,7 @@ permits, and nobody can act as a live session that is not one of the caller's ow
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from .. import __version__, rules
 from ..errors import Forbidden, InvalidInput, NotFound, RateLimited
 from ..model import Address, Binding, Client, Draft, Grant, Process
 from ..remote import codec
-from ..sql import bindings
+from ..sql import bindings, calls, listeners, state
 from ..sql.transaction import Transaction
 from . import hub, said
 from .service import Service, grant_of
@@ -30,6 +30,8 @@ from .service import Service, grant_of
 KEEP_ALIVE = 15.0
 """Seconds after which an ear is told that nothing came."""
 RING, NOTHING = b"ring\n", b".\n"
+MAX_NOTES = {"listen": 2_000, "listen_for": 2_000, "watch": 5_000, "announce_call": 100_000}
+"""Rows that programs of one owner's tokens may have with these verbs: who listens, for which keys, who calls."""
 MAX_SESSIONS = 1_000
 """Sessions of one owner's tokens at once, subagents with names of their own included."""
 _BEGINS = frozenset({"attach", "resume"})
@@ -62,7 +64,7 @@ async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Respo
     scope = Scope(grant)
     arguments = {name: scope.inward(name, value) for name, value in call.arguments.items()}
     said.check(arguments)
-    permission = _Permission(grant, scope, nameless=name in _NAMELESS, begins=name in _BEGINS)
+    permission = _Permission(grant, scope, name)
     permission.check(arguments)
     bus = service.bus.acting_for(scope.process(call.process), grant, frozenset(call.held), permission.check_stored)
     answer = await getattr(bus, name)(**arguments)
@@ -77,6 +79,21 @@ async def _rings(service: Service, address: str) -> AsyncIterator[bytes]:
             yield RING if await bell.rung(KEEP_ALIVE) else NOTHING
 
 
+_NOTES: dict[str, Callable[[Transaction, str], int]] = {
+    "listen": listeners.count,
+    "listen_for": listeners.count,
+    "watch": state.watched,
+    "announce_call": calls.count,
+}
+
+
+def _named(client: str) -> str:
+    """A client's key: without one a caller would speak for all there are."""
+    if not client:
+        raise InvalidInput("client is empty: name the session whose mail or presence it is")
+    return client
+
+
 class Scope:
     """What the programs of one token's owner call theirs, as the store knows it.
 
@@ -89,6 +106,11 @@ class Scope:
     def sessions(self, tx: Transaction) -> int:
         """How many there are."""
         return bindings.count(tx, self._mark)
+
+    def notes(self, tx: Transaction, verb: str) -> int:
+        """How many rows there are of those that a verb makes; 0 for a verb that is not limited like this."""
+        count = _NOTES.get(verb)
+        return count(tx, self._mark) if count else 0
 
     def has(self, binding: Binding) -> bool:
         """Whether it is a session of this owner's."""
@@ -134,11 +156,12 @@ class _Permission:
     in between.
     """
 
-    def __init__(self, grant: Grant, scope: Scope, *, nameless: bool, begins: bool) -> None:
+    def __init__(self, grant: Grant, scope: Scope, verb: str) -> None:
         self._grant = grant
         self._scope = scope
-        self._nameless = nameless
-        self._begins = begins
+        self._verb = verb
+        self._nameless = verb in _NAMELESS
+        self._begins = verb in _BEGINS
         self._acting: list[Address] = []
         self._sessions: list[str] = []
 
@@ -151,8 +174,8 @@ class _Permission:
                 rules.require_recipients(self._grant, value.to, arguments["me"].channel)
             elif isinstance(value, Client):
                 self._attach(value)
-            elif name == "client" and value:
-                self._sessions.append(value)
+            elif name == "client":
+                self._sessions.append(_named(value))
             elif name == "channel":
                 rules.require_channel(self._grant, rules.check_name(value, "channel"))
 
@@ -173,6 +196,12 @@ class _Permission:
     def check_stored(self, tx: Transaction) -> None:
         """Raise `Forbidden` where it is a live session of somebody else that the caller would act as, or where a
         session bears a name that the caller may not; `RateLimited` for one more than there may be."""
+        if self._verb in MAX_NOTES and self._scope.notes(tx, self._verb) >= MAX_NOTES[self._verb]:
+            raise RateLimited(
+                f"the programs of '{self._grant.owner}' have {MAX_NOTES[self._verb]} rows of '{self._verb}', which is "
+                "the limit: end some of them",
+                retry_after=int(rules.FOREIGN_HOST_SILENCE),
+            )
         for who in self._acting:
             holder = bindings.holder(tx, who)
             if holder and not self._scope.has(holder):

@@ -318,8 +318,10 @@ async def set_state(session: Session, args: SetState) -> Answer:
 def _as_json(value: object) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        raise InvalidInput("value holds a number that JSON has not, such as infinity") from None
+    except (ValueError, RecursionError):
+        raise InvalidInput(
+            "value holds a number that JSON has not, such as infinity, or is nested too deeply"
+        ) from None
 
 
 class GetState(Arguments):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from .. import text
+from .. import jsons, text
 from ..config import AgentBus
 from ..errors import BusError, Forbidden, InvalidInput, NotFound, RateLimited, TooLarge, Unreachable
 from . import proxies
@@ -116,7 +116,7 @@ class AgentBusClient:
 
         assert self._http, "use it as a context"
         given: Any = {"json": fields} if method == "POST" else {"params": fields}
-        where = f"the bus at {self._settings.url}"
+        where = f"the bus at {self._settings.shown_url}"
         try:
             with anyio.fail_after(HOLD):
                 async with self._http.stream(method, path, **given) as answer:
@@ -136,10 +136,10 @@ class AgentBusClient:
 def _document(content: bytes, where: str, way: proxies.Route) -> dict[str, Any]:
     """The JSON object in an answer; bytes that are no UTF-8 are replaced."""
     try:
-        found = json.loads(content.decode(errors="replace"))
+        found = jsons.loads(content.decode(errors="replace"))
         if not isinstance(found, dict):
             raise TypeError("not a JSON object")
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise Unreachable(f"{where} answers with something else than a JSON object{way.blame}", sent=True) from error
     return found
 
@@ -165,8 +165,8 @@ def _refusal(answer: httpx2.Response, content: bytes, where: str, way: proxies.R
 def _reason(content: bytes) -> str:
     """What the server says of it, where it does."""
     try:
-        found = json.loads(content.decode(errors="replace"))
-    except (ValueError, RecursionError):
+        found = jsons.loads(content.decode(errors="replace"))
+    except ValueError:
         return ""
     said = found.get("message") or found.get("error") if isinstance(found, dict) else ""
     return f": {text.one_line(said, 300)}" if isinstance(said, str) and said else ""

@@ -17,7 +17,6 @@ nobody here knows. So:
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
@@ -31,7 +30,7 @@ from typing import Any, Self
 import anyio
 import httpx2
 
-from .. import __version__
+from .. import __version__, jsons
 from ..config import Access
 from ..drivers.notices import Bell
 from ..errors import BusError, Ending, RateLimited, StoreError, TooSlow, Unauthorized, Unreachable, from_dict
@@ -406,8 +405,8 @@ def _unknown(verb: str) -> str:
 def _refusal(status: int, content: bytes, url: str, way: proxies.Route) -> BusError:
     """The error in an answer; `Unreachable` for one that no claude-bus of a like version gives."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
+        document = jsons.loads(content)
+    except ValueError:
         document = None
     if isinstance(document, dict):
         error = from_dict(document)

@@ -11,10 +11,11 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_args, get_type_hints, is_typeddict
+from typing import Annotated, Any, get_args, get_type_hints, is_typeddict
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
+from .. import rules
 from ..bus import Bus
 from ..errors import InvalidInput
 from ..model import Address, Process
@@ -108,7 +109,7 @@ def _envelope(arguments: type[BaseModel]) -> type[BaseModel]:
         __config__=_STRICT,
         process=(Process, ...),
         arguments=(arguments, ...),
-        held=(tuple[tuple[Address, int], ...], ()),
+        held=(Annotated[tuple[tuple[Address, int], ...], Field(max_length=rules.MAX_SETTLED)], ()),
     )
 
 

@@ -7,11 +7,13 @@ from typing import cast
 
 from .. import rules
 from ..errors import NotFound
-from ..model import Address, Agent, Binding, Roster, Status
+from ..model import ANYBODY, Address, Agent, Binding, Grant, Roster, Status
 from ..text import STATUS_ORDER
 from . import bindings, events, mailboxes, overlaps
 from .transaction import Row, Transaction
 
+_ELSEWHERE = ("http:", "@")
+"""What the keys of clients begin with that come over HTTP. With ever new ones they could take any number of names."""
 SEEN_EVERY = 60.0
 """Seconds after which one who looks is noted as seen again."""
 
@@ -26,6 +28,8 @@ def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[
     if not old:
         raise NotFound("the session is not on the bus any more; it attaches with its next call: repeat this one")
     bindings.refuse_if_held(tx, who, client)
+    if client.startswith(_ELSEWHERE):
+        check_room(tx, who, ANYBODY)
     if old.address != who:
         _move(tx, old, who)
     _join(tx, who, role, owns)
@@ -34,25 +38,56 @@ def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[
     return binding
 
 
-def enlist(tx: Transaction, who: Address, program: str, role: str = "", owns: tuple[str, ...] | None = None) -> None:
+def enlist(
+    tx: Transaction,
+    who: Address,
+    program: str,
+    role: str = "",
+    owns: tuple[str, ...] | None = None,
+    grant: Grant = ANYBODY,
+) -> None:
     """Make `who` a participant without a session: a person or a script using `program`.
 
     An empty role and `owns=None` keep what the name had. Raises `NameTaken` if a live
-    session bears the name.
+    session bears the name, `TooLarge` for a new one where there are too many: see `check_room`.
     """
     bindings.refuse_if_held(tx, who, "")
+    check_room(tx, who, grant)
     mailboxes.ensure(tx, who)
     _join(tx, who, role, owns)
     tx.run("UPDATE agents SET client = ? WHERE channel = ? AND name = ?", program, who.channel, who.name)
 
 
-def notice(tx: Transaction, who: Address, program: str, *, notes: bool = True) -> None:
+def check_room(tx: Transaction, who: Address, grant: Grant) -> None:
+    """Raise `TooLarge` if `who` would be one name too many that no session bears, on its channel or of those that the
+    grant is for: each of them is kept every broadcast."""
+    if known(tx, who, lately=False):
+        return
+    rules.check_name_count(_unborne(tx, who.channel, "*"), rules.MAX_NAMES, f"channel '{who.channel}'")
+    if "*" not in grant.names:
+        count = sum(_unborne(tx, who.channel, pattern) for pattern in grant.names)
+        rules.check_name_count(count, rules.MAX_NAMES_OF_TOKEN, f"the token of '{grant.owner}'")
+
+
+def _unborne(tx: Transaction, channel: str, pattern: str) -> int:
+    """Registered names like this on the channel that no session bears."""
+    return int(
+        tx.number(
+            "SELECT COUNT(*) FROM agents a WHERE a.channel = ? AND a.name GLOB ? AND a.registered = 1 AND NOT EXISTS "
+            "(SELECT 1 FROM bindings b WHERE b.channel = a.channel AND b.agent = a.name)",
+            channel,
+            pattern,
+        )
+    )
+
+
+def notice(tx: Transaction, who: Address, program: str, *, notes: bool = True, grant: Grant = ANYBODY) -> None:
     """`enlist` somebody who only looks, unless that was noted a moment ago: looking is not writing.
 
     `notes`: that a known one was seen again is noted.
     """
     if not known(tx, who, lately=notes):
-        enlist(tx, who, program)
+        enlist(tx, who, program, grant=grant)
 
 
 def known(tx: Transaction, who: Address, *, lately: bool) -> bool:

@@ -22,6 +22,11 @@ def announce(tx: Transaction, client: str, call: str, agent_id: str) -> None:
     )
 
 
+def count(tx: Transaction, begins: str) -> int:
+    """How many calls are noted of clients whose keys begin like this."""
+    return int(tx.number("SELECT COUNT(*) FROM calls WHERE client >= ? AND client < ?", begins, f"{begins}\U0010ffff"))
+
+
 def caller(tx: Transaction, client: str, call: str) -> str:
     """The subagent that makes a call; "" for the session itself."""
     row = tx.one("SELECT agent_id FROM calls WHERE client = ? AND call = ?", client, call)

@@ -23,6 +23,9 @@ Held = frozenset[tuple[Address, int]]
 PRINTED = "command line"
 """What mail goes through that a command prints, in the shell of a session or elsewhere."""
 
+_SETTLED_AT_ONCE = 500
+"""Messages in one statement: SQLite takes a few thousand values, on every system."""
+
 MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent, m.hops"
 """The columns that `messages_of` needs."""
 EARLIER = 2
@@ -218,17 +221,18 @@ def _settle(
     tx: Transaction, me: Address, messages: Sequence[int], by: Process, change: str, *values: float | str
 ) -> int:
     """Change the hand-overs that `by` made of these messages and that are still open; returns how many."""
+    ids = list(dict.fromkeys(messages))
     return sum(
         tx.run(
-            f"UPDATE deliveries SET {change} WHERE message = ? AND channel = ? AND recipient = ? "
-            "AND state = 'handed' AND handed_by = ?",
+            f"UPDATE deliveries SET {change} WHERE message IN ({', '.join('?' * len(some))}) "
+            "AND channel = ? AND recipient = ? AND state = 'handed' AND handed_by = ?",
             *values,
-            message,
+            *some,
             me.channel,
             me.name,
             str(by),
         ).rowcount
-        for message in messages
+        for some in (ids[at : at + _SETTLED_AT_ONCE] for at in range(0, len(ids), _SETTLED_AT_ONCE))
     )
 
 

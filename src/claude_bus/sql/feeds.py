@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .. import rules
 from ..errors import NotFound
-from ..model import Address, Draft, Feed, Grant, Message, Received, Search
+from ..model import ANYBODY, Address, Draft, Feed, Grant, Message, Received, Search
 from . import agents, bindings, deliveries, inboxes, messages
 from .mailboxes import UNREAD
 from .silence import WIRES
@@ -22,12 +22,14 @@ RECV_SEND, MESSAGES_ACK = WIRES
 _LIVES = "(m.expires IS NULL OR m.expires > ?)"
 
 
-def post(tx: Transaction, me: Address, draft: Draft, program: str) -> tuple[Message, tuple[str, ...]]:
+def post(
+    tx: Transaction, me: Address, draft: Draft, program: str, grant: Grant = ANYBODY
+) -> tuple[Message, tuple[str, ...]]:
     """Enlist `me`, send, and return the message as it is stored, and the listeners to tell.
 
     Raises `NameTaken` if a live session bears the name, and what `messages.send` raises.
     """
-    agents.enlist(tx, me, program)
+    agents.enlist(tx, me, program, grant=grant)
     sent, told = messages.send(tx, me, draft)
     rows = tx.all(f"SELECT {deliveries.MESSAGE} FROM messages m WHERE m.id = ?", sent.id)
     [message] = deliveries.messages_of(tx, rows, me)
@@ -69,7 +71,7 @@ def note_reader(tx: Transaction, who: Address, program: str, grant: Grant, *, no
     `notes` as in `agents.notice`.
     """
     if not agents.known(tx, who, lately=notes) and rules.permits(grant, who) and not bindings.holder(tx, who):
-        agents.enlist(tx, who, program)
+        agents.enlist(tx, who, program, grant=grant)
 
 
 def _channels(tx: Transaction, name: str, channel: str | None, grant: Grant) -> list[str]:
@@ -139,7 +141,7 @@ def posts(tx: Transaction, search: Search, grant: Grant, *, notes: bool = True) 
 
 
 _ON_CHANNEL = "(m.channel = ? OR EXISTS (SELECT 1 FROM deliveries c WHERE c.message = m.id AND c.channel = ?))"
-_DELIVERED = "EXISTS (SELECT 1 FROM deliveries d WHERE d.message = m.id AND d.channel = ? AND d.recipient "
+_DELIVERED_TO = "EXISTS (SELECT 1 FROM deliveries d WHERE d.message = m.id AND d.channel = ?"
 _WAITING = "m.id IN (SELECT d.message FROM deliveries d WHERE d.channel = ? AND d.recipient = ? "
 _BROADCAST = "(m.broadcast = 1 AND m.channel = ?)"
 
@@ -153,7 +155,7 @@ def _condition(tx: Transaction, search: Search, grant: Grant) -> tuple[list[str]
         where.append(_BROADCAST)
         values.append(channel)
     elif search.to:
-        where.append(f"({_BROADCAST} OR {_DELIVERED} = ?))")
+        where.append(f"({_BROADCAST} OR {_DELIVERED_TO} AND d.recipient = ?))")
         values += [channel, channel, search.to]
     if search.sender:
         sender = rules.parse_address(search.sender, channel, "from")
@@ -163,26 +165,20 @@ def _condition(tx: Transaction, search: Search, grant: Grant) -> tuple[list[str]
         where.append(f"{_WAITING}AND d.{UNREAD}) AND {_LIVES}")
         values += [channel, search.unread_by, tx.now]
     if "*" not in grant.names:
-        mine = _permitted(tx, channel, grant)
-        among = f"IN ({_marks(mine)})"
-        where.append(f"({_BROADCAST} OR (m.sender_channel = ? AND m.sender {among}) OR {_DELIVERED} {among}))")
-        values += [channel, channel, *mine, channel, *mine]
+        sent = " OR ".join(["m.sender GLOB ?"] * len(grant.names))  # the patterns of a token have * and ? only
+        got = " OR ".join(["d.recipient GLOB ?"] * len(grant.names))
+        where.append(f"({_BROADCAST} OR (m.sender_channel = ? AND ({sent})) OR {_DELIVERED_TO} AND ({got})))")
+        values += [channel, channel, *grant.names, channel, *grant.names]
     return where, values
 
 
-def _permitted(tx: Transaction, channel: str, grant: Grant) -> list[str]:
-    """The names on the channel that the grant is for."""
-    rows = tx.all("SELECT name FROM agents WHERE channel = ?", channel)
-    return [row["name"] for row in rows if rules.permits(grant, Address(row["name"], channel))]
-
-
-def ack(tx: Transaction, reader: Address, message: int) -> None:
+def ack(tx: Transaction, reader: Address, message: int, grant: Grant = ANYBODY) -> None:
     """`reader` has had the message. Once is as good as twice.
 
     Enlists the reader: raises `NameTaken` if a live session bears the name. Raises
     `NotFound` if the message is not the reader's to see.
     """
-    agents.enlist(tx, reader, MESSAGES_ACK)
+    agents.enlist(tx, reader, MESSAGES_ACK, grant=grant)
     if not (inboxes.acknowledge(tx, reader, [message], "ack") or _sent(tx, reader, message)):
         raise NotFound(f"no message with id {message}", message_id=message)
 

@@ -7,7 +7,7 @@ from .transaction import Row, Transaction
 
 
 def listen(tx: Transaction, address: str, client: str, process: Process) -> None:
-    """Ask for a notice at `address` whenever mail for `client` ('' for anybody) is stored."""
+    """Ask for a notice at `address` whenever mail for `client` ('' for anybody, see also `mailbox`) is stored."""
     tx.run("DELETE FROM listeners WHERE address = ?", address)
     tx.run(
         "INSERT INTO listeners (address, client, host, pid, started, heartbeat) VALUES (?, ?, ?, ?, ?, ?)",
@@ -17,6 +17,23 @@ def listen(tx: Transaction, address: str, client: str, process: Process) -> None
         process.pid,
         process.started,
         tx.now,
+    )
+
+
+def mailbox(who: Address) -> str:
+    """What stands in place of a client where a process listens for one name, whoever bears it."""
+    return f"mail for {who.name}@{who.channel}"
+
+
+def listen_for(tx: Transaction, address: str, me: Address, process: Process) -> None:
+    """Ask for a notice at `address` whenever mail for `me` is stored."""
+    listen(tx, address, mailbox(me), process)
+
+
+def count(tx: Transaction, begins: str) -> int:
+    """How many addresses there are that begin like this."""
+    return int(
+        tx.number("SELECT COUNT(*) FROM listeners WHERE address >= ? AND address < ?", begins, f"{begins}\U0010ffff")
     )
 
 
@@ -64,9 +81,11 @@ def of(tx: Transaction, recipients: list[Address]) -> tuple[str, ...]:
     for who in recipients:
         rows = tx.all(
             "SELECT l.address FROM listeners l JOIN bindings b ON l.client IN (b.client, b.session) "
-            "WHERE l.client != '' AND b.channel = ? AND b.agent = ?",
+            "WHERE l.client != '' AND b.channel = ? AND b.agent = ? "
+            "UNION ALL SELECT address FROM listeners WHERE client = ?",
             who.channel,
             who.name,
+            mailbox(who),
         )
         found.update(r["address"] for r in rows)
     return tuple(sorted(found))

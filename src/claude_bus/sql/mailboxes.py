@@ -64,13 +64,14 @@ def deliver(tx: Transaction, message: int, who: Address) -> None:
 
 
 def deliver_retained(tx: Transaction, who: Address) -> None:
-    """A late joiner gets the channel's earlier broadcasts; those that are no news are marked so."""
+    """A late joiner gets the channel's earlier broadcasts, the newest `rules.MAX_RETAINED`; those that are no news are
+    marked so."""
     tx.run(
         "INSERT INTO deliveries (message, channel, recipient, recalled, retained) "
         f"SELECT m.id, ?, ?, {_NO_REQUEST}, CASE WHEN m.ts < ? THEN 2 ELSE 1 END FROM messages m "
         "WHERE m.channel = ? AND m.broadcast = 1 "
         "AND NOT (m.sender = ? AND m.sender_channel = ?) AND (m.expires IS NULL OR m.expires > ?) "
-        "ON CONFLICT DO NOTHING",
+        "ORDER BY m.id DESC LIMIT ? ON CONFLICT DO NOTHING",
         who.channel,
         who.name,
         tx.now - rules.NEWS,
@@ -78,4 +79,5 @@ def deliver_retained(tx: Transaction, who: Address) -> None:
         who.name,
         who.channel,
         tx.now,
+        rules.MAX_RETAINED,
     )

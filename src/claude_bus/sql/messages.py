@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterator
 
 from .. import rules
 from ..errors import InvalidInput, NotFound
-from ..model import ANYBODY, Address, Draft, Expectation, Grant, Message, MessageStatus, Receipt, Sent
+from ..model import ANYBODY, Address, DeliveryState, Draft, Expectation, Grant, Message, MessageStatus, Receipt, Sent
 from . import attachments, bindings, deliveries, events, listeners, mailboxes
 from .transaction import Row, Transaction
 
@@ -167,7 +169,7 @@ def _mailbox(tx: Transaction, target: Address, guesses: _Guesses) -> tuple[Addre
     if known and known["last_seen"]:
         return target, ""
     renamed = tx.one(
-        "SELECT name FROM agents WHERE channel = ? AND formerly = ? ORDER BY last_seen DESC LIMIT 1",
+        "SELECT name FROM agents WHERE channel = ? AND formerly = ? AND formerly <> '' ORDER BY last_seen DESC LIMIT 1",
         target.channel,
         target.name,
     )
@@ -268,16 +270,24 @@ def _require_visible(tx: Transaction, me: Address, message: int) -> Row:
 
 
 def status(tx: Transaction, me: Address, message: int) -> MessageStatus:
-    """How far a message is with each recipient; only its sender and readers may ask."""
+    """How far a message is with each recipient; only its sender and readers may ask.
+
+    The first `rules.MAX_AT_ONCE` recipients by name; the others are counted.
+    """
     row = _require_visible(tx, me, message)
     _look_after(tx, message)
-    receipts = tx.all("SELECT * FROM deliveries WHERE message = ? ORDER BY channel, recipient", message)
+    receipts = tx.all(
+        "SELECT * FROM deliveries WHERE message = ? ORDER BY channel, recipient LIMIT ?", message, rules.MAX_AT_ONCE
+    )
     replies = tx.all(
-        f"SELECT {deliveries.MESSAGE} FROM messages m WHERE m.reply_to = ? AND {_VISIBLE} ORDER BY m.id DESC LIMIT ?",
+        f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE m.reply_to = ? AND {_VISIBLE} "
+        "ORDER BY m.id DESC LIMIT ?",
         message,
         *_visible_to(me),
         rules.MAX_REPLIES,
     )
+    ids = sorted(reply["id"] for reply in replies[: rules.carried(reply["size"] for reply in replies)])
+    found = deliveries.by_id(tx, ids)
     return MessageStatus(
         id=row["id"],
         ts=row["ts"],
@@ -285,14 +295,31 @@ def status(tx: Transaction, me: Address, message: int) -> MessageStatus:
         recipient=row["recipient"],
         kind=row["kind"],
         receipts=tuple(_receipt(r, me) for r in receipts),
-        replies=tuple(reversed(deliveries.messages_of(tx, replies, me))),
+        replies=tuple(deliveries.messages_of(tx, [found[reply] for reply in ids], me)),
+        more=tuple(_others(tx, message, receipts)),
     )
+
+
+def _others(tx: Transaction, message: int, shown: list[Row]) -> Iterator[tuple[DeliveryState, int]]:
+    """The recipients that are not among those shown, counted by state."""
+    if len(shown) < rules.MAX_AT_ONCE:
+        return
+    those = Counter(row["state"] for row in shown)
+    for row in tx.all(
+        "SELECT state, COUNT(*) AS n FROM deliveries WHERE message = ? GROUP BY state ORDER BY state", message
+    ):
+        if row["n"] > those[row["state"]]:
+            yield row["state"], row["n"] - those[row["state"]]
 
 
 def _look_after(tx: Transaction, message: int) -> None:
     """Note what nobody was there to note: a ttl that ran out, a session or server that died after a hand-over."""
     deliveries.expire(tx, "message = ?", message)
-    for row in tx.all("SELECT channel, recipient FROM deliveries WHERE message = ? AND state = 'handed'", message):
+    for row in tx.all(
+        "SELECT channel, recipient FROM deliveries WHERE message = ? AND state = 'handed' LIMIT ?",
+        message,
+        rules.MAX_AT_ONCE,
+    ):
         who = Address(row["recipient"], row["channel"])
         bindings.holder(tx, who)
         deliveries.recover(tx, who)

@@ -1,4 +1,4 @@
--- The bus, version 6. Times are seconds since the epoch; lists are JSON arrays.
+-- The bus, version 7. Times are seconds since the epoch; lists are JSON arrays.
 -- Versions 1 and 2 belong to the original claude-bus; see migrations/.
 
 CREATE TABLE agents (
@@ -20,6 +20,7 @@ CREATE TABLE agents (
     doing      TEXT    NOT NULL DEFAULT '',    -- first words of its last prompt, if it shares them
     PRIMARY KEY (channel, name)
 ) STRICT;
+CREATE INDEX agents_formerly ON agents (channel, formerly) WHERE formerly <> '';
 
 -- Which agent a running session is.
 CREATE TABLE bindings (
@@ -47,7 +48,7 @@ CREATE TABLE bindings (
 ) STRICT;
 CREATE INDEX bindings_agent ON bindings (channel, agent);
 
--- Processes to tell when mail was stored, for one client or (client '') for all mail.
+-- Processes to tell when mail was stored: for one client, for a name (see listeners.mailbox), or (client '') for anybody.
 CREATE TABLE listeners (
     address TEXT PRIMARY KEY,                  -- 'udp:127.0.0.1:port:word'
     client  TEXT NOT NULL DEFAULT '',
@@ -56,6 +57,7 @@ CREATE TABLE listeners (
     started REAL    NOT NULL,
     heartbeat REAL  NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX listeners_client ON listeners (client);
 
 -- Who waits for a state entry to change.
 CREATE TABLE watches (
@@ -205,7 +207,8 @@ CREATE TABLE tokens (
     channels TEXT NOT NULL DEFAULT '["*"]',
     created  REAL NOT NULL,
     expires  REAL,
-    revoked  REAL
+    revoked  REAL,
+    in_url   INTEGER NOT NULL DEFAULT 0        -- 1: may stand in an address, and is for the two wires only
 ) STRICT;
 
 -- The journal: every verb that changes something appends to it in its own transaction.

@@ -130,6 +130,13 @@ def watch(tx: Transaction, address: str, channel: str, key: str) -> None:
     tx.run("INSERT INTO watches (address, channel, key) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", address, channel, key)
 
 
+def watched(tx: Transaction, begins: str) -> int:
+    """How many keys are watched from addresses that begin like this."""
+    return int(
+        tx.number("SELECT COUNT(*) FROM watches WHERE address >= ? AND address < ?", begins, f"{begins}\U0010ffff")
+    )
+
+
 def unwatch(tx: Transaction, address: str, channel: str, key: str) -> None:
     """Ask for no more notices of the key."""
     tx.run("DELETE FROM watches WHERE address = ? AND channel = ? AND key = ?", address, channel, key)

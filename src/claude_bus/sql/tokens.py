@@ -13,22 +13,30 @@ _VALID = "revoked IS NULL AND (expires IS NULL OR expires > ?)"
 
 
 def create(
-    tx: Transaction, owner: str, digest: str, names: Sequence[str], channels: Sequence[str], ttl: float | None
+    tx: Transaction,
+    owner: str,
+    digest: str,
+    names: Sequence[str],
+    channels: Sequence[str],
+    ttl: float | None,
+    *,
+    in_url: bool = False,
 ) -> Token:
     """Note a new token by the digest of its secret; it is valid for `ttl` seconds, or until it is revoked (None)."""
     expires = None if ttl is None else tx.now + ttl
     cursor = tx.run(
-        "INSERT INTO tokens (owner, hash, names, channels, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO tokens (owner, hash, names, channels, created, expires, in_url) VALUES (?, ?, ?, ?, ?, ?, ?)",
         owner,
         digest,
         rules.dump_list(names),
         rules.dump_list(channels),
         tx.now,
         expires,
+        int(in_url),
     )
     assert cursor.lastrowid is not None
     _journal(tx, owner, "token_create", cursor.lastrowid)
-    return Token(cursor.lastrowid, owner, tuple(names), tuple(channels), tx.now, expires, None)
+    return Token(cursor.lastrowid, owner, tuple(names), tuple(channels), tx.now, expires, None, in_url)
 
 
 def listing(tx: Transaction) -> list[Token]:
@@ -50,7 +58,13 @@ def keys(tx: Transaction) -> list[Key]:
     return [
         Key(
             row["hash"],
-            Grant(row["owner"], rules.load_list(row["names"]), rules.load_list(row["channels"]), row["id"]),
+            Grant(
+                row["owner"],
+                rules.load_list(row["names"]),
+                rules.load_list(row["channels"]),
+                row["id"],
+                bool(row["in_url"]),
+            ),
             row["expires"],
         )
         for row in tx.all(f"SELECT * FROM tokens WHERE {_VALID}", tx.now)
@@ -75,4 +89,5 @@ def _token(row: Row) -> Token:
         created=row["created"],
         expires=row["expires"],
         revoked=row["revoked"],
+        in_url=bool(row["in_url"]),
     )

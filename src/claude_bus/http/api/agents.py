@@ -28,7 +28,9 @@ class Which(Query):
 class Join(Body):
     channel: Channel = ""
     role: Line = ""
-    owns: list[Pattern] | None = Field(default=None, description="Globs of its files; what it had unless given.")
+    owns: list[Pattern] | None = Field(
+        default=None, max_length=rules.MAX_OWNS, description="Globs of its files; what it had unless given."
+    )
 
 
 class Where(Query):
@@ -37,10 +39,13 @@ class Where(Query):
 
 @router.get("/agents", response_model=records.Agents, responses=refusals())
 async def list_agents(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
-    """Who is on the channel: sessions that run, then whoever took part before, latest first."""
+    """Who is on the channel: sessions that run, then whoever took part before, latest first.
+
+    At most 1,000, and about a million characters; `more` counts the others, which `active_within` leaves out.
+    """
     found = await caller.bus.agents(caller.channel(which.channel), which.active_within)
     now = time.time()
-    return Json({"agents": [rows.agent(agent, "", now) for agent in found]})
+    return Json(rows.some([rows.agent(agent, "", now) for agent in found], "agents"))
 
 
 @router.put("/agents/{name}", response_model=records.Joined, responses=refusals(409))
@@ -53,7 +58,7 @@ async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> 
     who = caller.looks(name, given.channel)
     role = rules.check_line(given.role, "role")
     owns = None if given.owns is None else rules.check_owns(spelling.paths(given.owns, what="owns"))
-    await caller.bus.enlist(who, PROGRAM, role, owns)
+    await caller.bus.enlist(who, PROGRAM, role, owns, caller.grant)
     mail = await caller.bus.waiting(who)
     return Json({"name": who.name, "channel": who.channel, "pending_count": mail.count + mail.earlier})
 

@@ -50,7 +50,7 @@ class All(Body):
 
 @router.get("/claims", response_model=records.Claims, responses=refusals())
 async def list_claims(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
-    """All live claims on the channel."""
+    """All live claims on the channel: at most 1,000, and about a million characters; `more` counts the others."""
     return _answer(await caller.bus.list_claims(caller.channel(which.channel)))
 
 
@@ -86,7 +86,7 @@ def _listed(path: str, listed: set[Place]) -> list[Place]:
 
 def _answer(found: list[Claim], status: int = 200) -> Response:
     now = time.time()
-    return Json({"claims": [_row(claim, now) for claim in found]}, status)
+    return Json(rows.some([_row(claim, now) for claim in found], "claims"), status)
 
 
 def _row(found: Claim, now: float) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Acknowledgement(Body):
 async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuery()]) -> Response:
     """The oldest unread messages. Nothing is marked: they come again until they are acknowledged."""
     me = caller.looks(name, given.channel)
-    bus = caller.bus.looking_as(me, PROGRAM)
+    bus = caller.bus.looking_as(me, PROGRAM, caller.grant)
 
     async def look() -> HandOver | None:
         found = await bus.look(me, limit=given.limit, max_chars=rules.MAX_ANSWER)

@@ -37,6 +37,7 @@ class Agent(BaseModel):
 
 class Agents(BaseModel):
     agents: list[Agent]
+    more: int = Field(default=0, description="How many are not shown.")
 
 
 class Joined(BaseModel):
@@ -116,6 +117,7 @@ class MessageStatus(BaseModel):
     deliveries: list[Receipt]
     replies: list[Message]
     open: bool = False
+    more: dict[str, int] = Field(default={}, description="Recipients beyond the first 1,000, by state.")
 
 
 class Acknowledged(BaseModel):
@@ -158,6 +160,7 @@ class Claim(BaseModel):
 
 class Claims(BaseModel):
     claims: list[Claim]
+    more: int = Field(default=0, description="How many are not shown.")
 
 
 class Released(BaseModel):

@@ -1,0 +1,66 @@
+"""Work that may hang, such as a look at a file system that does not answer: on threads that hold nobody up.
+
+Python's own pools wait for their threads when the process ends. These do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+
+import anyio
+
+GivenUp = Callable[[], bool]
+"""Whether nobody waits for the work any more."""
+
+
+class Aside:
+    """Runs work on threads of its own. Nothing is begun while `most` of them hang."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._hanging = 0
+        self._lock = threading.Lock()
+
+    async def run(self, work: Callable[[GivenUp], None], patience: float) -> bool:
+        """Whether the work was done within `patience` seconds. It is told when that is over, and should end then.
+
+        The work raises nothing. It may still run when this returns False, or is cancelled.
+        """
+        if self._hanging >= self._most:
+            return False
+        over, done, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+        def go() -> None:
+            try:
+                work(over.is_set)
+            finally:
+                self._ends(over)
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(done.set)
+
+        try:
+            thread = threading.Thread(target=go, daemon=True, name="aside")
+            thread.start()
+        except RuntimeError:  # the system gives no more threads
+            return False
+        try:
+            with anyio.move_on_after(patience):
+                await done.wait()
+        finally:
+            self._gives_up(over, thread)
+        return done.is_set()
+
+    def _gives_up(self, over: threading.Event, thread: threading.Thread) -> None:
+        with self._lock:
+            if not over.is_set() and thread.is_alive():
+                over.set()
+                self._hanging += 1
+
+    def _ends(self, over: threading.Event) -> None:
+        with self._lock:
+            if over.is_set():
+                self._hanging -= 1
+            over.set()

@@ -1,0 +1,69 @@
+"""The bodies of the requests under way: how much of them the server holds in memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+from ..errors import RateLimited
+from ..model import Grant
+
+MAX_HELD = 64 * 1024 * 1024
+"""Bytes of bodies that are held at once, of all callers together; without tokens, of those."""
+MAX_OF_TOKEN = 16 * 1024 * 1024
+"""Of these, bytes of requests with one token."""
+FREE = 16 * 1024
+"""Bytes of each body that do not count: an ordinary message gets through, whoever sends large ones."""
+
+
+class Bodies:
+    """Counts the bytes of all bodies, from their arrival until their requests are over."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._of: Counter[int] = Counter()
+
+    @contextlib.contextmanager
+    def body(self, grant: Grant) -> Iterator[Body]:
+        """The body of a request that is under way for as long as the context lasts."""
+        body = Body(self, grant)
+        try:
+            yield body
+        finally:
+            self._count(grant, -body.counted)
+
+    def take(self, grant: Grant, size: int) -> None:
+        """Count so many bytes more, or raise `RateLimited`."""
+        for held, limit, whose in (
+            (self._held, MAX_HELD, "all requests"),
+            (self._of[grant.token], MAX_OF_TOKEN if grant.token else MAX_HELD, f"the requests of '{grant.owner}'"),
+        ):
+            if held + size > limit:
+                raise RateLimited(
+                    f"the bodies of {whose} under way have {limit} bytes together, which is the limit: send this one "
+                    "again in a moment",
+                    retry_after=1,
+                )
+        self._count(grant, size)
+
+    def _count(self, grant: Grant, size: int) -> None:
+        self._held += size
+        self._of[grant.token] += size
+        self._of += Counter()  # forgets those that have none
+
+
+class Body:
+    """One body, as it arrives."""
+
+    def __init__(self, bodies: Bodies, grant: Grant) -> None:
+        self._bodies = bodies
+        self._grant = grant
+        self.counted = 0
+
+    def grow(self, size: int) -> None:
+        """It has so many bytes now. Raises `RateLimited` where there is no room for them."""
+        more = max(0, size - FREE) - self.counted
+        if more > 0:
+            self._bodies.take(self._grant, more)
+            self.counted += more

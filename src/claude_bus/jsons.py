@@ -1,0 +1,108 @@
+"""JSON from outside: counted before it is parsed.
+
+A parser makes an object of each two bytes, and everything behind it looks at each of
+them; nesting ends in a RecursionError wherever somebody walks down. So the depth of a
+document and the number of its values are counted first, which costs a hundredth of that.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from typing import Any
+
+from .errors import InvalidInput, TooLarge
+
+MAX_DEPTH = 64
+"""Lists and objects within one another, in what comes through a door."""
+MAX_VALUE_DEPTH = 50
+"""And in a value of the state: it passes every door with what is around it there."""
+MAX_VALUES = 20_000
+"""Values in one document: those of lists and those of fields, lists and objects themselves included."""
+
+_OPENING = b"[{"
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_UTF8 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+
+
+class TooDeep(ValueError):
+    """JSON with more levels than are read."""
+
+
+def check(document: bytes, what: str, depth: int = MAX_DEPTH) -> None:
+    """Raise `TooLarge` for more than `MAX_VALUES`, `InvalidInput` for more levels than `depth`, or what is not UTF-8.
+
+    Whether it is JSON at all is for the parser to say. The time is that of reading it a few times.
+    """
+    if document.startswith(_NOT_UTF8) or b"\0" in document[:4]:
+        raise InvalidInput(f"{what} is not UTF-8: send JSON in UTF-8")
+    if _count(document) <= depth:
+        return
+    outside = _outside_of_texts(document, 4 * MAX_VALUES)  # a field's name and its value: two quotes each
+    if outside is None or _count(outside) > MAX_VALUES:
+        raise TooLarge(
+            f"{what} has more than {MAX_VALUES:,} JSON values: send it in pieces, or as one text", limit=MAX_VALUES
+        )
+    if _is_deeper(outside, depth):
+        raise InvalidInput(f"{what} is nested deeper than {depth} levels of JSON: make it flatter, or send it as text")
+
+
+def is_deeper(document: bytes, depth: int = MAX_DEPTH) -> bool:
+    """Whether lists and objects are nested deeper than that, however many there are."""
+    if _count(document) <= depth:
+        return False
+    outside = _outside_of_texts(document)
+    return outside is not None and _is_deeper(outside, depth)
+
+
+def loads(document: str | bytes, depth: int = MAX_DEPTH) -> Any:
+    """A document that may be of any size, parsed. `ValueError` for what is not JSON, or nested too deeply."""
+    if is_deeper(document if isinstance(document, bytes) else document.encode(errors="replace"), depth):
+        raise TooDeep(f"it is nested deeper than {depth} levels")
+    return json.loads(document)
+
+
+def outline(document: bytes) -> dict[str, Any]:
+    """The fields of an object, with null for what is an object or a list; {} for anything else."""
+    kept, depth, last = [], 0, 0
+    for token in _TOKEN.finditer(document):
+        first = document[token.start()]
+        if first in _OPENING:
+            depth += 1
+            if depth == 2:
+                kept += [document[last : token.start()], b"null"]
+        elif first != 0x22:
+            depth -= 1
+            last = token.end() if depth == 1 else last
+    try:
+        found = json.loads(b"".join((*kept, document[last:])))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _count(document: bytes) -> int:
+    """More values and levels there cannot be; outside of texts, that many values there are."""
+    return document.count(b",") + document.count(b"[") + document.count(b"{") + 1
+
+
+def _outside_of_texts(document: bytes, most: int = -1) -> bytes | None:
+    """The document without its texts; None if it has more than `most` quotes around them.
+
+    Without escaped quotes, and escaped backslashes before quotes that are not, every quote begins or ends a text.
+    """
+    if b"\\" in document:
+        document = document.replace(b"\\\\", b"").replace(b'\\"', b"")
+    parts = document.split(b'"', most + 1 if most >= 0 else most)
+    return None if most >= 0 and len(parts) > most + 1 else b"".join(parts[::2])
+
+
+def _is_deeper(outside: bytes, most: int) -> bool:
+    depth = 0
+    for bracket in outside.translate(None, _NOT_BRACKETS):
+        depth += 1 if bracket in _OPENING else -1
+        if depth > most:
+            return True
+    return False
