@@ -93,7 +93,7 @@ def test_every_limit_is_documented() -> None:
         "time until a silent MCP session": f"{Patience().forgotten / 60:.0f} min",
         "requests under way, of one MCP session": str(visitors.MAX_REQUESTS),
         "characters of messages, versions or values": f"{rules.MAX_ANSWER:,}",
-        "characters of messages": f"`inbox` {text.INBOX_LIMIT:,}",
+        "characters of a tool's answer": f"{text.INBOX_LIMIT:,}; {text.MOST_SHOWN:,}",
         "messages in one answer": f"{rules.MAX_AT_ONCE:,}; `inbox` and `/messages` {messages_ack.MAX_LIMIT}",
         "recipients in the status": f"{rules.MAX_AT_ONCE:,}; {rules.MAX_REPLIES}",
         "agents, and claims": f"{rules.MAX_AT_ONCE:,}",

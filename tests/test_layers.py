@@ -18,6 +18,8 @@ MODULES = {
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 PURE = (
+    "quoting",
+    "names",
     "errors",
     "model",
     "jsons",

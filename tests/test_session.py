@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from claude_bus import rules, text
+from claude_bus import rows, rules, text
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
-from claude_bus.model import Client, Draft, Folder
-from claude_bus.session import REQUEST
+from claude_bus.injection import injection
+from claude_bus.model import Address, Client, Draft, Folder, HandOver, Message, Overlap, Reaction, Roster
+from claude_bus.session import REQUEST, Session
 from claude_bus.worktree import folder
 from sessions_under_test import Party, carried, say, state_of
 from working_trees import git, repository
@@ -34,7 +37,7 @@ async def test_a_prompt_brings_what_is_unread(party: Party) -> None:
     found = await bob.prompt("s", "p1", "default")
 
     assert carried(found.context) == ["the port is 8080"]
-    assert found.notice == "bus: 1 message from alice"
+    assert found.notice == 'bus: #1 alice: "the port is 8080"'
 
 
 async def test_a_message_is_read_only_after_the_model_answered(party: Party) -> None:
@@ -229,7 +232,7 @@ async def test_open_requests_are_recalled_once_before_the_turn_ends(party: Party
 
     first = await bob.stop("s", "default")
 
-    assert "#1 from alice: which port?" in first.context
+    assert '#1 from alice: "which port?"' in first.context
     assert not await bob.stop("s", "default")
 
 
@@ -258,7 +261,7 @@ async def test_a_reminder_of_requests_that_did_not_arrive_comes_again(party: Par
     await bob.prompt("s", "p2", "default")  # before the model answered
     again = await bob.stop("s", "default", "p2")
 
-    assert "#1 from alice: which port?" in again.context
+    assert '#1 from alice: "which port?"' in again.context
     assert not await bob.stop("s", "default", "p2")
 
 
@@ -735,3 +738,186 @@ async def test_whether_a_session_can_be_woken_follows_its_permission_mode(party:
         seen.append(await outlook())
 
     assert seen == ["inbox", "waking", "idle", "waking"]  # no hook had come before the first turn
+
+
+# -- a turn whose end a person sees ---------------------------------------------------------------
+
+
+async def attended(party: Party, *, bell: bool) -> Session:
+    """A session named bob whose user sees its screen, in the middle of a turn."""
+    bob = await party.join("bob", attended=True, may_wake=lambda mode: bell and mode == "default")
+    await bob.prompt("s", "p1", "default")
+    return bob
+
+
+@pytest.mark.parametrize("more", [{}, {"kind": "fyi"}, {"to": "all"}], ids=["direct", "fyi", "broadcast"])
+async def test_a_turn_ends_for_the_bell_to_bring_its_mail(party: Party, more: dict[str, Any]) -> None:
+    """Whatever mail would have continued it: nothing is printed, nothing handed over, and the bell owes a ring."""
+    alice, bob = await party.join("alice"), await attended(party, bell=True)
+    sent = await say(alice, **{"to": "bob", "content": "one more thing", **more})
+
+    ended = await bob.stop("s", "default")
+
+    assert not ended
+    assert bob.owes_ring
+    assert await state_of(alice, sent) == "queued"
+    assert (await alice.agents(None, ""))[0][1].status == "idle"
+    assert carried((await bob.prompt("s", "p2", "default", typed=False)).context) == ["one more thing"]
+    assert not bob.owes_ring
+
+
+async def test_a_turn_without_mail_owes_no_ring(party: Party) -> None:
+    """Nor does one with mail that is one more word in a talk."""
+    bob = await attended(party, bell=True)
+
+    await bob.stop("s", "default")
+
+    assert not bob.owes_ring
+
+
+async def test_rings_go_on_with_a_turn_three_times_at_most(party: Party) -> None:
+    """Mail that wakes nobody and keeps coming with each last answer waits in the end, until the user speaks again."""
+    alice, bob = await party.join("alice"), await attended(party, bell=True)
+    owed = []
+    for n in range(5):
+        await say(alice, "bob", kind="fyi")
+        await bob.stop("s", "default")
+        owed.append(bob.owes_ring)
+        if bob.owes_ring:
+            await bob.prompt("s", f"ring {n}", "default", typed=False)
+
+    assert owed == [True] * rules.MAX_CONTINUATIONS + [False] * 2
+    await bob.prompt("s", "typed", "default")
+    await say(alice, "bob", kind="fyi")
+    await bob.stop("s", "default")
+    assert bob.owes_ring
+
+
+async def test_where_no_bell_may_ring_the_end_of_a_turn_brings_what_is_short(party: Party) -> None:
+    """The client prints it for the person: of what is longer it says only that it waits."""
+    alice, bob = await party.join("alice"), await attended(party, bell=False)
+    await say(alice, "bob", "short")
+    first = await bob.stop("s", "default")
+    sent = await say(alice, "bob", "long " * 200)
+
+    second = await bob.stop("s", "default")
+
+    assert carried(first.context) == ["short"]
+    assert second.context == text.more(1)
+    assert await state_of(alice, sent) == "queued"
+
+
+async def test_nobody_looks_at_a_session_without_a_screen(party: Party) -> None:
+    """There all mail continues the turn."""
+    alice, bob = await party.join("alice"), await party.join("bob", may_wake=lambda _mode: True)
+    await bob.prompt("s", "p1", "default")
+    await say(alice, "bob", "long " * 200)
+
+    assert carried((await bob.stop("s", "default")).context) == ["long " * 200]
+
+
+# -- what the client shows of an answer ----------------------------------------------------------
+
+GROWS = {
+    "control characters": "\x01",
+    "quotes": '"',
+    "zero-width spaces": "\u200b",
+    "escape sequences": "\x1b[32mok\x1b[0m ",
+    "hidden letters": "\U000e0041",
+    "emoji": "\U0001f600",
+    "lines": "GET /x 200\n",
+}
+
+
+def as_shown(found: HandOver) -> int:
+    """What an answer takes before the model, as the client counts it."""
+    return text.size(json.dumps(rows.mail(found, for_model=True), ensure_ascii=False))
+
+
+@pytest.mark.parametrize("unit", GROWS.values(), ids=GROWS)
+async def test_an_answer_is_never_longer_than_the_client_shows(party: Party, unit: str) -> None:
+    """However much a message grows in an answer, it comes whole, if need be in parts, and is read with the last one."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    content = unit * (rules.MAX_CONTENT_BYTES // len(unit.encode()))
+    sent = await say(alice, "bob", content)
+    await bob.prompt("s", "p1", "default")
+
+    seen, found = "", HandOver((), 1)
+    while found.pending:
+        assert await state_of(alice, sent) == "queued"
+        found = await bob.inbox()
+        assert as_shown(found) < text.MOST_SHOWN + 1000
+        seen += found.messages[0].content if found.messages[0].part else text.visible(found.messages[0].content)
+        await bob.batch("s", "default")
+
+    assert seen == text.visible(content)
+    await bob.stop("s", "default")
+    assert await state_of(alice, sent) == "read"
+
+
+async def test_parts_begin_anew_if_one_of_them_may_be_lost(party: Party) -> None:
+    """A turn that is interrupted between two parts takes the first out of the conversation: it comes again."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    sent = await say(alice, "bob", "\x01" * 60_000)
+    await bob.prompt("s", "p1", "default")
+    first = (await bob.inbox()).messages[0]
+
+    await bob.prompt("s", "p2", "default")
+    parts = [(await bob.inbox()).messages[0].part for _ in range(3)]
+
+    assert [part[:6] for part in (first.part, *parts)] == ["1 of 3", "1 of 3", "2 of 3", "3 of 3"]
+    assert "inbox() gives the next" in parts[0]
+    assert await state_of(alice, sent) == "handed"
+    await bob.prompt("s", "p3", "default")
+    assert await state_of(alice, sent) == "queued"
+    assert (await bob.inbox()).messages[0].part.startswith("1 of 3")
+
+
+async def test_a_part_whose_answer_was_given_up_comes_again(party: Party) -> None:
+    """The client cancelled the call, and its answer is not before the model."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    await say(alice, "bob", "\x01" * 60_000)
+    await bob.prompt("s", "p1", "default")
+    REQUEST.set(7)
+    await bob.inbox()
+
+    bob.gave_up(7)
+
+    assert (await bob.inbox()).messages[0].part.startswith("1 of 3")
+
+
+async def test_a_look_at_a_message_in_parts_moves_nothing(party: Party) -> None:
+    """Peeking shows the next part, and shows it again."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    await say(alice, "bob", "\x01" * 60_000)
+
+    peeked = [(await bob.inbox(peek=True)).messages[0].part for _ in range(2)]
+
+    assert peeked[0] == peeked[1]
+    assert (await bob.inbox()).messages[0].part == peeked[0]
+
+
+async def test_messages_together_are_no_longer_than_one_answer_should_be(party: Party) -> None:
+    """Of several that grow, as many come as fit as they are shown, in order; the rest comes with the next call."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    sent = [await say(alice, "bob", '"' * 12_000) for _ in range(4)]
+
+    first, second, third, fourth = [await bob.inbox() for _ in range(4)]
+
+    assert [m.id for found in (first, second, third, fourth) for m in found.messages] == sent
+    assert all(as_shown(found) <= text.INBOX_LIMIT + 200 for found in (first, second, third, fourth))
+
+
+async def test_all_that_an_injection_can_tell_at_once_stays_within_the_clients_limit(party: Party) -> None:
+    """The longest names, roster, overlaps and warning with as much mail as there is space for."""
+    longest = "\U00020000" * rules.MAX_NAME
+    overlaps = tuple(Overlap(longest, ("\U0001f600" * 900,) * 9) for _ in range(9))
+    message = Message(7, 1.0, longest, "bob", "", "message", None)
+    room = text.MAIL_SPACE - text.size(text.message_block(message, text.SAMPLE_LABEL)) - 1
+    mail = HandOver((replace(message, content="x" * room),), 10**9, 8)
+    roster = Roster(((longest, "working"),) * 99)
+    reaction = Reaction(Address(longest, longest), False, mail, True, roster, overlaps, (), introduce=True)
+
+    assert text.size(injection(reaction, "w" * 300).context) <= 9_500
+    reminded = replace(reaction, mail=HandOver((), 0), requests=(replace(message, content="y" * 999),) * 10)
+    assert text.size(injection(reminded, "w" * 300).context) <= 9_500

@@ -14,9 +14,10 @@ from typing import Unpack
 
 import anyio
 
-from . import rules, text, worktree
+from . import rows, rules, text, worktree
 from .bus import Bus
 from .config import Config
+from .drivers.notices import Bell
 from .errors import BusError, Forbidden, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
 from .injection import injection
 from .model import (
@@ -58,7 +59,8 @@ class Session:
     `may_wake` tells for a permission mode whether the session may be woken in it; `hooked`
     says that hook events will come, before the first does. `grant` limits which names and
     channels it may use, `surroundings` are where its client runs. Mail is announced at
-    `address`, or nowhere.
+    `address`, or nowhere. `attended` says that a person looks at what the client prints,
+    `lets_in` whether the client's settings let a ring in.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class Session:
         grant: Grant = ANYBODY,
         surroundings: Surroundings | None = None,
         address: str = "",
+        attended: bool = False,
+        lets_in: Callable[[], bool] = lambda: True,
     ) -> None:
         self.bus = bus
         self.client = replace(client, folder=worktree.presented(client.folder))
@@ -80,15 +84,24 @@ class Session:
         self.surroundings = surroundings or Surroundings(client.folder)
         self.turn = Turn(hooked=hooked)
         self._arrived = anyio.Event()
+        self.turn_ended = Bell()
+        """Rings when a turn has ended with mail waiting that its doorbell owes a ring."""
+        self.owes_ring = False
         self._may_wake = may_wake
+        self._attended = attended
+        self._lets_in = lets_in
         self._address = address
         self._listens = False
         """Whether the bus knows that this server of the session runs, and where it listens."""
         self._left = False
         self._taken_up = False
         self._continuations = 0
+        self._prolonged = False
+        """The turn ended for a ring that goes on with it."""
         self._hops = 0
         self._announced = 0
+        self._left_over = False
+        """Mail that was not handed over at the last event."""
         self._warning = ""
         self._problem = ""
         self._program = ""
@@ -130,8 +143,8 @@ class Session:
         client = replace(self.client, session_id=self._conversation())
         try:
             binding = await self.bus.attach(client, wanted, self.config.channel)
-        except NameTaken as taken:
-            self._warning = text.one_line(f"BUS_NAME: {taken.message}; register(name) to take part.", 400)
+        except (NameTaken, InvalidInput) as refused:
+            self._warning = text.one_line(f"BUS_NAME: {refused.message}; register(name) to take part.", 400)
             return await self.bus.attach(client, None, self.config.channel)
         if wanted:
             binding, _, _ = await self.bus.register(self.client.key, wanted, self.config.role, None)
@@ -298,11 +311,44 @@ class Session:
         found = await self.bus.hand_over(
             binding.address, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
         )
+        if found.pending and not found.messages:
+            return await self._hand_over_part(binding.address, peek=peek)
         if peek:
             return replace(found, messages=await self.surroundings.examined(found.messages))
         found = await self._unless_cancelled(binding.address, found)
         self.turn.handed_by_tool(self._got(found))
         return found
+
+    async def _hand_over_part(self, me: Address, *, peek: bool) -> HandOver:
+        """The next part of a message that no answer can carry; with the last one it is handed over."""
+        found = await self._first(me, peek=True)
+        if not found.messages:
+            return found
+        parts = rows.parts(found.messages[0])
+        given = self.turn.parts_of(found.messages[0].id) % len(parts)
+        if peek or given < len(parts) - 1:
+            found = replace(found, messages=await self.surroundings.examined(found.messages))
+        else:
+            found = await self._hand_over_last(me, found.messages[0].id)
+        if not peek and found.messages:
+            self._hops = max(self._hops, found.messages[0].hops + 1)
+            self.turn.give_part(REQUEST.get(), found.messages[0].id)
+        more = "; inbox() gives the next" if given < len(parts) - 1 else ""
+        part = replace(parts[given], part=parts[given].part + more)
+        return replace(found, messages=tuple(replace(part, files=m.files) for m in found.messages))
+
+    async def _hand_over_last(self, me: Address, message: int) -> HandOver:
+        found = await self._unless_cancelled(me, await self._first(me, peek=False))
+        if [m.id for m in found.messages] != [message]:  # it ran out meanwhile, and another one came
+            await self.bus.withdraw(me, [m.id for m in found.messages])
+            return HandOver((), found.pending + len(found.messages))
+        self.turn.handed_by_tool(self._got(found))
+        return found
+
+    async def _first(self, me: Address, *, peek: bool) -> HandOver:
+        return await self.bus.hand_over(
+            me, via="inbox", limit=1, max_chars=rules.MAX_ANSWER, at_least_one=True, peek=peek
+        )
 
     def _got(self, found: HandOver, *, told_once: bool = False) -> list[int]:
         """The request is answered with this mail. What the session says from now on may be owed to it."""
@@ -461,7 +507,8 @@ class Session:
             self._hops = 0 if typed else self._hops
             self._problem = ""
             return _NOTHING
-        self._continuations = 0
+        self._continuations = self._continuations if self._prolonged and not typed else 0
+        self._prolonged = self.owes_ring = False
         self.turn.begin(session_id, prompt_id)
         doing = text.one_line(prompt, rules.MAX_DOING) if self.config.share_prompts else None
         found = await self._react(
@@ -480,6 +527,7 @@ class Session:
         """
         if self._left:
             return _NOTHING
+        self.owes_ring = False
         begins = await self._catch_up(session_id, prompt_id)
         self.turn.batch()
         self._hops = 0 if worked else self._hops
@@ -496,7 +544,11 @@ class Session:
         return missed
 
     async def stop(self, session_id: str, permission_mode: str, prompt_id: str = "") -> Injection:
-        """The model is about to end its turn: unread mail continues it, a few times at most."""
+        """The model is about to end its turn: unread mail continues it, a few times at most.
+
+        The client prints what continues a turn. Where a person would read that, and the session may be woken,
+        the turn ends and the bell rings for the mail at once; where it may not, little is said.
+        """
         if self._left:
             return _NOTHING
         begins = await self._catch_up(session_id, prompt_id)
@@ -505,8 +557,15 @@ class Session:
             await self._confirm(await self.attach())
             await self.became("idle", session_id)
             return _NOTHING
-        found = await self._react("stop hook", session_id, permission_mode, prompt_id, begins=begins, ends=True)
-        self._continuations += bool(found)
+        rings = self._attended and self._may_wake(permission_mode) and self._lets_in()
+        space = 0 if rings else text.STOP_SPACE if self._attended else text.MAIL_SPACE
+        found = await self._react(
+            "stop hook", session_id, permission_mode, prompt_id, begins=begins, ends=True, space=space
+        )
+        self._prolonged = self.owes_ring = rings and not found and self._left_over
+        self._continuations += bool(found) or self._prolonged
+        if self.owes_ring:
+            self.turn_ended.ring()
         return found
 
     async def failed(self, session_id: str) -> None:
@@ -552,13 +611,14 @@ class Session:
         roster: bool = False,
         doing: str | None = None,
         ends: bool = False,
+        space: int = text.MAIL_SPACE,
     ) -> Injection:
         """Let an event happen; returns what is new, in the words the model reads."""
         self._heard = time.monotonic()
         self._bell = self._may_wake(permission_mode)
         happening = Happening(
             via,
-            text.MAIL_SPACE,
+            space,
             session_id,
             prompt_id,
             begins,
@@ -580,6 +640,7 @@ class Session:
         if not reaction:
             return _NOTHING
         mail = reaction.mail
+        self._left_over = mail.pending > 0
         self.turn.handed_by_hook([*mail.unproven, *self._got(mail, told_once=reaction.told_once)])
         if reaction.told_once:
             self.turn.once.carry([request.id for request in reaction.requests])

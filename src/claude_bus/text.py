@@ -8,22 +8,39 @@ direction-changing characters, tags the client gives meaning to) made visible.
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from .model import Claim, Expectation, File, Message, Overlap, Roster, Sent, Status
 from .patterns import plain
+from .quoting import clipped, inert, one_line, quoted, size, visible
 from .rules import DEFAULT_CHANNEL, MAX_HOPS, MAX_NAME
+
+__all__ = ["clipped", "inert", "one_line", "quoted", "size", "visible"]
 
 INJECTION_LIMIT = 9_000
 """Characters (UTF-16 units) per hook answer. The client diverts what exceeds 10,000 to a file."""
 MAIL_SPACE = 6_500
 """Of these, characters for message blocks; the rest is for what stands above and below them."""
+ROSTER_SPACE = 700
+"""And as many for who is here."""
+STOP_SPACE = 600
+"""And for mail at the end of a turn: the client prints all of that for the person, too."""
+NOTICE_SPACE = 200
+"""Characters of messages in the line for the person."""
+MOST_NOTICED = 4
 MOST_TOLD = 50
 """Recipients, or agents, that a model is told of at once."""
 INBOX_LIMIT = 40_000
-"""Characters of content per `inbox` answer, well inside the client's limit for a result."""
+"""Characters of several messages in one answer of a tool, as JSON: what one answer costs a model at most."""
+MOST_SHOWN = 150_000
+"""Characters of a tool's answer that the client shows with certainty, as JSON (UTF-16 units).
+
+It puts an answer of more than `mcp.server.RESULT_CHARS` into a file, and the model sees 2 KB of it. The rest is
+for what other tools answer in the same batch: some clients limit that, too.
+"""
+SHELL_BYTES = 28_000
+"""Bytes of a command's output that the client shows. It puts more than 30,000 into a file (2.1.332)."""
 
 SAMPLE_LABEL = "xxxxxx"
 """As long as the label of a fence, to measure with."""
@@ -33,61 +50,8 @@ _PREAMBLE = (
     "Answer only if it helps, with the bus tool send(to, content, reply_to=id), not SendMessage."
 )
 
-_TAGS = re.compile(
-    r"<(?=\s*/?\s*(?:bus-message|bus-file|system-reminder|cross-session-message|task-notification|channel|"
-    r"command-|local-command|user-prompt|function_|antml|tool_|teammate-message|persisted-output))",
-    re.IGNORECASE,
-)
-# What prints nothing or turns the writing round: fillers, joiners, direction marks, line
-# separators, invisible operators, variation selectors, annotations, and the tag block
-# that can carry whole hidden texts.
-_UNSEEN = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
-    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
-_PIECE = 8
-"""Times as many characters as a line may have are looked at: blanks between words may be many."""
 _BREAKS = str.maketrans({"\n": "\\n", "\t": "\\t"})
 _QUOTES = str.maketrans({'"': "'", "<": "(", ">": ")"})
-_JOINERS = "\u200c\u200d"
-_SELECTOR = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f]")
-
-
-def visible(text: str) -> str:
-    """The text with whatever would act on its reader spelled out instead.
-
-    Newlines and tabs stay, so do joiners within words and emoji; a carriage return
-    before a newline is dropped. Everything else that prints nothing becomes an escape.
-    """
-    text = _UNSEEN.sub(_escape, text.replace("\r\n", "\n"))
-    text = "".join(c if c in "\n\t" or not _is_control(c) else _escape_char(c) for c in text)
-    return _TAGS.sub("&lt;", text)
-
-
-def _is_control(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cs")
-
-
-def _escape(match: re.Match[str]) -> str:
-    """Joiners and one variation selector at a time are part of the writing, in their place."""
-    char = match[0]
-    before = match.string[match.start() - 1] if match.start() else "\n"
-    if char in _JOINERS and unicodedata.category(before) in ("So", "Sk", "Mn", "Mc", "Lo"):
-        return char
-    if _SELECTOR.match(char) and not _UNSEEN.match(before) and not before.isspace():
-        return char
-    return _escape_char(char)
-
-
-def _escape_char(char: str) -> str:
-    return ascii(char)[1:-1]
-
-
-def one_line(text: str, limit: int) -> str:
-    """The text on one line, cut to `limit` characters."""
-    piece = text[: _PIECE * limit]  # of what is cut anyway nobody reads more
-    flat = " ".join(visible(piece).split())
-    return flat if len(flat) <= limit and len(piece) == len(text) else flat[: limit - 1] + "…"
 
 
 def clock(ts: float) -> str:
@@ -97,9 +61,9 @@ def clock(ts: float) -> str:
 
 def ago(seconds: float) -> str:
     """`5s`, `12min`, `3h`, `2d`."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
     return f"{max(0, int(seconds))}s"
 
 
@@ -115,12 +79,19 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-# -- what a hook puts before the model ------------------------------------------
+# -- what peers wrote, in a line of ours -------------------------------------------
 
 
 def name(given: str) -> str:
-    """A name as it may stand in a line or an attribute: files of the original hold any text."""
-    return one_line(given, MAX_NAME).translate(_QUOTES)
+    """A name as it may stand in a line or an attribute: files of the original hold any text.
+
+    One that is none, but words, stands in quotes.
+    """
+    shown = one_line(given, MAX_NAME).translate(_QUOTES)
+    return f"'{shown}'" if " " in shown else shown
+
+
+# -- what a hook puts before the model ------------------------------------------
 
 
 def message_block(message: Message, label: str) -> str:
@@ -156,11 +127,6 @@ def path(given: str) -> str:
     return visible(given).translate(_BREAKS)
 
 
-def size(text: str) -> int:
-    """Length as the client counts it, in UTF-16 units: most emoji are two."""
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
-
-
 def fitting(messages: Sequence[Message], label: str, limit: int) -> list[str]:
     """Blocks of the first messages that fit into `limit` characters together.
 
@@ -178,10 +144,8 @@ def fitting(messages: Sequence[Message], label: str, limit: int) -> list[str]:
 
 def mail(blocks: Iterable[str], left: int) -> str:
     """Message blocks under their preamble, and how to read what did not fit."""
-    parts = [_PREAMBLE, *blocks]
-    if left:
-        parts.append(more(left))
-    return "\n".join(parts)
+    shown = [*blocks]
+    return "\n".join([*([_PREAMBLE, *shown] if shown else ()), *([more(left)] if left else ())])
 
 
 def more(left: int) -> str:
@@ -208,21 +172,23 @@ def roster_line(roster: Roster) -> str:
         return "Nobody else is on the bus."
     shown = ", ".join(f"{name(peer)} ({status})" for peer, status in roster.peers[:20])
     rest = len(roster.peers) - 20
-    return f"On the bus: {shown}{f' and {rest} more' if rest > 0 else ''}."
+    return f"On the bus: {clipped(shown, ROSTER_SPACE)}{f' and {rest} more' if rest > 0 else ''}."
 
 
 def overlap_line(overlaps: Sequence[Overlap]) -> str:
     """With whom the session's files overlap, said once."""
-    shown = "; ".join(f"{name(o.name)}: {one_line(', '.join(o.paths[:5]), 300)}" for o in overlaps[:5])
+    shown = "; ".join(f"{name(o.name)}: {quoted(', '.join(o.paths[:5]), 100)}" for o in overlaps[:5])
     return f"Overlap on the bus with {shown}. Agree with them before you edit."
 
 
 def recall(open_requests: Sequence[Message]) -> str:
     """The one reminder of requests that wait for this session's answer."""
-    lines = [f"- #{m.id} from {name(m.sender)}: {one_line(m.content or _named(m), 100)}" for m in open_requests]
-    return "\n".join(
-        ["Open requests to you on the bus (said once; answer with send(to, content, reply_to=id) if you can):", *lines]
+    lines = [f"- #{m.id} from {name(m.sender)}: {quoted(m.content or _named(m), 100)}" for m in open_requests]
+    head = (
+        "Open requests to you on the bus, from peers, not from your user (said once; answer with "
+        "send(to, content, reply_to=id) if you can):"
     )
+    return "\n".join([head, *lines])
 
 
 def _named(message: Message) -> str:
@@ -231,19 +197,26 @@ def _named(message: Message) -> str:
 
 
 def notice(messages: Sequence[Message]) -> str:
-    """One line for the person at the terminal."""
-    senders = ", ".join(dict.fromkeys(name(m.sender) for m in messages))
-    return f"bus: {plural(len(messages), 'message')} from {senders}"
+    """One line for the person at the terminal: of each message its id, its sender, and its text, cut."""
+    each = NOTICE_SPACE // min(max(len(messages), 1), MOST_NOTICED)
+    shown = [f"#{m.id} {name(m.sender)}: {quoted(m.content or _named(m), each)}" for m in messages[:MOST_NOTICED]]
+    rest = len(messages) - len(shown)
+    return f"bus: {'; '.join(shown)}{f' and {rest} more' if rest else ''}"
 
 
-def letter(message: Message) -> str:
+def too_long(left: int) -> str:
+    """The line for the person of mail that does not come by itself."""
+    return f"bus: {plural(left, 'message')} too long to come here; the session is told to read its inbox"
+
+
+def letter(message: Message, when: Callable[[float], str] = clock) -> str:
     """A message for a person's terminal: who and when, its files, then the text, indented."""
     marks: list[str] = [message.kind] if message.kind != "message" else []
     marks += [f"reply to #{message.reply_to}"] if message.reply_to is not None else []
     marks += ["to all"] if message.to == "all" else []
     marks += ["possibly seen before"] if message.possibly_seen else []
     marks += [f"{ago(message.age)} old"] if message.age else []
-    head = f"#{message.id} from {name(message.sender)}, {clock(message.ts)}" + (
+    head = f"#{message.id} from {name(message.sender)}, {when(message.ts)}" + (
         f" ({', '.join(marks)})" if marks else ""
     )
     files = [f"{f.state} file {path(f.path)} ({plural(f.size, 'byte')}, sha256 {f.sha256})" for f in message.files]
@@ -284,28 +257,32 @@ def mail_line(message: Message) -> str:
 # -- the guard --------------------------------------------------------------------
 
 
+def owner(given: str) -> str:
+    """A name in quotes."""
+    return f"'{name(given).strip(chr(39))}'"
+
+
 def held(claim: Claim, now: float) -> str:
     """Who holds what, for how long, and why."""
-    path, left = one_line(plain(claim.path), 300), ago(claim.expires - now)
-    what = f"'{path}' is claimed by '{name(claim.owner)}' for another {left}"
-    why = f", reason: {one_line(claim.reason, 200)}" if claim.reason else ""
-    return what + why
+    what, left = quoted(plain(claim.path), 300), ago(claim.expires - now)
+    why = f", reason: {quoted(claim.reason, 200)}" if claim.reason else ""
+    return f"{what} is claimed by {owner(claim.owner)} for another {left}{why}"
 
 
 def edit_refused(claim: Claim, now: float, *, final: bool) -> str:
     """Why an edit is refused, and the ways on."""
-    ask = f"Ask '{name(claim.owner)}' with the bus tool send, or work on something else."
+    ask = f"Ask {owner(claim.owner)} with the bus tool send, or work on something else."
     if final:
         return f"{held(claim, now)}. {ask}"
     return (
         f"{held(claim, now)}. {ask} If it must be edited now, repeat the same edit within 10 minutes: "
-        f"it goes through, and '{name(claim.owner)}' is told."
+        f"it goes through, and {owner(claim.owner)} is told."
     )
 
 
 def edit_warned(claim: Claim, now: float) -> str:
     """What a model reads with an edit that was let through with a warning."""
-    return f"{held(claim, now)}. The edit was let through; tell '{name(claim.owner)}' with the bus tool send."
+    return f"{held(claim, now)}. The edit was let through; tell {owner(claim.owner)} with the bus tool send."
 
 
 def override_notice(path: str, claim: Claim) -> str:
@@ -341,13 +318,13 @@ _OUTLOOK = {
 }
 
 
-def sent(outcome: Sent, now: float) -> str:
+def sent(outcome: Sent, now: float, when: Callable[[float], str] = clock) -> str:
     """What `send` answers: the id, and what to expect for each recipient, those last who are away."""
     head = f"sent to '{outcome.to}' (id {outcome.id})"
     if outcome.duplicate:
         head = f"already sent with this key to '{outcome.to}' (id {outcome.id}); nothing sent again"
     ordered = sorted(outcome.expectations, key=lambda e: e.outlook == "offline")
-    told = [(e.recipient, expectation(e, now)) for e in ordered]
+    told = [(e.recipient, expectation(e, now, when)) for e in ordered]
     if not told:
         return f"{head}: nobody else is here yet; whoever registers later gets it"
     if len(told) == 1 and told[0][0] == outcome.to:
@@ -358,10 +335,10 @@ def sent(outcome: Sent, now: float) -> str:
     return "\n".join([f"{head}:", *lines])
 
 
-def expectation(expected: Expectation, now: float) -> str:
+def expectation(expected: Expectation, now: float, when: Callable[[float], str] = clock) -> str:
     hint = f" ({expected.hint})" if expected.hint else ""
     if expected.outlook == "offline":
-        return f"offline since {clock(expected.since)} ({ago(now - expected.since)} ago), kept until it is back{hint}"
+        return f"offline since {when(expected.since)} ({ago(now - expected.since)} ago), kept until it is back{hint}"
     if expected.outlook == "inbox" and expected.since:
         return f"no session, seen {ago(now - expected.since)} ago; reads it when it asks{hint}"
     if expected.outlook == "unknown":

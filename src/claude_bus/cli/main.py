@@ -20,6 +20,7 @@ from typing import Any
 from .. import __version__
 from ..config import Config, Serving
 from ..errors import EXIT_STATUS, BusError, InvalidInput
+from ..quoting import visible
 from . import programs
 from .output import document, prepare
 from .settings import home
@@ -268,7 +269,7 @@ def _complain(error: BusError, as_json: bool) -> None:
     if as_json:
         print(document(error.as_dict()))
     else:
-        print(f"claude-bus: {error.message}", file=sys.stderr)
+        print(f"claude-bus: {visible(error.message)}", file=sys.stderr)  # it may quote what others wrote
 
 
 def _serve(options: argparse.Namespace, config: Config) -> int:

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import sys
+from datetime import datetime
 from typing import Any
 
 
@@ -37,3 +38,8 @@ def show(options: argparse.Namespace, content: dict[str, Any], plain: str, *, er
         print(document(content))
     else:
         print(plain, file=sys.stderr if error else sys.stdout)
+
+
+def local(ts: float) -> str:
+    """A time for a person: `2026-11-20 11:31:02+01:00`."""
+    return datetime.fromtimestamp(ts).astimezone().isoformat(sep=" ", timespec="seconds")

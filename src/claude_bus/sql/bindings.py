@@ -66,6 +66,7 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
         end(tx, existing, tx.now)
     if wanted:
         refuse_if_held(tx, wanted, client.key)
+        mailboxes.check_new(tx, wanted)
     found = rules.require(grant, wanted) if wanted else borne(tx, client.session_id, grant)
     who = found or _present(tx, client, channel, grant)
     mailboxes.ensure(tx, who)
@@ -131,6 +132,8 @@ def _present(tx: Transaction, client: Client, channel: str, grant: Grant) -> Add
     What a client is listed as is its door's to say, and needs no permission.
     """
     folder = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
+    if not folder.isascii() and rules.looks_like(folder, mailboxes.borne(tx, channel)):
+        folder = "session"
     base = client.listed or rules.permitted_name(grant, folder)
     names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")
     here = live(tx, channel)  # at once: asked one by one, the more there are the longer all wait for the next
@@ -148,7 +151,7 @@ def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
     if held and held.client != client:
         names = [r["name"] for r in tx.all("SELECT name FROM agents WHERE channel = ?", who.channel)]
         where = tx.one("SELECT cwd FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
-        place = f"{held.status}, in {text.one_line(where['cwd'], 300)}" if where and where["cwd"] else held.status
+        place = f"{held.status}, in {text.quoted(where['cwd'], 300)}" if where and where["cwd"] else held.status
         raise NameTaken(who.name, place, rules.free_name(who.name, names))
 
 
