@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus.cli import git_hooks
+from claude_bus.cli import git_hooks, guard_script
 from claude_bus.cli.guard_script import NAME
 from environment_under_test import checkout, has_environment, machine
 from processes_under_test import PATIENCE
@@ -321,6 +321,12 @@ async def test_lefthook_is_told_of_it(repository: Repository, main: str, local: 
     assert own.read_text() == "output: [meta]\n"
 
 
+async def test_a_hook_that_only_speaks_of_lefthook_is_one_like_others(repository: Repository) -> None:
+    """Lefthook's settings are of use only where it runs."""
+    hook(repository, "#!/bin/sh\n# lefthook used to run here\necho own >>ran\n")
+    assert await comes_and_goes(repository) == "own\n"
+
+
 async def test_lefthook_settings_that_have_the_section_are_not_rewritten(repository: Repository) -> None:
     """What is to be added is said; once it is there it is found."""
     hook(repository, "#!/bin/sh\ncall_lefthook run pre-commit\n")
@@ -389,6 +395,17 @@ def test_outside_of_a_repository_doctor_says_nothing_of_it(tmp_path: Path, monke
     """There is no commit hook to speak of."""
     monkeypatch.chdir(tmp_path)
     assert git_hooks.findings() == []
+
+
+async def test_a_copy_that_may_be_pruned_is_said_to_be_one(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of `uvx` lie in uv's cache; when it is gone the commit goes through and says so."""
+    monkeypatch.chdir(repository.root)
+    python = Path("/home/wanda/.cache/uv/archive-v0/abc/bin/python")
+    said = git_hooks.install(git_hooks.repository(), guard_script.Program(python, f"[ -x {python} ] || gone"))
+    assert "uv tool install" in "\n".join(said)
+    assert f"claude-bus is no longer at {python}" in repository.passes()
 
 
 # -- upgrades ----------------------------------------------------------------------------------------
