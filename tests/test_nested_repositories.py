@@ -151,13 +151,15 @@ async def test_three_deep(party: Party, work: Path) -> None:
 
 
 async def test_the_answer_shows_what_is_claimed_as_one_would_write_it(party: Party, work: Path) -> None:
-    """A file inside is shown with its repository, and can be released as it is shown or as it was written."""
+    """From outside by the path there; it can be released as it was written, or as it is listed."""
     [alice] = await joined(party, work / "app")
-    for written in ("libs/sub/z.py", None):
+    for listed in (False, True):
         [claimed] = await alice.claim(["libs/sub/z.py"], ttl=600, shared=False, reason="")
-        shown = alice.shown(claimed.scope, claimed.path)
-        assert "z.py" in shown
-        assert len(await alice.release([written or shown])) == 1
+        assert alice.shown(claimed.scope, claimed.path) == "libs/sub/z.py"
+        [found] = await alice.list_claims()
+        [ended] = await alice.release([alice.shown(found.scope, found.path) if listed else "libs/sub/z.py"])
+        assert listed or alice.shown(ended.scope, ended.path) == "libs/sub/z.py"
+        assert await alice.list_claims() == []
 
 
 async def test_overlaps_are_told_across_repositories(party: Party, work: Path) -> None:

@@ -74,7 +74,7 @@ from .sql.transaction import Transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_AT_ONCE = 50
+_AT_ONCE = rules.MAX_PLACES
 """Places that are judged in one transaction."""
 Step = Callable[[Transaction], None]
 """What is done in the transaction of a verb, before it."""

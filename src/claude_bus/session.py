@@ -363,17 +363,24 @@ class Session:
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
         me = await self._me()
         places = self._places(paths)
-        return await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=self.client.folder.root)
+        root = self.client.folder.root
+        granted = await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
+        seen = [self.surroundings.from_here(place) for place in places]
+        return [replace(claim, scope=place.scope, path=place.path) for claim, place in zip(granted, seen, strict=True)]
 
     async def release(self, paths: list[str] | None, force: str = "") -> list[Place]:
         """Release own claims; with `force`, a reason, anybody's, whom it tells."""
         me = await self._me()
         places = None if paths is None else await self._held(me, paths, anybodys=bool(force))
         if not force:
-            return await self.bus.release(me, places)
+            return self._as_from_here(places, await self.bus.release(me, places))
         if places is None:
             raise InvalidInput("force needs a path: name the claims to end")
-        return await self.bus.take_away(me, places, force)
+        return self._as_from_here(places, await self.bus.take_away(me, places, force))
+
+    def _as_from_here(self, asked: Sequence[Place] | None, ended: Sequence[Place]) -> list[Place]:
+        seen = {place[:2]: self.surroundings.from_here(place) for place in asked or ()}
+        return [seen.get(place[:2], place) for place in ended]
 
     def _places(self, paths: Sequence[str]) -> list[Place]:
         return [self.surroundings.claimed(path) for path in self.surroundings.understood(paths, "path")]

@@ -78,7 +78,10 @@ def recipients(written: str | Sequence[str]) -> tuple[str, ...]:
 
 def _recipients(text: str) -> Iterator[str]:
     text = text.strip()
-    items = _json_list(text) if len(text) <= MAX_WRITTEN else None
+    if len(text) > MAX_WRITTEN:
+        yield text  # no name, which others say
+        return
+    items = _json_list(text)
     if items is None and re.search(r"[,;\n]", text):
         items = [item for item in re.split(r"[,;\n]", text.strip("[]")) if item.strip()]
     if items is not None:

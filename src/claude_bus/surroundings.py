@@ -52,6 +52,10 @@ class Surroundings:
         """The place of the file that an edit is about to write, and the working tree it lies in."""
         return worktree.edited(self._folder, path, processes.host())
 
+    def from_here(self, place: Place) -> Place:
+        """The place as somebody working there has it: of a submodule's file, the path in the outer repository."""
+        return worktree.from_here(self._folder, place)
+
     def shown(self, scope: str, path: str) -> str:
         """A claim's path as somebody working there would write it."""
         return worktree.shown(self._folder, scope, path)

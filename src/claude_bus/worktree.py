@@ -244,6 +244,14 @@ def _identity(path: Path) -> str:
     return f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else ""
 
 
+def from_here(where: Folder, place: Place) -> Place:
+    """The place as the repository of `where` has it, if it lies in that one."""
+    above = dict(place.above)
+    if place.scope == where.repository or where.repository not in above:
+        return place
+    return Place(where.repository, above[where.repository])
+
+
 def shown(where: Folder, scope: str, path: str) -> str:
     """A claim's path as somebody working in `where` would write it."""
     path = patterns.plain(path)
