@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -192,8 +193,8 @@ def outer(tmp_path: Path) -> Repository:
 
 
 def within(outer: Repository, path: str) -> Repository:
-    inner = object.__new__(Repository)
-    inner.root, inner.config, inner.env = outer.root / path, outer.config, outer.env
+    inner = copy.copy(outer)
+    inner.root = outer.root / path
     return inner
 
 
