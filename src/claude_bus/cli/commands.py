@@ -31,6 +31,7 @@ from .output import local, show
 from .parcels import recv_file, send_file
 from .post import other_bus, post
 from .recv import recv
+from .settings import home
 from .tokens import token
 
 _LOOK_EVERY = 2.0
@@ -238,18 +239,11 @@ def _agent_cells(agent: Agent, now: float) -> tuple[str, ...]:
 
 async def doctor(options: argparse.Namespace, config: Config) -> int:
     """Check everything; 1 if something is wrong."""
-    findings = await examine(config, os.environ, Path.home(), _folder())
+    findings = await examine(config, os.environ, home() or Path(os.sep), worktree.here(os.environ))
     fine = all(finding.ok is not False for finding in findings)
     checks = [{"name": f.name, "ok": f.ok, "detail": f.detail} for f in findings]
     show(options, {"ok": fine, "checks": checks}, table(findings))
     return 0 if fine else 1
-
-
-def _folder() -> Path:
-    try:
-        return Path.cwd()
-    except OSError:  # it is gone
-        return Path(os.sep)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Config], Coroutine[Any, Any, int]]] = {

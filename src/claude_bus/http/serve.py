@@ -114,7 +114,10 @@ class _Loop(asyncio.SelectorEventLoop):
     _said = -_SAY_AGAIN
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if context.get("message") != _ACCEPT_FAILS:
+        message = str(context.get("message"))
+        if "_start_serving" in message:  # asyncio listens again, once for each that waited, and the server has ended
+            return
+        if message != _ACCEPT_FAILS:
             super().call_exception_handler(context)
         elif self.time() - self._said >= _SAY_AGAIN:
             self._said = self.time()
