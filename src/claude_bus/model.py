@@ -210,6 +210,8 @@ class Message:
     files: tuple[File, ...] = ()
     age: float = 0.0
     """Seconds since it was sent, for a broadcast from before its reader joined; else 0."""
+    part: str = ""
+    """Which part of the content this is, where one answer cannot carry it: `1 of 3`."""
 
 
 @dataclass(frozen=True, slots=True)

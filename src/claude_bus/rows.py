@@ -7,6 +7,8 @@ is left out: a model pays for each.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +28,11 @@ from .model import (
 )
 
 Row = dict[str, Any]
+
+MAX_TO = 500
+"""Characters of a message's recipients, as its sender wrote them, that a model is told."""
+MAX_PATH = 4_000
+"""Characters of the path of a file that a message names."""
 
 
 def _filled(**fields: object) -> Row:
@@ -58,11 +65,12 @@ def message(found: Message, *, for_model: bool = False) -> Row:
     return {
         "id": found.id,
         "from": found.sender,
-        "to": found.to,
+        "to": text.one_line(found.to, MAX_TO) if for_model else found.to,
         "content": text.visible(found.content) if for_model else found.content,
         "reply_to": found.reply_to,
         "sent": text.clock(found.ts),
         **_filled(
+            part=found.part,
             kind=found.kind if found.kind != "message" else "",
             tags=list(found.tags),
             urgent=found.urgent,
@@ -71,6 +79,31 @@ def message(found: Message, *, for_model: bool = False) -> Row:
             files=[file(f, for_model=for_model) for f in found.files],
         ),
     }
+
+
+def shown_size(found: Message) -> int:
+    """Characters that a message takes in a tool's answer, as the client counts them."""
+    return text.size(json.dumps(message(found, for_model=True), ensure_ascii=False))
+
+
+def parts(found: Message) -> list[Message]:
+    """A message that one answer of a tool cannot carry, in parts that it can; their contents together are the whole."""
+    space = text.MOST_SHOWN - shown_size(replace(found, content=""))
+    pieces = list(_pieces(text.visible(found.content), max(space, text.MOST_SHOWN // 4)))
+    count = len(pieces)
+    return [
+        replace(found, content=piece, part=f"{n} of {count}{'; inbox() gives the next' if n < count else ''}")
+        for n, piece in enumerate(pieces, 1)
+    ]
+
+
+def _pieces(shown: str, space: int) -> Iterator[str]:
+    while shown:
+        end = min(len(shown), space)
+        while (takes := text.size(json.dumps(shown[:end], ensure_ascii=False))) > space:
+            end = end * space // takes
+        yield shown[:end]
+        shown = shown[end:]
 
 
 def received(found: Received) -> Row:
@@ -118,7 +151,7 @@ def iso(ts: float) -> str:
 
 def file(found: File, *, for_model: bool = False) -> Row:
     """`state`: whether the reader still finds the file as it was sent."""
-    path = text.path(found.path) if for_model else found.path
+    path = text.clipped(text.path(found.path), MAX_PATH) if for_model else found.path
     return {"path": path, "size": found.size, "sha256": found.sha256, "state": found.state}
 
 

@@ -14,7 +14,7 @@ from typing import Unpack
 
 import anyio
 
-from . import rules, text
+from . import rows, rules, text
 from .bus import Bus
 from .config import Config
 from .errors import BusError, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
@@ -265,11 +265,42 @@ class Session:
         found = await self.bus.hand_over(
             binding.address, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
         )
+        if found.pending and not found.messages:
+            return await self._hand_over_part(binding.address, peek=peek)
         if peek:
             return replace(found, messages=await self.surroundings.examined(found.messages))
         found = await self._unless_cancelled(binding.address, found)
         self.turn.handed_by_tool(self._got(found))
         return found
+
+    async def _hand_over_part(self, me: Address, *, peek: bool) -> HandOver:
+        """The next part of a message that no answer can carry; with the last one it is handed over."""
+        found = await self._first(me, peek=True)
+        if not found.messages:
+            return found
+        parts = rows.parts(found.messages[0])
+        given = self.turn.parts_of(found.messages[0].id) % len(parts)
+        if peek or given < len(parts) - 1:
+            found = replace(found, messages=await self.surroundings.examined(found.messages))
+        else:
+            found = await self._hand_over_last(me, found.messages[0].id)
+        if not peek and found.messages:
+            self._hops = max(self._hops, found.messages[0].hops + 1)
+            self.turn.give_part(REQUEST.get(), found.messages[0].id)
+        return replace(found, messages=tuple(replace(parts[given], files=m.files) for m in found.messages))
+
+    async def _hand_over_last(self, me: Address, message: int) -> HandOver:
+        found = await self._unless_cancelled(me, await self._first(me, peek=False))
+        if [m.id for m in found.messages] != [message]:  # it ran out meanwhile, and another one came
+            await self.bus.withdraw(me, [m.id for m in found.messages])
+            return HandOver((), found.pending + len(found.messages))
+        self.turn.handed_by_tool(self._got(found))
+        return found
+
+    async def _first(self, me: Address, *, peek: bool) -> HandOver:
+        return await self.bus.hand_over(
+            me, via="inbox", limit=1, max_chars=rules.MAX_ANSWER, at_least_one=True, peek=peek
+        )
 
     def _got(self, found: HandOver, *, told_once: bool = False) -> list[int]:
         """The request is answered with this mail. What the session says from now on may be owed to it."""

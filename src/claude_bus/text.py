@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from .model import Claim, Expectation, File, Message, Overlap, Roster, Sent, Status
@@ -23,7 +23,15 @@ MAIL_SPACE = 6_500
 MOST_TOLD = 50
 """Recipients, or agents, that a model is told of at once."""
 INBOX_LIMIT = 40_000
-"""Characters of content per `inbox` answer, well inside the client's limit for a result."""
+"""Characters of several messages in one answer of a tool, as JSON: what one answer costs a model at most."""
+MOST_SHOWN = 150_000
+"""Characters of a tool's answer that the client shows with certainty, as JSON (UTF-16 units).
+
+It puts an answer of more than `mcp.server.RESULT_CHARS` into a file, and the model sees 2 KB of it. The rest is
+for what other tools answer in the same batch: some clients limit that, too.
+"""
+SHELL_BYTES = 28_000
+"""Bytes of a command's output that the client shows. It puts more than 30,000 into a file (2.1.332)."""
 
 SAMPLE_LABEL = "xxxxxx"
 """As long as the label of a fence, to measure with."""
@@ -82,9 +90,22 @@ def _escape_char(char: str) -> str:
 
 
 def one_line(text: str, limit: int) -> str:
-    """The text on one line, cut to `limit` characters."""
-    flat = " ".join(visible(text).split())
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+    """The text on one line, cut to `limit` characters, as the client counts them.
+
+    Of a long text only the beginning is looked at.
+    """
+    return clipped(" ".join(visible(text[: 10 * limit]).split()), limit)
+
+
+def clipped(text: str, limit: int) -> str:
+    """The text, cut to `limit` characters as the client counts them."""
+    if size(text) <= limit:
+        return text
+    room = limit - 1
+    kept = text[:room]
+    while size(kept) > room:
+        kept = kept[:-1] if size(kept) - room < 100 else kept[: len(kept) * room // size(kept)]
+    return f"{kept}…"
 
 
 def clock(ts: float) -> str:
@@ -233,14 +254,14 @@ def notice(messages: Sequence[Message]) -> str:
     return f"bus: {plural(len(messages), 'message')} from {senders}"
 
 
-def letter(message: Message) -> str:
+def letter(message: Message, when: Callable[[float], str] = clock) -> str:
     """A message for a person's terminal: who and when, its files, then the text, indented."""
     marks: list[str] = [message.kind] if message.kind != "message" else []
     marks += [f"reply to #{message.reply_to}"] if message.reply_to is not None else []
     marks += ["to all"] if message.to == "all" else []
     marks += ["possibly seen before"] if message.possibly_seen else []
     marks += [f"{ago(message.age)} old"] if message.age else []
-    head = f"#{message.id} from {name(message.sender)}, {clock(message.ts)}" + (
+    head = f"#{message.id} from {name(message.sender)}, {when(message.ts)}" + (
         f" ({', '.join(marks)})" if marks else ""
     )
     files = [f"{f.state} file {path(f.path)} ({plural(f.size, 'byte')}, sha256 {f.sha256})" for f in message.files]
@@ -338,13 +359,13 @@ _OUTLOOK = {
 }
 
 
-def sent(outcome: Sent, now: float) -> str:
+def sent(outcome: Sent, now: float, when: Callable[[float], str] = clock) -> str:
     """What `send` answers: the id, and what to expect for each recipient, those last who are away."""
     head = f"sent to '{outcome.to}' (id {outcome.id})"
     if outcome.duplicate:
         head = f"already sent with this key to '{outcome.to}' (id {outcome.id}); nothing sent again"
     ordered = sorted(outcome.expectations, key=lambda e: e.outlook == "offline")
-    told = [(e.recipient, expectation(e, now)) for e in ordered]
+    told = [(e.recipient, expectation(e, now, when)) for e in ordered]
     if not told:
         return f"{head}: nobody else is here yet; whoever registers later gets it"
     if len(told) == 1 and told[0][0] == outcome.to:
@@ -355,10 +376,10 @@ def sent(outcome: Sent, now: float) -> str:
     return "\n".join([f"{head}:", *lines])
 
 
-def expectation(expected: Expectation, now: float) -> str:
+def expectation(expected: Expectation, now: float, when: Callable[[float], str] = clock) -> str:
     hint = f" ({expected.hint})" if expected.hint else ""
     if expected.outlook == "offline":
-        return f"offline since {clock(expected.since)} ({ago(now - expected.since)} ago), kept until it is back{hint}"
+        return f"offline since {when(expected.since)} ({ago(now - expected.since)} ago), kept until it is back{hint}"
     if expected.outlook == "inbox" and expected.since:
         return f"no session, seen {ago(now - expected.since)} ago; reads it when it asks{hint}"
     if expected.outlook == "unknown":

@@ -69,6 +69,7 @@ class Turn:
         self._carried: list[int] = []
         self._in_batch: list[int] = []
         self._answers: dict[int | str | None, list[int]] = {}
+        self._parts: tuple[int, int] = (0, 0)
 
     def take_up(self, session_id: str, prompt_id: str) -> None:
         """Go on from where the server before this one was, as far as the store knows it."""
@@ -109,6 +110,7 @@ class Turn:
         self.hooked = True
         self.lost += self._carried + self._in_batch
         self._carried, self._in_batch = [], []
+        self._parts = (0, 0)
         self.once.lose()
 
     def call(self) -> None:
@@ -126,6 +128,7 @@ class Turn:
     def give_up(self, request: int | str) -> None:
         """The client had given this request up when its answer came: what that carried is not before the model."""
         if request in self._answers:
+            self._parts = (0, 0)
             self.once.lose()
             self._lose(self._answers.pop(request))
 
@@ -133,6 +136,18 @@ class Turn:
         self.lost += [m for m in messages if m in self._carried or m in self._in_batch]
         self._carried = [m for m in self._carried if m not in messages]
         self._in_batch = [m for m in self._in_batch if m not in messages]
+
+    def parts_of(self, message: int) -> int:
+        """How many parts of a message that no answer can carry as a whole the conversation was given."""
+        return self._parts[1] if self._parts[0] == message else 0
+
+    def give_part(self, request: int | str | None, message: int) -> None:
+        """The request is answered with the next part of this message.
+
+        Only with the last part the message is handed over. If an answer gets lost before, the parts begin anew.
+        """
+        self._parts = (message, self.parts_of(message) + 1)
+        self._answers.setdefault(request, [])
 
     def settle(self) -> None:
         """The store has been told what is proven and what is lost."""

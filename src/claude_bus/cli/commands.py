@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import secrets
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from .. import __version__, files, rows, rules, spelling, text, worktree
 from ..config import Config
 from ..errors import EXIT_STATUS, BusError, Unreachable
-from ..model import KINDS, Agent, Draft, HandOver
+from ..model import KINDS, Agent, Draft, HandOver, Message
 from ..opening import open_bus
 from ..sql.deliveries import PRINTED
 from ..surroundings import Surroundings
@@ -24,7 +27,7 @@ from .doctor import examine, table
 from .guard import guard
 from .identity import Speaker, speaker
 from .listen import listen
-from .output import show
+from .output import local, show
 from .parcels import recv_file, send_file
 from .post import other_bus, post
 from .recv import recv
@@ -59,7 +62,7 @@ async def send(options: argparse.Namespace, config: Config) -> int:
                 raise
             said = f"{error.message} if it goes with --key {error.data['key']}"  # the next process knows of no other
             raise Unreachable(said, **error.data) from None
-    show(options, rows.sent(outcome), text.sent(outcome, time.time()))
+    show(options, rows.sent(outcome), text.sent(outcome, time.time(), local))
     return 0
 
 
@@ -74,13 +77,13 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
     async with open_bus(config) as bus:
         who = await speaker(bus, config, os.environ, options.as_name)
         found = await _hand_over(who, options)
-        if not found.messages and options.wait:
+        if options.wait and not (found.messages or found.pending):
             found = await _wait(who, options)
         found = replace(found, messages=await files.examined(found.messages))
-        if options.oneline and not options.json:
-            _print_lines(found, _more(found, peeked=options.peek))
-        else:
-            show(options, rows.mail(found), _mail_text(found, who.me.name, _more(found, peeked=options.peek)))
+        if shown := _shown(who, found, options):
+            print(shown)
+        if options.oneline and not options.json and (more := _more(found, peeked=options.peek)):
+            print(more, file=sys.stderr)
         sys.stdout.flush()
         if options.peek:
             return 0
@@ -101,9 +104,46 @@ async def _printed(who: Speaker, messages: list[int]) -> None:
 
 
 async def _hand_over(who: Speaker, options: argparse.Namespace) -> HandOver:
+    if who.session:
+        return await _hand_over_in_shell(who, options)
+    found = await _next(who, options, max_chars=text.INBOX_LIMIT)
+    if found.pending and not found.messages:  # one that is too long for a tool's answer
+        return await _next(who, options, max_chars=rules.MAX_ANSWER, limit=1)
+    return found
+
+
+async def _next(who: Speaker, options: argparse.Namespace, *, max_chars: int, limit: int = 100) -> HandOver:
     return await who.bus.hand_over(
-        who.me, via=PRINTED, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=options.peek
+        who.me, via=PRINTED, max_chars=max_chars, limit=limit, at_least_one=True, peek=options.peek
     )
+
+
+async def _hand_over_in_shell(who: Speaker, options: argparse.Namespace) -> HandOver:
+    """As many messages as the client shows of what a command prints, which may be none."""
+    room = _room_in_shell(os.environ)
+
+    async def take(count: int, *, peek: bool) -> HandOver:
+        return await who.bus.hand_over(who.me, via=PRINTED, limit=count, max_chars=text.SHELL_BYTES, peek=peek)
+
+    def size(messages: tuple[Message, ...]) -> int:
+        return len(_shown(who, HandOver(messages, 0), options).encode(errors="replace"))
+
+    looked = await take(100, peek=True)
+    sizes = accumulate(size((message,)) for message in looked.messages)
+    count = sum(together <= room for together in sizes)
+    if options.peek or not count:
+        return replace(looked, messages=looked.messages[:count])
+    found = await take(count, peek=False)
+    if size(found.messages) <= room:
+        return found
+    await who.bus.withdraw(who.me, [message.id for message in found.messages])  # others came first, meanwhile
+    return HandOver((), found.pending + len(found.messages))
+
+
+def _room_in_shell(env: Mapping[str, str]) -> int:
+    """Bytes that the client shows of what a command prints; its user may have asked for fewer."""
+    asked = env.get("BASH_MAX_OUTPUT_LENGTH", "")
+    return min(text.SHELL_BYTES, max(0, int(asked) - 1_000)) if asked.isdecimal() else text.SHELL_BYTES
 
 
 async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
@@ -112,11 +152,32 @@ async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
     async with who.bus.ear() as ear:
         await who.bus.listen(ear.address, "")
         try:
-            while not (found := await _hand_over(who, options)).messages and (left := end - time.monotonic()) > 0:
+            while True:
+                found = await _hand_over(who, options)
+                left = end - time.monotonic()
+                if found.messages or found.pending or left <= 0:
+                    return found
                 await ear.heard(min(left, _LOOK_EVERY))
         finally:
             await who.bus.unlisten(ear.address)
-    return found
+
+
+def _shown(who: Speaker, found: HandOver, options: argparse.Namespace) -> str:
+    """What is printed of a hand-over: JSON, a line each, or their text; for a model in its fence, as hooks put it."""
+    if options.json:
+        return json.dumps(rows.mail(found), ensure_ascii=False)
+    if options.oneline:
+        return "\n".join(map(text.mail_line, found.messages))
+    if who.session:
+        return _fenced(found, peeked=options.peek) or f"no messages for {who.me.name}"
+    return _mail_text(found, who.me.name, _more(found, peeked=options.peek))
+
+
+def _fenced(found: HandOver, *, peeked: bool) -> str:
+    label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
+    left = found.pending - (len(found.messages) if peeked else 0)
+    blocks = [text.message_block(message, label) for message in found.messages]
+    return text.mail(blocks, left) if blocks else text.more(left) if left else ""
 
 
 def _more(found: HandOver, *, peeked: bool) -> str:
@@ -125,18 +186,10 @@ def _more(found: HandOver, *, peeked: bool) -> str:
     return f"{text.plural(more, 'more message')} waiting" if more > 0 else ""
 
 
-def _print_lines(found: HandOver, more: str) -> None:
-    """A line for each message, and nothing where there is none: for the hook of a session's start."""
-    for message in found.messages:
-        print(text.mail_line(message))
-    if more:
-        print(more, file=sys.stderr)
-
-
 def _mail_text(found: HandOver, me: str, more: str) -> str:
     if not found.messages:
         return f"no messages for {me}"
-    blocks = [text.letter(message) for message in found.messages]
+    blocks = [text.letter(message, local) for message in found.messages]
     return "\n\n".join([*blocks, more] if more else blocks)
 
 

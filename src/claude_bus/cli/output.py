@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from datetime import datetime
 from typing import Any
 
 
@@ -14,3 +15,8 @@ def show(options: argparse.Namespace, document: dict[str, Any], plain: str, *, e
         print(json.dumps(document, ensure_ascii=False))
     else:
         print(plain, file=sys.stderr if error else sys.stdout)
+
+
+def local(ts: float) -> str:
+    """A time for a person: `2026-11-20 11:31:02+01:00`."""
+    return datetime.fromtimestamp(ts).astimezone().isoformat(sep=" ", timespec="seconds")

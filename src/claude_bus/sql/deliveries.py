@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
+from .. import rows as answers
 from .. import rules, text
 from ..model import Address, DeliveryState, File, HandOver, Message, Process, Waiting
 from . import attachments, listeners, mailboxes
@@ -49,11 +50,12 @@ def hand_over(
 ) -> HandOver:
     """The oldest unread messages, as many as fit, marked `handed`.
 
-    `max_chars` bounds their fenced text; with `at_least_one` the first comes whatever
-    its size. Neither that nor `limit` is ever more than one answer carries. `peek` marks
-    nothing. What an earlier process handed over and did not live to see confirmed is
-    unread again; with `held` so is what `take_back` says. `news_only` leaves broadcasts from long
-    before `me` joined where they are, and uncounted.
+    `max_chars` bounds their fenced text. With `at_least_one` it bounds what they take in a
+    tool's answer, and the first comes even if it is longer, up to `text.MOST_SHOWN`: what the
+    client would not show must not count as handed. Neither `max_chars` nor `limit` is ever
+    more than one answer carries. `peek` marks nothing. What an earlier process handed over
+    and did not live to see confirmed is unread again; with `held` so is what `take_back` says.
+    `news_only` leaves broadcasts from long before `me` joined where they are, and uncounted.
     """
     recover(tx, me)
     if held is not None:
@@ -70,8 +72,7 @@ def hand_over(
         limit + 1,
     )
     unread = _first(tx, rows[:limit], me, max_chars)
-    count = len(text.fitting(unread, text.SAMPLE_LABEL, max_chars))
-    count = max(count, int(at_least_one and bool(unread)))
+    count = _answered(unread, max_chars) if at_least_one else len(text.fitting(unread, text.SAMPLE_LABEL, max_chars))
     handed = tuple(unread[:count])
     total = _count_queued(tx, me) - (earlier(tx, me) if news_only else 0)
     next_id = rows[count]["id"] if count < len(rows) else 0
@@ -111,6 +112,13 @@ def _first(tx: Transaction, rows: Sequence[Row], me: Address, max_chars: int) ->
         )
         for message in messages
     ]
+
+
+def _answered(unread: Sequence[Message], max_chars: int) -> int:
+    """How many of these one answer of a tool carries."""
+    sizes = list(accumulate(map(answers.shown_size, unread)))
+    first = bool(sizes) and sizes[0] <= max(max_chars, text.MOST_SHOWN)
+    return max(int(first), sum(size <= max_chars for size in sizes))
 
 
 def by_id(tx: Transaction, ids: Sequence[int]) -> dict[int, Row]:
