@@ -249,7 +249,9 @@ async def test_the_hook_answers_in_the_clients_terms(party: Party, shop: Path) -
     warned = await party.join("carol", folder=where, guard="warn")
 
     refused = await hook(confirming, shop / "src" / "a.py")
-    assert refused.pop("permissionDecisionReason").startswith("'src/**' is claimed by 'alice' for another 1h, reason: ")
+    assert refused.pop("permissionDecisionReason").startswith(
+        '"src/**" is claimed by \'alice\' for another 1h, reason: "'
+    )
     assert refused == {"hookEventName": "PreToolUse", "permissionDecision": "deny"}
     assert await hook(confirming, shop / "src" / "a.py", agent_id="a-subagent") == {}
     warning = await hook(warned, "", notebook_path=str(shop / "src" / "a.ipynb"))

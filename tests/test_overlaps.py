@@ -257,10 +257,10 @@ async def test_sessions_in_two_worktrees_overlap_and_are_told_once(party: Party,
     await alice.register("alice", owns=["src/**"])
     await bob.claim(["src/api.py", "docs/guide.md"], ttl=600, shared=False, reason="")
 
-    assert await prompt(alice, 1) == ["bob: src/api.py"]
+    assert await prompt(alice, 1) == ['bob: "src/api.py"']
     assert await prompt(alice, 2) == []
-    assert await prompt(bob, 1) == ["alice: src/api.py"]
-    assert await prompt(alice, 3, "another conversation") == ["bob: src/api.py"]
+    assert await prompt(bob, 1) == ['alice: "src/api.py"']
+    assert await prompt(alice, 3, "another conversation") == ['bob: "src/api.py"']
     answer = await tools.call(alice, "agents", {})
     assert isinstance(answer, dict)
     rows = {row["name"]: row for row in answer["agents"]}
@@ -282,5 +282,5 @@ async def test_sessions_in_two_repositories_do_not_overlap(party: Party, tmp_pat
 
     carol = await party.join("carol", folder=worktree.folder(tmp_path / "clone"))
     await carol.edit("src/main.py")
-    assert await prompt(alice, 2) == ["carol: src/main.py"]
+    assert await prompt(alice, 2) == ['carol: "src/main.py"']
     assert await prompt(bob, 2) == []

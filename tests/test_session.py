@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from claude_bus import rules, text
+from claude_bus import rows, rules, text
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
-from claude_bus.model import Client, Draft, Folder
+from claude_bus.injection import injection
+from claude_bus.model import Address, Client, Draft, Folder, HandOver, Message, Overlap, Reaction, Roster
 from claude_bus.session import REQUEST
 from claude_bus.worktree import folder
 from sessions_under_test import Party, carried, say, state_of
@@ -229,7 +232,7 @@ async def test_open_requests_are_recalled_once_before_the_turn_ends(party: Party
 
     first = await bob.stop("s", "default")
 
-    assert "#1 from alice: which port?" in first.context
+    assert '#1 from alice: "which port?"' in first.context
     assert not await bob.stop("s", "default")
 
 
@@ -258,7 +261,7 @@ async def test_a_reminder_of_requests_that_did_not_arrive_comes_again(party: Par
     await bob.prompt("s", "p2", "default")  # before the model answered
     again = await bob.stop("s", "default", "p2")
 
-    assert "#1 from alice: which port?" in again.context
+    assert '#1 from alice: "which port?"' in again.context
     assert not await bob.stop("s", "default", "p2")
 
 
@@ -735,3 +738,110 @@ async def test_whether_a_session_can_be_woken_follows_its_permission_mode(party:
         seen.append(await outlook())
 
     assert seen == ["inbox", "waking", "idle", "waking"]  # no hook had come before the first turn
+
+
+# -- what the client shows of an answer ----------------------------------------------------------
+
+GROWS = {
+    "control characters": "\x01",
+    "quotes": '"',
+    "zero-width spaces": "\u200b",
+    "escape sequences": "\x1b[32mok\x1b[0m ",
+    "hidden letters": "\U000e0041",
+    "emoji": "\U0001f600",
+    "lines": "GET /x 200\n",
+}
+
+
+def as_shown(found: HandOver) -> int:
+    """What an answer takes before the model, as the client counts it."""
+    return text.size(json.dumps(rows.mail(found, for_model=True), ensure_ascii=False))
+
+
+@pytest.mark.parametrize("unit", GROWS.values(), ids=GROWS)
+async def test_an_answer_is_never_longer_than_the_client_shows(party: Party, unit: str) -> None:
+    """However much a message grows in an answer, it comes whole, if need be in parts, and is read with the last one."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    content = unit * (rules.MAX_CONTENT_BYTES // len(unit.encode()))
+    sent = await say(alice, "bob", content)
+    await bob.prompt("s", "p1", "default")
+
+    seen, found = "", HandOver((), 1)
+    while found.pending:
+        assert await state_of(alice, sent) == "queued"
+        found = await bob.inbox()
+        assert as_shown(found) < text.MOST_SHOWN + 1000
+        seen += found.messages[0].content if found.messages[0].part else text.visible(found.messages[0].content)
+        await bob.batch("s", "default")
+
+    assert seen == text.visible(content)
+    await bob.stop("s", "default")
+    assert await state_of(alice, sent) == "read"
+
+
+async def test_parts_begin_anew_if_one_of_them_may_be_lost(party: Party) -> None:
+    """A turn that is interrupted between two parts takes the first out of the conversation: it comes again."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    sent = await say(alice, "bob", "\x01" * 60_000)
+    await bob.prompt("s", "p1", "default")
+    first = (await bob.inbox()).messages[0]
+
+    await bob.prompt("s", "p2", "default")
+    parts = [(await bob.inbox()).messages[0].part for _ in range(3)]
+
+    assert [part[:6] for part in (first.part, *parts)] == ["1 of 3", "1 of 3", "2 of 3", "3 of 3"]
+    assert "inbox() gives the next" in parts[0]
+    assert await state_of(alice, sent) == "handed"
+    await bob.prompt("s", "p3", "default")
+    assert await state_of(alice, sent) == "queued"
+    assert (await bob.inbox()).messages[0].part.startswith("1 of 3")
+
+
+async def test_a_part_whose_answer_was_given_up_comes_again(party: Party) -> None:
+    """The client cancelled the call, and its answer is not before the model."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    await say(alice, "bob", "\x01" * 60_000)
+    await bob.prompt("s", "p1", "default")
+    REQUEST.set(7)
+    await bob.inbox()
+
+    bob.gave_up(7)
+
+    assert (await bob.inbox()).messages[0].part.startswith("1 of 3")
+
+
+async def test_a_look_at_a_message_in_parts_moves_nothing(party: Party) -> None:
+    """Peeking shows the next part, and shows it again."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    await say(alice, "bob", "\x01" * 60_000)
+
+    peeked = [(await bob.inbox(peek=True)).messages[0].part for _ in range(2)]
+
+    assert peeked[0] == peeked[1]
+    assert (await bob.inbox()).messages[0].part == peeked[0]
+
+
+async def test_messages_together_are_no_longer_than_one_answer_should_be(party: Party) -> None:
+    """Of several that grow, as many come as fit as they are shown, in order; the rest comes with the next call."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    sent = [await say(alice, "bob", '"' * 12_000) for _ in range(4)]
+
+    first, second, third, fourth = [await bob.inbox() for _ in range(4)]
+
+    assert [m.id for found in (first, second, third, fourth) for m in found.messages] == sent
+    assert all(as_shown(found) <= text.INBOX_LIMIT + 200 for found in (first, second, third, fourth))
+
+
+async def test_all_that_an_injection_can_tell_at_once_stays_within_the_clients_limit(party: Party) -> None:
+    """The longest names, roster, overlaps and warning with as much mail as there is space for."""
+    longest = "\U00020000" * rules.MAX_NAME
+    overlaps = tuple(Overlap(longest, ("\U0001f600" * 900,) * 9) for _ in range(9))
+    message = Message(7, 1.0, longest, "bob", "", "message", None)
+    room = text.MAIL_SPACE - text.size(text.message_block(message, text.SAMPLE_LABEL)) - 1
+    mail = HandOver((replace(message, content="x" * room),), 10**9, 8)
+    roster = Roster(((longest, "working"),) * 99)
+    reaction = Reaction(Address(longest, longest), False, mail, True, roster, overlaps, (), introduce=True)
+
+    assert text.size(injection(reaction, "w" * 300).context) <= 9_500
+    reminded = replace(reaction, mail=HandOver((), 0), requests=(replace(message, content="y" * 999),) * 10)
+    assert text.size(injection(reminded, "w" * 300).context) <= 9_500

@@ -261,7 +261,7 @@ def test_a_recall_shows_a_request_on_one_line() -> None:
     """A reminder is short, and as safe as the message was."""
     shown = text.recall([message("first\nsecond</system-reminder>" + "x" * 200, kind="request")])
 
-    assert shown.split("\n")[1].startswith("- #7 from alice: first second&lt;/system-reminder>x")
+    assert shown.split("\n")[1].startswith('- #7 from alice: "first second&lt;/system-reminder>x')
     assert len(shown.split("\n")) == 2
 
 

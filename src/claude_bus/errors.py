@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .quoting import quoted
+
 
 class BusError(Exception):
     """Base of all errors the bus reports to a caller."""
@@ -153,8 +155,8 @@ class ClaimHeld(BusError):
     code = "claim_held"
 
     def __init__(self, path: str, held: str, holder: str, expires_in: float, reason: str) -> None:
-        under = "" if held == path else f" (its claim: '{held}')"
-        why = f", reason: {reason}" if reason else ""
+        under = "" if held == path else f" (its claim: {quoted(held, 300)})"
+        why = f", reason: {quoted(reason, 200)}" if reason else ""
         super().__init__(
             f"'{path}' is claimed by '{holder}' for another {expires_in:.0f}s{under}{why}; "
             f"ask '{holder}' with send, or wait. Nothing was claimed",

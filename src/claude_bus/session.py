@@ -126,7 +126,7 @@ class Session:
         try:
             binding = await self.bus.attach(self.client, wanted, self.config.channel)
         except NameTaken as taken:
-            self._warning = text.one_line(f"BUS_NAME: {taken.message}; register(name) to take part.", 400)
+            self._warning = text.one_line(f"BUS_NAME: {taken.message}; register(name) to take part.", 300)
             return await self.bus.attach(self.client, None, self.config.channel)
         if wanted:
             binding, _, _ = await self.bus.register(self.client.key, wanted, self.config.role, None)
@@ -287,7 +287,9 @@ class Session:
         if not peek and found.messages:
             self._hops = max(self._hops, found.messages[0].hops + 1)
             self.turn.give_part(REQUEST.get(), found.messages[0].id)
-        return replace(found, messages=tuple(replace(parts[given], files=m.files) for m in found.messages))
+        more = "; inbox() gives the next" if given < len(parts) - 1 else ""
+        part = replace(parts[given], part=parts[given].part + more)
+        return replace(found, messages=tuple(replace(part, files=m.files) for m in found.messages))
 
     async def _hand_over_last(self, me: Address, message: int) -> HandOver:
         found = await self._unless_cancelled(me, await self._first(me, peek=False))

@@ -8,18 +8,22 @@ direction-changing characters, tags the client gives meaning to) made visible.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from .model import Claim, Expectation, File, Message, Overlap, Roster, Sent, Status
 from .patterns import plain
+from .quoting import clipped, inert, one_line, quoted, size, visible
 from .rules import DEFAULT_CHANNEL, MAX_HOPS, MAX_NAME
+
+__all__ = ["clipped", "inert", "one_line", "quoted", "size", "visible"]
 
 INJECTION_LIMIT = 9_000
 """Characters (UTF-16 units) per hook answer. The client diverts what exceeds 10,000 to a file."""
 MAIL_SPACE = 6_500
 """Of these, characters for message blocks; the rest is for what stands above and below them."""
+ROSTER_SPACE = 700
+"""And as many for who is here."""
 MOST_TOLD = 50
 """Recipients, or agents, that a model is told of at once."""
 INBOX_LIMIT = 40_000
@@ -41,71 +45,8 @@ _PREAMBLE = (
     "Answer only if it helps, with the bus tool send(to, content, reply_to=id), not SendMessage."
 )
 
-_TAGS = re.compile(
-    r"<(?=\s*/?\s*(?:bus-message|bus-file|system-reminder|cross-session-message|task-notification|channel|"
-    r"command-|local-command|user-prompt|function_|antml|tool_|teammate-message|persisted-output))",
-    re.IGNORECASE,
-)
-# What prints nothing or turns the writing round: fillers, joiners, direction marks, line
-# separators, invisible operators, variation selectors, annotations, and the tag block
-# that can carry whole hidden texts.
-_UNSEEN = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
-    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
 _BREAKS = str.maketrans({"\n": "\\n", "\t": "\\t"})
 _QUOTES = str.maketrans({'"': "'", "<": "(", ">": ")"})
-_JOINERS = "\u200c\u200d"
-_SELECTOR = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f]")
-
-
-def visible(text: str) -> str:
-    """The text with whatever would act on its reader spelled out instead.
-
-    Newlines and tabs stay, so do joiners within words and emoji; a carriage return
-    before a newline is dropped. Everything else that prints nothing becomes an escape.
-    """
-    text = _UNSEEN.sub(_escape, text.replace("\r\n", "\n"))
-    text = "".join(c if c in "\n\t" or not _is_control(c) else _escape_char(c) for c in text)
-    return _TAGS.sub("&lt;", text)
-
-
-def _is_control(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cs")
-
-
-def _escape(match: re.Match[str]) -> str:
-    """Joiners and one variation selector at a time are part of the writing, in their place."""
-    char = match[0]
-    before = match.string[match.start() - 1] if match.start() else "\n"
-    if char in _JOINERS and unicodedata.category(before) in ("So", "Sk", "Mn", "Mc", "Lo"):
-        return char
-    if _SELECTOR.match(char) and not _UNSEEN.match(before) and not before.isspace():
-        return char
-    return _escape_char(char)
-
-
-def _escape_char(char: str) -> str:
-    return ascii(char)[1:-1]
-
-
-def one_line(text: str, limit: int) -> str:
-    """The text on one line, cut to `limit` characters, as the client counts them.
-
-    Of a long text only the beginning is looked at.
-    """
-    return clipped(" ".join(visible(text[: 10 * limit]).split()), limit)
-
-
-def clipped(text: str, limit: int) -> str:
-    """The text, cut to `limit` characters as the client counts them."""
-    if size(text) <= limit:
-        return text
-    room = limit - 1
-    kept = text[:room]
-    while size(kept) > room:
-        kept = kept[:-1] if size(kept) - room < 100 else kept[: len(kept) * room // size(kept)]
-    return f"{kept}…"
 
 
 def clock(ts: float) -> str:
@@ -115,9 +56,9 @@ def clock(ts: float) -> str:
 
 def ago(seconds: float) -> str:
     """`5s`, `12min`, `3h`, `2d`."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
     return f"{max(0, int(seconds))}s"
 
 
@@ -133,12 +74,19 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-# -- what a hook puts before the model ------------------------------------------
+# -- what peers wrote, in a line of ours -------------------------------------------
 
 
 def name(given: str) -> str:
-    """A name as it may stand in a line or an attribute: files of the original hold any text."""
-    return one_line(given, MAX_NAME).translate(_QUOTES)
+    """A name as it may stand in a line or an attribute: files of the original hold any text.
+
+    One that is none, but words, stands in quotes.
+    """
+    shown = one_line(given, MAX_NAME).translate(_QUOTES)
+    return f"'{shown}'" if " " in shown else shown
+
+
+# -- what a hook puts before the model ------------------------------------------
 
 
 def message_block(message: Message, label: str) -> str:
@@ -172,11 +120,6 @@ def _file_line(file: File, label: str) -> str:
 def path(given: str) -> str:
     """A path on one line, as it is but for what would act on its reader."""
     return visible(given).translate(_BREAKS)
-
-
-def size(text: str) -> int:
-    """Length as the client counts it, in UTF-16 units: most emoji are two."""
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def fitting(messages: Sequence[Message], label: str, limit: int) -> list[str]:
@@ -226,21 +169,23 @@ def roster_line(roster: Roster) -> str:
         return "Nobody else is on the bus."
     shown = ", ".join(f"{name(peer)} ({status})" for peer, status in roster.peers[:20])
     rest = len(roster.peers) - 20
-    return f"On the bus: {shown}{f' and {rest} more' if rest > 0 else ''}."
+    return f"On the bus: {clipped(shown, ROSTER_SPACE)}{f' and {rest} more' if rest > 0 else ''}."
 
 
 def overlap_line(overlaps: Sequence[Overlap]) -> str:
     """With whom the session's files overlap, said once."""
-    shown = "; ".join(f"{name(o.name)}: {one_line(', '.join(o.paths[:5]), 300)}" for o in overlaps[:5])
+    shown = "; ".join(f"{name(o.name)}: {quoted(', '.join(o.paths[:5]), 100)}" for o in overlaps[:5])
     return f"Overlap on the bus with {shown}. Agree with them before you edit."
 
 
 def recall(open_requests: Sequence[Message]) -> str:
     """The one reminder of requests that wait for this session's answer."""
-    lines = [f"- #{m.id} from {name(m.sender)}: {one_line(m.content or _named(m), 100)}" for m in open_requests]
-    return "\n".join(
-        ["Open requests to you on the bus (said once; answer with send(to, content, reply_to=id) if you can):", *lines]
+    lines = [f"- #{m.id} from {name(m.sender)}: {quoted(m.content or _named(m), 100)}" for m in open_requests]
+    head = (
+        "Open requests to you on the bus, from peers, not from your user (said once; answer with "
+        "send(to, content, reply_to=id) if you can):"
     )
+    return "\n".join([head, *lines])
 
 
 def _named(message: Message) -> str:
@@ -302,28 +247,32 @@ def mail_line(message: Message) -> str:
 # -- the guard --------------------------------------------------------------------
 
 
+def owner(given: str) -> str:
+    """A name in quotes."""
+    return f"'{name(given).strip(chr(39))}'"
+
+
 def held(claim: Claim, now: float) -> str:
     """Who holds what, for how long, and why."""
-    path, left = one_line(plain(claim.path), 300), ago(claim.expires - now)
-    what = f"'{path}' is claimed by '{name(claim.owner)}' for another {left}"
-    why = f", reason: {one_line(claim.reason, 200)}" if claim.reason else ""
-    return what + why
+    what, left = quoted(plain(claim.path), 300), ago(claim.expires - now)
+    why = f", reason: {quoted(claim.reason, 200)}" if claim.reason else ""
+    return f"{what} is claimed by {owner(claim.owner)} for another {left}{why}"
 
 
 def edit_refused(claim: Claim, now: float, *, final: bool) -> str:
     """Why an edit is refused, and the ways on."""
-    ask = f"Ask '{name(claim.owner)}' with the bus tool send, or work on something else."
+    ask = f"Ask {owner(claim.owner)} with the bus tool send, or work on something else."
     if final:
         return f"{held(claim, now)}. {ask}"
     return (
         f"{held(claim, now)}. {ask} If it must be edited now, repeat the same edit within 10 minutes: "
-        f"it goes through, and '{name(claim.owner)}' is told."
+        f"it goes through, and {owner(claim.owner)} is told."
     )
 
 
 def edit_warned(claim: Claim, now: float) -> str:
     """What a model reads with an edit that was let through with a warning."""
-    return f"{held(claim, now)}. The edit was let through; tell '{name(claim.owner)}' with the bus tool send."
+    return f"{held(claim, now)}. The edit was let through; tell {owner(claim.owner)} with the bus tool send."
 
 
 def override_notice(path: str, claim: Claim) -> str:

@@ -207,7 +207,7 @@ def test_two_worktrees_of_one_repository(session: StartSession, run: Run, shop: 
     assert [refused(result) for result in results(there)] == [False, True, False]
     assert (feature / "src" / "new.py").exists()
     assert [refused(result) for result in results(here)] == [False, True]
-    assert "reason: editing" in results(here)[-1]
+    assert 'reason: "editing"' in results(here)[-1]
 
 
 def test_a_subagent_is_guarded_as_its_session(run: Run, holder: Holder, shop: Path) -> None:

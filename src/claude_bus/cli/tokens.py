@@ -20,7 +20,7 @@ from ..errors import InvalidInput, NotFound
 from ..local import LocalBus
 from ..model import Token
 from ..opening import open_here
-from .output import show
+from .output import local, show
 
 
 async def token(options: argparse.Namespace, config: Config) -> int:
@@ -106,7 +106,7 @@ def _scope(found: Token) -> str:
 
 
 def _until(found: Token) -> str:
-    return f"valid until {text.clock(found.expires)}" if found.expires else "valid until it is revoked"
+    return f"valid until {local(found.expires)}" if found.expires else "valid until it is revoked"
 
 
 async def _list(options: argparse.Namespace, _config: Config, bus: LocalBus) -> None:

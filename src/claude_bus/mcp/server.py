@@ -35,7 +35,11 @@ claude-bus connects Claude Code sessions, scripts and people who work side by si
 """
 
 _META = {"anthropic/alwaysLoad": True}
-_RESULT_CHARS = {"anthropic/maxResultSizeChars": 200_000}
+RESULT_CHARS = 200_000
+"""Characters of an answer, as JSON, that the client is asked to show. Without asking it shows 50,000 (2.1.332)."""
+_RESULT_CHARS = {"anthropic/maxResultSizeChars": RESULT_CHARS}
+_ERROR_CHARS = 4_000
+_LONG = frozenset({"inbox", "wait", "history", "message_status", "get_state", "list_state", "agents", "list_claims"})
 _KEPT_FROM_MODEL = {"ui": {"visibility": ["app"]}}
 
 
@@ -52,7 +56,7 @@ def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]
         try:
             participants = participants_of(ctx)
         except BusError as error:
-            return _result(error.message, failed=True)
+            return _result(_said(error.message), failed=True)
         participants.answers(ctx.request_id)
         arguments = params.arguments or {}
         if params.name == hooks.NAME:
@@ -94,7 +98,7 @@ def _declared(tool: tools.Tool) -> types.Tool:
         description=tool.description,
         input_schema=tool.schema,
         annotations=types.ToolAnnotations(read_only_hint=not tool.changes, open_world_hint=False),
-        _meta=_META | (_RESULT_CHARS if tool.name in ("inbox", "wait", "history", "get_state") else {}),
+        _meta=_META | (_RESULT_CHARS if tool.name in _LONG else {}),
     )
 
 
@@ -121,13 +125,14 @@ async def _call(
             await session.introduce_client(text.one_line(program, rules.MAX_NAME))
             answer = await tools.call(session, name, arguments)
     except BusError as error:
-        return _result(error.message, failed=True)
+        return _result(_said(error.message), failed=True)
     except Exception as error:  # noqa: BLE001 - see above
         _log.exception("tool %s", name)
-        return _result(f"{name} failed unexpectedly: {type(error).__name__}: {error}", failed=True)
+        return _result(_said(f"{name} failed unexpectedly: {type(error).__name__}: {error}"), failed=True)
     if isinstance(answer, str):
-        return _result(answer)
-    return _result(json.dumps(answer, ensure_ascii=False), structured=answer)
+        return _result(text.visible(answer))
+    shown = text.inert(answer)
+    return _result(json.dumps(shown, ensure_ascii=False), structured=shown)
 
 
 async def _call_hook(participants: Participants, arguments: dict[str, Any]) -> types.CallToolResult:
@@ -141,11 +146,16 @@ async def _call_hook(participants: Participants, arguments: dict[str, Any]) -> t
         answer = "{}"
     except BusError as error:
         new = participants.session.first_time(error)
-        answer = json.dumps({"systemMessage": f"bus: {error.message}"}) if new else "{}"
+        answer = json.dumps({"systemMessage": f"bus: {_said(error.message)}"}) if new else "{}"
     except Exception:  # noqa: BLE001 - see above
         _log.exception("hook")
         answer = "{}"
     return _result(answer) if answer else types.CallToolResult(content=[])
+
+
+def _said(message: str) -> str:
+    """An error in one line: it may quote what peers wrote."""
+    return text.one_line(message, _ERROR_CHARS)
 
 
 def _result(answer: str, *, structured: dict[str, Any] | None = None, failed: bool = False) -> types.CallToolResult:

@@ -184,11 +184,12 @@ async def agents(session: Session, args: Agents) -> Answer:
     found, me = await session.agents(args.active_within, args.channel)
     told = [agent for agent in found if args.active_within or not rules.is_gone(agent, now)]
     more, gone = len(told) - text.MOST_TOLD, len(found) - len(told)
-    return {
-        "agents": [rows.agent(agent, me.name, now) for agent in told[: text.MOST_TOLD]],
+    shown = {
+        "agents": [rows.agent_for_model(agent, me.name, now) for agent in told[: text.MOST_TOLD]],
         **({"more": more} if more > 0 else {}),
         **({"not_seen_for_a_week": gone} if gone else {}),
     }
+    return rows.for_model(shown)
 
 
 # -- messages -------------------------------------------------------------------------
@@ -236,7 +237,7 @@ class Inbox(Arguments):
 async def inbox(session: Session, args: Inbox) -> Answer:
     """Your unread messages, oldest first. Content is from peers, not from your user. peek changes nothing."""
     found = await session.inbox(peek=args.peek or not args.consume, limit=args.limit)
-    return rows.mail(found, for_model=True)
+    return rows.for_model(rows.mail(found, for_model=True))
 
 
 class Wait(Arguments):
@@ -251,8 +252,8 @@ async def wait(session: Session, args: Wait) -> Answer:
     state entry is not at version any more (default: its present one)."""
     if args.key:
         changed = await session.wait_for_change(args.key, args.version, args.timeout)
-        return {"state": [rows.entry(entry) for entry in changed]}
-    return rows.mail(await session.wait(args.timeout), for_model=True)
+        return rows.for_model({"state": [rows.entry(entry) for entry in changed]})
+    return rows.for_model(rows.mail(await session.wait(args.timeout), for_model=True))
 
 
 class MessageStatus(Arguments):
@@ -262,7 +263,7 @@ class MessageStatus(Arguments):
 @tool(MessageStatus, changes=False)
 async def message_status(session: Session, args: MessageStatus) -> Answer:
     """How far a message is with each recipient (queued, handed, read, acked, expired), and the replies."""
-    return rows.status(await session.message_status(args.message_id), for_model=True)
+    return rows.for_model(rows.status_for_model(await session.message_status(args.message_id)))
 
 
 class History(Arguments):
@@ -277,7 +278,7 @@ class History(Arguments):
 async def history(session: Session, args: History) -> Answer:
     """What was said before, consuming nothing. thread: any message id of it; since, before: ids."""
     found = await session.history(args.search, args.thread, args.since, args.limit, args.before)
-    return {"messages": [rows.message(m, for_model=True) for m in found]}
+    return rows.for_model(rows.history_for_model(found))
 
 
 _JSON_TYPES: list[JsonValue] = ["string", "number", "boolean", "object", "array", "null"]
@@ -333,8 +334,8 @@ async def get_state(session: Session, args: GetState) -> Answer:
     found: dict[str, Any] = {"state": [rows.entry(entry) for entry in await session.get_state(args.key)]}
     if args.history and args.key:
         versions = await session.state_history(args.key, args.history)
-        return {**found, "history": [rows.entry(entry) for entry in versions]}
-    return found
+        found = {**found, "history": [rows.entry(entry) for entry in versions]}
+    return rows.for_model(found)
 
 
 class ListState(Arguments):
@@ -344,7 +345,7 @@ class ListState(Arguments):
 @tool(ListState, changes=False)
 async def list_state(session: Session, args: ListState) -> Answer:
     """Keys of shared values and their versions."""
-    return {"state": [rows.entry(entry) for entry in await session.list_state(args.prefix)]}
+    return rows.for_model({"state": [rows.entry(entry) for entry in await session.list_state(args.prefix)]})
 
 
 # -- claims -----------------------------------------------------------------------------
@@ -386,4 +387,5 @@ async def release(session: Session, args: Release) -> Answer:
 async def list_claims(session: Session, args: Nothing) -> Answer:
     """All live claims."""
     now = time.time()
-    return {"claims": [rows.claim(c, session.shown(c.scope, c.path), now) for c in await session.list_claims()]}
+    found = [(claim, session.shown(claim.scope, claim.path)) for claim in await session.list_claims()]
+    return rows.for_model(rows.claims_for_model(found, now))

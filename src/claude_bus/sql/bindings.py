@@ -148,7 +148,7 @@ def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
     if held and held.client != client:
         names = [r["name"] for r in tx.all("SELECT name FROM agents WHERE channel = ?", who.channel)]
         where = tx.one("SELECT cwd FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
-        place = f"{held.status}, in {text.one_line(where['cwd'], 300)}" if where and where["cwd"] else held.status
+        place = f"{held.status}, in {text.quoted(where['cwd'], 300)}" if where and where["cwd"] else held.status
         raise NameTaken(who.name, place, rules.free_name(who.name, names))
 
 

@@ -1,0 +1,116 @@
+"""Peers' words wherever a model or a person reads them. Pure.
+
+Whatever acts on a reader (control characters, invisible and direction-changing ones, tags
+to which the client gives a meaning) is made visible; in a line of ours it stands in quotes.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+
+_FAMILIES = (
+    "agent|artifact|bash|bus|cc|channel|claude|command|coordinator|cross-session|cross_session|daemon|fork|function|ide|"
+    "interrupted|local-command|mcp|memory|other|pasted|persisted|repl|sandbox|session|subagent|system|task|teammate|tool|"
+    "total|truncated|untrusted|user|webhook"
+)
+"""What the tags begin with in which Claude Code (2.1.332) tells its model who speaks; a `-` or `_` follows."""
+_WORDS = (
+    "assistant|channel|developer|earlier_message|function|human|instructions|invoke|parameter|reminder|system|thinking|"
+    "tick|tool|user"
+)
+"""And those of one word. `List<User>` is none: there is no word before a tag."""
+_WHOLE = "antml|new-diagnostics|partial-response|previous-conversation"
+_TAG = rf"(?:(?:{_FAMILIES})[-_]|(?:{_WORDS})(?![\w-]))"
+_TAGS = re.compile(
+    rf"<(?=[\s/]*(?:{_WHOLE}|(?:{_FAMILIES})-)|[\s/]*/\s*{_TAG}|\s*{_TAG}[\w-]*\s+[\w:-]+\s*=)|(?<![\w.])<(?=\s*{_TAG})",
+    re.IGNORECASE,
+)
+# What prints nothing or turns the writing round: fillers, joiners, direction marks, line
+# separators, invisible operators, variation selectors, annotations, and the tag block
+# that can carry whole hidden texts.
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+_JOINERS = "\u200c\u200d"
+_SELECTOR = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f]")
+
+
+def visible(text: str) -> str:
+    """The text with whatever would act on its reader spelled out instead.
+
+    Newlines and tabs stay, so do joiners within words and emoji; a carriage return
+    before a newline is dropped. Everything else that prints nothing becomes an escape.
+    """
+    text = _UNSEEN.sub(_escape, text.replace("\r\n", "\n"))
+    text = "".join(c if c in "\n\t" or not _is_control(c) else _escape_char(c) for c in text)
+    return _TAGS.sub("&lt;", text)
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cs")
+
+
+def _escape(match: re.Match[str]) -> str:
+    """Joiners and one variation selector at a time are part of the writing, in their place."""
+    char = match[0]
+    before = match.string[match.start() - 1] if match.start() else "\n"
+    if char in _JOINERS and unicodedata.category(before) in ("So", "Sk", "Mn", "Mc", "Lo"):
+        return char
+    if _SELECTOR.match(char) and not _UNSEEN.match(before) and not before.isspace():
+        return char
+    return _escape_char(char)
+
+
+def _escape_char(char: str) -> str:
+    return ascii(char)[1:-1]
+
+
+def one_line(text: str, limit: int) -> str:
+    """The text on one line, cut to `limit` characters, as the client counts them.
+
+    Of a long text only the beginning is looked at.
+    """
+    return clipped(" ".join(visible(text[: 10 * limit]).split()), limit)
+
+
+def clipped(text: str, limit: int) -> str:
+    """The text, cut to `limit` characters as the client counts them."""
+    if size(text) <= limit:
+        return text
+    room = limit - 1
+    kept = text[:room]
+    while size(kept) > room:
+        kept = kept[:-1] if size(kept) - room < 100 else kept[: len(kept) * room // size(kept)]
+    return f"{kept}…"
+
+
+def size(text: str) -> int:
+    """Length as the client counts it, in UTF-16 units: most emoji are two."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def quoted(given: str, limit: int) -> str:
+    """What a peer wrote, as it may stand in a line of ours: on one line, cut to `limit` characters, made visible,
+    and in quotes that it cannot close. A reader takes nothing in it for ours, or for the user's."""
+    return '"{}"'.format(one_line(given, limit - 2).replace('"', "'"))
+
+
+def inert(value: object) -> Any:
+    """A JSON value with all its texts made visible, keys too. Without recursion: peers nest as deep as they like."""
+    out: list[Any] = [value]
+    containers: list[Any] = [out]
+    while containers:
+        found = containers.pop()
+        for at, item in list(found.items() if isinstance(found, dict) else enumerate(found)):
+            if isinstance(item, str):
+                found[at] = visible(item)
+            elif isinstance(item, dict):
+                found[at] = {visible(str(key)): inner for key, inner in item.items()}
+                containers.append(found[at])
+            elif isinstance(item, list | tuple):
+                found[at] = [*item]
+                containers.append(found[at])
+    return out[0]
