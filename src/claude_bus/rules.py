@@ -13,15 +13,14 @@ from itertools import accumulate
 
 from .errors import Forbidden, InvalidInput, RateLimited, TooLarge
 from .model import KINDS, Address, Agent, Draft, File, Grant, Place
+from .names import BROADCASTS, MAX_NAME, check_name, check_new_name, cleaned, looks_like
 from .patterns import is_glob, normalize, plain, wildcards
 
-DEFAULT_CHANNEL = "default"
-BROADCASTS = frozenset({"all", "any"})
-"""Both words of the earlier systems mean everybody on the channel."""
+__all__ = ["BROADCASTS", "MAX_NAME", "check_name", "check_new_name", "looks_like"]
 
+DEFAULT_CHANNEL = "default"
 MAX_CONTENT_BYTES = 65_536
 MAX_VALUE_BYTES = 262_144
-MAX_NAME = 64
 MAX_ROLE = 200
 MAX_OWNS = 100
 """Globs that one name owns."""
@@ -111,28 +110,6 @@ FOREIGN_HOST_SILENCE = 180.0
 
 _TICK = 1e-6
 _SHA256 = re.compile("[0-9a-f]{64}")
-
-
-def _is_plain(char: str) -> bool:
-    return char.isalnum() or char in "._-:+~#"
-
-
-def check_name(name: str, what: str = "name") -> str:
-    """A valid agent or channel name, or `InvalidInput`.
-
-    1 to 64 letters, digits and `. _ - : + ~ #`, beginning with a letter or digit; any
-    script. `all` and `any` are taken: they address everybody.
-    """
-    if not name or len(name) > MAX_NAME or not all(map(_is_plain, name)) or not name[0].isalnum():
-        raise InvalidInput(
-            f"{what} {name[:80]!a} is not valid: use 1-{MAX_NAME} letters, digits or . _ - : + ~ #, "
-            "beginning with a letter or digit"
-        )
-    if name in BROADCASTS:
-        raise InvalidInput(f"{what} '{name}' is reserved: it addresses everybody; pick another")
-    if unicodedata.normalize("NFC", name) != name:
-        raise InvalidInput(f"{what} {name!a} is not valid: use composed characters (Unicode NFC)")
-    return name
 
 
 def check_line(text: str, what: str, limit: int = MAX_ROLE) -> str:
@@ -378,15 +355,21 @@ def free_name(wanted: str, taken: Iterable[str]) -> str:
     return f"{wanted[: MAX_NAME - 5]}-{next(numbers)}"
 
 
-def folder_name(root: str, branch: str) -> str:
-    """The name a session has before it registers: its folder, and its branch if special."""
+def folder_name(root: str, branch: str, otherwise: str = "session") -> str:
+    """The name a session has before it registers: its folder, and its branch if special.
+
+    `otherwise` where that is no name, or one that nobody can take.
+    """
     parts = [re.split(r"[/\\]", root.rstrip("/\\"))[-1]]
     if branch not in ("", "main", "master"):
         parts.append(branch)
     words = "-".join(parts)
-    name = "".join(c if _is_plain(c) else "-" for c in unicodedata.normalize("NFC", words))
-    name = re.sub(r"-{2,}", "-", name).strip("-._:+~#")[:MAX_NAME]
-    return name if name and name not in BROADCASTS else "session"
+    name = re.sub(r"-{2,}", "-", cleaned(unicodedata.normalize("NFC", words), "-"))
+    name = cleaned(name.strip("-._:+~#")[:MAX_NAME])
+    try:
+        return check_new_name(name, ())
+    except InvalidInput:
+        return otherwise
 
 
 def is_gone(agent: Agent, now: float) -> bool:

@@ -125,8 +125,8 @@ class Session:
         wanted = Address(self.config.name, self.config.channel) if self.config.name else None
         try:
             binding = await self.bus.attach(self.client, wanted, self.config.channel)
-        except NameTaken as taken:
-            self._warning = text.one_line(f"BUS_NAME: {taken.message}; register(name) to take part.", 300)
+        except (NameTaken, InvalidInput) as refused:
+            self._warning = text.one_line(f"BUS_NAME: {refused.message}; register(name) to take part.", 300)
             return await self.bus.attach(self.client, None, self.config.channel)
         if wanted:
             binding, _, _ = await self.bus.register(self.client.key, wanted, self.config.role, None)

@@ -94,4 +94,4 @@ def _login() -> str:
         name = getpass.getuser()
     except (OSError, KeyError):  # a container's user without an entry
         name = "user"
-    return rules.folder_name(name, "")
+    return rules.folder_name(name, "", otherwise="person")

@@ -80,6 +80,7 @@ def delist(tx: Transaction, who: Address) -> None:
 
 def _join(tx: Transaction, who: Address, role: str, owns: tuple[str, ...] | None) -> None:
     """Mark an existing row as registered; one that was not gets the retained broadcasts."""
+    mailboxes.check_new(tx, who)
     joined = tx.number("SELECT registered FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
     tx.run(
         "UPDATE agents SET registered = 1, last_seen = ?, role = CASE WHEN ? = '' THEN role ELSE ? END, "

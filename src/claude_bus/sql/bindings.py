@@ -66,6 +66,7 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
         end(tx, existing, tx.now)
     if wanted:
         refuse_if_held(tx, wanted, client.key)
+        mailboxes.check_new(tx, wanted)
     found = rules.require(grant, wanted) if wanted else borne(tx, client.session_id, grant)
     who = found or _present(tx, client, channel, grant)
     mailboxes.ensure(tx, who)
@@ -131,6 +132,8 @@ def _present(tx: Transaction, client: Client, channel: str, grant: Grant) -> Add
     What a client is listed as is its door's to say, and needs no permission.
     """
     folder = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
+    if not folder.isascii() and rules.looks_like(folder, mailboxes.borne(tx, channel)):
+        folder = "session"
     base = client.listed or rules.permitted_name(grant, folder)
     names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")
     here = live(tx, channel)  # at once: asked one by one, the more there are the longer all wait for the next

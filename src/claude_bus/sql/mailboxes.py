@@ -25,6 +25,24 @@ def ensure(tx: Transaction, who: Address) -> None:
     )
 
 
+def check_new(tx: Transaction, who: Address) -> None:
+    """Raise `InvalidInput` if nobody bears the name yet, and it could be taken for somebody else's.
+
+    Names from before this rule go on: they can be resumed, read and written to.
+    """
+    if not tx.number("SELECT COUNT(*) FROM agents WHERE channel = ? AND name = ? AND registered = 1", *_key(who)):
+        rules.check_new_name(who.name, borne(tx, who.channel))
+
+
+def borne(tx: Transaction, channel: str) -> list[str]:
+    """The names on the channel that somebody bears, or bore: not those to which somebody only wrote."""
+    return [row["name"] for row in tx.all("SELECT name FROM agents WHERE channel = ? AND last_seen > 0", channel)]
+
+
+def _key(who: Address) -> tuple[str, str]:
+    return who.channel, who.name
+
+
 def forget_if_unused(tx: Transaction, who: Address) -> None:
     """Drop the row of a session that never registered, unless mail refers to it."""
     if not tx.one("SELECT 1 FROM deliveries WHERE channel = ? AND recipient = ?", who.channel, who.name):
