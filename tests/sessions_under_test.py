@@ -43,6 +43,7 @@ class Party:
         *,
         folder: Folder | None = None,
         may_wake: Callable[[str], bool] = lambda _mode: False,
+        attended: bool = False,
         **config: Any,
     ) -> Session:
         """A server of a client, by default of a new one."""
@@ -50,7 +51,7 @@ class Party:
         where = folder or Folder("/home/me/shop", "/home/me/shop")
         client = client or Client(f"client:{process}", process, where, "s")
         given = Config(self.path, busy_timeout=0.2, **{"rate": 0, **config})
-        return Session(self.bus(given), given, client, may_wake)
+        return Session(self.bus(given), given, client, may_wake, attended=attended)
 
     def bus(self, config: Config) -> Bus:
         """The bus of one server process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -66,12 +67,14 @@ class Bell:
         self.session = session
         self.bus = Looking(session.bus)
         self.rung: list[str] = []
+        self.first = anyio.Event()
         self.works = True
         self.says_idle = False
         self._doorbell = Doorbell(session, cast(Bus, self.bus), self._push, lambda: self.says_idle)
 
     async def _push(self, text: str, sender: str) -> bool:
         self.rung.append(f"{sender}: {text}")
+        self.first.set()
         return self.works
 
     @contextlib.asynccontextmanager
@@ -204,6 +207,29 @@ async def test_what_is_no_reason_to_wake_waits(party: Party, bell: Bell, to: str
         await bell.bus.looks()
 
     assert bell.rung == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("more", [{}, {"kind": "fyi"}], ids=["direct", "fyi"])
+async def test_a_turn_that_ended_for_a_ring_gets_it_at_once(
+    party: Party, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    """Though nothing else tells the watch to look; and what wakes nobody rings but this once."""
+    monkeypatch.setattr(doorbell, "LOOK_EVERY", 3_600)
+    alice = await party.join("alice")
+    bob = await party.join("bob", attended=True, may_wake=lambda _mode: True)
+    bell = Bell(bob)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bell._doorbell.watch)
+        await bob.prompt("s", "p1", "default")
+        await say(alice, "bob", **more)
+        await bob.stop("s", "default")
+        with anyio.fail_after(PATIENCE):
+            await bell.first.wait()
+        tasks.cancel_scope.cancel()
+
+    assert bell.rung == ["alice: 1 unread on the bus from alice (#1)"]
+    assert not bob.owes_ring
 
 
 @pytest.mark.anyio
@@ -491,6 +517,25 @@ def test_a_client_says_of_itself_whether_it_is_idle(tmp_path: Path, said: str | 
         (tmp_path / "sessions" / f"{me.pid}.json").write_text(said)
 
     assert claude_code.says_idle({"CLAUDE_CONFIG_DIR": str(tmp_path)}, me) == idle
+
+
+@pytest.mark.parametrize(
+    ("place", "said", "lets_in"),
+    [
+        ("config/settings.json", "accept", True),
+        ("config/settings.json", "hold", False),
+        ("project/.claude/settings.local.json", "refuse", False),
+        ("elsewhere.json", "refuse", True),
+    ],
+)
+def test_a_client_may_let_no_ring_in(tmp_path: Path, place: str, said: str, lets_in: bool) -> None:
+    """Its user, the project, or an administrator may have other sessions' messages held or refused."""
+    file = tmp_path / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"crossSessionInbound": said}))
+
+    env = {"CLAUDE_CONFIG_DIR": str(tmp_path / "config")}
+    assert claude_code.lets_in(env, tmp_path / "project") is lets_in
 
 
 def test_a_server_below_somebody_elses_session_does_not_ring_it(path: Path, socket: Inbox) -> None:

@@ -548,7 +548,8 @@ async def test_a_fault_of_our_own_is_one_failed_answer(
 
 @pytest.mark.anyio
 async def test_a_hook_answers_in_the_clients_json(party: Party, connect: Connect) -> None:
-    """Context under the event's name; a line for the user with the prompt only; nothing where nothing is new."""
+    """Context under the event's name, which the client prints at the end of a turn only; for the other events there is
+    a line for the user; nothing where nothing is new."""
     alice = await party.join("alice")
     async with connect(await party.join("bob")) as client:
         seen = {}
@@ -561,10 +562,10 @@ async def test_a_hook_answers_in_the_clients_json(party: Party, connect: Connect
             again = await client.call("hook", event="PostToolBatch", session_id="s", prompt_id="p")
             assert (again.text, again.failed) == (QUIET, False)
 
-    for event, reply in seen.items():
+    for order, (event, reply) in enumerate(seen.items(), 1):
         assert reply["hookSpecificOutput"]["hookEventName"] == event
         assert f"for {event}" in reply["hookSpecificOutput"]["additionalContext"]
-        assert ("systemMessage" in reply) == (event == "UserPromptSubmit")
+        assert reply.get("systemMessage", "") == ("" if event == "Stop" else f'bus: #{order} alice: "for {event}"')
 
 
 @pytest.mark.anyio

@@ -16,7 +16,7 @@ from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
 from claude_bus.injection import injection
 from claude_bus.model import Address, Client, Draft, Folder, HandOver, Message, Overlap, Reaction, Roster
-from claude_bus.session import REQUEST
+from claude_bus.session import REQUEST, Session
 from claude_bus.worktree import folder
 from sessions_under_test import Party, carried, say, state_of
 from working_trees import git, repository
@@ -37,7 +37,7 @@ async def test_a_prompt_brings_what_is_unread(party: Party) -> None:
     found = await bob.prompt("s", "p1", "default")
 
     assert carried(found.context) == ["the port is 8080"]
-    assert found.notice == "bus: 1 message from alice"
+    assert found.notice == 'bus: #1 alice: "the port is 8080"'
 
 
 async def test_a_message_is_read_only_after_the_model_answered(party: Party) -> None:
@@ -738,6 +738,82 @@ async def test_whether_a_session_can_be_woken_follows_its_permission_mode(party:
         seen.append(await outlook())
 
     assert seen == ["inbox", "waking", "idle", "waking"]  # no hook had come before the first turn
+
+
+# -- a turn whose end a person sees ---------------------------------------------------------------
+
+
+async def attended(party: Party, *, bell: bool) -> Session:
+    """A session named bob whose user sees its screen, in the middle of a turn."""
+    bob = await party.join("bob", attended=True, may_wake=lambda mode: bell and mode == "default")
+    await bob.prompt("s", "p1", "default")
+    return bob
+
+
+@pytest.mark.parametrize("more", [{}, {"kind": "fyi"}, {"to": "all"}], ids=["direct", "fyi", "broadcast"])
+async def test_a_turn_ends_for_the_bell_to_bring_its_mail(party: Party, more: dict[str, Any]) -> None:
+    """Whatever mail would have continued it: nothing is printed, nothing handed over, and the bell owes a ring."""
+    alice, bob = await party.join("alice"), await attended(party, bell=True)
+    sent = await say(alice, **{"to": "bob", "content": "one more thing", **more})
+
+    ended = await bob.stop("s", "default")
+
+    assert not ended
+    assert bob.owes_ring
+    assert await state_of(alice, sent) == "queued"
+    assert (await alice.agents(None, ""))[0][1].status == "idle"
+    assert carried((await bob.prompt("s", "p2", "default", typed=False)).context) == ["one more thing"]
+    assert not bob.owes_ring
+
+
+async def test_a_turn_without_mail_owes_no_ring(party: Party) -> None:
+    """Nor does one with mail that is one more word in a talk."""
+    bob = await attended(party, bell=True)
+
+    await bob.stop("s", "default")
+
+    assert not bob.owes_ring
+
+
+async def test_rings_go_on_with_a_turn_three_times_at_most(party: Party) -> None:
+    """Mail that wakes nobody and keeps coming with each last answer waits in the end, until the user speaks again."""
+    alice, bob = await party.join("alice"), await attended(party, bell=True)
+    owed = []
+    for n in range(5):
+        await say(alice, "bob", kind="fyi")
+        await bob.stop("s", "default")
+        owed.append(bob.owes_ring)
+        if bob.owes_ring:
+            await bob.prompt("s", f"ring {n}", "default", typed=False)
+
+    assert owed == [True] * rules.MAX_CONTINUATIONS + [False] * 2
+    await bob.prompt("s", "typed", "default")
+    await say(alice, "bob", kind="fyi")
+    await bob.stop("s", "default")
+    assert bob.owes_ring
+
+
+async def test_where_no_bell_may_ring_the_end_of_a_turn_brings_what_is_short(party: Party) -> None:
+    """The client prints it for the person: of what is longer it says only that it waits."""
+    alice, bob = await party.join("alice"), await attended(party, bell=False)
+    await say(alice, "bob", "short")
+    first = await bob.stop("s", "default")
+    sent = await say(alice, "bob", "long " * 200)
+
+    second = await bob.stop("s", "default")
+
+    assert carried(first.context) == ["short"]
+    assert second.context == text.more(1)
+    assert await state_of(alice, sent) == "queued"
+
+
+async def test_nobody_looks_at_a_session_without_a_screen(party: Party) -> None:
+    """There all mail continues the turn."""
+    alice, bob = await party.join("alice"), await party.join("bob", may_wake=lambda _mode: True)
+    await bob.prompt("s", "p1", "default")
+    await say(alice, "bob", "long " * 200)
+
+    assert carried((await bob.stop("s", "default")).context) == ["long " * 200]
 
 
 # -- what the client shows of an answer ----------------------------------------------------------

@@ -33,6 +33,12 @@ _TALK = re.compile(r"mcp__(plugin_[^_]+_)?bus__\w+|SendMessage|ListAgents|ToolSe
 
 _MAX_SETTINGS = 1_000_000
 """Bytes of the user's settings that are looked at."""
+_MANAGED = (
+    Path("/etc/claude-code/managed-settings.json"),
+    Path("/Library/Application Support/ClaudeCode/managed-settings.json"),
+    Path("C:/Program Files/ClaudeCode/managed-settings.json"),
+)
+"""Where an administrator's settings are, on each system."""
 
 TOOL_USE_ID = "claudecode/toolUseId"
 """In the `_meta` of a call: which one it is, as the hook before it said."""
@@ -145,16 +151,43 @@ def is_work(tool: str) -> bool:
     return not _TALK.fullmatch(tool)
 
 
+def is_attended(env: Mapping[str, str]) -> bool:
+    """Whether a person looks at what the client prints: not in `claude -p`, nor below a program that runs it."""
+    return env.get("CLAUDE_CODE_ENTRYPOINT") == "cli"
+
+
+def lets_in(env: Mapping[str, str], project: Path) -> bool:
+    """Whether the client's settings let other sessions' messages in, as which the bell comes."""
+    folders = (_own_folder(env), project / ".claude")
+    files = [folder / name for folder in folders if folder for name in ("settings.json", "settings.local.json")]
+    return not any(_setting(path, "crossSessionInbound") in ("hold", "refuse") for path in (*files, *_MANAGED))
+
+
 def says_idle(env: Mapping[str, str], client: Process) -> bool:
     """Whether the client's own session file says that it is idle.
 
     The last word when a turn ended without a Stop hook, as an interrupted one does.
     """
+    folder = _own_folder(env)
+    return folder is not None and _setting(folder / "sessions" / f"{client.pid}.json", "status") == "idle"
+
+
+def _own_folder(env: Mapping[str, str]) -> Path | None:
     try:
-        found: Any = json.loads(Path(_config_folder(env), "sessions", f"{client.pid}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, RuntimeError):  # RuntimeError: no home folder
-        return False
-    return isinstance(found, dict) and found.get("status") == "idle"
+        return _config_folder(env)
+    except RuntimeError:  # no home folder
+        return None
+
+
+def _setting(path: Path, name: str) -> object:
+    """A field of a JSON file, or None. A project's file may be anything, a pipe that never ends too."""
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_SETTINGS:
+            return None
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found.get(name) if isinstance(found, dict) else None
 
 
 async def push(inbox: Inbox, text: str, sender: str) -> bool:

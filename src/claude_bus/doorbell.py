@@ -61,7 +61,21 @@ class Doorbell:
 
     async def _watch(self, heard: Callable[[float], Awaitable[bool]]) -> None:
         while True:
-            await self._guarded(self._look, await heard(LOOK_EVERY))
+            await self._guarded(self._look, await self._told(heard))
+
+    async def _told(self, heard: Callable[[float], Awaitable[bool]]) -> bool:
+        """Sleep until there may be something to do; whether that was a notice of mail."""
+        noticed = False
+
+        async def end_with_the_turn() -> None:
+            if await self._session.turn_ended.rung(LOOK_EVERY):
+                tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end_with_the_turn)
+            noticed = await heard(LOOK_EVERY)
+            tasks.cancel_scope.cancel()
+        return noticed
 
     async def _guarded(self, step: Callable[..., Awaitable[None]], *args: object) -> None:
         """The edge of the process: whatever fails here must not end the server."""
@@ -78,6 +92,7 @@ class Doorbell:
         if heard or pulse != self._pulse:
             self._session.mail_arrived()
             self._pending = True
+        self._pending = self._pending or self._session.owes_ring
         if self._pending:
             self._pending = await self._ring()
         self._pulse = self._bus.pulse()
@@ -88,12 +103,14 @@ class Doorbell:
         binding = await self._bus.binding(self._session.client.key)
         if not self._push or not binding:
             return False
-        if not (await self._bus.waiting(binding.address)).rings:
+        owed = {"owed": True} if self._session.owes_ring else {}
+        if not owed and not (await self._bus.waiting(binding.address)).rings:
             return False
         interrupted = binding.status != "idle" and self._interrupted()
-        due = await self._bus.ring(self._session.client.key, idle=interrupted)
+        due = await self._bus.ring(self._session.client.key, idle=interrupted, **owed)
         if due:
             mail, rings = due
+            self._session.owes_ring = False
             told = text.doorbell(mail.count, mail.senders, mail.newest, rings)
             if not await self._push(told, mail.senders[0]):
                 await self._bus.observe(self._session.client.key, bell=False)

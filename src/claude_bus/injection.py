@@ -10,8 +10,14 @@ from .model import Injection, Reaction
 
 def injection(reaction: Reaction, warning: str = "") -> Injection:
     """What there is to tell, from who the session is to its mail; `warning` stands by itself."""
-    mail = reaction.mail.messages
-    return Injection("\n".join(_lines(reaction, warning)), text.notice(mail) if mail else "")
+    return Injection("\n".join(_lines(reaction, warning)), _notice(reaction))
+
+
+def _notice(reaction: Reaction) -> str:
+    mail = reaction.mail
+    if mail.messages:
+        return text.notice(mail.messages)
+    return text.too_long(mail.pending) if reaction.announce else ""
 
 
 def _lines(reaction: Reaction, warning: str) -> list[str]:

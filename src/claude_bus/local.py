@@ -282,8 +282,8 @@ class LocalBus:
     async def waiting(self, me: Address) -> Waiting:
         return await self._look(deliveries.waiting, me, self._process, self._acting.held)
 
-    async def ring(self, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
-        return await self._look(deliveries.ring, client, idle=idle)
+    async def ring(self, client: str, *, idle: bool, owed: bool = False) -> tuple[Waiting, int] | None:
+        return await self._look(deliveries.ring, client, idle=idle, owed=owed)
 
     async def message_status(self, me: Address, message_id: int) -> MessageStatus:
         return await self._run(messages.status, me, message_id)

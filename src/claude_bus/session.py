@@ -17,6 +17,7 @@ import anyio
 from . import rows, rules, text
 from .bus import Bus
 from .config import Config
+from .drivers.notices import Bell
 from .errors import BusError, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
 from .injection import injection
 from .model import (
@@ -58,7 +59,8 @@ class Session:
     `may_wake` tells for a permission mode whether the session may be woken in it; `hooked`
     says that hook events will come, before the first does. `grant` limits which names and
     channels it may use, `surroundings` are where its client runs. Mail is announced at
-    `address`, or nowhere.
+    `address`, or nowhere. `attended` says that a person looks at what the client prints,
+    `lets_in` whether the client's settings let a ring in.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class Session:
         grant: Grant = ANYBODY,
         surroundings: Surroundings | None = None,
         address: str = "",
+        attended: bool = False,
+        lets_in: Callable[[], bool] = lambda: True,
     ) -> None:
         self.bus = bus
         self.client = client
@@ -80,15 +84,24 @@ class Session:
         self.surroundings = surroundings or Surroundings(client.folder)
         self.turn = Turn(hooked=hooked)
         self._arrived = anyio.Event()
+        self.turn_ended = Bell()
+        """Rings when a turn has ended with mail waiting that its doorbell owes a ring."""
+        self.owes_ring = False
         self._may_wake = may_wake
+        self._attended = attended
+        self._lets_in = lets_in
         self._address = address
         self._listens = False
         """Whether the bus knows that this server of the session runs, and where it listens."""
         self._left = False
         self._taken_up = False
         self._continuations = 0
+        self._prolonged = False
+        """The turn ended for a ring that goes on with it."""
         self._hops = 0
         self._announced = 0
+        self._left_over = False
+        """Mail that was not handed over at the last event."""
         self._warning = ""
         self._problem = ""
         self._program = ""
@@ -453,7 +466,8 @@ class Session:
             self._hops = 0 if typed else self._hops
             self._problem = ""
             return _NOTHING
-        self._continuations = 0
+        self._continuations = self._continuations if self._prolonged and not typed else 0
+        self._prolonged = self.owes_ring = False
         self.turn.begin(session_id, prompt_id)
         doing = text.one_line(prompt, rules.MAX_DOING) if self.config.share_prompts else None
         found = await self._react(
@@ -472,6 +486,7 @@ class Session:
         """
         if self._left:
             return _NOTHING
+        self.owes_ring = False
         begins = await self._catch_up(session_id, prompt_id)
         self.turn.batch()
         self._hops = 0 if worked else self._hops
@@ -488,7 +503,11 @@ class Session:
         return missed
 
     async def stop(self, session_id: str, permission_mode: str, prompt_id: str = "") -> Injection:
-        """The model is about to end its turn: unread mail continues it, a few times at most."""
+        """The model is about to end its turn: unread mail continues it, a few times at most.
+
+        The client prints what continues a turn. Where a person would read that, and the session may be woken,
+        the turn ends and the bell rings for the mail at once; where it may not, little is said.
+        """
         if self._left:
             return _NOTHING
         begins = await self._catch_up(session_id, prompt_id)
@@ -497,8 +516,15 @@ class Session:
             await self._confirm(await self.attach())
             await self.became("idle", session_id)
             return _NOTHING
-        found = await self._react("stop hook", session_id, permission_mode, prompt_id, begins=begins, ends=True)
-        self._continuations += bool(found)
+        rings = self._attended and self._may_wake(permission_mode) and self._lets_in()
+        space = 0 if rings else text.STOP_SPACE if self._attended else text.MAIL_SPACE
+        found = await self._react(
+            "stop hook", session_id, permission_mode, prompt_id, begins=begins, ends=True, space=space
+        )
+        self._prolonged = self.owes_ring = rings and not found and self._left_over
+        self._continuations += bool(found) or self._prolonged
+        if self.owes_ring:
+            self.turn_ended.ring()
         return found
 
     async def failed(self, session_id: str) -> None:
@@ -544,12 +570,13 @@ class Session:
         roster: bool = False,
         doing: str | None = None,
         ends: bool = False,
+        space: int = text.MAIL_SPACE,
     ) -> Injection:
         """Let an event happen; returns what is new, in the words the model reads."""
         self._heard = time.monotonic()
         happening = Happening(
             via,
-            text.MAIL_SPACE,
+            space,
             session_id,
             prompt_id,
             begins,
@@ -571,6 +598,7 @@ class Session:
         if not reaction:
             return _NOTHING
         mail = reaction.mail
+        self._left_over = mail.pending > 0
         self.turn.handed_by_hook([*mail.unproven, *self._got(mail, told_once=reaction.told_once)])
         if reaction.told_once:
             self.turn.once.carry([request.id for request in reaction.requests])

@@ -24,6 +24,11 @@ MAIL_SPACE = 6_500
 """Of these, characters for message blocks; the rest is for what stands above and below them."""
 ROSTER_SPACE = 700
 """And as many for who is here."""
+STOP_SPACE = 600
+"""And for mail at the end of a turn: the client prints all of that for the person, too."""
+NOTICE_SPACE = 200
+"""Characters of messages in the line for the person."""
+MOST_NOTICED = 4
 MOST_TOLD = 50
 """Recipients, or agents, that a model is told of at once."""
 INBOX_LIMIT = 40_000
@@ -139,10 +144,8 @@ def fitting(messages: Sequence[Message], label: str, limit: int) -> list[str]:
 
 def mail(blocks: Iterable[str], left: int) -> str:
     """Message blocks under their preamble, and how to read what did not fit."""
-    parts = [_PREAMBLE, *blocks]
-    if left:
-        parts.append(more(left))
-    return "\n".join(parts)
+    shown = [*blocks]
+    return "\n".join([*([_PREAMBLE, *shown] if shown else ()), *([more(left)] if left else ())])
 
 
 def more(left: int) -> str:
@@ -194,9 +197,16 @@ def _named(message: Message) -> str:
 
 
 def notice(messages: Sequence[Message]) -> str:
-    """One line for the person at the terminal."""
-    senders = ", ".join(dict.fromkeys(name(m.sender) for m in messages))
-    return f"bus: {plural(len(messages), 'message')} from {senders}"
+    """One line for the person at the terminal: of each message its id, its sender, and its text, cut."""
+    each = NOTICE_SPACE // min(max(len(messages), 1), MOST_NOTICED)
+    shown = [f"#{m.id} {name(m.sender)}: {quoted(m.content or _named(m), each)}" for m in messages[:MOST_NOTICED]]
+    rest = len(messages) - len(shown)
+    return f"bus: {'; '.join(shown)}{f' and {rest} more' if rest else ''}"
+
+
+def too_long(left: int) -> str:
+    """The line for the person of mail that does not come by itself."""
+    return f"bus: {plural(left, 'message')} too long to come here; the session is told to read its inbox"
 
 
 def letter(message: Message, when: Callable[[float], str] = clock) -> str:

@@ -35,7 +35,7 @@ def test_a_message_wakes_an_idle_session(session: StartSession, backend: Peer) -
     (ring,) = reading.rings(request)
     assert f"1 unread on the bus from backend (#{sent.id})" in ring
     assert "the build is green" not in ring
-    frontend.tui.wait_for("bus: 1 message from backend")
+    frontend.tui.wait_for(f'bus: #{sent.id} backend: "the build is green"')
     frontend.wait_until("idle")
     assert backend.receipt(sent.id).state == "read"
 
@@ -122,4 +122,4 @@ def test_only_the_idle_are_woken(session: StartSession, backend: Peer) -> None:
     answered.set()
     after_answer = thinking.model.wait_main(2)
     assert [m.id for m in reading.mail(after_answer)] == [message["thinking"]]
-    assert reading.came_with(after_answer) == ["Stop"]
+    assert reading.came_with(after_answer) == ["UserPromptSubmit"]

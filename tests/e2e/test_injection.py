@@ -27,7 +27,7 @@ def test_waiting_mail_comes_with_the_prompt(session: StartSession, backend: Peer
     assert (mail.id, mail.attributes["from"], mail.content) == (waited, "backend", "the schema is in docs/schema.md")
     assert reading.came_with(request) == ["UserPromptSubmit"]
     assert "You are 'frontend' on the bus." in reading.news(request)[0]
-    frontend.tui.wait_for("bus: 1 message from backend")
+    frontend.tui.wait_for(f'bus: #{waited} backend: "the schema is in docs/schema.md"')
     assert backend.receipt(waited).state == "read"
 
     later = frontend.turn("and now")
@@ -124,23 +124,54 @@ def test_waiting_for_an_answer(session: StartSession, backend: Peer) -> None:
 
 
 def test_mail_while_the_last_answer_is_written(session: StartSession, backend: Peer) -> None:
-    """A message that arrives while the model writes its last answer continues the turn."""
+    """A message that arrives while the model writes its last answer wakes the session as its turn ends, be it one
+    that wakes nobody later; the person reads a line, and not what the model reads."""
     answered = threading.Event()
     frontend = session("frontend", held("all done", answered))
     frontend.say("finish up")
-    message = backend.send("frontend", "one more thing")
+    messages = [backend.send("frontend", "one more thing", kind="fyi"), backend.send("all", "lunch")]
     answered.set()
 
     request = frontend.model.wait_main(2)
-    assert [m.id for m in reading.mail(request)] == [message]
-    assert reading.came_with(request) == ["Stop"]
+    assert [m.id for m in reading.mail(request)] == messages
+    assert reading.came_with(request) == ["UserPromptSubmit"]
     frontend.wait_until("idle")
-    assert backend.receipt(message).state == "read"
+    assert {backend.receipt(message).state for message in messages[:1]} == {"read"}
     assert len(frontend.model.main) == 2
+    frontend.tui.wait_for(f'bus: #{messages[0]} backend: "one more thing"; #{messages[1]} backend: "lunch"')
+    for of_the_model in ("<bus-message", "From peers on the bus", "Stop hook says"):
+        assert of_the_model not in frontend.tui.screen()
+
+
+def test_mail_while_the_last_answer_is_written_where_nothing_may_ring(
+    session: StartSession, backend: Peer, box: Sandbox
+) -> None:
+    """It continues the turn: what is short comes at once, and of what is long the person sees a line only."""
+    box.env["BUS_WAKE"] = "never"
+    answered, again = threading.Event(), threading.Event()
+    inbox = tool(f"{TOOLS}__inbox")
+    frontend = session("frontend", held("all done", answered), held("and again", again), inbox, text("read"))
+    frontend.say("finish up")
+    short = backend.send("frontend", "one more thing")
+    answered.set()
+    request = frontend.model.wait_main(2)
+    assert [m.id for m in reading.mail(request)] == [short]
+    assert reading.came_with(request) == ["Stop"]
+
+    long = backend.send("frontend", "a long story " * 100)
+    again.set()
+    request = frontend.model.wait_main(4)
+    assert not reading.mail(request)
+    (result,) = request.tool_results()
+    assert [m["id"] for m in json.loads(result)["messages"]] == [long]
+    frontend.wait_until("idle")
+    assert backend.receipt(long).state == "read"
+    frontend.tui.wait_for("1 unread message did not fit here")
+    assert "a long story" not in frontend.tui.screen()
 
 
 def test_mail_continues_a_turn_three_times_at_most(session: StartSession, backend: Peer) -> None:
-    """Of messages that keep coming with each last answer, three continue the turn; the next one wakes it anew."""
+    """Of messages that keep coming with each last answer, three go on with the turn; the next one wakes it anew."""
     sent: list[int] = []
 
     def interrupted(request: Request) -> Turn:
@@ -151,9 +182,8 @@ def test_mail_continues_a_turn_three_times_at_most(session: StartSession, backen
     frontend.say("go")
     woken = frontend.model.wait_main(5)
     requests = frontend.model.main
-    assert [reading.came_with(request) for request in requests[1:4]] == [["Stop"]] * 3
-    assert reading.came_with(woken) == ["UserPromptSubmit"]
-    assert len(reading.rings(woken)) == 1
+    assert [reading.came_with(request) for request in requests[1:]] == [["UserPromptSubmit"]] * 4
+    assert len(reading.rings(woken)) == 4
     assert [m.id for request in requests for m in reading.mail(request)] == sent
 
 

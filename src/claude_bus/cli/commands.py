@@ -177,7 +177,7 @@ def _fenced(found: HandOver, *, peeked: bool) -> str:
     label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
     left = found.pending - (len(found.messages) if peeked else 0)
     blocks = [text.message_block(message, label) for message in found.messages]
-    return text.mail(blocks, left) if blocks else text.more(left) if left else ""
+    return text.mail(blocks, left)
 
 
 def _more(found: HandOver, *, peeked: bool) -> str:

@@ -69,9 +69,13 @@ async def handle(participants: Participants, event: Event) -> str:
     return "" if event.event == "PostCompact" else _QUIET
 
 
+_SILENT = frozenset({"UserPromptSubmit", "PostToolBatch"})
+"""Events whose context the client puts before the model only: the person gets a line of his own."""
+
+
 def _answer(event: str, found: Injection) -> str:
     answer: dict[str, object] = {"hookSpecificOutput": {"hookEventName": event, "additionalContext": found.context}}
-    if found.notice and event == "UserPromptSubmit":
+    if found.notice and event in _SILENT:
         answer["systemMessage"] = found.notice
     return json.dumps(answer, ensure_ascii=False)
 

@@ -51,7 +51,15 @@ async def _serve(config: Config) -> None:
             return False
         return config.wake == "always" or mode not in ("", claude_code.BYPASS)
 
-    session = Session(bus, config, client, may_wake, hooked=claude_code.has_hooks(env))
+    session = Session(
+        bus,
+        config,
+        client,
+        may_wake,
+        hooked=claude_code.has_hooks(env),
+        attended=claude_code.is_attended(env),
+        lets_in=lambda: claude_code.lets_in(env, Path(client.folder.root or Path.cwd())),
+    )
     participants = Participants(session)
     server = create_server(lambda _context: participants)
 

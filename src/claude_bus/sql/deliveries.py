@@ -312,12 +312,13 @@ def continues(tx: Transaction, me: Address) -> bool:
     return row is not None
 
 
-def ring(tx: Transaction, client: str, *, idle: bool) -> tuple[Waiting, int] | None:
+def ring(tx: Transaction, client: str, *, idle: bool, owed: bool = False) -> tuple[Waiting, int] | None:
     """Take the right to ring for the client's unread mail, if a ring is due.
 
     Returns the mail and how often this batch rang before. Two servers of one session
     both ask; one gets it. `idle` says the caller knows the session is idle even
-    though its last event said otherwise.
+    though its last event said otherwise; `owed`, that its turn ended just now although it would
+    have gone on for this mail: that rings whatever mail it is.
     """
     row = tx.one("SELECT * FROM bindings WHERE client = ?", client)
     if not row or not row["bell"]:
@@ -327,7 +328,7 @@ def ring(tx: Transaction, client: str, *, idle: bool) -> tuple[Waiting, int] | N
     if not idle and status and status["status"] != "idle":
         return None
     mail = waiting(tx, me)
-    if not mail.rings:
+    if not (mail.rings or (owed and mail.count)):
         return None
     same_batch = tx.one(
         "SELECT 1 FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? "
