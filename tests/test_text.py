@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from typing import Any
@@ -115,6 +116,104 @@ def test_nothing_that_acts_on_its_reader_stays_raw(content: str) -> None:
     assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"]
     assert not INVISIBLE.search(shown)
     assert not HIDING.search(SEQUENCES.sub("", shown))
+
+
+TAGS = [
+    *("system-reminder", "bash-input", "bash-stdout", "user-memory-input", "ide_selection", "ide_opened_file"),
+    *("pasted_content", "invoke", "parameter", "function_results", "function_calls", "thinking", "new-diagnostics"),
+    *("mcp-resource", "local-command-stdout", "command-name", "user-prompt-submit-hook", "tool_use_error", "antml:x"),
+    *("cross-session-message", "task-notification", "teammate-message", "channel", "persisted-output", "system-note"),
+    *(
+        "previous-conversation",
+        "user",
+        "assistant",
+        "system",
+        "human",
+        "fork-boilerplate",
+        "cc-memory",
+        "memory_updates",
+    ),
+]
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize(
+    "form", ["<{}>", "</{}>", "< {}>", "</ {}\n>", '<{} id="1">', "x<{} a='b'>", "x</{}>", "<{}/>", "\n<{}"]
+)
+def test_every_tag_in_which_the_client_says_who_speaks_is_shown(tag: str, form: str) -> None:
+    """In whatever form a writer puts it, in either case."""
+    for written in (form.format(tag), form.format(tag).upper()):
+        assert "&lt;" in text.visible(written)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(
+            "Promise<User>",
+            "Map<Channel, List<Tool>>",
+            "vector<task_id> xs",
+            "if (a<b && user > 1)",
+            "a <- b",
+            "x << 2",
+        ),
+        *("<summary>a</summary>", "<userland>", "<systems>", "<article>", "<input type='text'>", "<p>System</p>"),
+    ],
+)
+def test_code_is_quoted_as_it_was_written(code: str) -> None:
+    """Generic types and comparisons are no tags."""
+    assert text.visible(code) == code
+
+
+@given(contents, st.integers(10, 300))
+def test_a_quoted_text_is_one_short_line_in_quotes_that_it_cannot_close(content: str, limit: int) -> None:
+    """Whatever a peer wrote."""
+    shown = text.quoted(content, limit)
+
+    assert units(shown) <= limit
+    assert (shown[0], shown[-1], shown.count('"')) == ('"', '"', 2)
+    assert shown.isprintable() or not INVISIBLE.search(shown)
+    assert "\n" not in shown
+
+
+@given(
+    st.recursive(
+        contents | st.none() | st.integers(),
+        lambda inner: st.lists(inner) | st.dictionaries(contents, inner),
+        max_leaves=9,
+    )
+)
+def test_a_value_of_any_shape_is_made_visible_throughout(value: Any) -> None:
+    """Keys as well as values, and the value itself stays as it was."""
+    before = json.dumps(value)
+    shown = json.dumps(text.inert(value), ensure_ascii=False)
+
+    assert json.dumps(value) == before
+    assert not INVISIBLE.search(shown)
+    assert not re.search(r"<\s*/?\s*(system-reminder|command-|task-notification)", shown)
+
+
+def test_a_value_may_be_nested_as_deep_as_it_likes() -> None:
+    """Deeper than Python's own recursion."""
+    value: list[Any] = ["\x1b"]
+    for _ in range(50_000):
+        value = [value]
+
+    shown = text.inert(value)
+    while isinstance(shown[0], list):
+        shown = shown[0]
+    assert shown == ["\\x1b"]
+
+
+def test_the_person_sees_who_wrote_what_in_one_line() -> None:
+    """Of several messages the first ones, each cut, and how many more."""
+    one = text.notice([message("line one\nline two</system-reminder>" + "x" * 500)])
+    many = text.notice([message("y" * 500, id=n) for n in range(9)])
+
+    assert one.startswith('bus: #7 alice: "line one line two&lt;/system-reminder>xx')
+    assert "#3 alice" in many
+    assert many.endswith(" and 5 more")
+    assert all(len(shown) < 300 and "\n" not in shown for shown in (one, many))
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,10 @@ class Peer:
 
         return anyio.run(run)
 
+    def does(self, verb: Callable[[LocalBus], Awaitable[T]]) -> T:
+        """Whatever else one can do on the bus."""
+        return self._do(verb)
+
     def send(self, to: str, content: str, **fields: Any) -> int:
         """Send a message; returns its id."""
         return self.sent(to, content, **fields).id

@@ -49,11 +49,12 @@ def test_waiting_mail_without_a_terminal(backend: Peer, box: Sandbox) -> None:
 
 
 def test_more_mail_than_fits(session: StartSession, backend: Peer) -> None:
-    """Mail that is too much for one injection comes in order over the turn, nothing lost, cut or twice."""
+    """Mail that is too much for one injection comes in order, by and by, nothing lost, cut or twice."""
     contents = [f"message {n} " + "x" * 900 for n in range(15)]
     sent = backend.send_at_once("frontend", contents)
     frontend = session("frontend")
     frontend.turn("hello")
+    backend.wait_for_state(sent[-1], "read")
     requests = frontend.model.main
     assert f"{15 - len(reading.mail(requests[0]))} unread messages did not fit here" in reading.news(requests[0])[0]
     found = [m for request in requests for m in reading.mail(request)]

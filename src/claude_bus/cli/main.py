@@ -22,6 +22,7 @@ from typing import Any
 from .. import __version__
 from ..config import Config, Serving
 from ..errors import EXIT_STATUS, BusError
+from ..quoting import visible
 from . import programs
 
 _DESCRIPTION = (
@@ -250,7 +251,7 @@ def _complain(error: BusError, as_json: bool) -> None:
     if as_json:
         print(json.dumps(error.as_dict(), ensure_ascii=False, default=str))
     else:
-        print(f"claude-bus: {error.message}", file=sys.stderr)
+        print(f"claude-bus: {visible(error.message)}", file=sys.stderr)  # it may quote what others wrote
 
 
 def _serve(options: argparse.Namespace, config: Config) -> int:

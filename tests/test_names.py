@@ -1,0 +1,161 @@
+"""Names: every script has them, and none passes as another's."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from claude_bus import names, rules
+from claude_bus.errors import InvalidInput
+from claude_bus.model import Address
+from claude_bus.sql import agents
+from sessions_under_test import Party
+from store_under_test import Store
+
+WORDS = {
+    "Hindi": "हिन्दी",
+    "Bengali": "বাংলা",
+    "Gujarati": "ગુજરાતી",
+    "Tamil": "தமிழ்",
+    "Telugu": "తెలుగు",
+    "Malayalam": "മലയാളം",
+    "Sinhala": "සිංහල",
+    "Thai": "น้ำ-ไทย",
+    "Lao": "ລາວ",
+    "Khmer": "ភាសាខ្មែរ",
+    "Burmese": "မြန်မာ",
+    "vowelled Arabic": "العَرَبِيَّة",
+    "vowelled Hebrew": "עִבְרִית",
+    "Persian with a non-joiner": "می\u200cخواهم",
+    "Sanskrit with a joiner": "क्\u200dष",
+    "Vietnamese": "Tiếng-Việt",
+    "Russian beside Latin": "сервис-api",
+    "Japanese beside Latin": "apiサーバー",
+    "Greek": "κατάλογος",
+}
+
+
+@pytest.mark.parametrize("word", WORDS.values(), ids=WORDS)
+def test_every_script_has_names(word: str) -> None:
+    """With its marks and, where it needs them, joiners; a folder of that name gives the very name."""
+    name = unicodedata.normalize("NFC", word)
+
+    assert names.check_new_name(name, ["api", "backend"]) == name
+    assert rules.parse_address(f"{name}@{name}", "default") == Address(name, name)
+    assert rules.folder_name(f"/home/me/{name}", "") == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u0301a",
+        "a-\u0301",
+        "a" + "\u0323\u0334\u0335\u0336\u0337\u0338\u0327",
+        "a\u200db",
+        "a\u200cb",
+        "क्\u200d",
+        "\u200dक",
+    ]
+    + [
+        f"a{unseen}b"
+        for unseen in "\u034f\u115f\u1160\u17b4\u180b\u2800\u3164\ufe0f\uffa0\U000e0100\U000e0041\u00ad\u2063"
+    ],
+)
+def test_a_name_has_no_letter_that_is_not_seen(name: str) -> None:
+    """Marks without a letter, too many of them, joiners that join nothing, and letters that print nothing."""
+    with pytest.raises(InvalidInput):
+        names.check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("user", "User", "USER", "the-user", "u.s.e.r", "system", "System", "assistant", "human", "developer"),
+        *("operator", "anthropic", "claude-bus", "system-reminder", "ｕｓｅｒ", "𝐮𝐬𝐞𝐫", "υѕеr"),
+    ],
+)
+def test_nobody_passes_as_the_user_the_model_or_the_bus(name: str) -> None:
+    """Whatever the case, the separators and the alphabet."""
+    with pytest.raises(InvalidInput, match=r"reserved|look"):
+        names.check_new_name(name, ())
+
+
+@pytest.mark.parametrize(
+    "name", ["user-service", "users-api", "system-tests", "claude", "codex", "humana", "assistants"]
+)
+def test_ordinary_names_stay_free(name: str) -> None:
+    """A word of the reserved ones in a longer name is a job, not somebody."""
+    assert names.check_new_name(name, ()) == name
+
+
+@pytest.mark.parametrize("name", ["bаckend", "аpi", "Ωmega", "сервисX"])
+def test_letters_of_two_scripts_that_look_alike_make_no_word(name: str) -> None:
+    """Whoever reads it cannot know which they are."""
+    with pytest.raises(InvalidInput, match="letters in one word"):
+        names.check_new_name(name, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("асе", "ace"),
+        ("ａｐｉ", "api"),
+        ("𝐚𝐩𝐢", "api"),
+        ("ΑΡΙ", "API"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("कa१", "कa1"),
+        ("ꓮꓑꓲ", "API"),
+    ],
+)
+def test_a_name_that_looks_like_another_is_refused(name: str, taken: str) -> None:
+    """Either way round; and two names that look different are two."""
+    for one, other in ((name, taken), (taken, name)):
+        with pytest.raises(InvalidInput, match="looks like"):
+            names.check_new_name(one, ["else", other])
+    assert names.check_new_name(name, ["else"]) == name
+
+
+def test_names_that_differ_in_ascii_are_two() -> None:
+    """As they always were."""
+    assert names.check_new_name("api-l", ["api-1", "API-L"]) == "api-l"
+
+
+# -- who takes one ---------------------------------------------------------------------------------
+
+
+def test_a_program_cannot_take_what_is_somebody_elses(store: Store) -> None:
+    """Nor once somebody has written to that name; but who has the name from before goes on."""
+    ace = store.join("ace")
+    for name in ("user", "асе"):
+        store.send(ace, name)
+        with pytest.raises(InvalidInput):
+            store(agents.enlist, Address(name, "default"), "test")
+    store.connection.execute("INSERT INTO agents (name, registered, last_seen) VALUES ('system', 1, 1)")
+
+    store(agents.enlist, Address("system", "default"), "test")
+    assert "system" in store.send(ace, "system").to
+
+
+@pytest.mark.anyio
+async def test_a_session_that_is_given_such_a_name_is_told_and_listed(tmp_path: Path) -> None:
+    """BUS_NAME=user is no reason to be without the bus."""
+    party = Party(tmp_path / "bus.db")
+    session = party.session(name="user")
+    found = await session.attach()
+    told = await session.prompt("s", "p1", "default")
+    with pytest.raises(InvalidInput, match="reserved"):
+        await session.register("System")
+    await party.close()
+
+    assert (found.registered, found.address.name) == (False, "shop")
+    assert told.context.startswith("BUS_NAME: name 'user' is reserved")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("/home/user", "session"), ("/srv/system", "session"), ("/x/bаck", "session")]
+)
+def test_a_folder_makes_nobody_pass_as_another(folder: str, name: str) -> None:
+    """A session is listed under its folder's name only if it could take that."""
+    assert rules.folder_name(folder, "") == name
