@@ -7,12 +7,13 @@ whose process died is over as soon as somebody notices), the model is told what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from claude_bus import text
+from claude_bus import rows, text
 from claude_bus.model import Address, Client, Draft, Happening, Message, Process, Status
 from model_of_claims import ModelOfClaims, meet, scope_of
 from model_of_state import ModelOfState
@@ -507,7 +508,7 @@ class ModelOfTheBus:
         self._expire([letter for letter in self.letters.values() if me in letter.slips], me)
         waiting = [letter for letter in self._with(me, "queued") if not (news and letter.slips[me].earlier)]
         shown = [letter.handed(me, self.now) for letter in waiting]
-        count = max(min(_fitting(shown, room), limit), int(at_least_one and bool(waiting)))
+        count = min(_answering(shown, room) if at_least_one else _fitting(shown, room), limit)
         unproven = tuple(m.id for m in self._with(me, "handed") if m.slips[me].by == by)
         rest = waiting[count].id if count < len(waiting) else 0
         if peek:
@@ -727,3 +728,10 @@ def _fitting(messages: Iterable[Message], room: int) -> int:
             break
         count += 1
     return count
+
+
+def _answering(messages: Sequence[Message], room: int) -> int:
+    """How many of the first an answer of a tool carries: they fit as JSON, or it is one that the client shows."""
+    sizes = [text.size(json.dumps(rows.message(m, for_model=True), ensure_ascii=False)) for m in messages]
+    fitting = [n for n in range(1, len(sizes) + 1) if sum(sizes[:n]) <= room]
+    return max([*fitting, int(bool(sizes) and sizes[0] <= text.MOST_SHOWN)])

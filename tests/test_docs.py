@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus import config, rules, spelling
+from claude_bus import config, rules, spelling, text
 from claude_bus.cli.commands import COMMANDS
 from claude_bus.config import Serving
 from claude_bus.http import connection, guard, quotas, verbs
@@ -89,6 +89,7 @@ def test_every_limit_is_documented() -> None:
         "requests under way, of one MCP session": str(visitors.MAX_REQUESTS),
         "characters of messages, versions or values": f"{rules.MAX_ANSWER:,}",
         "messages in one answer": f"{rules.MAX_AT_ONCE:,}",
+        "characters of a tool's answer": f"{text.INBOX_LIMIT:,}; {text.MOST_SHOWN:,}",
         "characters that messages are": f"{rules.MAX_SEARCH:,}",
         "state keys": f"{rules.MAX_KEYS:,}",
         "recipients": f"{rules.MAX_RECIPIENTS}; {rules.MAX_RECIPIENT_GLOBS}",
