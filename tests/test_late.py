@@ -158,8 +158,8 @@ async def test_a_taken_name_is_refused_with_who_has_it_where_and_the_ways_on(par
         await party.join("bob")
 
     assert refused.value.message == (
-        "'bob' is held by a live session (idle, in /home/me/shop); 'bob-2' is free. Sessions of another project can "
-        "have names of their own on another channel: register(name, channel=...), or BUS_CHANNEL"
+        "'bob' is held by a live session (idle, in \"/home/me/shop\"); 'bob-2' is free. Sessions of another project "
+        "can have names of their own on another channel: register(name, channel=...), or BUS_CHANNEL"
     )
 
 
