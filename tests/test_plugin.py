@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import claude_bus
+from claude_bus import claude_settings
 from claude_bus.mcp import hooks
 from claude_bus.mcp.tools import TOOLS
 from environment_under_test import ROOT, Launched, machine
@@ -75,6 +76,16 @@ def test_the_projects_server_starts_anywhere_in_a_clone(folder: str, plugin_root
         assert running.end() == 0
     finally:
         running.kill()
+
+
+def test_the_clients_are_named_alike() -> None:
+    """CI installs the oldest client that the installer gives hooks to, and README says which were tested."""
+    script, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("scripts/client", "README.md"))
+    versions = dict(re.findall(r"^(CLAUDE_CODE_\w+)=(\S+)$", script, re.MULTILINE))
+    oldest, tested = versions["CLAUDE_CODE_OLDEST"], versions["CLAUDE_CODE_VERSION"]
+    assert oldest == ".".join(map(str, claude_settings.HOOKS_SINCE))
+    assert f"Needs Claude Code {oldest} or newer" in readme
+    assert f"with {oldest} and {tested}" in readme
 
 
 def test_the_icon_is_what_the_directory_takes() -> None:
