@@ -63,7 +63,7 @@ async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Respo
     call = verb.called(body)
     scope = Scope(grant)
     arguments = {name: scope.inward(name, value) for name, value in call.arguments.items()}
-    said.check(arguments)
+    said.check({**arguments, "process": call.process})
     permission = _Permission(grant, scope, name)
     permission.check(arguments)
     bus = service.bus.acting_for(scope.process(call.process), grant, frozenset(call.held), permission.check_stored)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from .. import patterns, rules
-from ..errors import ClaimHeld, ClaimOfOther, InvalidInput, TooLarge
+from ..errors import ClaimHeld, ClaimOfOther, InvalidInput, NotRegistered, TooLarge
 from ..model import FOLDER, Address, Claim, Place
 from ..patterns import Effort, Exhausted, Kind, Stems
 from . import bindings, events
@@ -37,8 +37,11 @@ def claim(
     An exclusive claim excludes every overlapping claim of others; shared ones exclude
     only exclusive ones. Claims that edits made hold in their working tree only: `tree`
     is the claimer's. Claiming one's own again renews it. Ends after `ttl` seconds.
-    Raises `InvalidInput` beyond the limits of what may be claimed, at once and in all.
+    Raises `InvalidInput` beyond the limits of what may be claimed, at once and in all,
+    `NotRegistered` for a name that nobody ever had here.
     """
+    if not tx.one("SELECT 1 FROM agents WHERE channel = ? AND name = ?", me.channel, me.name):
+        raise NotRegistered
     rules.check_seconds(ttl, "ttl", rules.MAX_CLAIM_TTL)
     rules.check_line(reason, "reason")
     if not places:
