@@ -24,6 +24,8 @@ from claude_bus.model import Address
 from claude_bus.opening import open_local
 
 HOLDERS = 5
+AT_ONCE = 10
+"""Patterns in one claim: to compare many with all that there are is refused."""
 
 
 def repository(folder: Path) -> Path:
@@ -62,8 +64,8 @@ async def claims(config: Config, shop: Path, patterns: list[str]) -> None:
             await bus.release(holder, None)
         for number, holder in enumerate(holders):
             share = [worktree.claimed(where, pattern) for pattern in patterns[number::HOLDERS]]
-            for start in range(0, len(share), rules.MAX_PLACES):
-                await bus.claim(holder, share[start : start + rules.MAX_PLACES], ttl=3_600, shared=True, reason="")
+            for start in range(0, len(share), AT_ONCE):
+                await bus.claim(holder, share[start : start + AT_ONCE], ttl=3_600, shared=True, reason="")
 
 
 def hook(server: Server, path: Path) -> None:

@@ -445,7 +445,9 @@ async def test_the_plugins_copy_is_found_after_an_upgrade(repository: Repository
     first = checkout(versions / "0.3.0")
     data.mkdir()
     has_environment(data / "environments")
-    repository.program = [sys.executable, "-I", "-S", str(first / ".claude-plugin" / "launch.py")]
+    (tmp_path / "link").symlink_to(versions)
+    spelled = tmp_path / "link" / first.name / ".claude-plugin" / "launch.py"
+    repository.program = [sys.executable, "-I", "-S", str(spelled)]
     repository.env["CLAUDE_PLUGIN_DATA"] = str(data)
     repository.guarded()
     del repository.env["CLAUDE_PLUGIN_DATA"]

@@ -156,10 +156,15 @@ def this_program() -> Program:
 def _environment(launcher: Path) -> Path | None:
     """The environment that the plugin's launcher started this process in, if it did."""
     words = sys.orig_argv
-    if str(launcher) not in words or "--in" not in words:
+    if "--in" not in words or not any(_is_same(word, launcher) for word in words):
         return None
     given = words[words.index("--in") + 1]
     return Path(given) if given else None
+
+
+def _is_same(word: str, launcher: Path) -> bool:
+    """Whether a word of the command is the launcher, however the path to it is spelled."""
+    return word.endswith(launcher.name) and Path(word).resolve() == launcher
 
 
 def _plain(program: Path, command: list[str]) -> str:
