@@ -33,6 +33,9 @@ ABANDONED = 86_400
 OPTIONAL = "kingfisher-secret-scanner=="
 """Without it nobody looks for secrets, and `claude-bus doctor` says so."""
 
+WAY_OUT = """\
+Needed is uv, or Python 3.11 or newer with venv and pip (on Debian and Ubuntu: apt install python3-venv), and a way to
+the packages: a network, a mirror or a cache."""
 NO_PYTHON = "there is neither uv nor Python 3.11 or newer: install one of them"
 DISK_FULL = "the disk is full: make room in {folder}"
 NO_TRUST = "the certificate of the package index is not trusted: behind a company's proxy set SSL_CERT_FILE to its file"
@@ -71,7 +74,7 @@ def main(folder: Path) -> int:
         made = launch.find(str(folder)) or build(folder)
     except Unmade as failed:
         print(failed)
-        say(f"claude-bus: {failed}")
+        say(f"claude-bus: {failed}\n{WAY_OUT}")
         return 1
     except OSError as error:
         print(reason([str(error)]).format(folder=folder))

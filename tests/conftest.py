@@ -87,5 +87,8 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def uv(tmp_path: Path) -> Uv:
-    return Uv(tmp_path / "uv")
+def uv(tmp_path: Path) -> Iterator[Uv]:
+    """A stand-in for uv, which is to be put on PATH."""
+    made = Uv(tmp_path / "uv")
+    yield made
+    made.open()

@@ -128,6 +128,13 @@ class Uv:
         self._gate.unlink()
         os.mkfifo(self._gate)
 
+    def open(self) -> None:
+        """Let all installations go on, now and later: who makes an environment outlives the session that wanted it."""
+        waiting = os.open(self._gate, os.O_RDWR)
+        self._gate.unlink()
+        self._gate.touch()
+        os.close(waiting)
+
     @contextlib.contextmanager
     def installing(self) -> Iterator[None]:
         """Entered when an installation waits; it goes on afterwards."""
