@@ -76,7 +76,7 @@ class Repository:
         """What is said when a commit of what Alice claims is refused, as it must be."""
         self.change()
         said = self.git("commit", "-m", "refused", fails=True)
-        assert "src/a.py: 'src/a.py' is claimed by 'alice'" in said
+        assert "src/a.py: \"src/a.py\" is claimed by 'alice'" in said
         return said
 
     def passes(self) -> str:

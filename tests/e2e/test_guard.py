@@ -117,7 +117,7 @@ def test_a_claimed_edit_is_refused_once_and_the_holder_is_told(session: StartSes
 
     first, second = results(requests)[1:]
     assert refused(first)
-    assert all(word in first for word in ("'src/**'", "'backend'", "1h", "moving the API", "repeat the same edit"))
+    assert all(word in first for word in ('"src/**"', "'backend'", "1h", "moving the API", "repeat the same edit"))
     assert "updated successfully" in second
     assert file.read_text() == "x = 2\n"
     (mail,) = reading.mail(backend.turn("go on"))
