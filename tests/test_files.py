@@ -307,7 +307,7 @@ async def test_looks_that_hang_are_few(tmp_path: Path, disk: Disk) -> None:
 
 async def test_a_file_that_cannot_be_read_in_time_is_not_sent(party: Party, folder: Path, disk: Disk) -> None:
     """The refusal names it, and the session goes on."""
-    with pytest.raises(InvalidInput, match=r"'hangs\.txt' was not read within"):
+    with pytest.raises(InvalidInput, match=r"hangs\.txt' was not read within"):
         await send(await join(party, folder, "alice"), "report.txt", "hangs.txt")
 
 

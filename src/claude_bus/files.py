@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 
@@ -37,22 +37,36 @@ class _GaveUp(Exception):
     """The time is over: nobody waits for the digest any more."""
 
 
-async def measured(cwd: str, paths: Sequence[str]) -> tuple[File, ...]:
+async def measured(
+    cwd: str, written: Sequence[str], understood: Callable[[Sequence[str]], Sequence[str]] = list
+) -> tuple[File, ...]:
     """The files as they are now; relative paths are meant from `cwd`.
 
-    Raises `InvalidInput` for whatever is not a readable, regular file, or is not read within `MEASURE` seconds.
+    `understood` makes paths of what was written, and may look at the disk for that. Raises `InvalidInput` for whatever
+    is not a readable, regular file, or is not read within `MEASURE` seconds.
     """
-    rules.check_file_count(len(paths))
-    if not paths:
+    rules.check_file_count(len(written))
+    if not written:
         return ()
+    paths: list[str] = []
     found: list[File | InvalidInput] = []
-    await _aside.run(lambda given_up: _measure_all(cwd, paths, found, given_up), MEASURE)
-    for one in (known := found.copy()):
+
+    def measure(given_up: GivenUp) -> None:
+        try:
+            paths.extend(understood(written))
+            _measure_all(cwd, paths, found, given_up)
+        except InvalidInput as error:
+            found.append(error)
+
+    done = await _aside.run(measure, MEASURE)
+    known = found.copy()
+    for one in known:
         if isinstance(one, InvalidInput):
             raise one
-    if len(known) < len(paths):
+    if not done or len(known) < len(paths):
+        late = paths[len(known)] if len(known) < len(paths) else ", ".join(written)
         raise InvalidInput(
-            f"files: {paths[len(known)][:200]!a} was not read within {MEASURE:.0f} s: the disk does not answer, or it "
+            f"files: {late[:200]!a} was not read within {MEASURE:.0f} s: the disk does not answer, or it "
             "is too large. Put its path into the content instead"
         )
     return tuple(file for file in known if isinstance(file, File))
@@ -74,13 +88,11 @@ async def examined(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def _measure_all(cwd: str, paths: Sequence[str], found: list[File | InvalidInput], given_up: GivenUp) -> None:
-    """Put what the paths name into `found`, up to the first that cannot be sent."""
+    """Put what the paths name into `found`, as far as the time goes. `InvalidInput` for what cannot be sent."""
+    rules.check_file_count(len(paths))
     for path in paths:
         try:
             found.append(_measure(cwd, path, given_up))
-        except InvalidInput as error:
-            found.append(error)
-            return
         except _GaveUp:
             return
 

@@ -20,7 +20,7 @@ class Surroundings:
     async def measured(self, paths: Sequence[str]) -> tuple[File, ...]:
         """The files at these paths, for a message that names them; `InvalidInput` if they cannot be sent."""
         rules.check_file_count(len(paths))
-        return await files.measured(self._folder.cwd, self.understood(paths, "files"))
+        return await files.measured(self._folder.cwd, paths, lambda written: self.understood(written, "files"))
 
     async def examined(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The messages, each of their files with its state."""
