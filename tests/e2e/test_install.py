@@ -133,6 +133,7 @@ def test_the_person_sees_what_a_first_start_does(box: Sandbox, repository: Path,
         tui.wait_until_idle()
         backend.send("frontend", "welcome")
         assert [mail.content for mail in reading.mail(model.wait_main(4))] == ["welcome"]
+        tui.wait_until_idle()  # while a hook runs, the screen says so
         assert "hook" not in tui.screen().lower()
 
 
