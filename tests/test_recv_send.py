@@ -413,8 +413,8 @@ def test_each_of_many_waiting_readers_is_woken(tmp_path: Path) -> None:
 
 
 def test_the_hold_is_shorter_than_a_client_waits() -> None:
-    """B3: clients give up after 35 s; the documents say about 30."""
-    assert 25 <= recv_send.HOLD <= 30
+    """B3: clients give up after 35 s; the documents promise 30 to 35."""
+    assert 30 <= recv_send.HOLD <= 33
 
 
 # -- the cursor --------------------------------------------------------------------

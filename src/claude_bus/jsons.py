@@ -40,21 +40,18 @@ def check(document: bytes, what: str, depth: int = MAX_DEPTH) -> None:
         raise InvalidInput(f"{what} is not UTF-8: send JSON in UTF-8")
     if _count(document) <= depth:
         return
-    outside = _outside_of_texts(document, 4 * MAX_VALUES)  # a field's name and its value: two quotes each
-    if outside is None or _count(outside) > MAX_VALUES:
+    outside, whole = _outside_of_texts(document, 4 * MAX_VALUES)  # a field's name and its value: two quotes each
+    if _is_deeper(outside, depth, 2 * MAX_VALUES):
+        raise InvalidInput(f"{what} is nested deeper than {depth} levels of JSON: make it flatter, or send it as text")
+    if not whole or _count(outside) > MAX_VALUES:
         raise TooLarge(
             f"{what} has more than {MAX_VALUES:,} JSON values: send it in pieces, or as one text", limit=MAX_VALUES
         )
-    if _is_deeper(outside, depth):
-        raise InvalidInput(f"{what} is nested deeper than {depth} levels of JSON: make it flatter, or send it as text")
 
 
 def is_deeper(document: bytes, depth: int = MAX_DEPTH) -> bool:
     """Whether lists and objects are nested deeper than that, however many there are."""
-    if _count(document) <= depth:
-        return False
-    outside = _outside_of_texts(document)
-    return outside is not None and _is_deeper(outside, depth)
+    return _count(document) > depth and _is_deeper(_outside_of_texts(document)[0], depth)
 
 
 def loads(document: str | bytes, depth: int = MAX_DEPTH) -> Any:
@@ -88,20 +85,22 @@ def _count(document: bytes) -> int:
     return document.count(b",") + document.count(b"[") + document.count(b"{") + 1
 
 
-def _outside_of_texts(document: bytes, most: int = -1) -> bytes | None:
-    """The document without its texts; None if it has more than `most` quotes around them.
+def _outside_of_texts(document: bytes, most: int = -1) -> tuple[bytes, bool]:
+    """The document without its texts, and whether that is all of it, which it is not beyond `most` quotes around them.
 
     Without escaped quotes, and escaped backslashes before quotes that are not, every quote begins or ends a text.
     """
     if b"\\" in document:
         document = document.replace(b"\\\\", b"").replace(b'\\"', b"")
     parts = document.split(b'"', most + 1 if most >= 0 else most)
-    return None if most >= 0 and len(parts) > most + 1 else b"".join(parts[::2])
+    whole = most < 0 or len(parts) <= most + 1
+    return b"".join(parts[::2] if whole else parts[:-1:2]), whole
 
 
-def _is_deeper(outside: bytes, most: int) -> bool:
+def _is_deeper(outside: bytes, most: int, brackets: int | None = None) -> bool:
+    """Whether it is nested deeper than that, as far as so many brackets show."""
     depth = 0
-    for bracket in outside.translate(None, _NOT_BRACKETS):
+    for bracket in outside.translate(None, _NOT_BRACKETS)[:brackets]:
         depth += 1 if bracket in _OPENING else -1
         if depth > most:
             return True

@@ -73,7 +73,9 @@ def one_line(text: str, limit: int) -> str:
 
     Of a long text only the beginning is looked at.
     """
-    return clipped(" ".join(visible(text[: 10 * limit]).split()), limit)
+    piece = text[: 10 * limit]
+    more = "…" if len(piece) < len(text) else ""
+    return clipped(" ".join(visible(piece).split()) + more, limit)
 
 
 def clipped(text: str, limit: int) -> str:
