@@ -15,7 +15,7 @@ from claude_bus import rows, rules, text
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
 from claude_bus.injection import injection
-from claude_bus.model import Address, Client, Draft, Folder, HandOver, Message, Overlap, Reaction, Roster
+from claude_bus.model import Address, Client, Draft, File, Folder, HandOver, Message, Overlap, Reaction, Roster
 from claude_bus.session import REQUEST, Session
 from claude_bus.worktree import folder
 from sessions_under_test import Party, carried, say, state_of
@@ -853,6 +853,64 @@ async def test_an_answer_is_never_longer_than_the_client_shows(party: Party, uni
     assert seen == text.visible(content)
     await bob.stop("s", "default")
     assert await state_of(alice, sent) == "read"
+
+
+@pytest.mark.parametrize("content", ["", "x" * 60_000], ids=["no words", "many words"])
+async def test_files_with_long_names_leave_room_for_their_message(party: Party, content: str) -> None:
+    """Whatever files a message names, it can be read; nothing stands in front of the mail behind it."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    me = (await alice.attach()).address
+    named = tuple(File('"' * rules.MAX_PATH_BYTES, 1, "0" * 64, "elsewhere") for _ in range(rules.MAX_FILES))
+    tags = tuple('"' * rules.MAX_NAME for _ in range(rules.MAX_TAGS))
+    await alice.bus.send(me, Draft(("bob",), content, files=named, tags=tags))
+    await say(alice, "bob", "behind it")
+
+    seen, found = [], HandOver((), 1)
+    while found.pending:
+        found = await bob.inbox()
+        assert as_shown(found) < text.MOST_SHOWN + 1000
+        seen += [message.content for message in found.messages]
+
+    assert "".join(seen) == f"{content}behind it"
+    assert len(await bob.history("", None, 0, 20)) == 2
+    assert rows.history_for_model(await bob.history("", None, 0, 20))["messages"]
+
+
+async def test_what_is_released_at_once_is_read_within_one_limit(party: Party) -> None:
+    """As what is claimed: many long texts would keep everybody waiting that a server serves."""
+    bob = await party.join("bob")
+    long = f"src/a.py ({'(a ' * 5_000})"
+
+    with pytest.raises(InvalidInput, match="too much to read"):
+        await bob.release([long] * 10)
+
+
+async def test_a_heart_beats_under_a_name_that_is_refused(party: Party) -> None:
+    """A name in the settings that nobody may take stops nothing of what is done with each beat."""
+    bob = party.session(name="user")
+    await bob.attach()
+
+    await bob.beat()
+
+    assert not (await bob.attach()).registered
+
+
+def test_of_a_long_history_no_more_is_looked_at_than_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To see how long a message is before a model costs milliseconds; a served bus has others to answer meanwhile."""
+    looked: list[int] = []
+
+    def looks(found: Message) -> int:
+        looked.append(found.id)
+        return 30_000
+
+    monkeypatch.setattr(rows, "shown_size", looks)
+    found = [Message(n, 0.0, "alice", "all", "x", "message", None) for n in range(1, 201)]
+
+    shown = rows.history_for_model(found)
+
+    assert [message["id"] for message in shown["messages"]] == [200]
+    assert shown["older"].startswith("199:")
+    assert looked == [200, 199]
 
 
 async def test_parts_begin_anew_if_one_of_them_may_be_lost(party: Party) -> None:

@@ -18,7 +18,7 @@ from . import rows, rules, text, worktree
 from .bus import Bus
 from .config import Config
 from .drivers.notices import Bell
-from .errors import BusError, Forbidden, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
+from .errors import BusError, Forbidden, InvalidInput, NameTaken, NotRegistered, StoreFull, TooLarge, Unreachable
 from .injection import injection
 from .model import (
     ANYBODY,
@@ -42,6 +42,7 @@ from .model import (
     Status,
     Verdict,
 )
+from .spelling import Budget
 from .sql.state import Options
 from .surroundings import Surroundings
 from .turn import Turn
@@ -87,6 +88,8 @@ class Session:
         self.turn_ended = Bell()
         """Rings when a turn has ended with mail waiting that its doorbell owes a ring."""
         self.owes_ring = False
+        self.bell_works = True
+        """Whether the client took the last ring."""
         self._may_wake = may_wake
         self._attended = attended
         self._lets_in = lets_in
@@ -176,7 +179,7 @@ class Session:
     async def _take_due_name(self) -> None:
         """Take the name that the settings give and that was refused when the session began, if it is free now."""
         wanted = self._wanted()
-        with contextlib.suppress(NameTaken, Forbidden):
+        with contextlib.suppress(NameTaken, Forbidden, InvalidInput, TooLarge):  # as when it began
             if wanted:
                 await self.bus.register(self.client.key, wanted, self.config.role, None)
                 await self.bus.forget(self.client.key)  # nobody told the model
@@ -462,19 +465,21 @@ class Session:
         seen = {place[:2]: self.surroundings.from_here(place) for place in asked or ()}
         return [seen.get(place[:2], place) for place in ended]
 
-    def _places(self, paths: Sequence[str]) -> list[Place]:
-        return [self.surroundings.claimed(path) for path in self.surroundings.understood(paths, "path")]
+    def _places(self, paths: Sequence[str], budget: Budget | None = None) -> list[Place]:
+        return [self.surroundings.claimed(path) for path in self.surroundings.understood(paths, "path", budget)]
 
     async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[Place]:
         """The places to release. What is written as `list_claims` shows a claim is that claim, unless it is another."""
         rules.check_place_count(len(paths))
         held = [c for c in await self.bus.list_claims(me.channel) if anybodys or c.owner == me.name]
         shown = {self.shown(c.scope, c.path): Place(c.scope, c.path) for c in held}
-        return [place for path in paths for place in self._meant({place[:2] for place in shown.values()}, shown, path)]
+        places: set[tuple[str, ...]] = {place[:2] for place in shown.values()}
+        budget = Budget()
+        return [place for path in paths for place in self._meant(places, shown, path, budget)]
 
-    def _meant(self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str) -> list[Place]:
+    def _meant(self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str, budget: Budget) -> list[Place]:
         try:
-            places = self._places([path])
+            places = self._places([path], budget)
         except InvalidInput:
             if path not in shown:
                 raise
@@ -557,7 +562,7 @@ class Session:
             await self._confirm(await self.attach())
             await self.became("idle", session_id)
             return _NOTHING
-        rings = self._attended and self._may_wake(permission_mode) and self._lets_in()
+        rings = self._attended and self.bell_works and self._may_wake(permission_mode) and self._lets_in()
         space = 0 if rings else text.STOP_SPACE if self._attended else text.MAIL_SPACE
         found = await self._react(
             "stop hook", session_id, permission_mode, prompt_id, begins=begins, ends=True, space=space

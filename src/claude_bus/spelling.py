@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from urllib.parse import unquote, urlsplit
 
 from . import rules
@@ -51,10 +52,20 @@ UNSEEN = Seen()
 """Of a writer on another machine."""
 
 
-def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path") -> list[str]:
-    """The paths, globs and resources that are meant, each once. Raises `InvalidInput` for what is not clear."""
+@dataclass(slots=True)
+class Budget:
+    """How many characters may still be read of what one request has written."""
+
+    left: int = _MAX_READ
+
+
+def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path", budget: Budget | None = None) -> list[str]:
+    """The paths, globs and resources that are meant, each once. Raises `InvalidInput` for what is not clear.
+
+    What is read in several steps for one request has one `budget`.
+    """
     rules.check_place_count(len(written))
-    reading = _Reading(seen, what)
+    reading = _Reading(seen, what, budget or Budget())
     waiting, found = list(reversed(written)), dict[str, None]()
     while waiting:
         text = waiting.pop()
@@ -71,16 +82,13 @@ def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path") -> li
 def recipients(written: str | Sequence[str]) -> tuple[str, ...]:
     """The names that are meant; whether they are valid ones is for others to say."""
     texts = [written] if isinstance(written, str) else written
-    if len(texts) > rules.MAX_RECIPIENTS:
-        return tuple(texts)  # too many, which others say
-    return tuple(name for text in texts for name in _recipients(text))
+    if len(texts) > rules.MAX_RECIPIENTS or sum(map(len, texts)) > MAX_WRITTEN:
+        return tuple(texts)  # too many or no names, which others say
+    return tuple(islice((name for text in texts for name in _recipients(text)), rules.MAX_RECIPIENTS + 1))
 
 
 def _recipients(text: str) -> Iterator[str]:
     text = text.strip()
-    if len(text) > MAX_WRITTEN:
-        yield text  # no name, which others say
-        return
     items = _json_list(text)
     if items is None and re.search(r"[,;\n]", text):
         items = [item for item in re.split(r"[,;\n]", text.strip("[]")) if item.strip()]
@@ -98,10 +106,10 @@ def _recipients(text: str) -> Iterator[str]:
 class _Reading:
     """One step of understanding after the other. A step makes a text plainer, or several of one."""
 
-    def __init__(self, seen: Seen, what: str) -> None:
+    def __init__(self, seen: Seen, what: str, budget: Budget) -> None:
         self._seen = seen
         self._what = what
-        self._read = 0
+        self._budget = budget
         self._rules = (
             self._list_in_a_string,
             self._quoted,
@@ -133,8 +141,8 @@ class _Reading:
             return [bare]
         if _PLAIN.fullmatch(text) and "..." not in text:
             return self._from_root(text)
-        self._read += len(text)
-        if self._read > _MAX_READ:
+        self._budget.left -= len(text)
+        if self._budget.left < 0:
             raise self._refusal(text, "and what comes with it is too much to read: name fewer paths")
         for rule in self._rules:
             if (found := rule(bare)) is not None:
@@ -358,7 +366,7 @@ _ESCAPES = re.compile(r"(?:[^\\]|\\[ ()\[\]{}'\"&$*?!#;,|<>~`])+")
 _NO_KINDS = frozenset({"HEAD", "ORIG_HEAD", "FETCH_HEAD", "path", "paths", "glob", "folder", "dir", "git"})
 _UNCLEAR = (
     (r"^!", "excludes something, which a claim cannot: name what you edit"),
-    (r"[@+!?*]\([^)]*\)|\|", "has alternatives that are no glob: name each, as {a,b} or in a list"),
+    (r"[@+!?*]\([^()]*\)|\|", "has alternatives that are no glob: name each, as {a,b} or in a list"),
     (r"\{\w+\.\.\w+(?:\.\.\w+)?\}", "has a range in braces: name each, or use [0-9]"),
     (r"\.\*\\", "looks like a regular expression: write a glob such as src/**/*.py"),
     (r"[\"`“”]|=>", "is not one path: write only the path, or a list of paths"),
