@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import secrets
 import sys
@@ -27,7 +26,7 @@ from .doctor import examine, table
 from .guard import guard
 from .identity import Speaker, speaker
 from .listen import listen
-from .output import local, show
+from .output import document, local, show
 from .parcels import recv_file, send_file
 from .post import other_bus, post
 from .recv import recv
@@ -166,7 +165,7 @@ async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
 def _shown(who: Speaker, found: HandOver, options: argparse.Namespace) -> str:
     """What is printed of a hand-over: JSON, a line each, or their text; for a model in its fence, as hooks put it."""
     if options.json:
-        return json.dumps(rows.mail(found), ensure_ascii=False)
+        return document(rows.mail(found))
     if options.oneline:
         return "\n".join(map(text.mail_line, found.messages))
     if who.session:
