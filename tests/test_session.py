@@ -15,7 +15,7 @@ from claude_bus import rows, rules, text
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
 from claude_bus.injection import injection
-from claude_bus.model import Address, Client, Draft, Folder, HandOver, Message, Overlap, Reaction, Roster
+from claude_bus.model import Address, Client, Draft, File, Folder, HandOver, Message, Overlap, Reaction, Roster
 from claude_bus.session import REQUEST, Session
 from claude_bus.worktree import folder
 from sessions_under_test import Party, carried, say, state_of
@@ -853,6 +853,27 @@ async def test_an_answer_is_never_longer_than_the_client_shows(party: Party, uni
     assert seen == text.visible(content)
     await bob.stop("s", "default")
     assert await state_of(alice, sent) == "read"
+
+
+@pytest.mark.parametrize("content", ["", "x" * 60_000], ids=["no words", "many words"])
+async def test_files_with_long_names_leave_room_for_their_message(party: Party, content: str) -> None:
+    """Whatever files a message names, it can be read; nothing stands in front of the mail behind it."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    me = (await alice.attach()).address
+    named = tuple(File('"' * rules.MAX_PATH_BYTES, 1, "0" * 64, "elsewhere") for _ in range(rules.MAX_FILES))
+    tags = tuple('"' * rules.MAX_NAME for _ in range(rules.MAX_TAGS))
+    await alice.bus.send(me, Draft(("bob",), content, files=named, tags=tags))
+    await say(alice, "bob", "behind it")
+
+    seen, found = [], HandOver((), 1)
+    while found.pending:
+        found = await bob.inbox()
+        assert as_shown(found) < text.MOST_SHOWN + 1000
+        seen += [message.content for message in found.messages]
+
+    assert "".join(seen) == f"{content}behind it"
+    assert len(await bob.history("", None, 0, 20)) == 2
+    assert rows.history_for_model(await bob.history("", None, 0, 20))["messages"]
 
 
 async def test_parts_begin_anew_if_one_of_them_may_be_lost(party: Party) -> None:

@@ -34,6 +34,8 @@ MAX_TO = 500
 """Characters of a message's recipients, as its sender wrote them, that a model is told."""
 MAX_PATH = 4_000
 """Characters of the path of a file that a message names."""
+MAX_PATHS = 40_000
+"""And of all its paths: with whatever else comes with a message, they leave room for a part of its content."""
 
 
 def _filled(**fields: object) -> Row:
@@ -113,9 +115,13 @@ def message(found: Message, *, for_model: bool = False) -> Row:
             urgent=found.urgent,
             possibly_seen=found.possibly_seen,
             seconds_ago=round(found.age),
-            files=[file(f, for_model=for_model) for f in found.files],
+            files=[file(f, longest=_longest_path(found) if for_model else 0) for f in found.files],
         ),
     }
+
+
+def _longest_path(found: Message) -> int:
+    return min(MAX_PATH, MAX_PATHS // max(1, len(found.files)))
 
 
 def shown_size(found: Message) -> int:
@@ -126,7 +132,7 @@ def shown_size(found: Message) -> int:
 def parts(found: Message) -> list[Message]:
     """A message that one answer of a tool cannot carry, in parts that it can; their contents together are the whole."""
     space = text.MOST_SHOWN - shown_size(replace(found, content=""))
-    pieces = list(_pieces(text.visible(found.content), max(space, text.MOST_SHOWN // 4)))
+    pieces = list(_pieces(text.visible(found.content), max(space, text.MOST_SHOWN // 4))) or [""]
     return [replace(found, content=piece, part=f"{n} of {len(pieces)}") for n, piece in enumerate(pieces, 1)]
 
 
@@ -198,9 +204,10 @@ def iso(ts: float) -> str:
     return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def file(found: File, *, for_model: bool = False) -> Row:
-    """`state`: whether the reader still finds the file as it was sent."""
-    path = text.clipped(text.path(found.path), MAX_PATH) if for_model else found.path
+def file(found: File, *, longest: int = 0) -> Row:
+    """`state`: whether the reader still finds the file as it was sent. For a model its path is made visible, and cut
+    to `longest` characters."""
+    path = text.clipped(text.path(found.path), longest) if longest else found.path
     return {"path": path, "size": found.size, "sha256": found.sha256, "state": found.state}
 
 
