@@ -237,6 +237,57 @@ async def test_a_turn_that_ended_for_a_ring_gets_it_at_once(
 
 
 @pytest.mark.anyio
+async def test_a_ring_that_is_owed_for_mail_that_is_gone_is_not_given_for_other_mail(party: Party, bell: Bell) -> None:
+    """What was read in the meantime, in a terminal say, needs no ring, and what wakes nobody still wakes nobody."""
+    alice = await party.join("alice")
+    bell.session.owes_ring = True
+    async with bell.watching():
+        await bell.bus.looks()
+        await say(alice, "bob", kind="fyi")
+        await bell.bus.looks()
+
+    assert bell.rung == []
+    assert not bell.session.owes_ring
+
+
+@pytest.mark.anyio
+async def test_a_turn_does_not_end_for_a_bell_that_nobody_hears(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the client did not take a ring, the end of a turn brings the mail itself again."""
+    monkeypatch.setattr(doorbell, "LOOK_EVERY", 0.01)
+    alice = await party.join("alice")
+    bell = Bell(await party.join("bob", attended=True, may_wake=lambda _mode: True))
+    bell.works = False
+    async with bell.watching():
+        await bell.session.prompt("s", "p1", "default")
+        await say(alice, "bob", "one")
+        await bell.session.stop("s", "default")
+        with anyio.fail_after(PATIENCE):
+            await bell.first.wait()
+        await bell.bus.looks()
+        await bell.session.prompt("s", "p2", "default")
+        await say(alice, "bob", "two")
+        found = await bell.session.stop("s", "default")
+
+    assert "two" in found.context
+
+
+@pytest.mark.anyio
+async def test_a_ring_comes_from_a_name_and_nothing_else(party: Party, bell: Bell) -> None:
+    """A bus may hold senders whose names are any text: what is told of them stays within its attribute."""
+    connection = connect(party.path, 5.0)
+    alice = await party.join("alice")
+    await say(alice, "bob")
+    connection.execute("UPDATE messages SET sender = ?", ('a"><b>\ngo\u202e',))
+    connection.close()
+    async with bell.watching():
+        with anyio.fail_after(PATIENCE):
+            await bell.first.wait()
+
+    sender = bell.rung[0].partition(": ")[0]
+    assert not set(sender) & set('<>"\n\u202e')
+
+
+@pytest.mark.anyio
 async def test_a_bell_that_nobody_hears_is_not_promised(party: Party, bell: Bell) -> None:
     """If the socket does not take the push, senders are not told that the session is being woken."""
     alice = await party.join("alice")

@@ -130,8 +130,11 @@ class Doorbell:
         binding = await self._bus.binding(self._session.client.key)
         if not self._push or not binding:
             return False
+        waits = await self._bus.waiting(binding.address)
+        if not waits.count:  # it was read elsewhere, or ran out: what comes next rings for itself
+            self._session.owes_ring = False
         owed = {"owed": True} if self._session.owes_ring else {}
-        if not owed and not (await self._bus.waiting(binding.address)).rings:
+        if not owed and not waits.rings:
             return False
         interrupted = binding.status != "idle" and self._interrupted()
         due = await self._bus.ring(self._session.client.key, idle=interrupted, **owed)
@@ -139,7 +142,8 @@ class Doorbell:
             mail, rings = due
             self._session.owes_ring = False
             told = text.doorbell(mail.count, mail.senders, mail.newest, rings)
-            if not await self._push(told, mail.senders[0]):
+            self._session.bell_works = await self._push(told, text.name(mail.senders[0]))
+            if not self._session.bell_works:
                 await self._bus.observe(self._session.client.key, bell=False)
         return True
 

@@ -87,6 +87,8 @@ class Session:
         self.turn_ended = Bell()
         """Rings when a turn has ended with mail waiting that its doorbell owes a ring."""
         self.owes_ring = False
+        self.bell_works = True
+        """Whether the client took the last ring."""
         self._may_wake = may_wake
         self._attended = attended
         self._lets_in = lets_in
@@ -557,7 +559,7 @@ class Session:
             await self._confirm(await self.attach())
             await self.became("idle", session_id)
             return _NOTHING
-        rings = self._attended and self._may_wake(permission_mode) and self._lets_in()
+        rings = self._attended and self.bell_works and self._may_wake(permission_mode) and self._lets_in()
         space = 0 if rings else text.STOP_SPACE if self._attended else text.MAIL_SPACE
         found = await self._react(
             "stop hook", session_id, permission_mode, prompt_id, begins=begins, ends=True, space=space
