@@ -15,7 +15,7 @@ from .bus import Ear
 from .detector import refuse_secrets
 from .drivers import notices
 from .drivers.sqlite import Database, Verb
-from .errors import StoreFull
+from .errors import StoreFull, TooLarge
 from .model import (
     ANYBODY,
     Address,
@@ -392,8 +392,18 @@ class LocalBus:
         """As `guard.standing`, some places at a time: a commit may have any number, and others want to write."""
         found: list[Claim | None] = []
         for at in range(0, len(places), _AT_ONCE):
-            found += await self._look(guard.standing, me, places[at : at + _AT_ONCE], tree)
+            found += await self._standing(me, places[at : at + _AT_ONCE], tree)
         return found
+
+    async def _standing(self, me: Address, places: Places, tree: str) -> list[Claim | None]:
+        """In as many looks as it takes: what is too much to compare together is not too much in parts."""
+        try:
+            return await self._look(guard.standing, me, places, tree)
+        except TooLarge:
+            half = len(places) // 2
+            if not half:
+                raise
+        return [*await self._standing(me, places[:half], tree), *await self._standing(me, places[half:], tree)]
 
     async def take_away(self, me: Address, places: Places, reason: str) -> list[Place]:
         ended, listeners = await self._run(guard.take_away, me, places, reason)

@@ -30,17 +30,19 @@ from typing import Any, Self
 import anyio
 import httpx2
 
-from .. import __version__, jsons
+from .. import __version__, jsons, rules
 from ..config import Access
 from ..drivers.notices import Bell
 from ..errors import BusError, Ending, RateLimited, StoreError, TooSlow, Unauthorized, Unreachable, from_dict
 from ..model import (
     Address,
     Binding,
+    Claim,
     Client,
     Draft,
     HandOver,
     Happening,
+    Place,
     Process,
     Reaction,
     Roster,
@@ -155,6 +157,13 @@ class RemoteBus:
                 self._let_go(found.address, [*happening.proven, *happening.lost])
                 self._hold(found.address, [message.id for message in found.mail.messages])
             return found
+
+    async def standing(self, me: Address, places: list[Place], tree: str) -> list[Claim | None]:
+        """Some places at a time: a commit may have more than one request can."""
+        found: list[Claim | None] = []
+        for at in range(0, max(1, len(places)), rules.MAX_PLACES):
+            found += await self._call("standing", me, places[at : at + rules.MAX_PLACES], tree)
+        return found
 
     async def waiting(self, me: Address) -> Waiting:
         async with self._handing_over:  # else it would take back what is on its way
