@@ -876,6 +876,19 @@ async def test_files_with_long_names_leave_room_for_their_message(party: Party, 
     assert rows.history_for_model(await bob.history("", None, 0, 20))["messages"]
 
 
+def test_of_a_long_history_no_more_is_looked_at_than_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To see how long a message is before a model costs milliseconds; a served bus has others to answer meanwhile."""
+    looked: list[int] = []
+    monkeypatch.setattr(rows, "shown_size", lambda found: looked.append(found.id) or 30_000)
+    found = [Message(n, 0.0, "alice", "all", "x", "message", None) for n in range(1, 201)]
+
+    shown = rows.history_for_model(found)
+
+    assert [message["id"] for message in shown["messages"]] == [200]
+    assert shown["older"].startswith("199:")
+    assert looked == [200, 199]
+
+
 async def test_parts_begin_anew_if_one_of_them_may_be_lost(party: Party) -> None:
     """A turn that is interrupted between two parts takes the first out of the conversation: it comes again."""
     alice, bob = await party.join("alice"), await party.join("bob")

@@ -324,3 +324,12 @@ def test_hostile_lists_ask_the_disk_little_and_end(hostile: list[str]) -> None:
     with contextlib.suppress(InvalidInput):
         spelling.paths(hostile, Seen(exists, looks=True))
     assert asked < 100 * rules.MAX_PLACES
+
+
+@pytest.mark.parametrize("unit", ["a,", "'a',", "a\n", "[,]"])
+def test_what_one_request_can_hold_is_read_in_bounded_time(unit: str) -> None:
+    """However many recipients are written: what is too much is left as it is, and refused."""
+    written = [unit * (spelling.MAX_WRITTEN // len(unit))] * 60
+
+    assert spelling.recipients(written) == tuple(written)
+    assert len(spelling.recipients(written[0])) <= rules.MAX_RECIPIENTS + 1

@@ -24,16 +24,20 @@ _WORDS = (
 _WHOLE = "antml|new-diagnostics|partial-response|previous-conversation"
 _TAG = rf"(?:(?:{_FAMILIES})[-_]|(?:{_WORDS})(?![\w-]))"
 _TAGS = re.compile(
-    rf"<(?=[\s/]*(?:{_WHOLE}|(?:{_FAMILIES})-)|[\s/]*/\s*{_TAG}|\s*{_TAG}[\w-]*\s+[\w:-]+\s*=)|(?<![\w.])<(?=\s*{_TAG})",
+    rf"<(?=[\s/]*[a-z])(?:(?=[\s/]*(?:{_WHOLE}|(?:{_FAMILIES})-)|[\s/]*/\s*{_TAG}|\s*{_TAG}[\w-]*\s+[\w:-]+\s*=)|(?<![\w.]<)(?=\s*{_TAG}))",
     re.IGNORECASE,
 )
 # What prints nothing or turns the writing round: fillers, joiners, direction marks, line
 # separators, invisible operators, variation selectors, annotations, and the tag block
 # that can carry whole hidden texts.
-_UNSEEN = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
-    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+_NEVER_SEEN = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    "\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
+_SOMETIMES_SEEN = "\u180b-\u180d\u180f\u200c\u200d\ufe00-\ufe0f"
+"""Joiners and variation selectors."""
+_UNSEEN = re.compile(f"[{_NEVER_SEEN}{_SOMETIMES_SEEN}]")
+_RUNS = re.compile(f"[{_SOMETIMES_SEEN}]+")
 _JOINERS = "\u200c\u200d"
 _SELECTOR = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f]")
 
@@ -44,24 +48,32 @@ def visible(text: str) -> str:
     Newlines and tabs stay, so do joiners within words and emoji; a carriage return
     before a newline is dropped. Everything else that prints nothing becomes an escape.
     """
-    text = _UNSEEN.sub(_escape, text.replace("\r\n", "\n"))
-    text = "".join(c if c in "\n\t" or not _is_control(c) else _escape_char(c) for c in text)
-    return _TAGS.sub("&lt;", text)
+    text = _RUNS.sub(_escape, text.replace("\r\n", "\n"))
+    hidden = [char for char in set(text) if _is_control(char) or (char not in _JOINERS and _is_hidden(char))]
+    return _TAGS.sub("&lt;", text.translate({ord(char): _escape_char(char) for char in hidden}))
 
 
 def _is_control(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cs")
+    return char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cs")
+
+
+def _is_hidden(char: str) -> bool:
+    return _UNSEEN.match(char) is not None and not _SELECTOR.match(char)
 
 
 def _escape(match: re.Match[str]) -> str:
     """Joiners and one variation selector at a time are part of the writing, in their place."""
-    char = match[0]
     before = match.string[match.start() - 1] if match.start() else "\n"
-    if char in _JOINERS and unicodedata.category(before) in ("So", "Sk", "Mn", "Mc", "Lo"):
-        return char
-    if _SELECTOR.match(char) and not _UNSEEN.match(before) and not before.isspace():
-        return char
-    return _escape_char(char)
+    return "".join(
+        char if _stays(last, char) else _escape_char(char)
+        for last, char in zip(before + match[0], match[0], strict=False)
+    )
+
+
+def _stays(before: str, char: str) -> bool:
+    if char in _JOINERS:
+        return unicodedata.category(before) in ("So", "Sk", "Mn", "Mc", "Lo")
+    return not _UNSEEN.match(before) and not before.isspace()
 
 
 def _escape_char(char: str) -> str:

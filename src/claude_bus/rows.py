@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any
 
 from . import jsons, rules, text
@@ -150,10 +150,15 @@ def newest(found: Sequence[Message]) -> tuple[list[Row], int]:
 
     Of one that no answer can carry there is the first part.
     """
-    shown = [each if shown_size(each) <= text.MOST_SHOWN else parts(each)[0] for each in found]
-    sizes = list(accumulate(map(shown_size, reversed(shown))))
-    count = max(1, sum(size <= text.INBOX_LIMIT for size in sizes))
-    return [message(each, for_model=True) for each in shown[-count:]], max(0, len(found) - count)
+    shown: list[Message] = []
+    left = text.INBOX_LIMIT
+    for each in reversed(found):  # no further than is shown: to look at a message costs milliseconds
+        size = shown_size(each)
+        left -= size
+        if shown and left < 0:
+            break
+        shown.insert(0, each if size <= text.MOST_SHOWN else parts(each)[0])
+    return [message(each, for_model=True) for each in shown], len(found) - len(shown)
 
 
 def history_for_model(found: Sequence[Message]) -> Row:

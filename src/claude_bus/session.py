@@ -18,7 +18,7 @@ from . import rows, rules, text, worktree
 from .bus import Bus
 from .config import Config
 from .drivers.notices import Bell
-from .errors import BusError, Forbidden, InvalidInput, NameTaken, NotRegistered, StoreFull, Unreachable
+from .errors import BusError, Forbidden, InvalidInput, NameTaken, NotRegistered, StoreFull, TooLarge, Unreachable
 from .injection import injection
 from .model import (
     ANYBODY,
@@ -178,7 +178,7 @@ class Session:
     async def _take_due_name(self) -> None:
         """Take the name that the settings give and that was refused when the session began, if it is free now."""
         wanted = self._wanted()
-        with contextlib.suppress(NameTaken, Forbidden):
+        with contextlib.suppress(NameTaken, Forbidden, InvalidInput, TooLarge):  # as when it began
             if wanted:
                 await self.bus.register(self.client.key, wanted, self.config.role, None)
                 await self.bus.forget(self.client.key)  # nobody told the model

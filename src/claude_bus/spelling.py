@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from urllib.parse import unquote, urlsplit
 
 from . import rules
@@ -71,16 +72,13 @@ def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path") -> li
 def recipients(written: str | Sequence[str]) -> tuple[str, ...]:
     """The names that are meant; whether they are valid ones is for others to say."""
     texts = [written] if isinstance(written, str) else written
-    if len(texts) > rules.MAX_RECIPIENTS:
-        return tuple(texts)  # too many, which others say
-    return tuple(name for text in texts for name in _recipients(text))
+    if len(texts) > rules.MAX_RECIPIENTS or sum(map(len, texts)) > MAX_WRITTEN:
+        return tuple(texts)  # too many or no names, which others say
+    return tuple(islice((name for text in texts for name in _recipients(text)), rules.MAX_RECIPIENTS + 1))
 
 
 def _recipients(text: str) -> Iterator[str]:
     text = text.strip()
-    if len(text) > MAX_WRITTEN:
-        yield text  # no name, which others say
-        return
     items = _json_list(text)
     if items is None and re.search(r"[,;\n]", text):
         items = [item for item in re.split(r"[,;\n]", text.strip("[]")) if item.strip()]
@@ -358,7 +356,7 @@ _ESCAPES = re.compile(r"(?:[^\\]|\\[ ()\[\]{}'\"&$*?!#;,|<>~`])+")
 _NO_KINDS = frozenset({"HEAD", "ORIG_HEAD", "FETCH_HEAD", "path", "paths", "glob", "folder", "dir", "git"})
 _UNCLEAR = (
     (r"^!", "excludes something, which a claim cannot: name what you edit"),
-    (r"[@+!?*]\([^)]*\)|\|", "has alternatives that are no glob: name each, as {a,b} or in a list"),
+    (r"[@+!?*]\([^()]*\)|\|", "has alternatives that are no glob: name each, as {a,b} or in a list"),
     (r"\{\w+\.\.\w+(?:\.\.\w+)?\}", "has a range in braces: name each, or use [0-9]"),
     (r"\.\*\\", "looks like a regular expression: write a glob such as src/**/*.py"),
     (r"[\"`“”]|=>", "is not one path: write only the path, or a list of paths"),
