@@ -876,6 +876,16 @@ async def test_files_with_long_names_leave_room_for_their_message(party: Party, 
     assert rows.history_for_model(await bob.history("", None, 0, 20))["messages"]
 
 
+async def test_a_heart_beats_under_a_name_that_is_refused(party: Party) -> None:
+    """A name in the settings that nobody may take stops nothing of what is done with each beat."""
+    bob = party.session(name="user")
+    await bob.attach()
+
+    await bob.beat()
+
+    assert not (await bob.attach()).registered
+
+
 def test_of_a_long_history_no_more_is_looked_at_than_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """To see how long a message is before a model costs milliseconds; a served bus has others to answer meanwhile."""
     looked: list[int] = []

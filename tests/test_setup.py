@@ -152,6 +152,18 @@ def test_a_permission_of_the_users_own_stays(machine: Machine) -> None:
     assert machine.read() == {"permissions": {"allow": ["mcp__bus"], "deny": ["WebFetch"]}, "model": "sonnet"}
 
 
+def test_permissions_of_any_kind_stay(machine: Machine) -> None:
+    """Rules that are no text, of whichever program, are neither lost nor in the way."""
+    before = {"permissions": {"allow": ["Bash", {"tool": "Read"}, ["x"], None]}}
+    machine.has(before)
+
+    machine.setup(permissions="yes")
+    assert machine.read()["permissions"]["allow"] == [*before["permissions"]["allow"], "mcp__bus"]
+    machine.remove()
+
+    assert machine.read() == before
+
+
 def test_only_our_permission_goes(machine: Machine) -> None:
     """Rules that were added meanwhile stay."""
     machine.setup()

@@ -156,11 +156,11 @@ def with_rule(document: Document, rule: str) -> Document:
 
 def without_ours(document: Document, before: Document) -> Document:
     """The settings without our hooks, and without our permissions that were not there `before`."""
-    mine = set(RULES) - set(allowed(before))
+    mine = set(RULES) - rules_of_ours(before)
     rest = without_hooks(document)
-    if not mine & set(allowed(rest)):
+    if not mine & rules_of_ours(rest):
         return rest
-    left = {**rest["permissions"], "allow": [rule for rule in allowed(rest) if rule not in mine]}
+    left = {**rest["permissions"], "allow": [rule for rule in allowed(rest) if rule not in [*mine]]}
     if not left["allow"] and "allow" not in before.get("permissions", {}):
         del left["allow"]
     if not left and "permissions" not in before:
@@ -168,8 +168,13 @@ def without_ours(document: Document, before: Document) -> Document:
     return {**rest, "permissions": left}
 
 
+def rules_of_ours(document: Document) -> set[str]:
+    """Our permission rules in the settings."""
+    return {rule for rule in RULES if rule in allowed(document)}
+
+
 def allowed(document: Document) -> list[Any]:
-    """The rules of what runs without a question."""
+    """The rules of what runs without a question; in a file of the user's they may be anything."""
     found: list[Any] = document.get("permissions", {}).get("allow", [])
     return found
 
@@ -212,7 +217,7 @@ def edit(path: Path, change: Callable[[Document], Document]) -> bool:
 
 
 def _untouched(document: Document) -> bool:
-    return not present(document) and not set(RULES) & set(allowed(document))
+    return not present(document) and not rules_of_ours(document)
 
 
 def _text(path: Path) -> str:

@@ -270,7 +270,7 @@ def _remove(options: argparse.Namespace, at: Situation) -> int:
 
 def _settings_out(at: Situation) -> list[Step]:
     document, _ = claude_settings.read(at.known.settings)
-    ours = claude_settings.present(document) or set(RULES) & set(claude_settings.allowed(document))
+    ours = claude_settings.present(document) or claude_settings.rules_of_ours(document)
     take = lambda: claude_settings.uninstall_hooks(at.known.settings)  # noqa: E731
     return [Step("settings", f"hooks and permission, from {at.known.settings}", take)] if ours else []
 
