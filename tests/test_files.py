@@ -408,7 +408,7 @@ def test_a_path_is_shown_as_it_can_be_opened() -> None:
     odd = "/srv/My \"own\" 'Übersicht' 日本.txt"
     assert f">{odd}<" in text.message_block(a_message(a_file(odd)), LABEL)
     assert rows.file(a_file("/srv/a\x07b"))["path"] == "/srv/a\x07b"
-    assert rows.file(a_file("/srv/a\x07b"), for_model=True)["path"] == "/srv/a\\x07b"
+    assert rows.file(a_file("/srv/a\x07b"), longest=100)["path"] == "/srv/a\\x07b"
 
 
 def test_a_letter_names_its_files_where_no_content_stands() -> None:

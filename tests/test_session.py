@@ -876,6 +876,15 @@ async def test_files_with_long_names_leave_room_for_their_message(party: Party, 
     assert rows.history_for_model(await bob.history("", None, 0, 20))["messages"]
 
 
+async def test_what_is_released_at_once_is_read_within_one_limit(party: Party) -> None:
+    """As what is claimed: many long texts would keep everybody waiting that a server serves."""
+    bob = await party.join("bob")
+    long = f"src/a.py ({'(a ' * 5_000})"
+
+    with pytest.raises(InvalidInput, match="too much to read"):
+        await bob.release([long] * 10)
+
+
 async def test_a_heart_beats_under_a_name_that_is_refused(party: Party) -> None:
     """A name in the settings that nobody may take stops nothing of what is done with each beat."""
     bob = party.session(name="user")
@@ -889,7 +898,12 @@ async def test_a_heart_beats_under_a_name_that_is_refused(party: Party) -> None:
 def test_of_a_long_history_no_more_is_looked_at_than_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """To see how long a message is before a model costs milliseconds; a served bus has others to answer meanwhile."""
     looked: list[int] = []
-    monkeypatch.setattr(rows, "shown_size", lambda found: looked.append(found.id) or 30_000)
+
+    def looks(found: Message) -> int:
+        looked.append(found.id)
+        return 30_000
+
+    monkeypatch.setattr(rows, "shown_size", looks)
     found = [Message(n, 0.0, "alice", "all", "x", "message", None) for n in range(1, 201)]
 
     shown = rows.history_for_model(found)

@@ -42,6 +42,7 @@ from .model import (
     Status,
     Verdict,
 )
+from .spelling import Budget
 from .sql.state import Options
 from .surroundings import Surroundings
 from .turn import Turn
@@ -464,19 +465,21 @@ class Session:
         seen = {place[:2]: self.surroundings.from_here(place) for place in asked or ()}
         return [seen.get(place[:2], place) for place in ended]
 
-    def _places(self, paths: Sequence[str]) -> list[Place]:
-        return [self.surroundings.claimed(path) for path in self.surroundings.understood(paths, "path")]
+    def _places(self, paths: Sequence[str], budget: Budget | None = None) -> list[Place]:
+        return [self.surroundings.claimed(path) for path in self.surroundings.understood(paths, "path", budget)]
 
     async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[Place]:
         """The places to release. What is written as `list_claims` shows a claim is that claim, unless it is another."""
         rules.check_place_count(len(paths))
         held = [c for c in await self.bus.list_claims(me.channel) if anybodys or c.owner == me.name]
         shown = {self.shown(c.scope, c.path): Place(c.scope, c.path) for c in held}
-        return [place for path in paths for place in self._meant({place[:2] for place in shown.values()}, shown, path)]
+        places: set[tuple[str, ...]] = {place[:2] for place in shown.values()}
+        budget = Budget()
+        return [place for path in paths for place in self._meant(places, shown, path, budget)]
 
-    def _meant(self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str) -> list[Place]:
+    def _meant(self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str, budget: Budget) -> list[Place]:
         try:
-            places = self._places([path])
+            places = self._places([path], budget)
         except InvalidInput:
             if path not in shown:
                 raise

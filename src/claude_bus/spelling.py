@@ -52,10 +52,20 @@ UNSEEN = Seen()
 """Of a writer on another machine."""
 
 
-def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path") -> list[str]:
-    """The paths, globs and resources that are meant, each once. Raises `InvalidInput` for what is not clear."""
+@dataclass(slots=True)
+class Budget:
+    """How many characters may still be read of what one request has written."""
+
+    left: int = _MAX_READ
+
+
+def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path", budget: Budget | None = None) -> list[str]:
+    """The paths, globs and resources that are meant, each once. Raises `InvalidInput` for what is not clear.
+
+    What is read in several steps for one request has one `budget`.
+    """
     rules.check_place_count(len(written))
-    reading = _Reading(seen, what)
+    reading = _Reading(seen, what, budget or Budget())
     waiting, found = list(reversed(written)), dict[str, None]()
     while waiting:
         text = waiting.pop()
@@ -96,10 +106,10 @@ def _recipients(text: str) -> Iterator[str]:
 class _Reading:
     """One step of understanding after the other. A step makes a text plainer, or several of one."""
 
-    def __init__(self, seen: Seen, what: str) -> None:
+    def __init__(self, seen: Seen, what: str, budget: Budget) -> None:
         self._seen = seen
         self._what = what
-        self._read = 0
+        self._budget = budget
         self._rules = (
             self._list_in_a_string,
             self._quoted,
@@ -131,8 +141,8 @@ class _Reading:
             return [bare]
         if _PLAIN.fullmatch(text) and "..." not in text:
             return self._from_root(text)
-        self._read += len(text)
-        if self._read > _MAX_READ:
+        self._budget.left -= len(text)
+        if self._budget.left < 0:
             raise self._refusal(text, "and what comes with it is too much to read: name fewer paths")
         for rule in self._rules:
             if (found := rule(bare)) is not None:

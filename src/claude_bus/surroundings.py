@@ -26,9 +26,9 @@ class Surroundings:
         """The messages, each of their files with its state."""
         return await files.examined(messages)
 
-    def understood(self, written: Sequence[str], what: str) -> list[str]:
+    def understood(self, written: Sequence[str], what: str, budget: spelling.Budget | None = None) -> list[str]:
         """The paths, globs and resources that are meant, however they are written; `what` they are, for errors."""
-        return spelling.paths(written, self._seen(self._folder.cwd), what)
+        return spelling.paths(written, self._seen(self._folder.cwd), what, budget)
 
     def owned(self, written: Sequence[str]) -> list[str]:
         """The globs that are meant as owned, from the root of the working tree."""
