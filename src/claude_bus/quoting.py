@@ -85,7 +85,8 @@ def one_line(text: str, limit: int) -> str:
 
     Of a long text only the beginning is looked at.
     """
-    return clipped(" ".join(visible(text[: 10 * limit]).split()), limit)
+    rest = "…" if len(text) > 10 * limit else ""
+    return clipped(" ".join(visible(text[: 10 * limit]).split()) + rest, limit)
 
 
 def clipped(text: str, limit: int) -> str:
