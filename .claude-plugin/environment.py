@@ -90,7 +90,7 @@ class Unmade(Exception):
 
 def build(folder: Path) -> Path:
     """Make it in one of the ways that may work here."""
-    draft = folder / f".new-{os.getpid()}"
+    draft = folder / f".new-{os.getpid()}-{os.urandom(4).hex()}"  # one that was killed may have left another
     why = NO_PYTHON
     for requirements in (Path(launch.REQUIREMENTS), without_optional(folder)):
         for commands in recipes(draft, str(requirements)):

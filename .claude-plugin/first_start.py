@@ -326,13 +326,15 @@ class Conversation:
 
     def leave(self, folder: str) -> None:
         """Leave for the server's supervisor what it must know, and what it has to answer."""
-        left = os.path.join(folder, f".opened-{os.getpid()}")
+        left = os.path.join(
+            folder, f".opened-{os.getpid()}-{os.urandom(6).hex()}"
+        )  # containers that share it may share pids
         rest = b"".join([call.line for call in self._calls.values()] + [self._rest])
         said = {
             "opening": [line.decode("utf-8", "surrogateescape") for line in self._opening],
             "rest": rest.decode("utf-8", "surrogateescape"),
         }
-        with os.fdopen(os.open(left, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(os.open(left, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             json.dump(said, file)
         os.environ[OPENED] = left
 

@@ -567,6 +567,8 @@ class ModelOfTheBus:
         if not session.bell or not (idle or status == "idle") or not any(m.rings for m in mail):
             return None
         before = session.rings if any(m.id <= session.rung_upto for m in mail) else 0
+        if any(m.rings and m.id > session.rung_upto for m in mail):
+            before = min(before, len(RING_AGAIN) - 1)
         if before >= len(RING_AGAIN) or abs(self.now - session.rung_at) < RING_AGAIN[before]:
             return None
         programs = all(m.by_program for m in mail if m.rings)

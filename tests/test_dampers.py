@@ -276,6 +276,25 @@ async def test_a_program_that_floods_wakes_a_session_only_so_often(party: Party)
     assert len((await bob.inbox()).messages) > 1
 
 
+async def test_new_mail_still_wakes_a_session_that_leaves_old_mail_unread(party: Party) -> None:
+    """A message that is too long for a hook stays in the inbox, and may stay there: it must not silence the rest."""
+    bob = await woken_session(party, "bob")
+    alice = await party.join("alice")
+    await say(alice, "bob", "long " * 5_000)
+    for _ in rules.RING_AFTER:
+        party.now += rules.RING_AFTER[-1] + 1
+        assert await bob.bus.ring(bob.client.key, idle=False)
+    party.now += rules.RING_AFTER[-1] + 1
+    assert not await bob.bus.ring(bob.client.key, idle=False)
+
+    await say(alice, "bob", "fyi", kind="fyi")
+    assert not await bob.bus.ring(bob.client.key, idle=False)
+    await say(alice, "bob", "and now?")
+    assert await bob.bus.ring(bob.client.key, idle=False)
+    await say(alice, "bob", "quickly!")
+    assert not await bob.bus.ring(bob.client.key, idle=False)
+
+
 async def test_a_program_that_floods_is_told_when_it_wakes(party: Party) -> None:
     """`send` says so instead of promising a wake that does not come."""
     bob = await woken_session(party, "bob")

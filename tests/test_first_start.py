@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ import pytest
 
 import server_answers
 from claude_bus import supervisor
-from environment_under_test import LAUNCHER, Launched, Uv, launched, made, named, user
+from environment_under_test import LAUNCHER, ROOT, Launched, Uv, launched, made, named, user
 from processes_under_test import PATIENCE, Peer, Wire, answer, eventually
 from server_answers import NEWEST
 
@@ -393,3 +394,15 @@ def test_neither_uv_nor_a_python_that_is_new_enough(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert builder.main(tmp_path / "made") == 1
     assert capsys.readouterr().out == "there is neither uv nor Python 3.11 or newer: install one of them\n"
+
+
+def test_two_that_wait_with_the_same_pid_leave_different_conversations(tmp_path: Path) -> None:
+    """Containers may share the folder and not the numbers: none takes, or removes, what another's client said."""
+    program = (
+        f"import sys, os; sys.path.insert(0, {str(ROOT / '.claude-plugin')!r}); import first_start\n"
+        f"for _ in 'ab': first_start.Conversation().leave({str(tmp_path)!r}); print(os.environ[first_start.OPENED])"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True)
+
+    assert len(set(done.stdout.split())) == 2
+    assert all(Path(left).is_file() for left in done.stdout.split())

@@ -281,7 +281,22 @@ def waiting(tx: Transaction, me: Address, by: Process | None = None, held: Held 
     """What is unread for `me`, and whether it is a reason to ring; with `held` also what `take_back` says."""
     if by and held is not None:
         take_back(tx, me, by, held)
-    rows = tx.all(
+    rows = _unread(tx, me)
+    news = [row for row in rows if row["retained"] < EARLIER]
+    senders = dict.fromkeys(Address(r["sender"], r["sender_channel"]).seen_from(me.channel) for r in news)
+    ringing = _ringing(news)
+    return Waiting(
+        count=len(news),
+        newest=news[-1]["id"] if news else 0,
+        senders=tuple(senders),
+        rings=bool(ringing),
+        by_program=all(row["by_program"] for row in ringing or news),
+        earlier=len(rows) - len(news),
+    )
+
+
+def _unread(tx: Transaction, me: Address) -> list[Row]:
+    return tx.all(
         "SELECT m.id, m.sender, m.sender_channel, m.kind, m.broadcast, m.urgent, m.by_program, m.hops, d.retained "
         "FROM deliveries d "
         f"JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} "
@@ -290,17 +305,11 @@ def waiting(tx: Transaction, me: Address, by: Process | None = None, held: Held 
         me.name,
         tx.now,
     )
-    news = [row for row in rows if row["retained"] < EARLIER]
-    senders = dict.fromkeys(Address(r["sender"], r["sender_channel"]).seen_from(me.channel) for r in news)
-    ringing = [r for r in news if rules.rings(r["kind"], bool(r["broadcast"]), bool(r["urgent"]), r["hops"])]
-    return Waiting(
-        count=len(news),
-        newest=news[-1]["id"] if news else 0,
-        senders=tuple(senders),
-        rings=bool(ringing),
-        by_program=all(row["by_program"] for row in ringing),
-        earlier=len(rows) - len(news),
-    )
+
+
+def _ringing(news: Sequence[Row]) -> list[Row]:
+    """Those that are a reason to wake a session."""
+    return [r for r in news if rules.rings(r["kind"], bool(r["broadcast"]), bool(r["urgent"]), r["hops"])]
 
 
 def continues(tx: Transaction, me: Address) -> bool:
@@ -334,17 +343,11 @@ def ring(tx: Transaction, client: str, *, idle: bool, owed: bool = False) -> tup
     mail = waiting(tx, me)
     if not (mail.rings or (owed and mail.count)):
         return None
-    same_batch = tx.one(
-        "SELECT 1 FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? "
-        f"AND d.{UNREAD} AND d.state = 'queued' AND d.retained < ? AND d.message <= ? "
-        "AND (m.expires IS NULL OR m.expires > ?)",
-        me.channel,
-        me.name,
-        EARLIER,
-        row["rung_upto"],
-        tx.now,
-    )
+    news = [each for each in _unread(tx, me) if each["retained"] < EARLIER]
+    same_batch = any(each["id"] <= row["rung_upto"] for each in news)
     rings = row["rings"] if same_batch else 0
+    if any(each["id"] > row["rung_upto"] for each in _ringing(news)):  # also behind what the session never reads
+        rings = min(rings, len(rules.RING_AFTER) - 1)
     since = abs(tx.now - row["rung_at"])
     budget = "woken_by_programs" if mail.by_program else "woken_by_sessions"
     if not rules.ring_due(rings, since) or rules.wake_wait(row[budget], tx.now, by_program=mail.by_program):
