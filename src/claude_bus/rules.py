@@ -67,6 +67,8 @@ MAX_ANSWER = 1_000_000
 """Characters of messages or values in one answer; the first comes whatever its size."""
 MAX_AT_ONCE = 1_000
 """Messages, or versions of a key, in one answer."""
+MAX_PROBLEMS = 100
+"""Invalid parts of a request up to which it is looked which they are: that takes longer than to find them."""
 MAX_NAMES = 2_000
 """Names on one channel that no session bears: those of programs, and of sessions that ended."""
 MAX_NAMES_OF_TOKEN = 500

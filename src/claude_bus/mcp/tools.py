@@ -76,10 +76,13 @@ async def call(session: Session, name: str, arguments: dict[str, Any]) -> Answer
 
 def _explain(found: Tool, error: ValidationError) -> str:
     """What is wrong with the arguments, and which there are."""
-    problems = [
-        f"{'.'.join(str(part) for part in problem['loc']) or 'arguments'}: {problem['msg']}"
-        for problem in error.errors(include_url=False, include_input=False)
-    ]
+    if error.error_count() > rules.MAX_PROBLEMS:
+        problems = [f"{error.error_count()} arguments or parts of them are not valid"]
+    else:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'arguments'}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
     accepted = ", ".join(found.arguments.model_fields)
     return f"{found.name}: {'; '.join(problems[:5])}. Accepted arguments: {accepted or 'none'}"
 

@@ -116,6 +116,8 @@ def _envelope(arguments: type[BaseModel]) -> type[BaseModel]:
 def _explained(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):
         return str(error)
+    if error.error_count() > rules.MAX_PROBLEMS:
+        return f"{error.error_count()} of its parts are not valid"
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:5])
 

@@ -24,7 +24,7 @@ router = APIRouter(prefix=PATH, tags=["messages"])
 class NewMessage(Body):
     sender: Name = Field(alias="from")
     channel: Channel = ""
-    to: str | list[str] = Field(
+    to: str | Annotated[list[str], Field(max_length=rules.MAX_RECIPIENTS)] = Field(
         description="A name, a glob, `name@channel`, `all`, or a list of these.", examples=["backend"]
     )
     content: str = Field(min_length=1, description=f"At most {rules.MAX_CONTENT_BYTES} bytes of UTF-8.")
