@@ -83,7 +83,8 @@ install() {
   fi
   need_python
   say "Installing claude-bus $(version) into $dir ..."
-  { mkdir -p "$dir/bin" && : > "$mark"; } || fail "$dir cannot be written; choose another folder with --dir"
+  # All of it readable as far as the user's umask lets it be: a copy in /opt is for everybody.
+  { mkdir -p "$dir/bin" "$dir/environments" && : > "$mark"; } || fail "$dir cannot be written; choose another folder with --dir"
   environment
   program
   start_command "$command.new"

@@ -271,6 +271,15 @@ def test_nobody_else_may_write_where_it_is(user: User) -> None:
     assert [place for place in written if place.stat().st_mode & 0o022] == []
 
 
+def test_a_copy_for_everybody_is_run_by_others(newcomer: User, tmp_path: Path) -> None:
+    """Installed into a folder like /opt, nothing on the way to its Python is for one user only."""
+    shared = tmp_path / "opt" / "claude-bus"
+    newcomer.installs("--dir", str(shared))
+    (environment,) = (shared / "environments").glob("*-python*")
+    ways = [shared, shared / "bin", shared / "environments", environment, environment / "bin"]
+    assert [way for way in ways if way.stat().st_mode & 0o055 != 0o055] == []
+
+
 def test_an_installation_without_its_environment_can_be_removed(user: User) -> None:
     """Whatever of it is lost: the checkout's own program takes out what it had put in."""
     client = user.has_claude()
