@@ -17,7 +17,7 @@ from claude_bus import claude_code, jsons, rows, rules, text
 from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
 from claude_bus.errors import InvalidInput, RateLimited, TooLarge
-from claude_bus.http import bodies, verbs
+from claude_bus.http import answers, bodies, verbs
 from claude_bus.http.app import create_app
 from claude_bus.http.bodies import Bodies
 from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, Process, Search, StateEntry
@@ -44,7 +44,8 @@ class House:
     def __init__(self, path: Path, *, tokens: bool = False) -> None:
         config = Config(path)
         self.bus = open_local(config)
-        self._transport = httpx2.ASGITransport(create_app(self.bus, config, Serving(), tokens=tokens))
+        self.app = create_app(self.bus, config, Serving(), tokens=tokens)
+        self._transport = httpx2.ASGITransport(self.app)
         self.caller = httpx2.AsyncClient(transport=self._transport, base_url="http://127.0.0.1")
         self._elsewhere: list[RemoteBus] = []
 
@@ -301,6 +302,33 @@ async def test_a_body_for_which_there_is_no_room_is_refused(house: House, monkey
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
     for _ in range(3):
         assert (await house.caller.post("/send", json={"from": "a", "to": "b", "msg": "x" * 60_000})).status_code == 200
+
+
+async def test_a_refused_body_is_not_kept_with_its_connection(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request's state has the error for as long as the connection is open: not what led to it, the body with it."""
+    monkeypatch.setattr(bodies, "MAX_HELD", 50_000)
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": "/send",
+        "http_version": "1.1",
+        "scheme": "http",
+        "headers": [(b"host", b"127.0.0.1")],
+        "state": {},
+    }
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"x" * 100_000, "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await house.app(scope, receive, send)
+
+    assert sent[0]["status"] == 429
+    error = scope["state"][answers.REFUSED]
+    assert (error.code, error.__traceback__, error.__context__) == ("rate_limited", None, None)
 
 
 # -- names, and what is kept for them ------------------------------------------------------------------

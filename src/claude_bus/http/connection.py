@@ -95,7 +95,10 @@ class Connection(H11Protocol):
             self._settle()
 
     def on_response_complete(self) -> None:
+        request = self._request()
         super().on_response_complete()
+        if request:
+            request.body = bytearray()  # what came of it that nobody wanted; the rest is dropped as it comes
         self._settle()
 
     def _settle(self) -> None:

@@ -61,6 +61,7 @@ class Guard:
         try:
             await self._admit(scope, receive, send)
         except BusError as error:
+            error.__traceback__ = error.__context__ = None  # where the body is, for as long as the connection is open
             await refusal(error)(scope, receive, send)
         except _Gone:
             return
