@@ -16,6 +16,7 @@ from claude_bus.model import Address, Folder, Guard, Place, Verdict
 from claude_bus.session import Session
 from claude_bus.sql import claims, guard
 from claude_bus.subagents import Participants
+from claude_bus.surroundings import Surroundings
 from sessions_under_test import Party
 from store_under_test import Store
 
@@ -332,6 +333,17 @@ def test_brackets_in_a_name_are_part_of_it(shop: Path) -> None:
     assert not patterns.overlap(page.path, "app/i/page.tsx")
     assert patterns.overlap(page.path, worktree.place(where, "app/[[]id]/**")[1])
     assert worktree.shown(where, *page[:2]) == "app/[id]/page.tsx"
+
+
+def test_a_path_from_the_root_is_understood_at_the_root_too(shop: Path) -> None:
+    """`/src/new.py` in a session that works in the repository's root: no machine has such a folder."""
+    here = Surroundings(worktree.folder(shop))
+    assert here.understood(["/src/new.py"], "path") == [f"{shop}/src/new.py"]
+    assert here.understood(["src/new.py", "new/a.py", str(shop / "b.py")], "path") == [
+        "src/new.py",
+        "new/a.py",
+        str(shop / "b.py"),
+    ]
 
 
 def test_any_name_is_guarded(shop: Path) -> None:

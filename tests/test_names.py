@@ -138,6 +138,17 @@ def test_a_program_cannot_take_what_is_somebody_elses(store: Store) -> None:
     assert "system" in store.send(ace, "system").to
 
 
+def test_a_session_cannot_rename_itself_to_what_is_somebody_elses(store: Store) -> None:
+    """Somebody who has a name already is refused like a newcomer, and keeps it."""
+    store.join("ace")
+    bob = store.join("bob")
+    for name, channel in (("user", ""), ("System", ""), ("асе", ""), ("\u0430lpha", ""), ("assistant", "web")):
+        with pytest.raises(InvalidInput):
+            store(agents.register, store.clients[bob].key, Address(name, channel or "default"), "", None)
+    assert {agent.name for agent in store(agents.listing, "default", None)} == {"ace", "bob"}
+    assert store.rename(bob, "robert").name == "robert"
+
+
 @pytest.mark.anyio
 async def test_a_session_that_is_given_such_a_name_is_told_and_listed(tmp_path: Path) -> None:
     """BUS_NAME=user is no reason to be without the bus."""

@@ -130,6 +130,8 @@ UNDERSTOOD: list[tuple[str, list[str]]] = [
     ("file:///home/me/a%20b.ts", ["/home/me/a b.ts"]),
     ("file://localhost/home/me/a.ts", ["/home/me/a.ts"]),
     ("file:///home/me/a.ts#L10", ["/home/me/a.ts"]),
+    ("src/a.ts(10,5)", ["src/a.ts"]),
+    ("src/new.ts(10)", ["src/new.ts"]),
     ("file://src/a.ts", ["src/a.ts"]),
     ("file:///C:/x/a.ts", ["C:/x/a.ts"]),
     ("src/my\\ file.ts", ["src/my file.ts"]),
@@ -146,6 +148,8 @@ def test_what_can_only_mean_one_thing_is_understood(written: str, meant: list[st
 
 
 REFUSED: list[tuple[str, str]] = [
+    ("", "for the whole folder"),
+    (" \t", "for the whole folder"),
     ("x, y", "as a list"),
     ("src/a.ts, the login form", "as a list"),
     ("gpu:0,1", "as a list"),

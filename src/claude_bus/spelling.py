@@ -41,7 +41,7 @@ class Seen:
     exists: Callable[[str], bool] = lambda _path: False
     """Whether there is a file or folder of that name, seen from the writer's folder."""
     root: str = ""
-    """The root of its working tree, if its folder is another."""
+    """The root of its working tree."""
     home: str = ""
     looks: bool = False
     """Whether anything can be seen at all."""
@@ -136,7 +136,7 @@ class _Reading:
             return None
         bare = text.strip()
         if not bare:
-            return None if not text else [""]
+            raise InvalidInput(f"{self._what} is empty: name what is meant, or '.' for the whole folder")
         if bare != text:
             return [bare]
         if _PLAIN.fullmatch(text) and "..." not in text:
@@ -238,7 +238,7 @@ class _Reading:
         return [bare] if bare and bare != text else None
 
     def _pointed_at(self, text: str) -> list[str] | None:
-        """`src/a.ts:10-20`, `#L10`, `::test_x`, `:login`, `docs/a.md#setup`."""
+        """`src/a.ts:10-20`, `#L10`, `(10,5)`, `::test_x`, `:login`, `docs/a.md#setup`."""
         tail = max(0, len(text) - _TAIL)
         found = _LINES.fullmatch(text, tail) or _SYMBOL.fullmatch(text, tail)
         head = text[: found.end(1)] if found else ""
@@ -356,7 +356,7 @@ class _Reading:
 
 
 _LINES = re.compile(
-    r"(.*?[^:#\s])(?:::?L?\d+(?:[-–:,]+L?\d+)*|#L\d+(?:C\d+)?(?:[-–]L?\d+(?:C\d+)?)?|#\d+(?:-\d+)?"
+    r"(.*?[^:#\s])(?:::?L?\d+(?:[-–:,]+L?\d+)*|#L\d+(?:C\d+)?(?:[-–]L?\d+(?:C\d+)?)?|#\d+(?:-\d+)?|\(\d+(?:,\s*\d+)?\)"
     r"|\s+\(?(?:lines?|ll?\.)\s*\d+(?:\s*(?:[-–,]|to)\s*\d+)*\)?)",
     re.IGNORECASE,
 )

@@ -38,7 +38,7 @@ class Surroundings:
     def _seen(self, cwd: str) -> spelling.Seen:
         return spelling.Seen(
             exists=lambda path: worktree.exists(Path(cwd, path)),
-            root=self._folder.root if self._folder.root != cwd else "",
+            root=self._folder.root,
             home=os.path.expanduser("~"),  # noqa: PTH111 - as text
             looks=bool(cwd),
             windows=os.name == "nt",

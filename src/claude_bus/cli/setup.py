@@ -262,7 +262,7 @@ def _remove(options: argparse.Namespace, at: Situation) -> int:
     if options.json:
         show(options, {"done": done, "open": open_points}, "")
         return 0
-    print("Claude Code knows nothing of claude-bus any more.")
+    print("Taken out." if open_points else "Claude Code knows nothing of claude-bus any more.")
     for point in open_points:
         print(f"\nOpen: {point}")
     return 0

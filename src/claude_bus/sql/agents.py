@@ -30,6 +30,7 @@ def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[
     bindings.refuse_if_held(tx, who, client)
     if client.startswith(_ELSEWHERE):
         check_room(tx, who, ANYBODY)
+    mailboxes.check_new(tx, who)  # before a rename gives the name a row that somebody bears
     if old.address != who:
         _move(tx, old, who)
     _join(tx, who, role, owns)
@@ -53,6 +54,7 @@ def enlist(
     """
     bindings.refuse_if_held(tx, who, "")
     check_room(tx, who, grant)
+    mailboxes.check_new(tx, who)
     mailboxes.ensure(tx, who)
     _join(tx, who, role, owns)
     tx.run("UPDATE agents SET client = ? WHERE channel = ? AND name = ?", program, who.channel, who.name)
@@ -115,7 +117,6 @@ def delist(tx: Transaction, who: Address) -> None:
 
 def _join(tx: Transaction, who: Address, role: str, owns: tuple[str, ...] | None) -> None:
     """Mark an existing row as registered; one that was not gets the retained broadcasts."""
-    mailboxes.check_new(tx, who)
     joined = tx.number("SELECT registered FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
     tx.run(
         "UPDATE agents SET registered = 1, last_seen = ?, role = CASE WHEN ? = '' THEN role ELSE ? END, "
