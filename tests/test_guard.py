@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from claude_bus import patterns, rules, worktree
+from claude_bus.errors import InvalidInput
 from claude_bus.mcp import hooks
 from claude_bus.model import Address, Folder, Guard, Place, Verdict
 from claude_bus.session import Session
@@ -344,6 +345,16 @@ def test_a_path_from_the_root_is_understood_at_the_root_too(shop: Path) -> None:
         "new/a.py",
         str(shop / "b.py"),
     ]
+
+
+def test_an_empty_path_is_not_the_whole_folder(shop: Path) -> None:
+    """The file system takes it for that: a model that left the argument empty would claim everything."""
+    here = Surroundings(worktree.folder(shop))
+    with pytest.raises(InvalidInput, match="is empty"):
+        here.understood([""], "path")
+    with pytest.raises(InvalidInput, match="is empty"):
+        here.owned([""])
+    assert here.understood(["."], "path") == ["."]
 
 
 def test_any_name_is_guarded(shop: Path) -> None:

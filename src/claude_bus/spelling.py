@@ -132,7 +132,7 @@ class _Reading:
         """What the text is made of, or None if it is plain: a path, a pattern or a resource."""
         if len(text) > MAX_WRITTEN:
             raise InvalidInput(f"{self._what} has {len(text)} characters, at most {MAX_WRITTEN} are read: name fewer")
-        if self._is_there(text):
+        if text and self._is_there(text):  # "" is the folder itself to the file system
             return None
         bare = text.strip()
         if not bare:
