@@ -198,7 +198,7 @@ find_python() {
   command -v uv >/dev/null && uv run --quiet --no-project --python '>=3.11' python -c 'import sys; print(sys.executable)'
 }
 
-# What there is instead of a Python that is new enough.
+# Name the first Python on PATH and its version, for the message that it is too old.
 found_python() {
   local candidate told
   for candidate in python3 python; do

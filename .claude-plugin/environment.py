@@ -63,7 +63,7 @@ REASONS = (
     ),
     (r"Permission denied|Read-only file system|os error (?:13|30)\b", "{folder} cannot be written"),
 )
-"""What in the output of uv and pip tells why they failed, the surest first."""
+"""Signs in the output of uv and pip of why they failed, each with the reason to tell, the surest first."""
 
 
 def main(folder: Path) -> int:

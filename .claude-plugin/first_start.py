@@ -198,7 +198,7 @@ class FirstStart:
 
 
 class Conversation:
-    """What a client says and is answered before there is a server."""
+    """The exchange with a client before there is a server."""
 
     def __init__(self) -> None:
         with open(os.path.join(launch.HERE, "answers.json"), encoding="utf-8") as file:
@@ -403,7 +403,7 @@ def write(message: dict[str, Any]) -> None:
 
 
 def chunks(pause: Callable[[], float], first: bytes = b"") -> Iterator[bytes]:
-    """What the client says, as it comes, and b"" after each pause without a word; ends with the client.
+    """Chunks of the client's input as they come, and b"" after each pause without a word; ends with the client.
 
     No more is read than is there: nothing is lost when this process becomes another program.
     """

@@ -60,7 +60,7 @@ def start(args: list[str], folder: str = "") -> int:
 
 
 def first_start() -> Any:
-    """What is needed on a first start only."""
+    """The module that only a first start needs, imported without leaving bytecode."""
     sys.dont_write_bytecode = True
     sys.path.insert(0, HERE)
     import first_start

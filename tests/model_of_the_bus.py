@@ -25,7 +25,7 @@ RATE_WINDOW = 60.0
 NEWS = 3_600.0
 PROGRAM_PRESENT = 180.0
 WAKES = ((6.0, 20), (60.0, 6))
-"""What a wake costs and how many come in a row, for mail of sessions and of programs."""
+"""The seconds a wake costs and how many come in a row, for mail of sessions and of programs."""
 RETENTION = 30 * 86_400.0
 SILENCE = 90 * 86_400.0
 UNPROVEN = ("queued", "handed")
@@ -554,7 +554,7 @@ class ModelOfTheBus:
             slip.state = "acked"
 
     def news(self, me: Address) -> list[Letter]:
-        """What waits, but for broadcasts from long before one joined."""
+        """Mail that waits, but for broadcasts from long before one joined."""
         return [letter for letter in self.waiting(me) if not letter.slips[me].earlier]
 
     def waiting(self, me: Address) -> list[Letter]:

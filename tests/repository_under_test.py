@@ -44,7 +44,7 @@ class Repository:
         return subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False)
 
     def git(self, *arguments: str, fails: bool = False) -> str:
-        """What git says; it must fail if `fails` says so."""
+        """The output of git, which must fail if and only if `fails`."""
         done = self.run("git", *arguments)
         assert bool(done.returncode) == fails, done
         return done.stdout + done.stderr
@@ -60,7 +60,7 @@ class Repository:
 
     @property
     def script(self) -> Path:
-        """What the lines in the hook call."""
+        """The script that the lines in the hook call."""
         return self.root / ".git" / "claude-bus-guard"
 
     def write(self, path: str, text: str) -> None:
@@ -73,14 +73,14 @@ class Repository:
         self.write(path, f"{len((self.root / path).read_text())}" * 3 + (self.root / path).read_text())
 
     def refuses(self) -> str:
-        """What is said when a commit of what Alice claims is refused, as it must be."""
+        """Commit a file that Alice claims, which must be refused; returns the output."""
         self.change()
         said = self.git("commit", "-m", "refused", fails=True)
         assert "src/a.py: \"src/a.py\" is claimed by 'alice'" in said
         return said
 
     def passes(self) -> str:
-        """What is said when a commit of what Alice claims goes through unchecked, as it must: in one line, why."""
+        """Commit a file that Alice claims, which must go through unchecked; returns the one line that says why."""
         self.change()
         said = self.git("commit", "-qm", "unchecked")
         assert (said.count("\n"), said[:37]) == (1, "claude-bus: claims were not checked: "), said

@@ -1,4 +1,4 @@
-"""What the server says to a client's opening, for the launcher to say in its place on a first start.
+"""The server's answers to a client's opening, for the launcher to say in its place on a first start.
 
 `PYTHONPATH=src python tests/server_answers.py` writes `.claude-plugin/answers.json`; a test compares the two.
 """

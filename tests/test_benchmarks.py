@@ -1,4 +1,4 @@
-"""Every benchmark still runs: a few rounds of each. What it measures is not looked at here."""
+"""Every benchmark still runs: a few rounds of each. The figures are not looked at here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one caller may cost the others: in time, in memory, and on the disk."""
+"""Limits on the cost of one caller to the others: in time, in memory, and on the disk."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def depth_of(document: Any) -> int:
 @given(_DOCUMENTS, st.integers(0, 6), st.booleans())
 @looks(300)
 def test_depth_is_counted_as_a_parser_meets_it(document: Any, most: int, ascii_only: bool) -> None:
-    """Whatever stands in texts, escaped or not."""
+    """Brackets and quotes in texts make no difference, escaped or not."""
     written = json.dumps(document, ensure_ascii=ascii_only).encode(errors="surrogatepass")
     assert jsons.is_deeper(written, most) == (depth_of(document) > most)
 
@@ -106,7 +106,7 @@ def test_depth_is_counted_as_a_parser_meets_it(document: Any, most: int, ascii_o
 @given(st.dictionaries(st.sampled_from(("id", "method", "params", 'a"b')), _DOCUMENTS))
 @looks(200)
 def test_the_outline_of_an_object_has_its_plain_fields(document: dict[str, Any]) -> None:
-    """What is a list or an object is null: however deep, it is not parsed."""
+    """A list or an object in it becomes null: however deep, it is not parsed."""
     plain = {name: None if isinstance(value, dict | list) else value for name, value in document.items()}
     assert jsons.outline(json.dumps(document).encode()) == plain
     deep = json.dumps({**document, "deep": "@"}).replace('"@"', "[" * 5_000 + "]" * 5_000).encode()
@@ -284,7 +284,7 @@ def fill(held: Bodies, whose: Grant, size: int, count: int) -> None:
 
 
 def test_ordinary_messages_get_through_while_others_send_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is as short as most does not count."""
+    """A body as short as most messages does not count."""
     monkeypatch.setattr(bodies, "MAX_HELD", 100_000)
     held = Bodies()
     with held.body(ANYBODY) as large:
@@ -485,7 +485,7 @@ async def test_a_program_elsewhere_hears_of_its_own_mail(closed_house: House) ->
 
 
 async def told(house: House, draft: Draft) -> tuple[str, ...]:
-    """Whose addresses are told of a message."""
+    """Send a message; returns the addresses that are told of it."""
     found: tuple[str, ...] = (await house.bus._run(messages.send, BOB, draft))[1]
     return found
 
@@ -535,7 +535,7 @@ def nested(depth: int) -> Any:
 
 
 class Supervised(Wire):
-    """What a client starts: a supervisor with its server."""
+    """The program that a client starts: a supervisor with its server."""
 
     program = ("-m", "claude_bus")
 

@@ -93,7 +93,7 @@ def test_what_a_shell_would_have_understood_is_understood(written: str, path: Pa
     ],
 )
 def test_a_database_that_would_be_another_in_each_folder_is_refused(written: str, said: str) -> None:
-    """What is no whole path of a file gets a sentence that says what to set."""
+    """Anything but the whole path of a file gets a sentence that says what to set."""
     with pytest.raises(InvalidInput, match=said) as refused:
         Config.from_env({"BUS_DB": written}, HOME)
     assert refused.value.message.startswith("BUS_DB=")

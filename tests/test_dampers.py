@@ -318,7 +318,7 @@ async def test_a_flood_of_a_program_does_not_keep_a_session_from_waking(party: P
 
 
 async def test_sessions_wake_each_other_within_a_budget_too(party: Party) -> None:
-    """Whatever its sender says of itself: twenty in a row, then one each six seconds."""
+    """A session wakes another twenty times in a row, then once each six seconds."""
     bob = await woken_session(party, "bob")
     alice = await party.join("alice")
 

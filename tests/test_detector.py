@@ -61,7 +61,7 @@ def test_a_password_that_nobody_guesses_is_a_secret_wherever_it_is_for(password:
 
 @given(st.text(), st.text(), st.text(), st.text())
 def test_anything_at_all_can_be_asked_about(user: str, password: str, host: str, secret: str) -> None:
-    """Whatever a text holds where a login or a token is expected."""
+    """Any text in place of a login or a token is answered without an error."""
     parts = {"username": user, "password": password, "host": host}
     samples.is_sample(secret, samples.login_of_url(parts))
     samples.is_sample(secret, samples.login_of_command(secret, f"curl -u {secret} http://{host}"))

@@ -238,7 +238,7 @@ async def test_a_turn_that_ended_for_a_ring_gets_it_at_once(
 
 @pytest.mark.anyio
 async def test_a_ring_that_is_owed_for_mail_that_is_gone_is_not_given_for_other_mail(party: Party, bell: Bell) -> None:
-    """What was read in the meantime, in a terminal say, needs no ring, and what wakes nobody still wakes nobody."""
+    """Mail that was read meanwhile, in a terminal say, needs no ring, and an `fyi` still wakes nobody."""
     alice = await party.join("alice")
     bell.session.owes_ring = True
     async with bell.watching():

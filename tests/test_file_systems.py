@@ -37,7 +37,7 @@ def get(tx: Transaction) -> str | None:
 
 
 def problems(path: Path) -> str:
-    """What `doctor` finds wrong with the database."""
+    """The faults that `doctor` finds with the database."""
     return "\n".join(finding.detail for finding in inspect(path, 0.1) if finding.ok is False)
 
 
@@ -271,7 +271,7 @@ def remove_both(path: Path) -> None:
 def test_harm_to_the_log_ends_no_server_and_loses_nothing(
     harm: Callable[[Path], None], others: int, tmp_path: Path
 ) -> None:
-    """Whoever touched an index that was cut off would be killed by the system. What was stored is there, for all."""
+    """A process that touched a cut-off index would be killed by the system. All servers still find what was stored."""
     path = tmp_path / "bus.db"
     with wire(path) as server, wire(path) as other:
         servers = [server, other][: 1 + others]

@@ -271,7 +271,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 async def test_mail_does_not_wait_for_a_disk_that_does_not_answer(party: Party, folder: Path, disk: Disk) -> None:
-    """The message comes with its text, later ones too; what was not looked at is said to be unchecked."""
+    """The message comes with its text, later ones too; files that nobody looked at are shown as unchecked."""
     alice, bob = await join(party, folder, "alice"), await party.join("bob")
     named = (a_file(str(folder / "hangs.txt")), a_file(str(folder / "after.txt")))
     for text_ in ("one", "two"):

@@ -53,7 +53,7 @@ def prompt(server: Wire, **more: str) -> dict[str, Any]:
 
 
 def test_the_answers_are_the_servers() -> None:
-    """What the launcher says in its place is what this version's server says; if not, run server_answers.py."""
+    """The launcher's answers are those of this version's server; if not, run server_answers.py."""
     assert json.loads(server_answers.FILE.read_text(encoding="utf-8")) == server_answers.ask()
 
 
@@ -120,7 +120,7 @@ def test_a_client_of_the_newest_protocol_goes_on_with_it(building: Launched, uv:
 
 
 def test_the_session_is_on_the_bus_without_a_word_of_its_client(building: Launched, uv: Uv, data: Path) -> None:
-    """Who writes to it once the environment is there is told of a session, and its next prompt brings the mail."""
+    """A sender is told of a session once the environment is there, and the next prompt brings the mail."""
     building.start()
     with uv.installing():
         assert prompt(building)

@@ -544,7 +544,7 @@ def test_whom_to_tell_may_be_anything(addresses: list[str]) -> None:
 @example([b""])
 @given(st.lists(st.binary(max_size=2_000), min_size=1, max_size=5))
 def test_a_notice_may_say_anything(datagrams: list[bytes]) -> None:
-    """Whoever does not know the listener's word is not heard, and keeps nobody else from being heard."""
+    """A sender without the listener's word is not heard, and keeps nobody else from being heard."""
 
     async def run() -> None:
         async with notices.ear() as ear:

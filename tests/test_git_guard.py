@@ -207,7 +207,7 @@ def runs(repository: Repository, program: str, tmp_path: Path) -> None:
 
 
 async def test_a_program_that_fails_stops_no_commit(repository: Repository, tmp_path: Path) -> None:
-    """Whatever its exit status, or the signal that ends it: of all it wrote one line is shown, its last."""
+    """Any exit status and any signal will do; of its output only the last line is shown."""
     for status in (1, 2, 3, 4, 5, 85, 87, 120, 126, 127):
         runs(repository, f"echo one >&2; echo why >&2; echo output; exit {status}", tmp_path)
         assert f"why (exit status {status})" in repository.passes()
@@ -230,7 +230,7 @@ async def test_a_program_that_hangs_is_ended(repository: Repository, tmp_path: P
 
 
 async def test_a_quick_check_leaves_no_process(repository: Repository) -> None:
-    """Who waits for the deadline ends with the commit."""
+    """The process that waits for the deadline ends with the commit."""
     await repository.claim()
     script = repository.script.read_text()
     repository.script.write_text(script.replace("limit=10 ", "limit=7531 "))

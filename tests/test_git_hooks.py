@@ -37,7 +37,7 @@ def hook(repository: Repository, content: str, name: str = ".git/hooks/pre-commi
 
 
 def ran(repository: Repository) -> str:
-    """What the hooks noted while an unclaimed file was committed, which must go through."""
+    """Commit an unclaimed file, which must go through; returns the notes of the hooks."""
     (repository.root / "ran").unlink(missing_ok=True)
     repository.change("src/b.py")
     repository.git("commit", "-qm", "unclaimed")
@@ -56,7 +56,7 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def doctor(repository: Repository) -> tuple[bool | None, str]:
-    """What `claude-bus doctor` says of the commit hook."""
+    """The finding of `claude-bus doctor` on the commit hook."""
     checks = json.loads(repository.run(*repository.program, "doctor", "--json").stdout)["checks"]
     (found,) = [(check["ok"], check["detail"]) for check in checks if check["name"] == "commit hook"]
     return found
@@ -102,7 +102,7 @@ async def test_where_there_was_no_hook_none_is_left(repository: Repository) -> N
     "shell", ["#!/bin/sh\n", "#!/usr/bin/env bash\n", "#!/bin/bash -eu\n", "", "#! /bin/dash -e\n"]
 )
 async def test_an_earlier_shell_script_keeps_its_name(repository: Repository, shell: str) -> None:
-    """What it sees of itself is as before, so dispatchers find their folder; it may refuse as before, too."""
+    """It sees its own path and arguments as before, so dispatchers find their folder; it may refuse as before, too."""
     hook(repository, "#!/bin/sh\necho part >>ran\n", ".git/hooks/pre-commit.d/part")
     written = hook(repository, shell + _NOTES)
     assert await comes_and_goes(repository) == ".git/hooks/pre-commit pre-commit 0 \npart\n"
@@ -123,7 +123,7 @@ async def test_a_link_to_a_shell_script_keeps_its_name(repository: Repository, t
 
 
 async def test_an_earlier_program_keeps_its_name(repository: Repository) -> None:
-    """What is no shell script is set aside and run from there, under the same name."""
+    """A hook in another language is set aside and run from there, under the same name."""
     hook(repository, _PYTHON)
     repository.guarded()
     assert ran(repository).endswith("hooks.before-claude-bus/pre-commit in Python")
@@ -145,7 +145,7 @@ async def test_a_script_that_another_program_reads_is_left_as_it_is(repository: 
 
 
 async def test_a_hook_that_git_ignores_stays_ignored(repository: Repository) -> None:
-    """What is not executable does not run only because the guard does."""
+    """A hook that is not executable does not start to run because the guard does."""
     hook(repository, "#!/bin/sh\necho oops >>ran", mode=0o644)
     assert await comes_and_goes(repository) == ""
 
@@ -209,7 +209,7 @@ async def test_the_hook_of_an_early_build_is_replaced(repository: Repository) ->
 
 
 def husky(repository: Repository) -> None:
-    """What `npm install` does in a project with husky 9: it writes this folder anew, and tells git of it."""
+    """Do as `npm install` in a project with husky 9: write this folder anew, and tell git of it."""
     hook(repository, "#!/usr/bin/env sh\n" + '. "$(dirname "$0")/h"', ".husky/_/pre-commit")
     hook(repository, "*", ".husky/_/.gitignore")
     run = 's=$(dirname "$(dirname "$0")")/$(basename "$0"); [ ! -f "$s" ] && exit 0; sh -e "$s" "$@"; exit $?'
@@ -328,7 +328,7 @@ async def test_a_hook_that_only_speaks_of_lefthook_is_one_like_others(repository
 
 
 async def test_lefthook_settings_that_have_the_section_are_not_rewritten(repository: Repository) -> None:
-    """What is to be added is said; once it is there it is found."""
+    """The lines to add are printed; once they are there they are found."""
     hook(repository, "#!/bin/sh\ncall_lefthook run pre-commit\n")
     own = hook(repository, "pre-commit:\n  parallel: true\n", "lefthook-local.yml", 0o644)
     done = repository.guard("install")

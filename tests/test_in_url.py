@@ -38,7 +38,7 @@ def at(server: Served, secret: str) -> Caller:
 
 
 def test_a_client_of_either_wire_needs_nothing_but_the_address(server: Served, secret: str) -> None:
-    """What it sends it sends as the names of the token, and it reads their mail."""
+    """It sends under the token's names, and reads their mail."""
     ann = at(server, secret)
 
     ann.send("ann", "ann-phone", "over the first wire")
@@ -70,7 +70,7 @@ def test_it_is_for_the_two_wires_only(server: Served, secret: str, path: str, wh
 
 
 def test_any_other_token_may_not_stand_in_an_address(db: Path, server: Served) -> None:
-    """It was not made to be read by others. Whoever put it there learns that it has to be revoked."""
+    """It was not made to be read by others. The caller who put it there learns that it has to be revoked."""
     _, other = new_token(db, "bob")
     reply = at(server, other).get("/recv", to="bob")
     assert (reply.status, reply.data["error"]) == (403, "forbidden")

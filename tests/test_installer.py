@@ -281,7 +281,7 @@ def test_a_copy_for_everybody_is_run_by_others(newcomer: User, tmp_path: Path) -
 
 
 def test_an_installation_without_its_environment_can_be_removed(user: User) -> None:
-    """Whatever of it is lost: the checkout's own program takes out what it had put in."""
+    """The checkout's own program takes out what the lost environment had put in."""
     client = user.has_claude()
     user.installs()
     shutil.rmtree(user.place / "environments")

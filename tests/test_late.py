@@ -1,4 +1,4 @@
-"""Who comes late: earlier broadcasts, names that are taken, names long gone, sessions without hooks."""
+"""Latecomers: earlier broadcasts, names that are taken, names long gone, sessions without hooks."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ async def test_a_taken_name_is_refused_with_who_has_it_where_and_the_ways_on(par
 
 
 async def test_names_long_gone_are_counted_and_not_listed(party: Party) -> None:
-    """Who was not seen for a week is left out, unless one asks for as long."""
+    """Sessions unseen for a week are left out, unless one asks for as long."""
     await announce(party, 0)
     for name, ago in (("yesterday", DAY), ("last-month", 30 * DAY)):
         party.now = START - ago
@@ -181,7 +181,7 @@ async def test_names_long_gone_are_counted_and_not_listed(party: Party) -> None:
 
 
 async def answer(party: Party, session: Session, **arguments: Any) -> dict[str, Any]:
-    """What the tool says, at the time of the test."""
+    """The answer of the tool, at the time of the test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("claude_bus.mcp.tools.time.time", lambda: party.now)
         found = await tools.call(session, "agents", arguments)

@@ -77,7 +77,7 @@ def test_a_name_has_no_letter_that_is_not_seen(name: str) -> None:
     ],
 )
 def test_nobody_passes_as_the_user_the_model_or_the_bus(name: str) -> None:
-    """Whatever the case, the separators and the alphabet."""
+    """Case, separators and alphabet make no difference."""
     with pytest.raises(InvalidInput, match=r"reserved|look"):
         names.check_new_name(name, ())
 
@@ -92,7 +92,7 @@ def test_ordinary_names_stay_free(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["bаckend", "аpi", "Ωmega", "сервисX"])
 def test_letters_of_two_scripts_that_look_alike_make_no_word(name: str) -> None:
-    """Whoever reads it cannot know which they are."""
+    """A reader cannot tell which letters they are."""
     with pytest.raises(InvalidInput, match="letters in one word"):
         names.check_new_name(name, ())
 

@@ -56,7 +56,7 @@ def belongs(path: str, pattern: str, kind: Kind, other: str) -> bool:
 
 
 def may_be_folder(pattern: str, kind: Kind, other: str) -> bool:
-    """What was seen decides; then what the other pattern says of it; then whether the name looks like a file's."""
+    """The kind that was seen decides; then another pattern below this path; then the look of the name."""
     if kind:
         return kind == "folder"
     named = is_plain(pattern) and other.startswith(f"{pattern}/")

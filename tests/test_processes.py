@@ -1,4 +1,4 @@
-"""Who is alive: by evidence where there is any, by heartbeat elsewhere. In real PID namespaces, where there are any."""
+"""Liveness: by evidence where there is any, by heartbeat elsewhere. In real PID namespaces, where there are any."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def run(tmp_path: Path, *arguments: str, **env: str) -> subprocess.CompletedProc
     ],
 )
 def test_this_machine_is_never_reached_through_a_proxy(host: str, env: pytest.MonkeyPatch) -> None:
-    """Whatever the variables say, and however it is spelled."""
+    """The variables and the spelling of its name make no difference."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         env.setenv(name, "http://proxy:3128")
     for scheme in ("http", "https"):
@@ -129,7 +129,7 @@ def test_no_proxy_is_understood_as_others_do(no_proxy: str, host: str, out: bool
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("variable", ["BUS_URL", "AGENT_BUS_URL"])
 def test_a_failure_behind_a_proxy_names_it(status: int, scheme: str, variable: str, tmp_path: Path) -> None:
-    """Whoever reads it knows whom to ask, and how to go past it. A password in its address is not shown."""
+    """Its reader knows whom to ask, and how to go past it. A password in its address is not shown."""
     with proxy(status) as (address, asked):
         given = {variable: f"{scheme}://bus.example.org:8765", f"{scheme.upper()}_PROXY": f"http://me:hidden@{address}"}
         done = run(tmp_path, "send", "bob", "hi", **given)

@@ -752,7 +752,7 @@ async def attended(party: Party, *, bell: bool) -> Session:
 
 @pytest.mark.parametrize("more", [{}, {"kind": "fyi"}, {"to": "all"}], ids=["direct", "fyi", "broadcast"])
 async def test_a_turn_ends_for_the_bell_to_bring_its_mail(party: Party, more: dict[str, Any]) -> None:
-    """Whatever mail would have continued it: nothing is printed, nothing handed over, and the bell owes a ring."""
+    """Mail of any kind waits for it: nothing is printed, nothing handed over, and the bell owes a ring."""
     alice, bob = await party.join("alice"), await attended(party, bell=True)
     sent = await say(alice, **{"to": "bob", "content": "one more thing", **more})
 
@@ -830,7 +830,7 @@ GROWS = {
 
 
 def as_shown(found: HandOver) -> int:
-    """What an answer takes before the model, as the client counts it."""
+    """The length of an answer before the model, as the client counts it."""
     return text.size(json.dumps(rows.mail(found, for_model=True), ensure_ascii=False))
 
 
@@ -857,7 +857,7 @@ async def test_an_answer_is_never_longer_than_the_client_shows(party: Party, uni
 
 @pytest.mark.parametrize("content", ["", "x" * 60_000], ids=["no words", "many words"])
 async def test_files_with_long_names_leave_room_for_their_message(party: Party, content: str) -> None:
-    """Whatever files a message names, it can be read; nothing stands in front of the mail behind it."""
+    """A message can be read with any files that it names; nothing stands in front of the mail behind it."""
     alice, bob = await party.join("alice"), await party.join("bob")
     me = (await alice.attach()).address
     named = tuple(File('"' * rules.MAX_PATH_BYTES, 1, "0" * 64, "elsewhere") for _ in range(rules.MAX_FILES))

@@ -73,7 +73,7 @@ class Machine:
         return {str(path): path.read_bytes() for path in self.home.rglob("*") if path.is_file()}
 
     def doctor(self, folder: Path | None = None) -> list[Finding]:
-        """What doctor finds of Claude Code."""
+        """The findings of `doctor` on Claude Code."""
         case = Case.find(self.env, self.home, folder or self.home, self.home / ".claude-bus" / "bus.db")
         return list(installation.examine(case))
 
@@ -231,7 +231,7 @@ def test_a_client_where_installers_put_it_is_found(machine: Machine, tmp_path: P
 
 
 def test_a_client_that_refuses_the_server_gets_no_hooks(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be registered leaves nothing that calls it; the server that was there is there again."""
+    """A failed registration leaves nothing that calls our server; the one that was there is there again."""
     machine.claude = FakeClaude(machine.claude.folder, machine.claude.state, refuses="add")
     machine.claude.registered(command="other", env={"KEY": "value"})
     before = machine.files()
@@ -297,7 +297,7 @@ def test_hooks_of_the_original_are_replaced(machine: Machine) -> None:
 
 
 def test_beside_the_plugin_nothing_is_there_twice(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """What setup had put in goes out again, the permission is that for the plugin's tools, and the user is told."""
+    """Setup takes out what it had put in, allows the plugin's tools, and tells the user."""
     machine.setup(permissions="no")
     machine.has_plugin()
     machine.has({**machine.read(), "hooks": HOOKS})
@@ -317,7 +317,7 @@ def test_beside_the_plugin_nothing_is_there_twice(machine: Machine, capsys: pyte
 
 
 def test_the_backup_is_the_users_alone(tmp_path: Path) -> None:
-    """Whatever the settings' own permissions; a link of its name is not written through."""
+    """The settings' own permissions make no difference; a link of its name is not written through."""
     settings, victim = tmp_path / "settings.json", tmp_path / "victim"
     settings.write_text('{"env": {"KEY": "secret"}}')
     settings.chmod(0o644)
@@ -349,7 +349,7 @@ def test_what_is_kept_is_private_from_its_first_byte(tmp_path: Path, monkeypatch
 
 
 def test_a_backup_that_is_a_link_is_not_believed(tmp_path: Path) -> None:
-    """What somebody put in its place does not become the user's settings."""
+    """A file that somebody put in its place does not become the user's settings."""
     settings = tmp_path / "settings.json"
     settings.write_text('{"model": "opus"}')
     claude_settings.install(tmp_path, ROOT, [])
@@ -363,7 +363,7 @@ def test_a_backup_that_is_a_link_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_settings_that_change_meanwhile_are_read_again(tmp_path: Path) -> None:
-    """Whoever writes between our look and our writing does not lose it."""
+    """A change between our look and our writing is not lost."""
     settings = tmp_path / "settings.json"
     settings.write_text('{"model": "opus"}')
     others = iter(['{"model": "sonnet"}', '{"model": "haiku"}'])
@@ -467,7 +467,7 @@ def test_settings_that_cannot_be_written_are_named(tmp_path: Path, monkeypatch: 
 
 
 def test_doctor_finds_nothing_wrong_with_no_claude_code(machine: Machine) -> None:
-    """Whoever uses the bus from a shell alone needs none."""
+    """A user of the bus from a shell alone does not need it."""
     machine.env["PATH"] = "/nowhere"
     machine.claude.program.unlink()
     assert machine.problems() == []
@@ -632,7 +632,7 @@ def test_a_checkout_is_started_by_its_launcher() -> None:
 def test_an_environment_of_the_moment_is_made_again(
     monkeypatch: pytest.MonkeyPatch, prefix: str, source: str, started: list[str]
 ) -> None:
-    """What uvx and pipx run have made may be gone tomorrow: they themselves are registered, and never the original."""
+    """Environments of uvx and pipx run may be gone tomorrow: those tools are registered, and never the original."""
     monkeypatch.setattr(registration, "_source", lambda: source)
     monkeypatch.setattr("shutil.which", lambda name, path=None: f"/bin/{name}")
     assert list(registration._of_environment(Path(prefix), {})) == started

@@ -1,4 +1,4 @@
-"""What is understood of what models write where a path or a name is meant, and what is refused: by table."""
+"""Paths and names as models write them, understood or refused: by table."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_everything_can_be_printed_in_any_encoding(encoding: str, env: dict[str, str]) -> None:
-    """What it lacks is written as an escape. A JSON document is one whatever it is encoded in."""
+    """Characters that it lacks are written as escapes. A JSON document is one whatever it is encoded in."""
     assert run(["send", "--as", "ann", "bob"], env, stdin=TEXT.encode()).returncode == 0
     spoken = {**env, **ENCODINGS[encoding]}
     commands = [

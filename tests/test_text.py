@@ -167,7 +167,7 @@ def test_code_is_quoted_as_it_was_written(code: str) -> None:
 
 @given(contents, st.integers(10, 300))
 def test_a_quoted_text_is_one_short_line_in_quotes_that_it_cannot_close(content: str, limit: int) -> None:
-    """Whatever a peer wrote."""
+    """No text of a peer gets out of it."""
     shown = text.quoted(content, limit)
 
     assert units(shown) <= limit

@@ -198,7 +198,7 @@ _LOOK = (
 
 
 def looked_at(path: Path) -> str:
-    """What another process says of a folder; it is not waited for for ever."""
+    """The output of another process that looks at a folder, within a minute."""
     done = subprocess.run(
         [sys.executable, "-c", _LOOK, str(path)], check=True, capture_output=True, text=True, timeout=60
     )

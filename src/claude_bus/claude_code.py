@@ -241,7 +241,7 @@ def says_idle(env: Mapping[str, str], client: Process) -> bool:
 
 
 def _session_file(env: Mapping[str, str], client: Process) -> dict[str, Any] | None:
-    """What the client notes of its session in its own folder; None if it is not this client's.
+    """The client's own notes on its session, from its folder; None if this very process wrote none.
 
     Containers may share the folder, and the file of one that was killed stays behind.
     """

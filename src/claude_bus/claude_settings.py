@@ -1,6 +1,6 @@
 """The user's own files of Claude Code: what an installation puts into settings.json and commands/, and takes out again.
 
-What else is in them stays as it is. A file that has to make room is kept beside, under the name with `BACKUP` after
+All else in them stays as it is. A file that has to make room is kept beside, under the name with `BACKUP` after
 it, and comes back with `uninstall`. Nothing is written through a backup's link, and no settings are lost: a file that
 cannot be read as settings is refused before anything is changed.
 """

@@ -317,7 +317,7 @@ def _one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str,
 
 
 def _database(env: Mapping[str, str], home: Path | None, *, needed: bool) -> Path:
-    """The database file. What is not a whole path is refused: each folder would get a bus of its own."""
+    """The database file. A relative path is refused: each folder would get a bus of its own."""
     given = (env.get("BUS_DB") or "").strip()
     if not given:
         return _default_database(home, needed=needed)

@@ -2,7 +2,7 @@
 
 The rules are those of Kingfisher, a scanner that runs in this process. It only
 scans: whether a secret is valid is asked of nobody, and nothing leaves the machine.
-Of what it finds, `samples` knows what is no secret.
+`samples` tells its findings from texts that only look like secrets.
 """
 
 from __future__ import annotations

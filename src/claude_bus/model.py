@@ -336,7 +336,7 @@ class StateEntry:
 
 
 FOLDER = "folder"
-"""What stands for the identity of an existing folder."""
+"""Value in place of a file's identity, for an existing folder."""
 
 
 class Place(NamedTuple):

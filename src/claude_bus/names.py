@@ -28,7 +28,7 @@ _AUTHORITIES = frozenset(
         *("assistant", "developer", "operator", "administrator", "anthropic", "claudebus"),
     }
 )
-"""Whom a model obeys, or takes for itself, or for the bus."""
+"""Names, without separators, that a model obeys, or takes for itself or for the bus."""
 
 _ALIKE = {
     **dict(zip("аеорсухіјѕһԁԛԝѵкгӏҽоѡ", "aeopcyxijshdqwvkrleow", strict=True)),
@@ -90,7 +90,7 @@ def looks_like(name: str, known: Iterable[str]) -> str:
 
 
 def skeleton(name: str) -> str:
-    """What a name looks like: names with the same skeleton are hard to tell apart."""
+    """The look of a name: names with the same skeleton are hard to tell apart."""
     folded = unicodedata.normalize("NFKD", name)
     return unicodedata.normalize("NFC", "".join(map(_shape, folded)))
 

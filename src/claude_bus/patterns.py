@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import Generic, Literal, TypeVar
 
 Kind = Literal["", "file", "folder"]
-"""What a plain path names, as far as somebody saw it; "" where nobody did."""
+"""The kind of thing a plain path names, if somebody saw it; "" if nobody did."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -115,7 +115,7 @@ class _Compiled:
     pattern: str
     stem: str
     tail: str
-    """What every path that it matches ends with."""
+    """The end that all paths it matches have in common."""
     segments: tuple[str | None, ...]
     plain: bool
     """Whether it stands for one path, as it is written."""

@@ -49,7 +49,7 @@ class Domain:
     namespace: str
     """The PID namespace, where the system has any."""
     machine: str = ""
-    """What outlives a boot; "" where nothing tells."""
+    """An id of the machine that outlives a boot; "" where nothing tells."""
     numbers: bool = True
     """Whether the system lists processes under the ids that they have in this domain."""
 
@@ -89,7 +89,7 @@ def network() -> str:
 
 
 def _machine_elsewhere() -> str:
-    """What Windows and macOS call this machine, which a change of its name does not move; else the name."""
+    """The id that Windows or macOS gives this machine, which a change of its name leaves alone; else the name."""
     with contextlib.suppress(OSError, AttributeError):
         if sys.platform == "win32":
             import winreg
@@ -249,7 +249,7 @@ class _Stat:
 
 
 def _stat(listed: str) -> _Stat | None:
-    """What /proc says of a process that it lists; None where it says nothing."""
+    """The `stat` of a process that /proc lists; None if it cannot be read."""
     text = _text(f"{listed}/stat")
     head, _, rest = text.rpartition(")")
     number, _, name = head.partition(" (")

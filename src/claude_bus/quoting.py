@@ -1,6 +1,6 @@
 """Peers' words wherever a model or a person reads them. Pure.
 
-Whatever acts on a reader (control characters, invisible and direction-changing ones, tags
+Text that acts on a reader (control characters, invisible and direction-changing ones, tags
 to which the client gives a meaning) is made visible; in a line of ours it stands in quotes.
 """
 
@@ -15,19 +15,19 @@ _FAMILIES = (
     "interrupted|local-command|mcp|memory|other|pasted|persisted|repl|sandbox|session|subagent|system|task|teammate|tool|"
     "total|truncated|untrusted|user|webhook"
 )
-"""What the tags begin with in which Claude Code (2.1.332) tells its model who speaks; a `-` or `_` follows."""
+"""First words of the tags in which Claude Code (2.1.332) tells its model who speaks; a `-` or `_` follows."""
 _WORDS = (
     "assistant|channel|developer|earlier_message|function|human|instructions|invoke|parameter|reminder|system|thinking|"
     "tick|tool|user"
 )
-"""And those of one word. `List<User>` is none: there is no word before a tag."""
+"""Such tags of one word. `List<User>` is not one: a tag does not follow a word directly."""
 _WHOLE = "antml|new-diagnostics|partial-response|previous-conversation"
 _TAG = rf"(?:(?:{_FAMILIES})[-_]|(?:{_WORDS})(?![\w-]))"
 _TAGS = re.compile(
     rf"<(?=[\s/]*[a-z])(?:(?=[\s/]*(?:{_WHOLE}|(?:{_FAMILIES})-)|[\s/]*/\s*{_TAG}|\s*{_TAG}[\w-]*\s+[\w:-]+\s*=)|(?<![\w.]<)(?=\s*{_TAG}))",
     re.IGNORECASE,
 )
-# What prints nothing or turns the writing round: fillers, joiners, direction marks, line
+# Characters that print nothing or turn the writing round: fillers, joiners, direction marks, line
 # separators, invisible operators, variation selectors, annotations, and the tag block
 # that can carry whole hidden texts.
 _NEVER_SEEN = (
@@ -107,7 +107,7 @@ def size(text: str) -> int:
 
 
 def quoted(given: str, limit: int) -> str:
-    """What a peer wrote, as it may stand in a line of ours: on one line, cut to `limit` characters, made visible,
+    """A peer's words, fit to stand in a line of ours: on one line, cut to `limit` characters, made visible,
     and in quotes that it cannot close. A reader takes nothing in it for ours, or for the user's."""
     return '"{}"'.format(one_line(given, limit - 2).replace('"', "'"))
 

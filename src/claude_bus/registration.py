@@ -29,7 +29,7 @@ _PATIENCE = 120.0
 _VERSIONS = (re.compile(r"(\d+)\.(\d+)\.(\d+)\S* \(Claude Code\)"), re.compile(r"(\d+)\.(\d+)\.(\d+)"))
 """How a client tells its version; a wrapper may print another program's before."""
 _KNOWN = re.compile(r"claude[-_]bus|\bbus_server\.py\b|\.claude-plugin[/\\]launch\.py")
-"""What the command of a server of ours holds, and that of the original."""
+"""A part of the command that marks a server as ours, or as the original."""
 _UV_CACHE = re.compile(r"(archive|env\w+|builds)-v\d+")
 _INDEX = "claude-bus>=0.3"
 """The package as an index has it; older ones are the original."""
@@ -101,7 +101,7 @@ def clients(env: Mapping[str, str], home: Path) -> list[Client]:
 
 @dataclass(frozen=True)
 class Known:
-    """What the files of Claude Code say, read once."""
+    """The contents of Claude Code's files that concern the bus, read once."""
 
     config: Path
     """The user's configuration folder."""
@@ -187,7 +187,7 @@ def _path_of(places: Any) -> Path | None:
 
 
 def command_of(server: Definition) -> list[str]:
-    """The command line of a server; [] if it is none of ours to judge."""
+    """The command line of a server, as far as it is text; [] for one that is not started by a command."""
     arguments = server.get("args") or []
     words = [server.get("command"), *(arguments if isinstance(arguments, list) else [])]
     return [word for word in words if isinstance(word, str)]
@@ -237,7 +237,7 @@ class Program:
     plugin: Path
     """The folder with `hooks` and `commands`."""
     command: tuple[str, ...]
-    """What starts it, now and after it was upgraded."""
+    """The command that starts it, now and after an upgrade."""
     earlier: tuple[Path, ...] = ()
     """Copies of itself that an installation has put there before."""
 
@@ -265,7 +265,7 @@ class Program:
 
 
 def _of_environment(prefix: Path, env: Mapping[str, str]) -> tuple[str, ...]:
-    """What starts the package that is installed in an environment; one that is made for a moment is made again."""
+    """The command that starts the package in this environment; for a passing one of uvx or pipx, that tool's own."""
     path = env.get("PATH", os.defpath)
     if any(_UV_CACHE.fullmatch(part) for part in prefix.parts):
         return shutil.which("uvx", path=path) or "uvx", "--from", _source() or _INDEX, "claude-bus"

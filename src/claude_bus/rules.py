@@ -281,7 +281,7 @@ def check_value(value: str) -> str:
 
 
 def check_json(value: str) -> str:
-    """A value that is said to be JSON, is, and has no more values and levels than everybody can read."""
+    """A value declared as JSON that is JSON, with no more values and levels than everybody can read."""
     jsons.check(value.encode(errors="replace"), "value", jsons.MAX_VALUE_DEPTH)
     try:
         json.loads(value, parse_constant=_no_json)

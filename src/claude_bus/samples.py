@@ -1,4 +1,4 @@
-"""What has the form of a secret and is none: development passwords, published examples, placeholders.
+"""Texts that only have the form of a secret: development passwords, published examples, placeholders.
 
 A password is a development password if anybody would try it first *and* the host is one that only this machine or its
 network reaches. Neither alone is enough.
@@ -140,7 +140,7 @@ def _is_of_jwt_io(secret: str) -> bool:
 
 
 def _decoded(text: str) -> bytes:
-    """Base64 of either alphabet; nothing if it is none."""
+    """The bytes of base64 in either alphabet; b"" if the text is not base64."""
     try:
         return base64.b64decode(
             text.replace("-", "+").replace("_", "/").rstrip("=") + "=" * (-len(text.rstrip("=")) % 4)

@@ -469,7 +469,7 @@ class Session:
         return [self.surroundings.claimed(path) for path in self.surroundings.understood(paths, "path", budget)]
 
     async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[Place]:
-        """The places to release. What is written as `list_claims` shows a claim is that claim, unless it is another."""
+        """The places to release. A path as `list_claims` shows a claim means that claim, unless it names another."""
         rules.check_place_count(len(paths))
         held = [c for c in await self.bus.list_claims(me.channel) if anybodys or c.owner == me.name]
         shown = {self.shown(c.scope, c.path): Place(c.scope, c.path) for c in held}

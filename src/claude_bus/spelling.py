@@ -1,7 +1,7 @@
-"""What people and models write where a path or a name is meant: understood if it can only mean one thing.
+"""Paths and names as people and models write them: understood if they can only mean one thing.
 
-`src/{a,b}.ts` are two paths, "`src/a.ts:10-20` (the login)" is one. What could mean
-several things, or nothing that can be claimed, is refused with a word on what to write.
+`src/{a,b}.ts` are two paths, "`src/a.ts:10-20` (the login)" is one. A text that could
+mean several things, or nothing that can be claimed, is refused with a word on what to write.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SOURCES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What can be seen of the writer's files, and how paths are written there."""
+    """The view of the writer's files, as far as there is one, and how paths are written there."""
 
     exists: Callable[[str], bool] = lambda _path: False
     """Whether there is a file or folder of that name, seen from the writer's folder."""
@@ -62,7 +62,7 @@ class Budget:
 def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path", budget: Budget | None = None) -> list[str]:
     """The paths, globs and resources that are meant, each once. Raises `InvalidInput` for what is not clear.
 
-    What is read in several steps for one request has one `budget`.
+    All texts of one request share one `budget`.
     """
     rules.check_place_count(len(written))
     reading = _Reading(seen, what, budget or Budget())
@@ -129,7 +129,7 @@ class _Reading:
         )
 
     def step(self, text: str) -> list[str] | None:
-        """What the text is made of, or None if it is plain: a path, a pattern or a resource."""
+        """The texts that the first fitting rule gives, or None if it is plain: a path, a pattern or a resource."""
         if len(text) > MAX_WRITTEN:
             raise InvalidInput(f"{self._what} has {len(text)} characters, at most {MAX_WRITTEN} are read: name fewer")
         if text and self._is_there(text):  # "" is the folder itself to the file system
@@ -391,7 +391,7 @@ def _in_single_quotes(text: str) -> str | None:
 
 
 def _unquoted(text: str) -> str | None:
-    """What stands in quotes, if all of it does."""
+    """The text without the quotes round all of it; None without such quotes."""
     if len(text) < 3 or _PAIRS.get(text[0]) != text[-1]:
         return None
     inner = text[1:-1]

@@ -283,7 +283,7 @@ def supervise(command: Sequence[str]) -> int:
 
 
 def _taken(left: str) -> tuple[list[bytes], bytes]:
-    """What the launcher left in the file `OPENED`, which is removed."""
+    """The opening and the rest of the input, from the launcher's file (`OPENED`), which is removed."""
     if not left:
         return [], b""
     path = Path(left)

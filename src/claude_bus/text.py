@@ -85,7 +85,7 @@ def plural(count: int, noun: str) -> str:
 def name(given: str) -> str:
     """A name as it may stand in a line or an attribute: files of the original hold any text.
 
-    One that is none, but words, stands in quotes.
+    A text with a blank in it is not a valid name and stands in quotes.
     """
     shown = one_line(given, MAX_NAME).translate(_QUOTES)
     return f"'{shown}'" if " " in shown else shown

@@ -18,7 +18,7 @@ from .model import FOLDER, Folder, Place
 _HOPS = 5
 """Clones of clones that are followed to what they were made from."""
 _NAME_BYTES, _CONFIG_BYTES = 8_192, 262_144
-"""What is read of a file of git's that has one line, and of its config."""
+"""Bytes read at most of a one-line file of git's, and of its config."""
 _SECTION = re.compile(r"\[(\w+) \"origin\"\](.*)")
 
 

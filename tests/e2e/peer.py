@@ -47,7 +47,7 @@ class Peer:
         return anyio.run(run)
 
     def does(self, verb: Callable[[LocalBus], Awaitable[T]]) -> T:
-        """Whatever else one can do on the bus."""
+        """Run any other verb of the bus, as this peer."""
         return self._do(verb)
 
     def send(self, to: str, content: str, **fields: Any) -> int:

@@ -1,4 +1,4 @@
-"""What stands between a session and its bus: a sandbox round its shell, a wrapper round its server."""
+"""Layers between a session and its bus: a sandbox round its shell, a wrapper round its server."""
 
 from __future__ import annotations
 

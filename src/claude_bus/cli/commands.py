@@ -163,7 +163,7 @@ async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
 
 
 def _shown(who: Speaker, found: HandOver, options: argparse.Namespace) -> str:
-    """What is printed of a hand-over: JSON, a line each, or their text; for a model in its fence, as hooks put it."""
+    """A hand-over as it is printed: JSON, a line each, or their text; for a model in its fence, as hooks put it."""
     if options.json:
         return document(rows.mail(found))
     if options.oneline:

@@ -27,11 +27,11 @@ def content(options: argparse.Namespace, *, files: bool = False) -> str:
 
 _MOST = 2 * rules.MAX_CONTENT_BYTES + 4
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-"""What text may begin with that says its encoding, as Windows programs write it."""
+"""Encodings by the byte order mark that text of Windows programs may begin with."""
 
 
 def _decoded(data: bytes, encoding: str) -> str:
-    """What a mark at its beginning says; else UTF-8, or the encoding of stdin where that is another. Never a guess."""
+    """The text, by its byte order mark; else as UTF-8, or in the encoding given where it is not. Never a guess."""
     marked = next((known for mark, known in _MARKS.items() if data.startswith(mark)), "")
     if not marked and _is_utf8(data):
         marked = "utf-8"

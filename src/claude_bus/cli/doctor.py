@@ -58,7 +58,7 @@ async def _doorbell(config: Config, env: Mapping[str, str], *, sound: bool) -> F
 
 
 def _mute(config: Config, env: Mapping[str, str]) -> Finding | None:
-    """What keeps the session from being woken, whatever the bus says."""
+    """The reason on this side why the session cannot be woken, whatever the bus says; None without one."""
     if config.wake == "never":
         return Finding("doorbell", None, "off: BUS_WAKE=never")
     if not claude_code.keys_of_shell(env):

@@ -260,7 +260,7 @@ def _move(file: Path, to: Path) -> None:
 def uninstall(repo: Repository) -> list[str]:
     """Remove all of it; returns what there is to say, nothing if there was nothing to remove.
 
-    Whatever others wrote into a hook meanwhile stays.
+    Lines that others wrote into a hook meanwhile stay.
     """
     found = repo.script.exists()
     repo.script.unlink(missing_ok=True)
@@ -333,7 +333,7 @@ def _note_user(repo: Repository, *, there: bool) -> bool:
 
 
 def findings() -> list[Finding]:
-    """What is to say of the commit hook of the working directory's repository; nothing outside of one."""
+    """The state of the commit hook in the working directory's repository; [] outside of one."""
     try:
         repo = repository()
         return [_finding(repo)]
@@ -386,7 +386,7 @@ def tried(repo: Repository) -> str:
 
 
 def _read(file: Path) -> bytes:
-    """The content of a file that is one, "" if there is none."""
+    """The content of a regular file; empty for anything else, or if it cannot be read."""
     try:
         return file.read_bytes() if file.is_file() else b""
     except OSError:

@@ -1,4 +1,4 @@
-"""What `doctor` looks at of Claude Code: registration, hooks, `/bus`, permissions, plugins, what the original left.
+"""Checks of `doctor` on Claude Code: registration, hooks, `/bus`, permissions, plugins, remains of the original.
 
 Each check is a function of a `Case` and gives findings; one that is wrong says what to do about it.
 """
@@ -25,7 +25,7 @@ _ITS_COMMAND = "Bus de mensajes y estado compartido con otras sesiones"
 
 @dataclass(frozen=True)
 class Case:
-    """What is looked at: this program, the user's Claude Code, the folder the user is in, and the bus's database."""
+    """Subjects of the checks: this program, the user's Claude Code, the folder the user is in, the bus's database."""
 
     program: Program
     known: Known

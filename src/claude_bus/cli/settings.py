@@ -1,4 +1,4 @@
-"""What commands take from their environment: the home folder, and the settings of the agent-bus commands."""
+"""Settings that commands take from their environment: the home folder, and those of the agent-bus commands."""
 
 from __future__ import annotations
 

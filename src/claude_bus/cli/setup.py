@@ -1,7 +1,7 @@
 """`claude-bus setup`: tells Claude Code about the bus, or takes all of it back.
 
-Whatever happens, what is left works: everything is looked at before anything is written, the server is registered
-before hooks that call it are written, and taken out after them.
+A failure at any step leaves a state that works: everything is looked at before anything is written, the server is
+registered before hooks that call it are written, and taken out after them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Situation:
 
     @classmethod
     def find(cls, env: Mapping[str, str], home: Path, place: str = "") -> Situation:
-        """What this process sees; with `place` of the installation there."""
+        """The situation of this process; with `place`, the program is the installation in that folder."""
         found = registration.clients(env, home)
         return cls(
             Program.find(env, Path(place) if place else None),
@@ -208,7 +208,7 @@ def _link(at: Situation) -> list[Step]:
 
 
 def _open_points(at: Situation) -> list[str]:
-    """What is left for the user to know or to do."""
+    """Remarks for the user after an installation, most with a command to run."""
     assert at.client
     found = []
     if at.known.plugins:
@@ -232,7 +232,7 @@ def _permission_point(options: argparse.Namespace, at: Situation) -> list[str]:
 
 
 def _shell_points(at: Situation) -> list[str]:
-    """What is left to do in the user's shell."""
+    """Remarks on the user's shell: its database, the command, its PATH."""
     server, place = at.known.server, _link_place(at)
     found = []
     bus = registration.env_of(server).get("BUS_DB") if server and registration.is_known(server) else None
@@ -283,7 +283,7 @@ def _command_out(at: Situation) -> list[Step]:
 
 
 def _left(at: Situation, *, registered: bool) -> list[str]:
-    """What is left to do by hand."""
+    """Remains that `--remove` leaves to the user, with the commands for them."""
     found = []
     if registered:
         found.append(f"claude is not on your PATH. Run this where it is: claude mcp remove -s user {SERVER}")

@@ -24,7 +24,7 @@ NETWORKS = ("nfs", "cifs", "smb", "afpfs", "webdav", "sshfs", "9p", "virtiofs", 
 ELSEWHERE = "set BUS_DB to a file on a local disk, or BUS_URL to a bus that is served (claude-bus serve)"
 
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
-"""What is lacking for now, and not for lack of a better file system."""
+"""Errors for lack of memory, space or descriptors, which pass and say nothing of the file system."""
 
 Identity = tuple[int, int]
 
@@ -35,7 +35,7 @@ def real(path: Path) -> Path:
 
 
 def identity(path: str | Path) -> Identity | None:
-    """What a file keeps when it is renamed; None for one that is not there."""
+    """Device and inode, which a file keeps when it is renamed; None for one that is not there."""
     try:
         found = os.stat(path)  # noqa: PTH116 - asked with every verb
     except OSError:
@@ -75,7 +75,7 @@ def may_be_made(path: Path) -> bool:
 
 
 def _lacking(path: Path) -> str:
-    """What the file system does not offer, tried in a file beside the database."""
+    """The first need that the file system does not meet, tried in a file beside the database; "" if it meets all."""
     probe = f"{path}-probe-{secrets.token_hex(4)}"
     try:
         descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -169,7 +169,7 @@ class Files:
         return identity(self._path), identity(log), identity(index)
 
     def change(self, named: Path) -> Change:
-        """What happened to them since; `named` is the path that was set, which may be a link to another file now."""
+        """The change to them since; `named` is the path that was set, which may be a link to another file now."""
         database, log, index = identity(named), *self._now()[1:]
         if database != self._database:
             return "replaced" if database else "deleted"
@@ -193,7 +193,7 @@ class Files:
     def forget_index(self) -> None:
         """Make the index as long as it was, of zeros: SQLite makes it anew then, from the log.
 
-        Whoever touches what is missing of it is killed (SIGBUS), and what is left of it alone is misleading.
+        A process that touches the part cut off is killed (SIGBUS), and the rest alone is misleading.
         """
         with contextlib.suppress(OSError):
             os.truncate(self._names[1], 0)  # by its name: closing a file gives up SQLite's locks on it

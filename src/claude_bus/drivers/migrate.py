@@ -18,7 +18,7 @@ _ADDITIONS = (
     (6, "migrations/0006_places_above.sql"),
     (7, "migrations/0007_bounds.sql"),
 )
-"""What each version since our first added."""
+"""Scripts by the schema version that they lead to."""
 OURS = 3
 """The first version that is not the original's."""
 _TABLES = frozenset({"agents", "messages", "state"})

@@ -49,7 +49,7 @@ def _new_file(name: str) -> Path:
 def rename_unusable(connection: sqlite3.Connection) -> dict[str, str]:
     """Give agents whose name is not valid one that is, with all that is theirs; returns old names and new ones.
 
-    Whoever writes to the old name is told of the new one where that can be written at all (`formerly`).
+    A sender to the old name is told of the new one where the old can be written at all (`formerly`).
     """
     taken = {row[0] for row in connection.execute(_NAMES)}
     renamed = {name: "" for name in sorted(taken) if not _is_valid(name)}

@@ -40,7 +40,7 @@ MOST_FILES = 65_536
 OTHER_FILES = 48
 """Files that a server may have open besides its connections."""
 _ACCEPT_FAILS = "socket.accept() out of system resource"
-"""What asyncio calls it, once for each of those who wait, and each second."""
+"""Message of asyncio when descriptors run out: once for each waiting connection, and again each second."""
 _SAY_AGAIN = 60.0
 """Seconds until the same trouble is told once more."""
 

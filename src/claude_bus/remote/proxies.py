@@ -24,11 +24,11 @@ class Route:
     host: str
     proxy: str = field(default="", repr=False)
     named_by: str = ""
-    """What names the proxy: a variable, or the system's settings."""
+    """The source of the proxy's address: a variable, or the system's settings."""
 
     @property
     def blame(self) -> str:
-        """What a failure's sentence ends with: that a proxy is on the way, and how to go past it; "" without one."""
+        """The end of a failure's sentence: that a proxy is on the way, and how to go past it; "" without one."""
         if not self.proxy:
             return ""
         return (

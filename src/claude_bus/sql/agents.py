@@ -13,7 +13,7 @@ from . import bindings, events, mailboxes, overlaps
 from .transaction import Row, Transaction
 
 _ELSEWHERE = ("http:", "@")
-"""What the keys of clients begin with that come over HTTP. With ever new ones they could take any number of names."""
+"""Prefixes of the keys of clients over HTTP. With ever new keys a client could take any number of names."""
 SEEN_EVERY = 60.0
 """Seconds after which one who looks is noted as seen again."""
 

@@ -139,7 +139,7 @@ def holding(
 
 
 class Others:
-    """What others claim, as far as it can stand against `me` having one of the places."""
+    """The claims of others that can stand against `me` having one of the places."""
 
     def __init__(self, tx: Transaction, me: Address, places: Sequence[Place], tree: str) -> None:
         self._tx = tx
@@ -273,7 +273,7 @@ def _spellings(place: Place) -> tuple[tuple[str, str], ...]:
 
 
 def _common(texts: Sequence[str]) -> str:
-    """What all of them begin with."""
+    """The longest prefix that all of them share."""
     first, last = min(texts), max(texts)
     same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return first[:same]
@@ -284,7 +284,7 @@ def _stem(path: str) -> str:
 
 
 def kind_of(file: str) -> Kind:
-    """What the path of a claim is known to name, from the identity that is stored with it."""
+    """The kind of thing the path of a claim names, from the identity stored with it; "" if unknown."""
     return "folder" if file == FOLDER else "file" if file else ""
 
 

@@ -56,8 +56,8 @@ def hand_over(
     `max_chars` bounds their fenced text. With `at_least_one` it bounds what they take in a
     tool's answer, and the first comes even if it is longer, up to `text.MOST_SHOWN`: what the
     client would not show must not count as handed. Neither `max_chars` nor `limit` is ever
-    more than one answer carries. `peek` marks nothing. What an earlier process handed over
-    and did not live to see confirmed is unread again; with `held` so is what `take_back` says.
+    more than one answer carries. `peek` marks nothing. Mail that an earlier process handed
+    over and did not live to see confirmed is unread again; with `held` so is the mail of `take_back`.
     `news_only` leaves broadcasts from long before `me` joined where they are, and uncounted.
     """
     recover(tx, me)

@@ -21,7 +21,7 @@ def listen(tx: Transaction, address: str, client: str, process: Process) -> None
 
 
 def mailbox(who: Address) -> str:
-    """What stands in place of a client where a process listens for one name, whoever bears it."""
+    """The value in place of a client's key for a process that listens for one name, whoever bears it."""
     return f"mail for {who.name}@{who.channel}"
 
 

@@ -241,7 +241,7 @@ def _expect(
 
 
 def _expect_of_absent(tx: Transaction, who: Address, name: str, hint: str) -> Expectation:
-    """What to expect of a name that no session has: a program reads when it asks, as long as it does."""
+    """The expectation for a name that no session has: a program reads when it asks, as long as it does."""
     row = tx.one(
         "SELECT last_seen, registered AND session_id = '' AND cwd = '' AS program FROM agents "
         "WHERE channel = ? AND name = ?",

@@ -23,7 +23,7 @@ def of(tx: Transaction, me: Address) -> tuple[Overlap, ...]:
 
 
 def footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[Place]]:
-    """What each agent owns or claims."""
+    """The places that each of these agents owns or claims."""
     prints: dict[str, set[Place]] = {name: set() for name in names}
     for row in tx.all("SELECT name, owns, repository, cwd FROM agents WHERE channel = ? AND owns != '[]'", channel):
         below = "" if row["repository"] or not row["cwd"] else f"{row['cwd']}/"

@@ -80,7 +80,7 @@ def _places(paths: list[str]) -> list[Place]:
 
 
 def _listed(path: str, listed: set[Place]) -> list[Place]:
-    """What is written as it is listed is that, however odd; else what it is understood as."""
+    """The place that is listed under exactly this path, however odd; else those that the path is understood as."""
     return [Place("", path)] if Place("", path) in listed else _places([path])
 
 
