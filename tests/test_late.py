@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from claude_bus import rules, text
+from claude_bus import claude_code, rules, text
 from claude_bus.errors import NameTaken
 from claude_bus.mcp import tools
 from claude_bus.model import Address, Agent, Client, Draft, Folder
@@ -195,3 +199,29 @@ def test_a_live_session_is_never_gone() -> None:
     agent = Agent("a", "default", "", (), True, "idle", START - 30 * DAY, 0.0, "", "", HOST)
 
     assert not rules.is_gone(agent, START)
+
+
+@pytest.mark.parametrize(
+    ("settings", "brings"),
+    [
+        ({"hooks": {"UserPromptSubmit": [{"hooks": [{"type": "mcp_tool", "server": "bus", "tool": "hook"}]}]}}, True),
+        ({"hooks": {"UserPromptSubmit": [{"hooks": [{"type": "command", "command": "x"}]}]}}, False),
+        ({"hooks": {"Stop": [{"hooks": [{"type": "mcp_tool", "server": "bus", "tool": "hook"}]}]}}, False),
+        ({}, False),
+    ],
+)
+def test_hooks_in_the_users_settings_are_known_before_the_first_comes(
+    settings: dict[str, Any], brings: bool, tmp_path: Path
+) -> None:
+    """As `claude-bus setup` puts them there."""
+    (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+
+    assert claude_code.brings_mail({"CLAUDE_CONFIG_DIR": str(tmp_path)}) is brings
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes in folders")
+def test_a_settings_file_that_is_a_pipe_does_not_hold_up_a_start(tmp_path: Path) -> None:
+    """It is looked at only if it is a file."""
+    os.mkfifo(tmp_path / "settings.json")
+
+    assert not claude_code.brings_mail({"CLAUDE_CONFIG_DIR": str(tmp_path)})

@@ -160,11 +160,9 @@ def brings_mail(env: Mapping[str, str]) -> bool:
     """
     if has_hooks(env):
         return True
-    try:
-        found = Path(_config_folder(env), "settings.json").read_bytes()[:_MAX_SETTINGS]
-    except (OSError, RuntimeError):
-        return False
-    return b'"mcp_tool"' in found and b'"UserPromptSubmit"' in found
+    folder = _own_folder(env)
+    hooks = _setting(folder / "settings.json", "hooks") if folder else None
+    return isinstance(hooks, dict) and '"mcp_tool"' in json.dumps(hooks.get("UserPromptSubmit"))
 
 
 def keys_of_shell(env: Mapping[str, str]) -> list[str]:

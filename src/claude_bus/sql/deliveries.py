@@ -64,6 +64,7 @@ def hand_over(
     if held is not None:
         take_back(tx, me, by, held, prints=via == PRINTED)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
+    below = EARLIER if news_only else EARLIER + 1
     limit, max_chars = rules.at_most(limit, rules.MAX_AT_ONCE), rules.at_most(max_chars, rules.MAX_ANSWER)
     rows = tx.all(
         f"SELECT m.id, {SIZE} AS size, d.attempts, d.retained FROM deliveries d JOIN messages m ON m.id = d.message "
@@ -71,13 +72,13 @@ def hand_over(
         "ORDER BY d.message LIMIT ?",
         me.channel,
         me.name,
-        EARLIER if news_only else EARLIER + 1,
+        below,
         limit + 1,
     )
     unread = _first(tx, rows[:limit], me, max_chars)
     count = _answered(unread, max_chars) if at_least_one else len(text.fitting(unread, text.SAMPLE_LABEL, max_chars))
     handed = tuple(unread[:count])
-    total = _count_queued(tx, me) - (earlier(tx, me) if news_only else 0)
+    total = _count_queued(tx, me, "retained < ?", below)
     next_id = rows[count]["id"] if count < len(rows) else 0
     if peek:
         return HandOver(handed, total, next_id)
@@ -187,27 +188,21 @@ def expire(tx: Transaction, where: str, *values: str | int) -> None:
         tx.run(f"UPDATE deliveries SET state = 'expired', expired_at = ? WHERE {over}", tx.now, *values, tx.now)
 
 
-def _count_queued(tx: Transaction, me: Address) -> int:
+def _count_queued(tx: Transaction, me: Address, which: str, retained: int) -> int:
     return int(
         tx.number(
-            f"SELECT COUNT(*) FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'queued'",
+            f"SELECT COUNT(*) FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'queued' "
+            f"AND {which}",
             me.channel,
             me.name,
+            retained,
         )
     )
 
 
 def earlier(tx: Transaction, me: Address) -> int:
     """How many broadcasts from long before `me` joined are unread."""
-    return int(
-        tx.number(
-            f"SELECT COUNT(*) FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'queued' "
-            "AND retained = ?",
-            me.channel,
-            me.name,
-            EARLIER,
-        )
-    )
+    return _count_queued(tx, me, "retained = ?", EARLIER)
 
 
 def confirm(tx: Transaction, me: Address, messages: Sequence[int], by: Process) -> int:
@@ -281,8 +276,11 @@ def waiting(tx: Transaction, me: Address, by: Process | None = None, held: Held 
     """What is unread for `me`, and whether it is a reason to ring; with `held` also what `take_back` says."""
     if by and held is not None:
         take_back(tx, me, by, held)
-    rows = _unread(tx, me)
-    news = [row for row in rows if row["retained"] < EARLIER]
+    return _waiting(_unread(tx, me), me)
+
+
+def _waiting(rows: Sequence[Row], me: Address) -> Waiting:
+    news = _news(rows)
     senders = dict.fromkeys(Address(r["sender"], r["sender_channel"]).seen_from(me.channel) for r in news)
     ringing = _ringing(news)
     return Waiting(
@@ -305,6 +303,11 @@ def _unread(tx: Transaction, me: Address) -> list[Row]:
         me.name,
         tx.now,
     )
+
+
+def _news(rows: Sequence[Row]) -> list[Row]:
+    """All but broadcasts from long before the reader joined."""
+    return [row for row in rows if row["retained"] < EARLIER]
 
 
 def _ringing(news: Sequence[Row]) -> list[Row]:
@@ -340,10 +343,10 @@ def ring(tx: Transaction, client: str, *, idle: bool, owed: bool = False) -> tup
     status = tx.one("SELECT status FROM agents WHERE channel = ? AND name = ?", me.channel, me.name)
     if not idle and status and status["status"] != "idle":
         return None
-    mail = waiting(tx, me)
+    rows = _unread(tx, me)
+    mail, news = _waiting(rows, me), _news(rows)
     if not (mail.rings or (owed and mail.count)):
         return None
-    news = [each for each in _unread(tx, me) if each["retained"] < EARLIER]
     same_batch = any(each["id"] <= row["rung_upto"] for each in news)
     rings = row["rings"] if same_batch else 0
     if any(each["id"] > row["rung_upto"] for each in _ringing(news)):  # also behind what the session never reads
