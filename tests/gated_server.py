@@ -22,9 +22,9 @@ from claude_bus.http import app, connection, guard, quotas, recv_send, serve
 from claude_bus.http.answers import Json, body_of
 from claude_bus.http.hub import channel
 from claude_bus.http.service import Service, grant_of
-from claude_bus.mcp import visitors
+from claude_bus.mcp import participants
 from claude_bus.mcp.http import Endpoint
-from claude_bus.mcp.visitors import Patience
+from claude_bus.mcp.participants import Patience
 from claude_bus.model import Address
 
 
@@ -108,7 +108,7 @@ def set_limits(given: dict[str, str]) -> None:
     """Limits that a test makes smaller than they are."""
     modules: dict[str, Any] = {"HEAD_PATIENCE": connection, "MAX_SILENT": connection, "BODY_PATIENCE": guard}
     modules |= {"WRITE_PATIENCE": connection, "WRONG_TOKENS": quotas, "HANDSHAKE": serve}
-    modules |= {"MAX_VISITORS": visitors, "MAX_OF_TOKEN": visitors, "HOLD": recv_send}
+    modules |= {"MAX_PARTICIPANTS": participants, "MAX_OF_TOKEN": participants, "HOLD": recv_send}
     for name, module in modules.items():
         if name in given:
             setattr(module, name, int(given[name]))

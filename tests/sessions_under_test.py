@@ -16,9 +16,12 @@ from claude_bus.config import Access, Config, Serving
 from claude_bus.drivers.sqlite import Database
 from claude_bus.http.app import create_app
 from claude_bus.local import LocalBus
-from claude_bus.model import Client, Draft, Folder, Process
+from claude_bus.model import Client, Draft, Folder, Injection, Process
 from claude_bus.remote.bus import RemoteBus
-from claude_bus.session import Session
+from claude_bus.session.hook_event import HookEvent
+from claude_bus.session.membership import Membership
+from claude_bus.session.session import Session
+from claude_bus.session.wakeup import Wakeup
 from store_under_test import HOST, START
 
 
@@ -51,7 +54,8 @@ class Party:
         where = folder or Folder("/home/me/shop", "/home/me/shop")
         client = client or Client(f"client:{process}", process, where, "s")
         given = Config(self.path, busy_timeout=0.2, **{"rate": 0, **config})
-        return Session(self.bus(given), given, client, may_wake, attended=attended)
+        wakeup = Wakeup(may_wake, attended=attended)
+        return Session.of(Membership(self.bus(given), given, client, wakeup=wakeup))
 
     def bus(self, config: Config) -> Bus:
         """The bus of one server process."""
@@ -95,3 +99,32 @@ async def state_of(sender: Session, message: int) -> str:
 def carried(context: str) -> list[str]:
     """The contents of the messages in an injection."""
     return re.findall(r"<bus-message-\w+ [^\n]*>\n(.*?)\n</bus-message-", context, re.DOTALL)
+
+
+# -- hook events of the main conversation ---------------------------------------------
+
+
+async def prompt_hook(
+    session: Session, conversation: str, prompt_id: str, mode: str, prompt: str = "", *, typed: bool = True
+) -> Injection:
+    """A prompt is submitted."""
+    event = HookEvent("UserPromptSubmit", conversation, prompt_id, permission_mode=mode, prompt=prompt)
+    return await session.conversation.prompt(event, typed=typed)
+
+
+async def batch_hook(
+    session: Session, conversation: str, mode: str, prompt_id: str = "", *, worked: bool = True
+) -> Injection:
+    """A batch of tools is over."""
+    event = HookEvent("PostToolBatch", conversation, prompt_id, permission_mode=mode)
+    return await session.conversation.batch(event, worked=worked)
+
+
+async def stop_hook(session: Session, conversation: str, mode: str, prompt_id: str = "") -> Injection:
+    """The model is about to end its turn."""
+    return await session.conversation.stop(HookEvent("Stop", conversation, prompt_id, permission_mode=mode))
+
+
+async def failure_hook(session: Session, conversation: str) -> None:
+    """The model could not be reached."""
+    await session.conversation.failed(HookEvent("StopFailure", conversation))

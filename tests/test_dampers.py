@@ -14,9 +14,10 @@ from claude_bus import rules
 from claude_bus.errors import RateLimited
 from claude_bus.mcp import hooks
 from claude_bus.model import Address, Draft
-from claude_bus.session import Session
-from claude_bus.subagents import Participants
-from sessions_under_test import Party, say
+from claude_bus.session.hook_event import HookEvent
+from claude_bus.session.session import Session
+from claude_bus.session.subagents import SessionGroup
+from sessions_under_test import Party, batch_hook, prompt_hook, say, stop_hook
 from store_under_test import Store
 
 pytestmark = pytest.mark.anyio
@@ -36,11 +37,11 @@ class Polite:
         self.work = work
         self.turns = 0
         self.said: list[str] = []
-        self._participants = Participants(session)
+        self._participants = SessionGroup(session)
 
     async def _event(self, event: str, **more: str) -> bool:
         """Whether the event puts mail before the model."""
-        given = hooks.Event(
+        given = HookEvent(
             event=event, session_id=self.peer, prompt_id=f"p{self.turns}", permission_mode="default", **more
         )
         answer: dict[str, Any] = json.loads(await hooks.handle(self._participants, given))
@@ -64,8 +65,8 @@ class Polite:
 
 async def polite(party: Party, name: str, peer: str, work: str = "") -> Polite:
     session = await party.join(name, may_wake=lambda _mode: True)
-    await session.prompt(peer, "p0", "default")
-    await session.stop(peer, "default")
+    await prompt_hook(session, peer, "p0", "default")
+    await stop_hook(session, peer, "default")
     return Polite(session, peer, work)
 
 
@@ -96,7 +97,7 @@ async def test_two_sessions_that_thank_each_other_stop_by_themselves(party: Part
     assert turns == rules.MAX_HOPS == 10
     assert [*alice.said, *bob.said].count("quiet") == 1
     assert alice.said[-1] == "quiet"
-    last = await bob.session.bus.waiting((await bob.session.attach()).address)
+    last = await bob.session.bus.waiting((await bob.session.membership.attach()).address)
     assert (last.count, last.rings) == (1, False)
 
 
@@ -137,13 +138,13 @@ async def test_talk_within_a_turn_ends_too(party: Party) -> None:
     """Two that wait for one another's messages with the tool are refused at last, and told why."""
     alice, bob = await party.join("alice"), await party.join("bob")
     for session in (alice, bob):
-        await session.prompt("s", "p1", "default")
+        await prompt_hook(session, "s", "p1", "default")
     pair = [(alice, "bob"), (bob, "alice")]
     for sent in range(rules.MAX_TALK):
         me, peer = pair[sent % 2]
         await say(me, peer, "And thank you!")
         await pair[(sent + 1) % 2][0].inbox()
-        await me.batch("s", "default", worked=False)
+        await batch_hook(me, "s", "default", worked=False)
 
     with pytest.raises(RateLimited, match=r"30 messages in a row .* without work"):
         await say(alice, "bob", "And thank you!")
@@ -239,7 +240,7 @@ def test_programs_may_send_as_much_as_they_like(store: Store) -> None:
 
 async def flood(party: Party, bob: Session, *, messages: int, every: float) -> int:
     """A program sends so many messages, one each `every` seconds; returns how often the session was woken."""
-    address = (await bob.attach()).address
+    address = (await bob.membership.attach()).address
     await bob.bus.enlist(Address("ci", address.channel), "command line")
     woken = 0
     for number in range(messages):
@@ -253,9 +254,9 @@ async def flood(party: Party, bob: Session, *, messages: int, every: float) -> i
 
 async def turn(session: Session, prompt_id: str) -> None:
     """A turn in which the model only reads what came."""
-    await session.prompt("s", prompt_id, "default")
-    await session.stop("s", "default", prompt_id)
-    await session.stop("s", "default", prompt_id)
+    await prompt_hook(session, "s", prompt_id, "default")
+    await stop_hook(session, "s", "default", prompt_id)
+    await stop_hook(session, "s", "default", prompt_id)
 
 
 async def woken_session(party: Party, name: str) -> Session:

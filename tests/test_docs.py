@@ -12,9 +12,9 @@ from claude_bus.cli.commands import COMMANDS
 from claude_bus.config import Serving
 from claude_bus.http import bodies, connection, guard, messages_ack, quotas, recv_send, verbs
 from claude_bus.http.serve import HANDSHAKE, OTHER_FILES
-from claude_bus.mcp import visitors
+from claude_bus.mcp import participants
+from claude_bus.mcp.participants import Patience
 from claude_bus.mcp.tools import TOOLS
-from claude_bus.mcp.visitors import Patience
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
@@ -88,10 +88,10 @@ def test_every_limit_is_documented() -> None:
         "requests of one token": f"{Serving().requests:,}",
         "wrong tokens": str(quotas.WRONG_TOKENS),
         "sessions elsewhere": f"{verbs.MAX_SESSIONS:,}",
-        "MCP sessions": f"{visitors.MAX_OF_TOKEN:,}",
-        "MCP sessions, of one token": f"{visitors.MAX_VISITORS:,}",
+        "MCP sessions": f"{participants.MAX_OF_TOKEN:,}",
+        "MCP sessions, of one token": f"{participants.MAX_PARTICIPANTS:,}",
         "time until a silent MCP session": f"{Patience().forgotten / 60:.0f} min",
-        "requests under way, of one MCP session": str(visitors.MAX_REQUESTS),
+        "requests under way, of one MCP session": str(participants.MAX_REQUESTS),
         "characters of messages, versions or values": f"{rules.MAX_ANSWER:,}",
         "characters of a tool's answer": f"{text.INBOX_LIMIT:,}; {text.MOST_SHOWN:,}",
         "messages in one answer": f"{rules.MAX_AT_ONCE:,}; `inbox` and `/messages` {messages_ack.MAX_LIMIT}",

@@ -15,17 +15,18 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from claude_bus import claude_code, doorbell, processes
+from claude_bus import claude_code, processes
 from claude_bus.bus import Bus
-from claude_bus.doorbell import Doorbell
 from claude_bus.drivers import notices
 from claude_bus.drivers.sqlite import connect
 from claude_bus.model import Process
 from claude_bus.processes import this_process
-from claude_bus.session import Session
+from claude_bus.session import doorbell
+from claude_bus.session.doorbell import Doorbell
+from claude_bus.session.session import Session
 from inbox_under_test import Inbox, inbox
 from processes_under_test import PATIENCE, Peer, Wire, wire
-from sessions_under_test import Party, say
+from sessions_under_test import Party, prompt_hook, say, stop_hook
 
 # -- the watch, in this process ------------------------------------------------------------------
 
@@ -103,8 +104,8 @@ async def bell(party: Party, monkeypatch: pytest.MonkeyPatch) -> Bell:
     """An idle session named bob that may be woken, and its doorbell, which looks often."""
     monkeypatch.setattr(doorbell, "LOOK_EVERY", 0.01)
     session = await party.join("bob", may_wake=lambda mode: mode not in ("", "bypassPermissions"))
-    await session.prompt("s", "p0", "default")
-    await session.stop("s", "default")
+    await prompt_hook(session, "s", "p0", "default")
+    await stop_hook(session, "s", "default")
     return Bell(session)
 
 
@@ -148,11 +149,11 @@ async def test_a_working_session_is_not_rung_and_an_idle_one_is(party: Party, be
     """What comes while it works waits for its hooks; what is left when it goes idle rings."""
     alice = await party.join("alice")
     async with bell.watching():
-        await bell.session.prompt("s", "p1", "default")
+        await prompt_hook(bell.session, "s", "p1", "default")
         await say(alice, "bob")
         await bell.bus.looks()
         during = list(bell.rung)
-        await bell.session.became("idle", "s")
+        await bell.session.membership.became("idle", "s")
         await bell.bus.looks()
 
     assert during == []
@@ -168,7 +169,7 @@ async def test_a_prompt_that_comes_as_the_bell_is_reached_for_silences_it(party:
     async def before(verb: str) -> None:
         if verb == "ring" and not came:
             came.append(verb)
-            await bell.session.became("working", "s")
+            await bell.session.membership.became("working", "s")
 
     async with bell.watching():
         bell.bus.before = before
@@ -188,7 +189,7 @@ async def test_an_interrupted_session_is_rung_though_it_never_said_stop(
     monkeypatch.setattr(doorbell, "_QUIET_FOR", -1.0)
     alice = await party.join("alice")
     async with bell.watching():
-        await bell.session.prompt("s", "p1", "default")
+        await prompt_hook(bell.session, "s", "p1", "default")
         await say(alice, "bob")
         await bell.bus.looks()
         before = list(bell.rung)
@@ -225,29 +226,29 @@ async def test_a_turn_that_ended_for_a_ring_gets_it_at_once(
     bell = Bell(bob)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bell._doorbell.watch)
-        await bob.prompt("s", "p1", "default")
+        await prompt_hook(bob, "s", "p1", "default")
         await say(alice, "bob", **more)
-        await bob.stop("s", "default")
+        await stop_hook(bob, "s", "default")
         with anyio.fail_after(PATIENCE):
             await bell.first.wait()
         tasks.cancel_scope.cancel()
 
     assert bell.rung == ["alice: 1 unread on the bus from alice (#1)"]
-    assert not bob.owes_ring
+    assert not bob.membership.wakeup.owed
 
 
 @pytest.mark.anyio
 async def test_a_ring_that_is_owed_for_mail_that_is_gone_is_not_given_for_other_mail(party: Party, bell: Bell) -> None:
     """Mail that was read meanwhile, in a terminal say, needs no ring, and an `fyi` still wakes nobody."""
     alice = await party.join("alice")
-    bell.session.owes_ring = True
+    bell.session.membership.wakeup.owed = True
     async with bell.watching():
         await bell.bus.looks()
         await say(alice, "bob", kind="fyi")
         await bell.bus.looks()
 
     assert bell.rung == []
-    assert not bell.session.owes_ring
+    assert not bell.session.membership.wakeup.owed
 
 
 @pytest.mark.anyio
@@ -258,15 +259,15 @@ async def test_a_turn_does_not_end_for_a_bell_that_nobody_hears(party: Party, mo
     bell = Bell(await party.join("bob", attended=True, may_wake=lambda _mode: True))
     bell.works = False
     async with bell.watching():
-        await bell.session.prompt("s", "p1", "default")
+        await prompt_hook(bell.session, "s", "p1", "default")
         await say(alice, "bob", "one")
-        await bell.session.stop("s", "default")
+        await stop_hook(bell.session, "s", "default")
         with anyio.fail_after(PATIENCE):
             await bell.first.wait()
         await bell.bus.looks()
-        await bell.session.prompt("s", "p2", "default")
+        await prompt_hook(bell.session, "s", "p2", "default")
         await say(alice, "bob", "two")
-        found = await bell.session.stop("s", "default")
+        found = await stop_hook(bell.session, "s", "default")
 
     assert "two" in found.context
 
@@ -396,7 +397,7 @@ async def test_a_name_that_was_held_when_the_session_began_is_taken_once_it_is_f
     monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
     monkeypatch.setattr(doorbell, "LOOK_EVERY", 0.01)
     before = await party.join("bob")
-    await before.prompt("s", "p", "default")
+    await prompt_hook(before, "s", "p", "default")
     bell = Bell(party.session(name="bob" if given else ""))
     async with bell.watching():
         early = await bell.session.whoami()
@@ -404,7 +405,7 @@ async def test_a_name_that_was_held_when_the_session_began_is_taken_once_it_is_f
         await bell.bus.looks()
         late = await bell.session.whoami()
         await say(await party.join("alice"), "bob", "welcome back")
-        found = await bell.session.prompt("s", "p2", "default")
+        found = await prompt_hook(bell.session, "s", "p2", "default")
 
     assert early
     assert late

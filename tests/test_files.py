@@ -21,10 +21,10 @@ from claude_bus.aside import Aside
 from claude_bus.errors import InvalidInput, TooLarge
 from claude_bus.mcp import tools
 from claude_bus.model import Address, Draft, File, Folder, Message
-from claude_bus.session import Session
+from claude_bus.session.session import Session
 from claude_bus.sql import messages
 from processes_under_test import PATIENCE, environment
-from sessions_under_test import Party, carried, say
+from sessions_under_test import Party, batch_hook, carried, prompt_hook, say, stop_hook
 from store_under_test import Store
 
 pytestmark = pytest.mark.anyio
@@ -278,7 +278,7 @@ async def test_mail_does_not_wait_for_a_disk_that_does_not_answer(party: Party, 
         await alice.bus.send(Address("alice", "default"), Draft(("bob",), text_, files=named))
     await send(alice, "report.txt", content="three")
 
-    context = (await bob.prompt("s", "p1", "default")).context
+    context = (await prompt_hook(bob, "s", "p1", "default")).context
 
     assert [block.split("\n")[0] for block in carried(context)] == ["one", "two", "three"]
     assert context.count('state="unchecked"') == 5, "it hung at the first"
@@ -339,7 +339,7 @@ async def test_every_way_of_reading_shows_the_files(party: Party, folder: Path) 
     row = {"path": path, "size": 10, "sha256": digest}
 
     await send(alice, "report.txt")
-    injected = (await bob.prompt("s", "p1", "default")).context
+    injected = (await prompt_hook(bob, "s", "p1", "default")).context
     await send(alice, "report.txt")
     (folder / "report.txt").write_text("all red!!\n")
     peeked: Any = await tools.call(bob, "inbox", {"peek": True})
@@ -358,16 +358,16 @@ async def test_a_message_without_files_costs_a_reader_nothing(party: Party) -> N
     await say(alice, "bob", "x")
     found: Any = await tools.call(bob, "inbox", {"peek": True})
     assert "files" not in found["messages"][0]
-    assert carried((await bob.prompt("s", "p1", "default")).context) == ["x"]
+    assert carried((await prompt_hook(bob, "s", "p1", "default")).context) == ["x"]
 
 
 async def test_the_open_request_that_only_names_files_is_recalled_by_them(party: Party, folder: Path) -> None:
     """A reminder without words would remind of nothing."""
     alice, bob = await join(party, folder, "alice"), await party.join("bob")
     await alice.send(Draft(("bob",), "", kind="request"), ["report.txt"])
-    await bob.prompt("s", "p1", "default")
-    await bob.batch("s", "default")
-    assert "report.txt" in (await bob.stop("s", "default")).context
+    await prompt_hook(bob, "s", "p1", "default")
+    await batch_hook(bob, "s", "default")
+    assert "report.txt" in (await stop_hook(bob, "s", "default")).context
 
 
 # -- the text of it ----------------------------------------------------------------------------

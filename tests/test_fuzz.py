@@ -30,8 +30,8 @@ from claude_bus.drivers import notices
 from claude_bus.errors import EXIT_STATUS, BusError, InvalidInput
 from claude_bus.mcp import hooks, server, tools
 from claude_bus.model import Claim, Message, Overlap, Process, Roster
-from claude_bus.session import Session
-from claude_bus.subagents import Participants
+from claude_bus.session.session import Session
+from claude_bus.session.subagents import SessionGroup
 from effort import looks
 from foreign_input import HOSTILE, JSON_BITS, anything, arguments, clean_texts, files, numbers, texts
 from processes_under_test import PATIENCE, TESTS, Wire, wire
@@ -153,7 +153,7 @@ def test_a_hook_always_answers_as_the_client_expects_and_nothing_is_lost(
 
     async def run() -> None:
         async with company() as (party, alice, bob):
-            everybody = Participants(bob)
+            everybody = SessionGroup(bob)
             sent: dict[int, str] = {}
             seen: set[str] = set()
             for number, (event, writes) in enumerate(events):
@@ -170,7 +170,7 @@ def test_a_hook_always_answers_as_the_client_expects_and_nothing_is_lost(
     anyio.run(run)
 
 
-async def _hook(everybody: Participants, event: dict[str, Any]) -> str:
+async def _hook(everybody: SessionGroup, event: dict[str, Any]) -> str:
     """What an event puts before the model."""
     found = await server._call_hook(everybody, event)
     written = "".join(getattr(block, "text", "") for block in found.content)
@@ -522,7 +522,7 @@ def test_columns_may_hold_foreign_values(foreign: list[tuple[tuple[str, str], st
                 other.commit()
             for name, given_arguments in LOOKS:
                 await _answers(bob, name, given_arguments)
-            everybody = Participants(bob)
+            everybody = SessionGroup(bob)
             for event in ("UserPromptSubmit", "PostToolBatch", "Stop"):
                 await _hook(
                     everybody, {"event": event, "session_id": "s", "prompt_id": "p", "permission_mode": "default"}

@@ -14,9 +14,10 @@ from claude_bus import patterns, rules, worktree
 from claude_bus.errors import InvalidInput
 from claude_bus.mcp import hooks
 from claude_bus.model import Address, Folder, Guard, Place, Verdict
-from claude_bus.session import Session
+from claude_bus.session.hook_event import HookEvent
+from claude_bus.session.session import Session
+from claude_bus.session.subagents import SessionGroup
 from claude_bus.sql import claims, guard
-from claude_bus.subagents import Participants
 from claude_bus.surroundings import Surroundings
 from sessions_under_test import Party
 from store_under_test import Store
@@ -235,8 +236,8 @@ def test_worktrees_and_clones_share_what_is_claimed(shop: Path, tmp_path: Path) 
 
 async def hook(session: Session, path: object, **fields: str) -> dict[str, Any]:
     """What the hook of an edit answers to the client."""
-    event = hooks.Event(event="PreToolUse", **{"path": str(path)} | fields)
-    answer: dict[str, Any] = json.loads(await hooks.handle(Participants(session), event))
+    event = HookEvent(event="PreToolUse", **{"path": str(path)} | fields)
+    answer: dict[str, Any] = json.loads(await hooks.handle(SessionGroup(session), event))
     return dict(answer.get("hookSpecificOutput", {}))
 
 
@@ -390,10 +391,10 @@ async def test_a_commit_of_any_size_is_judged(party: Party) -> None:
     """Also where it has more files than one request may, and there are more patterns than are compared in one step."""
     alice, bob = await party.join("alice"), await party.join("bob")
     globs = [Place(REPO, f"**/feature*/**/*_{n}?.ts") for n in range(20)]
-    await alice.bus.claim((await alice.attach()).address, [*globs, Place(REPO, "src/zoo.ts")], ttl=1800)
+    await alice.bus.claim((await alice.membership.attach()).address, [*globs, Place(REPO, "src/zoo.ts")], ttl=1800)
     files = [Place(REPO, f"src/components/feature{n % 20}/sub{n % 7}/module_{n}yy.ts") for n in range(250)]
     files += [Place(REPO, f"docs/{n}.md") for n in range(3_000)]
 
-    found = await bob.bus.standing((await bob.attach()).address, [*files, Place(REPO, "src/zoo.ts")], TREE)
+    found = await bob.bus.standing((await bob.membership.attach()).address, [*files, Place(REPO, "src/zoo.ts")], TREE)
 
     assert [claim.path for claim in found if claim] == ["src/zoo.ts"]

@@ -17,8 +17,11 @@ from claude_bus.http.app import create_app
 from claude_bus.model import Address, Client, Draft, Process
 from claude_bus.opening import open_local
 from claude_bus.remote.bus import RemoteBus
-from claude_bus.session import Session
+from claude_bus.session.membership import Membership
+from claude_bus.session.session import Session
+from claude_bus.session.turn import Turn
 from claude_bus.sql.deliveries import PRINTED
+from sessions_under_test import batch_hook, prompt_hook
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +71,8 @@ class Far:
         self.bus = open_local(config)
         self.line = Line(httpx2.ASGITransport(create_app(self.bus, config, Serving(), tokens=False)))
         self.remote = RemoteBus("http://127.0.0.1", Access(), LAPTOP, self.line)
-        self.session = Session(cast(Bus, self.remote), config, Client("key", LAPTOP), lambda _mode: False, hooked=True)
+        turn = Turn(hooked=True)
+        self.session = Session.of(Membership(cast(Bus, self.remote), config, Client("key", LAPTOP), turn=turn))
 
     async def is_sent(self, content: str) -> int:
         await self.bus.enlist(ALICE, "test")
@@ -115,13 +119,13 @@ async def test_mail_in_a_lost_answer_rings(far: Far) -> None:
 async def test_what_a_lost_answer_told_is_told_again(far: Far) -> None:
     """Who the session is, and who else is here: nobody but the server knows that it said so."""
     await far.is_sent("hello")
-    await far.session.compacted()
+    await far.session.conversation.compacted()
     far.line.lost = "react"
     with pytest.raises(Unreachable):
-        await far.session.prompt("s", "p1", "default")
+        await prompt_hook(far.session, "s", "p1", "default")
     far.line.lost = ""
 
-    found = await far.until_reached(lambda: far.session.batch("s", "default", "p1"))
+    found = await far.until_reached(lambda: batch_hook(far.session, "s", "default", "p1"))
     assert "You are 'bob' on the bus." in found.context  # type: ignore[attr-defined]
     assert "hello" in found.context  # type: ignore[attr-defined]
 
@@ -172,7 +176,7 @@ async def test_a_command_gets_what_its_first_answer_lost(far: Far) -> None:
 async def test_a_server_that_started_in_an_outage_listens_once_it_is_over(far: Far) -> None:
     """The session has its name since an earlier server of it; without a listener its mail would not be announced, and
     what it is handed would count as lost after some minutes."""
-    server = Session(cast(Bus, far.remote), Config(Path()), Client("key", LAPTOP), lambda _mode: False)
+    server = Membership(cast(Bus, far.remote), Config(Path()), Client("key", LAPTOP))
     far.line.down = True
     with pytest.raises(Unreachable):
         await server.listen_at("remote:1")

@@ -14,8 +14,8 @@ from claude_bus import claude_code, rules, text
 from claude_bus.errors import NameTaken
 from claude_bus.mcp import tools
 from claude_bus.model import Address, Agent, Client, Draft, Folder
-from claude_bus.session import Session
-from sessions_under_test import Party, carried, say
+from claude_bus.session.session import Session
+from sessions_under_test import Party, carried, prompt_hook, say, stop_hook
 from store_under_test import HOST, START
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +48,7 @@ async def test_a_late_joiner_is_given_what_is_news_with_its_age(party: Party) ->
     await announce(party, 600)
     bob = await party.join("bob")
 
-    context = (await bob.prompt("s", "p1", "default")).context
+    context = (await prompt_hook(bob, "s", "p1", "default")).context
 
     assert carried(context) == ["sent 10min ago"]
     assert 'age="10min"' in context
@@ -59,9 +59,9 @@ async def test_older_broadcasts_wait_in_the_inbox_and_are_announced_in_one_line(
     await announce(party, 3 * DAY, 2 * HOUR, 600)
     bob = party.session(name="bob")
 
-    context = (await bob.prompt("s", "p1", "default")).context
-    await bob.stop("s", "default", "p1")
-    again = (await bob.prompt("s", "p2", "default")).context
+    context = (await prompt_hook(bob, "s", "p1", "default")).context
+    await stop_hook(bob, "s", "default", "p1")
+    again = (await prompt_hook(bob, "s", "p2", "default")).context
 
     assert carried(context) == ["sent 10min ago"]
     assert "2 broadcasts from before you joined: call the bus tool inbox to read them, if they matter." in context
@@ -76,7 +76,7 @@ async def test_who_registers_is_told_of_all_that_waits(party: Party) -> None:
     bob = party.session()
 
     _, _, unread = await bob.register("bob")
-    context = (await bob.prompt("s", "p1", "default")).context
+    context = (await prompt_hook(bob, "s", "p1", "default")).context
 
     assert unread == 2
     assert carried(context) == ["sent 10min ago"]
@@ -90,9 +90,9 @@ async def test_earlier_broadcasts_neither_wake_nor_keep_a_turn_going(party: Part
     await ann.send(Draft(("all",), "the build is broken", urgent=True))
     party.now = START
     bob = await party.join("bob", may_wake=lambda _mode: True)
-    await bob.prompt("s", "p1", "default")
+    await prompt_hook(bob, "s", "p1", "default")
 
-    end = await bob.stop("s", "default", "p1")
+    end = await stop_hook(bob, "s", "default", "p1")
 
     assert not end.context
     assert await bob.bus.ring(bob.client.key, idle=True) is None
@@ -105,7 +105,7 @@ async def test_mail_that_was_sent_to_somebody_has_no_age(party: Party) -> None:
     await say(ann, "all", "to all")
     party.now += 5 * DAY
 
-    context = (await bob.prompt("s", "p1", "default")).context
+    context = (await prompt_hook(bob, "s", "p1", "default")).context
 
     assert carried(context) == ["direct", "to all"]
     assert "age=" not in context
@@ -137,8 +137,8 @@ async def test_a_session_whose_hooks_are_known_or_were_seen_gets_it_at_its_next_
 
 
 async def turn(session: Session) -> None:
-    await session.prompt("s", "p1", "default")
-    await session.stop("s", "default", "p1")
+    await prompt_hook(session, "s", "p1", "default")
+    await stop_hook(session, "s", "default", "p1")
 
 
 async def test_a_program_that_asks_for_its_mail_is_not_called_offline(party: Party) -> None:
@@ -172,7 +172,7 @@ async def test_names_long_gone_are_counted_and_not_listed(party: Party) -> None:
     await announce(party, 0)
     for name, ago in (("yesterday", DAY), ("last-month", 30 * DAY)):
         party.now = START - ago
-        await (await party.join(name)).close()
+        await (await party.join(name)).membership.close()
     party.now = START
     ann = await party.join("ann-2")
 

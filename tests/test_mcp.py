@@ -20,9 +20,9 @@ from claude_bus.config import Config
 from claude_bus.mcp import hooks
 from claude_bus.mcp.server import create_server
 from claude_bus.model import Address, Place
-from claude_bus.session import Session
+from claude_bus.session.session import Session
+from claude_bus.session.subagents import SessionGroup
 from claude_bus.sql import agents
-from claude_bus.subagents import Participants
 from processes_under_test import PATIENCE, Answer, Peer, Wire, answer, environment, wire
 from sessions_under_test import Party
 from store_under_test import Store
@@ -73,7 +73,7 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
     @contextlib.asynccontextmanager
     async def connect(session: Session) -> AsyncIterator[Model]:
-        async with Client(create_server(lambda _context: Participants(session)), mode=request.param) as client:
+        async with Client(create_server(lambda _context: SessionGroup(session)), mode=request.param) as client:
             assert client.protocol_version == ERAS[request.param]
             yield Model(client)
 
@@ -83,7 +83,7 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 @pytest.fixture
 async def client(party: Party) -> AsyncIterator[Client]:
     """A connected client, for what does not depend on the era."""
-    async with Client(create_server(lambda _context: Participants(party.session()))) as client:
+    async with Client(create_server(lambda _context: SessionGroup(party.session()))) as client:
         yield client
 
 
@@ -189,7 +189,7 @@ async def test_of_a_crowd_those_are_listed_who_run(
     monkeypatch.setattr(text, "MOST_TOLD", 1)
     await party.join("bob")
     gone = await party.join("carol")
-    await gone.close()
+    await gone.membership.close()
     async with connect(party.session()) as alice:
         await alice.said("register", name="alice")
         found = await alice.told("agents")
@@ -513,7 +513,7 @@ async def test_content_over_the_limit_names_the_way_out(party: Party, connect: C
 )
 async def test_durations_are_read_as_people_write_them(party: Party, written: object, seconds: str) -> None:
     """Seconds, or a number with a unit."""
-    async with Client(create_server(lambda _context: Participants(session))) as client:
+    async with Client(create_server(lambda _context: SessionGroup(session))) as client:
         session = party.session()
         model = Model(client)
         await model.said("register", name="alice")

@@ -11,7 +11,7 @@ from claude_bus import names, rules
 from claude_bus.errors import InvalidInput
 from claude_bus.model import Address
 from claude_bus.sql import agents
-from sessions_under_test import Party
+from sessions_under_test import Party, prompt_hook
 from store_under_test import Store
 
 WORDS = {
@@ -154,8 +154,8 @@ async def test_a_session_that_is_given_such_a_name_is_told_and_listed(tmp_path: 
     """BUS_NAME=user is no reason to be without the bus."""
     party = Party(tmp_path / "bus.db")
     session = party.session(name="user")
-    found = await session.attach()
-    told = await session.prompt("s", "p1", "default")
+    found = await session.membership.attach()
+    told = await prompt_hook(session, "s", "p1", "default")
     with pytest.raises(InvalidInput, match="reserved"):
         await session.register("System")
     await party.close()

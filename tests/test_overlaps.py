@@ -11,9 +11,9 @@ import pytest
 from claude_bus import rules, worktree
 from claude_bus.mcp import tools
 from claude_bus.model import Address, Folder, Happening, Overlap, Place
-from claude_bus.session import Session
+from claude_bus.session.session import Session
 from claude_bus.sql import agents, bindings, claims, guard, sessions
-from sessions_under_test import Party
+from sessions_under_test import Party, prompt_hook, stop_hook
 from store_under_test import Store
 from working_trees import git, repository
 
@@ -242,8 +242,8 @@ def overlap_lines(context: str) -> list[str]:
 
 async def prompt(session: Session, number: int, conversation: str = "s") -> list[str]:
     """What a prompt tells of overlaps; the model answers it."""
-    found = await session.prompt(conversation, f"p{number}", "default")
-    await session.stop(conversation, "default", f"p{number}")
+    found = await prompt_hook(session, conversation, f"p{number}", "default")
+    await stop_hook(session, conversation, "default", f"p{number}")
     return overlap_lines(found.context)
 
 

@@ -16,10 +16,10 @@ from starlette.types import Receive, Scope, Send
 from claude_bus.config import Config
 from claude_bus.errors import BusError, RateLimited
 from claude_bus.http.answers import refusal
-from claude_bus.mcp import seats, visitors
+from claude_bus.mcp import participants, quota
 from claude_bus.mcp.http import Callers, Endpoint
-from claude_bus.mcp.seats import Seats
-from claude_bus.mcp.visitors import Patience
+from claude_bus.mcp.participants import Patience
+from claude_bus.mcp.quota import SessionQuota
 from claude_bus.model import Grant
 from claude_bus.opening import open_local
 from mcp_callers import ACCEPT, LEGACY, Caller, ModernCaller
@@ -37,7 +37,7 @@ ANNA, BERT = Grant("anna", token=1), Grant("bert", token=2)
 @pytest.mark.anyio
 async def test_each_token_has_so_many() -> None:
     """One more is refused, and says whose they are and for how long; others do not notice, until all are taken."""
-    here = Seats(of_token=2, of_all=3, patience=60)
+    here = SessionQuota(of_token=2, of_all=3, patience=60)
     for key in ("one", "two", "two"):
         here.take(key, ANNA)
     with pytest.raises(RateLimited, match="'anna' has 2 sessions") as refused:
@@ -54,7 +54,7 @@ async def test_each_token_has_so_many() -> None:
 @pytest.mark.anyio
 async def test_what_is_being_opened_counts() -> None:
     """Many who ask at the same time get no more than one after the other; who opened nothing leaves nothing."""
-    here = Seats(of_token=2, of_all=9, patience=60)
+    here = SessionQuota(of_token=2, of_all=9, patience=60)
     with here.opening(ANNA) as opening, here.opening(ANNA):
         with pytest.raises(RateLimited), here.opening(ANNA):
             pytest.fail("it is not let in")
@@ -67,8 +67,8 @@ async def test_what_is_being_opened_counts() -> None:
 @pytest.mark.anyio
 async def test_who_is_silent_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """After its time a seat is free, unless a request of its participant is under way."""
-    monkeypatch.setattr(seats, "_LATER", 0.0)
-    here = Seats(of_token=2, of_all=9, patience=0.05)
+    monkeypatch.setattr(quota, "_LATER", 0.0)
+    here = SessionQuota(of_token=2, of_all=9, patience=0.05)
     here.take("busy", ANNA)
     here.take("silent", ANNA)
     with anyio.fail_after(PATIENCE):
@@ -110,9 +110,9 @@ class Door:
 @pytest.fixture
 async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Awaitable[Door]]]:
     """Makes an endpoint where each token has two sessions, and that forgets the silent after so many seconds."""
-    monkeypatch.setattr(visitors, "MAX_OF_TOKEN", 2)
-    monkeypatch.setattr(visitors, "SWEEP_EVERY", 0.01)
-    monkeypatch.setattr(seats, "_LATER", 0.05)
+    monkeypatch.setattr(participants, "MAX_OF_TOKEN", 2)
+    monkeypatch.setattr(participants, "SWEEP_EVERY", 0.01)
+    monkeypatch.setattr(quota, "_LATER", 0.05)
     grants = {"anna": ANNA, "bert": BERT}
 
     def grant_of(connection: HTTPConnection) -> Grant:

@@ -14,13 +14,13 @@ import pytest
 from mcp import Client
 
 from claude_bus import rules
-from claude_bus.doorbell import Doorbell
 from claude_bus.errors import InvalidInput, TooLarge
 from claude_bus.mcp.server import create_server
 from claude_bus.model import Address, StateEntry
-from claude_bus.session import Session
+from claude_bus.session.doorbell import Doorbell
+from claude_bus.session.session import Session
+from claude_bus.session.subagents import SessionGroup
 from claude_bus.sql import state
-from claude_bus.subagents import Participants
 from processes_under_test import PATIENCE, actor, together
 from sessions_under_test import Party
 from store_under_test import START, Store
@@ -34,7 +34,7 @@ ALICE, BOB = Address("alice", CHANNEL), Address("bob", CHANNEL)
 
 async def calls(session: Session, *tools: tuple[str, dict[str, Any]]) -> list[Any]:
     """What each call comes to for a model: its structure, or its text."""
-    async with Client(create_server(lambda _context: Participants(session))) as client:
+    async with Client(create_server(lambda _context: SessionGroup(session))) as client:
         found = [await client.call_tool(name, arguments) for name, arguments in tools]
     return [one.structured_content or getattr(one.content[0], "text", "") for one in found]
 
@@ -259,7 +259,7 @@ async def served(session: Session) -> AsyncIterator[Session]:
     bell = Doorbell(session, session.bus, None, lambda: False)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bell.watch)
-        await until(lambda: session._address)
+        await until(lambda: session.membership.address)
         yield session
         tasks.cancel_scope.cancel()
 

@@ -10,11 +10,13 @@ from typing import Any
 import anyio
 import pytest
 
-from claude_bus import rules, subagents
+from claude_bus import rules
 from claude_bus.errors import BusError, InvalidInput, NameTaken, NotRegistered, StoreBusy
 from claude_bus.mcp import hooks
-from claude_bus.session import Session
-from claude_bus.subagents import Participants, Subagent
+from claude_bus.session import subagents
+from claude_bus.session.hook_event import HookEvent
+from claude_bus.session.session import Session
+from claude_bus.session.subagents import SessionGroup, SubagentMembership
 from processes_under_test import PATIENCE, Peer, answer, wire
 from sessions_under_test import Party, carried, say, state_of
 
@@ -25,12 +27,12 @@ class Family:
     """A registered session whose turn goes on, and hook events of its subagents."""
 
     def __init__(self, session: Session) -> None:
-        self.participants = Participants(session)
+        self.participants = SessionGroup(session)
         self.session = session
 
     async def event(self, event: str, agent: str = "", **more: str) -> str:
         """What the event puts before the model."""
-        given = hooks.Event(event=event, agent_id=agent, session_id="s", prompt_id="p1", **more)
+        given = HookEvent(event=event, agent_id=agent, session_id="s", prompt_id="p1", **more)
         found: dict[str, Any] = json.loads(await hooks.handle(self.participants, given))
         output = found.get("hookSpecificOutput", {})
         assert output.get("hookEventName", event) == event
@@ -59,8 +61,8 @@ async def test_who_calls_is_what_the_hook_before_the_call_said(party: Party) -> 
     callers = {call: await backend.participants.caller(call) for call in ("two", "three", "one", "unheard of")}
 
     assert callers["three"] is callers["unheard of"] is backend.session
-    assert isinstance(callers["one"], Subagent)
-    assert isinstance(callers["two"], Subagent)
+    assert isinstance(callers["one"].membership, SubagentMembership)
+    assert isinstance(callers["two"].membership, SubagentMembership)
     assert callers["one"] is not callers["two"]
 
 
@@ -244,7 +246,7 @@ async def test_its_subagents_end_with_a_session(party: Party) -> None:
     backend, alice = await family(party), await party.join("alice")
     await (await backend.caller("agent1")).register("backend-tests")
 
-    await backend.session.close()
+    await backend.session.membership.close()
 
     assert {a.name for a in await alice.bus.agents("default") if a.status != "offline"} == {"alice"}
 
@@ -375,7 +377,7 @@ async def test_a_request_is_remembered_by_little(party: Party) -> None:
     backend.participants.answers("x" * 100_000)
     assert (await backend.session.inbox()).messages
 
-    assert [sys.getsizeof(request) < 100 for request in backend.session.turn._answers] == [True]
+    assert [sys.getsizeof(request) < 100 for request in backend.session.conversation.turn._answers] == [True]
     backend.participants.gave_up("x" * 100_000)
     await backend.session.whoami()
     assert await state_of(alice, message) == "queued"
@@ -397,7 +399,7 @@ async def test_who_waits_is_not_forgotten(party: Party, few: int) -> None:
         await anyio.wait_all_tasks_blocked()
         await named(backend, few)
         await say(alice, "backend-tests", "wake up")
-        backend.session.mail_arrived()
+        backend.session.waiting.mail_arrived()
 
     assert found == ["wake up"]
     assert await backend.caller("agent1") is tests
@@ -427,7 +429,7 @@ async def test_who_cannot_be_forgotten_now_is_kept(party: Party, few: int, monke
 async def test_ids_that_are_none(party: Party, wrong: dict[str, str]) -> None:
     """What a server remembers of calls that never come is small: no more is taken for an id than a client makes."""
     backend = await family(party)
-    event = hooks.Event(**{"event": "PreToolUse", "tool_use_id": "toolu_1", "agent_id": "agent1", **wrong})
+    event = HookEvent(**{"event": "PreToolUse", "tool_use_id": "toolu_1", "agent_id": "agent1", **wrong})
 
     with pytest.raises(InvalidInput, match="the id of a"):
         await hooks.handle(backend.participants, event)

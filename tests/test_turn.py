@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from claude_bus.turn import Turn
+from claude_bus.session.turn import Turn
 
 
 def test_what_a_prompt_brought_is_proven_by_the_next_batch() -> None:

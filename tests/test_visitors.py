@@ -1,4 +1,4 @@
-"""Participants over HTTP: how long each counts as present, and what becomes of it when it does not."""
+"""SessionGroup over HTTP: how long each counts as present, and what becomes of it when it does not."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import pytest
 from claude_bus.config import Config
 from claude_bus.errors import RateLimited, StoreBusy
 from claude_bus.local import LocalBus
-from claude_bus.mcp import visitors
-from claude_bus.mcp.visitors import Patience, Still, Visitors, key_of
+from claude_bus.mcp import participants
+from claude_bus.mcp.http_session import key_of
+from claude_bus.mcp.participants import HttpParticipants, Patience, Still
 from claude_bus.model import Address, Draft, Grant
 from claude_bus.opening import open_local
 from processes_under_test import PATIENCE
+from sessions_under_test import prompt_hook
 
 pytestmark = pytest.mark.anyio
 
@@ -56,10 +58,10 @@ async def for_ever(_grant: Grant) -> bool:
     return True
 
 
-def those_of(bus: LocalBus, still: Still = for_ever, **patience: float) -> Visitors:
-    """Visitors for whom nobody waits but as long as is said here."""
+def those_of(bus: LocalBus, still: Still = for_ever, **patience: float) -> HttpParticipants:
+    """Participants for whom nobody waits but as long as is said here."""
     given = {"after_stream": NEVER, "after_call": NEVER, "forgotten": NEVER, **patience}
-    return Visitors(bus, Config(Path()), no_rings, Patience(**given), still)
+    return HttpParticipants(bus, Config(Path()), no_rings, Patience(**given), still)
 
 
 async def is_here(bus: LocalBus, key: str) -> bool:
@@ -68,7 +70,7 @@ async def is_here(bus: LocalBus, key: str) -> bool:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visitors, "SWEEP_EVERY", 0.01)
+    monkeypatch.setattr(participants, "SWEEP_EVERY", 0.01)
 
 
 async def test_who_listens_is_present(bus: LocalBus) -> None:
@@ -77,7 +79,7 @@ async def test_who_listens_is_present(bus: LocalBus) -> None:
     async with here.run():
         key = key_of(ANYBODY, "one")
         with here.heard(key, stream=True):
-            await here.participants(key, ANYBODY).session.register("alice")
+            await here.group(key, ANYBODY).session.register("alice")
             await anyio.sleep(0.3)
             assert await is_here(bus, key)
         await eventually(lambda: _not(is_here(bus, key)), "it is over")
@@ -94,12 +96,12 @@ async def test_who_comes_back_is_the_same(bus: LocalBus) -> None:
     async with here.run():
         key = key_of(ANYBODY, "one")
         with here.heard(key, stream=False):
-            session = here.participants(key, ANYBODY).session
+            session = here.group(key, ANYBODY).session
             await session.register("alice")
         await eventually(lambda: _not(is_here(bus, key)), "it is over")
         await bus.send(Address("bob", "default"), Draft(("alice",), "hello"))
         with here.heard(key, stream=False):
-            again = here.participants(key, ANYBODY).session
+            again = here.group(key, ANYBODY).session
             assert [message.content for message in (await again.inbox()).messages] == ["hello"]
             binding = await bus.binding(key)
             assert binding
@@ -113,7 +115,7 @@ async def test_who_listens_again_is_back(bus: LocalBus) -> None:
     async with here.run():
         key = key_of(ANYBODY, "one")
         with here.heard(key, stream=True):
-            await here.participants(key, ANYBODY).session.register("alice")
+            await here.group(key, ANYBODY).session.register("alice")
         await eventually(lambda: _not(is_here(bus, key)), "it is over")
         with here.heard(key, stream=True):
             await eventually(lambda: is_here(bus, key), "it is back")
@@ -133,9 +135,9 @@ async def test_who_is_let_in_no_more_is_gone(bus: LocalBus) -> None:
     async with here.run():
         key = key_of(ANYBODY, "one")
         with here.heard(key, stream=False):
-            await here.participants(key, ANYBODY).session.register("alice")
+            await here.group(key, ANYBODY).session.register("alice")
             good = False
-            await here._look_after(key, here._visitors[key])
+            await here._look_after(key, here._participants[key])
             assert await is_here(bus, key)
         await eventually(lambda: _not(is_here(bus, key)), "it is over")
         assert here.known(key) is None
@@ -148,13 +150,13 @@ async def test_who_is_silent_for_long_is_forgotten(bus: LocalBus) -> None:
         keys = [key_of(ANYBODY, str(n)) for n in range(5)]
         for key in keys:
             with here.heard(key, stream=False):
-                await here.participants(key, ANYBODY).session.register(f"agent-{key[-8:]}")
+                await here.group(key, ANYBODY).session.register(f"agent-{key[-8:]}")
         for key in keys:
             await eventually(lambda: _unknown(here, key), "it is forgotten")  # noqa: B023
         assert not here._open
 
 
-async def _unknown(here: Visitors, key: str) -> bool:
+async def _unknown(here: HttpParticipants, key: str) -> bool:
     return here.known(key) is None
 
 
@@ -163,7 +165,7 @@ async def test_all_are_gone_with_the_server(bus: LocalBus) -> None:
     here = those_of(bus)
     key = key_of(ANYBODY, "one")
     async with here.run():
-        session = here.participants(key, ANYBODY).session
+        session = here.group(key, ANYBODY).session
         await session.register("alice")
         sent = await bus.send(Address("bob", "default"), Draft(("alice",), "hello"))
         assert (await session.inbox()).messages
@@ -174,14 +176,14 @@ async def test_all_are_gone_with_the_server(bus: LocalBus) -> None:
 
 async def test_there_is_a_limit(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more participant than are served is refused; those that are there go on."""
-    monkeypatch.setattr(visitors, "MAX_VISITORS", 2)
+    monkeypatch.setattr(participants, "MAX_PARTICIPANTS", 2)
     here = those_of(bus)
     async with here.run():
         for name in ("one", "two"):
-            here.participants(key_of(ANYBODY, name), ANYBODY)
+            here.group(key_of(ANYBODY, name), ANYBODY)
         with pytest.raises(RateLimited):
-            here.participants(key_of(ANYBODY, "three"), ANYBODY)
-        assert await here.participants(key_of(ANYBODY, "two"), ANYBODY).session.whoami()
+            here.group(key_of(ANYBODY, "three"), ANYBODY)
+        assert await here.group(key_of(ANYBODY, "two"), ANYBODY).session.whoami()
 
 
 async def test_a_store_that_fails_ends_nothing(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,23 +200,23 @@ async def test_a_store_that_fails_ends_nothing(bus: LocalBus, monkeypatch: pytes
         with monkeypatch.context() as patch:
             patch.setattr(LocalBus, "detach", detach)
             with here.heard(key, stream=False):
-                await here.participants(key, ANYBODY).session.register("alice")
+                await here.group(key, ANYBODY).session.register("alice")
             with anyio.fail_after(PATIENCE):
                 await failed.wait()
         with here.heard(other, stream=False):
-            await here.participants(other, ANYBODY).session.register("bob")
+            await here.group(other, ANYBODY).session.register("bob")
         await eventually(lambda: _not(is_here(bus, other)), "the other is over")
 
 
 async def test_others_see_that_it_lives(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its heartbeat goes on while it only listens, for those on other machines with the same file."""
-    monkeypatch.setattr(visitors, "HEARTBEAT_EVERY", 0.02)
+    monkeypatch.setattr(participants, "HEARTBEAT_EVERY", 0.02)
     beats: list[str] = []
     monkeypatch.setattr(bus, "heartbeat", _noting(beats))
     here = those_of(bus, after_stream=0.1)
     async with here.run():
         key = key_of(ANYBODY, "one")
-        here.participants(key, ANYBODY)
+        here.group(key, ANYBODY)
         with here.heard(key, stream=True):
             await eventually(lambda: _many(beats), "its heart beats")
     assert set(beats) == {key}
@@ -238,17 +240,17 @@ async def test_nobody_comes_back_as_somebody_else(bus: LocalBus) -> None:
     async with here.run():
         alice, bob = key_of(ANYBODY, "alice"), key_of(bobs, "bob")
         with here.heard(alice, stream=False):
-            session = here.participants(alice, ANYBODY).session
+            session = here.group(alice, ANYBODY).session
             await session.register("alice")
-            await session.prompt("conversation", "p", "default")
+            await prompt_hook(session, "conversation", "p", "default")
             with here.heard(bob, stream=False):
-                await here.participants(bob, bobs).session.prompt("conversation", "p", "default")
+                await prompt_hook(here.group(bob, bobs).session, "conversation", "p", "default")
         await eventually(lambda: _not(is_here(bus, alice)), "alice is gone")
         await eventually(lambda: _not(is_here(bus, bob)), "bob is gone")
         await bus.send(Address("carol", "default"), Draft(("alice",), "for alice"))
         with here.heard(bob, stream=False):
-            again = here.participants(bob, bobs).session
-            assert not await again.prompt("conversation", "p2", "default")
+            again = here.group(bob, bobs).session
+            assert not await prompt_hook(again, "conversation", "p2", "default")
             binding = await again.whoami()
             assert binding
             assert binding.address.name == "bob-http"
@@ -274,7 +276,7 @@ async def test_before_it_registers(
     grant = Grant("alice", names, channels, 7)
     here = those_of(bus)
     async with here.run():
-        binding = await here.participants(key_of(grant, "one"), grant).session.whoami()
+        binding = await here.group(key_of(grant, "one"), grant).session.whoami()
         assert binding
         assert f"{binding.address.name}@{binding.address.channel}" == listed
         assert not binding.registered
@@ -286,15 +288,15 @@ async def test_a_conversation_comes_back_though_another_told_it(bus: LocalBus) -
     alices, bobs = Grant("alice", ("alice",), token=1), Grant("bob", ("bob",), token=2)
     async with here.run():
         first = key_of(alices, "first")
-        await here.participants(first, alices).session.register("alice")
-        await here.participants(first, alices).session.prompt("conversation", "p", "default")
+        await here.group(first, alices).session.register("alice")
+        await prompt_hook(here.group(first, alices).session, "conversation", "p", "default")
         await here.end(first)
-        bob = here.participants(key_of(bobs, "bob"), bobs).session
+        bob = here.group(key_of(bobs, "bob"), bobs).session
         await bob.register("bob")
-        await bob.prompt("conversation", "p", "default")
+        await prompt_hook(bob, "conversation", "p", "default")
 
-        again = here.participants(key_of(alices, "second"), alices).session
-        await again.prompt("conversation", "p2", "default")
+        again = here.group(key_of(alices, "second"), alices).session
+        await prompt_hook(again, "conversation", "p2", "default")
 
         binding = await again.whoami()
         assert binding

@@ -9,13 +9,13 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from claude_bus.bus import Bus
 from claude_bus.config import Config
 from claude_bus.errors import StoreFull
 from claude_bus.local import LocalBus
 from claude_bus.model import Address, StateEntry
 from claude_bus.opening import open_local
-from claude_bus.watch import Watch
+from claude_bus.session.membership import Membership
+from claude_bus.session.waiting import Waiting
 from processes_under_test import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -63,36 +63,38 @@ class Full:
         return getattr(self._bus, name)
 
 
-class Arrivals:
-    """What is set when the session is told that something changed."""
+class Here:
+    """A session that listens at an address."""
 
-    def __init__(self) -> None:
-        self._event = anyio.Event()
+    address = HERE
 
-    def next(self) -> anyio.Event:
-        return self._event
+    def __init__(self, bus: object) -> None:
+        self.bus = bus
 
-    def tell(self) -> None:
-        self._event.set()
-        self._event = anyio.Event()
+    async def anyone(self) -> Address:
+        return ME
+
+
+def waiting_on(bus: object) -> Waiting:
+    return Waiting(cast(Membership, Here(bus)))
 
 
 async def test_one_who_has_what_it_waited_for_leaves_the_others_their_watch(
     bus: LocalBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one that begins in that very moment: the next change is announced to the session at once."""
-    monkeypatch.setattr("claude_bus.watch._LOOK_EVERY", PATIENCE)  # so that none looks by itself
-    slow, arrivals = Slow(bus), Arrivals()
-    watch = Watch(cast(Bus, slow), arrivals.next)
+    monkeypatch.setattr("claude_bus.session.waiting._LOOK_EVERY", PATIENCE)  # so that none looks by itself
+    slow = Slow(bus)
+    waiting = waiting_on(slow)
     found: list[list[StateEntry]] = []
     first_is_done = anyio.Event()
 
     async def first() -> None:
-        found.append(await watch.change(HERE, "default", "k", 0, PATIENCE))
+        found.append(await waiting.for_change("k", 0, PATIENCE))
         first_is_done.set()
 
     async def second() -> None:
-        found.append(await watch.change(HERE, "default", "k", 1, PATIENCE))
+        found.append(await waiting.for_change("k", 1, PATIENCE))
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
@@ -102,13 +104,13 @@ async def test_one_who_has_what_it_waited_for_leaves_the_others_their_watch(
             tasks.start_soon(second)
             await slow.noted.wait()
             await bus.set_state(ME, "k", "one")
-            arrivals.tell()
+            waiting.mail_arrived()
             await first_is_done.wait()
             slow.may_say.set()
             before = await bus.last_event()
             await bus.set_state(ME, "k", "two")
             assert (await bus.changes(before)).listeners == (HERE,)
-            arrivals.tell()
+            waiting.mail_arrived()
     assert [entry.value for [entry] in found] == ["one", "two"]
     before = await bus.last_event()
     await bus.set_state(ME, "k", "three")
@@ -117,8 +119,8 @@ async def test_one_who_has_what_it_waited_for_leaves_the_others_their_watch(
 
 async def test_a_change_is_waited_for_on_a_full_disk(bus: LocalBus) -> None:
     """Whoever only looks is answered, though it cannot be noted where it listens."""
-    watch = Watch(cast(Bus, Full(bus)), anyio.Event)
+    waiting = waiting_on(Full(bus))
     await bus.set_state(ME, "k", "v")
     with anyio.fail_after(PATIENCE):
-        [entry] = await watch.change(HERE, "default", "k", 0, PATIENCE)
+        [entry] = await waiting.for_change("k", 0, PATIENCE)
     assert entry.value == "v"

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import mcp.server.stdio
 
-from claude_bus import doorbell, opening, processes, supervisor
+from claude_bus import opening, processes, supervisor
 from claude_bus.bus import Bus
 from claude_bus.cli import commands
 from claude_bus.cli import main as command_line
@@ -25,6 +25,7 @@ from claude_bus.http import serve as serving
 from claude_bus.mcp import server, stdio
 from claude_bus.model import Process
 from claude_bus.remote import bus as remote
+from claude_bus.session import doorbell
 
 from . import nursery
 from .doom import Doom, DoomedOutput, doom_calls, doom_transactions

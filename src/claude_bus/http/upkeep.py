@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from ..doorbell import HEARTBEAT_EVERY, PRUNE_EVERY
 from ..errors import BusError
 from ..local import LocalBus
+from ..session.doorbell import HEARTBEAT_EVERY, PRUNE_EVERY
 
 _log = logging.getLogger(__name__)
 

@@ -9,42 +9,34 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import TypeAdapter
 
 from .. import claude_code, text
 from ..model import Injection, Status
-from ..session import Session
-from ..subagents import Participants, Subagent
+from ..session.hook_event import HookEvent
+from ..session.session import Session
+from ..session.subagents import SessionGroup, Subagent
 
 NAME = "hook"
 DESCRIPTION = "For the client's hooks; not for the model."
 _QUIET = "{}"
 
 
-class Event(BaseModel):
-    """A hook event. Fields the client leaves out arrive as empty strings."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    event: str
-    session_id: str = ""
-    prompt_id: str = ""
-    agent_id: str = ""
-    permission_mode: str = ""
-    notification_type: str = ""
-    prompt: str = ""
-    tools: str = ""
-    """Names of the first tools of a batch, by spaces."""
-    tool_use_id: str = ""
-    """The call of a tool of the bus that is about to be made."""
-    path: str = ""
-    """The file an edit tool is about to write."""
-    notebook_path: str = ""
+@cache
+def _events() -> TypeAdapter[HookEvent]:
+    return TypeAdapter(HookEvent)
 
 
-async def handle(participants: Participants, event: Event) -> str:
+def read(arguments: Mapping[str, Any]) -> HookEvent:
+    """The event that the client reports; fields that nobody knows are ignored. Raises `ValidationError`."""
+    return _events().validate_python(arguments)
+
+
+async def handle(group: SessionGroup, event: HookEvent) -> str:
     """React to one event; returns hook JSON.
 
     With nothing to say that is an empty object: an answer without text would be told to
@@ -55,15 +47,15 @@ async def handle(participants: Participants, event: Event) -> str:
     never the session's. Its edits are the session's.
     """
     if event.event == "PreToolUse":
-        return await _before_tool(participants, event)
+        return await _before_tool(group, event)
     if event.agent_id:
-        found = await _subagent(participants, event)
+        found = await _subagent(group, event)
     elif stopped := claude_code.stopped_subagent(event.prompt):
-        await participants.end(stopped)
-        found = await _prompt(participants.session, event)
+        await group.end(stopped)
+        found = await _prompt(group.session, event)
     else:
         react = _REACTIONS.get(event.event)
-        found = await react(participants.session, event) if react else Injection()
+        found = await react(group.session, event) if react else Injection()
     if found:
         return _answer(event.event, found)
     return "" if event.event == "PostCompact" else _QUIET
@@ -80,15 +72,15 @@ def _answer(event: str, found: Injection) -> str:
     return json.dumps(answer, ensure_ascii=False)
 
 
-async def _before_tool(participants: Participants, event: Event) -> str:
+async def _before_tool(group: SessionGroup, event: HookEvent) -> str:
     if event.tool_use_id:
-        await participants.announce(event.tool_use_id, event.agent_id)
+        await group.announce(event.tool_use_id, event.agent_id)
         return _QUIET
-    return await _edit(participants.session, event)
+    return await _edit(group.session, event)
 
 
-async def _edit(session: Session, event: Event) -> str:
-    verdict = await session.edit(event.path or event.notebook_path)
+async def _edit(session: Session, event: HookEvent) -> str:
+    verdict = await session.edit(event.file)
     if not verdict.claim or verdict.action not in ("warn", "refuse"):
         return _QUIET
     now = time.time()
@@ -101,62 +93,61 @@ async def _edit(session: Session, event: Event) -> str:
     return json.dumps({"hookSpecificOutput": output}, ensure_ascii=False)
 
 
-async def _subagent(participants: Participants, event: Event) -> Injection:
-    subagent = await participants.subagent(event.agent_id)
-    with participants.at_work(subagent):
-        return await _told_subagent(participants, subagent, event)
+async def _subagent(group: SessionGroup, event: HookEvent) -> Injection:
+    subagent = await group.subagent(event.agent_id)
+    with group.at_work(subagent.session):
+        return await _told_subagent(group, subagent, event)
 
 
-async def _told_subagent(participants: Participants, subagent: Subagent, event: Event) -> Injection:
+async def _told_subagent(group: SessionGroup, subagent: Subagent, event: HookEvent) -> Injection:
     if event.event == "SubagentStart":
-        return await subagent.starts()
+        return await subagent.starts(event)
     if event.event == "PostToolBatch":
-        return await subagent.used_tools(worked=_worked(event))
+        return await subagent.used_tools(event, worked=_worked(event))
     if event.event == "PostCompact":
-        await subagent.compacted()
+        await subagent.conversation.compacted()
     if event.event == "StopFailure":
-        await participants.end(event.agent_id)
+        await group.end(event.agent_id)
     if event.event != "SubagentStop":
         return Injection()
-    found = await subagent.stops()
+    found = await subagent.stops(event)
     if not found:
-        await participants.end(event.agent_id)
+        await group.end(event.agent_id)
     return found
 
 
-async def _prompt(session: Session, event: Event) -> Injection:
-    typed = claude_code.is_typed(event.prompt)
-    return await session.prompt(event.session_id, event.prompt_id, event.permission_mode, event.prompt, typed=typed)
+async def _prompt(session: Session, event: HookEvent) -> Injection:
+    return await session.conversation.prompt(event, typed=claude_code.is_typed(event.prompt))
 
 
-async def _batch(session: Session, event: Event) -> Injection:
-    return await session.batch(event.session_id, event.permission_mode, event.prompt_id, worked=_worked(event))
+async def _batch(session: Session, event: HookEvent) -> Injection:
+    return await session.conversation.batch(event, worked=_worked(event))
 
 
-def _worked(event: Event) -> bool:
-    """Also if the hook does not tell the tools."""
+def _worked(event: HookEvent) -> bool:
+    """True as well if the hook does not list its tools."""
     names = event.tools.split()
     return not names or any(map(claude_code.is_work, names))
 
 
-async def _stop(session: Session, event: Event) -> Injection:
-    return await session.stop(event.session_id, event.permission_mode, event.prompt_id)
+async def _stop(session: Session, event: HookEvent) -> Injection:
+    return await session.conversation.stop(event)
 
 
-async def _failed(session: Session, event: Event) -> Injection:
-    await session.failed(event.session_id)
+async def _failed(session: Session, event: HookEvent) -> Injection:
+    await session.conversation.failed(event)
     return Injection()
 
 
-async def _notified(session: Session, event: Event) -> Injection:
+async def _notified(session: Session, event: HookEvent) -> Injection:
     status = _NOTIFICATIONS.get(event.notification_type)
     if status:
-        await session.became(status, event.session_id)
+        await session.membership.became(status, event.session_id)
     return Injection()
 
 
-async def _compacted(session: Session, event: Event) -> Injection:
-    await session.compacted()
+async def _compacted(session: Session, event: HookEvent) -> Injection:
+    await session.conversation.compacted()
     return Injection()
 
 
@@ -165,7 +156,7 @@ _NOTIFICATIONS: dict[str, Status] = {
     "permission_prompt": "waiting",
     "elicitation_dialog": "waiting",
 }
-_REACTIONS: dict[str, Callable[[Session, Event], Awaitable[Injection]]] = {
+_REACTIONS: dict[str, Callable[[Session, HookEvent], Awaitable[Injection]]] = {
     "UserPromptSubmit": _prompt,
     "PostToolBatch": _batch,
     "Stop": _stop,

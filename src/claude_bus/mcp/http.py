@@ -30,10 +30,11 @@ from .. import rules
 from ..config import Config
 from ..local import LocalBus
 from ..model import Grant
-from ..subagents import Participants
+from ..session.subagents import SessionGroup
 from . import tools
+from .http_session import key_of
+from .participants import MAX_PARTICIPANTS, HttpParticipants, Patience, Rings, Still
 from .server import create_server
-from .visitors import MAX_VISITORS, Patience, Rings, Still, Visitors, key_of
 
 _log = logging.getLogger(__name__)
 
@@ -126,17 +127,17 @@ class Endpoint:
             logging.getLogger(talkative.__module__).setLevel(logging.ERROR)
         self._callers = callers
         self._grant_of = callers.grant_of
-        self._visitors = Visitors(bus, config, rings, patience, callers.still)
-        server = create_server(self._participants)
+        self._participants = HttpParticipants(bus, config, rings, patience, callers.still)
+        server = create_server(self._group)
         server.middleware.append(self._accompany)
         self._manager = StreamableHTTPSessionManager(
-            server, session_idle_timeout=patience.forgotten, max_sessions=MAX_VISITORS
+            server, session_idle_timeout=patience.forgotten, max_sessions=MAX_PARTICIPANTS
         )
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Serve for as long as the context lasts."""
-        async with self._visitors.run(), self._manager.run():
+        async with self._participants.run(), self._manager.run():
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,7 +150,7 @@ class Endpoint:
         key = key_of(grant, identity)
         try:
             with (
-                self._visitors.heard(key, stream=scope["method"] == "GET", limited=bool(identity)),
+                self._participants.heard(key, stream=scope["method"] == "GET", limited=bool(identity)),
                 self._seated(connection, grant, line),
             ):
                 await self._manager.handle_request(_from_now_on(scope), receive, line.watch(send))
@@ -160,7 +161,7 @@ class Endpoint:
                 line.cut()
         ended = line.status == 404 or (scope["method"] == "DELETE" and line.status == 200)
         if ended and identity.startswith(_SESSION):
-            await self._visitors.end(key)
+            await self._participants.end(key)
 
     @contextlib.contextmanager
     def _seated(self, connection: HTTPConnection, grant: Grant, line: _Line) -> Iterator[None]:
@@ -168,19 +169,19 @@ class Endpoint:
         if SESSION_HEADER in connection.headers or not _is_older(connection):
             yield
             return
-        with self._visitors.opening(grant) as opening:
+        with self._participants.opening(grant) as opening:
             yield
             if line.session and line.status < _REFUSED:
                 opening.became(key_of(grant, f"{_SESSION}{line.session}"))
 
-    def _participants(self, ctx: Any) -> Participants:
+    def _group(self, ctx: Any) -> SessionGroup:
         """Who makes a call."""
         connection = _connection(ctx)
         grant = self._grant_of(connection)
         identity = _identity(connection)
         if not identity and not grant.token:
-            return self._visitors.nobody(grant)
-        return self._visitors.participants(key_of(grant, identity), grant)
+            return self._participants.nobody(grant)
+        return self._participants.group(key_of(grant, identity), grant)
 
     async def _accompany(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Serve one message, but no longer than its client waits for the answer."""
@@ -197,9 +198,9 @@ class Endpoint:
         raise MCPError(_CANCELLED, "the client went away")
 
     def _gave_up(self, connection: HTTPConnection, request: int | str | None) -> None:
-        participants = self._visitors.known(key_of(self._grant_of(connection), _identity(connection)))
-        if participants and request is not None:
-            participants.gave_up(request)
+        group = self._participants.known(key_of(self._grant_of(connection), _identity(connection)))
+        if group and request is not None:
+            group.gave_up(request)
 
 
 def _from_now_on(scope: Scope) -> Scope:

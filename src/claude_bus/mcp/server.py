@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from .. import __version__, rules, text
 from ..claude_code import TOOL_USE_ID
 from ..errors import BusError, InvalidInput
-from ..subagents import Participants
+from ..session.subagents import SessionGroup
 from . import hooks, tools
 
 _log = logging.getLogger(__name__)
@@ -43,10 +43,10 @@ _LONG = frozenset({"inbox", "wait", "history", "message_status", "get_state", "l
 _KEPT_FROM_MODEL = {"ui": {"visibility": ["app"]}}
 
 
-def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]:
-    """A server whose calls act as the session that `participants_of` finds for a request context, or its subagents.
+def create_server(group_of: Callable[[Any], SessionGroup]) -> Server[Any]:
+    """A server whose calls act as the session that `group_of` finds for a request context, or its subagents.
 
-    Where `participants_of` raises a `BusError`, the call fails with it.
+    Where `group_of` raises a `BusError`, the call fails with it.
     """
 
     async def list_tools(ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
@@ -54,19 +54,19 @@ def create_server(participants_of: Callable[[Any], Participants]) -> Server[Any]
 
     async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         try:
-            participants = participants_of(ctx)
+            group = group_of(ctx)
         except BusError as error:
             return _result(_said(error.message), failed=True)
-        participants.answers(ctx.request_id)
+        group.answers(ctx.request_id)
         arguments = params.arguments or {}
         if params.name == hooks.NAME:
-            return await _call_hook(participants, arguments)
+            return await _call_hook(group, arguments)
         call = str((params.meta or {}).get(TOOL_USE_ID, ""))
-        return await _call(participants, call, params.name, arguments, _program(ctx))
+        return await _call(group, call, params.name, arguments, _program(ctx))
 
     async def cancelled(ctx: Any, params: types.CancelledNotificationParams) -> None:
         if params.request_id is not None:
-            participants_of(ctx).gave_up(params.request_id)
+            group_of(ctx).gave_up(params.request_id)
 
     server: Server[Any] = Server(
         "claude-bus",
@@ -116,13 +116,13 @@ def _program(ctx: Any) -> str:
 
 
 async def _call(
-    participants: Participants, call: str, name: str, arguments: dict[str, Any], program: str
+    group: SessionGroup, call: str, name: str, arguments: dict[str, Any], program: str
 ) -> types.CallToolResult:
     """Run a tool. The edge of the process: no error of a verb may end the server."""
     try:
-        session = await participants.caller(call)
-        with participants.at_work(session):
-            await session.introduce_client(text.one_line(program, rules.MAX_NAME))
+        session = await group.caller(call)
+        with group.at_work(session):
+            await session.membership.introduce(text.one_line(program, rules.MAX_NAME))
             answer = await tools.call(session, name, arguments)
     except BusError as error:
         return _result(_said(error.message), failed=True)
@@ -135,17 +135,17 @@ async def _call(
     return _result(json.dumps(shown, ensure_ascii=False), structured=shown)
 
 
-async def _call_hook(participants: Participants, arguments: dict[str, Any]) -> types.CallToolResult:
+async def _call_hook(group: SessionGroup, arguments: dict[str, Any]) -> types.CallToolResult:
     """Run a hook event. A failure must not disturb the user's turn: at most one line, once."""
     try:
-        answer = await hooks.handle(participants, hooks.Event.model_validate(arguments))
+        answer = await hooks.handle(group, hooks.read(arguments))
     except ValidationError as error:
         return _result(f"hook: {error.error_count()} invalid fields", failed=True)
     except InvalidInput as error:  # a file that no claim can name, say: nothing that the user could mend
         _log.debug("hook: %s", error)
         answer = "{}"
     except BusError as error:
-        new = participants.session.first_time(error)
+        new = group.session.conversation.first_time(error)
         answer = json.dumps({"systemMessage": f"bus: {_said(error.message)}"}) if new else "{}"
     except Exception:  # noqa: BLE001 - see above
         _log.exception("hook")

@@ -17,11 +17,14 @@ import anyio
 
 from .. import claude_code, worktree
 from ..config import Config
-from ..doorbell import Doorbell
 from ..errors import BusError
 from ..opening import open_bus
-from ..session import Session
-from ..subagents import Participants
+from ..session.doorbell import Doorbell
+from ..session.membership import Membership
+from ..session.session import Session
+from ..session.subagents import SessionGroup
+from ..session.turn import Turn
+from ..session.wakeup import Wakeup
 from ..supervisor import ENDINGS
 
 _log = logging.getLogger(__name__)
@@ -51,17 +54,15 @@ async def _serve(config: Config) -> None:
             return False
         return config.wake == "always" or mode not in ("", claude_code.BYPASS)
 
-    session = Session(
-        bus,
-        config,
-        client,
+    wakeup = Wakeup(
         may_wake,
-        hooked=claude_code.has_hooks(env),
         attended=claude_code.is_attended(env),
         lets_in=lambda: claude_code.lets_in(env, Path(client.folder.root or worktree.here(env))),
     )
-    participants = Participants(session)
-    server = create_server(lambda _context: participants)
+    turn = Turn(hooked=claude_code.has_hooks(env))
+    session = Session.of(Membership(bus, config, client, turn=turn, wakeup=wakeup))
+    group = SessionGroup(session)
+    server = create_server(lambda _context: group)
 
     async def push(text: str, sender: str) -> bool:
         return inbox is not None and await claude_code.push(inbox, text, sender)
@@ -85,7 +86,7 @@ async def _serve(config: Config) -> None:
 
 async def _close(session: Session) -> None:
     try:
-        await session.close()
+        await session.membership.close()
     except BusError as error:
         _log.warning("%s", error)  # the next to look finds this process gone
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 from .. import rows, rules, spelling, text
 from ..errors import InvalidInput
 from ..model import Draft
-from ..session import Session
+from ..session.session import Session
 
 Answer = str | dict[str, Any]
 Handler = Callable[[Session, Any], Awaitable[Answer]]

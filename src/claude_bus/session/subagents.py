@@ -16,12 +16,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-import anyio
-
-from . import rules
-from .errors import BusError, NotRegistered
-from .model import Address, Binding, Claim, HandOver, Injection, Place, Roster, StateEntry
-from .session import REQUEST, Session
+from .. import rules
+from ..errors import BusError, NotRegistered
+from ..model import Address, Binding, Injection, Roster
+from .conversation import REQUEST, Conversation
+from .hook_event import HookEvent
+from .membership import Membership
+from .session import Session
+from .turn import Turn
 
 _REMEMBERED = 100
 """Calls announced by a hook that never came (refused by the user, say) are forgotten after so many."""
@@ -31,50 +33,63 @@ _MAX_ID = 200
 """Of what a client calls a subagent or a call. Those of 2.1.328 have up to 30 characters."""
 
 
-class Subagent(Session):
-    """One subagent of a session; it takes part on its own once it has registered."""
+class SubagentMembership(Membership):
+    """Who a subagent is: its session until it registers, an agent of its own from then on."""
 
-    def __init__(self, session: Session, agent_id: str) -> None:
+    def __init__(self, session: Membership, agent_id: str) -> None:
         key = session.client.key
         client = replace(
             session.client, key=f"{key}#{agent_id}", session_id=agent_id, session=key, program="subagent", hooked=True
         )
-        config = replace(session.config, name="", role="")
         super().__init__(
             session.bus,
-            config,
+            replace(session.config, name="", role=""),
             client,
-            lambda _mode: False,
-            hooked=True,
+            turn=Turn(hooked=True),
             grant=session.grant,
             surroundings=session.surroundings,
         )
         self._session = session
-        self._takes_part: bool | None = None
+        self._named: bool | None = None
+        """None: nobody asked the store yet."""
 
-    async def takes_part(self) -> bool:
+    @property
+    def absent(self) -> bool:
+        """Never: once it gave up its own name it speaks for its session again."""
+        return False
+
+    async def is_named(self) -> bool:
         """Whether it has a name of its own, be it from before its server was killed."""
-        if self._takes_part is None:
-            self._takes_part = await self.bus.resume(self.client) is not None
-        return self._takes_part
+        if self._named is None:
+            self._named = await self.bus.resume(self.client) is not None
+        return self._named
 
-    async def introduce_client(self, program: str) -> None:
-        """Of its session, whose client it is."""
-        await self._session.introduce_client(program)
+    async def starts(self) -> bool:
+        """It begins, or goes on after it had ended: then it gets its name back. Whether it has one."""
+        self._named = None
+        return await self.is_named()
 
-    # -- the verbs, where they are not those of its session
+    async def introduce(self, program: str) -> None:
+        await self._session.introduce(program)  # whose client it is
 
-    async def _called(self) -> Binding | None:
-        return await (super()._called() if await self.takes_part() else self._session._called())  # noqa: SLF001
+    async def called(self) -> Binding | None:
+        return await (super().called() if await self.is_named() else self._session.called())
+
+    async def claimant(self) -> Address:
+        return await self._session.claimant()
+
+    async def mailbox(self) -> Binding:
+        await self._need_name()
+        return await super().mailbox()
 
     async def register(
         self, name: str, role: str = "", owns: list[str] | None = None, channel: str = ""
     ) -> tuple[Binding, Roster, int]:
-        if await self.takes_part():
+        if await self.is_named():
             return await super().register(name, role, owns, channel)
-        whose = await self._session.whoami()
+        whose = await self._session.called()
         await self.bus.attach(self.client, None, whose.address.channel if whose else self.config.channel)
-        self._takes_part = True
+        self._named = True
         try:
             found = await super().register(name, role, owns, channel)
         except BusError:
@@ -86,74 +101,67 @@ class Subagent(Session):
     async def leave(self) -> Address:
         await self._need_name()
         me = await super().leave()
-        self._left = self._takes_part = False
+        self._named = False
         return me
 
-    async def inbox(self, *, peek: bool = False, limit: int = 50) -> HandOver:
-        await self._need_name()
-        return await super().inbox(peek=peek, limit=limit)
-
     async def _need_name(self) -> None:
-        if not await self.takes_part():
-            whose = await self._session.whoami()
+        if not await self.is_named():
+            whose = await self._session.called()
             name = whose.address.name if whose else "backend"
             raise NotRegistered(
                 f"you are a subagent of '{name}', whose mail is for that session itself; "
                 f"for mail of your own register under another name, such as '{name}-tests'"
             )
 
-    async def wait_for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
-        return await self._session.wait_for_change(key, version, timeout)
-
-    async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
-        return await self._session.claim(paths, ttl=ttl, shared=shared, reason=reason)
-
-    async def release(self, paths: list[str] | None, force: str = "") -> list[Place]:
-        return await self._session.release(paths, force)
-
-    def arrival(self) -> anyio.Event:
-        return self._session.arrival()
-
-    # -- its hook events
-
-    async def starts(self) -> Injection:
-        """It begins, or goes on after it had ended: then it gets its name back, and what waits for it."""
-        self._takes_part, self._continuations = None, 0
-        if not await self.takes_part():
-            return Injection()
-        self.turn.begin(self.client.session_id, "")
-        return await self._react("subagent hook", "", "")
-
-    async def used_tools(self, *, worked: bool) -> Injection:
-        """A batch of its tools is over: what came meanwhile goes into its next request."""
-        return await super().batch("", "", worked=worked) if await self.takes_part() else Injection()
-
-    async def stops(self) -> Injection:
-        """It is about to end, unless unread mail makes it go on."""
-        return await super().stop("", "") if await self.takes_part() else Injection()
-
     async def end(self) -> None:
         """It has ended: its name is offline until it is started again, and what was not proven waits."""
-        if await self.takes_part():
+        if await self.is_named():
             await self.bus.detach(self.client.key)
-            self._takes_part = False
-
-    @property
-    def is_nobody(self) -> bool:
-        """Whether nothing is lost with what is known here of it: it has no name, or nobody asked yet."""
-        return not self._takes_part
+            self._named = False
 
     async def step_back(self) -> None:
         """Like `end`, until it is heard of again: then it takes part as before.
 
         What it was handed without proof waits again, as nobody is left to tell what becomes of it.
         """
-        if self._takes_part:
+        if self._named:
             await self.bus.detach(self.client.key)
-            self._takes_part = None
+            self._named = None
+
+    @property
+    def is_forgettable(self) -> bool:
+        """Whether nothing is lost with what is known here of it: it has no name, or nobody asked yet."""
+        return not self._named
 
 
-class Participants:
+class Subagent:
+    """One subagent of a session, with a conversation of its own. It waits where its session does."""
+
+    def __init__(self, parent: Session, agent_id: str) -> None:
+        self.membership = SubagentMembership(parent.membership, agent_id)
+        self.conversation = Conversation(self.membership)
+        self.session = Session(self.membership, self.conversation, parent.waiting)
+
+    async def starts(self, event: HookEvent) -> Injection:
+        """It begins, or goes on after it had ended: then it gets its name back, and what waits for it."""
+        if not await self.membership.starts():
+            return Injection()
+        return await self.conversation.start_subagent(event.without_session())
+
+    async def used_tools(self, event: HookEvent, *, worked: bool) -> Injection:
+        """A batch of its tools is over: what came meanwhile goes into its next request."""
+        if not await self.membership.is_named():
+            return Injection()
+        return await self.conversation.batch(event.without_session(), worked=worked)
+
+    async def stops(self, event: HookEvent) -> Injection:
+        """It is about to end, unless unread mail makes it go on."""
+        if not await self.membership.is_named():
+            return Injection()
+        return await self.conversation.stop(event.without_session())
+
+
+class SessionGroup:
     """A session with its subagents.
 
     A client may have any number of those, one after the other, and tells of their end only
@@ -183,16 +191,16 @@ class Participants:
         agent_id = self._calls.pop(call, None)
         if agent_id is None and call:
             agent_id = await self.session.bus.caller(self.session.client.key, call)
-        return await self.subagent(agent_id) if agent_id else self.session
+        return (await self.subagent(agent_id)).session if agent_id else self.session
 
     @contextlib.contextmanager
-    def at_work(self, participant: Session) -> Iterator[None]:
-        """It is not forgotten while the context lasts."""
-        self._at_work[participant] += 1
+    def at_work(self, session: Session) -> Iterator[None]:
+        """The session, or that of a subagent, is not forgotten while the context lasts."""
+        self._at_work[session] += 1
         try:
             yield
         finally:
-            self._at_work[participant] -= 1
+            self._at_work[session] -= 1
             self._at_work += Counter()  # forgets those that are done
 
     def answers(self, request: int | str | None) -> None:
@@ -201,8 +209,8 @@ class Participants:
 
     def gave_up(self, request: int | str) -> None:
         """The client does not want the answer to this request any more."""
-        for participant in (self.session, *self._subagents.values()):
-            participant.gave_up(_short(request))
+        for session in (self.session, *(subagent.session for subagent in self._subagents.values())):
+            session.conversation.gave_up(_short(request))
 
     async def subagent(self, agent_id: str) -> Subagent:
         """The subagent with this id."""
@@ -216,18 +224,18 @@ class Participants:
     async def end(self, agent_id: str) -> None:
         """The subagent has ended; should it come back, the store knows its name."""
         known = self._subagents.get(agent_id)
-        await (known or Subagent(self.session, agent_id)).end()
+        await (known or Subagent(self.session, agent_id)).membership.end()
         self._subagents.pop(agent_id, None)
 
     async def _make_room(self) -> None:
         """Forget who was not heard of for longest; those that take part only if all do."""
         while len(self._subagents) >= KNOWN:
-            idle = [one for one in self._subagents.items() if not self._at_work[one[1]]]
+            idle = [one for one in self._subagents.items() if not self._at_work[one[1].session]]
             if not idle:
                 return  # no more than there are requests under way
-            agent_id, oldest = next((one for one in idle if one[1].is_nobody), idle[0])
-            await oldest.step_back()
-            if not self._at_work[oldest] and oldest.is_nobody:
+            agent_id, oldest = next((one for one in idle if one[1].membership.is_forgettable), idle[0])
+            await oldest.membership.step_back()
+            if not self._at_work[oldest.session] and oldest.membership.is_forgettable:
                 self._subagents.pop(agent_id, None)
 
 

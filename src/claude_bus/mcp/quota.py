@@ -31,16 +31,16 @@ class _Seat:
 class Opening:
     """A request that may open a session."""
 
-    def __init__(self, seats: Seats, grant: Grant) -> None:
-        self._seats = seats
+    def __init__(self, quota: SessionQuota, grant: Grant) -> None:
+        self._quota = quota
         self._grant = grant
 
     def became(self, key: str) -> None:
         """It opened the session of the participant with this key, which has the seat from now on."""
-        self._seats.keep(key, self._grant)
+        self._quota.keep(key, self._grant)
 
 
-class Seats:
+class SessionQuota:
     """At most `of_token` seats for the bearer of each token, and `of_all` together.
 
     Whoever needs no token shares `of_all`. A seat of which nothing is heard for `patience`

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from . import processes, text
-from .bus import Bus
-from .errors import BusError
+from .. import processes, text
+from ..bus import Bus
+from ..errors import BusError
 from .session import Session
 
 LOOK_EVERY = 2.0
@@ -66,7 +66,9 @@ class Doorbell:
     """Watches for one session's mail. `push` is None where nothing can wake it."""
 
     def __init__(self, session: Session, bus: Bus, push: Push | None, says_idle: Callable[[], bool]) -> None:
-        self._session = session
+        self._membership = session.membership
+        self._wakeup = session.membership.wakeup
+        self._waiting = session.waiting
         self._bus = bus
         self._push = push
         self._says_idle = says_idle
@@ -79,11 +81,11 @@ class Doorbell:
         """Run for as long as the server does; where nothing may be listened at, by looking alone."""
         try:
             async with self._bus.ear() as ear:
-                await self._guarded(self._session.listen_at, ear.address)
+                await self._guarded(self._membership.listen_at, ear.address)
                 await self._watch(ear.heard)
         except OSError as error:
             _log.warning("no notices of mail, looking every %.0f s instead: %s", LOOK_EVERY, error)
-            await self._guarded(self._session.listen_at, "")
+            await self._guarded(self._membership.listen_at, "")
             await self._watch(_deaf)
 
     async def _watch(self, heard: Callable[[float], Awaitable[bool]]) -> None:
@@ -96,7 +98,7 @@ class Doorbell:
         noticed = False
 
         async def end_with_the_turn() -> None:
-            if await self._session.turn_ended.rung(LOOK_EVERY):
+            if await self._wakeup.turn_ended.rung(LOOK_EVERY):
                 tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:
@@ -115,48 +117,48 @@ class Doorbell:
             _log.exception("doorbell")
 
     async def _look(self, heard: bool) -> None:
-        await self._session.go_on_listening()
+        await self._membership.go_on_listening()
         pulse = self._bus.pulse()
         if heard or pulse != self._pulse:
-            self._session.mail_arrived()
+            self._waiting.mail_arrived()
             self._pending = True
-        self._pending = self._pending or self._session.owes_ring
+        self._pending = self._pending or self._wakeup.owed
         if self._pending:
             self._pending = await self._ring()
         self._pulse = self._bus.pulse()
 
     async def _ring(self) -> bool:
         """Ring if a ring is due; whether mail that may ring still waits."""
-        binding = await self._bus.binding(self._session.client.key)
+        binding = await self._bus.binding(self._membership.client.key)
         if not self._push or not binding:
             return False
         waits = await self._bus.waiting(binding.address)
         if not waits.count:  # it was read elsewhere, or ran out: what comes next rings for itself
-            self._session.owes_ring = False
-        owed = {"owed": True} if self._session.owes_ring else {}
+            self._wakeup.owed = False
+        owed = {"owed": True} if self._wakeup.owed else {}
         if not owed and not waits.rings:
             return False
         interrupted = binding.status != "idle" and self._interrupted()
-        due = await self._bus.ring(self._session.client.key, idle=interrupted, **owed)
+        due = await self._bus.ring(self._membership.client.key, idle=interrupted, **owed)
         if due:
             mail, rings = due
-            self._session.owes_ring = False
+            self._wakeup.owed = False
             told = text.doorbell(mail.count, mail.senders, mail.newest, rings)
-            self._session.bell_works = await self._push(told, text.name(mail.senders[0]))
-            if not self._session.bell_works:
-                await self._bus.observe(self._session.client.key, bell=False)
+            self._wakeup.works = await self._push(told, text.name(mail.senders[0]))
+            if not self._wakeup.works:
+                await self._bus.observe(self._membership.client.key, bell=False)
         return True
 
     def _interrupted(self) -> bool:
         """The session stopped without saying so: silent for a while, and its client idle."""
-        return self._session.silent_for() > _QUIET_FOR and self._says_idle()
+        return self._membership.silent_for() > _QUIET_FOR and self._says_idle()
 
     async def _upkeep(self) -> None:
         if self._beat.due(HEARTBEAT_EVERY):
-            await self._session.beat()
+            await self._membership.beat()
             self._beat.given()
             if self._interrupted():
-                await self._session.became("idle")
+                await self._membership.became("idle")
         now = time.monotonic()
         if now - self._pruned > PRUNE_EVERY:
             self._pruned = now

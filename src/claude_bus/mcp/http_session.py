@@ -1,0 +1,128 @@
+"""A session whose client is reached over HTTP: who it is, and what it is listed as."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from .. import processes, rules
+from ..config import Config
+from ..errors import BusError, NameTaken, NotRegistered
+from ..local import LocalBus
+from ..model import Address, Binding, Client, Grant
+from ..session.membership import Membership
+from ..surroundings import Elsewhere
+
+_NAMELESS = "(http)"
+"""Label of sessions whose token permits no neutral name. It is not a valid name, so it takes nobody's."""
+_NO_HANDLE = (
+    "this needs an identity, and the connection has none: add ?session=<handle> to the address of /mcp, or send "
+    "the header Bus-Session: <handle>, with a handle of your own that stays the same"
+)
+
+
+def key_of(grant: Grant, identity: str) -> str:
+    """The key of the participant that calls itself `identity` with this token.
+
+    The journal shows keys; an MCP session's id is not to be read there.
+    """
+    return f"http:{grant.token}:{hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
+
+
+class HttpMembership(Membership):
+    """A participant whose client is elsewhere; it is known again by its conversation.
+
+    `came` is called when it tells that it is another conversation than before.
+    """
+
+    def __init__(
+        self,
+        bus: LocalBus,
+        config: Config,
+        key: str,
+        grant: Grant,
+        came: Callable[[Membership], Awaitable[None]],
+    ) -> None:
+        channel = _home(grant, config.channel)
+        client = Client(
+            key, processes.this_process(), session_id=key, program="mcp", listed=_listed_name(grant, channel)
+        )
+        self._granted = bus.acting_for(client.process, grant)
+        super().__init__(
+            self._granted,
+            _of_a_client(config, channel),
+            client,
+            grant=grant,
+            surroundings=Elsewhere(key),
+            address=key,
+        )
+        self._came = came
+
+    async def follow(self, conversation: str) -> None:
+        """Be again who this conversation was, if nobody is that now: its client reconnected, or it was resumed."""
+        if not conversation:
+            return
+        if conversation != self.client.session_id:
+            self.client = replace(self.client, session_id=conversation)
+            await self._came(self)
+        if not (await self.attach()).registered:
+            await self._take_last_name(conversation)
+
+    async def _take_last_name(self, conversation: str) -> None:
+        who = await self._granted.borne(conversation)
+        if who:
+            with contextlib.suppress(NameTaken):
+                await self.bus.register(self.client.key, who, "", None)
+                await self.bus.forget(self.client.key)  # nobody told the model
+
+
+class NoMembership(Membership):
+    """A caller without token, MCP session and handle: it may look, but never takes part."""
+
+    def __init__(self, bus: LocalBus, config: Config, grant: Grant) -> None:
+        super().__init__(
+            bus,
+            _of_a_client(config, _home(grant, config.channel)),
+            Client(key_of(grant, ""), processes.this_process()),
+            grant=grant,
+            surroundings=Elsewhere(""),
+        )
+
+    @property
+    def absent(self) -> bool:
+        return True
+
+    async def called(self) -> Binding | None:
+        return None
+
+    def stranger(self) -> NotRegistered:
+        return NotRegistered(_NO_HANDLE)
+
+
+def _of_a_client(config: Config, channel: str) -> Config:
+    """The server's settings, without those that are for a session of its own."""
+    return replace(config, name="", role="", channel=channel, share_prompts=False)
+
+
+def _home(grant: Grant, wanted: str) -> str:
+    """The channel to be on before another is named: `wanted`, or one that the grant permits."""
+    literal = [pattern for pattern in grant.channels if not rules.is_name_glob(pattern)]
+    candidates = [wanted, *literal, *(pattern.replace("*", "http") for pattern in grant.channels)]
+    return next((channel for channel in candidates if rules.permits_channel(grant, channel)), wanted)
+
+
+def _listed_name(grant: Grant, channel: str) -> str:
+    """A neutral name that the grant permits, also with a number after it; else one that is not valid."""
+    stems = ["http", *(f"{pattern[:-1]}http" for pattern in grant.names if pattern.endswith("*"))]
+    return next(
+        (stem for stem in stems if all(_permitted(grant, name, channel) for name in (stem, f"{stem}-2"))), _NAMELESS
+    )
+
+
+def _permitted(grant: Grant, name: str, channel: str) -> bool:
+    try:
+        return rules.permits(grant, Address(rules.check_name(name), channel))
+    except BusError:
+        return False

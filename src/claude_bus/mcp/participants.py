@@ -1,0 +1,240 @@
+"""The participants over HTTP: one per MCP session, or per handle that a client was given.
+
+No process of this machine stands for them. They last no longer than the server, and
+within that for as long as they are heard of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..config import Config
+from ..errors import BusError, RateLimited
+from ..local import LocalBus
+from ..model import Grant
+from ..session.doorbell import Beat
+from ..session.membership import Membership
+from ..session.session import Session
+from ..session.subagents import SessionGroup
+from .http_session import HttpMembership, NoMembership
+from .quota import Opening, SessionQuota
+
+_log = logging.getLogger(__name__)
+
+SWEEP_EVERY = 5.0
+"""Seconds between two looks for those who are gone."""
+HEARTBEAT_EVERY = 60.0
+MAX_PARTICIPANTS = 2000
+"""Participants that one server has at most, those included that opened an MCP session and did nothing yet."""
+MAX_OF_TOKEN = 500
+"""Of these, participants with one token. A client that ended keeps its place for as long as `Patience.forgotten`."""
+MAX_REQUESTS = 100
+"""Requests of one participant that are under way at once, those that wait for mail included."""
+
+
+class Bell(Protocol):
+    """What rings when a session that listens here should look."""
+
+    async def rung(self, patience: float) -> bool: ...
+
+
+Rings = Callable[[str], AbstractContextManager[Bell]]
+"""The bell of what is announced at an address."""
+Still = Callable[[Grant], Awaitable[bool]]
+"""Tells whether a grant is still valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """For how many seconds a participant counts as present that nothing is heard of."""
+
+    after_stream: float = 30.0
+    """Since the stream that it listened on was closed, as that of a client that ended is."""
+    after_call: float = 900.0
+    """Since its last request, where it never opened such a stream."""
+    forgotten: float = 1800.0
+    """After which nothing of it is remembered but what is in the store."""
+
+
+class _Participant:
+    """A session with its subagents, and when it was heard of."""
+
+    def __init__(self, group: SessionGroup) -> None:
+        self.group = group
+        self.awake = True
+        self.heard = anyio.current_time()
+        self.streamed = False
+        self.beat = Beat()
+        self.listening = anyio.CancelScope()
+
+    @property
+    def membership(self) -> Membership:
+        return self.group.session.membership
+
+    @property
+    def silence(self) -> float:
+        return anyio.current_time() - self.heard
+
+
+class HttpParticipants:
+    """All who take part through one server."""
+
+    def __init__(self, bus: LocalBus, config: Config, rings: Rings, patience: Patience, still: Still) -> None:
+        self._bus = bus
+        self._config = config
+        self._rings = rings
+        self._patience = patience
+        self._still = still
+        self._quota = SessionQuota(MAX_OF_TOKEN, MAX_PARTICIPANTS, patience.forgotten)
+        self._participants: dict[str, _Participant] = {}
+        self._open: Counter[str] = Counter()
+        self._tasks: TaskGroup | None = None
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Take part for as long as the context lasts; then all are gone."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            tasks.start_soon(self._watch)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    for key in list(self._participants):
+                        await self._dismiss(key)
+
+    def group(self, key: str, grant: Grant) -> SessionGroup:
+        """The participant with this key, new if need be. Raises `RateLimited` when there are too many."""
+        participant = self._participants.get(key) or self._welcome(key, grant)
+        participant.awake = True
+        participant.heard = anyio.current_time()
+        return participant.group
+
+    def known(self, key: str) -> SessionGroup | None:
+        """The participant with this key, if there is one."""
+        participant = self._participants.get(key)
+        return participant.group if participant else None
+
+    def nobody(self, grant: Grant) -> SessionGroup:
+        """Whoever calls without an identity."""
+        return SessionGroup(Session.of(NoMembership(self._bus, self._config, grant)))
+
+    @contextlib.contextmanager
+    def heard(self, key: str, *, stream: bool, limited: bool = True) -> Iterator[None]:
+        """A request of a participant is under way; `stream`: one that it only listens on.
+
+        Raises `RateLimited` if it has too many of them. Those that nobody is behind yet are not `limited`.
+        """
+        if limited and self._open[key] >= MAX_REQUESTS:
+            raise RateLimited(f"this session has {MAX_REQUESTS} requests under way: wait for one of them to end")
+        self._open[key] += 1
+        try:
+            yield
+        finally:
+            self._open[key] -= 1
+            if not self._open[key]:
+                del self._open[key]
+            self._quota.heard(key)
+            if participant := self._participants.get(key):
+                participant.heard = anyio.current_time()
+                participant.streamed = participant.streamed or stream
+
+    def opening(self, grant: Grant) -> AbstractContextManager[Opening]:
+        """A request is under way that may open an MCP session. Raises `RateLimited` when there are too many."""
+        return self._quota.opening(grant)
+
+    async def end(self, key: str) -> None:
+        """The participant is gone for good; one that nobody knows is no error."""
+        self._quota.free(key)
+        await self._dismiss(key)
+
+    async def _dismiss(self, key: str) -> None:
+        """Nobody takes part under this key any more, though its MCP session may be open still."""
+        participant = self._participants.pop(key, None)
+        if participant:
+            participant.listening.cancel()
+            await _guarded(participant.membership.close)
+
+    def _welcome(self, key: str, grant: Grant) -> _Participant:
+        assert self._tasks, "not running"
+        self._quota.take(key, grant)
+        membership = HttpMembership(self._bus, self._config, key, grant, self._end_predecessors)
+        participant = _Participant(SessionGroup(Session.of(membership)))
+        self._participants[key] = participant
+        self._tasks.start_soon(self._listen, participant)
+        return participant
+
+    async def _end_predecessors(self, newest: Membership) -> None:
+        """A conversation came to another MCP session: those it had are over, if nothing of them is open."""
+        for key, participant in list(self._participants.items()):
+            other = participant.membership
+            if other is not newest and _same_conversation(other, newest) and not self._open[key]:
+                await self._dismiss(key)
+
+    async def _listen(self, participant: _Participant) -> None:
+        """Wake those of its calls that wait, for as long as it is known."""
+        with participant.listening, self._rings(participant.membership.client.key) as bell:
+            while True:
+                if await bell.rung(HEARTBEAT_EVERY):
+                    participant.group.session.waiting.mail_arrived()
+
+    async def _watch(self) -> None:
+        while True:
+            await anyio.sleep(SWEEP_EVERY)
+            for key, participant in list(self._participants.items()):
+                await self._look_after(key, participant)
+            self._quota.sweep(self._is_busy)
+
+    def _is_busy(self, key: str) -> bool:
+        return self._open[key] > 0
+
+    async def _look_after(self, key: str, participant: _Participant) -> None:
+        if not self._open[key] and not await self._still(
+            participant.membership.grant
+        ):  # what is under way ends by itself
+            await self._dismiss(key)
+        elif self._present(key, participant):
+            await self._keep(participant)
+        elif participant.awake:
+            participant.awake = False
+            await _guarded(participant.membership.close)
+        elif participant.silence > self._patience.forgotten:
+            await self._dismiss(key)
+
+    def _present(self, key: str, participant: _Participant) -> bool:
+        patience = self._patience.after_stream if participant.streamed else self._patience.after_call
+        return self._open[key] > 0 or participant.silence < patience
+
+    async def _keep(self, participant: _Participant) -> None:
+        """Present, as others see: those on other machines with the same file by its heartbeat."""
+        if not participant.awake:
+            participant.awake = True
+            await _guarded(participant.membership.attach)
+        elif participant.beat.due(HEARTBEAT_EVERY):
+            participant.beat.given()
+            await _guarded(participant.membership.attach)  # should somebody have given it up
+            await _guarded(self._bus.heartbeat, participant.membership.client.key)
+
+
+def _same_conversation(one: Membership, other: Membership) -> bool:
+    return one.client.session_id == other.client.session_id and one.grant.token == other.grant.token
+
+
+async def _guarded(step: Callable[..., Awaitable[object]], *args: object) -> None:
+    """The edge of the process: a store that fails now, or a defect of ours, must not end it for all."""
+    try:
+        await step(*args)
+    except BusError as error:
+        _log.warning("%s", error)
+    except Exception:  # noqa: BLE001 - see above
+        _log.exception("a participant over HTTP could not be looked after")

@@ -1,0 +1,76 @@
+"""What a session claims, releases and edits, in paths as its client writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from .. import rules
+from ..errors import InvalidInput
+from ..model import Address, Claim, Place, Verdict
+from ..spelling import Budget
+from .membership import Membership
+
+
+class Claims:
+    """The claims of one session, and the guard before its edits."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.bus = membership.bus
+        self._membership = membership
+        self._surroundings = membership.surroundings
+
+    async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
+        """Claim all of these, or none; returns the claims as seen from the session's folder."""
+        me = await self._membership.claimant()
+        rules.check_place_count(len(paths))
+        places = self._places(paths)
+        root = self._membership.client.folder.root
+        granted = await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
+        seen = [self._surroundings.from_here(place) for place in places]
+        return [replace(claim, scope=place.scope, path=place.path) for claim, place in zip(granted, seen, strict=True)]
+
+    async def release(self, paths: list[str] | None, force: str = "") -> list[Place]:
+        """Release own claims; with `force`, a reason, anybody's, whom it tells."""
+        me = await self._membership.claimant()
+        places = None if paths is None else await self._held(me, paths, anybodys=bool(force))
+        if not force:
+            return self._as_from_here(places, await self.bus.release(me, places))
+        if places is None:
+            raise InvalidInput("force needs a path: name the claims to end")
+        return self._as_from_here(places, await self.bus.take_away(me, places, force))
+
+    async def edit(self, path: str) -> Verdict:
+        """A file is about to be edited, by the session or a subagent: what stands against it."""
+        guard = self._membership.config.guard
+        if self._membership.absent or guard == "off" or not 0 < len(path) <= rules.MAX_PATH_ON_DISK:
+            return Verdict("pass")
+        self._membership.heard()
+        await self._membership.attach()
+        target, tree = self._surroundings.edited(path)
+        return await self.bus.edit(self._membership.client, target, tree, guard)
+
+    def _as_from_here(self, asked: Sequence[Place] | None, ended: Sequence[Place]) -> list[Place]:
+        seen = {place[:2]: self._surroundings.from_here(place) for place in asked or ()}
+        return [seen.get(place[:2], place) for place in ended]
+
+    def _places(self, paths: Sequence[str], budget: Budget | None = None) -> list[Place]:
+        return [self._surroundings.claimed(path) for path in self._surroundings.understood(paths, "path", budget)]
+
+    async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[Place]:
+        """The places to release. A path as `list_claims` shows a claim means that claim, unless it names another."""
+        rules.check_place_count(len(paths))
+        held = [c for c in await self.bus.list_claims(me.channel) if anybodys or c.owner == me.name]
+        shown = {self._surroundings.shown(c.scope, c.path): Place(c.scope, c.path) for c in held}
+        places: set[tuple[str, ...]] = {place[:2] for place in shown.values()}
+        budget = Budget()
+        return [place for path in paths for place in self._meant(places, shown, path, budget)]
+
+    def _meant(self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str, budget: Budget) -> list[Place]:
+        try:
+            places = self._places([path], budget)
+        except InvalidInput:
+            if path not in shown:
+                raise
+            return [shown[path]]
+        return [shown[path]] if path in shown and not all(place[:2] in held for place in places) else places

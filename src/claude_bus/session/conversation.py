@@ -1,0 +1,231 @@
+"""What the model of one session has had before it, and what an event of its client brings it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import replace
+
+import anyio
+
+from .. import rules, text
+from ..errors import BusError, Unreachable
+from ..model import Address, HandOver, Happening, Injection, Reaction
+from .hook_event import HookEvent
+from .injection import injection
+from .membership import Membership
+
+REQUEST: ContextVar[int | str | None] = ContextVar("REQUEST", default=None)
+"""The client's request that is being answered."""
+
+_NOTHING = Injection()
+
+
+class Conversation:
+    """The conversation of a session, as hook events of its client tell it.
+
+    Events in subagents must not come here: each subagent has a conversation of its own.
+    """
+
+    def __init__(self, membership: Membership) -> None:
+        self.bus = membership.bus
+        self.turn = membership.turn
+        self._membership = membership
+        self._wakeup = membership.wakeup
+        self._hops = 0
+        self._continuations = 0
+        self._prolonged = False
+        """The turn ended for a ring that goes on with it."""
+        self._announced = 0
+        """The oldest message of which the model was told that it does not fit."""
+        self._left_over = False
+        """Mail that was not handed over at the last event."""
+        self._problem = ""
+
+    # -- hook events
+
+    async def prompt(self, event: HookEvent, *, typed: bool = True) -> Injection:
+        """A prompt was submitted, `typed` by its user or pushed: what is new goes with it.
+
+        Its words go nowhere unless the user shares them.
+        """
+        if self._membership.absent:
+            return _NOTHING
+        await self._membership.ensure_resumed()
+        begins = self.turn.begins(event.session_id, event.prompt_id)
+        found = await (self._begin(event, typed=typed) if begins else self._join(event))
+        self._hops = 0 if typed else self._hops
+        self._problem = ""
+        return found
+
+    async def _join(self, event: HookEvent) -> Injection:
+        """The prompt joins a turn that is under way, which brings what is new."""
+        await self._membership.became("working", event.session_id)
+        return _NOTHING
+
+    async def _begin(self, event: HookEvent, *, typed: bool) -> Injection:
+        self._continuations = self._continuations if self._prolonged and not typed else 0
+        self._prolonged = self._wakeup.owed = False
+        self.turn.begin(event.session_id, event.prompt_id)
+        doing = text.one_line(event.prompt, rules.MAX_DOING) if self._membership.config.share_prompts else None
+        report = Happening("prompt hook", text.MAIL_SPACE, begins=True, roster=True, doing=doing)
+        return await self._report(event, report)
+
+    async def batch(self, event: HookEvent, *, worked: bool = True) -> Injection:
+        """A batch of tools is over: what came meanwhile goes into the next request.
+
+        `worked`: not all of its tools were for talk.
+        """
+        if self._membership.absent:
+            return _NOTHING
+        self._wakeup.owed = False
+        begins = await self._catch_up(event)
+        self.turn.batch()
+        self._hops = 0 if worked else self._hops
+        return await self._report(event, Happening("tool hook", text.MAIL_SPACE, begins=begins))
+
+    async def _catch_up(self, event: HookEvent) -> bool:
+        """Begin a turn whose prompt this server was not told of: it proves nothing of those before."""
+        await self._membership.ensure_resumed()
+        missed = bool(event.prompt_id) and self.turn.begins(event.session_id, event.prompt_id)
+        if missed:
+            self._continuations = 0
+            self.turn.begin(event.session_id, event.prompt_id)
+        return missed
+
+    async def stop(self, event: HookEvent) -> Injection:
+        """The model is about to end its turn: unread mail continues it, a few times at most.
+
+        The client prints what continues a turn. Where a person would read that, and the session may be woken,
+        the turn ends and the bell rings for the mail at once; where it may not, little is said.
+        """
+        if self._membership.absent:
+            return _NOTHING
+        begins = await self._catch_up(event)
+        self.turn.stop()
+        if self._continuations >= rules.MAX_CONTINUATIONS:
+            await self._end(event)
+            return _NOTHING
+        rings = self._wakeup.brings_mail(event.permission_mode)
+        found = await self._report(
+            event, Happening("stop hook", self._space_at_end(rings=rings), begins=begins, ends=True)
+        )
+        self._prolonged = self._wakeup.owed = rings and not found and self._left_over
+        self._continuations += bool(found) or self._prolonged
+        if self._prolonged:
+            self._wakeup.owe()
+        return found
+
+    def _space_at_end(self, *, rings: bool) -> int:
+        """Characters of mail that may continue a turn."""
+        if rings:
+            return 0
+        return text.STOP_SPACE if self._wakeup.attended else text.MAIL_SPACE
+
+    async def failed(self, event: HookEvent) -> None:
+        """The model could not be reached: what its request carried waits again, and may ring again."""
+        if not self._membership.absent:
+            self.turn.fail()
+            await self._end(event)
+
+    async def _end(self, event: HookEvent) -> None:
+        """The turn ends, and nothing is handed over."""
+        await self._membership.confirm(await self._membership.attach())
+        await self._membership.became("idle", event.session_id)
+
+    async def compacted(self) -> None:
+        """The conversation was summarized; it may have lost who it is."""
+        await self.bus.forget(self._membership.client.key)
+
+    async def start_subagent(self, event: HookEvent) -> Injection:
+        """This is a subagent's conversation, and the subagent begins, or goes on after it had ended."""
+        self._continuations = 0
+        self.turn.begin(self._membership.client.session_id, "")
+        return await self._report(event, Happening("subagent hook", text.MAIL_SPACE))
+
+    def first_time(self, error: BusError) -> bool:
+        """Whether the user has not been told of this problem yet. It is over with a prompt that goes through."""
+        problem = error.code if isinstance(error, Unreachable) else error.message  # which tells when, and how
+        new, self._problem = problem != self._problem, problem
+        return new
+
+    # -- an event, told to the store
+
+    async def _report(self, event: HookEvent, report: Happening) -> Injection:
+        """Complete the report of an event and tell it to the store; returns what is new, as the model reads it."""
+        await self._membership.follow(event.session_id)
+        self._membership.heard()
+        try:
+            result = await self._told(self._completed(report, event))
+        except BaseException:  # the store may have done it all
+            self.turn.once.miss()
+            raise
+        return self._carried(result) if result else _NOTHING
+
+    def _completed(self, report: Happening, event: HookEvent) -> Happening:
+        return replace(
+            report,
+            session_id=event.session_id,
+            prompt_id=event.prompt_id,
+            bell=self._wakeup.note(event.permission_mode),
+            proven=tuple(self.turn.proven),
+            lost=tuple(self.turn.lost),
+            announced=self._announced,
+            again=self.turn.once.again,
+            recalled=tuple(self.turn.once.recalled),
+        )
+
+    async def _told(self, report: Happening) -> Reaction | None:
+        """Tell the store; returns what it led to, with the files of the mail looked at."""
+        client = self._membership.client
+        result = await self.bus.react(client, report)
+        if not result:
+            await self._membership.attach()
+            result = await self.bus.react(client, report)
+        if not result:
+            return None
+        self.turn.settle()
+        self.turn.once.settle()
+        return replace(result, mail=await self.examined(result.address, result.mail))
+
+    def _carried(self, result: Reaction) -> Injection:
+        """The answer to the hook carries this result before the model."""
+        mail = result.mail
+        self._left_over = mail.pending > 0
+        self.turn.handed_by_hook([*mail.unproven, *self.answered(mail, told_once=result.told_once)])
+        if result.told_once:
+            self.turn.once.carry([request.id for request in result.requests])
+        self._announced = mail.next_id if mail.messages or result.announce else self._announced
+        return injection(result, self._membership.take_warning())
+
+    # -- mail in an answer
+
+    @property
+    def hops(self) -> int:
+        """How many messages in a row led to what the session says now; 0 where hooks do not tell of its work."""
+        return self._hops if self.turn.hooked else 0
+
+    def answered(self, found: HandOver, *, told_once: bool = False) -> list[int]:
+        """The request is answered with this mail. What the session says from now on may be owed to it."""
+        self.owes(found)
+        messages = [message.id for message in found.messages]
+        if messages or told_once:
+            self.turn.answer(REQUEST.get(), messages)
+        return messages
+
+    def owes(self, found: HandOver) -> None:
+        """The session may answer this mail."""
+        self._hops = max([self._hops, *(message.hops + 1 for message in found.messages)])
+
+    async def examined(self, me: Address, found: HandOver) -> HandOver:
+        """What was handed over, its files looked at; an answer that will not be sent hands nothing over."""
+        try:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            return replace(found, messages=await self._membership.surroundings.examined(found.messages))
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self.bus.withdraw(me, [message.id for message in found.messages])
+            raise
+
+    def gave_up(self, request: int | str) -> None:
+        """The client had given this request up when its answer came."""
+        self.turn.give_up(request)

@@ -1,0 +1,78 @@
+"""Unread mail in the answer of a tool."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .. import rows, rules, text
+from ..model import Address, HandOver
+from .conversation import REQUEST, Conversation
+from .membership import Membership
+
+
+class Inbox:
+    """Hands unread mail over through the answer of a tool, which the model has with its next request."""
+
+    def __init__(self, membership: Membership, conversation: Conversation) -> None:
+        self.bus = membership.bus
+        self._membership = membership
+        self._conversation = conversation
+        self._turn = conversation.turn
+
+    async def read(self, *, peek: bool, limit: int) -> HandOver:
+        """Unread mail, oldest first. A session that is not registered, and has none, is told to register."""
+        binding = await self._membership.mailbox()
+        found = await self._hand_over(binding.address, peek=peek, limit=limit)
+        if not binding.registered and not found.messages:
+            raise self._membership.stranger()
+        return found
+
+    async def _hand_over(self, me: Address, *, peek: bool, limit: int) -> HandOver:
+        found = await self.bus.hand_over(
+            me, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
+        )
+        if found.pending and not found.messages:
+            return await self._hand_over_part(me, peek=peek)
+        if peek:
+            return await self._peeked(found)
+        return await self._carried(me, found)
+
+    async def _carried(self, me: Address, found: HandOver) -> HandOver:
+        """The answer carries this mail."""
+        found = await self._conversation.examined(me, found)
+        self._turn.handed_by_tool(self._conversation.answered(found))
+        return found
+
+    async def _peeked(self, found: HandOver) -> HandOver:
+        return replace(found, messages=await self._membership.surroundings.examined(found.messages))
+
+    async def _hand_over_part(self, me: Address, *, peek: bool) -> HandOver:
+        """The next part of a message that no answer can carry; with the last one it is handed over."""
+        found = await self._first(me, peek=True)
+        if not found.messages:
+            return found
+        parts = rows.parts(found.messages[0])
+        given = self._turn.parts_of(found.messages[0].id) % len(parts)
+        if peek or given < len(parts) - 1:
+            found = await self._peeked(found)
+        else:
+            found = await self._hand_over_last(me, found.messages[0].id)
+        if not peek and found.messages:
+            self._conversation.owes(found)
+            self._turn.give_part(REQUEST.get(), found.messages[0].id)
+        more = "; inbox() gives the next" if given < len(parts) - 1 else ""
+        part = replace(parts[given], part=parts[given].part + more)
+        return replace(found, messages=tuple(replace(part, files=m.files) for m in found.messages))
+
+    async def _hand_over_last(self, me: Address, message: int) -> HandOver:
+        found = await self._conversation.examined(me, await self._first(me, peek=False))
+        if [m.id for m in found.messages] != [message]:  # it ran out meanwhile, and another one came
+            await self.bus.withdraw(me, [m.id for m in found.messages])
+            return HandOver((), found.pending + len(found.messages))
+        self._turn.handed_by_tool(self._conversation.answered(found))
+        return found
+
+    async def _first(self, me: Address, *, peek: bool) -> HandOver:
+        return await self.bus.hand_over(
+            me, via="inbox", limit=1, max_chars=rules.MAX_ANSWER, at_least_one=True, peek=peek
+        )

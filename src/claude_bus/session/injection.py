@@ -1,0 +1,41 @@
+"""What a hook event led to, in the words that the model reads."""
+
+from __future__ import annotations
+
+import secrets
+
+from .. import text
+from ..model import Injection, Reaction
+
+
+def injection(result: Reaction, warning: str = "") -> Injection:
+    """What there is to tell, from who the session is to its mail; `warning` stands by itself."""
+    return Injection("\n".join(_lines(result, warning)), _notice(result))
+
+
+def _notice(result: Reaction) -> str:
+    mail = result.mail
+    if mail.messages:
+        return text.notice(mail.messages)
+    return text.too_long(mail.pending) if result.announce else ""
+
+
+def _lines(result: Reaction, warning: str) -> list[str]:
+    lines = []
+    if result.introduce:
+        lines.append(text.introduction(result.address.name, result.address.channel, result.registered))
+    if result.earlier:
+        lines.append(text.earlier(result.earlier))
+    if warning:
+        lines.append(warning)
+    if result.roster:
+        lines.append(text.roster_line(result.roster))
+    if result.overlaps:
+        lines.append(text.overlap_line(result.overlaps))
+    if result.mail.messages or result.announce:
+        label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
+        blocks = [text.message_block(message, label) for message in result.mail.messages]
+        lines.append(text.mail(blocks, result.mail.pending))
+    if result.requests:
+        lines.append(text.recall(result.requests))
+    return lines

@@ -1,0 +1,168 @@
+"""One session on the bus, as the tools of its model and the hooks of its client use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Unpack
+
+from .. import rules
+from ..model import (
+    Address,
+    Agent,
+    Binding,
+    Claim,
+    Client,
+    Draft,
+    HandOver,
+    Message,
+    MessageStatus,
+    Place,
+    Roster,
+    Sent,
+    StateEntry,
+    Verdict,
+)
+from ..sql.state import Options
+from ..surroundings import Surroundings
+from .claims import Claims
+from .conversation import Conversation
+from .inbox import Inbox
+from .membership import Membership
+from .waiting import Waiting
+
+
+class Session:
+    """A participant: who it is, what its model has had, and how it waits.
+
+    A transport calls its verbs when the model calls a tool, and its `conversation` when a
+    hook reports an event.
+    """
+
+    def __init__(self, membership: Membership, conversation: Conversation, waiting: Waiting) -> None:
+        self.bus = membership.bus
+        self.membership = membership
+        self.conversation = conversation
+        self.waiting = waiting
+        self._inbox = Inbox(membership, conversation)
+        self._claims = Claims(membership)
+
+    @classmethod
+    def of(cls, membership: Membership) -> Session:
+        """A session whose conversation begins, and for which nobody else waits."""
+        return cls(membership, Conversation(membership), Waiting(membership))
+
+    @property
+    def client(self) -> Client:
+        return self.membership.client
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """Where its client runs."""
+        return self.membership.surroundings
+
+    # -- who it is
+
+    async def register(
+        self, name: str, role: str = "", owns: list[str] | None = None, channel: str = ""
+    ) -> tuple[Binding, Roster, int]:
+        """Take a name; returns the binding, who else is here, and how much mail waits."""
+        return await self.membership.register(name, role, owns, channel)
+
+    async def whoami(self) -> Binding | None:
+        """The binding, also of a session that did not register; None after leaving."""
+        return await self.membership.called()
+
+    async def leave(self) -> Address:
+        """Give up the name; returns it."""
+        return await self.membership.leave()
+
+    async def agents(self, within: float | None, channel: str) -> tuple[list[Agent], Address]:
+        """Who is on a channel, by default the session's own, and who asks."""
+        me = await self.membership.anyone()
+        where = rules.check_name(channel, "channel") if channel else me.channel
+        return await self.bus.agents(rules.require_channel(self.membership.grant, where), within), me
+
+    # -- messages
+
+    async def send(self, draft: Draft, paths: Sequence[str] = ()) -> Sent:
+        """Send, with the files at `paths`; without a registered name only an answer to what was received goes out."""
+        binding = await self.membership.present()
+        if not (binding.registered or draft.reply_to):
+            raise self.membership.stranger()
+        rules.require_recipients(self.membership.grant, draft.to, binding.address.channel)
+        named = await self.surroundings.measured(paths)
+        return await self.bus.send(binding.address, replace(draft, files=named, hops=self.conversation.hops))
+
+    async def inbox(self, *, peek: bool = False, limit: int = 50) -> HandOver:
+        """Unread mail; registered or not, but a session without either is told to register."""
+        return await self._inbox.read(peek=peek, limit=limit)
+
+    async def wait(self, timeout: float) -> HandOver:
+        """Like `inbox`, as soon as there is something, or empty after `timeout` seconds."""
+        rules.check_seconds(timeout, "timeout", rules.MAX_WAIT)
+        await self.membership.me()
+        return await self.waiting.for_mail(self.inbox, timeout)
+
+    async def message_status(self, message_id: int) -> MessageStatus:
+        """How far a message is that the session sent or received."""
+        return await self.bus.message_status(await self.membership.reader(), message_id)
+
+    async def history(self, search: str, thread: int | None, since: int, limit: int, before: int = 0) -> list[Message]:
+        """What was said before, with the state of its files."""
+        me = await self.membership.reader()
+        found = await self.bus.history(me, search=search, thread=thread, since=since, before=before, limit=limit)
+        return [*await self.surroundings.examined(found)]
+
+    # -- shared state
+
+    async def set_state(self, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]) -> int:
+        """Write an entry of the session's channel; returns its version."""
+        me = await self.membership.anyone()
+        return await self.bus.set_state(me, key, value, allow_secret=allow_secret, **options)
+
+    async def get_state(self, key: str) -> list[StateEntry]:
+        """The entry with this key, if there is one; without a key all of the channel's."""
+        me = await self.membership.anyone()
+        if not key:
+            return await self.bus.list_state(me.channel, values=True)
+        entry = await self.bus.get_state(me.channel, key)
+        return [entry] if entry else []
+
+    async def state_history(self, key: str, limit: int) -> list[StateEntry]:
+        """The newest versions of a key, newest first."""
+        me = await self.membership.anyone()
+        return await self.bus.state_history(me.channel, rules.check_key(key), limit)
+
+    async def list_state(self, prefix: str) -> list[StateEntry]:
+        """The entries of the channel, without their values."""
+        me = await self.membership.anyone()
+        return await self.bus.list_state(me.channel, prefix=prefix)
+
+    async def wait_for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
+        """The entry as soon as its version is another than `version` (by default today's), or
+        nothing after `timeout` seconds. What was deleted or ran out has no value."""
+        return await self.waiting.for_change(key, version, timeout)
+
+    # -- claims
+
+    async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
+        """Claim all of these, or none; returns the claims as seen from the session's folder."""
+        return await self._claims.claim(paths, ttl=ttl, shared=shared, reason=reason)
+
+    async def release(self, paths: list[str] | None, force: str = "") -> list[Place]:
+        """Release own claims; with `force`, a reason, anybody's, whom it tells."""
+        return await self._claims.release(paths, force)
+
+    async def list_claims(self) -> list[Claim]:
+        """All claims of the channel."""
+        me = await self.membership.anyone()
+        return await self.bus.list_claims(me.channel)
+
+    def shown(self, scope: str, path: str) -> str:
+        """A claim's path as this session would write it."""
+        return self.surroundings.shown(scope, path)
+
+    async def edit(self, path: str) -> Verdict:
+        """A file is about to be edited, by the session or a subagent: what stands against it."""
+        return await self._claims.edit(path)

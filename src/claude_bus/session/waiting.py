@@ -1,0 +1,85 @@
+"""How a session waits for mail, or for a state entry to change."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from .. import rules
+from ..errors import StoreFull
+from ..model import HandOver, StateEntry
+from .membership import Membership
+
+_LOOK_EVERY = 2.0
+"""Seconds after which one who waits looks by itself: nobody tells when an entry runs out."""
+
+
+class Waiting:
+    """Calls of a session that wait. They are woken by `mail_arrived`."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.bus = membership.bus
+        self._membership = membership
+        self._arrived = anyio.Event()
+        self._watched: Counter[tuple[str, str, str]] = Counter()
+
+    def mail_arrived(self) -> None:
+        """Somebody said that mail was stored, or that an entry changed: all who wait look again."""
+        self._arrived.set()
+        self._arrived = anyio.Event()
+
+    async def for_mail(self, read: Callable[[], Awaitable[HandOver]], timeout: float) -> HandOver:
+        """What `read` finds as soon as there is something, or nothing after `timeout` seconds."""
+        with anyio.move_on_after(timeout):
+            while True:
+                arrived = self._arrived
+                found = await read()
+                if found.messages:
+                    return found
+                await arrived.wait()
+        return HandOver((), 0)
+
+    async def for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
+        """The entry as soon as its version is another than `version` (by default today's), or
+        nothing after `timeout` seconds. What was deleted or ran out has no value."""
+        rules.check_seconds(timeout, "timeout", rules.MAX_WAIT)
+        channel = (await self._membership.anyone()).channel
+        rules.check_key(key)
+        known = (await self._entry(channel, key)).version if version is None else version
+        watched = self._membership.address, channel, key
+        self._watched[watched] += 1  # before anything is awaited: whoever ends meanwhile leaves the watch alone
+        try:
+            with contextlib.suppress(StoreFull):  # no room to note it: this looks by itself
+                await self.bus.watch(*watched)
+            with anyio.move_on_after(timeout):
+                return [await self._another(channel, key, known)]
+        finally:
+            await self._unwatch(watched)
+        return []
+
+    async def _unwatch(self, watched: tuple[str, str, str]) -> None:
+        self._watched[watched] -= 1
+        if not self._watched[watched]:
+            del self._watched[watched]
+            with anyio.CancelScope(shield=True), contextlib.suppress(StoreFull):
+                await self.bus.unwatch(*watched)
+
+    async def _another(self, channel: str, key: str, known: int) -> StateEntry:
+        """The entry, once its version is another than `known`."""
+        while True:
+            arrived = self._arrived
+            entry = await self._entry(channel, key)
+            if entry.version != known:
+                return entry
+            with anyio.move_on_after(_LOOK_EVERY):
+                await arrived.wait()
+
+    async def _entry(self, channel: str, key: str) -> StateEntry:
+        """The entry; for a deleted one its deletion, for one that ran out or never was version 0."""
+        entry = await self.bus.get_state(channel, key)
+        last = [] if entry else await self.bus.state_history(channel, key, 1)
+        deleted = last[0] if last and last[0].value is None else None
+        return entry or deleted or StateEntry(key, None, 0, "", 0.0)
