@@ -179,7 +179,7 @@ def opened(server: Served, secret: str = "") -> httpx2.Response:
 def test_a_token_cannot_lock_others_out(db: Path) -> None:
     """With all its sessions open, used or not, a token gets 429; who has another is served, and so are those open."""
     (_, anna), (_, bert) = token(db, "anna*", owner="anna"), token(db, "bert*", owner="bert")
-    with served(db, program="gated_server", GATE_MAX_OF_TOKEN="4", GATE_MAX_VISITORS="6") as server:
+    with served(db, program="gated_server", GATE_MAX_OF_TOKEN="4", GATE_MAX_PARTICIPANTS="6") as server:
         first = Caller(server.url, anna).open()
         assert not first.call("register", name="anna").failed
         by_handle = ModernCaller(server.url, anna, handle="x")
@@ -207,7 +207,7 @@ def test_a_token_cannot_lock_others_out(db: Path) -> None:
 
 def test_without_tokens_the_limit_is_for_all(db: Path) -> None:
     """On loopback everybody shares what there is; a session that is closed makes room."""
-    with served(db, program="gated_server", GATE_MAX_OF_TOKEN="1", GATE_MAX_VISITORS="3") as server:
+    with served(db, program="gated_server", GATE_MAX_OF_TOKEN="1", GATE_MAX_PARTICIPANTS="3") as server:
         callers = [Caller(server.url).open() for _ in range(3)]
         refused = opened(server)
         assert (refused.status_code, refused.json()["error"]) == (429, "rate_limited")
