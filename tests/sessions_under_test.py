@@ -20,8 +20,10 @@ from claude_bus.model import Client, Draft, Folder, Injection, Process
 from claude_bus.remote.bus import RemoteBus
 from claude_bus.session.hook_event import HookEvent
 from claude_bus.session.membership import Membership
+from claude_bus.session.presence import Presence
 from claude_bus.session.session import Session
 from claude_bus.session.wakeup import Wakeup
+from claude_bus.surroundings import Surroundings
 from store_under_test import HOST, START
 
 
@@ -55,7 +57,8 @@ class Party:
         client = client or Client(f"client:{process}", process, where, "s")
         given = Config(self.path, busy_timeout=0.2, **{"rate": 0, **config})
         wakeup = Wakeup(may_wake, attended=attended)
-        return Session.of(Membership(self.bus(given), given, client, wakeup=wakeup))
+        presence = Presence(self.bus(given), given, client, wakeup=wakeup)
+        return Session.of(Membership(presence, Surroundings(client.folder)))
 
     def bus(self, config: Config) -> Bus:
         """The bus of one server process."""

@@ -97,7 +97,7 @@ async def test_two_sessions_that_thank_each_other_stop_by_themselves(party: Part
     assert turns == rules.MAX_HOPS == 10
     assert [*alice.said, *bob.said].count("quiet") == 1
     assert alice.said[-1] == "quiet"
-    last = await bob.session.bus.waiting((await bob.session.membership.attach()).address)
+    last = await bob.session.bus.waiting((await bob.session.presence.attach()).address)
     assert (last.count, last.rings) == (1, False)
 
 
@@ -240,7 +240,7 @@ def test_programs_may_send_as_much_as_they_like(store: Store) -> None:
 
 async def flood(party: Party, bob: Session, *, messages: int, every: float) -> int:
     """A program sends so many messages, one each `every` seconds; returns how often the session was woken."""
-    address = (await bob.membership.attach()).address
+    address = (await bob.presence.attach()).address
     await bob.bus.enlist(Address("ci", address.channel), "command line")
     woken = 0
     for number in range(messages):

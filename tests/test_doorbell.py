@@ -153,7 +153,7 @@ async def test_a_working_session_is_not_rung_and_an_idle_one_is(party: Party, be
         await say(alice, "bob")
         await bell.bus.looks()
         during = list(bell.rung)
-        await bell.session.membership.became("idle", "s")
+        await bell.session.presence.became("idle", "s")
         await bell.bus.looks()
 
     assert during == []
@@ -169,7 +169,7 @@ async def test_a_prompt_that_comes_as_the_bell_is_reached_for_silences_it(party:
     async def before(verb: str) -> None:
         if verb == "ring" and not came:
             came.append(verb)
-            await bell.session.membership.became("working", "s")
+            await bell.session.presence.became("working", "s")
 
     async with bell.watching():
         bell.bus.before = before
@@ -234,21 +234,21 @@ async def test_a_turn_that_ended_for_a_ring_gets_it_at_once(
         tasks.cancel_scope.cancel()
 
     assert bell.rung == ["alice: 1 unread on the bus from alice (#1)"]
-    assert not bob.membership.wakeup.owed
+    assert not bob.presence.wakeup.owed
 
 
 @pytest.mark.anyio
 async def test_a_ring_that_is_owed_for_mail_that_is_gone_is_not_given_for_other_mail(party: Party, bell: Bell) -> None:
     """Mail that was read meanwhile, in a terminal say, needs no ring, and an `fyi` still wakes nobody."""
     alice = await party.join("alice")
-    bell.session.membership.wakeup.owed = True
+    bell.session.presence.wakeup.owed = True
     async with bell.watching():
         await bell.bus.looks()
         await say(alice, "bob", kind="fyi")
         await bell.bus.looks()
 
     assert bell.rung == []
-    assert not bell.session.membership.wakeup.owed
+    assert not bell.session.presence.wakeup.owed
 
 
 @pytest.mark.anyio

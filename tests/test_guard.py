@@ -391,10 +391,10 @@ async def test_a_commit_of_any_size_is_judged(party: Party) -> None:
     """Also where it has more files than one request may, and there are more patterns than are compared in one step."""
     alice, bob = await party.join("alice"), await party.join("bob")
     globs = [Place(REPO, f"**/feature*/**/*_{n}?.ts") for n in range(20)]
-    await alice.bus.claim((await alice.membership.attach()).address, [*globs, Place(REPO, "src/zoo.ts")], ttl=1800)
+    await alice.bus.claim((await alice.presence.attach()).address, [*globs, Place(REPO, "src/zoo.ts")], ttl=1800)
     files = [Place(REPO, f"src/components/feature{n % 20}/sub{n % 7}/module_{n}yy.ts") for n in range(250)]
     files += [Place(REPO, f"docs/{n}.md") for n in range(3_000)]
 
-    found = await bob.bus.standing((await bob.membership.attach()).address, [*files, Place(REPO, "src/zoo.ts")], TREE)
+    found = await bob.bus.standing((await bob.presence.attach()).address, [*files, Place(REPO, "src/zoo.ts")], TREE)
 
     assert [claim.path for claim in found if claim] == ["src/zoo.ts"]

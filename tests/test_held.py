@@ -14,13 +14,15 @@ from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
 from claude_bus.errors import HTTP_STATUS, Ending, StoreBusy, Unreachable
 from claude_bus.http.app import create_app
-from claude_bus.model import Address, Client, Draft, Process
+from claude_bus.model import Address, Client, Draft, Folder, Process
 from claude_bus.opening import open_local
 from claude_bus.remote.bus import RemoteBus
 from claude_bus.session.membership import Membership
+from claude_bus.session.presence import Presence
 from claude_bus.session.session import Session
 from claude_bus.session.turn import Turn
 from claude_bus.sql.deliveries import PRINTED
+from claude_bus.surroundings import Surroundings
 from sessions_under_test import batch_hook, prompt_hook
 
 pytestmark = pytest.mark.anyio
@@ -72,7 +74,8 @@ class Far:
         self.line = Line(httpx2.ASGITransport(create_app(self.bus, config, Serving(), tokens=False)))
         self.remote = RemoteBus("http://127.0.0.1", Access(), LAPTOP, self.line)
         turn = Turn(hooked=True)
-        self.session = Session.of(Membership(cast(Bus, self.remote), config, Client("key", LAPTOP), turn=turn))
+        presence = Presence(cast(Bus, self.remote), config, Client("key", LAPTOP), turn=turn)
+        self.session = Session.of(Membership(presence, Surroundings(Folder())))
 
     async def is_sent(self, content: str) -> int:
         await self.bus.enlist(ALICE, "test")
@@ -176,7 +179,7 @@ async def test_a_command_gets_what_its_first_answer_lost(far: Far) -> None:
 async def test_a_server_that_started_in_an_outage_listens_once_it_is_over(far: Far) -> None:
     """The session has its name since an earlier server of it; without a listener its mail would not be announced, and
     what it is handed would count as lost after some minutes."""
-    server = Membership(cast(Bus, far.remote), Config(Path()), Client("key", LAPTOP))
+    server = Presence(cast(Bus, far.remote), Config(Path()), Client("key", LAPTOP))
     far.line.down = True
     with pytest.raises(Unreachable):
         await server.listen_at("remote:1")

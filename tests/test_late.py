@@ -172,7 +172,7 @@ async def test_names_long_gone_are_counted_and_not_listed(party: Party) -> None:
     await announce(party, 0)
     for name, ago in (("yesterday", DAY), ("last-month", 30 * DAY)):
         party.now = START - ago
-        await (await party.join(name)).membership.close()
+        await (await party.join(name)).presence.close()
     party.now = START
     ann = await party.join("ann-2")
 

@@ -189,7 +189,7 @@ async def test_of_a_crowd_those_are_listed_who_run(
     monkeypatch.setattr(text, "MOST_TOLD", 1)
     await party.join("bob")
     gone = await party.join("carol")
-    await gone.membership.close()
+    await gone.presence.close()
     async with connect(party.session()) as alice:
         await alice.said("register", name="alice")
         found = await alice.told("agents")

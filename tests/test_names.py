@@ -154,7 +154,7 @@ async def test_a_session_that_is_given_such_a_name_is_told_and_listed(tmp_path: 
     """BUS_NAME=user is no reason to be without the bus."""
     party = Party(tmp_path / "bus.db")
     session = party.session(name="user")
-    found = await session.membership.attach()
+    found = await session.presence.attach()
     told = await prompt_hook(session, "s", "p1", "default")
     with pytest.raises(InvalidInput, match="reserved"):
         await session.register("System")

@@ -277,7 +277,7 @@ async def test_presence_follows_the_turn(party: Party) -> None:
     seen = [await status()]
     await prompt_hook(bob, "s", "p1", "default")
     seen.append(await status())
-    await bob.membership.became("waiting", "s")
+    await bob.presence.became("waiting", "s")
     seen.append(await status())
     await batch_hook(bob, "s", "default")
     seen.append(await status())
@@ -436,7 +436,7 @@ async def test_an_injection_never_exceeds_its_limit(party: Party) -> None:
     deep = "/" + "/".join(["d" * 100] * 30)
     holder = await party.join("bob", folder=Folder(deep, deep))
     bob = party.session(name="bob")
-    await bob.membership.attach()
+    await bob.presence.attach()
     for n in range(25):
         peer = await party.join(f"{n:03}" + "n" * 61)
         for _ in range(3):
@@ -457,7 +457,7 @@ async def test_the_warning_of_a_held_name_fits_too(party: Party) -> None:
     await party.join("bob", folder=Folder(deep, deep))
     alice = await party.join("alice")
     shop = party.session(name="bob")
-    await shop.membership.attach()
+    await shop.presence.attach()
     for _ in range(10):
         await say(alice, "shop", "x" * 1500)
 
@@ -516,7 +516,7 @@ async def test_content_from_peers_cannot_leave_its_fence(party: Party) -> None:
 async def test_bus_name_registers_at_the_start(party: Party) -> None:
     """A name, role and channel from the environment need no call."""
     bob = party.session(name="bob", role="web", channel="shop")
-    binding = await bob.membership.attach()
+    binding = await bob.presence.attach()
 
     assert (binding.address.name, binding.address.channel, binding.registered) == ("bob", "shop", True)
     assert binding.role == "web"
@@ -525,7 +525,7 @@ async def test_bus_name_registers_at_the_start(party: Party) -> None:
 async def test_a_session_named_by_its_environment_is_told_so_with_its_first_news(party: Party) -> None:
     """The model did not register itself, so it must learn who it is."""
     alice, bob = await party.join("alice"), party.session(name="bob")
-    await bob.membership.attach()
+    await bob.presence.attach()
     await say(alice, "bob")
 
     assert "You are 'bob' on the bus." in (await prompt_hook(bob, "s", "p1", "default")).context
@@ -535,7 +535,7 @@ async def test_a_held_bus_name_is_told_once_and_the_session_is_listed(party: Par
     """The session starts all the same, under its folder's name, and its next prompt says why."""
     await party.join("bob")
     second = party.session(name="bob")
-    binding = await second.membership.attach()
+    binding = await second.presence.attach()
 
     told = [(await prompt_hook(second, "s", f"p{n}", "default")).context for n in range(2)]
 
@@ -653,7 +653,7 @@ async def test_the_end_of_a_session_gives_back_what_it_did_not_prove(party: Part
     sent = await say(alice, "bob", "once")
     await bob.inbox()
 
-    await bob.membership.close()
+    await bob.presence.close()
 
     assert await state_of(alice, sent) == "queued"
     heir = await party.join("bob")
@@ -682,7 +682,7 @@ async def test_a_server_of_another_process_under_the_same_key_starts_anew(party:
     process = party.process()
 
     session = party.session(Client(bob.client.key, process, Folder("/home/me/x", "/home/me/x")))
-    binding = await session.membership.attach()
+    binding = await session.presence.attach()
 
     assert (binding.address.name, binding.registered) == ("x", False)
 
@@ -760,11 +760,11 @@ async def test_a_turn_ends_for_the_bell_to_bring_its_mail(party: Party, more: di
     ended = await stop_hook(bob, "s", "default")
 
     assert not ended
-    assert bob.membership.wakeup.owed
+    assert bob.presence.wakeup.owed
     assert await state_of(alice, sent) == "queued"
     assert (await alice.agents(None, ""))[0][1].status == "idle"
     assert carried((await prompt_hook(bob, "s", "p2", "default", typed=False)).context) == ["one more thing"]
-    assert not bob.membership.wakeup.owed
+    assert not bob.presence.wakeup.owed
 
 
 async def test_a_turn_without_mail_owes_no_ring(party: Party) -> None:
@@ -773,7 +773,7 @@ async def test_a_turn_without_mail_owes_no_ring(party: Party) -> None:
 
     await stop_hook(bob, "s", "default")
 
-    assert not bob.membership.wakeup.owed
+    assert not bob.presence.wakeup.owed
 
 
 async def test_rings_go_on_with_a_turn_three_times_at_most(party: Party) -> None:
@@ -783,15 +783,15 @@ async def test_rings_go_on_with_a_turn_three_times_at_most(party: Party) -> None
     for n in range(5):
         await say(alice, "bob", kind="fyi")
         await stop_hook(bob, "s", "default")
-        owed.append(bob.membership.wakeup.owed)
-        if bob.membership.wakeup.owed:
+        owed.append(bob.presence.wakeup.owed)
+        if bob.presence.wakeup.owed:
             await prompt_hook(bob, "s", f"ring {n}", "default", typed=False)
 
     assert owed == [True] * rules.MAX_CONTINUATIONS + [False] * 2
     await prompt_hook(bob, "s", "typed", "default")
     await say(alice, "bob", kind="fyi")
     await stop_hook(bob, "s", "default")
-    assert bob.membership.wakeup.owed
+    assert bob.presence.wakeup.owed
 
 
 async def test_where_no_bell_may_ring_the_end_of_a_turn_brings_what_is_short(party: Party) -> None:
@@ -860,7 +860,7 @@ async def test_an_answer_is_never_longer_than_the_client_shows(party: Party, uni
 async def test_files_with_long_names_leave_room_for_their_message(party: Party, content: str) -> None:
     """A message can be read with any files that it names; nothing stands in front of the mail behind it."""
     alice, bob = await party.join("alice"), await party.join("bob")
-    me = (await alice.membership.attach()).address
+    me = (await alice.presence.attach()).address
     named = tuple(File('"' * rules.MAX_PATH_BYTES, 1, "0" * 64, "elsewhere") for _ in range(rules.MAX_FILES))
     tags = tuple('"' * rules.MAX_NAME for _ in range(rules.MAX_TAGS))
     await alice.bus.send(me, Draft(("bob",), content, files=named, tags=tags))
@@ -889,11 +889,11 @@ async def test_what_is_released_at_once_is_read_within_one_limit(party: Party) -
 async def test_a_heart_beats_under_a_name_that_is_refused(party: Party) -> None:
     """A name in the settings that nobody may take stops nothing of what is done with each beat."""
     bob = party.session(name="user")
-    await bob.membership.attach()
+    await bob.presence.attach()
 
-    await bob.membership.beat()
+    await bob.presence.beat()
 
-    assert not (await bob.membership.attach()).registered
+    assert not (await bob.presence.attach()).registered
 
 
 def test_of_a_long_history_no_more_is_looked_at_than_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:

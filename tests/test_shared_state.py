@@ -259,7 +259,7 @@ async def served(session: Session) -> AsyncIterator[Session]:
     bell = Doorbell(session, session.bus, None, lambda: False)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bell.watch)
-        await until(lambda: session.membership.address)
+        await until(lambda: session.presence.address)
         yield session
         tasks.cancel_scope.cancel()
 

@@ -246,7 +246,7 @@ async def test_its_subagents_end_with_a_session(party: Party) -> None:
     backend, alice = await family(party), await party.join("alice")
     await (await backend.caller("agent1")).register("backend-tests")
 
-    await backend.session.membership.close()
+    await backend.session.presence.close()
 
     assert {a.name for a in await alice.bus.agents("default") if a.status != "offline"} == {"alice"}
 

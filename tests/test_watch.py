@@ -70,6 +70,7 @@ class Here:
 
     def __init__(self, bus: object) -> None:
         self.bus = bus
+        self.presence = self
 
     async def anyone(self) -> Address:
         return ME

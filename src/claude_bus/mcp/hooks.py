@@ -142,7 +142,7 @@ async def _failed(session: Session, event: HookEvent) -> Injection:
 async def _notified(session: Session, event: HookEvent) -> Injection:
     status = _NOTIFICATIONS.get(event.notification_type)
     if status:
-        await session.membership.became(status, event.session_id)
+        await session.presence.became(status, event.session_id)
     return Injection()
 
 

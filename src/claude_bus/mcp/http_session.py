@@ -13,6 +13,7 @@ from ..errors import BusError, NameTaken, NotRegistered
 from ..local import LocalBus
 from ..model import Address, Binding, Client, Grant
 from ..session.membership import Membership
+from ..session.presence import Presence
 from ..surroundings import Elsewhere
 
 _NAMELESS = "(http)"
@@ -50,55 +51,45 @@ class HttpMembership(Membership):
             key, processes.this_process(), session_id=key, program="mcp", listed=_listed_name(grant, channel)
         )
         self._granted = bus.acting_for(client.process, grant)
-        super().__init__(
-            self._granted,
-            _of_a_client(config, channel),
-            client,
-            grant=grant,
-            surroundings=Elsewhere(key),
-            address=key,
-        )
+        presence = Presence(self._granted, _of_a_client(config, channel), client, address=key)
+        super().__init__(presence, Elsewhere(key), grant)
         self._came = came
 
     async def follow(self, conversation: str) -> None:
         """Be again who this conversation was, if nobody is that now: its client reconnected, or it was resumed."""
         if not conversation:
             return
-        if conversation != self.client.session_id:
-            self.client = replace(self.client, session_id=conversation)
+        if conversation != self.presence.client.session_id:
+            self.presence.client = replace(self.presence.client, session_id=conversation)
             await self._came(self)
-        if not (await self.attach()).registered:
+        if not (await self.presence.attach()).registered:
             await self._take_last_name(conversation)
 
     async def _take_last_name(self, conversation: str) -> None:
         who = await self._granted.borne(conversation)
         if who:
             with contextlib.suppress(NameTaken):
-                await self.bus.register(self.client.key, who, "", None)
-                await self.bus.forget(self.client.key)  # nobody told the model
+                await self.bus.register(self.presence.client.key, who, "", None)
+                await self.bus.forget(self.presence.client.key)  # nobody told the model
 
 
 class NoMembership(Membership):
     """A caller without token, MCP session and handle: it may look, but never takes part."""
 
     def __init__(self, bus: LocalBus, config: Config, grant: Grant) -> None:
-        super().__init__(
-            bus,
-            _of_a_client(config, _home(grant, config.channel)),
-            Client(key_of(grant, ""), processes.this_process()),
-            grant=grant,
-            surroundings=Elsewhere(""),
-        )
-
-    @property
-    def absent(self) -> bool:
-        return True
+        client = Client(key_of(grant, ""), processes.this_process())
+        presence = Presence(bus, _of_a_client(config, _home(grant, config.channel)), client)
+        presence.absent = True
+        super().__init__(presence, Elsewhere(""), grant)
 
     async def called(self) -> Binding | None:
         return None
 
     def stranger(self) -> NotRegistered:
         return NotRegistered(_NO_HANDLE)
+
+    def come_back(self) -> None:
+        raise self.stranger()
 
 
 def _of_a_client(config: Config, channel: str) -> Config:

@@ -23,6 +23,7 @@ from ..local import LocalBus
 from ..model import Grant
 from ..session.doorbell import Beat
 from ..session.membership import Membership
+from ..session.presence import Presence
 from ..session.session import Session
 from ..session.subagents import SessionGroup
 from .http_session import HttpMembership, NoMembership
@@ -79,6 +80,10 @@ class _Participant:
     @property
     def membership(self) -> Membership:
         return self.group.session.membership
+
+    @property
+    def presence(self) -> Presence:
+        return self.group.session.presence
 
     @property
     def silence(self) -> float:
@@ -163,7 +168,7 @@ class HttpParticipants:
         participant = self._participants.pop(key, None)
         if participant:
             participant.listening.cancel()
-            await _guarded(participant.membership.close)
+            await _guarded(participant.presence.close)
 
     def _welcome(self, key: str, grant: Grant) -> _Participant:
         assert self._tasks, "not running"
@@ -183,7 +188,7 @@ class HttpParticipants:
 
     async def _listen(self, participant: _Participant) -> None:
         """Wake those of its calls that wait, for as long as it is known."""
-        with participant.listening, self._rings(participant.membership.client.key) as bell:
+        with participant.listening, self._rings(participant.presence.client.key) as bell:
             while True:
                 if await bell.rung(HEARTBEAT_EVERY):
                     participant.group.session.waiting.mail_arrived()
@@ -207,7 +212,7 @@ class HttpParticipants:
             await self._keep(participant)
         elif participant.awake:
             participant.awake = False
-            await _guarded(participant.membership.close)
+            await _guarded(participant.presence.close)
         elif participant.silence > self._patience.forgotten:
             await self._dismiss(key)
 
@@ -219,15 +224,16 @@ class HttpParticipants:
         """Present, as others see: those on other machines with the same file by its heartbeat."""
         if not participant.awake:
             participant.awake = True
-            await _guarded(participant.membership.attach)
+            await _guarded(participant.presence.attach)
         elif participant.beat.due(HEARTBEAT_EVERY):
             participant.beat.given()
-            await _guarded(participant.membership.attach)  # should somebody have given it up
-            await _guarded(self._bus.heartbeat, participant.membership.client.key)
+            await _guarded(participant.presence.attach)  # should somebody have given it up
+            await _guarded(self._bus.heartbeat, participant.presence.client.key)
 
 
 def _same_conversation(one: Membership, other: Membership) -> bool:
-    return one.client.session_id == other.client.session_id and one.grant.token == other.grant.token
+    same = one.presence.client.session_id == other.presence.client.session_id
+    return same and one.grant.token == other.grant.token
 
 
 async def _guarded(step: Callable[..., Awaitable[object]], *args: object) -> None:

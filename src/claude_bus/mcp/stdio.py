@@ -21,11 +21,13 @@ from ..errors import BusError
 from ..opening import open_bus
 from ..session.doorbell import Doorbell
 from ..session.membership import Membership
+from ..session.presence import Presence
 from ..session.session import Session
 from ..session.subagents import SessionGroup
 from ..session.turn import Turn
 from ..session.wakeup import Wakeup
 from ..supervisor import ENDINGS
+from ..surroundings import Surroundings
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +62,8 @@ async def _serve(config: Config) -> None:
         lets_in=lambda: claude_code.lets_in(env, Path(client.folder.root or worktree.here(env))),
     )
     turn = Turn(hooked=claude_code.has_hooks(env))
-    session = Session.of(Membership(bus, config, client, turn=turn, wakeup=wakeup))
+    presence = Presence(bus, config, client, turn=turn, wakeup=wakeup)
+    session = Session.of(Membership(presence, Surroundings(client.folder)))
     group = SessionGroup(session)
     server = create_server(lambda _context: group)
 
@@ -86,7 +89,7 @@ async def _serve(config: Config) -> None:
 
 async def _close(session: Session) -> None:
     try:
-        await session.membership.close()
+        await session.presence.close()
     except BusError as error:
         _log.warning("%s", error)  # the next to look finds this process gone
 

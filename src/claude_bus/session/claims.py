@@ -18,6 +18,7 @@ class Claims:
     def __init__(self, membership: Membership) -> None:
         self.bus = membership.bus
         self._membership = membership
+        self._presence = membership.presence
         self._surroundings = membership.surroundings
 
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
@@ -25,7 +26,7 @@ class Claims:
         me = await self._membership.claimant()
         rules.check_place_count(len(paths))
         places = self._places(paths)
-        root = self._membership.client.folder.root
+        root = self._presence.client.folder.root
         granted = await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
         seen = [self._surroundings.from_here(place) for place in places]
         return [replace(claim, scope=place.scope, path=place.path) for claim, place in zip(granted, seen, strict=True)]
@@ -42,13 +43,13 @@ class Claims:
 
     async def edit(self, path: str) -> Verdict:
         """A file is about to be edited, by the session or a subagent: what stands against it."""
-        guard = self._membership.config.guard
-        if self._membership.absent or guard == "off" or not 0 < len(path) <= rules.MAX_PATH_ON_DISK:
+        guard = self._presence.config.guard
+        if self._presence.absent or guard == "off" or not 0 < len(path) <= rules.MAX_PATH_ON_DISK:
             return Verdict("pass")
-        self._membership.heard()
-        await self._membership.attach()
+        self._presence.heard()
+        await self._presence.attach()
         target, tree = self._surroundings.edited(path)
-        return await self.bus.edit(self._membership.client, target, tree, guard)
+        return await self.bus.edit(self._presence.client, target, tree, guard)
 
     def _as_from_here(self, asked: Sequence[Place] | None, ended: Sequence[Place]) -> list[Place]:
         seen = {place[:2]: self._surroundings.from_here(place) for place in asked or ()}

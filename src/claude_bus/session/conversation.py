@@ -30,7 +30,8 @@ class Conversation:
         self.bus = membership.bus
         self.turn = membership.turn
         self._membership = membership
-        self._wakeup = membership.wakeup
+        self._presence = membership.presence
+        self._wakeup = membership.presence.wakeup
         self._hops = 0
         self._continuations = 0
         self._prolonged = False
@@ -48,9 +49,9 @@ class Conversation:
 
         Its words go nowhere unless the user shares them.
         """
-        if self._membership.absent:
+        if self._presence.absent:
             return _NOTHING
-        await self._membership.ensure_resumed()
+        await self._presence.ensure_resumed()
         begins = self.turn.begins(event.session_id, event.prompt_id)
         found = await (self._begin(event, typed=typed) if begins else self._join(event))
         self._hops = 0 if typed else self._hops
@@ -59,14 +60,14 @@ class Conversation:
 
     async def _join(self, event: HookEvent) -> Injection:
         """The prompt joins a turn that is under way, which brings what is new."""
-        await self._membership.became("working", event.session_id)
+        await self._presence.became("working", event.session_id)
         return _NOTHING
 
     async def _begin(self, event: HookEvent, *, typed: bool) -> Injection:
         self._continuations = self._continuations if self._prolonged and not typed else 0
         self._prolonged = self._wakeup.owed = False
         self.turn.begin(event.session_id, event.prompt_id)
-        doing = text.one_line(event.prompt, rules.MAX_DOING) if self._membership.config.share_prompts else None
+        doing = text.one_line(event.prompt, rules.MAX_DOING) if self._presence.config.share_prompts else None
         report = Happening("prompt hook", text.MAIL_SPACE, begins=True, roster=True, doing=doing)
         return await self._report(event, report)
 
@@ -75,7 +76,7 @@ class Conversation:
 
         `worked`: not all of its tools were for talk.
         """
-        if self._membership.absent:
+        if self._presence.absent:
             return _NOTHING
         self._wakeup.owed = False
         begins = await self._catch_up(event)
@@ -85,7 +86,7 @@ class Conversation:
 
     async def _catch_up(self, event: HookEvent) -> bool:
         """Begin a turn whose prompt this server was not told of: it proves nothing of those before."""
-        await self._membership.ensure_resumed()
+        await self._presence.ensure_resumed()
         missed = bool(event.prompt_id) and self.turn.begins(event.session_id, event.prompt_id)
         if missed:
             self._continuations = 0
@@ -98,7 +99,7 @@ class Conversation:
         The client prints what continues a turn. Where a person would read that, and the session may be woken,
         the turn ends and the bell rings for the mail at once; where it may not, little is said.
         """
-        if self._membership.absent:
+        if self._presence.absent:
             return _NOTHING
         begins = await self._catch_up(event)
         self.turn.stop()
@@ -123,23 +124,23 @@ class Conversation:
 
     async def failed(self, event: HookEvent) -> None:
         """The model could not be reached: what its request carried waits again, and may ring again."""
-        if not self._membership.absent:
+        if not self._presence.absent:
             self.turn.fail()
             await self._end(event)
 
     async def _end(self, event: HookEvent) -> None:
         """The turn ends, and nothing is handed over."""
-        await self._membership.confirm(await self._membership.attach())
-        await self._membership.became("idle", event.session_id)
+        await self._membership.confirm(await self._presence.attach())
+        await self._presence.became("idle", event.session_id)
 
     async def compacted(self) -> None:
         """The conversation was summarized; it may have lost who it is."""
-        await self.bus.forget(self._membership.client.key)
+        await self.bus.forget(self._presence.client.key)
 
     async def start_subagent(self, event: HookEvent) -> Injection:
         """This is a subagent's conversation, and the subagent begins, or goes on after it had ended."""
         self._continuations = 0
-        self.turn.begin(self._membership.client.session_id, "")
+        self.turn.begin(self._presence.client.session_id, "")
         return await self._report(event, Happening("subagent hook", text.MAIL_SPACE))
 
     def first_time(self, error: BusError) -> bool:
@@ -153,7 +154,7 @@ class Conversation:
     async def _report(self, event: HookEvent, report: Happening) -> Injection:
         """Complete the report of an event and tell it to the store; returns what is new, as the model reads it."""
         await self._membership.follow(event.session_id)
-        self._membership.heard()
+        self._presence.heard()
         try:
             result = await self._told(self._completed(report, event))
         except BaseException:  # the store may have done it all
@@ -176,10 +177,10 @@ class Conversation:
 
     async def _told(self, report: Happening) -> Reaction | None:
         """Tell the store; returns what it led to, with the files of the mail looked at."""
-        client = self._membership.client
+        client = self._presence.client
         result = await self.bus.react(client, report)
         if not result:
-            await self._membership.attach()
+            await self._presence.attach()
             result = await self.bus.react(client, report)
         if not result:
             return None
@@ -195,7 +196,7 @@ class Conversation:
         if result.told_once:
             self.turn.once.carry([request.id for request in result.requests])
         self._announced = mail.next_id if mail.messages or result.announce else self._announced
-        return injection(result, self._membership.take_warning())
+        return injection(result, self._presence.take_warning())
 
     # -- mail in an answer
 

@@ -66,8 +66,8 @@ class Doorbell:
     """Watches for one session's mail. `push` is None where nothing can wake it."""
 
     def __init__(self, session: Session, bus: Bus, push: Push | None, says_idle: Callable[[], bool]) -> None:
-        self._membership = session.membership
-        self._wakeup = session.membership.wakeup
+        self._presence = session.presence
+        self._wakeup = session.presence.wakeup
         self._waiting = session.waiting
         self._bus = bus
         self._push = push
@@ -81,11 +81,11 @@ class Doorbell:
         """Run for as long as the server does; where nothing may be listened at, by looking alone."""
         try:
             async with self._bus.ear() as ear:
-                await self._guarded(self._membership.listen_at, ear.address)
+                await self._guarded(self._presence.listen_at, ear.address)
                 await self._watch(ear.heard)
         except OSError as error:
             _log.warning("no notices of mail, looking every %.0f s instead: %s", LOOK_EVERY, error)
-            await self._guarded(self._membership.listen_at, "")
+            await self._guarded(self._presence.listen_at, "")
             await self._watch(_deaf)
 
     async def _watch(self, heard: Callable[[float], Awaitable[bool]]) -> None:
@@ -117,7 +117,7 @@ class Doorbell:
             _log.exception("doorbell")
 
     async def _look(self, heard: bool) -> None:
-        await self._membership.go_on_listening()
+        await self._presence.go_on_listening()
         pulse = self._bus.pulse()
         if heard or pulse != self._pulse:
             self._waiting.mail_arrived()
@@ -129,7 +129,7 @@ class Doorbell:
 
     async def _ring(self) -> bool:
         """Ring if a ring is due; whether mail that may ring still waits."""
-        binding = await self._bus.binding(self._membership.client.key)
+        binding = await self._bus.binding(self._presence.client.key)
         if not self._push or not binding:
             return False
         waits = await self._bus.waiting(binding.address)
@@ -139,26 +139,26 @@ class Doorbell:
         if not owed and not waits.rings:
             return False
         interrupted = binding.status != "idle" and self._interrupted()
-        due = await self._bus.ring(self._membership.client.key, idle=interrupted, **owed)
+        due = await self._bus.ring(self._presence.client.key, idle=interrupted, **owed)
         if due:
             mail, rings = due
             self._wakeup.owed = False
             told = text.doorbell(mail.count, mail.senders, mail.newest, rings)
             self._wakeup.works = await self._push(told, text.name(mail.senders[0]))
             if not self._wakeup.works:
-                await self._bus.observe(self._membership.client.key, bell=False)
+                await self._bus.observe(self._presence.client.key, bell=False)
         return True
 
     def _interrupted(self) -> bool:
         """The session stopped without saying so: silent for a while, and its client idle."""
-        return self._membership.silent_for() > _QUIET_FOR and self._says_idle()
+        return self._presence.silent_for() > _QUIET_FOR and self._says_idle()
 
     async def _upkeep(self) -> None:
         if self._beat.due(HEARTBEAT_EVERY):
-            await self._membership.beat()
+            await self._presence.beat()
             self._beat.given()
             if self._interrupted():
-                await self._membership.became("idle")
+                await self._presence.became("idle")
         now = time.monotonic()
         if now - self._pruned > PRUNE_EVERY:
             self._pruned = now

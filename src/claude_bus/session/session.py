@@ -41,6 +41,7 @@ class Session:
 
     def __init__(self, membership: Membership, conversation: Conversation, waiting: Waiting) -> None:
         self.bus = membership.bus
+        self.presence = membership.presence
         self.membership = membership
         self.conversation = conversation
         self.waiting = waiting
@@ -54,7 +55,7 @@ class Session:
 
     @property
     def client(self) -> Client:
-        return self.membership.client
+        return self.presence.client
 
     @property
     def surroundings(self) -> Surroundings:

@@ -22,6 +22,7 @@ from ..model import Address, Binding, Injection, Roster
 from .conversation import REQUEST, Conversation
 from .hook_event import HookEvent
 from .membership import Membership
+from .presence import Presence
 from .session import Session
 from .turn import Turn
 
@@ -37,31 +38,15 @@ class SubagentMembership(Membership):
     """Who a subagent is: its session until it registers, an agent of its own from then on."""
 
     def __init__(self, session: Membership, agent_id: str) -> None:
-        key = session.client.key
-        client = replace(
-            session.client, key=f"{key}#{agent_id}", session_id=agent_id, session=key, program="subagent", hooked=True
-        )
-        super().__init__(
-            session.bus,
-            replace(session.config, name="", role=""),
-            client,
-            turn=Turn(hooked=True),
-            grant=session.grant,
-            surroundings=session.surroundings,
-        )
+        super().__init__(_presence(session.presence, agent_id), session.surroundings, session.grant)
         self._session = session
         self._named: bool | None = None
         """None: nobody asked the store yet."""
 
-    @property
-    def absent(self) -> bool:
-        """Never: once it gave up its own name it speaks for its session again."""
-        return False
-
     async def is_named(self) -> bool:
         """Whether it has a name of its own, be it from before its server was killed."""
         if self._named is None:
-            self._named = await self.bus.resume(self.client) is not None
+            self._named = await self.bus.resume(self.presence.client) is not None
         return self._named
 
     async def starts(self) -> bool:
@@ -88,20 +73,23 @@ class SubagentMembership(Membership):
         if await self.is_named():
             return await super().register(name, role, owns, channel)
         whose = await self._session.called()
-        await self.bus.attach(self.client, None, whose.address.channel if whose else self.config.channel)
+        await self.bus.attach(
+            self.presence.client, None, whose.address.channel if whose else self.presence.config.channel
+        )
         self._named = True
         try:
             found = await super().register(name, role, owns, channel)
         except BusError:
             await self.end()
             raise
-        await self.bus.observe(self.client.key, status="working")
+        await self.bus.observe(self.presence.client.key, status="working")
         return found
 
     async def leave(self) -> Address:
         await self._need_name()
         me = await super().leave()
         self._named = False
+        self.come_back()  # as one that speaks for its session
         return me
 
     async def _need_name(self) -> None:
@@ -116,7 +104,7 @@ class SubagentMembership(Membership):
     async def end(self) -> None:
         """It has ended: its name is offline until it is started again, and what was not proven waits."""
         if await self.is_named():
-            await self.bus.detach(self.client.key)
+            await self.bus.detach(self.presence.client.key)
             self._named = False
 
     async def step_back(self) -> None:
@@ -125,13 +113,23 @@ class SubagentMembership(Membership):
         What it was handed without proof waits again, as nobody is left to tell what becomes of it.
         """
         if self._named:
-            await self.bus.detach(self.client.key)
+            await self.bus.detach(self.presence.client.key)
             self._named = None
 
     @property
     def is_forgettable(self) -> bool:
         """Whether nothing is lost with what is known here of it: it has no name, or nobody asked yet."""
         return not self._named
+
+
+def _presence(session: Presence, agent_id: str) -> Presence:
+    """The subagent's own, which only counts while it has a name."""
+    key = f"{session.client.key}#{agent_id}"
+    client = replace(
+        session.client, key=key, session_id=agent_id, session=session.client.key, program="subagent", hooked=True
+    )
+    config = replace(session.config, name="", role="")
+    return Presence(session.bus, config, client, turn=Turn(hooked=True))
 
 
 class Subagent:

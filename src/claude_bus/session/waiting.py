@@ -49,7 +49,7 @@ class Waiting:
         channel = (await self._membership.anyone()).channel
         rules.check_key(key)
         known = (await self._entry(channel, key)).version if version is None else version
-        watched = self._membership.address, channel, key
+        watched = self._membership.presence.address, channel, key
         self._watched[watched] += 1  # before anything is awaited: whoever ends meanwhile leaves the watch alone
         try:
             with contextlib.suppress(StoreFull):  # no room to note it: this looks by itself

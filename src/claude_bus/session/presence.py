@@ -1,0 +1,180 @@
+"""That a session takes part and lives, as the bus knows it: its binding, its listener, its heartbeat."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+
+from .. import text, worktree
+from ..bus import Bus
+from ..config import Config
+from ..errors import Forbidden, InvalidInput, NameTaken, StoreFull, TooLarge
+from ..model import Address, Binding, Client, Status
+from .turn import Turn
+from .wakeup import Wakeup
+
+
+class Presence:
+    """One server process of a client, by which the client takes part.
+
+    Mail is announced at `address`, or nowhere if that is empty. The store knows in which turn
+    the client is; `turn` goes on from there.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        config: Config,
+        client: Client,
+        *,
+        turn: Turn | None = None,
+        wakeup: Wakeup | None = None,
+        address: str = "",
+    ) -> None:
+        self.bus = bus
+        self.config = config
+        self.client = replace(client, folder=worktree.presented(client.folder))
+        self.turn = turn or Turn()
+        self.wakeup = wakeup or Wakeup()
+        self.address = address
+        self.absent = False
+        """It left, or never takes part: no sign of life makes it take part."""
+        self._listens = False
+        """The bus knows that this server of the session runs, and where it listens."""
+        self._resumed = False
+        self._warning = ""
+        self._program = ""
+        self._heard = time.monotonic()
+
+    # -- taking part
+
+    async def attach(self) -> Binding:
+        """Take part, or find out that it already does. Called by whatever comes first."""
+        binding = await self.bus.binding(self.client.key)
+        if not binding or binding.process != self.client.process:
+            binding = await self._attach_anew()
+        if not self._listens:
+            await self._listen()
+        self._resume(binding)
+        return binding
+
+    async def ensure_resumed(self) -> None:
+        """Go on where an earlier server of this session was killed, if that was not done yet."""
+        if not self._resumed:
+            await self.attach()
+
+    async def _attach_anew(self) -> Binding:
+        self._listens = False
+        binding = await self._bind()
+        if self.wakeup.allowed_last:  # it was given up; working until it says otherwise, as a working one is not rung
+            await self.bus.observe(self.client.key, status="working", bell=True)
+        elif self.wakeup.allowed(""):
+            await self.bus.observe(self.client.key, bell=True)
+        return binding
+
+    async def _bind(self) -> Binding:
+        wanted = self._wanted()
+        client = replace(self.client, session_id=self.turn.session_id or self.client.session_id)
+        try:
+            binding = await self.bus.attach(client, wanted, self.config.channel)
+        except (NameTaken, InvalidInput) as refused:
+            self._warning = text.one_line(f"BUS_NAME: {refused.message}; register(name) to take part.", 400)
+            return await self.bus.attach(client, None, self.config.channel)
+        return await self._take(wanted) if wanted else binding
+
+    async def _take(self, wanted: Address) -> Binding:
+        binding, _, _ = await self.bus.register(self.client.key, wanted, self.config.role, None)
+        await self.bus.forget(self.client.key)  # nobody told the model
+        return binding
+
+    def _wanted(self) -> Address | None:
+        """The name that the settings give the session."""
+        return Address(self.config.name, self.config.channel) if self.config.name else None
+
+    def take_warning(self) -> str:
+        """Why it does not have the name that the settings give; told once."""
+        warning, self._warning = self._warning, ""
+        return warning
+
+    def _resume(self, binding: Binding) -> None:
+        if not self._resumed:
+            self._resumed = True
+            self.turn.take_up(binding.session_id, binding.prompt_id)
+
+    async def close(self) -> None:
+        """The client ended."""
+        await self.bus.detach(self.client.key)
+
+    # -- listening
+
+    async def _listen(self) -> None:
+        with contextlib.suppress(StoreFull):  # no room to note it now
+            await self.bus.listen(self.address, self.client.key)
+            self._listens = True
+
+    async def listen_at(self, address: str) -> None:
+        """Attach, and have mail announced at `address` from now on; "" for nowhere."""
+        self.address, self._listens = address, False
+        await self.attach()
+
+    async def go_on_listening(self) -> None:
+        """Listen, if that failed when it was due: the bus could not be reached, say."""
+        if not self._listens and not self.absent:
+            await self.attach()
+
+    # -- signs of life
+
+    async def beat(self) -> None:
+        """Say that it lives. If others gave it up meanwhile (it was suspended for long, say), it comes back."""
+        if self.absent:
+            return
+        binding = await self.bus.binding(self.client.key)
+        if not binding:
+            await self.attach()
+            return
+        await self.bus.heartbeat(self.client.key)
+        if not binding.registered:
+            await self._take_due_name()
+
+    async def _take_due_name(self) -> None:
+        """Take the name that the settings give and that was refused when the session began, if it is free now."""
+        wanted = self._wanted()
+        with contextlib.suppress(NameTaken, Forbidden, InvalidInput, TooLarge):  # as when it began
+            if wanted:
+                await self._take(wanted)
+                self._warning = ""
+
+    async def seen(self, *, status: Status | None = None, session_id: str = "", program: str = "") -> Binding:
+        """It gives a sign of life, and may say more of itself. If it does not take part yet, it does now."""
+
+        async def observe() -> Binding | None:
+            return await self.bus.observe(self.client.key, status=status, session_id=session_id, program=program)
+
+        binding = await observe()
+        if binding and binding.process == self.client.process and self._listens:
+            self._resume(binding)
+            return binding
+        binding = await self.attach()
+        await observe()
+        return binding
+
+    async def became(self, status: Status, session_id: str = "") -> None:
+        """The client reported another status."""
+        if not self.absent:
+            self.heard()
+            await self.seen(status=status, session_id=session_id)
+
+    async def introduce(self, program: str) -> None:
+        """The client said which program and version it is."""
+        if program != self._program and not self.absent:
+            self._program = program
+            await self.seen(program=program)
+
+    def heard(self) -> None:
+        """A call or an event came; the store is told by what follows."""
+        self._heard = time.monotonic()
+
+    def silent_for(self) -> float:
+        """Seconds since the last call or event."""
+        return time.monotonic() - self._heard
