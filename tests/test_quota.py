@@ -25,7 +25,7 @@ from claude_bus.opening import open_local
 from mcp_callers import ACCEPT, LEGACY, Caller, ModernCaller
 from processes_under_test import PATIENCE
 from served_bus import Served, served
-from test_visitors import NEVER, eventually, no_rings
+from test_participants import NEVER, eventually, no_rings
 from tokens_under_test import token
 
 ANNA, BERT = Grant("anna", token=1), Grant("bert", token=2)
