@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from claude_bus.config import Config
-from claude_bus.errors import RateLimited, StoreBusy
+from claude_bus.errors import NotRegistered, RateLimited, StoreBusy
 from claude_bus.local import LocalBus
 from claude_bus.mcp import participants
 from claude_bus.mcp.http_session import key_of
@@ -301,3 +301,14 @@ async def test_a_conversation_comes_back_though_another_told_it(bus: LocalBus) -
         binding = await again.whoami()
         assert binding
         assert (binding.address, binding.registered) == (ALICE, True)
+
+
+async def test_nobody_stays_nobody(bus: LocalBus) -> None:
+    """A caller without an identity is not made to take part by an event that follows a refused registration."""
+    nobody = those_of(bus).nobody(ANYBODY).session
+    with pytest.raises(NotRegistered, match="Bus-Session"):
+        await nobody.register("alice")
+
+    assert not await prompt_hook(nobody, "conversation", "p", "default")
+
+    assert not await bus.agents("default")

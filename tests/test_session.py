@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,19 @@ import pytest
 from claude_bus import rows, rules, text
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
-from claude_bus.model import Address, Client, Draft, File, Folder, HandOver, Message, Overlap, Reaction, Roster
+from claude_bus.model import (
+    Address,
+    Client,
+    Draft,
+    File,
+    Folder,
+    HandOver,
+    Happening,
+    Message,
+    Overlap,
+    Reaction,
+    Roster,
+)
 from claude_bus.session.conversation import REQUEST
 from claude_bus.session.injection import injection
 from claude_bus.session.session import Session
@@ -980,3 +992,12 @@ async def test_all_that_an_injection_can_tell_at_once_stays_within_the_clients_l
     assert text.size(injection(reaction, "w" * 300).context) <= 9_500
     reminded = replace(reaction, mail=HandOver((), 0), requests=(replace(message, content="y" * 999),) * 10)
     assert text.size(injection(reminded, "w" * 300).context) <= 9_500
+
+
+def test_what_is_told_of_a_hook_event_goes_over_the_wire_by_the_same_names_as_ever() -> None:
+    """Older and newer programs tell each other these records field by field."""
+    told = "via space session_id prompt_id begins bell proven lost announced roster doing ends again recalled"
+    found = "address registered mail announce roster overlaps requests introduce earlier"
+
+    assert [field.name for field in fields(Happening)] == told.split()
+    assert [field.name for field in fields(Reaction)] == found.split()
