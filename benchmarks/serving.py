@@ -34,7 +34,7 @@ from bench import BUS, HERE, environment
 
 from claude_bus import processes
 from claude_bus.config import Access, Config
-from claude_bus.model import Address, Client, Happening
+from claude_bus.model import Address, Client, HookReport
 from claude_bus.opening import open_local
 from claude_bus.remote import codec
 from claude_bus.remote.bus import RemoteBus
@@ -145,9 +145,9 @@ async def opened(line: Line) -> dict[str, str]:
     return session
 
 
-def happening(number: int) -> Happening:
+def happening(number: int) -> HookReport:
     """A prompt: each is a turn of its own."""
-    return Happening("hook", 9_000, session_id="s", prompt_id=f"p{number}", begins=True, roster=True)
+    return HookReport("hook", 9_000, session_id="s", prompt_id=f"p{number}", begins=True, roster=True)
 
 
 class Elsewhere:

@@ -19,15 +19,15 @@ from bench import beside, table
 
 from claude_bus import processes
 from claude_bus.drivers.sqlite import connect, transact
-from claude_bus.model import Address, Client, Draft, Grant, Happening, Search
+from claude_bus.model import Address, Client, Draft, Grant, HookReport, Search
 from claude_bus.sql import agents, bindings, deliveries, feeds, inboxes, messages, sessions
 
 ME = processes.this_process()
 BOB = Address("bob", "default")
 SCRIPT = Address("script", "default")
 CLIENT = Client("client of bob", ME)
-PROMPT = Happening("hook", 9_000, session_id="s", prompt_id="p")
-END = Happening("hook", 9_000, session_id="s", prompt_id="p", ends=True)
+PROMPT = HookReport("hook", 9_000, session_id="s", prompt_id="p")
+END = HookReport("hook", 9_000, session_id="s", prompt_id="p", ends=True)
 UNREAD = Search("default", unread_by="script", limit=50)
 
 

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from claude_bus import rows, text
-from claude_bus.model import Address, Client, Draft, Happening, Message, Process, Status
+from claude_bus.model import Address, Client, Draft, HookReport, Message, Process, Status
 from model_of_claims import ModelOfClaims, meet, scope_of
 from model_of_state import ModelOfState
 from model_refusals import Refused
@@ -623,7 +623,7 @@ class ModelOfTheBus:
 
     # -- hook events
 
-    def react(self, session: Running, process: Process, happening: Happening, by: Process) -> Reacted | None:
+    def react(self, session: Running, process: Process, happening: HookReport, by: Process) -> Reacted | None:
         if session.client.process != process:
             return None
         me = session.who
@@ -661,7 +661,7 @@ class ModelOfTheBus:
         told, session.overlaps = session.overlaps, self.overlaps(session.who)
         return session.overlaps - told
 
-    def _note(self, session: Running, happening: Happening, status: Status) -> None:
+    def _note(self, session: Running, happening: HookReport, status: Status) -> None:
         """A sign of life that says nothing new is not written down."""
         same = (
             happening.session_id in ("", session.session_id)

@@ -8,7 +8,7 @@ import pytest
 
 from claude_bus import claude_settings, rows, worktree
 from claude_bus.drivers import notices
-from claude_bus.model import Address, Happening, Place, StateEntry
+from claude_bus.model import Address, HookReport, Place, StateEntry
 from claude_bus.sql import agents, bindings, claims, deliveries, guard, sessions
 from store_under_test import Store
 
@@ -56,7 +56,7 @@ def test_a_glob_finds_ones_namesake_on_another_channel(store: Store) -> None:
 def test_the_roster_is_not_told_again_because_somebody_got_busy(store: Store) -> None:
     """Who is listed first is no news."""
     me, zoe, _ = store.join("me"), store.join("zoe"), store.join("adam")
-    event = Happening("hook", 0, roster=True)
+    event = HookReport("hook", 0, roster=True)
     client = store.clients[me]
     store(sessions.react, client, event, client.process)
     store(bindings.observe, store.clients[zoe].key, status="working")

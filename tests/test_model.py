@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from claude_bus import local
-from claude_bus.model import Address, Draft, File, Guard, Happening, Kind, Place, Status
+from claude_bus.model import Address, Draft, File, Guard, HookReport, Kind, Place, Status
 from claude_bus.sql import agents, bindings, claims, deliveries, guard, messages, sessions, silence, state
 from effort import looks
 from model_machine import CHANNELS, NAMES, BothBuses, mail_exists, somebody_is_there, someone_runs
@@ -308,7 +308,7 @@ class Mail(Sessions):
         settled = tuple(self._to_settle(session, bits))
         proven, given_up = ((), settled) if lost else (settled, ())
         oldest = next((m.id for m in self.model.waiting(session.who)), 0) if announced else 0
-        happening = Happening(
+        happening = HookReport(
             "hook",
             space,
             conversation,

@@ -10,7 +10,7 @@ import pytest
 
 from claude_bus import rules, worktree
 from claude_bus.mcp import tools
-from claude_bus.model import Address, Folder, Happening, Overlap, Place
+from claude_bus.model import Address, Folder, HookReport, Overlap, Place
 from claude_bus.session.session import Session
 from claude_bus.sql import agents, bindings, claims, guard, sessions
 from sessions_under_test import Party, prompt_hook, stop_hook
@@ -152,7 +152,7 @@ def test_where_two_globs_meet_is_told_by_one_of_them(store: Store) -> None:
 def told(store: Store, who: Address, *, conversation: str = "", prompt: bool = True) -> tuple[Overlap, ...]:
     """What a hook event of a session tells of overlaps."""
     client = store.clients[who]
-    happening = Happening("prompt hook", 6000, conversation or client.session_id, roster=prompt)
+    happening = HookReport("prompt hook", 6000, conversation or client.session_id, roster=prompt)
     reaction = store(sessions.react, client, happening, client.process)
     assert reaction
     return reaction.overlaps

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus.model import Address, Grant, Happening, Search
+from claude_bus.model import Address, Grant, HookReport, Search
 from claude_bus.sql import agents, bindings, deliveries, feeds, inboxes, mailboxes, messages, sessions
 from store_under_test import NO_LIMIT, Store
 
@@ -50,7 +50,7 @@ class Office:
         return self.handed()
 
     def react(self, **what: object) -> object:
-        happening = Happening("hook", NO_LIMIT, session_id="s", **what)  # type: ignore[arg-type]
+        happening = HookReport("hook", NO_LIMIT, session_id="s", **what)  # type: ignore[arg-type]
         return self.store(sessions.react, self.store.clients[self.bob], happening, self.by)
 
     def ring(self) -> object:

@@ -21,10 +21,10 @@ from claude_bus.model import (
     File,
     Folder,
     HandOver,
-    Happening,
+    HookReport,
+    HookResult,
     Message,
     Overlap,
-    Reaction,
     Roster,
 )
 from claude_bus.session.conversation import REQUEST
@@ -987,7 +987,7 @@ async def test_all_that_an_injection_can_tell_at_once_stays_within_the_clients_l
     room = text.MAIL_SPACE - text.size(text.message_block(message, text.SAMPLE_LABEL)) - 1
     mail = HandOver((replace(message, content="x" * room),), 10**9, 8)
     roster = Roster(((longest, "working"),) * 99)
-    reaction = Reaction(Address(longest, longest), False, mail, True, roster, overlaps, (), introduce=True)
+    reaction = HookResult(Address(longest, longest), False, mail, True, roster, overlaps, (), introduce=True)
 
     assert text.size(injection(reaction, "w" * 300).context) <= 9_500
     reminded = replace(reaction, mail=HandOver((), 0), requests=(replace(message, content="y" * 999),) * 10)
@@ -999,5 +999,5 @@ def test_what_is_told_of_a_hook_event_goes_over_the_wire_by_the_same_names_as_ev
     told = "via space session_id prompt_id begins bell proven lost announced roster doing ends again recalled"
     found = "address registered mail announce roster overlaps requests introduce earlier"
 
-    assert [field.name for field in fields(Happening)] == told.split()
-    assert [field.name for field in fields(Reaction)] == found.split()
+    assert [field.name for field in fields(HookReport)] == told.split()
+    assert [field.name for field in fields(HookResult)] == found.split()

@@ -20,7 +20,7 @@ from claude_bus.config import Access, Config, Serving
 from claude_bus.errors import Forbidden, InvalidInput, NameTaken, RateLimited, TooLarge, Unauthorized
 from claude_bus.http import verbs
 from claude_bus.http.app import create_app
-from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, Happening, Place, Process
+from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, HookReport, Place, Process
 from claude_bus.opening import open_local
 from claude_bus.processes import is_alive, this_process
 from claude_bus.remote import codec
@@ -121,7 +121,7 @@ def arguments(name: str, who: Address, client: str) -> dict[str, Any]:
         "draft": Draft(("zoe",), "hello"),
         "message_ids": [1],
         "to": LAPTOP,
-        "happening": Happening("prompt hook", 1000),
+        "happening": HookReport("prompt hook", 1000),
         "owns": None,
         "policy": "confirm",
         "within": None,
@@ -231,7 +231,7 @@ async def test_a_number_that_cannot_be_stored_is_refused(house: House) -> None:
         lambda: root.message_status(ALICE, 10**30),
         lambda: root.confirm(ALICE, [10**30]),
         lambda: root.history(ALICE, limit=-(10**30)),
-        lambda: root.react(session(), Happening("hook", 10**30)),
+        lambda: root.react(session(), HookReport("hook", 10**30)),
         lambda: root.send(ALICE, Draft(("bob",), "hello", hops=10**30)),
     ]
     for call in calls:

@@ -19,12 +19,12 @@ from .model import (
     Draft,
     Guard,
     HandOver,
-    Happening,
+    HookReport,
+    HookResult,
     Message,
     MessageStatus,
     Place,
     Process,
-    Reaction,
     Roster,
     Sent,
     StateEntry,
@@ -72,7 +72,7 @@ class Bus(Protocol):
         bell: bool | None = None,
         program: str = "",
     ) -> Binding | None: ...
-    async def react(self, client: Client, happening: Happening) -> Reaction | None: ...
+    async def react(self, client: Client, happening: HookReport) -> HookResult | None: ...
     async def forget(self, client: str) -> None: ...
     async def announce_call(self, client: str, call: str, agent_id: str) -> None: ...
     async def caller(self, client: str, call: str) -> str: ...

@@ -31,14 +31,14 @@ from .model import (
     Grant,
     Guard,
     HandOver,
-    Happening,
+    HookReport,
+    HookResult,
     Key,
     Letter,
     Message,
     MessageStatus,
     Place,
     Process,
-    Reaction,
     Roster,
     Search,
     Sent,
@@ -204,7 +204,7 @@ class LocalBus:
         run = self._run if session_id else self._note
         return await run(bindings.observe, client, status=status, session_id=session_id, bell=bell, program=program)
 
-    async def react(self, client: Client, happening: Happening) -> Reaction | None:
+    async def react(self, client: Client, happening: HookReport) -> HookResult | None:
         return await self._run(sessions.react, client, happening, self._process, self._acting.held)
 
     async def forget(self, client: str) -> None:

@@ -378,7 +378,7 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class HookReport:
     """What a hook event says of a session, and how much mail it can carry."""
 
     via: str
@@ -411,7 +411,7 @@ class Happening:
 
 
 @dataclass(frozen=True, slots=True)
-class Reaction:
+class HookResult:
     """What a hook event led to, and what to tell the session."""
 
     address: Address

@@ -41,10 +41,10 @@ from ..model import (
     Client,
     Draft,
     HandOver,
-    Happening,
+    HookReport,
+    HookResult,
     Place,
     Process,
-    Reaction,
     Roster,
     Sent,
     Status,
@@ -149,10 +149,10 @@ class RemoteBus:
                 self._hold(me, [message.id for message in found.messages])
             return found
 
-    async def react(self, client: Client, happening: Happening) -> Reaction | None:
+    async def react(self, client: Client, happening: HookReport) -> HookResult | None:
         async with self._handing_over:
             with anyio.CancelScope(shield=True):
-                found: Reaction | None = await self._fetched("react", client, happening)
+                found: HookResult | None = await self._fetched("react", client, happening)
             if found:
                 self._let_go(found.address, [*happening.proven, *happening.lost])
                 self._hold(found.address, [message.id for message in found.mail.messages])

@@ -9,7 +9,7 @@ import anyio
 
 from .. import rules, text
 from ..errors import BusError, Unreachable
-from ..model import Address, HandOver, Happening, Injection, Reaction
+from ..model import Address, HandOver, HookReport, HookResult, Injection
 from .hook_event import HookEvent
 from .injection import injection
 from .membership import Membership
@@ -68,7 +68,7 @@ class Conversation:
         self._prolonged = self._wakeup.owed = False
         self.turn.begin(event.session_id, event.prompt_id)
         doing = text.one_line(event.prompt, rules.MAX_DOING) if self._presence.config.share_prompts else None
-        report = Happening("prompt hook", text.MAIL_SPACE, begins=True, roster=True, doing=doing)
+        report = HookReport("prompt hook", text.MAIL_SPACE, begins=True, roster=True, doing=doing)
         return await self._report(event, report)
 
     async def batch(self, event: HookEvent, *, worked: bool = True) -> Injection:
@@ -82,7 +82,7 @@ class Conversation:
         begins = await self._catch_up(event)
         self.turn.batch()
         self._hops = 0 if worked else self._hops
-        return await self._report(event, Happening("tool hook", text.MAIL_SPACE, begins=begins))
+        return await self._report(event, HookReport("tool hook", text.MAIL_SPACE, begins=begins))
 
     async def _catch_up(self, event: HookEvent) -> bool:
         """Begin a turn whose prompt this server was not told of: it proves nothing of those before."""
@@ -108,7 +108,7 @@ class Conversation:
             return _NOTHING
         rings = self._wakeup.brings_mail(event.permission_mode)
         found = await self._report(
-            event, Happening("stop hook", self._space_at_end(rings=rings), begins=begins, ends=True)
+            event, HookReport("stop hook", self._space_at_end(rings=rings), begins=begins, ends=True)
         )
         self._prolonged = self._wakeup.owed = rings and not found and self._left_over
         self._continuations += bool(found) or self._prolonged
@@ -141,7 +141,7 @@ class Conversation:
         """This is a subagent's conversation, and the subagent begins, or goes on after it had ended."""
         self._continuations = 0
         self.turn.begin(self._presence.client.session_id, "")
-        return await self._report(event, Happening("subagent hook", text.MAIL_SPACE))
+        return await self._report(event, HookReport("subagent hook", text.MAIL_SPACE))
 
     def first_time(self, error: BusError) -> bool:
         """Whether the user has not been told of this problem yet. It is over with a prompt that goes through."""
@@ -151,7 +151,7 @@ class Conversation:
 
     # -- an event, told to the store
 
-    async def _report(self, event: HookEvent, report: Happening) -> Injection:
+    async def _report(self, event: HookEvent, report: HookReport) -> Injection:
         """Complete the report of an event and tell it to the store; returns what is new, as the model reads it."""
         await self._membership.follow(event.session_id)
         self._presence.heard()
@@ -162,7 +162,7 @@ class Conversation:
             raise
         return self._carried(result) if result else _NOTHING
 
-    def _completed(self, report: Happening, event: HookEvent) -> Happening:
+    def _completed(self, report: HookReport, event: HookEvent) -> HookReport:
         return replace(
             report,
             session_id=event.session_id,
@@ -175,7 +175,7 @@ class Conversation:
             recalled=tuple(self.turn.once.recalled),
         )
 
-    async def _told(self, report: Happening) -> Reaction | None:
+    async def _told(self, report: HookReport) -> HookResult | None:
         """Tell the store; returns what it led to, with the files of the mail looked at."""
         client = self._presence.client
         result = await self.bus.react(client, report)
@@ -188,7 +188,7 @@ class Conversation:
         self.turn.once.settle()
         return replace(result, mail=await self.examined(result.address, result.mail))
 
-    def _carried(self, result: Reaction) -> Injection:
+    def _carried(self, result: HookResult) -> Injection:
         """The answer to the hook carries this result before the model."""
         mail = result.mail
         self._left_over = mail.pending > 0

@@ -5,22 +5,22 @@ from __future__ import annotations
 import secrets
 
 from .. import text
-from ..model import Injection, Reaction
+from ..model import HookResult, Injection
 
 
-def injection(result: Reaction, warning: str = "") -> Injection:
+def injection(result: HookResult, warning: str = "") -> Injection:
     """What there is to tell, from who the session is to its mail; `warning` stands by itself."""
     return Injection("\n".join(_lines(result, warning)), _notice(result))
 
 
-def _notice(result: Reaction) -> str:
+def _notice(result: HookResult) -> str:
     mail = result.mail
     if mail.messages:
         return text.notice(mail.messages)
     return text.too_long(mail.pending) if result.announce else ""
 
 
-def _lines(result: Reaction, warning: str) -> list[str]:
+def _lines(result: HookResult, warning: str) -> list[str]:
     lines = []
     if result.introduce:
         lines.append(text.introduction(result.address.name, result.address.channel, result.registered))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from .. import rules
-from ..model import ANYBODY, Address, Binding, Client, Grant, HandOver, Happening, Process, Reaction, Roster, Status
+from ..model import ANYBODY, Address, Binding, Client, Grant, HandOver, HookReport, HookResult, Process, Roster, Status
 from . import agents, bindings, deliveries, listeners, mailboxes, overlaps
 from .transaction import Transaction
 
 
 def react(
-    tx: Transaction, client: Client, happening: Happening, by: Process, held: deliveries.Held | None = None
-) -> Reaction | None:
+    tx: Transaction, client: Client, happening: HookReport, by: Process, held: deliveries.Held | None = None
+) -> HookResult | None:
     """Record what happened and hand over what is new. None if the client is not bound.
 
     A session's every prompt and tool batch waits for this: presence, proof, mail and
@@ -41,10 +41,10 @@ def react(
     tells = news or bool(requests)
     _note_presence(tx, binding, happening, working=tells or not happening.ends)
     introduce = news and bindings.introduce(tx, client.key)
-    return Reaction(me, binding.registered, mail, announce, roster, met, tuple(requests), introduce, earlier)
+    return HookResult(me, binding.registered, mail, announce, roster, met, tuple(requests), introduce, earlier)
 
 
-def _note_presence(tx: Transaction, binding: Binding, happening: Happening, *, working: bool) -> None:
+def _note_presence(tx: Transaction, binding: Binding, happening: HookReport, *, working: bool) -> None:
     status: Status = "working" if working else "idle"
     same = (
         happening.session_id in ("", binding.session_id)
