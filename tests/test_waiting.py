@@ -15,7 +15,7 @@ from claude_bus.local import LocalBus
 from claude_bus.model import Address, StateEntry
 from claude_bus.opening import open_local
 from claude_bus.session.membership import Membership
-from claude_bus.session.waiting import Waiting
+from claude_bus.session.waiting import WaitingCalls
 from processes_under_test import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -76,8 +76,8 @@ class Here:
         return ME
 
 
-def waiting_on(bus: object) -> Waiting:
-    return Waiting(cast(Membership, Here(bus)))
+def waiting_on(bus: object) -> WaitingCalls:
+    return WaitingCalls(cast(Membership, Here(bus)))
 
 
 async def test_one_who_has_what_it_waited_for_leaves_the_others_their_watch(

@@ -29,7 +29,7 @@ from .claims import Claims
 from .conversation import Conversation
 from .inbox import Inbox
 from .membership import Membership
-from .waiting import Waiting
+from .waiting import WaitingCalls
 
 
 class Session:
@@ -39,7 +39,7 @@ class Session:
     hook reports an event.
     """
 
-    def __init__(self, membership: Membership, conversation: Conversation, waiting: Waiting) -> None:
+    def __init__(self, membership: Membership, conversation: Conversation, waiting: WaitingCalls) -> None:
         self.bus = membership.bus
         self.presence = membership.presence
         self.membership = membership
@@ -51,7 +51,7 @@ class Session:
     @classmethod
     def of(cls, membership: Membership) -> Session:
         """A session whose conversation begins, and for which nobody else waits."""
-        return cls(membership, Conversation(membership), Waiting(membership))
+        return cls(membership, Conversation(membership), WaitingCalls(membership))
 
     @property
     def client(self) -> Client:

@@ -17,7 +17,7 @@ _LOOK_EVERY = 2.0
 """Seconds after which one who waits looks by itself: nobody tells when an entry runs out."""
 
 
-class Waiting:
+class WaitingCalls:
     """Calls of a session that wait. They are woken by `mail_arrived`."""
 
     def __init__(self, membership: Membership) -> None:
