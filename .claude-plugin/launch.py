@@ -140,7 +140,7 @@ def stores() -> Iterator[str]:
     data = os.environ.get("CLAUDE_PLUGIN_DATA")
     if data:
         yield os.path.join(data, "environments")
-    home = os.path.expanduser("~")
+    home = home_folder()
     caches = [os.path.join(home, ".cache")]
     if WINDOWS:
         caches = [os.environ.get("LOCALAPPDATA") or home]
@@ -150,8 +150,21 @@ def stores() -> Iterator[str]:
         caches.insert(0, os.environ["XDG_CACHE_HOME"])
     if not WINDOWS:
         caches.append(os.path.join(os.environ.get("TMPDIR") or "/tmp", f"user-{os.geteuid()}"))  # noqa: S108 - checked
-    for cache in caches:
+    for cache in filter(os.path.isabs, caches):  # a relative one would be another in each folder
         yield os.path.join(cache, "claude-bus", "environments")
+
+
+def home_folder() -> str:
+    """This user's home folder; a relative path, or "", for a user without one."""
+    given = os.path.expanduser("~") if WINDOWS else os.environ.get("HOME")
+    if given:
+        return given
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except (ImportError, KeyError):
+        return ""
 
 
 def is_writable(folder: str) -> bool:

@@ -31,10 +31,14 @@ from environment_under_test import (
 from processes_under_test import PATIENCE
 
 
-def run(plugin: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    plugin: Path, env: dict[str, str], *arguments: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the launcher to its end; with arguments it runs the command line in place of the server."""
     command = [sys.executable, "-I", "-S", str(plugin / ".claude-plugin" / "launch.py"), *arguments]
-    return subprocess.run(command, env=env, input="", capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+    return subprocess.run(
+        command, env=env, cwd=cwd, input="", capture_output=True, text=True, timeout=3 * PATIENCE, check=False
+    )
 
 
 # -- starts ---------------------------------------------------------------------------
@@ -287,3 +291,18 @@ def test_no_folder_that_only_the_user_can_change(plugin: Path, data: Path, uv: U
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{shared} can be changed by others" in done.stderr
     assert uv.calls == []
+
+
+@pytest.mark.parametrize("home", ["relative", "."])
+def test_a_home_that_is_relative_holds_no_environment(plugin: Path, uv: Uv, tmp_path: Path, home: str) -> None:
+    """It would be another folder wherever one is; the user's part of the folder for what passes is used."""
+    (tmp_path / "project").mkdir()
+    passing = tmp_path / "passing"
+    passing.mkdir()
+    env = machine({"HOME": home, "XDG_CACHE_HOME": home, "TMPDIR": str(passing)}, first=uv.folder)
+
+    done = run(plugin, env, "--version", cwd=tmp_path / "project")
+
+    assert (done.returncode, done.stdout) == (0, f"claude-bus {claude_bus.__version__}\n")
+    assert list((tmp_path / "project").iterdir()) == []
+    assert (passing / f"user-{os.geteuid()}" / "claude-bus" / "environments").is_dir()
