@@ -423,6 +423,54 @@ def test_settings_with_a_byte_order_mark_keep_it(tmp_path: Path) -> None:
     assert settings.read_bytes() == b'\xef\xbb\xbf{"model": "opus"}'
 
 
+EMPTY: tuple[dict[str, Any], ...] = (
+    {"hooks": {}, "model": "opus"},
+    {"model": "opus", "hooks": {"Stop": [], "SessionEnd": []}, "env": {}},
+    {"hooks": {"SessionEnd": THEIRS["Stop"], "Stop": [{"hooks": []}], "PreToolUse": []}},
+    {"permissions": {}, "hooks": {}},
+    {"permissions": {"allow": []}, "hooks": {"Stop": []}},
+    {"permissions": {"deny": [], "allow": []}},
+    {},
+)
+"""Settings of which something is there and says nothing."""
+
+
+@pytest.mark.parametrize("before", EMPTY)
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_is_empty_stays(tmp_path: Path, before: dict[str, Any], changed: bool) -> None:
+    """Keys and lists of the user's that hold nothing, and their order; also in settings that have changed since."""
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(before, indent=3))
+    claude_settings.install(tmp_path, ROOT, [], "mcp__bus")
+    more = {"theme": "dark"} if changed else {}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | more, indent=3))
+    claude_settings.uninstall(tmp_path, [ROOT])
+    assert settings.read_text() == json.dumps({**before, **more}, indent=3)
+
+
+@pytest.mark.parametrize("written", [b"", b"\n", b" \r\n", b"\xef\xbb\xbf"])
+def test_an_empty_file_stays(tmp_path: Path, written: bytes) -> None:
+    """It is no settings, and the user's."""
+    (tmp_path / "settings.json").write_bytes(written)
+    claude_settings.install(tmp_path, ROOT, [])
+    claude_settings.uninstall(tmp_path, [ROOT])
+    assert (tmp_path / "settings.json").read_bytes() == written
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_settings_that_changed_since_keep_their_form(tmp_path: Path, line_break: str, end: str) -> None:
+    """Indentation, line breaks and the end of the file are those of the user."""
+    settings = tmp_path / "settings.json"
+    written = f'{{\n\t"model": "opus",\n\t"hooks": {{}}\n}}{end}'.replace("\n", line_break).encode()
+    settings.write_bytes(written)
+    claude_settings.install(tmp_path, ROOT, [], "mcp__bus")
+    settings.write_bytes(settings.read_bytes().replace(b"opus", b"sonnet"))
+    claude_settings.uninstall(tmp_path, [ROOT])
+    assert settings.read_bytes() == written.replace(b"opus", b"sonnet")
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/no/such/file")])
 def test_settings_that_are_no_file_are_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
     """A pipe would never end, and a link into nowhere may be a disk that is not mounted."""
