@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -253,6 +254,59 @@ def test_variables_of_an_old_registration_stay(machine: Machine, capsys: pytest.
     assert machine.claude.server["env"] == kept
     assert "export BUS_DB='/srv/my bus.db'" in capsys.readouterr().out
     assert any("sessions use /srv/my bus.db" in finding.detail for finding in machine.doctor())
+
+
+def killed(machine: Machine, *arguments: str, during: str) -> None:
+    """Run setup in a process that is killed during a command of the client."""
+    FakeClaude(machine.claude.folder, machine.claude.state, kills=during)
+    env = {**machine.env, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-m", "claude_bus", "setup", "--yes", *arguments], env=env, check=False)
+    assert done.returncode == -signal.SIGKILL
+    FakeClaude(machine.claude.folder, machine.claude.state)
+
+
+def test_a_kill_loses_no_variables(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Between the client's two commands nothing is registered: the next run still finds what was."""
+    kept = {"BUS_DB": "/srv/my bus.db", "BUS_TOKEN": "hidden"}
+    machine.claude.registered(command="/opt/claude-bus/bin/claude-bus", env=kept)
+    killed(machine, during="add")
+    assert "mcpServers" not in machine.claude.read()
+    (place,) = machine.config.glob("mcp-server-*")
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+
+    machine.setup()
+
+    out = capsys.readouterr().out
+    assert machine.claude.server
+    assert machine.claude.server["env"] == kept
+    assert "(with BUS_DB, BUS_TOKEN)" in out
+    assert "export BUS_DB='/srv/my bus.db'" in out
+    assert "hidden" not in out
+    assert list(machine.config.glob("mcp-server-*")) == []
+
+
+def test_a_kill_before_a_removal_leaves_nothing(machine: Machine) -> None:
+    """Removed after all, a registration that was being renewed leaves no file."""
+    machine.claude.registered(command="/opt/claude-bus/bin/claude-bus", env={"BUS_DB": "/srv/bus.db"})
+    killed(machine, during="add")
+    machine.remove()
+    assert [Path(path).name for path in machine.files()] == [".claude.json"]
+
+
+@pytest.mark.parametrize("during", ["add", "remove"])
+def test_a_kill_does_not_keep_another_server_away(machine: Machine, during: str) -> None:
+    """The server that made room comes back with --remove, whichever run was killed before."""
+    machine.claude.registered(command="transit", env={"TOKEN": "hidden"})
+    before = machine.claude.server
+    if during == "add":
+        killed(machine, during="add")
+    else:
+        machine.setup()
+        killed(machine, "--remove", during="add-json")
+    assert "mcpServers" not in machine.claude.read()
+    machine.remove()
+    assert machine.claude.server == before
+    assert [Path(path).name for path in machine.files()] == [".claude.json"]
 
 
 def test_another_server_of_that_name_makes_room_and_comes_back(

@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from .. import __version__, claude_settings, detector, registration
@@ -78,6 +79,19 @@ class Situation:
         """Where a server that made room is kept."""
         return self.known.config / f"mcp-server-{SERVER}.json{BACKUP}"
 
+    @property
+    def passing(self) -> Path:
+        """Where an earlier registration of ours is kept while it is renewed."""
+        return self.known.config / f"mcp-server-{SERVER}.json.being-renewed"
+
+    @cached_property
+    def variables(self) -> dict[str, str]:
+        """The variables of our registration, or of the one that a run which was killed had taken out."""
+        there = self.known.server
+        if there is None:
+            return registration.env_of(_kept(self.passing))
+        return registration.env_of(there) if registration.is_known(there) else {}
+
 
 def setup(options: argparse.Namespace, env: Mapping[str, str], home: Path) -> int:
     """Run `setup` or `setup --remove`; returns the exit status."""
@@ -122,6 +136,8 @@ def _server(at: Situation) -> list[Step]:
     if there is not None and registration.command_of(there) == list(at.program.command):
         return []
     text = f"register '{SERVER}' for all your projects: {shlex.join(at.program.command)}"
+    if there is None and at.variables:
+        text += f" (with {', '.join(at.variables)})"
     if there is not None:
         text += f"; until now it was {registration.shown(there)}"
         text += "" if registration.is_known(there) else ", which comes back with setup --remove"
@@ -129,21 +145,33 @@ def _server(at: Situation) -> list[Step]:
 
 
 def _register(at: Situation) -> None:
-    """Register it, with the variables it had; where that fails, what was there is there again."""
+    """Register it, with the variables it had; where that fails, what was there is there again.
+
+    Between the client's two commands nothing is registered: who is killed then finds in a file what was.
+    """
     assert at.client
     there = at.known.server
-    ours = there is not None and registration.is_known(there)
+    place = at.passing if there is None or registration.is_known(there) else at.kept
     if there is not None:
-        if not ours:
-            claude_settings.keep(at.kept, json.dumps(there, indent=2) + "\n")
+        claude_settings.keep(place, json.dumps(there, indent=2) + "\n")
         registration.remove(at.client)
     try:
-        registration.add(at.client, at.program.command, registration.env_of(there) if there and ours else {})
+        registration.add(at.client, at.program.command, at.variables)
     except Refused:
         if there is not None:
             registration.add_back(at.client, there)
-            at.kept.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
         raise
+    at.passing.unlink(missing_ok=True)
+
+
+def _kept(place: Path) -> registration.Definition:
+    """The server that is kept there; {} without one."""
+    try:
+        found = json.loads(claude_settings.kept(place) or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _settings(at: Situation, rule: str) -> list[Step]:
@@ -233,9 +261,9 @@ def _permission_point(options: argparse.Namespace, at: Situation) -> list[str]:
 
 def _shell_points(at: Situation) -> list[str]:
     """Remarks on the user's shell: its database, the command, its PATH."""
-    server, place = at.known.server, _link_place(at)
+    place = _link_place(at)
     found = []
-    bus = registration.env_of(server).get("BUS_DB") if server and registration.is_known(server) else None
+    bus = at.variables.get("BUS_DB")
     if bus and bus != at.env.get("BUS_DB", str(at.home / ".claude-bus" / "bus.db")):
         found.append(f"sessions use the database {bus}; for the same in your shell: export BUS_DB={shlex.quote(bus)}")
     if at.program.earlier and os.path.realpath(place) != os.path.realpath(at.program.command[0]):
@@ -250,8 +278,7 @@ def _shell_points(at: Situation) -> list[str]:
 
 def _remove(options: argparse.Namespace, at: Situation) -> int:
     there = at.known.server is not None and registration.is_known(at.known.server)
-    wanted = [*_settings_out(at), *_command_out(at)]
-    wanted += [Step("server", f"'{SERVER}' is registered no more", _unregister(at))] * bool(there and at.client)
+    wanted = [*_settings_out(at), *_command_out(at), *_server_out(at)]
     wanted += [Step("command", str(_link_place(at)), _link_place(at).unlink)] * _is_our_link(at)
     rules = detector.compiled(at.env, at.home, sys.platform)
     wanted += [Step("scanner", f"its rules in {rules[0].parent}", lambda: _forget(rules))] if rules else []
@@ -266,6 +293,18 @@ def _remove(options: argparse.Namespace, at: Situation) -> int:
     for point in open_points:
         print(f"\nOpen: {point}")
     return 0
+
+
+def _server_out(at: Situation) -> list[Step]:
+    """Our registration; and what an earlier run that was killed had still to do."""
+    there, before = at.known.server, _kept(at.kept)
+    if at.client and there is not None and registration.is_known(there):
+        return [Step("server", f"'{SERVER}' is registered no more", _unregister(at))]
+    if at.client and there is None and before:
+        return [Step("server", f"'{SERVER}' is {registration.shown(before)} again", lambda: _bring_back(at))]
+    if at.passing.exists():
+        return [Step("server", f"{at.passing} goes", at.passing.unlink)]
+    return []
 
 
 def _settings_out(at: Situation) -> list[Step]:
@@ -300,12 +339,19 @@ def _unregister(at: Situation) -> Callable[[], None]:
     def work() -> None:
         assert at.client
         registration.remove(at.client)
-        before = claude_settings.kept(at.kept)
-        if before:
-            registration.add_back(at.client, json.loads(before))
-            at.kept.unlink()
+        _bring_back(at)
 
     return work
+
+
+def _bring_back(at: Situation) -> None:
+    """Register again the server that made room, where nothing is registered."""
+    assert at.client
+    before = _kept(at.kept)
+    if before:
+        registration.add_back(at.client, before)
+        at.kept.unlink()
+    at.passing.unlink(missing_ok=True)
 
 
 def _is_our_link(at: Situation) -> bool:
