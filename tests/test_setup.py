@@ -132,13 +132,24 @@ def test_without_a_word_nothing_is_done(machine: Machine, capsys: pytest.Capture
 
 @pytest.mark.parametrize(("answers", "rules"), [(["y", ""], ["mcp__bus"]), (["", "y"], []), (["y", "n"], None)])
 def test_on_a_terminal_it_asks(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, answers: list[str], rules: list[str] | None
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answers: list[str],
+    rules: list[str] | None,
 ) -> None:
-    """The permission has a question of its own, whose answer is no unless it is yes; then whether to go on."""
+    """First all is listed. The permission has a question of its own, then comes whether to go on."""
     monkeypatch.setattr(command, "_terminal", lambda _: True)
-    left = iter(answers)
-    monkeypatch.setattr("builtins.input", lambda _: next(left))
+    left, listed = iter(answers), []
+
+    def answer(question: str) -> str:
+        listed.append(capsys.readouterr().out)
+        assert ("mcp__bus" in question) == (len(listed) == 1)
+        return next(left)
+
+    monkeypatch.setattr("builtins.input", answer)
     machine.setup(yes=False, status=2 if rules is None else 0)
+    assert all(step in listed[0] for step in ("to set up:", "  server ", "  settings ", "  /bus "))
     assert machine.settings.exists() == (rules is not None)
     if rules is not None:
         assert machine.read().get("permissions", {}).get("allow", []) == rules

@@ -23,6 +23,9 @@ from .output import show
 
 NO_CLIENT = 3
 """Exit status where there is no Claude Code to set up."""
+FOLDERS = "folders-made"
+"""A file of the installer's copy: the folders that were made for it, and that are removed with it once empty."""
+_QUESTION = 'May sessions use the bus\'s tools without asking you each time (permission "{}")? [y/N] '
 _NEXT = """\
 Next: open two terminals, run claude in each, and type
 
@@ -108,11 +111,13 @@ def setup(options: argparse.Namespace, env: Mapping[str, str], home: Path) -> in
 
 def _install(options: argparse.Namespace, at: Situation) -> int:
     if at.client is None:
-        told = "claude is not on your PATH, so Claude Code was told nothing. Where it is, run: " + at.program.again
-        show(options, {"done": [], "open": [told]}, told)
-        return NO_CLIENT
-    wanted = [*_server(at), *_settings(at, _rule(options, at)), *_command(at), *_link(at)]
-    if wanted and not _agreed(options, at, wanted):
+        return _without_client(options, at)
+    rule = _rule_given(options, at)
+    wanted = _wanted(at, rule)
+    _tell(options, at, wanted)
+    if not rule and _may_ask(options, at) and _says_yes(_QUESTION.format(at.rule), default=False):
+        wanted = _wanted(at, at.rule)
+    if wanted and not _agreed(options):
         return 2
     done = _work(wanted)
     open_points = [*_open_points(at), *_permission_point(options, at)]
@@ -123,6 +128,24 @@ def _install(options: argparse.Namespace, at: Situation) -> int:
     for point in open_points:
         print(f"\nOpen: {point}")
     return 0
+
+
+def _without_client(options: argparse.Namespace, at: Situation) -> int:
+    """Only the command on PATH can be had; the way to the rest is told last."""
+    told = "claude is not on your PATH, so Claude Code was told nothing. Where it is, run: " + at.program.again
+    wanted = _link(at) if options.yes or _terminal(options) else []
+    _tell(options, at, wanted)
+    done = _work(wanted) if wanted and _agreed(options) else []
+    open_points = [*_shell_points(at), told] if done else [told]
+    if options.json:
+        show(options, {"done": done, "open": open_points}, "")
+    else:
+        print("\n".join([*(f"\nOpen: {point}\n" for point in open_points[:-1]), told]))
+    return NO_CLIENT
+
+
+def _wanted(at: Situation, rule: str) -> list[Step]:
+    return [*_server(at), *_settings(at, rule), *_command(at), *_link(at)]
 
 
 def _server(at: Situation) -> list[Step]:
@@ -193,16 +216,20 @@ def _settings(at: Situation, rule: str) -> list[Step]:
     return [Step("settings", text, lambda: claude_settings.edit(at.known.settings, change))]
 
 
-def _rule(options: argparse.Namespace, at: Situation) -> str:
-    """The permission rule to write; "" for none. Asks, unless the command line says."""
-    document, _ = claude_settings.read(at.known.settings)
+def _rule_given(options: argparse.Namespace, at: Situation) -> str:
+    """The permission rule that the command line wants written; "" for none."""
     wanted = options.permissions or ("yes" if options.yes else "ask")
-    if at.rule in claude_settings.allowed(document) or wanted == "no":
-        return ""
-    if wanted == "yes":
-        return at.rule
-    question = f'May sessions use the bus\'s tools without asking you each time (permission "{at.rule}")? [y/N] '
-    return at.rule if _terminal(options) and _says_yes(question, default=False) else ""
+    return at.rule if wanted == "yes" and not _is_allowed(at) else ""
+
+
+def _may_ask(options: argparse.Namespace, at: Situation) -> bool:
+    """Whether the user decides about the permission now."""
+    asks = options.permissions == "ask" or not (options.permissions or options.yes)
+    return asks and _terminal(options) and not _is_allowed(at)
+
+
+def _is_allowed(at: Situation) -> bool:
+    return at.rule in claude_settings.allowed(claude_settings.read(at.known.settings)[0])
 
 
 def _command(at: Situation) -> list[Step]:
@@ -229,6 +256,9 @@ def _link(at: Situation) -> list[Step]:
         return []
 
     def link() -> None:
+        missing = [folder for folder in (place.parent, *place.parent.parents) if not folder.exists()]
+        with (Path(command).parents[1] / FOLDERS).open("a", encoding="utf-8") as made:
+            made.writelines(f"{folder}\n" for folder in missing)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(command)
 
@@ -253,8 +283,7 @@ def _open_points(at: Situation) -> list[str]:
 
 
 def _permission_point(options: argparse.Namespace, at: Situation) -> list[str]:
-    document, _ = claude_settings.read(at.known.settings)
-    if options.permissions == "no" or at.rule in claude_settings.allowed(document):
+    if options.permissions == "no" or _is_allowed(at):
         return []
     return [f"sessions ask before they use the bus's tools. To let them: {at.program.again} --permissions yes"]
 
@@ -282,7 +311,8 @@ def _remove(options: argparse.Namespace, at: Situation) -> int:
     wanted += [Step("command", str(_link_place(at)), _link_place(at).unlink)] * _is_our_link(at)
     rules = detector.compiled(at.env, at.home, sys.platform)
     wanted += [Step("scanner", f"its rules in {rules[0].parent}", lambda: _forget(rules))] if rules else []
-    if wanted and not _agreed(options, at, wanted):
+    _tell(options, at, wanted)
+    if wanted and not _agreed(options):
         return 2
     done = _work(wanted)
     open_points = _left(at, registered=there and not at.client)
@@ -371,19 +401,26 @@ def _forget(rules: list[Path]) -> None:
 # -- both -----------------------------------------------------------------------------
 
 
-def _agreed(options: argparse.Namespace, at: Situation, wanted: list[Step]) -> bool:
-    """Show what would be done, and whether the user wants it."""
-    plan = [f"  {step.name:<10} {step.text}" for step in wanted]
+def _tell(options: argparse.Namespace, at: Situation, wanted: list[Step]) -> None:
+    """Show what would be done."""
+    if not wanted:
+        return
     if options.json:
         if not options.yes:
             show(options, {"planned": [f"{step.name}: {step.text}" for step in wanted], "done": []}, "")
-        return bool(options.yes)
+        return
     head = f"claude-bus {__version__}, {at.client or 'no Claude Code on PATH'}, {at.known.config}"
+    plan = [f"  {step.name:<10} {step.text}" for step in wanted]
     print("\n".join([head, "to take out:" if options.remove else "to set up:", *plan]), flush=True)
+
+
+def _agreed(options: argparse.Namespace) -> bool:
+    """Whether the user wants what was shown."""
     if options.yes:
         return True
     if not _terminal(options):
-        print("claude-bus: nothing is changed yet; with --yes it is done", file=sys.stderr)
+        if not options.json:
+            print("claude-bus: nothing is changed yet; with --yes it is done", file=sys.stderr)
         return False
     return _says_yes("Go on? [Y/n] ", default=True)
 
