@@ -25,8 +25,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HOLD = 25.0
-"""Seconds that a tool call waits for the server."""
+HOLD = 90.0
+"""Seconds that a tool call waits for the server. After 120 Claude Code puts a call into the background by itself."""
+SHARE = 0.6
+"""The part of the time that the user lets a tool call take (MCP_TOOL_TIMEOUT) in which it is answered."""
+TOLD = 10.0
+"""Seconds between two words to the person of what is waited for."""
 PAUSES = (15.0, 60.0, 300.0, 900.0)
 """Seconds until it is tried again by itself, by the number of failures before."""
 SOON = 10.0
@@ -191,10 +195,19 @@ class FirstStart:
             attempt.ask()
         if attempt.goes_on:
             so_far = int(time.monotonic() - attempt.began)
-            conversation.settle(BEING_MADE.format(so_far), FETCHING, held=HOLD)
+            conversation.settle(BEING_MADE.format(so_far), FETCHING, held=patience())
         else:
             said = f"claude-bus cannot start yet: {attempt.why}. {AGAIN} The whole story is in {attempt.log}"
             conversation.settle(said, f"bus: it cannot start yet: {attempt.why}")
+
+
+def patience() -> float:
+    """Seconds that a call waits: it has its answer before the client gives it up."""
+    try:
+        limit = float(os.environ.get("MCP_TOOL_TIMEOUT") or 0) / 1000
+    except ValueError:
+        limit = 0.0
+    return min(HOLD, SHARE * limit) if limit > 0 else HOLD
 
 
 class Conversation:
@@ -296,6 +309,8 @@ class Conversation:
             if time.monotonic() >= call.came + min(held, call.patience):
                 del self._calls[number]
                 self._result(call.message, call.params, answer, failed=True)
+            else:
+                call.announce()
 
     def _hook(self, message: dict[str, Any], notice: str) -> None:
         params = message["params"]
@@ -346,6 +361,7 @@ class Call:
         self.line, self.message, self.params = line, message, params
         self.came = time.monotonic()
         self.patience = HOLD
+        self._told = -TOLD
         meta = params.get("_meta")
         self._meta = meta if isinstance(meta, dict) else {}
 
@@ -354,10 +370,12 @@ class Call:
         return str(self._meta.get("claudecode/toolUseId", ""))
 
     def announce(self) -> None:
-        """Show the person what is waited for."""
-        token = self._meta.get("progressToken")
-        if token is not None:
-            said = {"progressToken": token, "progress": 0, "message": "first start: fetching its packages"}
+        """Show the person what is waited for, and that it goes on."""
+        token, waited = self._meta.get("progressToken"), time.monotonic() - self.came
+        if token is not None and waited >= self._told + TOLD:
+            self._told = waited
+            message = "first start: fetching its packages" + (f" ({int(waited)} s)" if waited >= TOLD else "")
+            said = {"progressToken": token, "progress": int(waited), "message": message}
             write({"jsonrpc": "2.0", "method": "notifications/progress", "params": said})
 
 
