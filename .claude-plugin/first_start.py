@@ -8,12 +8,13 @@ what the client said so far that the server must know is left in a file for it (
 Runs on Python 3.8 and newer, like the launcher.
 """
 # ruff: noqa: INP001
-# ruff: noqa: PTH103, PTH110, PTH118, PTH123, PTH202
+# ruff: noqa: PTH103, PTH110, PTH117, PTH118, PTH123, PTH202
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -64,6 +65,38 @@ def environment(folder: str, args: list[str]) -> str:
     if not attempt.made:
         raise launch.Failed(f"{attempt.why}. The whole story is in {attempt.log}")
     return attempt.made
+
+
+def store_of_plugin() -> str:
+    """Where this program's environments belong if it is an installed plugin, or "".
+
+    A shell is not told of the plugin's data, whose folder the client makes with the first session.
+    """
+    config = os.environ.get("CLAUDE_CONFIG_DIR") or os.path.join(launch.home_folder(), ".claude")
+    if not os.path.isabs(config):
+        return ""
+    plugins = os.path.join(config, "plugins")
+    installed = read(os.path.join(plugins, "installed_plugins.json")).get("plugins")
+    markets = read(os.path.join(plugins, "known_marketplaces.json"))
+    for name, entries in installed.items() if isinstance(installed, dict) else ():
+        place = markets.get(name.partition("@")[2])
+        found = [*(entries if isinstance(entries, list) else []), place]
+        places = [one.get(key) for one in found if isinstance(one, dict) for key in ("installPath", "installLocation")]
+        data = os.path.join(plugins, "data", re.sub(r"[^\w-]", "-", name), "environments")
+        here = os.path.realpath(launch.ROOT) in [os.path.realpath(path) for path in places if isinstance(path, str)]
+        if here and not launch.doubtful(os.path.realpath(data)):
+            return os.path.realpath(data)
+    return ""
+
+
+def read(path: str) -> dict[str, Any]:
+    """A file of the client's; {} if it is not there, or not what it was."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def tell(why: str) -> int:

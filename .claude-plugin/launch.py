@@ -55,8 +55,14 @@ def start(args: list[str], folder: str = "") -> int:
     chosen = os.environ.get("CLAUDE_BUS_PYTHON")
     if chosen and not folder:
         return become(chosen, "", args)
+    if args[:1] == ["setup"] and not folder and sys.version_info >= OLDEST:  # it needs none of the packages
+        return claude_bus(args)
     folder = folder or store()
-    return enter(find(folder) or first_start().environment(folder, args), args)
+    found = find(folder)
+    if not found and not os.environ.get("CLAUDE_PLUGIN_DATA"):
+        folder = first_start().store_of_plugin() or folder
+        found = find(folder)
+    return enter(found or first_start().environment(folder, args), args)
 
 
 def first_start() -> Any:
@@ -94,11 +100,16 @@ def run(environment: str, args: list[str]) -> int:
     if not (sys.version_info >= OLDEST and has_packages()):
         needed = ".".join(map(str, OLDEST))
         raise Failed(f"CLAUDE_BUS_PYTHON is not a Python {needed} or newer with the packages of {REQUIREMENTS}")
+    return claude_bus(args)
+
+
+def claude_bus(args: list[str]) -> int:
+    """Run claude_bus in this process."""
     sys.path.insert(0, os.path.join(ROOT, "src"))
     sys.argv = ["claude-bus", *args]
-    from claude_bus.__main__ import main as claude_bus
+    from claude_bus.__main__ import main
 
-    return claude_bus()
+    return main()
 
 
 def has_packages() -> bool:

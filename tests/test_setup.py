@@ -378,6 +378,24 @@ def test_beside_the_plugin_nothing_is_there_twice(machine: Machine, capsys: pyte
     assert machine.problems() == []
 
 
+@pytest.mark.parametrize("way", ["its copy", "its marketplace"])
+def test_the_plugins_own_setup_has_nothing_to_say_against_the_plugin(
+    machine: Machine, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    """Run from the plugin, it gives the permission; there is no other installation to use instead."""
+    plugins = machine.config / "plugins"
+    machine.has_plugin()
+    if way == "its copy":
+        installed = {"version": 2, "plugins": {"bus@claude-bus": [{"installPath": str(ROOT)}]}}
+        (plugins / "installed_plugins.json").write_text(json.dumps(installed))
+    else:
+        markets = {"claude-bus": {"installLocation": str(ROOT)}}
+        (plugins / "known_marketplaces.json").write_text(json.dumps(markets))
+    machine.setup(yes=True, permissions="yes")
+    assert "Open:" not in capsys.readouterr().out
+    assert machine.read()["permissions"] == {"allow": ["mcp__plugin_bus_bus"]}
+
+
 # -- settings are never lost ----------------------------------------------------------
 
 

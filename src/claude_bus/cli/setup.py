@@ -269,12 +269,12 @@ def _open_points(at: Situation) -> list[str]:
     """Remarks for the user after an installation, most with a command to run."""
     assert at.client
     found = []
-    if at.known.plugins:
+    if at.known.plugins and not at.known.is_plugin(at.program.plugin):
         found.append(
             f"the plugin {' and '.join(at.known.plugins)} is enabled and brings server, hooks and /bus. "
             f"To use this installation instead: claude plugin uninstall {at.known.plugins[0]}, then {at.program.again}"
         )
-    elif not at.client.knows_hooks:
+    elif not at.known.plugins and not at.client.knows_hooks:
         found.append(
             f"{at.client} does not know our hooks (they need {'.'.join(map(str, HOOKS_SINCE))} or newer), so there are "
             f"none. Tools and /bus work; mail is read when you ask for it. After an update of it: {at.program.again}"
