@@ -63,6 +63,7 @@ place_of_program() {
   [ ! -d "$dir/.claude-bus" ] || refuse "$dir is where a database of claude-bus is; choose another folder with --dir"
   command=$dir/bin/claude-bus
   mark=$dir/.claude-bus
+  folders=$dir/folders-made # also of `setup`: removed again once they are empty
 }
 
 # The folder of this script, with what belongs to it. Read from a pipe, or copied alone, it has nothing to install.
@@ -84,7 +85,10 @@ install() {
   need_python
   say "Installing claude-bus $(version) into $dir ..."
   # All of it readable as far as the user's umask lets it be: a copy in /opt is for everybody.
+  local missing
+  missing=$(missing_folders "$(dirname "$dir")"; missing_folders "$HOME/.cache") # there the scanner keeps its rules
   { mkdir -p "$dir/bin" "$dir/environments" && : > "$mark"; } || fail "$dir cannot be written; choose another folder with --dir"
+  [ -e "$folders" ] || say "$missing" > "$folders"
   environment
   program
   start_command "$command.new"
@@ -101,6 +105,15 @@ setup() {
   local status=0
   "$command" setup "${answers[@]}" || status=$?
   [ "$status" = 0 ] || [ "$status" = 3 ]
+}
+
+# A folder and those above it, as far as they are not there.
+missing_folders() {
+  local folder=$1
+  while [ ! -e "$folder" ]; do
+    say "$folder"
+    folder=$(dirname "$folder")
+  done
 }
 
 # The packages it needs, with their hashes checked; made as for the plugin.
@@ -170,8 +183,13 @@ uninstall() {
   need_python
   unset_up || fail "Claude Code's settings could not be put back; nothing is removed"
   if [ -f "$mark" ]; then
-    rm -rf "$dir/environments" "$dir"/app-* "$dir"/.new-* "$dir/.environment" "$dir/install.log" "$command" "$command.new" "$mark"
+    local made folder
+    made=$(LC_ALL=C sort -r "$folders" 2>/dev/null) || true # the inner ones first
+    rm -rf "$dir/environments" "$dir"/app-* "$dir"/.new-* "$dir/.environment" "$dir/install.log" "$command" "$command.new" "$mark" "$folders"
     if rmdir "$dir/bin" "$dir" 2>/dev/null; then say "$dir is gone"; else say "$dir holds something else, and stays"; fi
+    while IFS= read -r folder; do
+      case $folder in /*) rmdir "$folder" 2>/dev/null || true ;; esac
+    done <<< "$made"
   fi
   rmdir "$config" 2>/dev/null || true # it may be ours, and then it is empty
   say "claude-bus is removed. Your messages and state are still in ${BUS_DB:-$HOME/.claude-bus/bus.db}"

@@ -8,12 +8,13 @@ what the client said so far that the server must know is left in a file for it (
 Runs on Python 3.8 and newer, like the launcher.
 """
 # ruff: noqa: INP001
-# ruff: noqa: PTH103, PTH110, PTH118, PTH123, PTH202
+# ruff: noqa: PTH103, PTH110, PTH117, PTH118, PTH123, PTH202
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,8 +26,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HOLD = 25.0
-"""Seconds that a tool call waits for the server."""
+HOLD = 90.0
+"""Seconds that a tool call waits for the server. After 120 Claude Code puts a call into the background by itself."""
+SHARE = 0.6
+"""The part of the time that the user lets a tool call take (MCP_TOOL_TIMEOUT) in which it is answered."""
+TOLD = 10.0
+"""Seconds between two words to the person of what is waited for."""
 PAUSES = (15.0, 60.0, 300.0, 900.0)
 """Seconds until it is tried again by itself, by the number of failures before."""
 SOON = 10.0
@@ -60,6 +65,38 @@ def environment(folder: str, args: list[str]) -> str:
     if not attempt.made:
         raise launch.Failed(f"{attempt.why}. The whole story is in {attempt.log}")
     return attempt.made
+
+
+def store_of_plugin() -> str:
+    """Where this program's environments belong if it is an installed plugin, or "".
+
+    A shell is not told of the plugin's data, whose folder the client makes with the first session.
+    """
+    config = os.environ.get("CLAUDE_CONFIG_DIR") or os.path.join(launch.home_folder(), ".claude")
+    if not os.path.isabs(config):
+        return ""
+    plugins = os.path.join(config, "plugins")
+    installed = read(os.path.join(plugins, "installed_plugins.json")).get("plugins")
+    markets = read(os.path.join(plugins, "known_marketplaces.json"))
+    for name, entries in installed.items() if isinstance(installed, dict) else ():
+        place = markets.get(name.partition("@")[2])
+        found = [*(entries if isinstance(entries, list) else []), place]
+        places = [one.get(key) for one in found if isinstance(one, dict) for key in ("installPath", "installLocation")]
+        data = os.path.join(plugins, "data", re.sub(r"[^\w-]", "-", name), "environments")
+        here = os.path.realpath(launch.ROOT) in [os.path.realpath(path) for path in places if isinstance(path, str)]
+        if here and not launch.doubtful(os.path.realpath(data)):
+            return os.path.realpath(data)
+    return ""
+
+
+def read(path: str) -> dict[str, Any]:
+    """A file of the client's; {} if it is not there, or not what it was."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def tell(why: str) -> int:
@@ -191,10 +228,19 @@ class FirstStart:
             attempt.ask()
         if attempt.goes_on:
             so_far = int(time.monotonic() - attempt.began)
-            conversation.settle(BEING_MADE.format(so_far), FETCHING, held=HOLD)
+            conversation.settle(BEING_MADE.format(so_far), FETCHING, held=patience())
         else:
             said = f"claude-bus cannot start yet: {attempt.why}. {AGAIN} The whole story is in {attempt.log}"
             conversation.settle(said, f"bus: it cannot start yet: {attempt.why}")
+
+
+def patience() -> float:
+    """Seconds that a call waits: it has its answer before the client gives it up."""
+    try:
+        limit = float(os.environ.get("MCP_TOOL_TIMEOUT") or 0) / 1000
+    except ValueError:
+        limit = 0.0
+    return min(HOLD, SHARE * limit) if limit > 0 else HOLD
 
 
 class Conversation:
@@ -296,6 +342,8 @@ class Conversation:
             if time.monotonic() >= call.came + min(held, call.patience):
                 del self._calls[number]
                 self._result(call.message, call.params, answer, failed=True)
+            else:
+                call.announce()
 
     def _hook(self, message: dict[str, Any], notice: str) -> None:
         params = message["params"]
@@ -346,6 +394,7 @@ class Call:
         self.line, self.message, self.params = line, message, params
         self.came = time.monotonic()
         self.patience = HOLD
+        self._told = -TOLD
         meta = params.get("_meta")
         self._meta = meta if isinstance(meta, dict) else {}
 
@@ -354,10 +403,12 @@ class Call:
         return str(self._meta.get("claudecode/toolUseId", ""))
 
     def announce(self) -> None:
-        """Show the person what is waited for."""
-        token = self._meta.get("progressToken")
-        if token is not None:
-            said = {"progressToken": token, "progress": 0, "message": "first start: fetching its packages"}
+        """Show the person what is waited for, and that it goes on."""
+        token, waited = self._meta.get("progressToken"), time.monotonic() - self.came
+        if token is not None and waited >= self._told + TOLD:
+            self._told = waited
+            message = "first start: fetching its packages" + (f" ({int(waited)} s)" if waited >= TOLD else "")
+            said = {"progressToken": token, "progress": int(waited), "message": message}
             write({"jsonrpc": "2.0", "method": "notifications/progress", "params": said})
 
 

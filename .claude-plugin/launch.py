@@ -55,8 +55,14 @@ def start(args: list[str], folder: str = "") -> int:
     chosen = os.environ.get("CLAUDE_BUS_PYTHON")
     if chosen and not folder:
         return become(chosen, "", args)
+    if args[:1] == ["setup"] and not folder and sys.version_info >= OLDEST:  # it needs none of the packages
+        return claude_bus(args)
     folder = folder or store()
-    return enter(find(folder) or first_start().environment(folder, args), args)
+    found = find(folder)
+    if not found and not os.environ.get("CLAUDE_PLUGIN_DATA"):
+        folder = first_start().store_of_plugin() or folder
+        found = find(folder)
+    return enter(found or first_start().environment(folder, args), args)
 
 
 def first_start() -> Any:
@@ -94,11 +100,16 @@ def run(environment: str, args: list[str]) -> int:
     if not (sys.version_info >= OLDEST and has_packages()):
         needed = ".".join(map(str, OLDEST))
         raise Failed(f"CLAUDE_BUS_PYTHON is not a Python {needed} or newer with the packages of {REQUIREMENTS}")
+    return claude_bus(args)
+
+
+def claude_bus(args: list[str]) -> int:
+    """Run claude_bus in this process."""
     sys.path.insert(0, os.path.join(ROOT, "src"))
     sys.argv = ["claude-bus", *args]
-    from claude_bus.__main__ import main as claude_bus
+    from claude_bus.__main__ import main
 
-    return claude_bus()
+    return main()
 
 
 def has_packages() -> bool:
@@ -140,7 +151,7 @@ def stores() -> Iterator[str]:
     data = os.environ.get("CLAUDE_PLUGIN_DATA")
     if data:
         yield os.path.join(data, "environments")
-    home = os.path.expanduser("~")
+    home = home_folder()
     caches = [os.path.join(home, ".cache")]
     if WINDOWS:
         caches = [os.environ.get("LOCALAPPDATA") or home]
@@ -150,8 +161,21 @@ def stores() -> Iterator[str]:
         caches.insert(0, os.environ["XDG_CACHE_HOME"])
     if not WINDOWS:
         caches.append(os.path.join(os.environ.get("TMPDIR") or "/tmp", f"user-{os.geteuid()}"))  # noqa: S108 - checked
-    for cache in caches:
+    for cache in filter(os.path.isabs, caches):  # a relative one would be another in each folder
         yield os.path.join(cache, "claude-bus", "environments")
+
+
+def home_folder() -> str:
+    """This user's home folder; a relative path, or "", for a user without one."""
+    given = os.path.expanduser("~") if WINDOWS else os.environ.get("HOME")
+    if given:
+        return given
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except (ImportError, KeyError):
+        return ""
 
 
 def is_writable(folder: str) -> bool:

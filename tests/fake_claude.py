@@ -9,15 +9,18 @@ from typing import Any
 
 _CLAUDE = """\
 #!{python}
-import json, sys
+import json, os, sys
 from pathlib import Path
 
-state, refuses = Path({state!r}), {refuses!r}
+state, refuses, kills = Path({state!r}), {refuses!r}, {kills!r}
 arguments = sys.argv[1:]
 known = json.loads(state.read_text()) if state.exists() else {{}}
 servers = known.setdefault("mcpServers", {{}})
 if arguments == ["--version"]:
     print({version!r})
+elif kills and arguments[1] == kills:
+    os.kill(os.getppid(), 9)
+    sys.exit()
 elif refuses and arguments[1] == refuses:
     sys.exit(f"{{refuses}} is refused")
 elif arguments[:4] == ["mcp", "remove", "-s", "user"]:
@@ -44,12 +47,14 @@ if arguments[0] == "mcp":
 class FakeClaude:
     """A `claude` in a folder for PATH, which keeps its servers in the file `state`."""
 
-    def __init__(self, folder: Path, state: Path, version: str = "2.1.332", refuses: str = "") -> None:
-        """`refuses` is a command of `claude mcp` that fails."""
+    def __init__(
+        self, folder: Path, state: Path, version: str = "2.1.332", *, refuses: str = "", kills: str = ""
+    ) -> None:
+        """`refuses` is a command of `claude mcp` that fails, `kills` one during which who calls it is killed."""
         self.folder, self.state = folder, state
         folder.mkdir(parents=True, exist_ok=True)
         told = f"{version} (Claude Code)"
-        values = {"python": sys.executable, "state": str(state), "version": told, "refuses": refuses}
+        values = {"python": sys.executable, "state": str(state), "version": told, "refuses": refuses, "kills": kills}
         self.program = folder / "claude"
         self.program.write_text(_CLAUDE.format(**values), encoding="utf-8")
         self.program.chmod(0o755)

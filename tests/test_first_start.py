@@ -170,12 +170,23 @@ def test_a_call_that_waited_for_long_is_told_what_is_going_on(plugin: Path, data
     assert "Nothing was done" in told.text
 
 
-def test_a_call_shows_what_it_waits_for(building: Launched) -> None:
-    """Where the client asks for progress."""
-    building.start()
-    building.post("tools/call", name="whoami", arguments={}, _meta={"progressToken": 5})
-    said = building.read()
-    assert (said["method"], said["params"]["progressToken"]) == ("notifications/progress", 5)
+def test_a_call_is_answered_before_its_client_gives_it_up(plugin: Path, data: Path, uv: Uv) -> None:
+    """Where the user has set a time limit for tool calls, it waits for less than that."""
+    altered(plugin, HOLD=10 * PATIENCE)
+    uv.close()
+    with launched(plugin, user(data, uv, MCP_TOOL_TIMEOUT="500")) as server:
+        told = server.start().call("send", to="bob", content="hello")
+    assert "Nothing was done" in told.text
+
+
+def test_a_call_shows_what_it_waits_for(plugin: Path, data: Path, uv: Uv) -> None:
+    """Where the client asks for progress: at once, and again while it goes on."""
+    altered(plugin, TOLD=0.2)
+    uv.close()
+    with launched(plugin, user(data, uv)) as server:
+        server.start().post("tools/call", name="whoami", arguments={}, _meta={"progressToken": 5})
+        said = [server.read() for _ in range(3)]
+    assert [(one["method"], one["params"]["progressToken"]) for one in said] == [("notifications/progress", 5)] * 3
 
 
 def test_a_subagents_call_does_not_wait(building: Launched) -> None:

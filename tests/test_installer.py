@@ -21,7 +21,7 @@ import claude_bus
 from claude_bus.claude_settings import BACKUP, Refused, hooks_of, install, uninstall, with_hooks, without_hooks
 from claude_bus.mcp import hooks
 from claude_bus.selftest import main as selftest
-from environment_under_test import ROOT, Launched, checkout, has_environment, machine
+from environment_under_test import ROOT, Launched, Uv, checkout, has_environment, machine
 from fake_claude import FakeClaude
 from processes_under_test import PATIENCE
 
@@ -113,8 +113,10 @@ def test_one_command_in_an_empty_home(newcomer: User) -> None:
 
 
 def test_without_claude_nothing_half_done_stays(user: User) -> None:
-    """The program is there, Claude Code is told nothing, and the last line says what to run, quoted for a shell."""
-    last = user.installs().splitlines()[-1]
+    """The program is there, with its command; Claude Code is told nothing, and the last line says what to run."""
+    *_, last = lines = user.installs().splitlines()
+    assert (user.home / ".local" / "bin" / "claude-bus").resolve() == user.command
+    assert any("export PATH=" in line for line in lines)
     assert last.startswith("claude is not on your PATH")
     assert shlex.split(last.partition("run: ")[2]) == [str(user.command), "setup"]
     assert not user.config.exists()
@@ -375,6 +377,32 @@ def test_uninstall_leaves_the_database_only(user: User) -> None:
     assert "mcpServers" not in client.read()
     assert not (user.home / ".cache").exists() or not any((user.home / ".cache").iterdir())
     assert "still in" in user.installs("--uninstall")
+
+
+@pytest.mark.parametrize(
+    ("before", "client"), [([], True), ([], False), ([".local/bin", ".cache"], True), ([".local/share"], True)]
+)
+def test_uninstall_leaves_the_folders_that_were_there(newcomer: User, uv: Uv, before: list[str], client: bool) -> None:
+    """Those that were made for the program go where nothing else is in them; those of the user's stay, empty or not."""
+    for folder in before:
+        (newcomer.home / folder).mkdir(parents=True)
+    if client:
+        newcomer.has_claude().has()
+    newcomer.env["PATH"] = f"{uv.folder}{os.pathsep}{newcomer.env['PATH']}"
+    there = sorted(newcomer.home.rglob("*"))
+    newcomer.installs()
+    newcomer.installs()
+    newcomer.installs("--uninstall")
+    assert sorted(newcomer.home.rglob("*")) == there
+
+
+def test_uninstall_leaves_what_others_have_put_beside_it(user: User) -> None:
+    """A program of somebody else's in the folder that was made for our command."""
+    user.installs()
+    other = user.home / ".local" / "bin" / "other"
+    other.touch()
+    user.installs("--uninstall")
+    assert list(other.parent.iterdir()) == [other]
 
 
 def test_what_it_does_not_know_it_does_not_do(user: User) -> None:

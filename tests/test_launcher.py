@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -31,10 +32,14 @@ from environment_under_test import (
 from processes_under_test import PATIENCE
 
 
-def run(plugin: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    plugin: Path, env: dict[str, str], *arguments: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the launcher to its end; with arguments it runs the command line in place of the server."""
     command = [sys.executable, "-I", "-S", str(plugin / ".claude-plugin" / "launch.py"), *arguments]
-    return subprocess.run(command, env=env, input="", capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+    return subprocess.run(
+        command, env=env, cwd=cwd, input="", capture_output=True, text=True, timeout=3 * PATIENCE, check=False
+    )
 
 
 # -- starts ---------------------------------------------------------------------------
@@ -100,6 +105,39 @@ def test_without_the_client_the_environment_is_in_the_users_cache(plugin: Path, 
     has_environment(tmp_path / "cache" / "claude-bus" / "environments")
     env = machine({"XDG_CACHE_HOME": str(tmp_path / "cache")})
     assert run(plugin, env, "--version").returncode == 0
+
+
+def test_setup_needs_no_environment(plugin: Path, uv: Uv, tmp_path: Path) -> None:
+    """It is run by the Python that is there, and no packages are fetched for it, which nobody would remove."""
+    env = machine({"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": ""}, without=("claude",), first=uv.folder)
+    (tmp_path / "home").mkdir()
+    done = run(plugin, env, "setup", "--yes")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert "claude is not on your PATH" in done.stdout
+    assert uv.calls == []
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize("way", ["installPath", "installLocation"])
+def test_a_command_before_the_plugins_first_session(plugin: Path, uv: Uv, tmp_path: Path, way: str) -> None:
+    """The environment is made where the plugin's own will be, and removed with the plugin: there is no second one."""
+    plugins = tmp_path / "home" / ".claude" / "plugins"
+    plugins.mkdir(parents=True)
+    copy = str(plugin if way == "installPath" else plugins / "cache")
+    market = str(plugin if way == "installLocation" else plugins / "marketplaces")
+    installed = {"plugins": {"other@x": None, "bus@claude-bus": [{"installPath": copy}]}}
+    (plugins / "installed_plugins.json").write_text(json.dumps(installed))
+    (plugins / "known_marketplaces.json").write_text(json.dumps({"claude-bus": {"installLocation": market}}))
+    env = machine({"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": ""}, first=uv.folder)
+
+    assert run(plugin, env, "--version").stdout == f"claude-bus {claude_bus.__version__}\n"
+
+    data = plugins / "data" / "bus-claude-bus"
+    assert len(named(data)) == 1
+    assert not (tmp_path / "home" / ".cache").exists()
+    assert run(plugin, {**env, "CLAUDE_PLUGIN_DATA": str(data)}, "--version").returncode == 0
+    assert run(plugin, env, "--version").returncode == 0
+    assert [call.split()[0] for call in uv.calls] == ["venv", "pip"]
 
 
 def test_nothing_of_the_users_python_gets_in(plugin: Path, data: Path, tmp_path: Path) -> None:
@@ -287,3 +325,18 @@ def test_no_folder_that_only_the_user_can_change(plugin: Path, data: Path, uv: U
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{shared} can be changed by others" in done.stderr
     assert uv.calls == []
+
+
+@pytest.mark.parametrize("home", ["relative", "."])
+def test_a_home_that_is_relative_holds_no_environment(plugin: Path, uv: Uv, tmp_path: Path, home: str) -> None:
+    """It would be another folder wherever one is; the user's part of the folder for what passes is used."""
+    (tmp_path / "project").mkdir()
+    passing = tmp_path / "passing"
+    passing.mkdir()
+    env = machine({"HOME": home, "XDG_CACHE_HOME": home, "TMPDIR": str(passing)}, first=uv.folder)
+
+    done = run(plugin, env, "--version", cwd=tmp_path / "project")
+
+    assert (done.returncode, done.stdout) == (0, f"claude-bus {claude_bus.__version__}\n")
+    assert list((tmp_path / "project").iterdir()) == []
+    assert (passing / f"user-{os.geteuid()}" / "claude-bus" / "environments").is_dir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -131,13 +132,24 @@ def test_without_a_word_nothing_is_done(machine: Machine, capsys: pytest.Capture
 
 @pytest.mark.parametrize(("answers", "rules"), [(["y", ""], ["mcp__bus"]), (["", "y"], []), (["y", "n"], None)])
 def test_on_a_terminal_it_asks(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, answers: list[str], rules: list[str] | None
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answers: list[str],
+    rules: list[str] | None,
 ) -> None:
-    """The permission has a question of its own, whose answer is no unless it is yes; then whether to go on."""
+    """First all is listed. The permission has a question of its own, then comes whether to go on."""
     monkeypatch.setattr(command, "_terminal", lambda _: True)
-    left = iter(answers)
-    monkeypatch.setattr("builtins.input", lambda _: next(left))
+    left, listed = iter(answers), []
+
+    def answer(question: str) -> str:
+        listed.append(capsys.readouterr().out)
+        assert ("mcp__bus" in question) == (len(listed) == 1)
+        return next(left)
+
+    monkeypatch.setattr("builtins.input", answer)
     machine.setup(yes=False, status=2 if rules is None else 0)
+    assert all(step in listed[0] for step in ("to set up:", "  server ", "  settings ", "  /bus "))
     assert machine.settings.exists() == (rules is not None)
     if rules is not None:
         assert machine.read().get("permissions", {}).get("allow", []) == rules
@@ -255,6 +267,59 @@ def test_variables_of_an_old_registration_stay(machine: Machine, capsys: pytest.
     assert any("sessions use /srv/my bus.db" in finding.detail for finding in machine.doctor())
 
 
+def killed(machine: Machine, *arguments: str, during: str) -> None:
+    """Run setup in a process that is killed during a command of the client."""
+    FakeClaude(machine.claude.folder, machine.claude.state, kills=during)
+    env = {**machine.env, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-m", "claude_bus", "setup", "--yes", *arguments], env=env, check=False)
+    assert done.returncode == -signal.SIGKILL
+    FakeClaude(machine.claude.folder, machine.claude.state)
+
+
+def test_a_kill_loses_no_variables(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Between the client's two commands nothing is registered: the next run still finds what was."""
+    kept = {"BUS_DB": "/srv/my bus.db", "BUS_TOKEN": "hidden"}
+    machine.claude.registered(command="/opt/claude-bus/bin/claude-bus", env=kept)
+    killed(machine, during="add")
+    assert "mcpServers" not in machine.claude.read()
+    (place,) = machine.config.glob("mcp-server-*")
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+
+    machine.setup()
+
+    out = capsys.readouterr().out
+    assert machine.claude.server
+    assert machine.claude.server["env"] == kept
+    assert "(with BUS_DB, BUS_TOKEN)" in out
+    assert "export BUS_DB='/srv/my bus.db'" in out
+    assert "hidden" not in out
+    assert list(machine.config.glob("mcp-server-*")) == []
+
+
+def test_a_kill_before_a_removal_leaves_nothing(machine: Machine) -> None:
+    """Removed after all, a registration that was being renewed leaves no file."""
+    machine.claude.registered(command="/opt/claude-bus/bin/claude-bus", env={"BUS_DB": "/srv/bus.db"})
+    killed(machine, during="add")
+    machine.remove()
+    assert [Path(path).name for path in machine.files()] == [".claude.json"]
+
+
+@pytest.mark.parametrize("during", ["add", "remove"])
+def test_a_kill_does_not_keep_another_server_away(machine: Machine, during: str) -> None:
+    """The server that made room comes back with --remove, whichever run was killed before."""
+    machine.claude.registered(command="transit", env={"TOKEN": "hidden"})
+    before = machine.claude.server
+    if during == "add":
+        killed(machine, during="add")
+    else:
+        machine.setup()
+        killed(machine, "--remove", during="add-json")
+    assert "mcpServers" not in machine.claude.read()
+    machine.remove()
+    assert machine.claude.server == before
+    assert [Path(path).name for path in machine.files()] == [".claude.json"]
+
+
 def test_another_server_of_that_name_makes_room_and_comes_back(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +376,24 @@ def test_beside_the_plugin_nothing_is_there_twice(machine: Machine, capsys: pyte
     assert not (machine.config / "commands" / "bus.md").exists()
     assert "claude plugin uninstall bus@claude-bus" in capsys.readouterr().out
     assert machine.problems() == []
+
+
+@pytest.mark.parametrize("way", ["its copy", "its marketplace"])
+def test_the_plugins_own_setup_has_nothing_to_say_against_the_plugin(
+    machine: Machine, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    """Run from the plugin, it gives the permission; there is no other installation to use instead."""
+    plugins = machine.config / "plugins"
+    machine.has_plugin()
+    if way == "its copy":
+        installed = {"version": 2, "plugins": {"bus@claude-bus": [{"installPath": str(ROOT)}]}}
+        (plugins / "installed_plugins.json").write_text(json.dumps(installed))
+    else:
+        markets = {"claude-bus": {"installLocation": str(ROOT)}}
+        (plugins / "known_marketplaces.json").write_text(json.dumps(markets))
+    machine.setup(yes=True, permissions="yes")
+    assert "Open:" not in capsys.readouterr().out
+    assert machine.read()["permissions"] == {"allow": ["mcp__plugin_bus_bus"]}
 
 
 # -- settings are never lost ----------------------------------------------------------
@@ -421,6 +504,54 @@ def test_settings_with_a_byte_order_mark_keep_it(tmp_path: Path) -> None:
     assert settings.read_bytes().startswith(b"\xef\xbb\xbf{")
     claude_settings.uninstall(tmp_path, [ROOT])
     assert settings.read_bytes() == b'\xef\xbb\xbf{"model": "opus"}'
+
+
+EMPTY: tuple[dict[str, Any], ...] = (
+    {"hooks": {}, "model": "opus"},
+    {"model": "opus", "hooks": {"Stop": [], "SessionEnd": []}, "env": {}},
+    {"hooks": {"SessionEnd": THEIRS["Stop"], "Stop": [{"hooks": []}], "PreToolUse": []}},
+    {"permissions": {}, "hooks": {}},
+    {"permissions": {"allow": []}, "hooks": {"Stop": []}},
+    {"permissions": {"deny": [], "allow": []}},
+    {},
+)
+"""Settings of which something is there and says nothing."""
+
+
+@pytest.mark.parametrize("before", EMPTY)
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_is_empty_stays(tmp_path: Path, before: dict[str, Any], changed: bool) -> None:
+    """Keys and lists of the user's that hold nothing, and their order; also in settings that have changed since."""
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(before, indent=3))
+    claude_settings.install(tmp_path, ROOT, [], "mcp__bus")
+    more = {"theme": "dark"} if changed else {}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | more, indent=3))
+    claude_settings.uninstall(tmp_path, [ROOT])
+    assert settings.read_text() == json.dumps({**before, **more}, indent=3)
+
+
+@pytest.mark.parametrize("written", [b"", b"\n", b" \r\n", b"\xef\xbb\xbf"])
+def test_an_empty_file_stays(tmp_path: Path, written: bytes) -> None:
+    """It is no settings, and the user's."""
+    (tmp_path / "settings.json").write_bytes(written)
+    claude_settings.install(tmp_path, ROOT, [])
+    claude_settings.uninstall(tmp_path, [ROOT])
+    assert (tmp_path / "settings.json").read_bytes() == written
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_settings_that_changed_since_keep_their_form(tmp_path: Path, line_break: str, end: str) -> None:
+    """Indentation, line breaks and the end of the file are those of the user."""
+    settings = tmp_path / "settings.json"
+    written = f'{{\n\t"model": "opus",\n\t"hooks": {{}}\n}}{end}'.replace("\n", line_break).encode()
+    settings.write_bytes(written)
+    claude_settings.install(tmp_path, ROOT, [], "mcp__bus")
+    settings.write_bytes(settings.read_bytes().replace(b"opus", b"sonnet"))
+    claude_settings.uninstall(tmp_path, [ROOT])
+    assert settings.read_bytes() == written.replace(b"opus", b"sonnet")
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/no/such/file")])

@@ -136,10 +136,24 @@ def test_a_user_without_home_and_entry_can_use_a_bus(tmp_path: Path, env: dict[s
         "import pwd, sys; pwd.getpwuid = lambda number: {}[number]; "  # a KeyError, as for a user without an entry
         "from claude_bus.cli.main import run; sys.exit(run(sys.argv[1:]))"
     )
-    for variables, status, said in ((env, 0, b"sent to"), ({**env, "BUS_DB": ""}, 2, b"no home folder")):
-        command = [sys.executable, "-c", code, "send", "bob", "hi"]
+    sends = ["send", "bob", "hi"]
+    tried = (
+        (sends, env, 0, b"sent to"),
+        (sends, {**env, "BUS_DB": ""}, 2, b"no home folder"),
+        (["setup", "--yes"], env, 2, b"no home folder"),
+    )
+    for arguments, variables, status, said in tried:
+        command = [sys.executable, "-c", code, *arguments]
         done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, check=False)
         assert (done.returncode, said in done.stdout + done.stderr) == (status, True), done
+        assert len(done.stderr.splitlines()) <= 1, done
+
+
+def test_setup_puts_nothing_into_a_home_that_is_relative(tmp_path: Path, env: dict[str, str]) -> None:
+    """Claude Code's files would be looked for in whatever folder one is in."""
+    done = run(["setup", "--yes"], {**env, "HOME": "relative"}, cwd=tmp_path)
+    assert (done.returncode, b"set HOME to its whole path" in done.stderr) == (2, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- a working folder that is gone --------------------------------------------------------------------------

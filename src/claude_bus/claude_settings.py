@@ -155,9 +155,12 @@ def with_rule(document: Document, rule: str) -> Document:
 
 
 def without_ours(document: Document, before: Document) -> Document:
-    """The settings without our hooks, and without our permissions that were not there `before`."""
+    """The settings without our hooks, and without our permissions that were not there `before`.
+
+    What was there and empty `before` is so again.
+    """
     mine = set(RULES) - rules_of_ours(before)
-    rest = without_hooks(document)
+    rest = _with_empty_hooks(document, without_hooks(document), before)
     if not mine & rules_of_ours(rest):
         return rest
     left = {**rest["permissions"], "allow": [rule for rule in allowed(rest) if rule not in [*mine]]}
@@ -166,6 +169,16 @@ def without_ours(document: Document, before: Document) -> Document:
     if not left and "permissions" not in before:
         return {key: value for key, value in rest.items() if key != "permissions"}
     return {**rest, "permissions": left}
+
+
+def _with_empty_hooks(document: Document, rest: Document, before: Document) -> Document:
+    """What is left of the settings, with what the user had of hooks and empty before we came, in its order."""
+    there, left = document.get("hooks", {}), rest.get("hooks", {})
+    empty = [event for event, groups in before.get("hooks", {}).items() if not groups]
+    hooks = {event: left.get(event, []) for event in there if event in left or event in empty}
+    if not hooks and before.get("hooks") != {}:
+        return rest
+    return {key: hooks if key == "hooks" else value for key, value in document.items()}
 
 
 def rules_of_ours(document: Document) -> set[str]:
@@ -209,7 +222,7 @@ def edit(path: Path, change: Callable[[Document], Document]) -> bool:
         wanted = change(document)
         if wanted == document:
             return False
-        if written and (_untouched(document) or not _backup(path).exists()):
+        if path.exists() and (_untouched(document) or not _backup(path).exists()):
             keep(_backup(path), written)
         if write(path, _formatted(wanted, written), instead_of=written):
             return True
@@ -277,15 +290,16 @@ def _formatted(document: Document, like: str) -> str:
     indent = re.search(r'^([ \t]+)"', like, re.MULTILINE)
     text = json.dumps(document, ensure_ascii=False, indent=indent[1] if indent else 2)
     mark = "\ufeff" if like.startswith("\ufeff") else ""
-    return mark + (text if like and not like.endswith("\n") else text + "\n")
+    text = mark + (text if like and not like.endswith("\n") else text + "\n")
+    return text.replace("\n", "\r\n") if "\r\n" in like else text
 
 
 def _restore(path: Path, document: Document, written: str) -> None:
     """Write settings as they were before, to the byte if nothing else has changed since."""
-    before = kept(_backup(path))
-    if before and _before(path) == document:
-        write(path, before)
-    elif document or before or path.is_symlink():
+    was_there = _is_kept(_backup(path))
+    if was_there and _before(path) == document:
+        write(path, kept(_backup(path)))
+    elif document or was_there or path.is_symlink():
         write(path, _formatted(document, written))
     else:
         path.unlink()  # there was none
@@ -298,9 +312,17 @@ def _backup(path: Path) -> Path:
 def kept(place: Path) -> str:
     """The text of a file that was kept; "" if none was."""
     with contextlib.suppress(OSError, ValueError):
-        if stat.S_ISREG(place.lstat().st_mode):  # a link here is not of our making
+        if _is_kept(place):
             return _text(place)
     return ""
+
+
+def _is_kept(place: Path) -> bool:
+    """Whether a file was kept there; a link is not of our making."""
+    try:
+        return stat.S_ISREG(place.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _before(path: Path) -> Document:

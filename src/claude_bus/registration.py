@@ -107,8 +107,8 @@ class Known:
     """The user's configuration folder."""
     state: Mapping[str, Any]
     """The client's own file of servers and projects."""
-    plugins: tuple[str, ...]
-    """The ids of our plugin, where it is enabled for the user."""
+    ours: Mapping[str, Path]
+    """The ids of our plugin, where it is enabled for the user, and where each is."""
     originals: tuple[str, ...]
     """Those of the original's plugin."""
 
@@ -120,6 +120,22 @@ class Known:
         state = _json(config / ".claude.json" if given else home / ".claude.json")
         ours, theirs = plugins(config, config / "settings.json")
         return cls(config, state, ours, theirs)
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The ids of our plugin, where it is enabled for the user."""
+        return tuple(self.ours)
+
+    def is_plugin(self, folder: Path) -> bool:
+        """Whether this is the folder of our plugin.
+
+        The client copies an installed plugin, and runs one of a marketplace that is a folder from that folder.
+        """
+        markets = _json(self.config / "plugins" / "known_marketplaces.json")
+        named = [markets.get(name.partition("@")[2]) for name in self.ours]
+        lie = [market.get("installLocation") for market in named if isinstance(market, dict)]
+        places = [*map(str, self.ours.values()), *(place for place in lie if isinstance(place, str))]
+        return os.path.realpath(folder) in [os.path.realpath(place) for place in places]
 
     @property
     def settings(self) -> Path:
@@ -168,15 +184,15 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def plugins(config: Path, settings: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The ids of our plugin and of the original's, where these settings enable them."""
+def plugins(config: Path, settings: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The ids of our plugin, with its folder, and of the original's, where these settings enable them."""
     enabled = _json(settings).get("enabledPlugins")
     installed = _json(config / "plugins" / "installed_plugins.json").get("plugins")
     on = [name for name, value in enabled.items() if value] if isinstance(enabled, dict) else []
     places = {name: _path_of(installed.get(name)) for name in on} if isinstance(installed, dict) else {}
-    ours = [name for name, place in places.items() if place and (place / ".claude-plugin" / "launch.py").is_file()]
+    ours = {name: place for name, place in places.items() if place and (place / ".claude-plugin/launch.py").is_file()}
     theirs = [name for name, place in places.items() if place and (place / "hooks" / "stop_bus.py").is_file()]
-    return tuple(ours), tuple(theirs)
+    return ours, tuple(theirs)
 
 
 def _path_of(places: Any) -> Path | None:

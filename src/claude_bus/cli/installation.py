@@ -201,7 +201,9 @@ def _project(case: Case, file: Path) -> Iterator[Finding]:
         yield Finding("hooks", False, f"{file} has our hooks a second time: take them out")
     ours, theirs = registration.plugins(case.known.config, file)
     if ours and case.server is not None:
-        yield Finding("plugin", False, f"{file} enables {ours[0]} beside the server that is registered: take it out")
+        yield Finding(
+            "plugin", False, f"{file} enables {next(iter(ours))} beside the server that is registered: take it out"
+        )
     for name in theirs:
         yield Finding("plugin", False, f"{file} enables {name}, which is the original's: take it out")
 

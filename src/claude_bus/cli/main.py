@@ -68,11 +68,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Run what the command line says; a refusal is told, and its exit status returned."""
-    if options.command == "setup":  # works whatever BUS_* says, and without our packages
-        from .setup import setup
-
-        return setup(options, os.environ, Path.home())
     try:
+        if options.command == "setup":  # works whatever BUS_* says, and without our packages
+            from .setup import setup
+
+            return setup(options, os.environ, _needed_home())
         config = _config(options)
         if options.command is None and not sys.stdin.isatty():
             from ..supervisor import supervise
@@ -243,6 +243,16 @@ def _config(options: argparse.Namespace) -> Config:
     given = {"BUS_DB": _whole(options.db), "BUS_CHANNEL": options.channel}
     env = {**os.environ, **{k: v for k, v in given.items() if v}, **({"BUS_URL": ""} if options.db else {})}
     return Config.from_env(env, home())
+
+
+def _needed_home() -> Path:
+    """The home folder, where Claude Code keeps its files."""
+    found = home()
+    if found is None:
+        raise InvalidInput(
+            "this user has no home folder, where Claude Code keeps what setup changes: set HOME to its whole path"
+        )
+    return found
 
 
 def _whole(db: str) -> str:

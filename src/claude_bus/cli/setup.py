@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from .. import __version__, claude_settings, detector, registration
@@ -22,6 +23,9 @@ from .output import show
 
 NO_CLIENT = 3
 """Exit status where there is no Claude Code to set up."""
+FOLDERS = "folders-made"
+"""A file of the installer's copy: the folders that were made for it, and that are removed with it once empty."""
+_QUESTION = 'May sessions use the bus\'s tools without asking you each time (permission "{}")? [y/N] '
 _NEXT = """\
 Next: open two terminals, run claude in each, and type
 
@@ -78,6 +82,19 @@ class Situation:
         """Where a server that made room is kept."""
         return self.known.config / f"mcp-server-{SERVER}.json{BACKUP}"
 
+    @property
+    def passing(self) -> Path:
+        """Where an earlier registration of ours is kept while it is renewed."""
+        return self.known.config / f"mcp-server-{SERVER}.json.being-renewed"
+
+    @cached_property
+    def variables(self) -> dict[str, str]:
+        """The variables of our registration, or of the one that a run which was killed had taken out."""
+        there = self.known.server
+        if there is None:
+            return registration.env_of(_kept(self.passing))
+        return registration.env_of(there) if registration.is_known(there) else {}
+
 
 def setup(options: argparse.Namespace, env: Mapping[str, str], home: Path) -> int:
     """Run `setup` or `setup --remove`; returns the exit status."""
@@ -94,11 +111,13 @@ def setup(options: argparse.Namespace, env: Mapping[str, str], home: Path) -> in
 
 def _install(options: argparse.Namespace, at: Situation) -> int:
     if at.client is None:
-        told = "claude is not on your PATH, so Claude Code was told nothing. Where it is, run: " + at.program.again
-        show(options, {"done": [], "open": [told]}, told)
-        return NO_CLIENT
-    wanted = [*_server(at), *_settings(at, _rule(options, at)), *_command(at), *_link(at)]
-    if wanted and not _agreed(options, at, wanted):
+        return _without_client(options, at)
+    rule = _rule_given(options, at)
+    wanted = _wanted(at, rule)
+    _tell(options, at, wanted)
+    if not rule and _may_ask(options, at) and _says_yes(_QUESTION.format(at.rule), default=False):
+        wanted = _wanted(at, at.rule)
+    if wanted and not _agreed(options):
         return 2
     done = _work(wanted)
     open_points = [*_open_points(at), *_permission_point(options, at)]
@@ -109,6 +128,24 @@ def _install(options: argparse.Namespace, at: Situation) -> int:
     for point in open_points:
         print(f"\nOpen: {point}")
     return 0
+
+
+def _without_client(options: argparse.Namespace, at: Situation) -> int:
+    """Only the command on PATH can be had; the way to the rest is told last."""
+    told = "claude is not on your PATH, so Claude Code was told nothing. Where it is, run: " + at.program.again
+    wanted = _link(at) if options.yes or _terminal(options) else []
+    _tell(options, at, wanted)
+    done = _work(wanted) if wanted and _agreed(options) else []
+    open_points = [*_shell_points(at), told] if done else [told]
+    if options.json:
+        show(options, {"done": done, "open": open_points}, "")
+    else:
+        print("\n".join([*(f"\nOpen: {point}\n" for point in open_points[:-1]), told]))
+    return NO_CLIENT
+
+
+def _wanted(at: Situation, rule: str) -> list[Step]:
+    return [*_server(at), *_settings(at, rule), *_command(at), *_link(at)]
 
 
 def _server(at: Situation) -> list[Step]:
@@ -122,6 +159,8 @@ def _server(at: Situation) -> list[Step]:
     if there is not None and registration.command_of(there) == list(at.program.command):
         return []
     text = f"register '{SERVER}' for all your projects: {shlex.join(at.program.command)}"
+    if there is None and at.variables:
+        text += f" (with {', '.join(at.variables)})"
     if there is not None:
         text += f"; until now it was {registration.shown(there)}"
         text += "" if registration.is_known(there) else ", which comes back with setup --remove"
@@ -129,21 +168,33 @@ def _server(at: Situation) -> list[Step]:
 
 
 def _register(at: Situation) -> None:
-    """Register it, with the variables it had; where that fails, what was there is there again."""
+    """Register it, with the variables it had; where that fails, what was there is there again.
+
+    Between the client's two commands nothing is registered: who is killed then finds in a file what was.
+    """
     assert at.client
     there = at.known.server
-    ours = there is not None and registration.is_known(there)
+    place = at.passing if there is None or registration.is_known(there) else at.kept
     if there is not None:
-        if not ours:
-            claude_settings.keep(at.kept, json.dumps(there, indent=2) + "\n")
+        claude_settings.keep(place, json.dumps(there, indent=2) + "\n")
         registration.remove(at.client)
     try:
-        registration.add(at.client, at.program.command, registration.env_of(there) if there and ours else {})
+        registration.add(at.client, at.program.command, at.variables)
     except Refused:
         if there is not None:
             registration.add_back(at.client, there)
-            at.kept.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
         raise
+    at.passing.unlink(missing_ok=True)
+
+
+def _kept(place: Path) -> registration.Definition:
+    """The server that is kept there; {} without one."""
+    try:
+        found = json.loads(claude_settings.kept(place) or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _settings(at: Situation, rule: str) -> list[Step]:
@@ -165,16 +216,20 @@ def _settings(at: Situation, rule: str) -> list[Step]:
     return [Step("settings", text, lambda: claude_settings.edit(at.known.settings, change))]
 
 
-def _rule(options: argparse.Namespace, at: Situation) -> str:
-    """The permission rule to write; "" for none. Asks, unless the command line says."""
-    document, _ = claude_settings.read(at.known.settings)
+def _rule_given(options: argparse.Namespace, at: Situation) -> str:
+    """The permission rule that the command line wants written; "" for none."""
     wanted = options.permissions or ("yes" if options.yes else "ask")
-    if at.rule in claude_settings.allowed(document) or wanted == "no":
-        return ""
-    if wanted == "yes":
-        return at.rule
-    question = f'May sessions use the bus\'s tools without asking you each time (permission "{at.rule}")? [y/N] '
-    return at.rule if _terminal(options) and _says_yes(question, default=False) else ""
+    return at.rule if wanted == "yes" and not _is_allowed(at) else ""
+
+
+def _may_ask(options: argparse.Namespace, at: Situation) -> bool:
+    """Whether the user decides about the permission now."""
+    asks = options.permissions == "ask" or not (options.permissions or options.yes)
+    return asks and _terminal(options) and not _is_allowed(at)
+
+
+def _is_allowed(at: Situation) -> bool:
+    return at.rule in claude_settings.allowed(claude_settings.read(at.known.settings)[0])
 
 
 def _command(at: Situation) -> list[Step]:
@@ -201,6 +256,9 @@ def _link(at: Situation) -> list[Step]:
         return []
 
     def link() -> None:
+        missing = [folder for folder in (place.parent, *place.parent.parents) if not folder.exists()]
+        with (Path(command).parents[1] / FOLDERS).open("a", encoding="utf-8") as made:
+            made.writelines(f"{folder}\n" for folder in missing)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(command)
 
@@ -211,12 +269,12 @@ def _open_points(at: Situation) -> list[str]:
     """Remarks for the user after an installation, most with a command to run."""
     assert at.client
     found = []
-    if at.known.plugins:
+    if at.known.plugins and not at.known.is_plugin(at.program.plugin):
         found.append(
             f"the plugin {' and '.join(at.known.plugins)} is enabled and brings server, hooks and /bus. "
             f"To use this installation instead: claude plugin uninstall {at.known.plugins[0]}, then {at.program.again}"
         )
-    elif not at.client.knows_hooks:
+    elif not at.known.plugins and not at.client.knows_hooks:
         found.append(
             f"{at.client} does not know our hooks (they need {'.'.join(map(str, HOOKS_SINCE))} or newer), so there are "
             f"none. Tools and /bus work; mail is read when you ask for it. After an update of it: {at.program.again}"
@@ -225,17 +283,16 @@ def _open_points(at: Situation) -> list[str]:
 
 
 def _permission_point(options: argparse.Namespace, at: Situation) -> list[str]:
-    document, _ = claude_settings.read(at.known.settings)
-    if options.permissions == "no" or at.rule in claude_settings.allowed(document):
+    if options.permissions == "no" or _is_allowed(at):
         return []
     return [f"sessions ask before they use the bus's tools. To let them: {at.program.again} --permissions yes"]
 
 
 def _shell_points(at: Situation) -> list[str]:
     """Remarks on the user's shell: its database, the command, its PATH."""
-    server, place = at.known.server, _link_place(at)
+    place = _link_place(at)
     found = []
-    bus = registration.env_of(server).get("BUS_DB") if server and registration.is_known(server) else None
+    bus = at.variables.get("BUS_DB")
     if bus and bus != at.env.get("BUS_DB", str(at.home / ".claude-bus" / "bus.db")):
         found.append(f"sessions use the database {bus}; for the same in your shell: export BUS_DB={shlex.quote(bus)}")
     if at.program.earlier and os.path.realpath(place) != os.path.realpath(at.program.command[0]):
@@ -250,12 +307,12 @@ def _shell_points(at: Situation) -> list[str]:
 
 def _remove(options: argparse.Namespace, at: Situation) -> int:
     there = at.known.server is not None and registration.is_known(at.known.server)
-    wanted = [*_settings_out(at), *_command_out(at)]
-    wanted += [Step("server", f"'{SERVER}' is registered no more", _unregister(at))] * bool(there and at.client)
+    wanted = [*_settings_out(at), *_command_out(at), *_server_out(at)]
     wanted += [Step("command", str(_link_place(at)), _link_place(at).unlink)] * _is_our_link(at)
     rules = detector.compiled(at.env, at.home, sys.platform)
     wanted += [Step("scanner", f"its rules in {rules[0].parent}", lambda: _forget(rules))] if rules else []
-    if wanted and not _agreed(options, at, wanted):
+    _tell(options, at, wanted)
+    if wanted and not _agreed(options):
         return 2
     done = _work(wanted)
     open_points = _left(at, registered=there and not at.client)
@@ -266,6 +323,18 @@ def _remove(options: argparse.Namespace, at: Situation) -> int:
     for point in open_points:
         print(f"\nOpen: {point}")
     return 0
+
+
+def _server_out(at: Situation) -> list[Step]:
+    """Our registration; and what an earlier run that was killed had still to do."""
+    there, before = at.known.server, _kept(at.kept)
+    if at.client and there is not None and registration.is_known(there):
+        return [Step("server", f"'{SERVER}' is registered no more", _unregister(at))]
+    if at.client and there is None and before:
+        return [Step("server", f"'{SERVER}' is {registration.shown(before)} again", lambda: _bring_back(at))]
+    if at.passing.exists():
+        return [Step("server", f"{at.passing} goes", at.passing.unlink)]
+    return []
 
 
 def _settings_out(at: Situation) -> list[Step]:
@@ -300,12 +369,19 @@ def _unregister(at: Situation) -> Callable[[], None]:
     def work() -> None:
         assert at.client
         registration.remove(at.client)
-        before = claude_settings.kept(at.kept)
-        if before:
-            registration.add_back(at.client, json.loads(before))
-            at.kept.unlink()
+        _bring_back(at)
 
     return work
+
+
+def _bring_back(at: Situation) -> None:
+    """Register again the server that made room, where nothing is registered."""
+    assert at.client
+    before = _kept(at.kept)
+    if before:
+        registration.add_back(at.client, before)
+        at.kept.unlink()
+    at.passing.unlink(missing_ok=True)
 
 
 def _is_our_link(at: Situation) -> bool:
@@ -325,19 +401,26 @@ def _forget(rules: list[Path]) -> None:
 # -- both -----------------------------------------------------------------------------
 
 
-def _agreed(options: argparse.Namespace, at: Situation, wanted: list[Step]) -> bool:
-    """Show what would be done, and whether the user wants it."""
-    plan = [f"  {step.name:<10} {step.text}" for step in wanted]
+def _tell(options: argparse.Namespace, at: Situation, wanted: list[Step]) -> None:
+    """Show what would be done."""
+    if not wanted:
+        return
     if options.json:
         if not options.yes:
             show(options, {"planned": [f"{step.name}: {step.text}" for step in wanted], "done": []}, "")
-        return bool(options.yes)
+        return
     head = f"claude-bus {__version__}, {at.client or 'no Claude Code on PATH'}, {at.known.config}"
+    plan = [f"  {step.name:<10} {step.text}" for step in wanted]
     print("\n".join([head, "to take out:" if options.remove else "to set up:", *plan]), flush=True)
+
+
+def _agreed(options: argparse.Namespace) -> bool:
+    """Whether the user wants what was shown."""
     if options.yes:
         return True
     if not _terminal(options):
-        print("claude-bus: nothing is changed yet; with --yes it is done", file=sys.stderr)
+        if not options.json:
+            print("claude-bus: nothing is changed yet; with --yes it is done", file=sys.stderr)
         return False
     return _says_yes("Go on? [Y/n] ", default=True)
 
