@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from claude_bus import claude_code, jsons, rows, rules, text
 from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
-from claude_bus.errors import InvalidInput, RateLimited, TooLarge
+from claude_bus.errors import HTTP_STATUS, InvalidInput, RateLimited, TooLarge, from_dict
 from claude_bus.http import answers, bodies, verbs
 from claude_bus.http.app import create_app
 from claude_bus.http.bodies import Bodies
@@ -304,6 +304,13 @@ async def test_a_body_for_which_there_is_no_room_is_refused(house: House, monkey
         assert (await house.caller.post("/send", json={"from": "a", "to": "b", "msg": "x" * 60_000})).status_code == 200
 
 
+@pytest.mark.parametrize("code", [code for code, status in HTTP_STATUS.items() if status in (429, 503)])
+def test_who_is_to_come_again_is_told_when(code: str) -> None:
+    """Also where the error itself does not say."""
+    assert answers.refusal(from_dict({"error": code, "message": "x"})).headers["Retry-After"] == "1"
+    assert answers.refusal(from_dict({"error": code, "message": "x", "retry_after": 7})).headers["Retry-After"] == "7"
+
+
 async def test_a_refused_body_is_not_kept_with_its_connection(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request's state has the error for as long as the connection is open: not what led to it, the body with it."""
     monkeypatch.setattr(bodies, "MAX_HELD", 50_000)
@@ -367,6 +374,55 @@ async def test_a_channel_has_so_many_names_of_programs(house: House) -> None:
     assert (await ask.get("/recv", params={"to": "q", "channel": "another"})).status_code == 200
     assert (await ask.delete("/v1/agents/p1")).status_code == 204
     assert (await ask.put("/v1/agents/q")).status_code == 200
+
+
+async def test_a_channel_keeps_so_many_names_that_left(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joining and leaving makes no room for any number of names. Those that left can come back."""
+    monkeypatch.setattr(rules, "MAX_LEFT", 3)
+    for number in range(3):
+        assert (await house.caller.put(f"/v1/agents/p{number}")).status_code == 200
+        assert (await house.caller.delete(f"/v1/agents/p{number}")).status_code == 204
+    refused = await house.caller.put("/v1/agents/p3")
+    assert refused.status_code == 413
+    assert "3 names that left" in refused.json()["message"]
+    assert (await house.caller.put("/v1/agents/p1")).status_code == 200
+    assert (await house.caller.put("/v1/agents/p3")).status_code == 200
+
+
+def test_a_token_has_so_many_names_that_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one for some cannot take the room of all."""
+    monkeypatch.setattr(rules, "MAX_LEFT_OF_TOKEN", 2)
+    of_ann = Grant("ann", ("ann", "ann-*"), token=1)
+    for name in ("ann", "ann-2"):
+        store(agents.enlist, Address(name, "default"), "http", grant=of_ann)
+        store(agents.delist, Address(name, "default"))
+    with pytest.raises(TooLarge, match="the token of 'ann' has 2 names that left"):
+        store(agents.enlist, Address("ann-3", "default"), "http", grant=of_ann)
+    store(agents.enlist, BOB, "http", grant=Grant("bob", ("bob",), token=2))
+
+
+def test_mail_waits_for_so_many_names_that_nobody_had(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message more for a new name is refused and leaves nothing; known names and other channels get theirs."""
+    monkeypatch.setattr(rules, "MAX_EXPECTED", 3)
+    alice, _ = store.join("alice"), store.join("bob")
+    store.send(alice, ("n1", "n2"))
+    for to in (("n3", "n4"), ("bob", "n3", "n4")):
+        with pytest.raises(TooLarge, match="nothing was sent"):
+            store.send(alice, to)
+    assert "n3" not in {row["name"] for row in store.connection.execute("SELECT name FROM agents")}
+    store.send(alice, "n3")
+    for known in ("n3", "bob", "n4@other"):
+        store.send(alice, known)
+
+
+async def test_counts_of_unread_mail_are_for_so_many_names(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`/inbox` says how many names it leaves out."""
+    for name in ("n1", "n2", "n3"):
+        await house.caller.post("/send", json={"from": "ci", "to": name, "msg": "x"})
+    assert "more" not in (await house.caller.get("/inbox")).json()
+    monkeypatch.setattr(rules, "MAX_INBOXES", 2)
+    found = (await house.caller.get("/inbox")).json()
+    assert (found["recipients"], found["more"]) == ({"default": {"n1": 1, "n2": 1}}, 1)
 
 
 @pytest.mark.usefixtures("few")
@@ -447,13 +503,14 @@ def test_replies_in_a_status_are_as_many_as_one_answer_carries(store: Store, mon
 
 
 async def test_lists_for_programs_say_how_much_they_leave_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Agents and claims: as many as one answer carries."""
+    """Agents, claims, and keys of the state: as many as one answer carries."""
     for name in ("p1", "p2", "p3"):
         await house.caller.put(f"/v1/agents/{name}")
+        await house.caller.put(f"/v1/state/{name}", json={"as": name, "value": 1})
         await house.caller.post("/v1/claims", json={"as": name, "paths": [name]})
     assert "more" not in (await house.caller.get("/v1/agents")).json()
     monkeypatch.setattr(rules, "MAX_AT_ONCE", 2)
-    for what in ("agents", "claims"):
+    for what in ("agents", "claims", "state"):
         found = (await house.caller.get(f"/v1/{what}")).json()
         assert (len(found[what]), found["more"]) == (2, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ import anyio
 import pytest
 from mcp import Client
 
-from claude_bus import rules
+from claude_bus import rules, text
 from claude_bus.doorbell import Doorbell
 from claude_bus.errors import InvalidInput, TooLarge
 from claude_bus.mcp.server import create_server
@@ -239,6 +240,18 @@ async def test_keys_are_listed_by_prefix(party: Party) -> None:
 
     assert [[row["key"] for row in one["state"]] for one in found] == list(prefixes.values())
     assert not any("value" in row for one in found for row in one["state"])
+
+
+@pytest.mark.anyio
+async def test_as_many_keys_are_listed_as_a_model_is_shown(party: Party) -> None:
+    """The others are counted; a longer prefix leaves fewer."""
+    alice = await party.join("alice")
+    for number in range(250):
+        await alice.set_state(f"{number:03}{'x' * 190}", "1")
+    [cut, few] = await calls(alice, ("list_state", {}), ("list_state", {"prefix": "24"}))
+    assert len(json.dumps(cut)) < text.INBOX_LIMIT + 1_000
+    assert len(cut["state"]) + cut["more"] == 250
+    assert (len(few["state"]), "more" in few) == (10, False)
 
 
 # -- waiting for a key ------------------------------------------------------------------------------

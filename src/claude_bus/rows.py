@@ -42,10 +42,13 @@ def _filled(**fields: object) -> Row:
     return {name: value for name, value in fields.items() if value}
 
 
-def some(rows: Sequence[Row], what: str) -> Row:
-    """As many of these rows as one answer carries, at least one, and how many `more` there are."""
+def some(rows: Sequence[Row], what: str, most: int = 0) -> Row:
+    """As many of these rows as an answer carries, at least one, and how many `more` there are.
+
+    `most` is how many characters it has at most, `rules.MAX_ANSWER` unless given.
+    """
     sizes = (len(json.dumps(row)) for row in rows[: rules.MAX_AT_ONCE])
-    shown = rows[: rules.carried(sizes)]
+    shown = rows[: rules.carried(sizes, most)]
     return {what: list(shown), **_filled(more=len(rows) - len(shown))}
 
 

@@ -73,6 +73,14 @@ MAX_NAMES = 2_000
 """Names on one channel that no session bears: those of programs, and of sessions that ended."""
 MAX_NAMES_OF_TOKEN = 500
 """Of these, names that one token is for, unless it is for all."""
+MAX_LEFT = 10_000
+"""Names on one channel that left and are not forgotten yet."""
+MAX_LEFT_OF_TOKEN = 2_500
+"""Of these, names that one token is for, unless it is for all."""
+MAX_EXPECTED = 10_000
+"""Names on one channel under which nobody ever came, and for which mail waits."""
+MAX_INBOXES = 10_000
+"""Names in one answer that says how much mail waits for whom."""
 MAX_RETAINED = 200
 """Earlier broadcasts that somebody who joins gets, the newest."""
 MAX_SETTLED = 5_000
@@ -270,9 +278,10 @@ def at_most(limit: int, most: int) -> int:
     return max(0, min(limit, most))
 
 
-def carried(sizes: Iterable[int]) -> int:
-    """How many of things with these sizes one answer carries: the first, and those that fit with it."""
-    return max(1, sum(size <= MAX_ANSWER for size in accumulate(sizes)))
+def carried(sizes: Iterable[int], most: int = 0) -> int:
+    """How many of things with these sizes an answer of `most` characters (`MAX_ANSWER`) carries: the first, and those
+    that fit with it."""
+    return max(1, sum(size <= (most or MAX_ANSWER) for size in accumulate(sizes)))
 
 
 def check_value(value: str) -> str:
@@ -565,6 +574,28 @@ def check_name_count(count: int, limit: int, of: str) -> None:
             "leave (DELETE /v1/agents/NAME)",
             size=count,
             limit=limit,
+        )
+
+
+def check_left_count(count: int, limit: int, of: str) -> None:
+    """Raise `TooLarge` if as many names have left as may be kept, and one more is to come."""
+    if count >= limit:
+        raise TooLarge(
+            f"{of} has {count} names that left, the limit is {limit}: use one of them again; they are forgotten when "
+            f"they were silent for {SILENCE / 86_400:.0f} days and have no mail",
+            size=count,
+            limit=limit,
+        )
+
+
+def check_expected_count(count: int, channel: str) -> None:
+    """Raise `TooLarge` for more names without anybody behind them than mail may wait for."""
+    if count > MAX_EXPECTED:
+        raise TooLarge(
+            f"mail on channel '{channel}' would wait for {count} names that nobody ever had, the limit is "
+            f"{MAX_EXPECTED}: nothing was sent. agents() lists who is here",
+            size=count,
+            limit=MAX_EXPECTED,
         )
 
 

@@ -12,6 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import HTTP_STATUS, BusError, InvalidInput
 
+_LATER = (429, 503)
+"""Statuses that say to come again."""
 REFUSED = "refused"
 """Where in a request's state the error is that it was refused with."""
 
@@ -40,8 +42,8 @@ def refusal(error: BusError, document: Mapping[str, object] | None = None) -> Re
     headers = {}
     if error.code == "unauthorized":
         headers["WWW-Authenticate"] = 'Bearer realm="claude-bus", Basic realm="claude-bus"'
-    if "retry_after" in error.data:
-        headers["Retry-After"] = str(error.data["retry_after"])
+    if "retry_after" in error.data or HTTP_STATUS.get(error.code) in _LATER:
+        headers["Retry-After"] = str(error.data.get("retry_after", 1))
     return _Refusal(error, document or _plain(error.as_dict()), headers)
 
 

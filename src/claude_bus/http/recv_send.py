@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -170,10 +171,12 @@ async def _await_mail(
 
 
 async def _inbox(service: Service, request: Request) -> Response:
+    unread = await service.bus.unread(grant_of(request))
     recipients: dict[str, dict[str, int]] = defaultdict(dict)
-    for who, count in (await service.bus.unread(grant_of(request))).items():
+    for who, count in islice(unread.items(), rules.MAX_INBOXES):
         recipients[who.channel][who.name] = count
-    return Json({"recipients": recipients, "now": time.time()})
+    more = len(unread) - rules.MAX_INBOXES
+    return Json({"recipients": recipients, "now": time.time(), **({"more": more} if more > 0 else {})})
 
 
 async def _healthz(_request: Request) -> Response:

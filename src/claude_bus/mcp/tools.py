@@ -350,7 +350,8 @@ class ListState(Arguments):
 @tool(ListState, changes=False)
 async def list_state(session: Session, args: ListState) -> Answer:
     """Keys of shared values and their versions."""
-    return rows.for_model({"state": [rows.entry(entry) for entry in await session.list_state(args.prefix)]})
+    found = [rows.entry(entry) for entry in await session.list_state(args.prefix)]
+    return rows.for_model(rows.some(found, "state", text.INBOX_LIMIT))
 
 
 # -- claims -----------------------------------------------------------------------------

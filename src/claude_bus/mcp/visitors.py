@@ -232,7 +232,9 @@ class Visitors:
         Raises `RateLimited` if it has too many of them. Those that nobody is behind yet are not `limited`.
         """
         if limited and self._open[key] >= MAX_REQUESTS:
-            raise RateLimited(f"this session has {MAX_REQUESTS} requests under way: wait for one of them to end")
+            raise RateLimited(
+                f"this session has {MAX_REQUESTS} requests under way: wait for one of them to end", retry_after=1
+            )
         self._open[key] += 1
         try:
             yield

@@ -62,25 +62,34 @@ def enlist(
 
 def check_room(tx: Transaction, who: Address, grant: Grant) -> None:
     """Raise `TooLarge` if `who` would be one name too many that no session bears, on its channel or of those that the
-    grant is for: each of them is kept every broadcast."""
+    grant is for: each of them is kept every broadcast. Names that left are kept, too, so they have a limit as well;
+    one of them that comes back is not one more."""
     if known(tx, who, lately=False):
         return
-    rules.check_name_count(_unborne(tx, who.channel, "*"), rules.MAX_NAMES, f"channel '{who.channel}'")
-    if "*" not in grant.names:
-        count = sum(_unborne(tx, who.channel, pattern) for pattern in grant.names)
-        rules.check_name_count(count, rules.MAX_NAMES_OF_TOKEN, f"the token of '{grant.owner}'")
+    back = tx.number("SELECT last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name) > 0
+    of_channel = f"channel '{who.channel}'"
+    rules.check_name_count(_unborne(tx, who.channel, ("*",), _HERE), rules.MAX_NAMES, of_channel)
+    if not back:
+        rules.check_left_count(_unborne(tx, who.channel, ("*",), _LEFT), rules.MAX_LEFT, of_channel)
+    if "*" in grant.names:
+        return
+    of_token = f"the token of '{grant.owner}'"
+    rules.check_name_count(_unborne(tx, who.channel, grant.names, _HERE), rules.MAX_NAMES_OF_TOKEN, of_token)
+    if not back:
+        rules.check_left_count(_unborne(tx, who.channel, grant.names, _LEFT), rules.MAX_LEFT_OF_TOKEN, of_token)
 
 
-def _unborne(tx: Transaction, channel: str, pattern: str) -> int:
-    """Registered names like this on the channel that no session bears."""
-    return int(
-        tx.number(
-            "SELECT COUNT(*) FROM agents a WHERE a.channel = ? AND a.name GLOB ? AND a.registered = 1 AND NOT EXISTS "
-            "(SELECT 1 FROM bindings b WHERE b.channel = a.channel AND b.agent = a.name)",
-            channel,
-            pattern,
-        )
+_HERE = "a.registered = 1"
+_LEFT = "a.registered = 0 AND a.last_seen > 0"
+
+
+def _unborne(tx: Transaction, channel: str, patterns: tuple[str, ...], which: str) -> int:
+    """How many names like these on the channel no session bears; `which` is a condition on them."""
+    count = (
+        f"SELECT COUNT(*) FROM agents a WHERE a.channel = ? AND a.name GLOB ? AND {which} AND NOT EXISTS "
+        "(SELECT 1 FROM bindings b WHERE b.channel = a.channel AND b.agent = a.name)"
     )
+    return sum(int(tx.number(count, channel, pattern)) for pattern in patterns)
 
 
 def notice(tx: Transaction, who: Address, program: str, *, notes: bool = True, grant: Grant = ANYBODY) -> None:

@@ -25,6 +25,11 @@ def ensure(tx: Transaction, who: Address) -> None:
     )
 
 
+def expected(tx: Transaction, channel: str) -> int:
+    """How many names on the channel somebody wrote to, and nobody ever came under."""
+    return int(tx.number("SELECT COUNT(*) FROM agents WHERE channel = ? AND registered = 0 AND last_seen = 0", channel))
+
+
 def check_new(tx: Transaction, who: Address) -> None:
     """Raise `InvalidInput` if nobody bears the name yet, and it could be taken for somebody else's.
 

@@ -131,6 +131,7 @@ def _resolve(tx: Transaction, me: Address, draft: Draft, grant: Grant) -> tuple[
     found: dict[Address, str] = {}
     broadcast_in = ""
     guesses = _Guesses(grant)
+    expected: set[str] = set()
     for part in draft.to:
         target = rules.parse_address(part, me.channel)
         if target.name == "all":
@@ -145,9 +146,11 @@ def _resolve(tx: Transaction, me: Address, draft: Draft, grant: Grant) -> tuple[
                 raise InvalidInput(f"no agent matches {part!r}; agents() lists who is here")
             found.update({Address(n, target.channel): "" for n in names})
         else:
-            who, hint = _mailbox(tx, target, guesses)
+            who, hint = _mailbox(tx, target, guesses, expected)
             found.setdefault(who, hint)
     found.pop(me, None)
+    for channel in expected:
+        rules.check_expected_count(mailboxes.expected(tx, channel), channel)
     if not found and not broadcast_in:
         raise InvalidInput("that is yourself: name another recipient, or use set_state to keep a note")
     return found, broadcast_in
@@ -163,8 +166,8 @@ def _everybody(tx: Transaction, channel: str, *, registered: bool) -> list[Addre
     return [Address(r["name"], channel) for r in rows]
 
 
-def _mailbox(tx: Transaction, target: Address, guesses: _Guesses) -> tuple[Address, str]:
-    """Where mail for the name goes: itself, its new name, or a new mailbox."""
+def _mailbox(tx: Transaction, target: Address, guesses: _Guesses, expected: set[str]) -> tuple[Address, str]:
+    """Where mail for the name goes: itself, its new name, or a new mailbox, whose channel is noted in `expected`."""
     known = tx.one("SELECT last_seen FROM agents WHERE channel = ? AND name = ?", target.channel, target.name)
     if known and known["last_seen"]:
         return target, ""
@@ -175,7 +178,9 @@ def _mailbox(tx: Transaction, target: Address, guesses: _Guesses) -> tuple[Addre
     )
     if renamed:
         return Address(renamed["name"], target.channel), f"formerly '{target.name}'"
-    mailboxes.ensure(tx, target)
+    if not known:
+        mailboxes.ensure(tx, target)
+        expected.add(target.channel)
     return target, guesses.hint(tx, target)
 
 

@@ -13,6 +13,10 @@ from .transaction import Row, Transaction
 Mode = Literal["overwrite", "append", "delete"]
 
 
+_SIZE = "LENGTH(value) + LENGTH(key) + LENGTH(updated_by) + 100"
+"""Characters of an entry in an answer, about."""
+
+
 class Options(TypedDict, total=False):
     """How `set_state` writes; see there."""
 
@@ -191,7 +195,7 @@ def list_state(tx: Transaction, channel: str, *, prefix: str = "", values: bool 
     where = "channel = ? AND SUBSTR(key, 1, ?) = ? AND (expires IS NULL OR expires > ?)"
     those = (channel, len(prefix), prefix, tx.now)
     if values:
-        rules.check_values_size(int(tx.number(f"SELECT SUM(LENGTH(value)) FROM state WHERE {where}", *those)))
+        rules.check_values_size(int(tx.number(f"SELECT SUM({_SIZE}) FROM state WHERE {where}", *those)))
     value = "value" if values else "NULL AS value"
     rows = tx.all(
         f"SELECT key, {value}, json, version, updated_by, updated_at, expires FROM state WHERE {where} ORDER BY key",

@@ -137,6 +137,7 @@ class Entry(BaseModel):
 
 class State(BaseModel):
     state: list[Entry]
+    more: int = Field(default=0, description="How many are not shown.")
 
 
 class History(BaseModel):

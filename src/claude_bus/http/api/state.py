@@ -85,9 +85,15 @@ class Delete(Query):
 
 @router.get("/state", response_model=records.State, responses=refusals())
 async def list_state(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
-    """All entries whose key begins with `prefix`, by key. More values than a million characters are refused."""
+    """Entries whose key begins with `prefix`, by key.
+
+    With `values` all of them; more than a million characters of values are refused. Without, at most 1,000, and about
+    a million characters; `more` counts the others, and a longer `prefix` leaves fewer.
+    """
     where, prefix = caller.channel(which.channel), rules.check_line(which.prefix, "prefix")
     found = await caller.bus.list_state(where, prefix=prefix, values=which.values)
+    if not which.values:
+        return _answer(found, lambda entries: rows.some(entries, "state"))
     return _answer(found, lambda entries: {"state": entries})
 
 
