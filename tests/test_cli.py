@@ -240,6 +240,15 @@ def test_bad_input_is_one_document_and_a_status(shell: Shell, arguments: list[st
     assert shell.json(*arguments, status=status)["error"] == code
 
 
+@pytest.mark.parametrize("line", ["frobnicate --json", "--json send", "agents --json --nope", "--json token"])
+def test_a_command_line_that_is_not_valid_is_one_document_too(shell: Shell, line: str) -> None:
+    """Whoever reads JSON is told in JSON; anybody else gets the usage."""
+    assert shell.json(*line.split(), status=2)["error"] == "invalid_input"
+    done = shell.run(*[word for word in line.split() if word != "--json"])
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"usage: claude-bus")
+
+
 def test_too_much_content_is_refused(shell: Shell) -> None:
     """A message over the limit is refused with the way out, and nothing is sent."""
     done = shell.run("send", "bob", stdin="x" * 65_537)

@@ -10,6 +10,7 @@ import pytest
 from claude_bus import config, files, jsons, rules, spelling, text
 from claude_bus.cli.commands import COMMANDS
 from claude_bus.config import Serving
+from claude_bus.errors import EXIT_STATUS, HTTP_STATUS
 from claude_bus.http import bodies, connection, guard, messages_ack, quotas, recv_send, verbs
 from claude_bus.http.serve import HANDSHAKE, OTHER_FILES
 from claude_bus.mcp import visitors
@@ -51,6 +52,26 @@ def test_every_setting_is_documented_alike() -> None:
     settings = [line for line in (config.__doc__ or "").splitlines() if line.startswith("| `")]
     assert settings
     assert [line for line in settings if line not in REFERENCE] == []
+
+
+def test_every_exit_status_is_documented() -> None:
+    """Each that stands for an error."""
+    said = REFERENCE.split("Exit status:")[1].split("\n\n")[0]
+    assert [status for status in {*EXIT_STATUS.values()} if not re.search(rf"[;:\s]{status} [a-z]", said)] == []
+
+
+def test_every_status_of_the_api_is_documented() -> None:
+    """Each that an operation may refuse with; 502 is for those who ask a bus elsewhere."""
+    said = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").split("## Refusals")[1].split("##")[0]
+    assert [status for status in {*HTTP_STATUS.values()} - {502} if str(status) not in said] == []
+
+
+def test_every_module_has_its_place() -> None:
+    """The table of those who change the code names each module and folder of it."""
+    said = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    found = [path for path in (ROOT / "src" / "claude_bus").iterdir() if not path.name.startswith("__")]
+    names = [path.stem for path in found if path.suffix == ".py" or (path / "__init__.py").exists()]
+    assert [name for name in names if not re.search(rf"\b{name}\b", said)] == []
 
 
 PAGES = [

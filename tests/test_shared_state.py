@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-
 import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..config import Config, Serving
@@ -40,11 +40,34 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """How writing fails for reasons that are not ours."""
 
 
+class _Unusable(Exception):
+    """A command line that is not valid."""
+
+    def __init__(self, problem: str, usage: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.usage = usage
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, which leaves it to the caller how a problem is told."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _Unusable(message, f"{self.format_usage()}{self.prog}: error: {message}")
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status."""
     prepare()
     parser = _parser()
-    options = _parse(parser, arguments)
+    try:
+        options = _parse(parser, arguments)
+    except _Unusable as error:
+        if "--json" in arguments:
+            print(document(InvalidInput(error.problem).as_dict()))
+        else:
+            print(error.usage, file=sys.stderr)
+        return EXIT_STATUS[InvalidInput.code]
     try:
         status = _done(options, parser)
         if sys.stdout:
@@ -121,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         help="speak as NAME (default: this session, BUS_NAME, or your login)",
     )
 
-    parser = argparse.ArgumentParser(prog="claude-bus", description=_DESCRIPTION, parents=[_shared()])
+    parser: argparse.ArgumentParser = _Parser(prog="claude-bus", description=_DESCRIPTION, parents=[_shared()])
     parser.add_argument("--version", action="version", version=f"claude-bus {__version__}")
     parser.set_defaults(command=None, json=False, db="", channel="")
     commands = parser.add_subparsers(title="commands", metavar="")
