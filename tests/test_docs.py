@@ -144,6 +144,14 @@ def test_every_limit_is_documented() -> None:
         assert [row for row in rows if row.startswith(f"| {what}") and limit in row], what
 
 
+def test_the_rings_of_a_batch_are_documented() -> None:
+    """With the seconds between them."""
+    said = " ".join((ROOT / "docs" / "delivery.md").read_text(encoding="utf-8").split())
+    at_once, second, third = rules.RING_AFTER
+    assert at_once == 0
+    assert f"it rings again {second:.0f} s later, and a last time {third:.0f} s after that" in said
+
+
 def test_the_protocols_say_how_long_a_poll_is_held() -> None:
     """Within what its clients wait for."""
     said = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
