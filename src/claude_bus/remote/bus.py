@@ -37,7 +37,6 @@ from ..errors import BusError, Ending, RateLimited, StoreError, TooSlow, Unautho
 from ..model import (
     Address,
     Binding,
-    Claim,
     Client,
     Draft,
     HandOver,
@@ -47,6 +46,7 @@ from ..model import (
     Reaction,
     Roster,
     Sent,
+    Standing,
     Status,
     Waiting,
 )
@@ -158,12 +158,19 @@ class RemoteBus:
                 self._hold(found.address, [message.id for message in found.mail.messages])
             return found
 
-    async def standing(self, me: Address, places: list[Place], tree: str) -> list[Claim | None]:
-        """Some places at a time: a commit may have more than one request can."""
-        found: list[Claim | None] = []
-        for at in range(0, max(1, len(places)), rules.MAX_PLACES):
-            found += await self._call("standing", me, places[at : at + rules.MAX_PLACES], tree)
-        return found
+    async def standing(self, me: Address, places: list[Place], tree: str) -> list[Standing]:
+        """Some places at a time: a commit may have more than one request can.
+
+        Its files may be called anything, and one request that is refused leaves all of its places unchecked. So a
+        character that no claim can have is replaced, and a path that is too long to be sent is `unchecked`.
+        """
+        sayable = [_sayable(place) for place in places]
+        sent = [place for place in sayable if place]
+        answers: list[Standing] = []
+        for at in range(0, max(1, len(sent)), rules.MAX_PLACES):
+            answers += await self._call("standing", me, sent[at : at + rules.MAX_PLACES], _printable(tree))
+        given = iter(answers)
+        return [next(given) if place else "unchecked" for place in sayable]
 
     async def waiting(self, me: Address) -> Waiting:
         async with self._handing_over:  # else it would take back what is on its way
@@ -425,3 +432,18 @@ def _refusal(status: int, content: bytes, url: str, way: proxies.Route) -> BusEr
     return Unreachable(
         f"{url} answers with {status}, and not as a claude-bus does{path}{way.refusal(status)}", sent=True
     )
+
+
+def _sayable(place: Place) -> Place | None:
+    """The place as a request can name it; None if a path of it is too long."""
+    above = tuple((_printable(scope), _printable(path)) for scope, path in place.above)
+    if any(len(text) > rules.MAX_PATH_BYTES for spelling in (place[:2], *place.above) for text in spelling):
+        return None
+    return Place(_printable(place.scope), _printable(place.path), place.file, above)
+
+
+def _printable(text: str) -> str:
+    """The text, each character that is not printable replaced by one that stands for it."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
