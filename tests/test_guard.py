@@ -347,13 +347,14 @@ def test_a_path_from_the_root_is_understood_at_the_root_too(shop: Path) -> None:
     ]
 
 
-def test_an_empty_path_is_not_the_whole_folder(shop: Path) -> None:
+@pytest.mark.anyio
+async def test_an_empty_path_is_not_the_whole_folder(shop: Path) -> None:
     """The file system takes it for that: a model that left the argument empty would claim everything."""
     here = Surroundings(worktree.folder(shop))
     with pytest.raises(InvalidInput, match="is empty"):
         here.understood([""], "path")
     with pytest.raises(InvalidInput, match="is empty"):
-        here.owned([""])
+        await here.owned([""])
     assert here.understood(["."], "path") == ["."]
 
 

@@ -44,7 +44,7 @@ from .model import (
 )
 from .spelling import Budget
 from .sql.state import Options
-from .surroundings import Surroundings
+from .surroundings import NoAnswer, Surroundings
 from .turn import Turn
 from .watch import Watch
 
@@ -270,7 +270,7 @@ class Session:
             rules.check_name(channel, "channel") if channel else binding.address.channel,
         )
         rules.require(self.grant, who)
-        globs = None if owns is None else rules.check_owns(self.surroundings.owned(owns))
+        globs = None if owns is None else rules.check_owns(await self.surroundings.owned(owns))
         self._warning = ""
         return await self.bus.register(self.client.key, who, rules.check_line(role, "role"), globs)
 
@@ -445,7 +445,7 @@ class Session:
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
         me = await self._me()
         rules.check_place_count(len(paths))
-        places = self._places(paths)
+        places = await self.surroundings.claimed(paths)
         root = self.client.folder.root
         granted = await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
         seen = [self.surroundings.from_here(place) for place in places]
@@ -465,9 +465,6 @@ class Session:
         seen = {place[:2]: self.surroundings.from_here(place) for place in asked or ()}
         return [seen.get(place[:2], place) for place in ended]
 
-    def _places(self, paths: Sequence[str], budget: Budget | None = None) -> list[Place]:
-        return [self.surroundings.claimed(path) for path in self.surroundings.understood(paths, "path", budget)]
-
     async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[Place]:
         """The places to release. A path as `list_claims` shows a claim means that claim, unless it names another."""
         rules.check_place_count(len(paths))
@@ -475,12 +472,14 @@ class Session:
         shown = {self.shown(c.scope, c.path): Place(c.scope, c.path) for c in held}
         places: set[tuple[str, ...]] = {place[:2] for place in shown.values()}
         budget = Budget()
-        return [place for path in paths for place in self._meant(places, shown, path, budget)]
+        return [place for path in paths for place in await self._meant(places, shown, path, budget)]
 
-    def _meant(self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str, budget: Budget) -> list[Place]:
+    async def _meant(
+        self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str, budget: Budget
+    ) -> list[Place]:
         try:
-            places = self._places([path], budget)
-        except InvalidInput:
+            places = await self.surroundings.claimed([path], budget)
+        except (InvalidInput, NoAnswer):
             if path not in shown:
                 raise
             return [shown[path]]
@@ -586,7 +585,10 @@ class Session:
             return Verdict("pass")
         self._heard = time.monotonic()
         await self.attach()
-        target, tree = self.surroundings.edited(path)
+        try:
+            target, tree = await self.surroundings.edited(path)
+        except NoAnswer as error:
+            raise BusError(f"{error.message}; claims on it were not checked before this edit") from None
         return await self.bus.edit(self.client, target, tree, self.config.guard)
 
     async def became(self, status: Status, session_id: str = "") -> None:
