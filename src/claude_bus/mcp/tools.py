@@ -275,13 +275,14 @@ class History(Arguments):
     since: int = 0
     before: int = 0
     limit: int = Field(default=20, ge=1, le=200)
+    part: int = Field(default=1, ge=1)
 
 
 @tool(History, changes=False)
 async def history(session: Session, args: History) -> Answer:
     """What was said before, consuming nothing. thread: any message id of it; since, before: ids."""
     found = await session.history(args.search, args.thread, args.since, args.limit, args.before)
-    return rows.for_model(rows.history_for_model(found))
+    return rows.for_model(rows.history_for_model(found, args.part))
 
 
 _JSON_TYPES: list[JsonValue] = ["string", "number", "boolean", "object", "array", "null"]
