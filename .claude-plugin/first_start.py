@@ -12,6 +12,7 @@ Runs on Python 3.8 and newer, like the launcher.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -251,6 +252,8 @@ class Conversation:
             self._answers: dict[str, Any] = json.load(file)
         self._opening: list[bytes] = []
         """The handshake, which the server has to hear as well."""
+        self._lost = False
+        """Whether there may have been one that is not known any more."""
         self._modern = False
         self._calls: dict[Any, Call] = {}
         self._hooks: list[dict[str, Any]] = []
@@ -366,11 +369,17 @@ class Conversation:
         left = os.environ.pop(OPENED, "")
         if not left:
             return b""
-        with open(left, encoding="utf-8") as file:
-            found = json.load(file)
-        os.unlink(left)  # noqa: PTH108
-        self._opening = [line.encode("utf-8", "surrogateescape") for line in found["opening"]]
-        return str(found["rest"]).encode("utf-8", "surrogateescape")
+        try:
+            with open(left, encoding="utf-8") as file:
+                found = json.load(file)
+            self._opening = [line.encode("utf-8", "surrogateescape") for line in found["opening"]]
+            rest = str(found["rest"]).encode("utf-8", "surrogateescape")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            print(f"claude-bus: the hand-over {left!a} cannot be read: {error}", file=sys.stderr, flush=True)
+            self._opening, self._lost, rest = [], True, b""
+        with contextlib.suppress(OSError):
+            os.unlink(left)  # noqa: PTH108
+        return rest
 
     def leave(self, folder: str) -> None:
         """Leave for the server's supervisor what it must know, and what it has to answer."""
@@ -378,8 +387,9 @@ class Conversation:
             folder, f".opened-{os.getpid()}-{os.urandom(6).hex()}"
         )  # containers that share it may share pids
         rest = b"".join([call.line for call in self._calls.values()] + [self._rest])
+        opening = [line.decode("utf-8", "surrogateescape") for line in self._opening]
         said = {
-            "opening": [line.decode("utf-8", "surrogateescape") for line in self._opening],
+            "opening": None if self._lost and not opening else opening,
             "rest": rest.decode("utf-8", "surrogateescape"),
         }
         with os.fdopen(os.open(left, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

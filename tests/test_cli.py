@@ -475,3 +475,22 @@ def test_the_console_scripts_run(tmp_path: Path) -> None:
 
     assert "serve the bus over HTTP" in said["claude-bus"]
     assert "--recv-default-channel" in said["claude-bus-http"]
+
+
+def test_no_command_shows_a_secret_that_stands_in_the_address_of_the_bus(tmp_path: Path) -> None:
+    """Where the bus cannot be reached, and where something is refused because it is elsewhere."""
+    url = "http://ann:hunter2@127.0.0.1:1/t/s3cret"
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": SOURCE, "LOGNAME": "wanda", "BUS_URL": url}
+    for command in (["doctor"], ["agents"], ["send", "bob", "hi"], ["token", "list"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "claude_bus", *command],
+            env=env,
+            cwd=SOURCE,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        said = done.stdout + done.stderr
+        assert "http://127.0.0.1:1/t/***" in said, (command, said)
+        assert not {word for word in ("s3cret", "hunter2") if word in said}, (command, said)

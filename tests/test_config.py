@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from claude_bus import config
-from claude_bus.config import Access, AgentBus, Config, Serving
+from claude_bus.config import Access, AgentBus, Config, Serving, shown_address
 from claude_bus.errors import InvalidInput
 
 HOME = Path("/home/me")
@@ -267,3 +267,33 @@ def test_an_unusable_address_is_an_error_that_names_it(url: str) -> None:
     for name in ("AGENT_BUS_URL", "BUS_URL"):
         with pytest.raises(InvalidInput, match=name):
             AgentBus.from_env({name: url}, HOME, "linux")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://host:8765", "https://host:8765"),
+        ("https://host/bus", "https://host/bus"),
+        ("https://ann:hunter2@host/bus", "https://host/bus"),
+        ("https://host/t/s3cret", "https://host/t/***"),
+        ("https://host/bus/t/s3cret/x", "https://host/bus/t/***/x"),
+        ("https://host/k/9f8e7d6c5b4a39281706f5e4", "https://host/k/***"),
+        ("https://host/bus_abc", "https://host/***"),
+        ("https://host/?token=s3cret", "https://host/"),
+        ("ann:hunter2@host", "host"),
+    ],
+)
+def test_an_address_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    """Scheme and host stay: they tell which server it is."""
+    assert shown_address(url) == shown
+
+
+def test_an_address_that_is_refused_is_shown_like_that_too() -> None:
+    """What is wrong with it may be behind the secret."""
+    url = "https://ann:hunter2@host/t/s3cret?token=s3cret"
+    for settings in (
+        lambda: Config.from_env({"BUS_URL": url}, Path("/home/me")),
+        lambda: AgentBus.from_env({"AGENT_BUS_URL": url}, Path("/home/me"), "linux"),
+    ):
+        with pytest.raises(InvalidInput, match=re.escape("'https://host/t/***' is not valid")):
+            settings()

@@ -363,3 +363,27 @@ async def test_a_hook_that_cannot_be_written_is_said_to_be_that(repository: Repo
 
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert str(hooks) in done.stderr
+
+
+async def test_a_file_that_takes_too_long_to_compare_leaves_the_others_checked(repository: Repository) -> None:
+    """It is named, and what another claims is refused all the same; by itself it stops no commit."""
+    slow = "/".join(["a" * 240] * 3) + ".py"
+    await repository.claim("src/a.py")
+    await repository.claim("**/z*.py")
+    with contextlib.closing(sqlite3.connect(repository.config.db)) as db, db:
+        db.executemany(
+            "INSERT INTO claims (channel, scope, path, stem, owner, shared, reason, created, expires) "
+            "SELECT channel, scope, ?, stem, owner || ?, shared, reason, created, expires FROM claims "
+            "WHERE path = '**/z*.py'",
+            [("**/" + "*a" * 230 + "*.py", number) for number in range(600)],
+        )
+    repository.write(slow, "x")
+    said = repository.git("commit", "-qm", "slow")
+    assert said.startswith("claude-bus: 1 staged file was not checked: it takes too long to compare"), said
+    assert slow[:250] in said
+
+    repository.write("b/" + slow, "x")
+    repository.change("src/a.py")
+    said = repository.git("commit", "-qm", "both", fails=True)
+    assert "src/a.py\" is claimed by 'alice'" in said
+    assert "1 staged file was not checked" in said

@@ -13,7 +13,7 @@ import pytest
 from claude_bus import patterns, rules, worktree
 from claude_bus.errors import InvalidInput
 from claude_bus.mcp import hooks
-from claude_bus.model import Address, Folder, Guard, Place, Verdict
+from claude_bus.model import Address, Claim, Folder, Guard, Place, Verdict
 from claude_bus.session.hook_event import HookEvent
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
@@ -348,13 +348,14 @@ def test_a_path_from_the_root_is_understood_at_the_root_too(shop: Path) -> None:
     ]
 
 
-def test_an_empty_path_is_not_the_whole_folder(shop: Path) -> None:
+@pytest.mark.anyio
+async def test_an_empty_path_is_not_the_whole_folder(shop: Path) -> None:
     """The file system takes it for that: a model that left the argument empty would claim everything."""
     here = Surroundings(worktree.folder(shop))
     with pytest.raises(InvalidInput, match="is empty"):
         here.understood([""], "path")
     with pytest.raises(InvalidInput, match="is empty"):
-        here.owned([""])
+        await here.owned([""])
     assert here.understood(["."], "path") == ["."]
 
 
@@ -397,4 +398,38 @@ async def test_a_commit_of_any_size_is_judged(party: Party) -> None:
 
     found = await bob.bus.standing((await bob.presence.attach()).address, [*files, Place(REPO, "src/zoo.ts")], TREE)
 
-    assert [claim.path for claim in found if claim] == ["src/zoo.ts"]
+    assert [claim.path for claim in found if isinstance(claim, Claim)] == ["src/zoo.ts"]
+
+
+@pytest.mark.anyio
+async def test_a_file_that_cannot_be_compared_leaves_the_others_judged(
+    party: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too much for one look by itself is `unchecked`, wherever it stands among the others."""
+    monkeypatch.setattr(rules, "MAX_EFFORT", 3_000)
+    alice, bob = await party.join("alice"), await party.join("bob")
+    await alice.bus.claim((await alice.presence.attach()).address, [Place(REPO, "src/*.ts")], ttl=1800)
+    await alice.bus.claim((await alice.presence.attach()).address, [Place(REPO, "**/*a*b*.ts")], ttl=1800, shared=True)
+    slow = Place(REPO, "src/" + "/".join(str(n) for n in range(800)) + "/b.ts")
+
+    found = await bob.bus.standing(
+        (await bob.presence.attach()).address, [Place(REPO, "src/a.ts"), slow, Place(REPO, "b.md")], TREE
+    )
+
+    assert [claim.path if isinstance(claim, Claim) else claim for claim in found] == ["src/*.ts", "unchecked", None]
+
+
+@pytest.mark.anyio
+async def test_names_of_files_that_nobody_can_claim_leave_a_commit_checked(party: Party) -> None:
+    """Unprintable characters and long names are in no claim, but folders and globs that are claimed hold such files."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    await alice.bus.claim((await alice.presence.attach()).address, [Place(REPO, "src/**")], ttl=1800)
+    names = ["src/at\u202f1 PM.png", "docs/at\u202f1 PM.png", "src/a\nb", "src/" + "x" * 5_000, "src/zoo.ts"]
+
+    found = await bob.bus.standing(
+        (await bob.presence.attach()).address, [Place(REPO, name) for name in names], f"{TREE}\n"
+    )
+
+    held = [claim.path if isinstance(claim, Claim) else claim for claim in found]
+    assert held[:3] + held[4:] == ["src/**", None, "src/**", "src/**"]
+    assert held[3]

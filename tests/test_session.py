@@ -14,6 +14,7 @@ import pytest
 from claude_bus import rows, rules, text
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
+from claude_bus.mcp import tools
 from claude_bus.model import (
     Address,
     Client,
@@ -887,6 +888,41 @@ async def test_files_with_long_names_leave_room_for_their_message(party: Party, 
     assert "".join(seen) == f"{content}behind it"
     assert len(await bob.history("", None, 0, 20)) == 2
     assert rows.history_for_model(await bob.history("", None, 0, 20))["messages"]
+
+
+@pytest.mark.parametrize("unit", GROWS.values(), ids=GROWS)
+async def test_all_of_a_long_message_can_be_read_again(party: Party, unit: str) -> None:
+    """In parts as the inbox gives it; each says how to read the next, also where it is an answer to a request."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    asked = await say(alice, "bob", "how is it?")
+    await say(bob, "alice", "before")
+    content = unit * (rules.MAX_CONTENT_BYTES // len(unit.encode()))
+    await bob.send(Draft(("alice",), content, reply_to=asked))
+    await alice.inbox()
+
+    async def read(**arguments: Any) -> dict[str, Any]:
+        answer = await tools.call(alice, "history", arguments)
+        assert isinstance(answer, dict)
+        assert text.size(json.dumps(answer, ensure_ascii=False)) < text.MOST_SHOWN + 1000
+        return dict(answer["messages"][-1])
+
+    found = await read()
+    seen = found["content"]
+    while "history(" in found.get("part", ""):
+        _, _, how = found["part"].partition("history(")
+        found = await read(**{name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", how)})
+        seen += found["content"]
+    assert seen == text.visible(content)
+    replies = rows.status_for_model(await alice.message_status(asked))["replies"]
+    assert ("history(" in replies[0].get("part", "")) == (replies[0]["content"] != text.visible(content))
+
+
+def test_the_parts_of_a_message_are_the_same_each_time_it_is_read() -> None:
+    """However long ago it was sent by then, whether it may have been seen, and what became of its files."""
+    named = File("/srv/a", 1, "0" * 64, "here", "missing")
+    one = Message(7, 1e9, "a", "b", "\x00" * 60_000, "message", None, files=(named,), age=9)
+    later = replace(one, age=1e6, possibly_seen=True, files=(replace(named, state="unchanged"),))
+    assert [p.content for p in rows.parts(one)] == [p.content for p in rows.parts(later)]
 
 
 async def test_what_is_released_at_once_is_read_within_one_limit(party: Party) -> None:

@@ -143,6 +143,34 @@ def test_it_goes_on_where_its_launcher_left_off(tmp_path: Path) -> None:
     assert not left.exists()
 
 
+LOST = {
+    "missing": None,
+    "empty": "",
+    "torn": '{"opening": ["{\\"jsonrpc',
+    "something else": "[1]",
+    "lost before": '{"opening": null, "rest": ""}',
+    "not text": '{"opening": [1], "rest": ""}',
+}
+
+
+@pytest.mark.parametrize("content", LOST.values(), ids=LOST)
+def test_a_hand_over_that_is_lost_is_said_in_a_line_and_the_tools_work(tmp_path: Path, content: str | None) -> None:
+    """The client has shaken hands and will not do so again; it may also begin anew, or need no handshake."""
+    left = tmp_path / "left"
+    if content is not None:
+        left.write_text(content)
+    for number, opens in enumerate(("nothing", "handshake", "newest")):
+        with supervised(tmp_path / "bus.db", CLAUDE_BUS_OPENED=str(left)) as client:
+            if opens == "handshake":
+                client.start()
+            meta = {"_meta": NEWEST} if opens == "newest" else {}
+            call = {"name": "register", "arguments": {"name": f"a{number}"}, **meta}
+            assert not answer(client.ask("tools/call", **call)).failed
+            client.kill_server()
+            assert answer(client.ask("tools/call", name="whoami", arguments={}, **meta)).text == f"a{number}"
+    assert not left.exists()
+
+
 def test_mail_that_a_killed_server_had_handed_over_comes_again(client: Supervised, tmp_path: Path) -> None:
     """It was not proven to be read: it waits again as soon as a server runs, and comes marked."""
     client.start().call("register", name="alice")

@@ -411,3 +411,9 @@ def test_a_cell_stays_in_its_row() -> None:
     """What another's folder or role holds is shown, and neither breaks the line nor acts on the terminal."""
     [line] = text.columns([("anna", "/tmp/\x1b[2J\nroot  working")]).splitlines()
     assert "\x1b" not in line
+
+
+def test_one_thing_is_named_in_the_singular() -> None:
+    """Also where the plural is more than an s."""
+    counted = [text.plural(count, noun) for noun in ("claim", "state entry") for count in (0, 1, 2)]
+    assert counted == ["0 claims", "1 claim", "2 claims", "0 state entries", "1 state entry", "2 state entries"]

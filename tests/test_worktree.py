@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from claude_bus import worktree
 from claude_bus.errors import InvalidInput
 from claude_bus.model import Folder
 from claude_bus.worktree import folder, place, shown
@@ -272,3 +273,28 @@ def test_a_path_of_a_million_steps_is_no_file(tmp_path: Path) -> None:
     assert place(where, "a/" * 400 + "x")[1].endswith("/x")
     with pytest.raises(InvalidInput):
         place(where, "a/" * 1_000_000)
+
+
+# -- commits -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("told", ["", "src"], ids=["as usual", "told which folder it is"])
+def test_each_folder_is_looked_at_once_however_many_of_its_files_are_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """What lies above them is the same for all of them."""
+    repository(tmp_path / "outer", origin=ORIGIN)
+    shop = repository(tmp_path / "outer" / "shop")
+    (shop / "src").mkdir()
+    where = folder(shop / told)
+    looked: list[Path] = []
+
+    def look(path: Path) -> Folder:
+        looked.append(path)
+        return folder(path)
+
+    monkeypatch.setattr(worktree, "folder", look)
+    found = worktree.staged(where, [f"src/{number}.py" for number in range(500)], "here")
+
+    assert found[499].above[0] == ("example.org/team/shop", f"shop/{'src/' if told else ''}src/499.py")
+    assert len(looked) < 10

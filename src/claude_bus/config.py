@@ -103,6 +103,11 @@ class Config:
     """The address without user and password; "" where none is set."""
     access: Access = Access()
 
+    @property
+    def shown_url(self) -> str:
+        """The address for messages; see `shown_address`."""
+        return shown_address(self.url)
+
     @classmethod
     def from_env(cls, env: Mapping[str, str], home: Path | None) -> Config:
         """Settings from environment variables; an unusable one is an `InvalidInput` naming it.
@@ -196,8 +201,8 @@ class AgentBus:
 
     @property
     def shown_url(self) -> str:
-        """The address without a token that stands in it, for messages."""
-        return re.sub(r"/t/[^/]+", "/t/***", self.url)
+        """The address for messages; see `shown_address`."""
+        return shown_address(self.url)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], home: Path | None, platform: str) -> AgentBus:
@@ -280,12 +285,24 @@ def _prefix(text: str) -> str:
     return "".join(f"/{part}" for part in parts)
 
 
+def shown_address(url: str) -> str:
+    """An address for messages, without what may be secret: user and password, tokens in its path, a query."""
+    before, scheme, rest = url.partition("://")
+    place, slash, path = re.split(r"[?#]", rest if scheme else url, maxsplit=1)[0].rpartition("@")[2].partition("/")
+    path = _MASKED.sub("***", re.sub(r"(?:^|(?<=/))t/[^/]+", "t/***", path))
+    return f"{before}{scheme}{place}{slash}{path}" if scheme else f"{place}{slash}{path}"
+
+
+_MASKED = re.compile(r"[^/]{20,}|bus_[^/]+")
+"""Parts of a path that may be tokens."""
+
+
 def _url(text: str, name: str) -> str:
     """An address of a served bus, without the slash at its end."""
     if not text:
         return ""
     if not _is_address(text):
-        shown = text.rpartition("@")[2]  # a password may stand before it
+        shown = shown_address(text)
         raise InvalidInput(f"{name}={shown!a} is not valid: give an address such as https://host:8765")
     return text.rstrip("/")
 

@@ -42,6 +42,7 @@ from .model import (
     Roster,
     Search,
     Sent,
+    Standing,
     StateEntry,
     Status,
     Token,
@@ -388,21 +389,24 @@ class LocalBus:
     async def release(self, me: Address, places: Places | None) -> list[Place]:
         return await self._run(claims.release, me, places)
 
-    async def standing(self, me: Address, places: Places, tree: str) -> list[Claim | None]:
-        """As `guard.standing`, some places at a time: a commit may have any number, and others want to write."""
-        found: list[Claim | None] = []
+    async def standing(self, me: Address, places: Places, tree: str) -> list[Standing]:
+        """As `guard.standing`, some places at a time: a commit may have any number, and others want to write.
+
+        A place that is by itself too much to compare with all claims is `unchecked`.
+        """
+        found: list[Standing] = []
         for at in range(0, len(places), _AT_ONCE):
             found += await self._standing(me, places[at : at + _AT_ONCE], tree)
         return found
 
-    async def _standing(self, me: Address, places: Places, tree: str) -> list[Claim | None]:
+    async def _standing(self, me: Address, places: Places, tree: str) -> list[Standing]:
         """In as many looks as it takes: what is too much to compare together is not too much in parts."""
         try:
-            return await self._look(guard.standing, me, places, tree)
+            return [*await self._look(guard.standing, me, places, tree)]
         except TooLarge:
             half = len(places) // 2
             if not half:
-                raise
+                return ["unchecked"]
         return [*await self._standing(me, places[:half], tree), *await self._standing(me, places[half:], tree)]
 
     async def take_away(self, me: Address, places: Places, reason: str) -> list[Place]:

@@ -366,6 +366,10 @@ class Claim:
     """Made by an edit, for a few minutes."""
 
 
+Standing = Claim | Literal["unchecked"] | None
+"""The claim that stands against a place, if any; `unchecked` where it takes too long to compare it with all claims."""
+
+
 @dataclass(frozen=True, slots=True)
 class Roster:
     """Who else is here, as one line tells it."""

@@ -34,7 +34,7 @@ def open_here(config: Config, what: str) -> LocalBus:
     """
     if config.url:
         raise InvalidInput(
-            f"{what} where the bus is served, which BUS_URL says is {config.url}: run this there, "
+            f"{what} where the bus is served, which BUS_URL says is {config.shown_url}: run this there, "
             "or name the database with --db"
         )
     return open_local(config)

@@ -127,14 +127,24 @@ def _longest_path(found: Message) -> int:
     return min(MAX_PATH, MAX_PATHS // max(1, len(found.files)))
 
 
+_LONGEST_AGE = 10.0**10
+_PART_TOLD = 100
+"""Characters in which is told which part of a message it is, and how to read on."""
+
+
 def shown_size(found: Message) -> int:
     """Characters that a message takes in a tool's answer, as the client counts them."""
     return text.size(json.dumps(message(found, for_model=True), ensure_ascii=False))
 
 
 def parts(found: Message) -> list[Message]:
-    """A message that one answer of a tool cannot carry, in parts that it can; their contents together are the whole."""
-    space = text.MOST_SHOWN - shown_size(replace(found, content=""))
+    """A message that one answer of a tool cannot carry, in parts that it can; their contents together are the whole.
+
+    They are the same each time, whatever is told of the message and its files then: it is read in several calls.
+    """
+    longest = tuple(replace(file, state="unchecked") for file in found.files)
+    most_told = replace(found, content="", age=_LONGEST_AGE, possibly_seen=True, part="", files=longest)
+    space = text.MOST_SHOWN - shown_size(most_told) - _PART_TOLD
     pieces = list(_pieces(text.visible(found.content), max(space, text.MOST_SHOWN // 4))) or [""]
     return [replace(found, content=piece, part=f"{n} of {len(pieces)}") for n, piece in enumerate(pieces, 1)]
 
@@ -148,10 +158,18 @@ def _pieces(shown: str, space: int) -> Iterator[str]:
         shown = shown[end:]
 
 
-def newest(found: Sequence[Message]) -> tuple[list[Row], int]:
+def _part(found: Message, number: int) -> Message:
+    """A part of a message, the last if it has fewer, with how to read on."""
+    pieces = parts(found)
+    given = pieces[min(number, len(pieces)) - 1]
+    more = f"; history(before={found.id + 1}, limit=1, part={number + 1}) gives the next"
+    return replace(given, part=given.part + (more if number < len(pieces) else ""))
+
+
+def newest(found: Sequence[Message], part: int = 1) -> tuple[list[Row], int]:
     """The newest of these messages that one answer carries, oldest first, and how many older ones were left out.
 
-    Of one that no answer can carry there is the first part.
+    Of one that no answer can carry there is this part.
     """
     shown: list[Message] = []
     left = text.INBOX_LIMIT
@@ -160,12 +178,13 @@ def newest(found: Sequence[Message]) -> tuple[list[Row], int]:
         left -= size
         if shown and left < 0:
             break
-        shown.insert(0, each if size <= text.MOST_SHOWN else parts(each)[0])
+        shown.insert(0, each if size <= text.MOST_SHOWN else _part(each, part))
     return [message(each, for_model=True) for each in shown], len(found) - len(shown)
 
 
-def history_for_model(found: Sequence[Message]) -> Row:
-    shown, older = newest(found)
+def history_for_model(found: Sequence[Message], part: int = 1) -> Row:
+    """What was said, the newest that fits; of messages that no answer can carry, this part."""
+    shown, older = newest(found, part)
     return {"messages": shown, **_filled(older=older and f"{older}: history(before={shown[0]['id']})")}
 
 

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
@@ -55,6 +56,14 @@ _UNKNOWN = (
     "the bus server was killed during this call and runs again; whether the call took effect is not known: "
     "look (history, get_state, list_claims) before you repeat it"
 )
+_MODERN = "io.modelcontextprotocol/protocolVersion"
+"""In the `_meta` of each request of the protocol that has no handshake."""
+_HANDSHAKE = (
+    b'{"jsonrpc":"2.0","id":"claude-bus","method":"initialize","params":'
+    b'{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"","version":""}}}\n'
+    b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n'
+)
+"""What a client says first, in the words of none."""
 _INTERNAL_ERROR = -32603
 _INVALID_REQUEST = -32600
 _TOO_DEEP = f"the request is nested deeper than {jsons.MAX_DEPTH} levels of JSON: make it flatter, or send it as text"
@@ -274,23 +283,53 @@ def supervise(command: Sequence[str]) -> int:
 
     Ends the process at once: the thread that reads stdin cannot be interrupted.
     """
-    opening, rest = _taken(os.environ.pop(OPENED, ""))
+    left = os.environ.pop(OPENED, "")
+    opening, rest = _taken(left)
     lines = _lines(rest, sys.stdin.buffer)
-    status = Supervisor(command, os.environ, lines, sys.stdout.buffer, opening).run()
+    if left and opening is None:
+        opening, lines = _opened_anew(lines)
+    status = Supervisor(command, os.environ, lines, sys.stdout.buffer, opening or ()).run()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(status)
 
 
-def _taken(left: str) -> tuple[list[bytes], bytes]:
-    """The opening and the rest of the input, from the launcher's file (`OPENED`), which is removed."""
+def _taken(left: str) -> tuple[list[bytes] | None, bytes]:
+    """The opening and the rest of the input, from the launcher's file (`OPENED`), which is removed.
+
+    No opening (None) where the file is lost or torn, which is said.
+    """
     if not left:
-        return [], b""
+        return None, b""
     path = Path(left)
-    found = json.loads(path.read_text(encoding="utf-8"))
-    path.unlink()
-    opening = [line.encode(errors="surrogateescape") for line in found["opening"]]
-    return opening, found["rest"].encode(errors="surrogateescape")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        opening = [line.encode(errors="surrogateescape") for line in found["opening"]]
+        rest = found["rest"].encode(errors="surrogateescape")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        print(f"claude-bus: the launcher's hand-over {left!a} cannot be read ({why})", file=sys.stderr, flush=True)
+        opening, rest = None, b""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+    return opening, rest
+
+
+def _opened_anew(lines: Iterator[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
+    """An opening in place of one that is lost, and the lines.
+
+    A client that has shaken hands does not do so again, and no server answers it without. One that begins with the
+    handshake, or speaks the protocol that has none, needs nothing.
+    """
+    first = next(lines, b"")
+    message = _parsed(first)
+    params = message.get("params")
+    meta = params.get("_meta") if isinstance(params, dict) else None
+    begins = message.get("method") in ("initialize", "server/discover")
+    modern = isinstance(meta, dict) and _MODERN in meta
+    return ([] if begins or modern or not first else _HANDSHAKE.splitlines(keepends=True)), chain(
+        [first] if first else [], lines
+    )
 
 
 def _lines(first: bytes, more: BinaryIO) -> Iterator[bytes]:

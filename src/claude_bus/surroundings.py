@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from . import files, patterns, processes, rules, spelling, worktree
-from .errors import InvalidInput
+from .aside import Aside
+from .errors import BusError, InvalidInput
 from .model import File, Folder, Message, Place
+
+T = TypeVar("T")
+Noted = Callable[[str], object]
+"""Told of each path before the disk is asked about it."""
+LOOK = 3.0
+"""Seconds within which the disk must have said what paths name."""
+MAX_HANGING = 8
+"""Looks that hang, with which no other is begun: each of them holds a thread."""
+_aside = Aside(MAX_HANGING)
+
+
+class NoAnswer(BusError):
+    """The disk did not say in time what a path names."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path[:200]!a} was not looked at: the disk did not answer within {LOOK:.0f} s")
+
+
+def _ignored(_path: str) -> None:
+    """Tell nobody."""
 
 
 class Surroundings:
@@ -26,31 +48,66 @@ class Surroundings:
         """The messages, each of their files with its state."""
         return await files.examined(messages)
 
-    def understood(self, written: Sequence[str], what: str, budget: spelling.Budget | None = None) -> list[str]:
-        """The paths, globs and resources that are meant, however they are written; `what` they are, for errors."""
-        return spelling.paths(written, self._seen(self._folder.cwd), what, budget)
-
-    def owned(self, written: Sequence[str]) -> list[str]:
-        """The globs that are meant as owned, from the root of the working tree."""
+    async def owned(self, written: Sequence[str]) -> list[str]:
+        """The globs that are meant as owned, from the root of the working tree; `NoAnswer` if the disk gives none."""
         root = self._folder.root
-        return [worktree.from_root(root, path) for path in spelling.paths(written, self._seen(root), "owns")]
 
-    def _seen(self, cwd: str) -> spelling.Seen:
+        def look(noted: Noted) -> list[str]:
+            return [worktree.from_root(root, path) for path in spelling.paths(written, self._seen(root, noted), "owns")]
+
+        return await self._looked(look, written) if written else []
+
+    async def claimed(self, written: Sequence[str], budget: spelling.Budget | None = None) -> list[Place]:
+        """The places to claim for paths, globs and resources, however they are written; `NoAnswer` as `owned`."""
+
+        def look(noted: Noted) -> list[Place]:
+            return [self._claimed(path, noted) for path in self.understood(written, "path", budget, noted)]
+
+        return await self._looked(look, written)
+
+    async def edited(self, path: str) -> tuple[Place, str]:
+        """The place of the file that an edit is about to write, and its working tree; `NoAnswer` as `owned`."""
+        return await self._looked(lambda _noted: worktree.edited(self._folder, path, processes.host()), [path])
+
+    def understood(
+        self, written: Sequence[str], what: str, budget: spelling.Budget | None = None, noted: Noted = _ignored
+    ) -> list[str]:
+        """What is meant, however it is written; `what` it is, for errors. Looks at the disk, which may hang."""
+        return spelling.paths(written, self._seen(self._folder.cwd, noted), what, budget)
+
+    def _claimed(self, path: str, noted: Noted) -> Place:
+        noted(path)
+        return worktree.claimed(self._folder, path, processes.host())
+
+    async def _looked(self, look: Callable[[Noted], T], written: Sequence[str]) -> T:
+        """What a look at the disk finds, which may hang: a mount whose server is gone, say."""
+        at, found, wrong = list(written[:1]), list[T](), list[Exception]()
+
+        def work(_given_up: object) -> None:
+            try:
+                found.append(look(at.append))
+            except Exception as error:  # noqa: BLE001 - raised where it is waited for
+                wrong.append(error)
+
+        await _aside.run(work, LOOK)
+        if wrong:
+            raise wrong[0]
+        if not found:
+            raise NoAnswer(at[-1])
+        return found[0]
+
+    def _seen(self, cwd: str, noted: Noted = _ignored) -> spelling.Seen:
+        def exists(path: str) -> bool:
+            noted(path)
+            return worktree.exists(Path(cwd, path))
+
         return spelling.Seen(
-            exists=lambda path: worktree.exists(Path(cwd, path)),
+            exists=exists,
             root=self._folder.root,
             home=os.path.expanduser("~"),  # noqa: PTH111 - as text
             looks=bool(cwd),
             windows=os.name == "nt",
         )
-
-    def claimed(self, path: str) -> Place:
-        """The place to claim for a path or pattern."""
-        return worktree.claimed(self._folder, path, processes.host())
-
-    def edited(self, path: str) -> tuple[Place, str]:
-        """The place of the file that an edit is about to write, and the working tree it lies in."""
-        return worktree.edited(self._folder, path, processes.host())
 
     def from_here(self, place: Place) -> Place:
         """The place as somebody working there has it: of a submodule's file, the path in the outer repository."""
@@ -82,8 +139,11 @@ class Elsewhere(Surroundings):
     async def examined(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         return tuple(messages)
 
-    def _seen(self, cwd: str) -> spelling.Seen:  # noqa: ARG002 - whichever it is, it is elsewhere
+    async def _looked(self, look: Callable[[Noted], T], written: Sequence[str]) -> T:  # noqa: ARG002 - looks at no disk
+        return look(_ignored)
+
+    def _seen(self, cwd: str, noted: Noted = _ignored) -> spelling.Seen:  # noqa: ARG002 - whichever it is, it is elsewhere
         return spelling.UNSEEN
 
-    def edited(self, path: str) -> tuple[Place, str]:
+    async def edited(self, path: str) -> tuple[Place, str]:
         return Place("", patterns.literal(rules.check_path(path))), self._tree

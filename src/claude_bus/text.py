@@ -76,7 +76,9 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """So many of a thing that is named in the singular."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else many}"
 
 
 # -- what peers wrote, in a line of ours -------------------------------------------

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from . import patterns, rules
 from .model import FOLDER, Folder, Place
 
+Look = Callable[[Path], Folder]
+"""`folder`, or what remembers its answers."""
 _HOPS = 5
 """Clones of clones that are followed to what they were made from."""
 _NAME_BYTES, _CONFIG_BYTES = 8_192, 262_144
@@ -182,18 +185,31 @@ def target(where: Folder, path: str, host: str = "") -> Place:
 
 def edited(where: Folder, path: str, host: str = "") -> tuple[Place, str]:
     """The place of the file that an edit is about to write, and the working tree it lies in."""
+    return _target(where, path, host)
+
+
+def _target(where: Folder, path: str, host: str, look: Look = folder) -> tuple[Place, str]:
     real = _real(Path(where.cwd, path))
-    found, tree = _locate(real, host)
+    found, tree = _locate(real, host, look)
     return _literally(found, _identity(real)), tree
 
 
-def staged(where: Folder, path: str, host: str = "") -> Place:
-    """The place of an entry of git's index, whose root is `where`: of a submodule the entry, not its files."""
-    real = Path(where.root, path)
+def staged(where: Folder, paths: Iterable[str], host: str = "") -> list[Place]:
+    """The places of entries of git's index, whose root is `where`: of a submodule the entry, not its files.
+
+    Each folder is looked at once: a commit may have any number of files.
+    """
+    look = cache(folder)
     if not where.repository or where.cwd != where.root:  # git was told elsewhere which folder it is
-        return target(where, path, host)
-    identity = "" if real.is_symlink() or _is_folder(real) else _identity(real)
-    return _literally(Place(where.repository, path, "", _above(where, path, host)), identity)
+        return [_target(where, path, host, look)[0] for path in paths]
+    outer = list(_repositories(Path(where.root).parent, look))
+    return [_entry(where, path, outer, host) for path in paths]
+
+
+def _entry(where: Folder, path: str, outer: Iterable[Folder], host: str) -> Place:
+    identity = _identity(os.path.join(where.root, path), follow_symlinks=False)  # noqa: PTH118 - a Path takes long
+    above = _above(where, path, outer, host)
+    return _literally(Place(where.repository, path, "", above), "" if identity == FOLDER else identity)
 
 
 def _named(where: Folder, path: str, host: str) -> Place:
@@ -208,38 +224,39 @@ def _literally(found: Place, identity: str) -> Place:
     return Place(found.scope, patterns.literal(storable(found.path)), identity, above)
 
 
-def _locate(real: Path, host: str) -> tuple[Place, str]:
+def _locate(real: Path, host: str, look: Look = folder) -> tuple[Place, str]:
     """The place of what is or would be at `real`, and its working tree, as they can be stored."""
-    lies_in = folder(_existing(real))
+    lies_in = look(_existing(real))
     inside = _below(_slashed(real), _slashed(lies_in.root)) if lies_in.repository else None
     if inside is None:
         path = storable(_slashed(real))
         return Place("", path, "", _on_machine(path, host)), storable(str(real.parent))
-    above = tuple((storable(scope), storable(path)) for scope, path in _above(lies_in, inside, host))
+    outer = _repositories(Path(lies_in.root).parent, look)
+    above = tuple((storable(scope), storable(path)) for scope, path in _above(lies_in, inside, outer, host))
     return Place(storable(lies_in.repository), storable(inside), "", above), storable(lies_in.root)
 
 
-def _above(where: Folder, path: str, host: str) -> tuple[tuple[str, str], ...]:
-    """The same place as a path of each repository that this one lies in, and of the machine.
+def _above(where: Folder, path: str, outer: Iterable[Folder], host: str) -> tuple[tuple[str, str], ...]:
+    """The same place as a path of each repository that this one lies in, `outer`, and of the machine.
 
     A worktree or clone within another of the same repository is no part of that one.
     """
     absolute = _slashed(where.root) if path == "." else f"{_slashed(where.root).rstrip('/')}/{path}"
     found = {where.repository: path}
-    for outer in _repositories(Path(where.root).parent):
-        inside = _below(absolute, _slashed(outer.root))
+    for repository in outer:
+        inside = _below(absolute, _slashed(repository.root))
         if inside and len(found) < rules.MAX_ABOVE:
-            found.setdefault(outer.repository, inside)
+            found.setdefault(repository.repository, inside)
     del found[where.repository]
     return (*found.items(), *_on_machine(absolute, host))
 
 
-def _repositories(start: Path) -> Iterator[Folder]:
+def _repositories(start: Path, look: Look) -> Iterator[Folder]:
     """The one that a folder lies in, the one that this lies in, and so on."""
-    found = folder(start)
+    found = look(start)
     while found.repository:
         yield found
-        found = folder(Path(found.root).parent)
+        found = look(Path(found.root).parent)
 
 
 def _on_machine(absolute: str, host: str) -> tuple[tuple[str, str], ...]:
@@ -254,10 +271,10 @@ def exists(path: Path) -> bool:
         return False
 
 
-def _identity(path: Path) -> str:
+def _identity(path: Path | str, *, follow_symlinks: bool = True) -> str:
     """Of an existing file, what renaming keeps. With its time: another may get its number."""
     try:
-        found = path.stat()
+        found = os.stat(path, follow_symlinks=follow_symlinks)  # noqa: PTH116
     except (OSError, ValueError):
         return ""
     if stat.S_ISDIR(found.st_mode):

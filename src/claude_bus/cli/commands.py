@@ -208,9 +208,9 @@ async def show_status(options: argparse.Namespace, config: Config) -> int:
     """Which bus this is, and who is here now. Creates nothing."""
     found = await _present(config) if config.url or config.db.exists() else []
     here = [agent for agent in found if agent.status != "offline"]
-    where = {"url": config.url} if config.url else {"db": str(config.db)}
+    where = {"url": config.shown_url} if config.url else {"db": str(config.db)}
     document = {"version": __version__, **where, "channel": config.channel, "agents": _agent_rows(here)}
-    head = f"claude-bus {__version__} on {config.url or config.db}, channel '{config.channel}'"
+    head = f"claude-bus {__version__} on {config.shown_url or config.db}, channel '{config.channel}'"
     show(options, document, f"{head}\n{_agents_text(here)}")
     return 0
 

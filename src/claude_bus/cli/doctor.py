@@ -38,9 +38,9 @@ async def _elsewhere(config: Config) -> Finding:
         async with open_bus(config) as bus:
             found = await bus.agents(config.channel)
     except BusError as error:
-        return Finding("served at", False, f"{config.url}, {with_token}: {error.message}")
+        return Finding("served at", False, f"{config.shown_url}, {with_token}: {error.message}")
     here = [agent for agent in found if agent.status != "offline"]
-    return Finding("served at", True, f"{config.url}, {with_token}; {text.plural(len(here), 'agent')} there now")
+    return Finding("served at", True, f"{config.shown_url}, {with_token}; {text.plural(len(here), 'agent')} there now")
 
 
 def _secrets() -> Finding:

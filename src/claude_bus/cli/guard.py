@@ -9,11 +9,12 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from .. import processes, rows, text, worktree
 from ..config import Config
 from ..errors import BusError
-from ..model import Claim
+from ..model import Claim, Standing
 from ..opening import open_bus
 from . import git_hooks, guard_script, private
 from .git import git
@@ -22,6 +23,8 @@ from .output import show
 
 _SHOWN = 20
 """Files that a refusal names; a claim may cover all of a commit's."""
+_SHOWN_UNCHECKED = 3
+"""Files named in the line that says which were not checked."""
 
 
 async def guard(options: argparse.Namespace, config: Config) -> int:
@@ -55,15 +58,32 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
         show(options, {"held": []}, "off: BUS_GUARD=off")
         return 0
     try:
-        held = await _held(config)
+        found = await _found(config)
     except BusError as error:  # it must not stop anybody's work
-        said = f"claude-bus: claims were not checked: {text.one_line(error.message, 500)}"
-        show(options, {"held": [], "unchecked": error.message}, said, error=True)
+        why = f"claude-bus: claims were not checked: {text.one_line(error.message, 500)}"
+        show(options, {"held": [], "unchecked": error.message}, why, error=True)
         return 0
     now = time.time()
-    document = {"held": [rows.claim(claim, path, now) for path, claim in held]}
-    show(options, document, "\n".join(_refusals(held, now)) or "no staged file is claimed by another", error=bool(held))
+    held = [(path, claim) for path, claim in found if isinstance(claim, Claim)]
+    missed = [path for path, claim in found if claim == "unchecked"]
+    said = [*_refusals(held, now), *_missed(missed)]
+    document: dict[str, Any] = {"held": [rows.claim(claim, path, now) for path, claim in held]}
+    if missed:
+        document["unchecked_files"] = missed
+    show(options, document, "\n".join(said) or "no staged file is claimed by another", error=bool(said))
     return guard_script.REFUSED if held else 0
+
+
+def _missed(paths: list[str]) -> list[str]:
+    """The line that names files which take too long to compare with all claims; none if there are none."""
+    if not paths:
+        return []
+    one = len(paths) == 1
+    files = (
+        "1 staged file was not checked: it takes" if one else f"{len(paths)} staged files were not checked: they take"
+    )
+    named = ", ".join(paths[:_SHOWN_UNCHECKED]) + (", ..." if len(paths) > _SHOWN_UNCHECKED else "")
+    return [f"claude-bus: {files} too long to compare with all claims: {named}"]
 
 
 def _refusals(held: list[tuple[str, Claim]], now: float) -> list[str]:
@@ -79,8 +99,8 @@ def _refusals(held: list[tuple[str, Claim]], now: float) -> list[str]:
     ]
 
 
-async def _held(config: Config) -> list[tuple[str, Claim]]:
-    """The staged files that others claim, each with the claim."""
+async def _found(config: Config) -> list[tuple[str, Standing]]:
+    """The staged files that a claim stands against, or that were not checked."""
     if not (config.url or _is_there(config.db)):
         return []  # nobody has claimed anything, and a commit is no reason to make a bus
     root = Path(git("rev-parse", "--show-toplevel"))
@@ -88,7 +108,7 @@ async def _held(config: Config) -> list[tuple[str, Claim]]:
     staged = _staged()
     async with open_bus(config) as bus:
         me = await committer(bus, config, os.environ)
-        places = [worktree.staged(where, path, processes.host()) for path in staged]
+        places = worktree.staged(where, staged, processes.host())
         found = await bus.standing(me, places, where.root)
     return [(text.one_line(path, 300), claim) for path, claim in zip(staged, found, strict=True) if claim]
 

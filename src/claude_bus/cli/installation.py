@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import claude_settings, registration, text
 from ..claude_settings import HOOKS_SINCE, RULES, SERVER, Refused
+from ..config import shown_address
 from ..drivers.inspect import Finding
 from ..registration import Client, Definition, Known, Program
 
@@ -94,7 +95,7 @@ def server(case: Case) -> Iterator[Finding]:
     if there is None:
         yield _unregistered(case)
     elif "url" in there:
-        yield Finding("server", None, f"'{SERVER}' is served at {there['url']}")
+        yield Finding("server", None, f"'{SERVER}' is served at {shown_address(str(there['url']))}")
     elif case.server is None:
         told = f"'{SERVER}' is another program: {registration.shown(there)}; to replace it, {case.setup}"
         yield Finding("server", False, told)

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from .. import __version__, claude_settings, detector, registration
 from ..claude_settings import BACKUP, HOOKS_SINCE, RULES, SERVER, Refused
+from ..config import shown_address
 from ..registration import Client, Known, Program
+from ..text import plural
 from .output import show
 
 NO_CLIENT = 3
@@ -207,8 +209,8 @@ def _settings(at: Situation, rule: str) -> list[Step]:
     parts = []
     if hooked != document:
         called = (at.known.server or {}).get("url")
-        where = f" (they call the bus at {called})" if called else ""
-        parts.append(f"hooks for {len(hooks)} events{where}" if hooks else "no hooks any more")
+        where = f" (they call the bus at {shown_address(str(called))})" if called else ""
+        parts.append(f"hooks for {plural(len(hooks), 'event')}{where}" if hooks else "no hooks any more")
         parts += ["without the original's hooks"] * bool(claude_settings.originals(document))
     parts += [f'permission "{rule}"'] * bool(rule and rule not in claude_settings.allowed(document))
     text = f"{', '.join(parts)}: {at.known.settings}"

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import text
 from . import disk
 from .migrate import OURS, VERSION, has_tables, is_foreign
 from .sqlite import translate
@@ -133,18 +134,16 @@ def _schema(db: sqlite3.Connection, version: int) -> Finding:
 
 
 def _counts(db: sqlite3.Connection) -> Finding:
-    messages, unread, state, claims = (
-        db.execute(query).fetchone()[0]
-        for query in (
-            "SELECT COUNT(*) FROM messages",
-            "SELECT COUNT(*) FROM deliveries WHERE state = 'queued'",
-            "SELECT COUNT(*) FROM state",
-            "SELECT COUNT(*) FROM claims",
+    counts = (
+        text.plural(db.execute(query).fetchone()[0], noun)
+        for noun, query in (
+            ("message", "SELECT COUNT(*) FROM messages"),
+            ("unread delivery", "SELECT COUNT(*) FROM deliveries WHERE state = 'queued'"),
+            ("state entry", "SELECT COUNT(*) FROM state"),
+            ("claim", "SELECT COUNT(*) FROM claims"),
         )
     )
-    return Finding(
-        "contents", None, f"{messages} messages, {unread} unread deliveries, {state} state entries, {claims} claims"
-    )
+    return Finding("contents", None, ", ".join(counts))
 
 
 def _tokens(db: sqlite3.Connection) -> Finding:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from .. import text
 from ..errors import RateLimited
 from ..model import Grant
 
@@ -98,7 +99,7 @@ class SessionQuota:
     def _check(self, grant: Grant) -> None:
         if grant.token:
             mine = [seat for seat in self._seats.values() if seat.token == grant.token]
-            whose = f"'{grant.owner}' has {self._of_token} sessions"
+            whose = f"'{grant.owner}' has {text.plural(self._of_token, 'session')}"
             self._refuse_beyond(self._of_token, mine, self._opening[grant.token], whose)
         everybody = list(self._seats.values())
         self._refuse_beyond(self._of_all, everybody, self._opening.total(), f"there are {self._of_all} sessions")

@@ -153,7 +153,7 @@ async def register(session: Session, args: Register) -> Answer:
     role = f" ({args.role})" if args.role else ""
     where = "" if binding.address.channel == rules.DEFAULT_CHANNEL else f" on channel '{binding.address.channel}'"
     mail = f" {text.plural(unread, 'unread message')}: call inbox." if unread else ""
-    owned = session.surroundings.owned(args.owns or [])
+    owned = await session.surroundings.owned(args.owns or [])
     owns = f", owning {', '.join(map(repr, owned))}" if owned != (args.owns or []) else ""
     return f"registered '{binding.address.name}'{role}{where}{owns}. {text.roster_line(roster)}{mail}"
 
@@ -275,13 +275,14 @@ class History(Arguments):
     since: int = 0
     before: int = 0
     limit: int = Field(default=20, ge=1, le=200)
+    part: int = Field(default=1, ge=1)
 
 
 @tool(History, changes=False)
 async def history(session: Session, args: History) -> Answer:
     """What was said before, consuming nothing. thread: any message id of it; since, before: ids."""
     found = await session.history(args.search, args.thread, args.since, args.limit, args.before)
-    return rows.for_model(rows.history_for_model(found))
+    return rows.for_model(rows.history_for_model(found, args.part))
 
 
 _JSON_TYPES: list[JsonValue] = ["string", "number", "boolean", "object", "array", "null"]

@@ -31,13 +31,12 @@ import anyio
 import httpx2
 
 from .. import __version__, jsons, rules
-from ..config import Access
+from ..config import Access, shown_address
 from ..drivers.notices import Bell
 from ..errors import BusError, Ending, RateLimited, StoreError, TooSlow, Unauthorized, Unreachable, from_dict
 from ..model import (
     Address,
     Binding,
-    Claim,
     Client,
     Draft,
     HandOver,
@@ -47,6 +46,7 @@ from ..model import (
     Process,
     Roster,
     Sent,
+    Standing,
     Status,
     Waiting,
 )
@@ -97,14 +97,14 @@ class RemoteBus:
     def __init__(
         self, url: str, access: Access, process: Process, transport: httpx2.AsyncBaseTransport | None = None
     ) -> None:
-        self._url = url
+        self._url, self._shown = url, shown_address(url)
         self._access = access
         self._process = process
         self._transport = transport
         self._http: httpx2.AsyncClient | None = None
         self._not_let_in = False
         self._way = proxies.Route("") if transport else proxies.route(url)
-        self._outage = _Outage(url, self._way.blame)
+        self._outage = _Outage(self._shown, self._way.blame)
         self._held: set[tuple[Address, int]] = set()
         self._handing_over = anyio.Lock()
         self._addresses: dict[str, Address] = {}
@@ -158,12 +158,19 @@ class RemoteBus:
                 self._hold(found.address, [message.id for message in found.mail.messages])
             return found
 
-    async def standing(self, me: Address, places: list[Place], tree: str) -> list[Claim | None]:
-        """Some places at a time: a commit may have more than one request can."""
-        found: list[Claim | None] = []
-        for at in range(0, max(1, len(places)), rules.MAX_PLACES):
-            found += await self._call("standing", me, places[at : at + rules.MAX_PLACES], tree)
-        return found
+    async def standing(self, me: Address, places: list[Place], tree: str) -> list[Standing]:
+        """Some places at a time: a commit may have more than one request can.
+
+        Its files may be called anything, and one request that is refused leaves all of its places unchecked. So a
+        character that no claim can have is replaced, and a path that is too long to be sent is `unchecked`.
+        """
+        sayable = [_sayable(place) for place in places]
+        sent = [place for place in sayable if place]
+        answers: list[Standing] = []
+        for at in range(0, max(1, len(sent)), rules.MAX_PLACES):
+            answers += await self._call("standing", me, sent[at : at + rules.MAX_PLACES], _printable(tree))
+        given = iter(answers)
+        return [next(given) if place else "unchecked" for place in sayable]
 
     async def waiting(self, me: Address) -> Waiting:
         async with self._handing_over:  # else it would take back what is on its way
@@ -281,7 +288,7 @@ class RemoteBus:
         try:
             return verb.answered(content)
         except ValueError:
-            said = f"what answers at {self._url} is no claude-bus of a like version{self._way.blame}{_unknown(name)}"
+            said = f"what answers at {self._shown} is no claude-bus of a like version{self._way.blame}{_unknown(name)}"
             raise Unreachable(said, sent=True) from None
 
     async def _post(self, name: str, body: bytes) -> tuple[int, bytes, bool]:
@@ -307,7 +314,7 @@ class RemoteBus:
     async def _attempt(self, name: str, body: bytes) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json"}
         async with self._client().stream("POST", f"/rpc/{name}", content=body, headers=headers) as answer:
-            return answer.status_code, await line.content(answer, self._url)
+            return answer.status_code, await line.content(answer, self._shown)
 
     def _client(self) -> httpx2.AsyncClient:
         if not self._http:
@@ -326,11 +333,11 @@ class RemoteBus:
 
     def _refusal(self, status: int, content: bytes) -> BusError:
         """The error that the server answered with."""
-        error = _refusal(status, content, self._url, self._way)
+        error = _refusal(status, content, self._shown, self._way)
         if not isinstance(error, Unauthorized):
             return error
         self._not_let_in = True
-        return line.unauthorized(f"the bus at {self._url}", self._access)
+        return line.unauthorized(f"the bus at {self._shown}", self._access)
 
     # -- the ear
 
@@ -352,7 +359,7 @@ class RemoteBus:
                     self._changes += 1
                     ear.bell.ring()
             except (*line.FAILURES, BusError):
-                _log.debug("the ear's line to %s broke", self._url)
+                _log.debug("the ear's line to %s broke", self._shown)
             pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
             failures += 1
             await self._outage.ends(pause * random.uniform(0.7, 1.3))  # noqa: S311 - not all at once
@@ -361,9 +368,9 @@ class RemoteBus:
         timeout = httpx2.Timeout(SILENCE, connect=CONNECT_TIMEOUT)
         async with self._client().stream("GET", "/rpc/ear", params={"address": address}, timeout=timeout) as answer:
             if answer.status_code != httpx2.codes.OK:
-                raise self._refusal(answer.status_code, await line.content(answer, self._url))
+                raise self._refusal(answer.status_code, await line.content(answer, self._shown))
             self._outage.works()
-            async for said in line.lines(answer, self._url):
+            async for said in line.lines(answer, self._shown):
                 if said == b"ring":
                     yield
 
@@ -425,3 +432,18 @@ def _refusal(status: int, content: bytes, url: str, way: proxies.Route) -> BusEr
     return Unreachable(
         f"{url} answers with {status}, and not as a claude-bus does{path}{way.refusal(status)}", sent=True
     )
+
+
+def _sayable(place: Place) -> Place | None:
+    """The place as a request can name it; None if a path of it is too long."""
+    above = tuple((_printable(scope), _printable(path)) for scope, path in place.above)
+    if any(len(text) > rules.MAX_PATH_BYTES for spelling in (place[:2], *place.above) for text in spelling):
+        return None
+    return Place(_printable(place.scope), _printable(place.path), place.file, above)
+
+
+def _printable(text: str) -> str:
+    """The text, each character that is not printable replaced by one that stands for it."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from ..config import Access
+from ..config import Access, shown_address
 from ..errors import Misconfigured, Unauthorized, Unreachable
 from . import proxies
 
@@ -64,7 +64,7 @@ def _address(url: str) -> httpx2.URL:
     try:
         return httpx2.URL(url)
     except (ValueError, httpx2.InvalidURL):
-        raise Misconfigured(f"{url!a} is no address: give one such as https://host:8765") from None
+        raise Misconfigured(f"{shown_address(url)!a} is no address: give one such as https://host:8765") from None
 
 
 def show_anew(http: httpx2.AsyncClient, access: Access) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from .. import rules
-from ..errors import InvalidInput
+from ..errors import BusError, InvalidInput
 from ..model import Address, Claim, Place, Verdict
 from ..spelling import Budget
+from ..surroundings import NoAnswer
 from .membership import Membership
 
 
@@ -25,7 +26,7 @@ class Claims:
         """Claim all of these, or none; returns the claims as seen from the session's folder."""
         me = await self._membership.claimant()
         rules.check_place_count(len(paths))
-        places = self._places(paths)
+        places = await self._surroundings.claimed(paths)
         root = self._presence.client.folder.root
         granted = await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
         seen = [self._surroundings.from_here(place) for place in places]
@@ -48,15 +49,15 @@ class Claims:
             return Verdict("pass")
         self._presence.heard()
         await self._presence.attach()
-        target, tree = self._surroundings.edited(path)
+        try:
+            target, tree = await self._surroundings.edited(path)
+        except NoAnswer as error:
+            raise BusError(f"{error.message}; claims on it were not checked before this edit") from None
         return await self.bus.edit(self._presence.client, target, tree, guard)
 
     def _as_from_here(self, asked: Sequence[Place] | None, ended: Sequence[Place]) -> list[Place]:
         seen = {place[:2]: self._surroundings.from_here(place) for place in asked or ()}
         return [seen.get(place[:2], place) for place in ended]
-
-    def _places(self, paths: Sequence[str], budget: Budget | None = None) -> list[Place]:
-        return [self._surroundings.claimed(path) for path in self._surroundings.understood(paths, "path", budget)]
 
     async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[Place]:
         """The places to release. A path as `list_claims` shows a claim means that claim, unless it names another."""
@@ -65,12 +66,14 @@ class Claims:
         shown = {self._surroundings.shown(c.scope, c.path): Place(c.scope, c.path) for c in held}
         places: set[tuple[str, ...]] = {place[:2] for place in shown.values()}
         budget = Budget()
-        return [place for path in paths for place in self._meant(places, shown, path, budget)]
+        return [place for path in paths for place in await self._meant(places, shown, path, budget)]
 
-    def _meant(self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str, budget: Budget) -> list[Place]:
+    async def _meant(
+        self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str, budget: Budget
+    ) -> list[Place]:
         try:
-            places = self._places([path], budget)
-        except InvalidInput:
+            places = await self._surroundings.claimed([path], budget)
+        except (InvalidInput, NoAnswer):
             if path not in shown:
                 raise
             return [shown[path]]

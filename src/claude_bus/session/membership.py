@@ -108,7 +108,7 @@ class Membership:
             rules.check_name(channel, "channel") if channel else binding.address.channel,
         )
         rules.require(self.grant, who)
-        globs = None if owns is None else rules.check_owns(self.surroundings.owned(owns))
+        globs = None if owns is None else rules.check_owns(await self.surroundings.owned(owns))
         self.presence.take_warning()  # which is about another name
         return await self.bus.register(self.presence.client.key, who, rules.check_line(role, "role"), globs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .. import text
 from ..model import Address, Message
 from . import deliveries, events
 from .transaction import Transaction
@@ -27,4 +28,4 @@ def acknowledge(tx: Transaction, me: Address, messages: Sequence[int]) -> None:
     """The file that these messages to `me` carry is there: they are acknowledged, and no longer mail."""
     for message in messages:
         deliveries.acknowledge(tx, me, message, deliveries.OPEN, "recv-file")
-    events.append(tx, me, "received", str(messages[-1]) if messages else "", f"{len(messages)} messages")
+    events.append(tx, me, "received", str(messages[-1]) if messages else "", text.plural(len(messages), "message"))
