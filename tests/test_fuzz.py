@@ -31,6 +31,7 @@ from claude_bus.errors import EXIT_STATUS, BusError, InvalidInput
 from claude_bus.mcp import hooks, server, tools
 from claude_bus.model import Claim, Message, Overlap, Process, Roster
 from claude_bus.session import Session
+from claude_bus.sql import sessions
 from claude_bus.subagents import Participants
 from effort import looks
 from foreign_input import HOSTILE, JSON_BITS, anything, arguments, clean_texts, files, numbers, texts
@@ -512,7 +513,7 @@ def test_columns_may_hold_foreign_values(foreign: list[tuple[tuple[str, str], st
             await alice.set_state("t", "text")
             await alice.claim(["src/a.py"], ttl=60, shared=True, reason="")
             for session in (alice, bob):
-                await session.bus.listen("udp:127.0.0.1:1", session.client.key)
+                await session.bus.run(sessions.listen, "udp:127.0.0.1:1", session.client.key)
             if handed:
                 await bob.inbox()
             with contextlib.closing(sqlite3.connect(party.path)) as other:

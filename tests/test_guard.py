@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from claude_bus import patterns, rules, worktree
+from claude_bus.cli.guard import standing
 from claude_bus.errors import InvalidInput
 from claude_bus.mcp import hooks
 from claude_bus.model import Address, Folder, Guard, Place, Verdict
@@ -28,7 +29,7 @@ TREE = "/home/me/shop"
 def edit(
     store: Store, who: Address, path: str, *, policy: Guard = "confirm", tree: str = TREE, file: str = ""
 ) -> Verdict:
-    return store(guard.edit, store.clients[who], Place(REPO, path, file), tree, policy)[0]
+    return store(guard.edit, store.clients[who], Place(REPO, path, file), tree, policy)
 
 
 def take(store: Store, who: Address, path: str, **more: Any) -> None:
@@ -168,7 +169,7 @@ def test_force_ends_a_claim_and_tells_its_owner_why(store: Store) -> None:
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "a.py")
 
-    ended, _ = store(guard.take_away, bob, [Place(REPO, "a.py")], "alice went home")
+    ended = store(guard.take_away, bob, [Place(REPO, "a.py")], "alice went home")
 
     assert [place.path for place in ended] == ["a.py"]
     assert store(claims.list_claims, "default") == []
@@ -390,10 +391,10 @@ async def test_a_commit_of_any_size_is_judged(party: Party) -> None:
     """Also where it has more files than one request may, and there are more patterns than are compared in one step."""
     alice, bob = await party.join("alice"), await party.join("bob")
     globs = [Place(REPO, f"**/feature*/**/*_{n}?.ts") for n in range(20)]
-    await alice.bus.claim((await alice.attach()).address, [*globs, Place(REPO, "src/zoo.ts")], ttl=1800)
+    await alice.bus.run(claims.claim, (await alice.attach()).address, [*globs, Place(REPO, "src/zoo.ts")], ttl=1800)
     files = [Place(REPO, f"src/components/feature{n % 20}/sub{n % 7}/module_{n}yy.ts") for n in range(250)]
     files += [Place(REPO, f"docs/{n}.md") for n in range(3_000)]
 
-    found = await bob.bus.standing((await bob.attach()).address, [*files, Place(REPO, "src/zoo.ts")], TREE)
+    found = await standing(bob.bus, (await bob.attach()).address, [*files, Place(REPO, "src/zoo.ts")], TREE)
 
     assert [claim.path for claim in found if claim] == ["src/zoo.ts"]

@@ -43,6 +43,7 @@ from .model import (
     Verdict,
 )
 from .spelling import Budget
+from .sql import agents, bindings, claims, deliveries, guard, messages, sessions, state
 from .sql.state import Options
 from .surroundings import Surroundings
 from .turn import Turn
@@ -117,14 +118,14 @@ class Session:
 
     async def attach(self) -> Binding:
         """Take part, or find out that it already does. Called by whatever comes first."""
-        binding = await self.bus.binding(self.client.key)
+        binding = await self.bus.run(bindings.bound, self.client.key)
         if not binding or binding.process != self.client.process:
             self._listens = False
             binding = await self._attach_anew()
             if self._bell:  # it was given up; working until it says otherwise, as a working session is not rung
-                await self.bus.observe(self.client.key, status="working", bell=True)
+                await self.bus.run(bindings.observe, self.client.key, status="working", bell=True)
             elif self._may_wake(""):
-                await self.bus.observe(self.client.key, bell=True)
+                await self.bus.run(bindings.observe, self.client.key, bell=True)
         if not self._listens:
             await self._listen()
         self._take_up(binding)
@@ -132,7 +133,7 @@ class Session:
 
     async def _listen(self) -> None:
         with contextlib.suppress(StoreFull):  # no room to note it now
-            await self.bus.listen(self._address, self.client.key)
+            await self.bus.run(sessions.listen, self._address, self.client.key)
             self._listens = True
 
     def _take_up(self, binding: Binding) -> None:
@@ -145,13 +146,13 @@ class Session:
         wanted = self._wanted()
         client = replace(self.client, session_id=self._conversation())
         try:
-            binding = await self.bus.attach(client, wanted, self.config.channel)
+            binding = await self.bus.run(bindings.attach, client, wanted, self.config.channel)
         except (NameTaken, InvalidInput) as refused:
             self._warning = text.one_line(f"BUS_NAME: {refused.message}; register(name) to take part.", 400)
-            return await self.bus.attach(client, None, self.config.channel)
+            return await self.bus.run(bindings.attach, client, None, self.config.channel)
         if wanted:
-            binding, _, _ = await self.bus.register(self.client.key, wanted, self.config.role, None)
-            await self.bus.forget(self.client.key)  # nobody told the model
+            binding, _, _ = await self.bus.run(sessions.join, self.client.key, wanted, self.config.role, None)
+            await self.bus.run(bindings.forget, self.client.key)  # nobody told the model
         return binding
 
     async def listen_at(self, address: str) -> None:
@@ -168,11 +169,11 @@ class Session:
         """Say that it lives. If others gave it up meanwhile (it was suspended for long, say), it comes back."""
         if self._left:
             return
-        binding = await self.bus.binding(self.client.key)
+        binding = await self.bus.run(bindings.bound, self.client.key)
         if not binding:
             await self.attach()
             return
-        await self.bus.heartbeat(self.client.key)
+        await self.bus.run(sessions.beat, self.client.key)
         if not binding.registered:
             await self._take_due_name()
 
@@ -181,8 +182,8 @@ class Session:
         wanted = self._wanted()
         with contextlib.suppress(NameTaken, Forbidden, InvalidInput, TooLarge):  # as when it began
             if wanted:
-                await self.bus.register(self.client.key, wanted, self.config.role, None)
-                await self.bus.forget(self.client.key)  # nobody told the model
+                await self.bus.run(sessions.join, self.client.key, wanted, self.config.role, None)
+                await self.bus.run(bindings.forget, self.client.key)  # nobody told the model
                 self._warning = ""
 
     def _wanted(self) -> Address | None:
@@ -194,7 +195,7 @@ class Session:
 
     async def close(self) -> None:
         """The client ended."""
-        await self.bus.detach(self.client.key)
+        await self.bus.run(bindings.detach, self.client.key)
 
     def _stranger(self) -> NotRegistered:
         """What to tell it while it has no name."""
@@ -238,7 +239,9 @@ class Session:
         """It gives a sign of life, and may say more of itself; whoever does not take part yet does now."""
 
         async def observe() -> Binding | None:
-            return await self.bus.observe(self.client.key, status=status, session_id=session_id, program=program)
+            return await self.bus.run(
+                bindings.observe, self.client.key, status=status, session_id=session_id, program=program
+            )
 
         binding = await observe()
         if binding and binding.process == self.client.process and self._listens:
@@ -251,8 +254,8 @@ class Session:
     async def _confirm(self, binding: Binding) -> None:
         """Tell the store what is proven, and what is lost."""
         if self.turn.lost:
-            await self.bus.withdraw(binding.address, self.turn.lost)
-        await self.bus.confirm(binding.address, self.turn.proven)
+            await self.bus.run(deliveries.withdraw, binding.address, self.turn.lost)
+        await self.bus.run(deliveries.confirm, binding.address, self.turn.proven)
         self.turn.settle()
 
     # -- the verbs, as this session uses them
@@ -272,7 +275,7 @@ class Session:
         rules.require(self.grant, who)
         globs = None if owns is None else rules.check_owns(self.surroundings.owned(owns))
         self._warning = ""
-        return await self.bus.register(self.client.key, who, rules.check_line(role, "role"), globs)
+        return await self.bus.run(sessions.join, self.client.key, who, rules.check_line(role, "role"), globs)
 
     async def whoami(self) -> Binding | None:
         """The binding, also of a session that did not register; None after leaving."""
@@ -280,14 +283,14 @@ class Session:
 
     async def leave(self) -> Address:
         me = await self._me()
-        await self.bus.leave(self.client.key)
+        await self.bus.run(bindings.leave, self.client.key)
         self._left = True
         return me
 
     async def agents(self, within: float | None, channel: str) -> tuple[list[Agent], Address]:
         me = await self._anyone()
         where = rules.check_name(channel, "channel") if channel else me.channel
-        return await self.bus.agents(rules.require_channel(self.grant, where), within), me
+        return await self.bus.run(agents.listing, rules.require_channel(self.grant, where), within), me
 
     async def send(self, draft: Draft, paths: Sequence[str] = ()) -> Sent:
         """Send, with the files at `paths`; without a registered name only an answer to what was received goes out."""
@@ -297,7 +300,7 @@ class Session:
         rules.require_recipients(self.grant, draft.to, binding.address.channel)
         named = await self.surroundings.measured(paths)
         hops = self._hops if self.turn.hooked else 0
-        return await self.bus.send(binding.address, replace(draft, files=named, hops=hops))
+        return await self.bus.run(messages.send, binding.address, replace(draft, files=named, hops=hops))
 
     async def inbox(self, *, peek: bool = False, limit: int = 50) -> HandOver:
         """Unread mail; registered or not, but a session without either is told to register."""
@@ -311,8 +314,14 @@ class Session:
 
     async def _hand_over(self, binding: Binding, *, peek: bool, limit: int) -> HandOver:
         """Hand over through a tool's answer."""
-        found = await self.bus.hand_over(
-            binding.address, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
+        found = await self.bus.run(
+            deliveries.hand_over,
+            binding.address,
+            via="inbox",
+            limit=limit,
+            max_chars=text.INBOX_LIMIT,
+            at_least_one=True,
+            peek=peek,
         )
         if found.pending and not found.messages:
             return await self._hand_over_part(binding.address, peek=peek)
@@ -343,14 +352,14 @@ class Session:
     async def _hand_over_last(self, me: Address, message: int) -> HandOver:
         found = await self._unless_cancelled(me, await self._first(me, peek=False))
         if [m.id for m in found.messages] != [message]:  # it ran out meanwhile, and another one came
-            await self.bus.withdraw(me, [m.id for m in found.messages])
+            await self.bus.run(deliveries.withdraw, me, [m.id for m in found.messages])
             return HandOver((), found.pending + len(found.messages))
         self.turn.handed_by_tool(self._got(found))
         return found
 
     async def _first(self, me: Address, *, peek: bool) -> HandOver:
-        return await self.bus.hand_over(
-            me, via="inbox", limit=1, max_chars=rules.MAX_ANSWER, at_least_one=True, peek=peek
+        return await self.bus.run(
+            deliveries.hand_over, me, via="inbox", limit=1, max_chars=rules.MAX_ANSWER, at_least_one=True, peek=peek
         )
 
     def _got(self, found: HandOver, *, told_once: bool = False) -> list[int]:
@@ -372,7 +381,7 @@ class Session:
             return replace(found, messages=await self.surroundings.examined(found.messages))
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self.bus.withdraw(me, [message.id for message in found.messages])
+                await self.bus.run(deliveries.withdraw, me, [message.id for message in found.messages])
             raise
 
     async def wait_for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
@@ -415,39 +424,41 @@ class Session:
         return self._arrived
 
     async def message_status(self, message_id: int) -> MessageStatus:
-        return await self.bus.message_status(await self._reader(), message_id)
+        return await self.bus.run(messages.status, await self._reader(), message_id)
 
     async def history(self, search: str, thread: int | None, since: int, limit: int, before: int = 0) -> list[Message]:
         me = await self._reader()
-        found = await self.bus.history(me, search=search, thread=thread, since=since, before=before, limit=limit)
+        found = await self.bus.run(
+            messages.history, me, search=search, thread=thread, since=since, before=before, limit=limit
+        )
         return [*await self.surroundings.examined(found)]
 
     async def set_state(self, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]) -> int:
         me = await self._anyone()
-        return await self.bus.set_state(me, key, value, allow_secret=allow_secret, **options)
+        return await self.bus.run(state.set_state, me, key, value, allow_secret=allow_secret, **options)
 
     async def get_state(self, key: str) -> list[StateEntry]:
         me = await self._anyone()
         if not key:
-            return await self.bus.list_state(me.channel, values=True)
-        entry = await self.bus.get_state(me.channel, key)
+            return await self.bus.run(state.list_state, me.channel, values=True)
+        entry = await self.bus.run(state.get_state, me.channel, key)
         return [entry] if entry else []
 
     async def state_history(self, key: str, limit: int) -> list[StateEntry]:
         """The newest versions of a key, newest first."""
         me = await self._anyone()
-        return await self.bus.state_history(me.channel, rules.check_key(key), limit)
+        return await self.bus.run(state.history, me.channel, rules.check_key(key), limit)
 
     async def list_state(self, prefix: str) -> list[StateEntry]:
         me = await self._anyone()
-        return await self.bus.list_state(me.channel, prefix=prefix)
+        return await self.bus.run(state.list_state, me.channel, prefix=prefix)
 
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
         me = await self._me()
         rules.check_place_count(len(paths))
         places = self._places(paths)
         root = self.client.folder.root
-        granted = await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
+        granted = await self.bus.run(claims.claim, me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
         seen = [self.surroundings.from_here(place) for place in places]
         return [replace(claim, scope=place.scope, path=place.path) for claim, place in zip(granted, seen, strict=True)]
 
@@ -456,10 +467,10 @@ class Session:
         me = await self._me()
         places = None if paths is None else await self._held(me, paths, anybodys=bool(force))
         if not force:
-            return self._as_from_here(places, await self.bus.release(me, places))
+            return self._as_from_here(places, await self.bus.run(claims.release, me, places))
         if places is None:
             raise InvalidInput("force needs a path: name the claims to end")
-        return self._as_from_here(places, await self.bus.take_away(me, places, force))
+        return self._as_from_here(places, await self.bus.run(guard.take_away, me, places, force))
 
     def _as_from_here(self, asked: Sequence[Place] | None, ended: Sequence[Place]) -> list[Place]:
         seen = {place[:2]: self.surroundings.from_here(place) for place in asked or ()}
@@ -471,7 +482,7 @@ class Session:
     async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[Place]:
         """The places to release. A path as `list_claims` shows a claim means that claim, unless it names another."""
         rules.check_place_count(len(paths))
-        held = [c for c in await self.bus.list_claims(me.channel) if anybodys or c.owner == me.name]
+        held = [c for c in await self.bus.run(claims.list_claims, me.channel) if anybodys or c.owner == me.name]
         shown = {self.shown(c.scope, c.path): Place(c.scope, c.path) for c in held}
         places: set[tuple[str, ...]] = {place[:2] for place in shown.values()}
         budget = Budget()
@@ -488,7 +499,7 @@ class Session:
 
     async def list_claims(self) -> list[Claim]:
         me = await self._anyone()
-        return await self.bus.list_claims(me.channel)
+        return await self.bus.run(claims.list_claims, me.channel)
 
     def shown(self, scope: str, path: str) -> str:
         """A claim's path as this session would write it."""
@@ -587,7 +598,7 @@ class Session:
         self._heard = time.monotonic()
         await self.attach()
         target, tree = self.surroundings.edited(path)
-        return await self.bus.edit(self.client, target, tree, self.config.guard)
+        return await self.bus.run(guard.edit, self.client, target, tree, self.config.guard)
 
     async def became(self, status: Status, session_id: str = "") -> None:
         """The client reported another presence."""
@@ -603,7 +614,7 @@ class Session:
 
     async def compacted(self) -> None:
         """The conversation was summarized; it may have lost who it is."""
-        await self.bus.forget(self.client.key)
+        await self.bus.run(bindings.forget, self.client.key)
 
     async def _react(
         self,
@@ -655,10 +666,10 @@ class Session:
 
     async def _happened(self, happening: Happening) -> Reaction | None:
         """Tell the store; returns what it led to, with the files of the mail looked at."""
-        reaction = await self.bus.react(self.client, happening)
+        reaction = await self.bus.run(sessions.react, self.client, happening)
         if not reaction:
             await self.attach()
-            reaction = await self.bus.react(self.client, happening)
+            reaction = await self.bus.run(sessions.react, self.client, happening)
         if not reaction:
             return None
         self.turn.settle()

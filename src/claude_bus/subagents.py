@@ -22,6 +22,7 @@ from . import rules
 from .errors import BusError, NotRegistered
 from .model import Address, Binding, Claim, HandOver, Injection, Place, Roster, StateEntry
 from .session import REQUEST, Session
+from .sql import bindings, calls
 
 _REMEMBERED = 100
 """Calls announced by a hook that never came (refused by the user, say) are forgotten after so many."""
@@ -55,7 +56,7 @@ class Subagent(Session):
     async def takes_part(self) -> bool:
         """Whether it has a name of its own, be it from before its server was killed."""
         if self._takes_part is None:
-            self._takes_part = await self.bus.resume(self.client) is not None
+            self._takes_part = await self.bus.run(bindings.resume, self.client) is not None
         return self._takes_part
 
     async def introduce_client(self, program: str) -> None:
@@ -73,14 +74,14 @@ class Subagent(Session):
         if await self.takes_part():
             return await super().register(name, role, owns, channel)
         whose = await self._session.whoami()
-        await self.bus.attach(self.client, None, whose.address.channel if whose else self.config.channel)
+        await self.bus.run(bindings.attach, self.client, None, whose.address.channel if whose else self.config.channel)
         self._takes_part = True
         try:
             found = await super().register(name, role, owns, channel)
         except BusError:
             await self.end()
             raise
-        await self.bus.observe(self.client.key, status="working")
+        await self.bus.run(bindings.observe, self.client.key, status="working")
         return found
 
     async def leave(self) -> Address:
@@ -135,7 +136,7 @@ class Subagent(Session):
     async def end(self) -> None:
         """It has ended: its name is offline until it is started again, and what was not proven waits."""
         if await self.takes_part():
-            await self.bus.detach(self.client.key)
+            await self.bus.run(bindings.detach, self.client.key)
             self._takes_part = False
 
     @property
@@ -149,7 +150,7 @@ class Subagent(Session):
         What it was handed without proof waits again, as nobody is left to tell what becomes of it.
         """
         if self._takes_part:
-            await self.bus.detach(self.client.key)
+            await self.bus.run(bindings.detach, self.client.key)
             self._takes_part = None
 
 
@@ -176,13 +177,13 @@ class Participants:
         if len(self._calls) > _REMEMBERED:
             del self._calls[next(iter(self._calls))]
         if agent_id:
-            await self.session.bus.announce_call(self.session.client.key, call, agent_id)
+            await self.session.bus.run(calls.announce, self.session.client.key, call, agent_id)
 
     async def caller(self, call: str) -> Session:
         """Who makes a call: a subagent if that was announced, be it to another server; else the session."""
         agent_id = self._calls.pop(call, None)
         if agent_id is None and call:
-            agent_id = await self.session.bus.caller(self.session.client.key, call)
+            agent_id = await self.session.bus.run(calls.caller, self.session.client.key, call)
         return await self.subagent(agent_id) if agent_id else self.session
 
     @contextlib.contextmanager

@@ -11,6 +11,7 @@ import anyio
 from .bus import Bus
 from .errors import StoreFull
 from .model import StateEntry
+from .sql import state
 
 _LOOK_EVERY = 2.0
 """Seconds after which one who waits looks by itself: nobody tells when an entry runs out."""
@@ -33,7 +34,7 @@ class Watch:
         self._waiting[watched] += 1  # before anything is awaited: whoever ends meanwhile leaves the watch alone
         try:
             with contextlib.suppress(StoreFull):  # no room to note it: this looks by itself
-                await self._bus.watch(*watched)
+                await self._bus.run(state.watch, *watched)
             with anyio.move_on_after(timeout):
                 return [await self._another(channel, key, known)]
         finally:
@@ -41,7 +42,7 @@ class Watch:
             if not self._waiting[watched]:
                 del self._waiting[watched]
                 with anyio.CancelScope(shield=True), contextlib.suppress(StoreFull):
-                    await self._bus.unwatch(*watched)
+                    await self._bus.run(state.unwatch, *watched)
         return []
 
     async def _another(self, channel: str, key: str, known: int) -> StateEntry:
@@ -56,7 +57,7 @@ class Watch:
 
     async def _entry(self, channel: str, key: str) -> StateEntry:
         """The entry; for a deleted one its deletion, for one that ran out or never was version 0."""
-        entry = await self._bus.get_state(channel, key)
-        last = [] if entry else await self._bus.state_history(channel, key, 1)
+        entry = await self._bus.run(state.get_state, channel, key)
+        last = [] if entry else await self._bus.run(state.history, channel, key, 1)
         deleted = last[0] if last and last[0].value is None else None
         return entry or deleted or StateEntry(key, None, 0, "", 0.0)

@@ -10,11 +10,13 @@ import os
 import time
 from pathlib import Path
 
-from .. import processes, rows, text, worktree
+from .. import processes, rows, rules, text, worktree
+from ..bus import Bus
 from ..config import Config
-from ..errors import BusError
-from ..model import Claim
+from ..errors import BusError, TooLarge
+from ..model import Address, Claim, Place
 from ..opening import open_bus
+from ..sql import guard as sql_guard
 from . import git_hooks, guard_script, private
 from .git import git
 from .identity import committer
@@ -89,8 +91,27 @@ async def _held(config: Config) -> list[tuple[str, Claim]]:
     async with open_bus(config) as bus:
         me = await committer(bus, config, os.environ)
         places = [worktree.staged(where, path, processes.host()) for path in staged]
-        found = await bus.standing(me, places, where.root)
+        found = await standing(bus, me, places, where.root)
     return [(text.one_line(path, 300), claim) for path, claim in zip(staged, found, strict=True) if claim]
+
+
+async def standing(bus: Bus, me: Address, places: list[Place], tree: str) -> list[Claim | None]:
+    """As the verb, some places at a time: a commit may have any number, and others want to write."""
+    found: list[Claim | None] = []
+    for at in range(0, len(places), rules.MAX_PLACES):
+        found += await _standing(bus, me, places[at : at + rules.MAX_PLACES], tree)
+    return found
+
+
+async def _standing(bus: Bus, me: Address, places: list[Place], tree: str) -> list[Claim | None]:
+    """In as many calls as it takes: what is too much to compare together is not too much in parts."""
+    try:
+        return await bus.run(sql_guard.standing, me, places, tree)
+    except TooLarge:
+        half = len(places) // 2
+        if not half:
+            raise
+    return [*await _standing(bus, me, places[:half], tree), *await _standing(bus, me, places[half:], tree)]
 
 
 def _is_there(db: Path) -> bool:

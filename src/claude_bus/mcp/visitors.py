@@ -25,6 +25,7 @@ from ..errors import BusError, NameTaken, NotRegistered, RateLimited
 from ..local import LocalBus
 from ..model import Address, Client, Grant, Injection
 from ..session import Session
+from ..sql import bindings, sessions
 from ..subagents import Participants
 from ..surroundings import Elsewhere
 from .seats import Opening, Seats
@@ -116,11 +117,11 @@ class HttpSession(Session):
             await self._closes(self)
         if (await self.attach()).registered:
             return
-        who = await self._granted.borne(conversation)
+        who = await self._granted.run(bindings.borne, conversation)
         if who:
             with contextlib.suppress(NameTaken):
-                await self.bus.register(self.client.key, who, "", None)
-                await self.bus.forget(self.client.key)  # nobody told the model
+                await self.bus.run(sessions.join, self.client.key, who, "", None)
+                await self.bus.run(bindings.forget, self.client.key)  # nobody told the model
 
 
 class Nobody(Session):
@@ -316,7 +317,7 @@ class Visitors:
         elif visitor.beat.due(HEARTBEAT_EVERY):
             visitor.beat.given()
             await _guarded(visitor.session.attach)  # should somebody have given it up
-            await _guarded(self._bus.heartbeat, visitor.session.client.key)
+            await _guarded(self._bus.run, sessions.beat, visitor.session.client.key)
 
 
 def _same_conversation(one: Session, other: Session) -> bool:
