@@ -22,6 +22,8 @@ from claude_bus import rules, worktree
 from claude_bus.config import Config
 from claude_bus.model import Address
 from claude_bus.opening import open_local
+from claude_bus.sql import agents
+from claude_bus.sql import claims as sql_claims
 
 HOLDERS = 5
 AT_ONCE = 10
@@ -60,12 +62,14 @@ async def claims(config: Config, shop: Path, patterns: list[str]) -> None:
     async with open_local(config) as bus:
         holders = [Address(f"holder{number}", "default") for number in range(HOLDERS)]
         for holder in holders:
-            await bus.enlist(holder, "benchmark")
-            await bus.release(holder, None)
+            await bus.run(agents.enlist, holder, "benchmark")
+            await bus.run(sql_claims.release, holder, None)
         for number, holder in enumerate(holders):
             share = [worktree.claimed(where, pattern) for pattern in patterns[number::HOLDERS]]
             for start in range(0, len(share), AT_ONCE):
-                await bus.claim(holder, share[start : start + AT_ONCE], ttl=3_600, shared=True, reason="")
+                await bus.run(
+                    sql_claims.claim, holder, share[start : start + AT_ONCE], ttl=3_600, shared=True, reason=""
+                )
 
 
 def hook(server: Server, path: Path) -> None:

@@ -38,6 +38,7 @@ from claude_bus.model import Address, Client, HookReport
 from claude_bus.opening import open_local
 from claude_bus.remote import codec
 from claude_bus.remote.bus import RemoteBus
+from claude_bus.sql import bindings, sessions
 
 CONNECTIONS = 8
 BLOCK = 20
@@ -159,11 +160,11 @@ class Elsewhere:
         self.bus = RemoteBus(url, Access(), self.process)
 
     async def register(self) -> None:
-        await self.bus.attach(self.client, None, "default")
-        await self.bus.register(self.client.key, Address("far", "default"), "", None)
+        await self.bus.run(bindings.attach, self.client, None, "default")
+        await self.bus.run(sessions.join, self.client.key, Address("far", "default"), "", None)
 
     def react(self, number: int) -> bytes:
-        body = codec.verb("react").call(self.process, (), (self.client, happening(number)), {})
+        body = codec.form(sessions.react).call(self.process, (), (self.client, happening(number)), {})
         return request("POST", "/rpc/react", body)
 
 
@@ -236,7 +237,7 @@ async def latencies(url: str, bare: str, rounds: int) -> tuple[dict[str, Times],
     for name, requests in asked.items():
         found[name] = await in_turn(cycling(line, requests), base, rounds)
     found["the same through RemoteBus.react"] = await in_turn(
-        lambda n: elsewhere.bus.react(elsewhere.client, happening(n)), base, rounds
+        lambda n: elsewhere.bus.run(sessions.react, elsewhere.client, happening(n)), base, rounds
     )
     await elsewhere.bus.close()
     found |= await wakes(url, base, max(20, rounds // 4))

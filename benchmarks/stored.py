@@ -21,8 +21,10 @@ from claude_bus import processes
 from claude_bus.drivers.sqlite import connect, transact
 from claude_bus.model import Address, Client, Draft, Grant, HookReport, Search
 from claude_bus.sql import agents, bindings, deliveries, feeds, inboxes, messages, sessions
+from claude_bus.sql.transaction import CallerContext, Transaction
 
 ME = processes.this_process()
+CALLER = CallerContext(ME, Grant("anybody"))
 BOB = Address("bob", "default")
 SCRIPT = Address("script", "default")
 CLIENT = Client("client of bob", ME)
@@ -42,7 +44,10 @@ class Store:
         self._fill(stored)
 
     def _run(self, verb: Any, *arguments: Any, **named: Any) -> Any:
-        return transact(self._connection, time.time(), lambda _process, _heartbeat: True, verb, *arguments, **named)
+        def step(tx: Transaction) -> Any:
+            return verb(tx.called_by(CALLER), *arguments, **named)
+
+        return transact(self._connection, time.time(), lambda _process, _heartbeat: True, step)
 
     def _fill(self, stored: int) -> None:
         start = time.time() - stored
@@ -65,15 +70,15 @@ class Store:
 
     def actions(self) -> dict[str, Callable[[], object]]:
         return {
-            "prompt hook": lambda: self._run(sessions.react, CLIENT, PROMPT, ME),
-            "stop hook": lambda: self._run(sessions.react, CLIENT, END, ME),
+            "prompt hook": lambda: self._run(sessions.react, CLIENT, PROMPT),
+            "stop hook": lambda: self._run(sessions.react, CLIENT, END),
             "waiting": lambda: self._run(deliveries.waiting, BOB),
             "inbox of a session": lambda: self._run(
-                deliveries.hand_over, BOB, limit=100, max_chars=90_000, by=ME, via="inbox", peek=True
+                deliveries.hand_over, BOB, limit=100, max_chars=90_000, via="inbox", peek=True
             ),
             "inbox of a program": lambda: self._run(inboxes.look, SCRIPT, limit=100, max_chars=90_000),
-            "messages unread by a program": lambda: self._run(feeds.posts, UNREAD, Grant("anybody")),
-            "unread of everybody": lambda: self._run(feeds.unread, Grant("anybody")),
+            "messages unread by a program": lambda: self._run(feeds.posts, UNREAD),
+            "unread of everybody": lambda: self._run(feeds.unread),
         }
 
 

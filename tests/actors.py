@@ -17,6 +17,7 @@ from claude_bus.errors import BusError, ClaimHeld, NameTaken, VersionConflict
 from claude_bus.local import LocalBus
 from claude_bus.model import Address, Client, Draft
 from claude_bus.opening import open_local
+from claude_bus.sql import bindings, claims, deliveries, messages, sessions, state
 
 CHANNEL = "default"
 
@@ -34,8 +35,8 @@ async def join(bus: LocalBus, name: str) -> Address:
     """Take part as a session of this very process."""
     me = processes.this_process()
     client = Client(f"actor:{me}", me)
-    await bus.attach(client, None, CHANNEL)
-    binding, _, _ = await bus.register(client.key, Address(name, CHANNEL), "", None)
+    await bus.run(bindings.attach, client, None, CHANNEL)
+    binding, _, _ = await bus.run(sessions.join, client.key, Address(name, CHANNEL), "", None)
     return binding.address
 
 
@@ -56,7 +57,7 @@ async def send(bus: LocalBus, name: str, to: str, count: str) -> None:
     me = await join(bus, name)
     wait_for_go()
     for n in range(int(count)):
-        await bus.send(me, Draft((to,), f"{name} {n}"))
+        await bus.run(messages.send, me, Draft((to,), f"{name} {n}"))
         say(n)
 
 
@@ -65,7 +66,7 @@ async def write(bus: LocalBus, name: str, count: str, size: str) -> None:
     me = await join(bus, name)
     wait_for_go()
     for _ in range(int(count)):
-        await bus.send(me, Draft(("archive",), "x" * int(size)))
+        await bus.run(messages.send, me, Draft(("archive",), "x" * int(size)))
 
 
 async def read(bus: LocalBus, name: str, until: str, confirm: str) -> None:
@@ -74,12 +75,12 @@ async def read(bus: LocalBus, name: str, until: str, confirm: str) -> None:
     wait_for_go()
     count = 0
     while count < int(until):
-        found = await bus.hand_over(me, via="inbox", limit=20, max_chars=100_000)
+        found = await bus.run(deliveries.hand_over, me, via="inbox", limit=20, max_chars=100_000)
         for message in found.messages:
             say(f"{'again ' if message.possibly_seen else ''}{message.id} {message.content}")
         count += len(found.messages)
         if confirm == "yes":
-            await bus.confirm(me, [m.id for m in found.messages])
+            await bus.run(deliveries.confirm, me, [m.id for m in found.messages])
         elif found.messages:
             await asyncio.Event().wait()  # never confirms: killed while holding them
         if not found.messages:
@@ -96,10 +97,10 @@ async def increment(bus: LocalBus, times: str) -> None:
 
 async def _once(bus: LocalBus, me: Address) -> None:
     while True:
-        entry = await bus.get_state(CHANNEL, "count")
+        entry = await bus.run(state.get_state, CHANNEL, "count")
         value, version = (int(entry.value or 0), entry.version) if entry else (0, 0)
         try:
-            say(await bus.set_state(me, "count", str(value + 1), expected_version=version))
+            say(await bus.run(state.set_state, me, "count", str(value + 1), expected_version=version))
         except VersionConflict:
             continue
         return
@@ -110,7 +111,7 @@ async def append(bus: LocalBus, times: str) -> None:
     me = Address(str(os.getpid()), CHANNEL)
     wait_for_go()
     for n in range(int(times)):
-        await bus.set_state(me, "lines", f"{me.name} {n}", mode="append")
+        await bus.run(state.set_state, me, "lines", f"{me.name} {n}", mode="append")
 
 
 async def claim(bus: LocalBus, name: str, count: str) -> None:
@@ -119,7 +120,7 @@ async def claim(bus: LocalBus, name: str, count: str) -> None:
     wait_for_go()
     for n in range(int(count)):
         try:
-            await bus.claim(me, [("", f"src/{n}.py")], ttl=600)
+            await bus.run(claims.claim, me, [("", f"src/{n}.py")], ttl=600)
         except ClaimHeld:
             continue
         say(n)

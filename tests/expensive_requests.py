@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from claude_bus.remote import codec
+from claude_bus.sql.catalog import REMOTE
 
 SIZE = 2 * 1024 * 1024 - 2_000
 """Bytes of the expensive part: with what is around it, a body as large as may be."""
@@ -179,8 +180,8 @@ _ARGUMENTS: dict[str, Any] = {
 def rpc() -> list[Target]:
     """Every verb that goes over the wire of two claude-bus programs."""
     found = []
-    for name in sorted(codec.names()):
-        arguments = {key: _ARGUMENTS[key] for key in codec.verb(name).types if key in _ARGUMENTS}
+    for name, verb in sorted(REMOTE.items()):
+        arguments = {key: _ARGUMENTS[key] for key in codec.form(verb).parameters if key in _ARGUMENTS}
         if name in ("attach", "resume", "react", "edit"):
             arguments["client"] = {"key": "c", "process": _PROCESS, "folder": {"cwd": "x"}, "session_id": "s"}
         if name == "react":

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition
 
-from claude_bus.drivers.sqlite import Verb
+from claude_bus.drivers.sqlite import Step
 from claude_bus.errors import BusError
 from claude_bus.model import Address, Client, Draft, Folder, HandOver, Process
 from claude_bus.sql import agents, bindings, deliveries, messages, sessions
@@ -60,9 +60,12 @@ class BothBuses(RuleBasedStateMachine):
             self.store(bindings.observe, session.client.key, bell=True)
             self.model.observe(session, None, "", True)
 
-    def do(self, verb: Verb[..., T], *args: Any, **options: Any) -> Outcome:
+    def do(self, verb: Step[..., T], *args: Any, **options: Any) -> Outcome:
+        return self.do_in(self.store, verb, *args, **options)
+
+    def do_in(self, store: Store, verb: Step[..., T], *args: Any, **options: Any) -> Outcome:
         try:
-            return Outcome("", self.store(verb, *args, **options))
+            return Outcome("", store(verb, *args, **options))
         except BusError as error:
             return Outcome(error.code)
 
@@ -130,7 +133,7 @@ class BothBuses(RuleBasedStateMachine):
 
     def _serve(self, session: Running) -> Process:
         process, address = self.store.process(), f"udp:127.0.0.1:{next(self.ports)}"
-        self.store(sessions.listen, session.client.key, address, process)
+        self.store.by(process)(sessions.listen, address, session.client.key)
         self.model.listen(session, address, process)
         return process
 
@@ -154,11 +157,12 @@ class BothBuses(RuleBasedStateMachine):
     # -- messages
 
     def _send(self, me: Address, draft: Draft) -> Letter | None:
-        real = self.do(messages.send, me, draft, RATE)
+        store = self.store.by(rate=RATE)
+        real = self.do_in(store, messages.send, me, draft)
         if real.code:
             self.agree(real, lambda: self.model.send(me, draft, self.newest + 1, inf, RATE))
             return None
-        sent, told = real.answer
+        sent, told = real.answer, store.told
         [(ts,)] = self.store.rows("SELECT ts FROM messages WHERE id = ?", sent.id)
         known = sent.id in self.model.letters
         letter = self.model.send(me, draft, sent.id, ts, RATE)
@@ -183,8 +187,8 @@ class BothBuses(RuleBasedStateMachine):
             self.newest = number
 
     def _take(self, me: Address, by: Process, limit: int, space: int, least: bool, peek: bool) -> Handed:
-        found = self.store(
-            deliveries.hand_over, me, limit=limit, max_chars=space, by=by, via="it", at_least_one=least, peek=peek
+        found = self.store.by(by)(
+            deliveries.hand_over, me, limit=limit, max_chars=space, via="it", at_least_one=least, peek=peek
         )
         expected = self.model.hand_over(me, by, limit=limit, room=space, at_least_one=least, peek=peek)
         self._same_mail(found, expected)
@@ -207,7 +211,7 @@ class BothBuses(RuleBasedStateMachine):
 
     def _settle(self, me: Address, by: Process, ids: list[int], *, read: bool) -> None:
         verb, model = (deliveries.confirm, self.model.confirm) if read else (deliveries.withdraw, self.model.withdraw)
-        assert self.store(verb, me, ids, by) == model(me, ids, by)
+        assert self.store.by(by)(verb, me, ids) == model(me, ids, by)
 
     def _ring(self, session: Running, *, idle: bool) -> None:
         rung = self.store(deliveries.ring, session.client.key, idle=idle)

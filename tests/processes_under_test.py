@@ -23,6 +23,7 @@ from claude_bus.config import Config
 from claude_bus.local import LocalBus
 from claude_bus.model import Address, Client, Draft
 from claude_bus.opening import open_local
+from claude_bus.sql import bindings, messages, sessions
 
 T = TypeVar("T")
 
@@ -270,8 +271,8 @@ class Peer:
         client = Client(f"peer:{name}:{me}", me)
 
         async def join(bus: LocalBus) -> None:
-            await bus.attach(client, None, self._config.channel)
-            await bus.register(client.key, self._me, "", None)
+            await bus.run(bindings.attach, client, None, self._config.channel)
+            await bus.run(sessions.join, client.key, self._me, "", None)
 
         self._on_bus(join)
 
@@ -284,10 +285,10 @@ class Peer:
 
     def send(self, to: str, content: str = "hello", **more: Any) -> str:
         """Send a message; returns what its recipient is expected to do."""
-        sent = self._on_bus(lambda bus: bus.send(self._me, Draft((to,), content, **more)))
+        sent = self._on_bus(lambda bus: bus.run(messages.send, self._me, Draft((to,), content, **more)))
         return sent.expectations[0].outlook
 
     def state(self, message: int) -> str:
         """How far a message to one recipient is."""
-        [receipt] = self._on_bus(lambda bus: bus.message_status(self._me, message)).receipts
+        [receipt] = self._on_bus(lambda bus: bus.run(messages.status, self._me, message)).receipts
         return receipt.state

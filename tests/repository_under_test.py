@@ -12,6 +12,7 @@ from claude_bus import worktree
 from claude_bus.config import Config
 from claude_bus.model import Address
 from claude_bus.opening import open_bus
+from claude_bus.sql import agents, claims
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 ALICE = Address("alice", "default")
@@ -89,6 +90,6 @@ class Repository:
     async def claim(self, path: str = "src/a.py", who: Address = ALICE, *, shared: bool = False) -> None:
         """Alice, or who is named, claims a path of this repository."""
         async with open_bus(self.config) as bus:
-            await bus.enlist(who, "test")
+            await bus.run(agents.enlist, who, "test")
             place = worktree.claimed(worktree.folder(self.root), path)
-            await bus.claim(who, [place], ttl=600, shared=shared, reason="moving the API")
+            await bus.run(claims.claim, who, [place], ttl=600, shared=shared, reason="moving the API")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 
@@ -23,6 +23,7 @@ from claude_bus.session.membership import Membership
 from claude_bus.session.presence import Presence
 from claude_bus.session.session import Session
 from claude_bus.session.wakeup import Wakeup
+from claude_bus.sql.transaction import CallerContext
 from claude_bus.surroundings import Surroundings
 from store_under_test import HOST, START
 
@@ -36,7 +37,8 @@ class Party:
         self.now = START
         self._dead: set[Process] = set()
         self._pids = count(100)
-        self._buses: list[Bus] = []
+        self._buses: dict[Bus, Process] = {}
+        """Each with the process whose it is."""
 
     def process(self) -> Process:
         pid = next(self._pids)
@@ -62,14 +64,16 @@ class Party:
 
     def bus(self, config: Config) -> Bus:
         """The bus of one server process."""
+        process = self.process()
         database = Database(self.path, 0.2, alive=self._alive, clock=lambda: self.now)
-        local = LocalBus(database, self.process(), config.rate)
-        self._buses.append(local)
+        local = LocalBus(database, CallerContext(process, rate=config.rate))
+        self._buses[local] = process
         if not self.served:
             return local
         transport = httpx2.ASGITransport(create_app(local, config, Serving(), tokens=False))
-        remote = cast(Bus, RemoteBus("http://127.0.0.1", Access(), self.process(), transport))
-        self._buses.append(remote)
+        process = self.process()
+        remote = RemoteBus("http://127.0.0.1", Access(), process, transport)
+        self._buses[remote] = process
         return remote
 
     def _alive(self, process: Process, _heartbeat: float) -> bool:
@@ -83,7 +87,7 @@ class Party:
 
     def kill(self, session: Session) -> None:
         """Client and server are gone without a word."""
-        self._dead |= {session.client.process, session.bus._process}  # type: ignore[attr-defined]
+        self._dead |= {session.client.process, self._buses[session.bus]}
 
     async def close(self) -> None:
         for bus in self._buses:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import count
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
-from claude_bus.drivers.sqlite import Verb, connect, transact
+from claude_bus.drivers.sqlite import Step, connect, transact
 from claude_bus.model import Address, Client, Draft, Folder, HandOver, Message, Process, Sent
 from claude_bus.sql import agents, bindings, deliveries, messages
+from claude_bus.sql.transaction import CallerContext, Held, Transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 START = 1_800_000_000.0
 HOST = "here"
+NOBODY = Process("", 0, 0.0)
 NO_LIMIT = 10_000_000
 
 
@@ -25,13 +28,27 @@ class Store:
         self.path = path
         self.connection = connect(path, busy_timeout=5.0)
         self.now = START
+        self.caller = CallerContext()
+        self.told: list[str] = []
+        """The listeners that the last verb notified."""
         self.clients: dict[Address, Client] = {}
         self._dead: set[Process] = set()
         self._pids = count(100)
 
-    def __call__(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def __call__(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one verb in its transaction."""
-        return transact(self.connection, self.now, self._alive, verb, *args, **kwargs)
+
+        def step(tx: Transaction, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            self.told = tx.notified
+            return verb(tx.called_by(self.caller), *args, **kwargs)
+
+        return transact(self.connection, self.now, self._alive, step, *args, **kwargs)
+
+    def by(self, process: Process = NOBODY, **context: Any) -> Self:
+        """This store for a caller: what is handed over is in the hands of its process."""
+        found = copy.copy(self)
+        found.caller = CallerContext(process, **context)
+        return found
 
     def _alive(self, process: Process, heartbeat: float) -> bool:
         return process not in self._dead
@@ -83,17 +100,17 @@ class Store:
 
     def send(self, me: Address, to: str | tuple[str, ...], content: str = "hello", **more: Any) -> Sent:
         draft = Draft(to=(to,) if isinstance(to, str) else to, content=content, **more)
-        return self(messages.send, me, draft)[0]
+        return self(messages.send, me, draft)
 
-    def hand_over(self, me: Address, *, by: Process | None = None, **more: Any) -> HandOver:
+    def hand_over(self, me: Address, *, by: Process | None = None, held: Held | None = None, **more: Any) -> HandOver:
         """Hand over without proof, by default through the session's own process."""
         given: dict[str, Any] = {"limit": 1000, "max_chars": NO_LIMIT, "via": "inbox"} | more
-        return self(deliveries.hand_over, me, by=by or self.clients[me].process, **given)
+        return self.by(by or self.clients[me].process, held=held)(deliveries.hand_over, me, **given)
 
     def read(self, me: Address) -> list[Message]:
         """Hand over all there is, and prove it read."""
         found = self.hand_over(me).messages
-        self(deliveries.confirm, me, [m.id for m in found], self.clients[me].process)
+        self.by(self.clients[me].process)(deliveries.confirm, me, [m.id for m in found])
         return list(found)
 
     def recall(self, me: Address) -> list[Message]:

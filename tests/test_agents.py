@@ -172,7 +172,7 @@ def test_an_unregistered_session_that_ends_leaves_nothing_behind(store: Store) -
     shop = store.present("/home/me/shop")
     client = store.clients[shop]
 
-    store(bindings.detach, client.key, client.process)
+    store.by(client.process)(bindings.detach, client.key)
 
     assert listed(store) == {}
 
@@ -289,10 +289,10 @@ def test_the_session_ends_with_its_last_server(store: Store) -> None:
     store.send(alice, "bob", "via two")
     store.hand_over(bob, by=two)
 
-    store(bindings.detach, key, one)
+    store.by(one)(bindings.detach, key)
     still = listed(store)["bob"].status
     found = store.hand_over(bob, by=two).messages
-    store(bindings.detach, key, two)
+    store.by(two)(bindings.detach, key)
 
     assert still == "idle"
     assert [(m.content, m.possibly_seen) for m in found] == [("via one", True)]
@@ -320,7 +320,7 @@ def test_leaving_twice_or_without_a_binding_is_no_error(store: Store) -> None:
     alice = store.join("alice")
     for _ in range(2):
         store(bindings.leave, store.clients[alice].key)
-    store(bindings.detach, "nobody", store.process())
+    store.by(store.process())(bindings.detach, "nobody")
 
     assert store(bindings.bound, store.clients[alice].key) is None
 

@@ -282,7 +282,7 @@ def test_an_acknowledgement_ends_what_waits(store: Store) -> None:
     store.hand_over(bob)
     store(archive.take_in, "default", [letter(1, to=("bob",), acks=("bob",))])
 
-    assert store(deliveries.hand_over, bob, limit=9, max_chars=9_999, by=store.process(), via="x").messages == ()
+    assert store.by(store.process())(deliveries.hand_over, bob, limit=9, max_chars=9_999, via="x").messages == ()
     assert store.rows("SELECT state FROM deliveries") == [("acked",)]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import httpx2
@@ -17,14 +18,16 @@ from claude_bus import claude_code, jsons, rows, rules, text
 from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
 from claude_bus.errors import HTTP_STATUS, InvalidInput, RateLimited, TooLarge, from_dict
-from claude_bus.http import answers, bodies, verbs
+from claude_bus.http import answers, bodies
 from claude_bus.http.app import create_app
 from claude_bus.http.bodies import Bodies
 from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, Process, Search, StateEntry
 from claude_bus.opening import open_local
 from claude_bus.processes import this_process
 from claude_bus.remote.bus import RemoteBus
-from claude_bus.sql import agents, bindings, deliveries, feeds, listeners, messages
+from claude_bus.sql import agents, bindings, calls, deliveries, feeds, listeners, messages, sessions, state
+from claude_bus.sql.catalog import REMOTE
+from claude_bus.sql.transaction import Transaction
 from effort import looks
 from expensive_requests import Target, api, rpc, shapes, wires
 from processes_under_test import Wire
@@ -54,7 +57,7 @@ class House:
         _, secret = await self.bus.create_token(owner, (owner, f"{owner}-*"), channels or ("default",), None)
         bus = RemoteBus("http://127.0.0.1", Access(secret), LAPTOP, self._transport)
         self._elsewhere.append(bus)
-        return cast(Bus, bus)
+        return bus
 
     async def ask(self, target: Target, body: bytes) -> httpx2.Response:
         headers = {"Content-Type": "application/json", **target.headers}
@@ -216,7 +219,7 @@ def test_many_messages_are_settled_in_few_statements(store: Store) -> None:
     by = store.process()
     ids = [store.send(alice, "bob", str(n)).id for n in range(20)]
     store.hand_over(bob, by=by)
-    assert store(deliveries.confirm, bob, [*range(-2_000, 0), *ids, *ids], by) == 20
+    assert store.by(by)(deliveries.confirm, bob, [*range(-2_000, 0), *ids, *ids]) == 20
 
 
 @pytest.mark.parametrize(
@@ -394,11 +397,23 @@ def test_a_token_has_so_many_names_that_left(store: Store, monkeypatch: pytest.M
     monkeypatch.setattr(rules, "MAX_LEFT_OF_TOKEN", 2)
     of_ann = Grant("ann", ("ann", "ann-*"), token=1)
     for name in ("ann", "ann-2"):
-        store(agents.enlist, Address(name, "default"), "http", grant=of_ann)
+        store.by(grant=of_ann)(
+            agents.enlist,
+            Address(name, "default"),
+            "http",
+        )
         store(agents.delist, Address(name, "default"))
     with pytest.raises(TooLarge, match="the token of 'ann' has 2 names that left"):
-        store(agents.enlist, Address("ann-3", "default"), "http", grant=of_ann)
-    store(agents.enlist, BOB, "http", grant=Grant("bob", ("bob",), token=2))
+        store.by(grant=of_ann)(
+            agents.enlist,
+            Address("ann-3", "default"),
+            "http",
+        )
+    store.by(grant=Grant("bob", ("bob",), token=2))(
+        agents.enlist,
+        BOB,
+        "http",
+    )
 
 
 def test_mail_waits_for_so_many_names_that_nobody_had(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,10 +445,10 @@ def test_a_token_has_so_many_names(store: Store) -> None:
     """Those it is for, so that one for some cannot take the room of all."""
     of_ann = Grant("ann", ("ann", "ann-*"), token=1)
     for name in ("ann", "ann-2"):
-        store(agents.enlist, Address(name, "default"), "http", grant=of_ann)
+        store.by(grant=of_ann)(agents.enlist, Address(name, "default"), "http")
     with pytest.raises(TooLarge, match="the token of 'ann' has 2 names"):
-        store(agents.enlist, Address("ann-3", "default"), "http", grant=of_ann)
-    store(agents.enlist, BOB, "http", grant=Grant("bob", ("bob",), token=2))
+        store.by(grant=of_ann)(agents.enlist, Address("ann-3", "default"), "http")
+    store.by(grant=Grant("bob", ("bob",), token=2))(agents.enlist, BOB, "http")
 
 
 @pytest.mark.usefixtures("few")
@@ -470,7 +485,7 @@ def test_a_token_for_some_names_is_searched_for_without_listing_them(store: Stor
     store.connection.execute("COMMIT")
     store.send(alice, "all", "for all")
     search = Search("default", to="ann-1")
-    found = store(feeds.posts, search, Grant("ann", ("ann", "ann-*"), token=1))
+    found = store.by(grant=Grant("ann", ("ann", "ann-*"), token=1))(feeds.posts, search)
     assert [m.content for m in found] == ["for her", "for all"]
 
 
@@ -525,7 +540,7 @@ def session(key: str) -> Client:
 async def test_nobody_elsewhere_hears_of_all_mail(closed_house: House) -> None:
     """Without a client one would learn when anybody gets mail, on channels that the token is not for."""
     alice = await closed_house.of("alice")
-    for call in (alice.listen("ear", ""), alice.heartbeat(""), alice.binding("")):
+    for call in (alice.run(sessions.listen, "ear", ""), alice.run(sessions.beat, ""), alice.run(bindings.bound, "")):
         with pytest.raises(InvalidInput, match="client is empty"):
             await call
 
@@ -533,52 +548,61 @@ async def test_nobody_elsewhere_hears_of_all_mail(closed_house: House) -> None:
 async def test_a_program_elsewhere_hears_of_its_own_mail(closed_house: House) -> None:
     """As `inbox --wait` does; of names and channels of its token only."""
     alice = await closed_house.of("alice")
-    await alice.listen_for("ear", ALICE)
+    await alice.run(listeners.listen_for, "ear", ALICE)
     assert await told(closed_house, Draft(("alice",), "x")) == ("@alice@ear",)
     assert await told(closed_house, Draft(("somebody",), "x")) == ()
     for other in (BOB, Address("alice", "elsewhere")):
         with pytest.raises(Exception, match="is not for the"):
-            await alice.listen_for("ear", other)
+            await alice.run(listeners.listen_for, "ear", other)
 
 
 async def told(house: House, draft: Draft) -> tuple[str, ...]:
     """Send a message; returns the addresses that are told of it."""
-    found: tuple[str, ...] = (await house.bus._run(messages.send, BOB, draft))[1]
-    return found
+
+    def send(tx: Transaction) -> tuple[str, ...]:
+        messages.send(tx, BOB, draft)
+        return tuple(tx.notified)
+
+    return await house.bus._db.run(send)
 
 
 async def test_an_owner_listens_at_so_many_addresses(closed_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """For sessions, for names and for keys; calls that are announced are limited, too."""
-    monkeypatch.setattr(verbs, "MAX_NOTES", dict.fromkeys(verbs.MAX_NOTES, 2))
+    for verb in REMOTE.values():
+        if verb.rows:
+            monkeypatch.setattr(verb, "rows", replace(verb.rows, most=2))
     alice, bob = await closed_house.of("alice"), await closed_house.of("bob")
     client = session("s").key
-    await alice.attach(session("s"), None, "default")
+    await alice.run(bindings.attach, session("s"), None, "default")
     for number in range(2):
-        await alice.listen(f"ear{number}", client)
-        await alice.watch(f"ear{number}", "default", "key")
-        await alice.announce_call(client, f"call{number}", "agent")
+        await alice.run(sessions.listen, f"ear{number}", client)
+        await alice.run(state.watch, f"ear{number}", "default", "key")
+        await alice.run(calls.announce, client, f"call{number}", "agent")
     for call in (
-        alice.listen("ear2", client),
-        alice.listen_for("ear2", ALICE),
-        alice.watch("ear2", "default", "key"),
-        alice.announce_call(client, "call2", "agent"),
+        alice.run(sessions.listen, "ear2", client),
+        alice.run(listeners.listen_for, "ear2", ALICE),
+        alice.run(state.watch, "ear2", "default", "key"),
+        alice.run(calls.announce, client, "call2", "agent"),
     ):
         with pytest.raises(RateLimited, match="which is the limit"):
             await call
-    await bob.listen_for("ear2", BOB)
-    await alice.unlisten("ear0")
-    await alice.listen_for("ear2", ALICE)
+    await bob.run(listeners.listen_for, "ear2", BOB)
+    await alice.run(listeners.unlisten, "ear0")
+    await alice.run(listeners.listen_for, "ear2", ALICE)
 
 
 def test_a_listener_for_a_name_is_told_whoever_bears_it(store: Store) -> None:
     """A program, a session, nobody; and of mail for others it is not told."""
     by = this_process()
-    store(listeners.listen_for, "ear", BOB, by)
+    store.by(by)(listeners.listen_for, "ear", BOB)
     alice = store.join("alice")
-    assert store(messages.send, alice, Draft(("bob",), "x"))[1] == ("ear",)
+    store(messages.send, alice, Draft(("bob",), "x"))
+    assert store.told == ["ear"]
     store.join("bob")
-    assert store(messages.send, alice, Draft(("bob",), "x"))[1] == ("ear",)
-    assert store(messages.send, alice, Draft(("carol",), "x"))[1] == ()
+    store(messages.send, alice, Draft(("bob",), "x"))
+    assert store.told == ["ear"]
+    store(messages.send, alice, Draft(("carol",), "x"))
+    assert store.told == []
 
 
 # -- depth elsewhere -----------------------------------------------------------------------------------
@@ -645,6 +669,6 @@ async def test_waiting_for_mail_works_as_before(closed_house: House) -> None:
     """The ear of a program elsewhere is rung for its name."""
     alice = await closed_house.of("alice")
     with anyio.fail_after(30):
-        await alice.listen_for("ear", ALICE)
-        await alice.unlisten("ear")
+        await alice.run(listeners.listen_for, "ear", ALICE)
+        await alice.run(listeners.unlisten, "ear")
     assert await told(closed_house, Draft(("alice",), "x")) == ()

@@ -23,6 +23,7 @@ from claude_bus.errors import ClaimHeld
 from claude_bus.local import LocalBus
 from claude_bus.model import Address
 from claude_bus.opening import open_local
+from claude_bus.sql import claims
 from processes_under_test import Actor, environment
 from store_under_test import Store
 
@@ -61,9 +62,11 @@ async def compete(name: str, seed: str, grants: str) -> None:
         for number in range(int(grants)):
             refused += await claim_a_list(bus, me, chance, f"{name} {number}")
             if chance.random() < 0.4:
-                held = [claim.path for claim in await bus.list_claims(CHANNEL) if claim.owner == name]
-                await bus.release(me, [(REPO, path) for path in chance.sample(held, chance.randint(1, len(held)))])
-        await bus.release(me, None)
+                held = [claim.path for claim in await bus.run(claims.list_claims, CHANNEL) if claim.owner == name]
+                await bus.run(
+                    claims.release, me, [(REPO, path) for path in chance.sample(held, chance.randint(1, len(held)))]
+                )
+        await bus.run(claims.release, me, None)
         say(refused)
         sys.stdin.readline()  # a session that ends gives its claims back: stay until all are done
 
@@ -73,9 +76,11 @@ async def claim_a_list(bus: LocalBus, me: Address, chance: random.Random, label:
     for refused in count():
         wanted = sorted({pattern(chance) for _ in range(chance.choice((1, 2, 3)))})
         try:
-            await bus.claim(me, [(REPO, path) for path in wanted], ttl=3600, reason=f"{len(wanted)} {label}")
+            await bus.run(
+                claims.claim, me, [(REPO, path) for path in wanted], ttl=3600, reason=f"{len(wanted)} {label}"
+            )
         except ClaimHeld:
-            await bus.release(me, None)
+            await bus.run(claims.release, me, None)
         else:
             return refused
     raise AssertionError

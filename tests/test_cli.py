@@ -25,6 +25,7 @@ from claude_bus.model import Address
 from claude_bus.model import Client as BusClient
 from claude_bus.opening import open_local
 from claude_bus.processes import this_process
+from claude_bus.sql import bindings, messages, sessions
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 pytestmark = pytest.mark.anyio
@@ -432,10 +433,10 @@ async def test_a_server_of_an_earlier_version_is_found_if_its_client_is_an_ances
     if not ancestor:
         process = replace(process, started=process.started - 5)
     async with open_local(Config(tmp_path / ".claude-bus" / "bus.db")) as bus:
-        await bus.attach(BusClient(f"socket:{socket}", process), None, "default")
-        await bus.register(f"socket:{socket}", Address("backend", "default"), "", None)
+        await bus.run(bindings.attach, BusClient(f"socket:{socket}", process), None, "default")
+        await bus.run(sessions.join, f"socket:{socket}", Address("backend", "default"), "", None)
         shell.json("send", "bob", "hello")
-        [message] = await bus.history(Address("bob", "default"))
+        [message] = await bus.run(messages.history, Address("bob", "default"))
 
     assert message.sender == name
 

@@ -149,7 +149,7 @@ def test_an_edit_beyond_the_limit_claims_nothing_and_goes_through(
     carol = store.join("carol")
 
     for n in range(4):
-        verdict, _ = store(guard.edit, store.clients[carol], Place("", f"{n}.py"), "/tree", "deny")
+        verdict = store(guard.edit, store.clients[carol], Place("", f"{n}.py"), "/tree", "deny")
         assert verdict.action == "pass"
 
     assert [found.path for found in store(claims.list_claims, "default")] == ["0.py", "1.py"]
@@ -268,7 +268,7 @@ def test_a_hint_names_no_channel_that_the_sender_may_not_use(store: Store) -> No
 
     def hints(*channels: str) -> list[str]:
         draft = Draft(("carol", "secretagent"), "hello")
-        sent, _ = store(messages.send, ANN, draft, 0, Grant("ann", channels=channels))
+        sent = store.by(grant=Grant("ann", channels=channels))(messages.send, ANN, draft)
         return [e.hint for e in sent.expectations]
 
     assert hints("default") == ["", ""]
@@ -301,9 +301,9 @@ def test_every_answer_with_messages_has_so_many_characters(full: Store, limit: i
     answers = [
         full(messages.history, BOB, limit=limit),
         full(inboxes.look, BOB, limit=limit, max_chars=10**12).messages,
-        full(deliveries.hand_over, BOB, limit=limit, max_chars=10**12, by=by, via="x").messages,
-        full(feeds.posts, Search("default", since=0, limit=200), Grant()),
-        [r.message for r in full(feeds.received, "bob", "default", 0.0, 1000, Grant()).received],
+        full.by(by)(deliveries.hand_over, BOB, limit=limit, max_chars=10**12, via="x").messages,
+        full.by(grant=Grant())(feeds.posts, Search("default", since=0, limit=200)),
+        [r.message for r in full.by(grant=Grant())(feeds.received, "bob", "default", 0.0, 1000).received],
     ]
 
     assert max(map(characters, answers)) <= rules.MAX_ANSWER
@@ -316,7 +316,7 @@ def test_of_mail_that_does_not_fit_little_is_read(full: Store, monkeypatch: pyte
     by_id = deliveries.by_id
     monkeypatch.setattr(deliveries, "by_id", lambda tx, ids: loaded.extend(ids) or by_id(tx, ids))  # type: ignore[func-returns-value]
 
-    found = full(deliveries.hand_over, BOB, limit=100, max_chars=9_000, by=full.process(), via="x")
+    found = full.by(full.process())(deliveries.hand_over, BOB, limit=100, max_chars=9_000, via="x")
 
     assert (found.messages, found.next_id, found.pending, len(loaded)) == ((), 1, 3 * MANY, 1)
 

@@ -17,6 +17,8 @@ from claude_bus.model import Address, Draft
 from claude_bus.session.hook_event import HookEvent
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
+from claude_bus.sql import agents, deliveries, messages
+from claude_bus.sql import messages as sql_messages
 from sessions_under_test import Party, batch_hook, prompt_hook, say, stop_hook
 from store_under_test import Store
 
@@ -60,7 +62,7 @@ class Polite:
             mail = await self._event("Stop") or mail
 
     async def is_woken(self) -> bool:
-        return await self.session.bus.ring(self.session.client.key, idle=False) is not None
+        return await self.session.bus.run(deliveries.ring, self.session.client.key, idle=False) is not None
 
 
 async def polite(party: Party, name: str, peer: str, work: str = "") -> Polite:
@@ -97,7 +99,7 @@ async def test_two_sessions_that_thank_each_other_stop_by_themselves(party: Part
     assert turns == rules.MAX_HOPS == 10
     assert [*alice.said, *bob.said].count("quiet") == 1
     assert alice.said[-1] == "quiet"
-    last = await bob.session.bus.waiting((await bob.session.presence.attach()).address)
+    last = await bob.session.bus.run(deliveries.waiting, (await bob.session.presence.attach()).address)
     assert (last.count, last.rings) == (1, False)
 
 
@@ -232,7 +234,7 @@ def test_programs_may_send_as_much_as_they_like(store: Store) -> None:
     store.join("bob")
 
     for _ in range(20):
-        store(messages.send, ci, Draft(("bob",), "built"), 4)
+        store.by(rate=4)(messages.send, ci, Draft(("bob",), "built"))
 
 
 # -- wakes have a budget ---------------------------------------------------------------------------
@@ -241,12 +243,12 @@ def test_programs_may_send_as_much_as_they_like(store: Store) -> None:
 async def flood(party: Party, bob: Session, *, messages: int, every: float) -> int:
     """A program sends so many messages, one each `every` seconds; returns how often the session was woken."""
     address = (await bob.presence.attach()).address
-    await bob.bus.enlist(Address("ci", address.channel), "command line")
+    await bob.bus.run(agents.enlist, Address("ci", address.channel), "command line")
     woken = 0
     for number in range(messages):
-        await bob.bus.send(Address("ci", address.channel), Draft((address.name,), f"build {number}"))
+        await bob.bus.run(sql_messages.send, Address("ci", address.channel), Draft((address.name,), f"build {number}"))
         party.now += every
-        if await bob.bus.ring(bob.client.key, idle=False):
+        if await bob.bus.run(deliveries.ring, bob.client.key, idle=False):
             woken += 1
             await turn(bob, f"flood {party.now}")
     return woken
@@ -272,8 +274,8 @@ async def test_a_program_that_floods_wakes_a_session_only_so_often(party: Party)
     assert await flood(party, bob, messages=30, every=2.0) == 6
 
     party.now += 60
-    await bob.bus.send(Address("ci", "default"), Draft(("bob",), "last"))
-    assert await bob.bus.ring(bob.client.key, idle=False)
+    await bob.bus.run(messages.send, Address("ci", "default"), Draft(("bob",), "last"))
+    assert await bob.bus.run(deliveries.ring, bob.client.key, idle=False)
     assert len((await bob.inbox()).messages) > 1
 
 
@@ -284,16 +286,16 @@ async def test_new_mail_still_wakes_a_session_that_leaves_old_mail_unread(party:
     await say(alice, "bob", "long " * 5_000)
     for _ in rules.RING_AFTER:
         party.now += rules.RING_AFTER[-1] + 1
-        assert await bob.bus.ring(bob.client.key, idle=False)
+        assert await bob.bus.run(deliveries.ring, bob.client.key, idle=False)
     party.now += rules.RING_AFTER[-1] + 1
-    assert not await bob.bus.ring(bob.client.key, idle=False)
+    assert not await bob.bus.run(deliveries.ring, bob.client.key, idle=False)
 
     await say(alice, "bob", "fyi", kind="fyi")
-    assert not await bob.bus.ring(bob.client.key, idle=False)
+    assert not await bob.bus.run(deliveries.ring, bob.client.key, idle=False)
     await say(alice, "bob", "and now?")
-    assert await bob.bus.ring(bob.client.key, idle=False)
+    assert await bob.bus.run(deliveries.ring, bob.client.key, idle=False)
     await say(alice, "bob", "quickly!")
-    assert not await bob.bus.ring(bob.client.key, idle=False)
+    assert not await bob.bus.run(deliveries.ring, bob.client.key, idle=False)
 
 
 async def test_a_program_that_floods_is_told_when_it_wakes(party: Party) -> None:
@@ -301,7 +303,7 @@ async def test_a_program_that_floods_is_told_when_it_wakes(party: Party) -> None
     bob = await woken_session(party, "bob")
     await flood(party, bob, messages=10, every=1.0)
 
-    [expected] = (await bob.bus.send(Address("ci", "default"), Draft(("bob",), "more"))).expectations
+    [expected] = (await bob.bus.run(messages.send, Address("ci", "default"), Draft(("bob",), "more"))).expectations
 
     assert expected.outlook == "waking"
     assert re.fullmatch(r"in up to \d+s: it was woken often", expected.hint)
@@ -315,7 +317,7 @@ async def test_a_flood_of_a_program_does_not_keep_a_session_from_waking(party: P
 
     await say(alice, "bob", "and I?")
 
-    assert await bob.bus.ring(bob.client.key, idle=False)
+    assert await bob.bus.run(deliveries.ring, bob.client.key, idle=False)
 
 
 async def test_sessions_wake_each_other_within_a_budget_too(party: Party) -> None:
@@ -327,7 +329,7 @@ async def test_sessions_wake_each_other_within_a_budget_too(party: Party) -> Non
     for number in range(40):
         await say(alice, "bob", f"{number}")
         party.now += 0.5
-        if await bob.bus.ring(bob.client.key, idle=False):
+        if await bob.bus.run(deliveries.ring, bob.client.key, idle=False):
             woken += 1
             await turn(bob, f"turn {number}")
 

@@ -16,6 +16,7 @@ from claude_bus.http.serve import HANDSHAKE, OTHER_FILES
 from claude_bus.mcp import participants
 from claude_bus.mcp.participants import Patience
 from claude_bus.mcp.tools import TOOLS
+from claude_bus.sql.catalog import REMOTE
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
@@ -97,7 +98,9 @@ def test_every_limit_is_documented() -> None:
         "body,": f"{guard.MAX_BODY_BYTES // 1024**2} MiB",
         "values in a JSON body": f"{jsons.MAX_VALUES:,}; {jsons.MAX_DEPTH}",
         "bytes of bodies": f"{bodies.MAX_OF_TOKEN >> 20} MiB; {bodies.MAX_HELD >> 20} MiB ({bodies.FREE >> 10} KiB",
-        "addresses at which": "; ".join(f"{verbs.MAX_NOTES[verb]:,}" for verb in ("listen", "watch", "announce_call")),
+        "addresses at which": "; ".join(
+            f"{most.most:,}" for verb in ("listen", "watch", "announce_call") if (most := REMOTE[verb].rows)
+        ),
         "messages that one request": f"{rules.MAX_SETTLED:,}",
         "time for a head": f"{connection.HEAD_PATIENCE:.0f} s",
         "time for a body": f"{guard.BODY_PATIENCE:.0f} s",

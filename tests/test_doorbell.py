@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import anyio
 import pytest
@@ -24,11 +24,16 @@ from claude_bus.processes import this_process
 from claude_bus.session import doorbell
 from claude_bus.session.doorbell import Doorbell
 from claude_bus.session.session import Session
+from claude_bus.sql import bindings, deliveries
+from claude_bus.sql.verbs import Verb
 from inbox_under_test import Inbox, inbox
 from processes_under_test import PATIENCE, Peer, Wire, wire
 from sessions_under_test import Party, prompt_hook, say, stop_hook
 
 # -- the watch, in this process ------------------------------------------------------------------
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Looking:
@@ -37,20 +42,16 @@ class Looking:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._looked = anyio.Event()
-        self.before: Callable[[str], Any] | None = None
-        """Called with the name of each verb before it runs, and awaited."""
+        self.before: Callable[[Verb[..., Any]], Any] | None = None
+        """Called with each verb before it runs, and awaited."""
 
     def __getattr__(self, name: str) -> Any:
-        verb = getattr(self._bus, name)
-        if name in ("ear", "pulse") or self.before is None:
-            return verb
-        before = self.before
+        return getattr(self._bus, name)
 
-        async def interrupted(*args: Any, **more: Any) -> Any:
-            await before(name)
-            return await verb(*args, **more)
-
-        return interrupted
+    async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self.before:
+            await self.before(verb)
+        return await self._bus.run(verb, *args, **kwargs)
 
     def pulse(self) -> object:
         """The first and the last thing of every look."""
@@ -166,9 +167,9 @@ async def test_a_prompt_that_comes_as_the_bell_is_reached_for_silences_it(party:
     alice = await party.join("alice")
     came: list[str] = []
 
-    async def before(verb: str) -> None:
-        if verb == "ring" and not came:
-            came.append(verb)
+    async def before(verb: Verb[..., Any]) -> None:
+        if verb is deliveries.ring and not came:
+            came.append(verb.wire)
             await bell.session.presence.became("working", "s")
 
     async with bell.watching():
@@ -363,7 +364,7 @@ async def test_a_session_that_was_given_up_comes_back(
     bell.says_idle = True
     monkeypatch.setattr(doorbell, "_QUIET_FOR", -1.0)
     async with bell.watching():
-        await bell.session.bus.detach(bell.session.client.key)
+        await bell.session.bus.run(bindings.detach, bell.session.client.key)
         await say(alice, "bob", "are you back?")
         await bell.bus.looks()
 
@@ -381,7 +382,7 @@ async def test_a_session_that_comes_back_while_it_works_is_not_rung(
     monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
     alice = await party.join("alice")
     async with bell.watching():
-        await bell.session.bus.detach(bell.session.client.key)
+        await bell.session.bus.run(bindings.detach, bell.session.client.key)
         await say(alice, "bob")
         await bell.bus.looks()
 
@@ -434,8 +435,8 @@ async def test_the_heart_beats_though_nothing_else_works(
     """A look that fails each time does not make the session seem dead."""
     monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
 
-    async def fail(verb: str) -> None:
-        if verb == "waiting":
+    async def fail(verb: Verb[..., Any]) -> None:
+        if verb is deliveries.waiting:
             raise OSError("always")
 
     bell.bus.before = fail

@@ -275,7 +275,7 @@ async def test_mail_does_not_wait_for_a_disk_that_does_not_answer(party: Party, 
     alice, bob = await join(party, folder, "alice"), await party.join("bob")
     named = (a_file(str(folder / "hangs.txt")), a_file(str(folder / "after.txt")))
     for text_ in ("one", "two"):
-        await alice.bus.send(Address("alice", "default"), Draft(("bob",), text_, files=named))
+        await alice.bus.run(messages.send, Address("alice", "default"), Draft(("bob",), text_, files=named))
     await send(alice, "report.txt", content="three")
 
     context = (await prompt_hook(bob, "s", "p1", "default")).context

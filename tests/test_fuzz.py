@@ -32,6 +32,7 @@ from claude_bus.mcp import hooks, server, tools
 from claude_bus.model import Claim, Message, Overlap, Process, Roster
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
+from claude_bus.sql import sessions
 from effort import looks
 from foreign_input import HOSTILE, JSON_BITS, anything, arguments, clean_texts, files, numbers, texts
 from processes_under_test import PATIENCE, TESTS, Wire, wire
@@ -512,7 +513,7 @@ def test_columns_may_hold_foreign_values(foreign: list[tuple[tuple[str, str], st
             await alice.set_state("t", "text")
             await alice.claim(["src/a.py"], ttl=60, shared=True, reason="")
             for session in (alice, bob):
-                await session.bus.listen("udp:127.0.0.1:1", session.client.key)
+                await session.bus.run(sessions.listen, "udp:127.0.0.1:1", session.client.key)
             if handed:
                 await bob.inbox()
             with contextlib.closing(sqlite3.connect(party.path)) as other:

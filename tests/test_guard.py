@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from claude_bus import patterns, rules, worktree
+from claude_bus.cli.guard import standing
 from claude_bus.errors import InvalidInput
 from claude_bus.mcp import hooks
 from claude_bus.model import Address, Claim, Folder, Guard, Place, Verdict
@@ -29,7 +30,7 @@ TREE = "/home/me/shop"
 def edit(
     store: Store, who: Address, path: str, *, policy: Guard = "confirm", tree: str = TREE, file: str = ""
 ) -> Verdict:
-    return store(guard.edit, store.clients[who], Place(REPO, path, file), tree, policy)[0]
+    return store(guard.edit, store.clients[who], Place(REPO, path, file), tree, policy)
 
 
 def take(store: Store, who: Address, path: str, **more: Any) -> None:
@@ -169,7 +170,7 @@ def test_force_ends_a_claim_and_tells_its_owner_why(store: Store) -> None:
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "a.py")
 
-    ended, _ = store(guard.take_away, bob, [Place(REPO, "a.py")], "alice went home")
+    ended = store(guard.take_away, bob, [Place(REPO, "a.py")], "alice went home")
 
     assert [place.path for place in ended] == ["a.py"]
     assert store(claims.list_claims, "default") == []
@@ -392,11 +393,13 @@ async def test_a_commit_of_any_size_is_judged(party: Party) -> None:
     """Also where it has more files than one request may, and there are more patterns than are compared in one step."""
     alice, bob = await party.join("alice"), await party.join("bob")
     globs = [Place(REPO, f"**/feature*/**/*_{n}?.ts") for n in range(20)]
-    await alice.bus.claim((await alice.presence.attach()).address, [*globs, Place(REPO, "src/zoo.ts")], ttl=1800)
+    await alice.bus.run(
+        claims.claim, (await alice.presence.attach()).address, [*globs, Place(REPO, "src/zoo.ts")], ttl=1800
+    )
     files = [Place(REPO, f"src/components/feature{n % 20}/sub{n % 7}/module_{n}yy.ts") for n in range(250)]
     files += [Place(REPO, f"docs/{n}.md") for n in range(3_000)]
 
-    found = await bob.bus.standing((await bob.presence.attach()).address, [*files, Place(REPO, "src/zoo.ts")], TREE)
+    found = await standing(bob.bus, (await bob.presence.attach()).address, [*files, Place(REPO, "src/zoo.ts")], TREE)
 
     assert [claim.path for claim in found if isinstance(claim, Claim)] == ["src/zoo.ts"]
 
@@ -408,12 +411,17 @@ async def test_a_file_that_cannot_be_compared_leaves_the_others_judged(
     """What is too much for one look by itself is `unchecked`, wherever it stands among the others."""
     monkeypatch.setattr(rules, "MAX_EFFORT", 3_000)
     alice, bob = await party.join("alice"), await party.join("bob")
-    await alice.bus.claim((await alice.presence.attach()).address, [Place(REPO, "src/*.ts")], ttl=1800)
-    await alice.bus.claim((await alice.presence.attach()).address, [Place(REPO, "**/*a*b*.ts")], ttl=1800, shared=True)
+    await alice.bus.run(claims.claim, (await alice.presence.attach()).address, [Place(REPO, "src/*.ts")], ttl=1800)
+    await alice.bus.run(
+        claims.claim, (await alice.presence.attach()).address, [Place(REPO, "**/*a*b*.ts")], ttl=1800, shared=True
+    )
     slow = Place(REPO, "src/" + "/".join(str(n) for n in range(800)) + "/b.ts")
 
-    found = await bob.bus.standing(
-        (await bob.presence.attach()).address, [Place(REPO, "src/a.ts"), slow, Place(REPO, "b.md")], TREE
+    found = await standing(
+        bob.bus,
+        (await bob.presence.attach()).address,
+        [Place(REPO, "src/a.ts"), slow, Place(REPO, "b.md")],
+        TREE,
     )
 
     assert [claim.path if isinstance(claim, Claim) else claim for claim in found] == ["src/*.ts", "unchecked", None]
@@ -423,11 +431,11 @@ async def test_a_file_that_cannot_be_compared_leaves_the_others_judged(
 async def test_names_of_files_that_nobody_can_claim_leave_a_commit_checked(party: Party) -> None:
     """Unprintable characters and long names are in no claim, but folders and globs that are claimed hold such files."""
     alice, bob = await party.join("alice"), await party.join("bob")
-    await alice.bus.claim((await alice.presence.attach()).address, [Place(REPO, "src/**")], ttl=1800)
+    await alice.bus.run(claims.claim, (await alice.presence.attach()).address, [Place(REPO, "src/**")], ttl=1800)
     names = ["src/at\u202f1 PM.png", "docs/at\u202f1 PM.png", "src/a\nb", "src/" + "x" * 5_000, "src/zoo.ts"]
 
-    found = await bob.bus.standing(
-        (await bob.presence.attach()).address, [Place(REPO, name) for name in names], f"{TREE}\n"
+    found = await standing(
+        bob.bus, (await bob.presence.attach()).address, [Place(REPO, name) for name in names], f"{TREE}\n"
     )
 
     held = [claim.path if isinstance(claim, Claim) else claim for claim in found]

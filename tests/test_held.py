@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import cast
 
 import anyio
 import httpx2
 import pytest
 
-from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
 from claude_bus.errors import HTTP_STATUS, Ending, StoreBusy, Unreachable
 from claude_bus.http.app import create_app
@@ -21,6 +19,7 @@ from claude_bus.session.membership import Membership
 from claude_bus.session.presence import Presence
 from claude_bus.session.session import Session
 from claude_bus.session.turn import Turn
+from claude_bus.sql import agents, deliveries, listeners, messages, state
 from claude_bus.sql.deliveries import PRINTED
 from claude_bus.surroundings import Surroundings
 from sessions_under_test import batch_hook, prompt_hook
@@ -74,15 +73,15 @@ class Far:
         self.line = Line(httpx2.ASGITransport(create_app(self.bus, config, Serving(), tokens=False)))
         self.remote = RemoteBus("http://127.0.0.1", Access(), LAPTOP, self.line)
         turn = Turn(hooked=True)
-        presence = Presence(cast(Bus, self.remote), config, Client("key", LAPTOP), turn=turn)
+        presence = Presence(self.remote, config, Client("key", LAPTOP), turn=turn)
         self.session = Session.of(Membership(presence, Surroundings(Folder())))
 
     async def is_sent(self, content: str) -> int:
-        await self.bus.enlist(ALICE, "test")
-        return (await self.bus.send(ALICE, Draft(("bob",), content))).id
+        await self.bus.run(agents.enlist, ALICE, "test")
+        return (await self.bus.run(messages.send, ALICE, Draft(("bob",), content))).id
 
     async def state(self, message: int) -> str:
-        return (await self.bus.message_status(ALICE, message)).receipts[0].state
+        return (await self.bus.run(messages.status, ALICE, message)).receipts[0].state
 
     async def until_reached(self, step: Callable[[], object]) -> object:
         """What the step comes to once the line works again."""
@@ -114,7 +113,7 @@ async def test_mail_in_a_lost_answer_rings(far: Far) -> None:
 
     assert await far.state(message) == "handed"
     assert far.remote.pulse() != pulse
-    waiting = await far.until_reached(lambda: far.remote.waiting(BOB))
+    waiting = await far.until_reached(lambda: far.remote.run(deliveries.waiting, BOB))
     assert (waiting.count, waiting.rings) == (1, True)  # type: ignore[attr-defined]
     assert await far.state(message) == "queued"
 
@@ -138,7 +137,7 @@ async def test_what_was_received_does_not_ring(far: Far) -> None:
     message = await far.is_sent("one")
     assert len((await far.session.inbox()).messages) == 1
 
-    assert (await far.remote.waiting(BOB)).count == 0
+    assert (await far.remote.run(deliveries.waiting, BOB)).count == 0
     assert await far.state(message) == "handed"
 
 
@@ -171,7 +170,7 @@ async def test_a_command_gets_what_its_first_answer_lost(far: Far) -> None:
         return found
 
     far.line.handle_async_request = once  # type: ignore[method-assign]
-    found = await far.remote.hand_over(BOB, via=PRINTED, max_chars=10_000)
+    found = await far.remote.run(deliveries.hand_over, BOB, via=PRINTED, max_chars=10_000)
 
     assert [message.content for message in found.messages] == ["one"]
 
@@ -179,35 +178,35 @@ async def test_a_command_gets_what_its_first_answer_lost(far: Far) -> None:
 async def test_a_server_that_started_in_an_outage_listens_once_it_is_over(far: Far) -> None:
     """The session has its name since an earlier server of it; without a listener its mail would not be announced, and
     what it is handed would count as lost after some minutes."""
-    server = Presence(cast(Bus, far.remote), Config(Path()), Client("key", LAPTOP))
+    server = Presence(far.remote, Config(Path()), Client("key", LAPTOP))
     far.line.down = True
     with pytest.raises(Unreachable):
         await server.listen_at("remote:1")
-    assert await far.bus.server_of("@@key") is None
+    assert await far.bus.run(listeners.server_of, "@@key") is None
 
     far.line.down = False
     await far.until_reached(server.go_on_listening)
-    assert await far.bus.server_of("@@key") == Process("@@laptop", 1, 1.0)
+    assert await far.bus.run(listeners.server_of, "@@key") == Process("@@laptop", 1, 1.0)
 
 
 async def test_a_message_is_sent_once_by_a_server_that_is_killed_with_the_answer(far: Far) -> None:
     """The repetition finds nobody listening. That the first attempt may have arrived is not forgotten over it."""
-    await far.bus.enlist(ALICE, "test")
+    await far.bus.run(agents.enlist, ALICE, "test")
     me, draft = BOB, Draft(("alice",), "once")
     far.line.last = "send"
     with pytest.raises(Unreachable, match="send the same again, it will not arrive twice") as failed:
-        await far.remote.send(me, draft)
+        await far.remote.run(messages.send, me, draft)
     far.line.last, far.line.down = "", False
-    again = await far.until_reached(lambda: far.remote.send(me, draft))
+    again = await far.until_reached(lambda: far.remote.run(messages.send, me, draft))
 
     assert failed.value.data["sent"]
     assert again.duplicate  # type: ignore[attr-defined]
-    assert [message.content for message in await far.bus.history(ALICE)] == ["once"]
+    assert [message.content for message in await far.bus.run(messages.history, ALICE)] == ["once"]
 
 
 async def test_a_message_is_sent_once_though_its_repetition_is_refused(far: Far) -> None:
     """A store that is busy at the second attempt says nothing of the first, whose answer got lost."""
-    await far.bus.enlist(ALICE, "test")
+    await far.bus.run(agents.enlist, ALICE, "test")
     draft, attempts = Draft(("alice",), "once"), iter((True, False))
 
     async def lost_then_refused(request: httpx2.Request) -> httpx2.Response:
@@ -219,35 +218,35 @@ async def test_a_message_is_sent_once_though_its_repetition_is_refused(far: Far)
 
     far.line.handle_async_request = lost_then_refused  # type: ignore[method-assign]
     with pytest.raises(Unreachable, match="send the same again, it will not arrive twice"):
-        await far.remote.send(BOB, draft)
+        await far.remote.run(messages.send, BOB, draft)
     del far.line.handle_async_request
-    again = await far.until_reached(lambda: far.remote.send(BOB, draft))
+    again = await far.until_reached(lambda: far.remote.run(messages.send, BOB, draft))
 
     assert again.duplicate  # type: ignore[attr-defined]
-    assert [message.content for message in await far.bus.history(ALICE)] == ["once"]
+    assert [message.content for message in await far.bus.run(messages.history, ALICE)] == ["once"]
 
 
 async def test_a_message_is_sent_once_by_a_server_that_ends(far: Far) -> None:
     """One that is told to end answers so; whether what it was asked for was done before is not known."""
-    await far.bus.enlist(ALICE, "test")
+    await far.bus.run(agents.enlist, ALICE, "test")
     draft = Draft(("alice",), "once")
     far.line.ends = "send"
     with pytest.raises(Unreachable, match=r"about to end.*send the same again, it will not arrive twice"):
-        await far.remote.send(BOB, draft)
+        await far.remote.run(messages.send, BOB, draft)
     far.line.ends = ""
-    again = await far.until_reached(lambda: far.remote.send(BOB, draft))
+    again = await far.until_reached(lambda: far.remote.run(messages.send, BOB, draft))
 
     assert again.duplicate  # type: ignore[attr-defined]
-    assert [message.content for message in await far.bus.history(ALICE)] == ["once"]
+    assert [message.content for message in await far.bus.run(messages.history, ALICE)] == ["once"]
 
 
 async def test_what_a_server_that_ends_may_have_done_is_said_to_be_unknown(far: Far) -> None:
     """Of what cannot be repeated without harm."""
     far.line.ends = "set_state"
     with pytest.raises(Unreachable, match="not known whether it took effect"):
-        await far.remote.set_state(BOB, "log", "second", mode="append")
+        await far.remote.run(state.set_state, BOB, "log", "second", mode="append")
 
-    assert await far.bus.get_state("default", "log")
+    assert await far.bus.run(state.get_state, "default", "log")
 
 
 async def test_what_is_held_goes_with_a_name_that_another_gave(far: Far) -> None:

@@ -22,6 +22,7 @@ from claude_bus.http.service import Service
 from claude_bus.local import LocalBus
 from claude_bus.model import ANYBODY, Address, Draft
 from claude_bus.opening import open_local
+from claude_bus.sql import agents, messages, state
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +33,7 @@ PATIENCE = 20.0
 @pytest.fixture
 async def bus(tmp_path: Path) -> AsyncIterator[LocalBus]:
     async with open_local(Config(tmp_path / "bus.db", busy_timeout=0.1)) as bus:
-        await bus.enlist(ALICE, "test")
+        await bus.run(agents.enlist, ALICE, "test")
         yield bus
 
 
@@ -47,14 +48,14 @@ def locked(path: Path) -> Iterator[None]:
 async def rings(hub: Hub, bus: LocalBus) -> bool:
     """Whether a message rings for its recipient."""
     with hub.bell(mail_for(BOB)) as bell:
-        await bus.send(ALICE, Draft(("bob",), "hello"))
+        await bus.run(messages.send, ALICE, Draft(("bob",), "hello"))
         return await bell.rung(PATIENCE)
 
 
 async def begun(hub: Hub, bus: LocalBus) -> None:
     """Messages ring once the hub has begun: before, they are none of its business."""
     while not hub.messages:
-        await bus.send(ALICE, Draft(("zoe",), "are you there?"))
+        await bus.run(messages.send, ALICE, Draft(("zoe",), "are you there?"))
         await anyio.sleep(0.05)
 
 
@@ -79,7 +80,7 @@ async def test_another_file_is_watched_like_the_first(bus: LocalBus, tmp_path: P
         with anyio.fail_after(PATIENCE):
             await begun(hub, bus)
             for _ in range(20):
-                await bus.send(ALICE, Draft(("zoe",), "more"))
+                await bus.run(messages.send, ALICE, Draft(("zoe",), "more"))
             for end in ("", "-wal", "-shm"):
                 (tmp_path / f"bus.db{end}").unlink(missing_ok=True)
             assert await rings(hub, bus)
@@ -97,7 +98,7 @@ async def test_a_value_that_runs_out_is_told_when_it_does(bus: LocalBus, monkeyp
     monkeypatch.setattr("claude_bus.http.hub._LOOK_AFTER", math.inf)
     service = Service(bus, Hub(bus), Config(Path("unused")), Serving(), Gate(bus, closed=False))
     caller = Caller(Request({"type": "http"}, _silence), service, ANYBODY)
-    version = await bus.set_state(ALICE, "key", "value", ttl=0.3)
+    version = await bus.run(state.set_state, ALICE, "key", "value", ttl=0.3)
 
     with anyio.fail_after(PATIENCE):
         found = await latest(caller, "default", "key", Read(after_version=version, wait=60))

@@ -48,7 +48,7 @@ def test_what_was_read_otherwise_can_be_acknowledged(store: Store) -> None:
     sent = store.send(ann, "ci").id
     by = store.process()
     store.hand_over(CI, by=by, via="command line")
-    store(deliveries.confirm, CI, [sent], by)
+    store.by(by)(deliveries.confirm, CI, [sent])
 
     assert store(inboxes.acknowledge, CI, [sent], "http") == {sent: "acked"}
     [receipt] = store(messages.status, ann, sent).receipts

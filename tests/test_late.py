@@ -15,6 +15,7 @@ from claude_bus.errors import NameTaken
 from claude_bus.mcp import tools
 from claude_bus.model import Address, Agent, Client, Draft, Folder
 from claude_bus.session.session import Session
+from claude_bus.sql import agents, deliveries
 from sessions_under_test import Party, carried, prompt_hook, say, stop_hook
 from store_under_test import HOST, START
 
@@ -95,7 +96,7 @@ async def test_earlier_broadcasts_neither_wake_nor_keep_a_turn_going(party: Part
     end = await stop_hook(bob, "s", "default", "p1")
 
     assert not end.context
-    assert await bob.bus.ring(bob.client.key, idle=True) is None
+    assert await bob.bus.run(deliveries.ring, bob.client.key, idle=True) is None
 
 
 async def test_mail_that_was_sent_to_somebody_has_no_age(party: Party) -> None:
@@ -144,7 +145,7 @@ async def turn(session: Session) -> None:
 async def test_a_program_that_asks_for_its_mail_is_not_called_offline(party: Party) -> None:
     """It was heard of a moment ago; one that has not been for long is away."""
     ann = await party.join("ann")
-    await ann.bus.enlist(Address("ci", "default"), "command line")
+    await ann.bus.run(agents.enlist, Address("ci", "default"), "command line")
 
     assert await outlook(ann, "ci") == ("inbox", "no session, seen 0s ago; reads it when it asks")
     party.now += rules.PROGRAM_PRESENT

@@ -16,6 +16,7 @@ from claude_bus.model import Address
 from claude_bus.processes import this_process
 from claude_bus.remote import line
 from claude_bus.remote.bus import RemoteBus
+from claude_bus.sql import agents, state
 from processes_under_test import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -136,7 +137,7 @@ async def test_of_a_failure_only_the_kind_is_told(error: type[Exception]) -> Non
         raise error("Illegal header value b'Bearer bus_hidden'")
 
     with pytest.raises(Unreachable) as told:
-        await bus(fail, Access("bus_hidden")).agents("default")
+        await bus(fail, Access("bus_hidden")).run(agents.listing, "default")
     assert told.value.message == f"the bus at {URL} cannot be reached ({error.__name__})"
 
 
@@ -159,7 +160,7 @@ PATH = "at this path; is its prefix missing"
 async def test_a_refusal_is_a_bus_s_own_or_none(status: int, content: bytes, kind: type[BusError], said: str) -> None:
     """What answers otherwise is no claude-bus, or none at this path; no error is without words."""
     with pytest.raises(kind, match=said):
-        await bus(lambda _: httpx2.Response(status, content=content)).agents("default")
+        await bus(lambda _: httpx2.Response(status, content=content)).run(agents.listing, "default")
 
 
 @pytest.mark.parametrize(("status", "unknown"), [(502, True), (504, True), (200, True), (404, False)])
@@ -168,10 +169,10 @@ async def test_a_proxy_that_gave_up_does_not_know_what_was_done(status: int, *, 
     there = bus(lambda _: httpx2.Response(status, content=b"<html>"))
     me = Address("ann", "default")
     with pytest.raises(Unreachable) as told:
-        await there.set_state(me, "log", "a line", mode="append")
+        await there.run(state.set_state, me, "log", "a line", mode="append")
     assert ("It is not known whether it took effect" in told.value.message) == unknown
     with pytest.raises(Unreachable) as told:
-        await there.agents("default")
+        await there.run(agents.listing, "default")
     assert "not known" not in told.value.message  # asking again does no harm
 
 
@@ -188,7 +189,7 @@ async def test_who_is_not_let_in_is_told_what_to_do(access: Access, said: str) -
     refusal = {"error": "unauthorized", "message": "send 'Authorization: Bearer <token>'"}
 
     with pytest.raises(Unauthorized, match=said) as refused:
-        await bus(lambda _: httpx2.Response(401, json=refusal), access).agents("default")
+        await bus(lambda _: httpx2.Response(401, json=refusal), access).run(agents.listing, "default")
     assert not re.search("Bearer|bus_x|hidden", refused.value.message)
 
 
@@ -204,10 +205,10 @@ async def test_a_token_that_was_replaced_in_its_file_lets_in_again(file: Path) -
     there = bus(answer, Access(token_file=file))
     for _ in range(2):
         with pytest.raises(Unauthorized, match="BUS_TOKEN_FILE"):
-            await there.agents("default")
+            await there.run(agents.listing, "default")
     file.write_text("bus_new", encoding="utf-8")  # noqa: ASYNC240 - as an editor does
 
-    assert await there.agents("default") == []
+    assert await there.run(agents.listing, "default") == []
 
 
 async def without_end(part: bytes) -> AsyncIterator[bytes]:
@@ -219,7 +220,7 @@ async def test_an_answer_without_an_end_is_not_read(monkeypatch: pytest.MonkeyPa
     """Nor is a line of what an ear hears."""
     monkeypatch.setattr(line, "ANSWER_BYTES", 1024**2)
     with pytest.raises(Unreachable, match="answers with more than 1 MiB"):
-        await bus(lambda _: httpx2.Response(200, content=without_end(b"x" * 999))).agents("default")
+        await bus(lambda _: httpx2.Response(200, content=without_end(b"x" * 999))).run(agents.listing, "default")
     with pytest.raises(Unreachable, match="a line that does not end"):
         async for _ in line.lines(httpx2.Response(200, content=without_end(b"x" * 99)), URL):
             pass
@@ -255,7 +256,7 @@ class Rings(httpx2.AsyncByteStream):
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Says how many seconds are between two attempts."""
-    return lambda seconds: monkeypatch.setattr("claude_bus.remote.bus.BACKOFF", (seconds,))
+    return lambda seconds: monkeypatch.setattr("claude_bus.remote.connection.BACKOFF", (seconds,))
 
 
 async def test_an_outage_is_over_for_calls_once_the_ear_is_back(patient: Callable[[float], None]) -> None:
@@ -264,15 +265,15 @@ async def test_an_outage_is_over_for_calls_once_the_ear_is_back(patient: Callabl
     elsewhere = bus(server)
     patient(1800.0)
     with pytest.raises(Unreachable):
-        await elsewhere.agents("default", None)
+        await elsewhere.run(agents.listing, "default", None)
     with pytest.raises(Unreachable, match="it is tried again in 1800 s"):
-        await elsewhere.agents("default", None)
+        await elsewhere.run(agents.listing, "default", None)
 
     server.is_reachable = True
     async with elsewhere.ear() as ear:
         assert await ear.heard(PATIENCE)
         with pytest.raises(NotFound, match="here I am"):
-            await elsewhere.agents("default", None)
+            await elsewhere.run(agents.listing, "default", None)
 
 
 async def test_an_outage_is_over_for_the_ear_once_a_call_goes_through(patient: Callable[[float], None]) -> None:
@@ -284,8 +285,8 @@ async def test_an_outage_is_over_for_the_ear_once_a_call_goes_through(patient: C
         await server.was_asked.wait()
         patient(0.0)
         with pytest.raises(Unreachable):
-            await elsewhere.agents("default", None)
+            await elsewhere.run(agents.listing, "default", None)
         server.is_reachable = True
         with pytest.raises(NotFound, match="here I am"):
-            await elsewhere.agents("default", None)
+            await elsewhere.run(agents.listing, "default", None)
         assert await ear.heard(PATIENCE)

@@ -22,10 +22,11 @@ from claude_bus.mcp.server import create_server
 from claude_bus.model import Address, Place
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
-from claude_bus.sql import agents
+from claude_bus.sql import agents, claims, sessions
 from processes_under_test import PATIENCE, Answer, Peer, Wire, answer, environment, wire
 from sessions_under_test import Party
 from store_under_test import Store
+from verbs_under_test import running
 from working_trees import repository
 
 ERAS = {"legacy": "2025-11-25", "auto": "2026-07-28"}
@@ -302,8 +303,11 @@ async def test_a_claim_is_released_as_it_is_shown(party: Party, connect: Connect
     async with connect(party.session(folder=worktree.folder(shop / "web"))) as alice:
         await alice.said("register", name="alice")
         for written in ("app.ts", "a b, c (d).ts"):
-            await party.bus(Config(party.path)).claim(
-                Address("alice", "default"), [Place(worktree.folder(shop).repository, f"web/{written}")], ttl=60
+            await party.bus(Config(party.path)).run(
+                claims.claim,
+                Address("alice", "default"),
+                [Place(worktree.folder(shop).repository, f"web/{written}")],
+                ttl=60,
             )
             [shown] = (await alice.told("list_claims"))["claims"]
             assert shown["path"] == f"web/{written}"
@@ -530,8 +534,7 @@ async def test_a_fault_of_our_own_is_one_failed_answer(
     async def broken(*_arguments: object, **_more: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(session.bus, "list_claims", broken)
-    monkeypatch.setattr(session.bus, "react", broken)
+    monkeypatch.setattr(session.bus, "run", running(session.bus, {claims.list_claims: broken, sessions.react: broken}))
     async with connect(session) as model:
         found = await model.call("list_claims")
         hook = await model.call("hook", event="UserPromptSubmit", session_id="s", prompt_id="p")

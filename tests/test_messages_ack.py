@@ -321,10 +321,10 @@ def test_what_has_run_out_is_not_unread(store: Store) -> None:
     store.send(alice, "bob", "lasting")
     store.now += 60
 
-    found = store(feeds.posts, Search("default", unread_by="bob"), Grant())
+    found = store.by(grant=Grant())(feeds.posts, Search("default", unread_by="bob"))
     assert [m.content for m in found] == ["lasting"]
-    assert len(store(feeds.posts, Search("default"), Grant())) == 2
-    assert store(feeds.unread, Grant()) == {Address("bob", "default"): 1}
+    assert len(store.by(grant=Grant())(feeds.posts, Search("default"))) == 2
+    assert store.by(grant=Grant())(feeds.unread) == {Address("bob", "default"): 1}
 
 
 def test_an_answer_stays_within_its_size(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +336,7 @@ def test_an_answer_stays_within_its_size(store: Store, monkeypatch: pytest.Monke
     store.send(alice, "bob", "x" * 1_000)
 
     def found(**search: Any) -> list[str]:
-        return [m.content[0] for m in store(feeds.posts, Search("default", **search), Grant())]
+        return [m.content[0] for m in store.by(grant=Grant())(feeds.posts, Search("default", **search))]
 
     assert found(since=0) == ["0", "1"]
     assert found(since=5) == ["x"]

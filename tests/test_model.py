@@ -10,9 +10,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from claude_bus import local
 from claude_bus.model import Address, Draft, File, Guard, HookReport, Kind, Place, Status
-from claude_bus.sql import agents, bindings, claims, deliveries, guard, messages, sessions, silence, state
+from claude_bus.sql import agents, bindings, claims, deliveries, guard, messages, sessions, silence, state, upkeep
 from effort import looks
 from model_machine import CHANNELS, NAMES, BothBuses, mail_exists, somebody_is_there, someone_runs
 from model_of_claims import FILES, REPOSITORY, WORLD, scope_of
@@ -91,7 +90,7 @@ class Sessions(BothBuses):
         session = self.session(n)
         process = self.server(session, server)
         if not killed:
-            self.store(bindings.detach, session.client.key, process)
+            self.store.by(process)(bindings.detach, session.client.key)
             self.model.detach(session, process)
         if not session.client.session:
             self._die(process)
@@ -153,7 +152,7 @@ class Sessions(BothBuses):
     def prune(self, days: int) -> None:
         self.pass_time(days * 86_400)
         in_use = self.store(silence.in_use)  # the model has no journal
-        self.store(local._prune)
+        self.store(upkeep.prune)
         self.model.prune(in_use=in_use)
 
 
@@ -266,7 +265,7 @@ class Mail(Sessions):
         process, to = self.store.process(), self.server(session, server)
         handed = self._take(session.who, process, 10, NO_LIMIT, True, False).messages
         passed = self.some([m.id for m in handed], bits)
-        assert self.store(deliveries.pass_on, session.who, passed, process, to) == len(passed)
+        assert self.store.by(process)(deliveries.pass_on, session.who, passed, to) == len(passed)
         assert self.model.pass_on(session.who, passed, process, to) == len(passed)
         self._die(process)
 
@@ -324,7 +323,7 @@ class Mail(Sessions):
             again,
             tuple(self.some(list(self.model.open_requests(session.who)), reminded)),
         )
-        found = self.store(sessions.react, session.client, happening, by)
+        found = self.store.by(by)(sessions.react, session.client, happening)
         expected = self.model.react(session, session.client.process, happening, by)
         assert (found is None) == (expected is None)
         if not (found and expected):
@@ -472,7 +471,7 @@ class Claims(Sessions):
     @rule(n=which, asked=paths)
     def take_away(self, n: int, asked: list[str]) -> None:
         me = self.session(n).who
-        ended, _ = self.store(guard.take_away, me, [(scope_of(path), path) for path in asked], "hurry")
+        ended = self.store(guard.take_away, me, [(scope_of(path), path) for path in asked], "hurry")
         expected = self.model.claims.take_away(me.channel, asked, self.model.now)
         assert sorted(place.path for place in ended) == sorted(path for _, path in expected)
         self._told(
@@ -493,7 +492,7 @@ class Claims(Sessions):
         if again and self.edited and self.edited[0] in self.model.live():
             session, file = self.edited
         self.edited = (session, file)
-        verdict, _ = self.store(guard.edit, session.client, Place(REPOSITORY, file), tree, policy)
+        verdict = self.store(guard.edit, session.client, Place(REPOSITORY, file), tree, policy)
         action, against = self.model.claims.edit(session.who, session.client.key, file, tree, policy, self.model.now)
         assert verdict.action == ("override" if action == "go on" else action)
         assert verdict.claim.owner in {c.owner.name for c in against} if verdict.claim else not against

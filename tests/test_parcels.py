@@ -22,6 +22,7 @@ from claude_bus.cli.parcels import packed
 from claude_bus.config import Config
 from claude_bus.model import Address, Draft
 from claude_bus.opening import open_local
+from claude_bus.sql import messages
 from likely_secrets import SECRETS
 
 NOISE = random.Random(3).randbytes(30_000)
@@ -57,7 +58,7 @@ class Bus:
     async def _post(self, me: Address, bodies: Sequence[str], to: str) -> None:
         async with open_local(Config(self.folder / ".claude-bus" / "bus.db")) as bus:
             for body in bodies:
-                await bus.send(me, Draft((to,), body, allow_secret=True))
+                await bus.run(messages.send, me, Draft((to,), body, allow_secret=True))
 
     def file(self, name: str, content: bytes) -> str:
         path = self.folder / name

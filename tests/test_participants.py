@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -17,8 +18,11 @@ from claude_bus.mcp.http_session import key_of
 from claude_bus.mcp.participants import HttpParticipants, Patience, Still
 from claude_bus.model import Address, Draft, Grant
 from claude_bus.opening import open_local
+from claude_bus.sql import agents, bindings, deliveries, messages, sessions
+from claude_bus.sql.verbs import Verb
 from processes_under_test import PATIENCE
 from sessions_under_test import prompt_hook
+from verbs_under_test import running
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +69,7 @@ def those_of(bus: LocalBus, still: Still = for_ever, **patience: float) -> HttpP
 
 
 async def is_here(bus: LocalBus, key: str) -> bool:
-    return await bus.binding(key) is not None
+    return await bus.run(bindings.bound, key) is not None
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +87,7 @@ async def test_who_listens_is_present(bus: LocalBus) -> None:
             await anyio.sleep(0.3)
             assert await is_here(bus, key)
         await eventually(lambda: _not(is_here(bus, key)), "it is over")
-        assert (await bus.agents("default"))[0].status == "offline"
+        assert (await bus.run(agents.listing, "default"))[0].status == "offline"
 
 
 async def _not(found: Awaitable[bool]) -> bool:
@@ -99,11 +103,11 @@ async def test_who_comes_back_is_the_same(bus: LocalBus) -> None:
             session = here.group(key, ANYBODY).session
             await session.register("alice")
         await eventually(lambda: _not(is_here(bus, key)), "it is over")
-        await bus.send(Address("bob", "default"), Draft(("alice",), "hello"))
+        await bus.run(messages.send, Address("bob", "default"), Draft(("alice",), "hello"))
         with here.heard(key, stream=False):
             again = here.group(key, ANYBODY).session
             assert [message.content for message in (await again.inbox()).messages] == ["hello"]
-            binding = await bus.binding(key)
+            binding = await bus.run(bindings.bound, key)
             assert binding
             assert binding.address == ALICE
             assert binding.registered
@@ -119,7 +123,7 @@ async def test_who_listens_again_is_back(bus: LocalBus) -> None:
         await eventually(lambda: _not(is_here(bus, key)), "it is over")
         with here.heard(key, stream=True):
             await eventually(lambda: is_here(bus, key), "it is back")
-            binding = await bus.binding(key)
+            binding = await bus.run(bindings.bound, key)
             assert binding
             assert binding.address == ALICE
 
@@ -167,10 +171,10 @@ async def test_all_are_gone_with_the_server(bus: LocalBus) -> None:
     async with here.run():
         session = here.group(key, ANYBODY).session
         await session.register("alice")
-        sent = await bus.send(Address("bob", "default"), Draft(("alice",), "hello"))
+        sent = await bus.run(messages.send, Address("bob", "default"), Draft(("alice",), "hello"))
         assert (await session.inbox()).messages
     assert not await is_here(bus, key)
-    [receipt] = (await bus.message_status(Address("bob", "default"), sent.id)).receipts
+    [receipt] = (await bus.run(messages.status, Address("bob", "default"), sent.id)).receipts
     assert receipt.state == "queued"
 
 
@@ -191,14 +195,10 @@ async def test_a_store_that_fails_ends_nothing(bus: LocalBus, monkeypatch: pytes
     here = those_of(bus, after_call=0.02)
     failed = anyio.Event()
 
-    async def detach(_bus: LocalBus, _client: str) -> None:
-        failed.set()
-        raise StoreBusy("busy")
-
     async with here.run():
         key, other = key_of(ANYBODY, "one"), key_of(ANYBODY, "other")
         with monkeypatch.context() as patch:
-            patch.setattr(LocalBus, "detach", detach)
+            patch.setattr(LocalBus, "run", _failing(LocalBus.run, failed))
             with here.heard(key, stream=False):
                 await here.group(key, ANYBODY).session.register("alice")
             with anyio.fail_after(PATIENCE):
@@ -212,7 +212,7 @@ async def test_others_see_that_it_lives(bus: LocalBus, monkeypatch: pytest.Monke
     """Its heartbeat goes on while it only listens, for those on other machines with the same file."""
     monkeypatch.setattr(participants, "HEARTBEAT_EVERY", 0.02)
     beats: list[str] = []
-    monkeypatch.setattr(bus, "heartbeat", _noting(beats))
+    monkeypatch.setattr(bus, "run", running(bus, {sessions.beat: _noting(beats)}))
     here = those_of(bus, after_stream=0.1)
     async with here.run():
         key = key_of(ANYBODY, "one")
@@ -220,6 +220,18 @@ async def test_others_see_that_it_lives(bus: LocalBus, monkeypatch: pytest.Monke
         with here.heard(key, stream=True):
             await eventually(lambda: _many(beats), "its heart beats")
     assert set(beats) == {key}
+
+
+def _failing(run: Callable[..., Awaitable[Any]], failed: anyio.Event) -> Callable[..., Awaitable[Any]]:
+    """Every bus's `run`, which cannot end a session."""
+
+    async def failing(bus: LocalBus, verb: Verb[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if verb is bindings.detach:
+            failed.set()
+            raise StoreBusy("busy")
+        return await run(bus, verb, *args, **kwargs)
+
+    return failing
 
 
 def _noting(beats: list[str]) -> Callable[[str], Awaitable[None]]:
@@ -247,14 +259,14 @@ async def test_nobody_comes_back_as_somebody_else(bus: LocalBus) -> None:
                 await prompt_hook(here.group(bob, bobs).session, "conversation", "p", "default")
         await eventually(lambda: _not(is_here(bus, alice)), "alice is gone")
         await eventually(lambda: _not(is_here(bus, bob)), "bob is gone")
-        await bus.send(Address("carol", "default"), Draft(("alice",), "for alice"))
+        await bus.run(messages.send, Address("carol", "default"), Draft(("alice",), "for alice"))
         with here.heard(bob, stream=False):
             again = here.group(bob, bobs).session
             assert not await prompt_hook(again, "conversation", "p2", "default")
             binding = await again.whoami()
             assert binding
             assert binding.address.name == "bob-http"
-        assert (await bus.waiting(ALICE)).count == 1
+        assert (await bus.run(deliveries.waiting, ALICE)).count == 1
 
 
 @pytest.mark.parametrize(
@@ -311,4 +323,4 @@ async def test_nobody_stays_nobody(bus: LocalBus) -> None:
 
     assert not await prompt_hook(nobody, "conversation", "p", "default")
 
-    assert not await bus.agents("default")
+    assert not await bus.run(agents.listing, "default")

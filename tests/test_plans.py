@@ -51,7 +51,7 @@ class Office:
 
     def react(self, **what: object) -> object:
         happening = HookReport("hook", NO_LIMIT, session_id="s", **what)  # type: ignore[arg-type]
-        return self.store(sessions.react, self.store.clients[self.bob], happening, self.by)
+        return self.store.by(self.by)(sessions.react, self.store.clients[self.bob], happening)
 
     def ring(self) -> object:
         self.store(bindings.observe, self.store.clients[self.bob].key, status="idle", bell=True)
@@ -67,7 +67,7 @@ ACTS: dict[str, Callable[[Office], object]] = {
     "a tool batch": lambda o: o.react(),
     "the end of a turn": lambda o: o.react(ends=True),
     "a hook after a hand-over": lambda o: o.handed().react(),
-    "a call of a bus elsewhere": lambda o: o.handed().store(deliveries.take_back, o.bob, o.by, frozenset()),
+    "a call of a bus elsewhere": lambda o: o.handed().store.by(o.by)(deliveries.take_back, o.bob, frozenset()),
     "an inbox": lambda o: o.store.read(o.bob),
     "a look": lambda o: o.store(inboxes.look, SCRIPT, limit=100, max_chars=NO_LIMIT),
     "what waits": lambda o: o.store(deliveries.waiting, o.bob),
@@ -76,8 +76,10 @@ ACTS: dict[str, Callable[[Office], object]] = {
     "what comes again": lambda o: o.handed().store(mailboxes.requeue, o.bob),
     "what comes again of a process": lambda o: o.handed().store(mailboxes.requeue, o.bob, str(o.by)),
     "open requests": lambda o: o.recall(),
-    "what a program has not acknowledged": lambda o: o.store(feeds.posts, Search("default", unread_by="script"), ALL),
-    "what is unread by anybody": lambda o: o.store(feeds.unread, ALL),
+    "what a program has not acknowledged": lambda o: o.store.by(grant=ALL)(
+        feeds.posts, Search("default", unread_by="script")
+    ),
+    "what is unread by anybody": lambda o: o.store.by(grant=ALL)(feeds.unread),
     "what ran out": lambda o: o.store(messages.prune, 0.0),
 }
 

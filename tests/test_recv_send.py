@@ -535,7 +535,7 @@ def test_a_server_remembers_only_so_many_that_are_ahead() -> None:
 
 
 def received(store: Store, since: float, limit: int = 100) -> tuple[list[str], float]:
-    feed = store(feeds.received, "bob", "default", since, limit, EVERYTHING)
+    feed = store.by(grant=EVERYTHING)(feeds.received, "bob", "default", since, limit)
     return [r.message.content for r in feed.received], feed.now
 
 

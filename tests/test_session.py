@@ -31,6 +31,7 @@ from claude_bus.model import (
 from claude_bus.session.conversation import REQUEST
 from claude_bus.session.injection import injection
 from claude_bus.session.session import Session
+from claude_bus.sql import agents, bindings, messages
 from claude_bus.worktree import folder
 from sessions_under_test import Party, batch_hook, carried, failure_hook, prompt_hook, say, state_of, stop_hook
 from working_trees import git, repository
@@ -455,7 +456,7 @@ async def test_an_injection_never_exceeds_its_limit(party: Party) -> None:
         for _ in range(3):
             await say(peer, "shop", "x" * 1500)
     await bob.register("robert")
-    await bob.bus.forget(bob.client.key)
+    await bob.bus.run(bindings.forget, bob.client.key)
 
     found = [await prompt_hook(bob, "s", f"p{n}", "default") for n in range(3)]
 
@@ -657,7 +658,7 @@ async def test_two_servers_of_one_session_are_one_participant(party: Party) -> N
     second = await twin.inbox()
 
     assert [m.content for m in (*first.messages, *second.messages)] == ["one", "two"]
-    assert (await twin.bus.agents("default"))[0].name in ("alice", "bob")
+    assert (await twin.bus.run(agents.listing, "default"))[0].name in ("alice", "bob")
 
 
 async def test_the_end_of_a_session_gives_back_what_it_did_not_prove(party: Party) -> None:
@@ -876,7 +877,7 @@ async def test_files_with_long_names_leave_room_for_their_message(party: Party, 
     me = (await alice.presence.attach()).address
     named = tuple(File('"' * rules.MAX_PATH_BYTES, 1, "0" * 64, "elsewhere") for _ in range(rules.MAX_FILES))
     tags = tuple('"' * rules.MAX_NAME for _ in range(rules.MAX_TAGS))
-    await alice.bus.send(me, Draft(("bob",), content, files=named, tags=tags))
+    await alice.bus.run(messages.send, me, Draft(("bob",), content, files=named, tags=tags))
     await say(alice, "bob", "behind it")
 
     seen, found = [], HandOver((), 1)

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from claude_bus import local, rules
+from claude_bus import rules
 from claude_bus.model import ANYBODY, Address
-from claude_bus.sql import agents, events, feeds, inboxes, messages
+from claude_bus.sql import agents, events, feeds, inboxes, messages, upkeep
 from store_under_test import Store
 
 CI, TYPO = Address("ci", "default"), Address("typo", "default")
@@ -30,12 +30,12 @@ def later(store: Store, seconds: float) -> None:
         store.now += seconds / steps
         store(agents.enlist, CI, "test")
         store(events.append, CI, "test")
-        store(local._prune)
+        store(upkeep.prune)
 
 
 def poll(store: Store, name: str = "typo") -> list[str]:
     """What `GET /recv?to=name` brings."""
-    feed = store(feeds.received, name, "default", 0.0, 1000, ANYBODY)
+    feed = store.by(grant=ANYBODY)(feeds.received, name, "default", 0.0, 1000)
     return [found.message.content for found in feed.received]
 
 
@@ -98,7 +98,7 @@ def test_direct_mail_waits_longer_for_a_reader(store: Store) -> None:
 def test_mail_waits_for_a_session_that_is_closed_for_long(store: Store, to: str) -> None:
     """After two months it is all there, and the name is as it was."""
     store.die(store.join("bob"))
-    store(local._prune)
+    store(upkeep.prune)
     store.send(CI, to, "welcome back")
 
     later(store, 2 * MONTH)
@@ -134,7 +134,7 @@ def test_a_clock_that_is_wrong_ends_nothing(store: Store) -> None:
     store.now += 180 * DAY
     later(store, 5 * DAY)
     store.now = right + 5 * DAY
-    store(local._prune)
+    store(upkeep.prune)
 
     assert store.states(CI, sent.id) == {"bob": "queued"}
 

@@ -18,7 +18,7 @@ import pytest
 from claude_bus.drivers.sqlite import CHECKPOINT_BYTES, Database, checkpoint_if_large, connect, transact
 from claude_bus.errors import InvalidInput, StoreBusy, StoreError, StoreUnsuitable
 from claude_bus.model import Address
-from claude_bus.sql import state
+from claude_bus.sql import bindings, messages, sessions, state
 from claude_bus.sql.transaction import Transaction
 from processes_under_test import PATIENCE, actor, together, wire
 from small_disk import on_small_disk
@@ -191,6 +191,50 @@ async def test_verbs_that_are_committed_together_succeed_and_fail_apart(database
     entry = await database.run(state.get_state, "default", "log")
     assert entry
     assert entry.value == "1\n2\n4\n5\n7\n8"
+
+
+@pytest.mark.anyio
+async def test_listeners_are_told_of_what_was_committed_and_of_nothing_else(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once each, after the commit: also where verbs share one, where one of them fails, and where all begin anew."""
+    told: list[str] = []
+    monkeypatch.setattr("claude_bus.drivers.sqlite.notices.announce", told.extend)
+    started, go = threading.Event(), threading.Event()
+    attempts: list[int] = []
+
+    def occupy(_tx: Transaction) -> None:
+        started.set()
+        assert go.wait(PATIENCE)
+
+    def tell(tx: Transaction, number: int) -> None:
+        tx.notify([f"listener {number}"])
+        tx.run("UPDATE agents SET role = '' WHERE name = 'nobody'")
+        attempts.append(number)
+        if number == 1:
+            raise InvalidInput("not wanted")
+        if number == 2 and attempts.count(number) == 1:
+            tx.run("ROLLBACK")  # as SQLite does when it cannot go on: all begin anew
+            raise sqlite3.OperationalError("disk I/O error")
+
+    async def ask(number: int) -> None:
+        with contextlib.suppress(InvalidInput, StoreError):
+            await database.run(tell, number)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(database.run, occupy)
+        await anyio.to_thread.run_sync(started.wait)
+        for number in range(3):
+            tasks.start_soon(ask, number)
+        await anyio.wait_all_tasks_blocked()
+        go.set()
+    assert attempts == [0, 1, 2, 0, 1, 2]
+    assert sorted(told) == ["listener 0", "listener 2"]
+
+    told.clear()
+    assert await database.look(bindings.bound, "nobody") is None
+    await database.look(tell, 5)
+    assert told == ["listener 5"]
 
 
 @pytest.mark.anyio
@@ -601,11 +645,11 @@ async def test_a_clock_that_jumps_back_does_not_disturb_the_order(tmp_path: Path
 
     async with open_local(Config(tmp_path / "bus.db"), clock=clock) as bus:
         client = Client("c", this_process())
-        await bus.attach(client, None, "default")
-        await bus.register("c", ME, "", None)
+        await bus.run(bindings.attach, client, None, "default")
+        await bus.run(sessions.join, "c", ME, "", None)
         for n in range(6):
-            await bus.send(ME, Draft(("bob",), str(n)))
-        said = await bus.history(ME)
+            await bus.run(messages.send, ME, Draft(("bob",), str(n)))
+        said = await bus.run(messages.history, ME)
 
     assert [m.content for m in said] == [str(n) for n in range(6)]
     assert all(one.ts < other.ts for one, other in itertools.pairwise(said))

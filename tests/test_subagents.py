@@ -17,8 +17,10 @@ from claude_bus.session import subagents
 from claude_bus.session.hook_event import HookEvent
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup, SubagentMembership
+from claude_bus.sql import agents, bindings
 from processes_under_test import PATIENCE, Peer, answer, wire
 from sessions_under_test import Party, carried, say, state_of
+from verbs_under_test import running
 
 pytestmark = pytest.mark.anyio
 
@@ -128,7 +130,7 @@ async def test_a_subagent_without_a_name_speaks_for_its_session(party: Party) ->
     [message] = (await alice.inbox()).messages
     assert message.sender == "backend"
     assert [c.owner for c in await alice.list_claims()] == ["backend"]
-    assert [a.name for a in await alice.bus.agents("default")] == ["alice", "backend"]
+    assert [a.name for a in await alice.bus.run(agents.listing, "default")] == ["alice", "backend"]
 
 
 # -- with a name of its own ----------------------------------------------------------------------
@@ -171,11 +173,11 @@ async def test_a_subagent_counts_as_working_until_it_ends(party: Party) -> None:
     backend, alice = await family(party), await party.join("alice")
     tests = await backend.caller("agent1")
     await tests.register("backend-tests")
-    assert {a.name: a.status for a in await alice.bus.agents("default")}["backend-tests"] == "working"
+    assert {a.name: a.status for a in await alice.bus.run(agents.listing, "default")}["backend-tests"] == "working"
 
     assert not await backend.event("SubagentStop", "agent1")
 
-    status = {a.name: a.status for a in await alice.bus.agents("default")}
+    status = {a.name: a.status for a in await alice.bus.run(agents.listing, "default")}
     assert (status["backend-tests"], status["backend"]) == ("offline", "idle")
 
 
@@ -224,7 +226,7 @@ async def test_a_subagent_cannot_take_its_sessions_name(party: Party) -> None:
     with pytest.raises(BusError):
         await caller.register("not a name")
 
-    assert [a.name for a in await backend.session.bus.agents("default")] == ["backend"]
+    assert [a.name for a in await backend.session.bus.run(agents.listing, "default")] == ["backend"]
     with pytest.raises(NotRegistered):
         await caller.inbox()
 
@@ -238,7 +240,7 @@ async def test_a_subagent_that_leaves_speaks_for_its_session_again(party: Party)
     await caller.leave()
 
     assert (await caller.whoami()).address.name == "backend"  # type: ignore[union-attr]
-    assert [a.name for a in await backend.session.bus.agents("default")] == ["backend"]
+    assert [a.name for a in await backend.session.bus.run(agents.listing, "default")] == ["backend"]
 
 
 async def test_its_subagents_end_with_a_session(party: Party) -> None:
@@ -248,7 +250,7 @@ async def test_its_subagents_end_with_a_session(party: Party) -> None:
 
     await backend.session.presence.close()
 
-    assert {a.name for a in await alice.bus.agents("default") if a.status != "offline"} == {"alice"}
+    assert {a.name for a in await alice.bus.run(agents.listing, "default") if a.status != "offline"} == {"alice"}
 
 
 async def test_claims_of_a_named_subagent_are_its_sessions(party: Party) -> None:
@@ -343,7 +345,7 @@ async def test_one_of_too_many_named_subagents_comes_back(party: Party, few: int
     await named(backend, few)
 
     assert known(backend) == few
-    assert {a.name: a.status for a in await alice.bus.agents("default")}["backend-tests"] == "offline"
+    assert {a.name: a.status for a in await alice.bus.run(agents.listing, "default")}["backend-tests"] == "offline"
     assert await state_of(alice, message) == "queued"
     again = await backend.event("PostToolBatch", "agent1")
     assert carried(again) == ["were you told?"]
@@ -417,7 +419,7 @@ async def test_who_cannot_be_forgotten_now_is_kept(party: Party, few: int, monke
         raise StoreBusy("busy")
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend.session.bus, "detach", busy)
+        patch.setattr(backend.session.bus, "run", running(backend.session.bus, {bindings.detach: busy}))
         with pytest.raises(StoreBusy):
             await backend.caller("one more")
 

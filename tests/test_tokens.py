@@ -18,6 +18,7 @@ from claude_bus.config import Config
 from claude_bus.errors import StoreError
 from claude_bus.http.gate import Gate
 from claude_bus.opening import open_local
+from claude_bus.sql import events, tokens
 from processes_under_test import PATIENCE, environment, eventually
 from served_bus import Served, served
 from tokens_under_test import new_token, revoke, token_command
@@ -467,7 +468,11 @@ def test_no_secret_is_anywhere(db: Path) -> None:
 
     async def journal() -> str:
         async with open_local(Config(db)) as local:
-            return repr(await local.events("", 0, 100)) + repr(await local.list_tokens()) + repr(await local.keys())
+            return (
+                repr(await local.run(events.since, "", 0, 100))
+                + repr(await local.run(tokens.listing))
+                + repr(await local.run(tokens.keys))
+            )
 
     assert "GET /whoami 200" in log
     assert "ZeroDivisionError" in log

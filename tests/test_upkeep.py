@@ -15,6 +15,7 @@ from claude_bus.http.upkeep import keep_up
 from claude_bus.model import Address, Client
 from claude_bus.opening import open_local
 from claude_bus.processes import this_process
+from claude_bus.sql import bindings, sessions, state
 from mcp_callers import Caller
 from processes_under_test import PATIENCE, eventually
 from served_bus import served
@@ -26,8 +27,8 @@ async def test_a_server_forgets_and_says_that_it_lives(tmp_path: Path) -> None:
     """What ran out goes without anybody asking, and whoever listens for all mail is heard of."""
     path = tmp_path / "bus.db"
     async with open_local(Config(path)) as bus:
-        await bus.listen("udp:127.0.0.1:9", "")
-        await bus.set_state(Address("ann", "default"), "brief", "value", ttl=0.01)
+        await bus.run(sessions.listen, "udp:127.0.0.1:9", "")
+        await bus.run(state.set_state, Address("ann", "default"), "brief", "value", ttl=0.01)
         look = connect(path, 1.0)
         look.execute("UPDATE listeners SET heartbeat = 0")
 
@@ -48,8 +49,8 @@ async def test_a_store_that_fails_ends_no_upkeep(tmp_path: Path) -> None:
     """While the file is locked nothing is done, afterwards it is."""
     path = tmp_path / "bus.db"
     async with open_local(Config(path, busy_timeout=0.01)) as bus:
-        await bus.attach(Client("someone", this_process()), None, "default")
-        await bus.set_state(Address("ann", "default"), "brief", "value", ttl=0.01)
+        await bus.run(bindings.attach, Client("someone", this_process()), None, "default")
+        await bus.run(state.set_state, Address("ann", "default"), "brief", "value", ttl=0.01)
         lock = connect(path, 1.0)
         lock.execute("BEGIN IMMEDIATE")
         async with anyio.create_task_group() as tasks:

@@ -16,6 +16,8 @@ from claude_bus.model import Address, StateEntry
 from claude_bus.opening import open_local
 from claude_bus.session.membership import Membership
 from claude_bus.session.waiting import WaitingCalls
+from claude_bus.sql import events, state
+from claude_bus.sql.verbs import Verb
 from processes_under_test import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -39,10 +41,12 @@ class Slow:
         self.may_say = anyio.Event()
         self.may_say.set()
 
-    async def watch(self, *watched: str) -> None:
-        await self._bus.watch(*watched)
-        self.noted.set()
-        await self.may_say.wait()
+    async def run(self, verb: Verb[..., Any], *args: Any, **kwargs: Any) -> Any:
+        found = await self._bus.run(verb, *args, **kwargs)
+        if verb is state.watch:
+            self.noted.set()
+            await self.may_say.wait()
+        return found
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bus, name)
@@ -54,10 +58,10 @@ class Full:
     def __init__(self, bus: LocalBus) -> None:
         self._bus = bus
 
-    async def watch(self, *_watched: str) -> None:
-        raise StoreFull("the disk is full")
-
-    unwatch = watch
+    async def run(self, verb: Verb[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if verb in (state.watch, state.unwatch):
+            raise StoreFull("the disk is full")
+        return await self._bus.run(verb, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bus, name)
@@ -104,24 +108,24 @@ async def test_one_who_has_what_it_waited_for_leaves_the_others_their_watch(
             slow.noted, slow.may_say = anyio.Event(), anyio.Event()
             tasks.start_soon(second)
             await slow.noted.wait()
-            await bus.set_state(ME, "k", "one")
+            await bus.run(state.set_state, ME, "k", "one")
             waiting.mail_arrived()
             await first_is_done.wait()
             slow.may_say.set()
-            before = await bus.last_event()
-            await bus.set_state(ME, "k", "two")
-            assert (await bus.changes(before)).listeners == (HERE,)
+            before = await bus.run(events.last)
+            await bus.run(state.set_state, ME, "k", "two")
+            assert (await bus.run(events.changes, before)).listeners == (HERE,)
             waiting.mail_arrived()
     assert [entry.value for [entry] in found] == ["one", "two"]
-    before = await bus.last_event()
-    await bus.set_state(ME, "k", "three")
-    assert (await bus.changes(before)).listeners == ()
+    before = await bus.run(events.last)
+    await bus.run(state.set_state, ME, "k", "three")
+    assert (await bus.run(events.changes, before)).listeners == ()
 
 
 async def test_a_change_is_waited_for_on_a_full_disk(bus: LocalBus) -> None:
     """Whoever only looks is answered, though it cannot be noted where it listens."""
     waiting = waiting_on(Full(bus))
-    await bus.set_state(ME, "k", "v")
+    await bus.run(state.set_state, ME, "k", "v")
     with anyio.fail_after(PATIENCE):
         [entry] = await waiting.for_change("k", 0, PATIENCE)
     assert entry.value == "v"

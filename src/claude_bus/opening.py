@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import cast
 
 from . import processes
 from .bus import Bus
@@ -13,6 +12,7 @@ from .drivers.sqlite import Database
 from .errors import InvalidInput
 from .local import LocalBus
 from .model import Process
+from .sql.transaction import CallerContext
 
 
 def open_bus(config: Config) -> Bus:
@@ -23,7 +23,7 @@ def open_bus(config: Config) -> Bus:
     if config.url:
         from .remote.bus import RemoteBus
 
-        return cast(Bus, RemoteBus(config.url, config.access, processes.this_process()))
+        return RemoteBus(config.url, config.access, processes.this_process())
     return open_local(config)
 
 
@@ -50,4 +50,4 @@ def open_local(config: Config, *, clock: Callable[[], float] = time.time) -> Loc
         return processes.is_alive(process, patience.counted(heartbeat, now), now)
 
     database = Database(config.db, config.busy_timeout, alive=alive, clock=clock)
-    return LocalBus(database, processes.this_process(), config.rate)
+    return LocalBus(database, CallerContext(processes.this_process(), rate=config.rate))

@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 import anyio
 
 from claude_bus.config import Config
-from claude_bus.drivers import notices
 from claude_bus.local import LocalBus
 from claude_bus.model import Address, Agent, Claim, Draft, Receipt, Sent
 from claude_bus.opening import open_local
 from claude_bus.rules import DEFAULT_CHANNEL
-from claude_bus.sql import messages
+from claude_bus.sql import agents, claims, messages
 from claude_bus.sql.transaction import Transaction
 
 from .fake_anthropic import PATIENCE
@@ -34,7 +33,7 @@ class Peer:
         self.me = Address(name, DEFAULT_CHANNEL)
 
     def join(self) -> None:
-        self._do(lambda bus: bus.enlist(self.me, "test"))
+        self._do(lambda bus: bus.run(agents.enlist, self.me, "test"))
 
     def _do(self, verb: Callable[[LocalBus], Awaitable[T]]) -> T:
         async def run() -> T:
@@ -56,28 +55,26 @@ class Peer:
 
     def sent(self, to: str, content: str, **fields: Any) -> Sent:
         draft = Draft(to=(to,), content=content, **fields)
-        return self._do(lambda bus: bus.send(self.me, draft))
+        return self._do(lambda bus: bus.run(messages.send, self.me, draft))
 
     def send_at_once(self, to: str, contents: list[str]) -> list[int]:
         """Send several messages in one transaction, so that nobody sees some of them first."""
 
-        def send_all(tx: Transaction) -> list[tuple[Sent, tuple[str, ...]]]:
+        def send_all(tx: Transaction) -> list[Sent]:
             return [messages.send(tx, self.me, Draft(to=(to,), content=content)) for content in contents]
 
         async def run(bus: LocalBus) -> list[int]:
-            outcome = await bus._db.run(send_all)
-            notices.announce(outcome[-1][1])
-            return [sent.id for sent, _ in outcome]
+            return [sent.id for sent in await bus._db.run(send_all)]
 
         return self._do(run)
 
     def receipt(self, message: int) -> Receipt:
         """How far a message to one recipient is."""
-        (receipt,) = self._do(lambda bus: bus.message_status(self.me, message)).receipts
+        (receipt,) = self._do(lambda bus: bus.run(messages.status, self.me, message)).receipts
         return receipt
 
     def agents(self) -> dict[str, Agent]:
-        return {agent.name: agent for agent in self._do(lambda bus: bus.agents(DEFAULT_CHANNEL))}
+        return {agent.name: agent for agent in self._do(lambda bus: bus.run(agents.listing, DEFAULT_CHANNEL))}
 
     def status(self, name: str) -> str:
         found = self.agents().get(name)
@@ -99,7 +96,7 @@ class Peer:
         return float(when)
 
     def claims(self) -> list[Claim]:
-        return self._do(lambda bus: bus.list_claims(DEFAULT_CHANNEL))
+        return self._do(lambda bus: bus.run(claims.list_claims, DEFAULT_CHANNEL))
 
     def wait_for_status(self, name: str, status: str, patience: float = PATIENCE) -> None:
         found = partial(self.status, name)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from claude_bus import worktree
+from claude_bus.sql import claims
 from working_trees import git, repository
 
 from . import reading
@@ -31,7 +32,7 @@ class Holder(Peer):
     def claim(self, folder: Path, *paths: str, reason: str = "moving the API") -> None:
         """Claim paths as somebody would who works in `folder`."""
         places = [worktree.claimed(worktree.folder(folder), path) for path in paths]
-        self._do(lambda bus: bus.claim(self.me, places, ttl=1800, reason=reason))
+        self._do(lambda bus: bus.run(claims.claim, self.me, places, ttl=1800, reason=reason))
 
     def told(self) -> list[str]:
         """What was written to it."""

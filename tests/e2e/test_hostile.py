@@ -7,6 +7,7 @@ import re
 import sys
 
 from claude_bus.model import Place
+from claude_bus.sql import agents, claims, state
 
 from . import reading
 from .claude_e2e import Sandbox
@@ -155,10 +156,12 @@ def test_nothing_that_a_peer_writes_anywhere_passes_for_the_client_or_the_user(
     claimed = tool(f"{TOOLS}__claim", path="src/a.py")
     frontend = session("frontend", *calls, claimed)
     place = Place("", f"{box.project.resolve().as_posix()}/src/*.py")
-    backend.does(lambda bus: bus.enlist(backend.me, "test", role=evil))
-    backend.does(lambda bus: bus.claim(backend.me, [place], ttl=600, reason=evil))
+    backend.does(lambda bus: bus.run(agents.enlist, backend.me, "test", role=evil))
+    backend.does(lambda bus: bus.run(claims.claim, backend.me, [place], ttl=600, reason=evil))
     backend.does(
-        lambda bus: bus.set_state(backend.me, f"k {evil[:150]}", json.dumps({evil: [evil + hidden]}), json=True)
+        lambda bus: bus.run(
+            state.set_state, backend.me, f"k {evil[:150]}", json.dumps({evil: [evil + hidden]}), json=True
+        )
     )
     backend.send("frontend", evil + hidden, tags=(evil[:60],), kind="request")
     frontend.turn("look round")

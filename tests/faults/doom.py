@@ -11,8 +11,9 @@ from random import Random
 from typing import Any
 
 from claude_bus.drivers import sqlite
-from claude_bus.remote.bus import RemoteBus
+from claude_bus.remote.connection import Connection
 from claude_bus.sql.transaction import Transaction
+from claude_bus.sql.verbs import Verb
 
 from .blackboard import Blackboard, Phase
 from .roll import Roll
@@ -63,15 +64,15 @@ def doom_transactions(doom: Doom) -> None:
 
 def doom_calls(doom: Doom) -> None:
     """From now on a call to a bus elsewhere may be this process's last deed."""
-    original = RemoteBus._post
+    original = Connection._post
 
-    async def doomed(self: RemoteBus, name: str, body: bytes) -> Any:
+    async def doomed(self: Connection, verb: Verb[..., Any], body: bytes) -> Any:
         doom.at("before a call")
-        found = await original(self, name, body)
+        found = await original(self, verb, body)
         doom.at("with an answer in hand")
         return found
 
-    setattr(RemoteBus, "_post", doomed)  # noqa: B010 - typed as what it replaces
+    setattr(Connection, "_post", doomed)  # noqa: B010 - typed as what it replaces
 
 
 class DoomedOutput(io.RawIOBase):

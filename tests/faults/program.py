@@ -24,7 +24,7 @@ from claude_bus.errors import StoreFull
 from claude_bus.http import serve as serving
 from claude_bus.mcp import server, stdio
 from claude_bus.model import Process
-from claude_bus.remote import bus as remote
+from claude_bus.remote import connection
 from claude_bus.session import doorbell
 
 from . import nursery
@@ -62,7 +62,7 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
     for door in (stdio, commands):
         setattr(door, "open_bus", opened)  # noqa: B010 - a name that the module only uses
     setattr(serving, "open_local", skewed)  # noqa: B010
-    remote.ANSWER_TIMEOUT = ANSWER_TIMEOUT
+    connection.ANSWER_TIMEOUT = ANSWER_TIMEOUT
     if stage.silence:
         _judge_by_heartbeats(stage.silence)
     else:

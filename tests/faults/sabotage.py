@@ -8,41 +8,41 @@ from dataclasses import replace
 from typing import Any
 
 from claude_bus.drivers import sqlite
-from claude_bus.model import Address, Draft, HandOver, Process, Sent
+from claude_bus.model import Address, Draft, HandOver, Sent
 from claude_bus.remote.bus import RemoteBus
-from claude_bus.sql import deliveries
+from claude_bus.sql import deliveries, messages
 from claude_bus.sql.transaction import Connection, Cursor, Transaction, Value
 
 
 def cursor_at_max() -> None:
     """A hand-over counts as handed all there is, not only what fitted."""
-    original = deliveries.hand_over
+    original = deliveries.hand_over.function
 
-    def hand_over(tx: Transaction, me: Address, *, by: Process, peek: bool = False, **options: Any) -> HandOver:
-        found = original(tx, me, by=by, peek=peek, **options)
+    def hand_over(tx: Transaction, me: Address, *, peek: bool = False, **options: Any) -> HandOver:
+        found = original(tx, me, peek=peek, **options)
         if peek or not found.messages:
             return found
         tx.run(
             "UPDATE deliveries SET state = 'handed', attempts = attempts + 1, handed_by = ?, handed_at = ? "
             "WHERE channel = ? AND recipient = ? AND state = 'queued'",
-            *(str(by), tx.now, me.channel, me.name),
+            *(str(tx.caller.process), tx.now, me.channel, me.name),
         )
         return replace(found, pending=0)
 
-    deliveries.hand_over = hand_over
+    deliveries.hand_over.function = hand_over
 
 
 def receipt_before_answer() -> None:
     """What is handed over counts as read, before the answer that carries it is even written."""
-    original = deliveries.hand_over
+    original = deliveries.hand_over.function
 
-    def hand_over(tx: Transaction, me: Address, *, by: Process, peek: bool = False, **options: Any) -> HandOver:
-        found = original(tx, me, by=by, peek=peek, **options)
+    def hand_over(tx: Transaction, me: Address, *, peek: bool = False, **options: Any) -> HandOver:
+        found = original(tx, me, peek=peek, **options)
         if not peek:
-            deliveries.confirm(tx, me, [message.id for message in found.messages], by)
+            deliveries.confirm(tx, me, [message.id for message in found.messages])
         return found
 
-    deliveries.hand_over = hand_over
+    deliveries.hand_over.function = hand_over
 
 
 class _Hesitant:
@@ -69,32 +69,32 @@ def without_lock() -> None:
 
 def unmarked() -> None:
     """A repetition does not say that it is one."""
-    original = deliveries.hand_over
+    original = deliveries.hand_over.function
 
     def hand_over(tx: Transaction, me: Address, **options: Any) -> HandOver:
         found = original(tx, me, **options)
         return replace(found, messages=tuple(replace(message, possibly_seen=False) for message in found.messages))
 
-    deliveries.hand_over = hand_over
+    deliveries.hand_over.function = hand_over
 
 
 def proof_of_all() -> None:
     """What proves that one hand-over was read proves it of all that the program was handed, arrived or not."""
-    original = deliveries.confirm
+    original = deliveries.confirm.function
 
-    def confirm(tx: Transaction, me: Address, messages: Sequence[int], by: Process) -> int:
-        if messages:
-            messages = [
+    def confirm(tx: Transaction, me: Address, message_ids: Sequence[int]) -> int:
+        if message_ids:
+            message_ids = [
                 row["message"]
                 for row in tx.all(
                     "SELECT message FROM deliveries WHERE channel = ? AND recipient = ? AND state = 'handed' "
                     "AND handed_by = ?",
-                    *(me.channel, me.name, str(by)),
+                    *(me.channel, me.name, str(tx.caller.process)),
                 )
             ]
-        return original(tx, me, messages, by)
+        return original(tx, me, message_ids)
 
-    deliveries.confirm = confirm
+    deliveries.confirm.function = confirm
     deliveries.take_back = lambda *_args, **_options: 0
 
 
@@ -102,10 +102,9 @@ def keyless() -> None:
     """What is sent to a bus elsewhere says nothing by which a repetition could be known."""
 
     async def send(self: RemoteBus, me: Address, draft: Draft) -> Sent:
-        sent: Sent = await self._call("send", me, draft)
-        return sent
+        return await self._call(messages.send, me, draft)
 
-    setattr(RemoteBus, "send", send)  # noqa: B010 - typed as what it replaces
+    setattr(RemoteBus, "_send", send)  # noqa: B010 - typed as what it replaces
 
 
 SABOTAGES: dict[str, Callable[[], None]] = {

@@ -18,6 +18,8 @@ from ..config import Config
 from ..errors import EXIT_STATUS, BusError, Unreachable
 from ..model import KINDS, Agent, Draft, HandOver, Message
 from ..opening import open_bus
+from ..sql import agents as sql_agents
+from ..sql import deliveries, listeners, messages
 from ..sql.deliveries import PRINTED
 from ..surroundings import Surroundings
 from .archive import export, import_
@@ -56,7 +58,7 @@ async def send(options: argparse.Namespace, config: Config) -> int:
     async with open_bus(config) as bus:
         who = await speaker(bus, config, os.environ, options.as_name)
         try:
-            outcome = await who.bus.send(who.me, draft)
+            outcome = await who.bus.run(messages.send, who.me, draft)
         except Unreachable as error:
             if not error.data["sent"]:
                 raise
@@ -98,9 +100,9 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
 async def _printed(who: Speaker, messages: list[int]) -> None:
     """Say what becomes of the messages, now that they are shown."""
     if not who.session:
-        await who.bus.confirm(who.me, messages)
-    elif server := await who.bus.server_of(who.session.client):
-        await who.bus.pass_on(who.me, messages, server)
+        await who.bus.run(deliveries.confirm, who.me, messages)
+    elif server := await who.bus.run(listeners.server_of, who.session.client):
+        await who.bus.run(deliveries.pass_on, who.me, messages, server)
 
 
 async def _hand_over(who: Speaker, options: argparse.Namespace) -> HandOver:
@@ -113,8 +115,14 @@ async def _hand_over(who: Speaker, options: argparse.Namespace) -> HandOver:
 
 
 async def _next(who: Speaker, options: argparse.Namespace, *, max_chars: int, limit: int = 100) -> HandOver:
-    return await who.bus.hand_over(
-        who.me, via=PRINTED, max_chars=max_chars, limit=limit, at_least_one=True, peek=options.peek
+    return await who.bus.run(
+        deliveries.hand_over,
+        who.me,
+        via=PRINTED,
+        max_chars=max_chars,
+        limit=limit,
+        at_least_one=True,
+        peek=options.peek,
     )
 
 
@@ -123,7 +131,9 @@ async def _hand_over_in_shell(who: Speaker, options: argparse.Namespace) -> Hand
     room = _room_in_shell(os.environ)
 
     async def take(count: int, *, peek: bool) -> HandOver:
-        return await who.bus.hand_over(who.me, via=PRINTED, limit=count, max_chars=text.SHELL_BYTES, peek=peek)
+        return await who.bus.run(
+            deliveries.hand_over, who.me, via=PRINTED, limit=count, max_chars=text.SHELL_BYTES, peek=peek
+        )
 
     def size(messages: tuple[Message, ...]) -> int:
         return len(_shown(who, HandOver(messages, 0), options).encode(errors="replace"))
@@ -136,7 +146,9 @@ async def _hand_over_in_shell(who: Speaker, options: argparse.Namespace) -> Hand
     found = await take(count, peek=False)
     if size(found.messages) <= room:
         return found
-    await who.bus.withdraw(who.me, [message.id for message in found.messages])  # others came first, meanwhile
+    await who.bus.run(
+        deliveries.withdraw, who.me, [message.id for message in found.messages]
+    )  # others came first, meanwhile
     return HandOver((), found.pending + len(found.messages))
 
 
@@ -150,7 +162,7 @@ async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
     """The first mail that comes within `--wait` seconds, or none."""
     end = time.monotonic() + options.wait
     async with who.bus.ear() as ear:
-        await who.bus.listen_for(ear.address, who.me)
+        await who.bus.run(listeners.listen_for, ear.address, who.me)
         try:
             while True:
                 found = await _hand_over(who, options)
@@ -159,7 +171,7 @@ async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
                     return found
                 await ear.heard(min(left, _LOOK_EVERY))
         finally:
-            await who.bus.unlisten(ear.address)
+            await who.bus.run(listeners.unlisten, ear.address)
 
 
 def _shown(who: Speaker, found: HandOver, options: argparse.Namespace) -> str:
@@ -217,7 +229,7 @@ async def show_status(options: argparse.Namespace, config: Config) -> int:
 
 async def _present(config: Config) -> list[Agent]:
     async with open_bus(config) as bus:
-        return await bus.agents(config.channel)
+        return await bus.run(sql_agents.listing, config.channel)
 
 
 def _agent_rows(found: list[Agent]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from ..config import Config
 from ..drivers.inspect import Finding, inspect
 from ..errors import BusError
 from ..opening import open_bus
+from ..sql import agents
 from . import git_hooks, installation
 from .identity import session_of_shell
 
@@ -36,7 +37,7 @@ async def _elsewhere(config: Config) -> Finding:
     with_token = f"{'with' if config.access.shown else 'without'} a token"
     try:
         async with open_bus(config) as bus:
-            found = await bus.agents(config.channel)
+            found = await bus.run(agents.listing, config.channel)
     except BusError as error:
         return Finding("served at", False, f"{config.shown_url}, {with_token}: {error.message}")
     here = [agent for agent in found if agent.status != "offline"]

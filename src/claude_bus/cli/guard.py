@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .. import processes, rows, text, worktree
+from .. import processes, rows, rules, text, worktree
+from ..bus import Bus
 from ..config import Config
-from ..errors import BusError
-from ..model import Claim, Standing
+from ..errors import BusError, TooLarge
+from ..model import Address, Claim, Place, Standing
 from ..opening import open_bus
+from ..sql import guard as sql_guard
 from . import git_hooks, guard_script, private
 from .git import git
 from .identity import committer
@@ -109,8 +111,48 @@ async def _found(config: Config) -> list[tuple[str, Standing]]:
     async with open_bus(config) as bus:
         me = await committer(bus, config, os.environ)
         places = worktree.staged(where, staged, processes.host())
-        found = await bus.standing(me, places, where.root)
+        found = await standing(bus, me, places, where.root)
     return [(text.one_line(path, 300), claim) for path, claim in zip(staged, found, strict=True) if claim]
+
+
+async def standing(bus: Bus, me: Address, places: list[Place], tree: str) -> list[Standing]:
+    """As the verb, some places at a time: a commit may have any number, and others want to write.
+
+    Its files may be called anything, and one call that is refused leaves all of its places unchecked. So a
+    character that no claim can have is replaced, and a path that is too long to be sent is `unchecked`, as is
+    one that by itself is too much to compare with all claims.
+    """
+    sayable = [_sayable(place) for place in places]
+    sent = [place for place in sayable if place]
+    found: list[Standing] = []
+    for at in range(0, len(sent), rules.MAX_PLACES):
+        found += await _standing(bus, me, sent[at : at + rules.MAX_PLACES], _printable(tree))
+    given = iter(found)
+    return [next(given) if place else "unchecked" for place in sayable]
+
+
+def _sayable(place: Place) -> Place | None:
+    """The place as a call can name it; None if a path of it is too long."""
+    above = tuple((_printable(scope), _printable(path)) for scope, path in place.above)
+    if any(len(part) > rules.MAX_PATH_BYTES for spelling in (place[:2], *place.above) for part in spelling):
+        return None
+    return Place(_printable(place.scope), _printable(place.path), place.file, above)
+
+
+def _printable(given: str) -> str:
+    """The text, each character that is not printable replaced by one that stands for it."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in given)
+
+
+async def _standing(bus: Bus, me: Address, places: list[Place], tree: str) -> list[Standing]:
+    """In as many calls as it takes: what is too much to compare together is not too much in parts."""
+    try:
+        return [*await bus.run(sql_guard.standing, me, places, tree)]
+    except TooLarge:
+        half = len(places) // 2
+        if not half:
+            return ["unchecked"]
+    return [*await _standing(bus, me, places[:half], tree), *await _standing(bus, me, places[half:], tree)]
 
 
 def _is_there(db: Path) -> bool:

@@ -11,6 +11,7 @@ from ..bus import Bus
 from ..config import Config
 from ..errors import Forbidden
 from ..model import Address, Binding, Grant
+from ..sql import agents, bindings, guard
 
 PROGRAM = "claude-bus"
 
@@ -34,7 +35,7 @@ async def speaker(bus: Bus, config: Config, env: Mapping[str, str], as_name: str
         return Speaker(session.address, bus, session)
 
     async def join(who: Address) -> None:
-        await bus.enlist(who, PROGRAM)
+        await bus.run(agents.enlist, who, PROGRAM)
 
     return Speaker(await _permitted(as_name or config.name, config.channel, join), bus)
 
@@ -46,7 +47,7 @@ async def committer(bus: Bus, config: Config, env: Mapping[str, str]) -> Address
     """
 
     async def look(who: Address) -> None:
-        await bus.standing(who, [], "")
+        await bus.run(guard.standing, who, [], "")
 
     session = await session_of_shell(bus, env)
     return session.address if session else await _permitted(config.name, config.channel, look)
@@ -55,7 +56,7 @@ async def committer(bus: Bus, config: Config, env: Mapping[str, str]) -> Address
 async def session_of_shell(bus: Bus, env: Mapping[str, str]) -> Binding | None:
     """The session in whose shell this program runs, if it is on the bus."""
     for key in claude_code.keys_of_shell(env):
-        binding = await bus.binding(key)
+        binding = await bus.run(bindings.bound, key)
         if binding and claude_code.is_session_of_shell(binding, env):
             return binding
     return None

@@ -32,6 +32,7 @@ from ..local import LocalBus
 from ..model import Address, Draft
 from ..opening import open_here
 from ..remote.agent_bus import AgentBusClient
+from ..sql import messages, parcels
 from . import private
 from .identity import speaker
 from .output import show
@@ -88,14 +89,14 @@ class OwnBus:
     me: Address
 
     async def post(self, to: str, body: str) -> None:
-        await self.bus.send(self.me, Draft((to,), body, kind="fyi", allow_secret=True))
+        await self.bus.run(messages.send, self.me, Draft((to,), body, kind="fyi", allow_secret=True))
 
     async def pieces(self, tag: str) -> list[Piece]:
-        found = (piece(tag, m.sender, m.content, m.id) for m in await self.bus.chunks(self.me, tag))
+        found = (piece(tag, m.sender, m.content, m.id) for m in await self.bus.run(parcels.chunks, self.me, tag))
         return [one for one in found if one]
 
     async def received(self, parcel: Parcel) -> None:
-        await self.bus.acknowledge_chunks(self.me, parcel.messages)
+        await self.bus.run(parcels.acknowledge, self.me, parcel.messages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from ..errors import InvalidInput, NotFound
 from ..local import LocalBus
 from ..model import Token
 from ..opening import open_here
+from ..sql import tokens
 from .output import local, show
 from .settings import home
 
@@ -129,7 +130,7 @@ def _until(found: Token) -> str:
 
 
 async def _list(options: argparse.Namespace, _config: Config, bus: LocalBus) -> None:
-    found = [each for each in await bus.list_tokens() if options.all or _state(each) == "valid"]
+    found = [each for each in await bus.run(tokens.listing) if options.all or _state(each) == "valid"]
     show(options, {"tokens": [_row(each) for each in found]}, _table(found))
 
 
@@ -160,10 +161,10 @@ def _row(found: Token) -> dict[str, Any]:
 
 
 async def _revoke(options: argparse.Namespace, _config: Config, bus: LocalBus) -> None:
-    known = {each.id for each in await bus.list_tokens()}
+    known = {each.id for each in await bus.run(tokens.listing)}
     if unknown := [number for number in options.ids if number not in known]:
         raise NotFound(f"there is no token {unknown[0]}; nothing was revoked. See: claude-bus token list --all")
-    ended = [each for number in options.ids if (each := await bus.revoke_token(number))]
+    ended = [each for number in options.ids if (each := await bus.run(tokens.revoke, number))]
     shown = "\n".join(f"token {each.id} of '{each.owner}' is {_state(each)}" for each in ended)
     show(options, {"tokens": [_row(each) for each in ended]}, shown)
 

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -40,12 +41,13 @@ from ..errors import (
 )
 from ..model import Process
 from ..sql.transaction import Cursor, Transaction, Value
-from . import disk
+from . import disk, notices
 from .migrate import migrate, refuse_foreign
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Verb = Callable[Concatenate[Transaction, P], T]
+Step = Callable[Concatenate[Transaction, P], T]
+"""A function that is run in a transaction: a verb, or one round it."""
 
 AT_ONCE = 50
 """Verbs in one transaction at most: other processes wait for its end."""
@@ -160,19 +162,21 @@ def transact(
     connection: sqlite3.Connection,
     now: float,
     alive: Callable[[Process, float], bool],
-    verb: Verb[P, T],
+    verb: Step[P, T],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Run one verb in one write transaction: all of it happens, or nothing."""
+    """Run one verb in one write transaction: all of it happens, or nothing. Then tell those who are to be notified."""
+    tx = Transaction(connection, now, alive)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        result = verb(Transaction(connection, now, alive), *args, **kwargs)
+        result = verb(tx, *args, **kwargs)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+    notices.announce(dict.fromkeys(tx.notified))
     return result
 
 
@@ -191,7 +195,7 @@ def look(
     connection: sqlite3.Connection,
     now: float,
     alive: Callable[[Process, float], bool],
-    verb: Verb[P, T],
+    verb: Step[P, T],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
@@ -261,10 +265,13 @@ def _together(tx: Transaction, verbs: Sequence[Callable[[Transaction], object]])
 
 def _apart(tx: Transaction, verb: Callable[[Transaction], object]) -> Future[Any]:
     """Run a verb among others: all of it happens, or nothing."""
+    own = replace(tx, notified=[])
     tx.run("SAVEPOINT verb")
-    outcome = _outcome(verb, tx)
+    outcome = _outcome(verb, own)
     if outcome.exception():
         tx.run("ROLLBACK TO verb")  # where SQLite has given up the whole transaction this fails, and so do all
+    else:
+        tx.notify(own.notified)
     tx.run("RELEASE verb")
     return outcome
 
@@ -326,7 +333,7 @@ class Database:
         self._files: disk.Files | None = None
         self._opening = anyio.Lock(fast_acquire=True)
 
-    async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb; it is never half done, also if the caller is cancelled."""
         job = _Job(lambda tx: verb(tx, *args, **kwargs))
 
@@ -339,7 +346,7 @@ class Database:
             return result
         raise AssertionError  # a shield swallows nothing; the type checker cannot know
 
-    async def note(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def note(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that notes what a power cut makes untrue: it need not be on the disk before it counts.
 
         All processes see it at once, and it survives the death of any; the next verb that
@@ -359,7 +366,7 @@ class Database:
             return await self._call(lambda worker: worker.call(whole))
         raise AssertionError  # as above
 
-    async def look(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def look(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that seldom writes; see `look`."""
 
         def whole(connection: sqlite3.Connection) -> T:

@@ -15,6 +15,7 @@ import anyio
 from ..errors import StoreError, StoreFull
 from ..local import LocalBus, digest_of
 from ..model import Grant, Key
+from ..sql import tokens
 
 _TRUSTED_FOR = 5.0
 """Seconds after which the store is asked even if its pulse did not change."""
@@ -78,7 +79,7 @@ class Gate:
         self._looks += 1
         pulse = self._bus.pulse()  # before the look: what is stored meanwhile changes it
         try:
-            keys = await self._bus.keys()
+            keys = await self._bus.run(tokens.keys)
         except StoreError as error:  # whoever has not shown a token yet is not told where the store is
             full = "the disk of this bus is full; whoever runs it must free some space"
             said = full if isinstance(error, StoreFull) else "the store does not answer at the moment; try again"

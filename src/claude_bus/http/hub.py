@@ -23,6 +23,7 @@ from ..drivers.notices import Bell
 from ..errors import BusError
 from ..local import LocalBus
 from ..model import Address, Changes
+from ..sql import events, listeners, sessions
 
 T = TypeVar("T")
 
@@ -97,7 +98,7 @@ class Hub:
                     await self._watch(ear)
                 finally:
                     with anyio.CancelScope(shield=True), contextlib.suppress(BusError):
-                        await self._bus.unlisten(ear.address)
+                        await self._bus.run(listeners.unlisten, ear.address)
         except OSError as error:
             _log.warning("no notices of mail, looking every %.1f s instead: %s", PULSE_EVERY, error)
             await self._begin("")
@@ -110,9 +111,9 @@ class Hub:
         """
         while True:
             try:
-                self._last = await self._bus.last_event()
+                self._last = await self._bus.run(events.last)
                 if address:
-                    await self._bus.listen(address, "")
+                    await self._bus.run(sessions.listen, address, "")
                 for topic in self._bells:
                     self.ring(topic)
                 return
@@ -139,7 +140,7 @@ class Hub:
         try:
             more = True
             while more:
-                found = await self._bus.changes(self._last)
+                found = await self._bus.run(events.changes, self._last)
                 self._last, more = found.last, found.more
                 self.messages += sum(event.verb == "send" for event in found.events)
                 for topic in topics_of(found):

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from .. import rows, rules
 from ..errors import InvalidInput
 from ..model import Address, Draft, Search
-from ..sql.feeds import MESSAGES_ACK
+from ..sql import feeds
 from . import wire
 from .answers import Json, body_of
 from .service import Service, grant_of
@@ -38,7 +38,7 @@ def routes(service: Service) -> list[BaseRoute]:
         return await _ack(service, request)
 
     async def health(request: Request) -> Response:
-        count = await service.bus.stored(grant_of(request))
+        count = await service.bus.granted(grant_of(request)).run(feeds.stored)
         return Json({"ok": True, "count": count, "now": rows.iso(time.time())})
 
     return [
@@ -57,7 +57,7 @@ async def _post(service: Service, request: Request) -> Response:
     grant = grant_of(request)
     rules.require(grant, me)
     rules.require_recipients(grant, draft.to, me.channel)
-    return Json(rows.post(await service.bus.post(me, draft, MESSAGES_ACK, grant)))
+    return Json(rows.post(await service.bus.granted(grant).run(feeds.post, me, draft, feeds.MESSAGES_ACK)))
 
 
 def _text(body: Mapping[str, Any], field: str) -> str:
@@ -81,7 +81,7 @@ async def _messages(service: Service, request: Request) -> Response:
     rules.require_channel(grant, search.channel)
     for name in {search.to, search.unread_by} - {"", "all"}:
         rules.require(grant, Address(name, search.channel))
-    return Json({"messages": [rows.post(m) for m in await service.bus.posts(search, grant)]})
+    return Json({"messages": [rows.post(m) for m in await service.bus.granted(grant).run(feeds.posts, search)]})
 
 
 def _search(given: Mapping[str, str]) -> Search:
@@ -106,6 +106,7 @@ async def _ack(service: Service, request: Request) -> Response:
     message = wire.whole(request.path_params["id"], "the id")
     body = await body_of(request)
     reader = Address(rules.check_name(_text(body, "reader"), "reader"), wire.channel_of(body))
-    rules.require(grant_of(request), reader)
-    await service.bus.ack(reader, message, grant_of(request))
+    grant = grant_of(request)
+    rules.require(grant, reader)
+    await service.bus.granted(grant).run(feeds.ack, reader, message)
     return Json({"ok": True, "id": message, "reader": reader.name})

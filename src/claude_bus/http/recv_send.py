@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route
 from .. import rows, rules
 from ..errors import InvalidInput
 from ..model import Address, Draft, Feed, Grant
-from ..sql.feeds import RECV_SEND
+from ..sql import feeds
 from . import hub, wire
 from .answers import Json, body_of
 from .service import Service, grant_of
@@ -65,7 +65,7 @@ async def _send(service: Service, request: Request) -> Response:
     grant = grant_of(request)
     rules.require(grant, me)
     rules.require_recipients(grant, (to,), me.channel)
-    message = await service.bus.post(me, Draft((to,), text), RECV_SEND, grant)
+    message = await service.bus.granted(grant).run(feeds.post, me, Draft((to,), text), feeds.RECV_SEND)
     return Json({"ok": True, "ts": message.ts, "channel": me.channel, "id": message.id})
 
 
@@ -163,7 +163,7 @@ async def _await_mail(
 
     async def look() -> Feed:
         nonlocal cursor
-        feed = await service.bus.received(reading.to, reading.channel, cursor, limit, grant)
+        feed = await service.bus.granted(grant).run(feeds.received, reading.to, reading.channel, cursor, limit)
         cursor = feed.now
         return feed
 
@@ -171,7 +171,7 @@ async def _await_mail(
 
 
 async def _inbox(service: Service, request: Request) -> Response:
-    unread = await service.bus.unread(grant_of(request))
+    unread = await service.bus.granted(grant_of(request)).run(feeds.unread)
     recipients: dict[str, dict[str, int]] = defaultdict(dict)
     for who, count in islice(unread.items(), rules.MAX_INBOXES):
         recipients[who.channel][who.name] = count

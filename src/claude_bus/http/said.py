@@ -1,9 +1,9 @@
-"""What a program elsewhere may say in a call: every text and every number in it has a rule.
+"""Checks of the values in a call from elsewhere: every text and every number has a rule.
 
 Texts are stored, and others, models among them, are shown them as one line without a
-fence. So each is one printable line of at most so many characters, unless it is listed
-here as one that is fenced where it is shown, or not shown at all. A field that is added
-to a record has the strict rule until somebody gives it another one.
+fence. So each is one printable line of at most so many characters, unless its type
+(`sql.arguments`) or the table below says that it is fenced where it is shown, or not shown
+at all. A field that is added to a record has the strict rule until somebody gives it another one.
 """
 
 from __future__ import annotations
@@ -15,19 +15,26 @@ from typing import Any
 
 from .. import rules, text
 from ..errors import InvalidInput
-from ..model import Client, Draft, Folder
+from ..model import Client, Draft, File, Folder, HookReport, Place
+from ..sql.arguments import Checked, FewMessages, Line
 
-_VERBS_OWN = frozenset({"value", "search", "owns"})
-"""What the verbs check as these rules would, and better."""
-_CHARACTERS = {
-    "role": rules.MAX_ROLE,
-    "doing": rules.MAX_DOING,
-    **dict.fromkeys(("path", "scope", "tree", "cwd", "root", "repository", "branch"), rules.MAX_PATH_BYTES),
-}
-"""The longest that a text may be, by the name of its parameter or field."""
-_OTHERWISE = 1_000
+Rule = Line | Checked | FewMessages
+
+STRICT = Line(1_000)
+"""The rule of a text that has no other."""
+_PATH = Line(rules.MAX_PATH_BYTES)
 _LARGEST = 2**53
 """The largest number of which every program means the same."""
+
+_FIELDS: Mapping[type, Mapping[str, Rule]] = {
+    # Its texts are fenced, or are checked where drafts of all doors are.
+    Draft: dict.fromkeys(("to", "content", "kind", "tags", "key"), Checked()),
+    File: dict.fromkeys(("path", "sha256", "host", "state"), Checked()),
+    Folder: dict.fromkeys(("cwd", "root", "repository", "branch"), _PATH),
+    HookReport: {"doing": Line(rules.MAX_DOING), **dict.fromkeys(("proven", "lost", "recalled"), FewMessages())},
+    Place: dict.fromkeys(("scope", "path"), _PATH),
+}
+"""The rules of records' fields, where these are not the strict one."""
 
 
 def as_shown(client: Client) -> Client:
@@ -41,40 +48,28 @@ def _shown(part: str) -> str:
     return part if fits else text.one_line(part, rules.MAX_PATH_BYTES)
 
 
-def check(arguments: Mapping[str, Any]) -> None:
-    """Raise `InvalidInput` for a text or a number that no claude-bus sends, or JSON that is none."""
-    happening = arguments.get("happening")
-    settled = (happening.proven, happening.lost, happening.recalled) if happening else ()
-    for ids in (arguments.get("message_ids", ()), *settled):
-        rules.check_message_count(len(ids))
-    for name, value in _parts(arguments):
-        if isinstance(value, str):
-            rules.check_line(value, name, _CHARACTERS.get(name, _OTHERWISE))
-        elif not (math.isfinite(value) and abs(value) <= _LARGEST):
+def check(name: str, value: Any, rule: Rule = STRICT) -> None:
+    """Raise `InvalidInput` for a text or a number that no claude-bus sends. `name` is the parameter's or field's."""
+    if isinstance(rule, Checked):
+        return
+    if isinstance(value, str):
+        rules.check_line(value, name, rule.most if isinstance(rule, Line) else STRICT.most)
+    elif isinstance(value, int | float):
+        if not (math.isfinite(value) and abs(value) <= _LARGEST):
             raise InvalidInput(f"{name} is no number that can be stored")
-    if arguments.get("json") and arguments.get("mode") != "delete":
-        rules.check_json(rules.check_value(arguments["value"]))
+    elif fields := dict(_fields(value)):
+        for field, part in fields.items():
+            check(field, part, _FIELDS.get(type(value), {}).get(field, STRICT))
+    elif isinstance(value, tuple | list):
+        if isinstance(rule, FewMessages):
+            rules.check_message_count(len(value))
+        for item in value:
+            check(name, item, rule)
 
 
-def _parts(of: Mapping[str, Any]) -> Iterator[tuple[str, str | float]]:
-    """All texts and numbers in these values, each by the name of its own field."""
-    for name, value in of.items():
-        if isinstance(value, Draft):
-            yield from _numbers(value)
-        elif isinstance(value, str | int | float):
-            if name not in _VERBS_OWN:
-                yield name, value
-        elif dataclasses.is_dataclass(value):
-            yield from _parts({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
-        elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-            yield from _parts(value._asdict())
-        elif isinstance(value, tuple | list):
-            for item in value:
-                yield from _parts({name: item})
-
-
-def _numbers(draft: Draft) -> Iterator[tuple[str, float]]:
-    """Those of a draft. Its texts are fenced, or are checked where drafts of all doors are."""
-    given = {"reply_to": draft.reply_to, "ttl": draft.ttl, "hops": draft.hops}
-    yield from ((name, value) for name, value in given.items() if value is not None)
-    yield from (("size", file.size) for file in draft.files)
+def _fields(value: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a record by their names; nothing for what is not one."""
+    if dataclasses.is_dataclass(value):
+        yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+        yield from value._asdict().items()

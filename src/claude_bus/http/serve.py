@@ -23,6 +23,7 @@ from ..config import Config, Serving
 from ..errors import InvalidInput, StoreBusy, StoreFull
 from ..local import LocalBus
 from ..opening import open_local
+from ..sql import tokens
 from . import tls
 from .addresses import is_loopback
 from .app import create_app
@@ -165,7 +166,7 @@ async def _needs_tokens(bus: LocalBus, serving: Serving, listener: socket.socket
     """
     local = is_loopback(listener.getsockname()[0])
     try:
-        if await bus.has_tokens():
+        if await bus.run(tokens.exist):
             return True
     except (StoreBusy, StoreFull) as error:
         _log.warning("%s", error)

@@ -10,6 +10,7 @@ import anyio
 from ..errors import BusError
 from ..local import LocalBus
 from ..session.doorbell import HEARTBEAT_EVERY, PRUNE_EVERY
+from ..sql import sessions
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ async def keep_up(bus: LocalBus, beat: float = HEARTBEAT_EVERY, prune: float = P
     while True:
         await anyio.sleep(beat)
         try:
-            await bus.heartbeat("")  # of what listens for all mail, lest servers elsewhere take it for dead
+            await bus.run(sessions.beat, "")  # of what listens for all mail, lest servers elsewhere take it for dead
             if anyio.current_time() >= due:
                 due = anyio.current_time() + prune
                 await bus.prune()

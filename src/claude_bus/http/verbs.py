@@ -10,7 +10,7 @@ permits, and nobody can act as a live session that is not one of the caller's ow
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,22 +22,20 @@ from .. import __version__, rules
 from ..errors import Forbidden, InvalidInput, NotFound, RateLimited
 from ..model import Address, Binding, Client, Draft, Grant, Process
 from ..remote import codec
-from ..sql import bindings, calls, listeners, state
+from ..remote.codec import Parameter
+from ..sql import bindings
+from ..sql.arguments import Acts, Checked, FewMessages, Line, OnChannel, OwnAddress, OwnSession
+from ..sql.catalog import REMOTE
 from ..sql.transaction import Transaction
+from ..sql.verbs import Verb
 from . import hub, said
 from .service import Service, grant_of
 
 KEEP_ALIVE = 15.0
 """Seconds after which an ear is told that nothing came."""
 RING, NOTHING = b"ring\n", b".\n"
-MAX_NOTES = {"listen": 2_000, "listen_for": 2_000, "watch": 5_000, "announce_call": 100_000}
-"""Rows that programs of one owner's tokens may have with these verbs: who listens, for which keys, who calls."""
 MAX_SESSIONS = 1_000
 """Sessions of one owner's tokens at once, subagents with names of their own included."""
-_BEGINS = frozenset({"attach", "resume"})
-"""Verbs with which a session may begin."""
-_NAMELESS = frozenset({"set_state", "message_status", "history", "standing"})
-"""Verbs for which a session needs no name."""
 
 
 def routes(service: Service) -> list[BaseRoute]:
@@ -49,26 +47,27 @@ def routes(service: Service) -> list[BaseRoute]:
         address = request.query_params.get("address", "")
         if not address:
             raise InvalidInput("address is missing: say at which one the session listens")
-        return StreamingResponse(_rings(service, scope.address(address)), media_type="text/plain")
+        return StreamingResponse(_rings(service, scope.key(address)), media_type="text/plain")
 
     return [Route("/rpc/ear", ear, methods=["GET"]), Route("/rpc/{verb}", call, methods=["POST"])]
 
 
 async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Response:
     """Run one verb on the caller's behalf."""
-    try:
-        verb = codec.verb(name)
-    except KeyError:
-        raise NotFound(f"claude-bus {__version__}, which serves here, has no verb '{name[:80]}'") from None
-    call = verb.called(body)
+    verb = REMOTE.get(name)
+    if not verb:
+        raise NotFound(f"claude-bus {__version__}, which serves here, has no verb '{name[:80]}'")
+    form = codec.form(verb)
+    call = form.called(body)
     scope = Scope(grant)
-    arguments = {name: scope.inward(name, value) for name, value in call.arguments.items()}
-    said.check({**arguments, "process": call.process})
-    permission = _Permission(grant, scope, name)
-    permission.check(arguments)
-    bus = service.bus.acting_for(scope.process(call.process), grant, frozenset(call.held), permission.check_stored)
-    answer = await getattr(bus, name)(**arguments)
-    return Response(verb.answer(scope.outward(answer)), media_type="application/json")
+    process = scope.process(call.process)
+    said.check("process", process)
+    admission = Admission(verb, grant, scope)
+    arguments = admission.admit(form.parameters, call.arguments)
+    held = frozenset(call.held) if verb.with_unconfirmed else None
+    bus = service.bus.acting_for(process, grant, held, admission.check_stored)
+    answer = await bus.run(verb, **arguments)
+    return Response(form.answer(scope.outward(answer)), media_type="application/json")
 
 
 async def _rings(service: Service, address: str) -> AsyncIterator[bytes]:
@@ -79,21 +78,6 @@ async def _rings(service: Service, address: str) -> AsyncIterator[bytes]:
             yield RING if await bell.rung(KEEP_ALIVE) else NOTHING
 
 
-_NOTES: dict[str, Callable[[Transaction, str], int]] = {
-    "listen": listeners.count,
-    "listen_for": listeners.count,
-    "watch": state.watched,
-    "announce_call": calls.count,
-}
-
-
-def _named(client: str) -> str:
-    """A client's key: without one a caller would speak for all there are."""
-    if not client:
-        raise InvalidInput("client is empty: name the session whose mail or presence it is")
-    return client
-
-
 class Scope:
     """What the programs of one token's owner call theirs, as the store knows it.
 
@@ -101,39 +85,26 @@ class Scope:
     """
 
     def __init__(self, grant: Grant) -> None:
-        self._mark = f"@{grant.owner}@"
-
-    def sessions(self, tx: Transaction) -> int:
-        """How many there are."""
-        return bindings.count(tx, self._mark)
-
-    def notes(self, tx: Transaction, verb: str) -> int:
-        """How many rows there are of those that a verb makes; 0 for a verb that is not limited like this."""
-        count = _NOTES.get(verb)
-        return count(tx, self._mark) if count else 0
+        self.mark = f"@{grant.owner}@"
 
     def has(self, binding: Binding) -> bool:
         """Whether it is a session of this owner's."""
-        return binding.client.startswith(self._mark)
+        return binding.client.startswith(self.mark)
 
-    def address(self, address: str) -> str:
-        return self._mark + address if address else ""
+    def key(self, key: str) -> str:
+        """A session's key, or a listener's address, as the store knows it; "" stays what it is."""
+        return self.mark + key if key else ""
 
     def process(self, process: Process) -> Process:
-        return replace(process, host=self._mark + process.host)
+        return replace(process, host=self.mark + process.host)
 
-    def inward(self, name: str, value: Any) -> Any:
-        """An argument as the store knows it."""
-        if isinstance(value, Client):
-            session = self._mark + value.session if value.session else ""
-            return replace(
-                said.as_shown(value), key=self._mark + value.key, process=self.process(value.process), session=session
-            )
-        if isinstance(value, Process):
-            return self.process(value)
-        if name in ("client", "address"):
-            return self.address(value)
-        return value
+    def client(self, client: Client) -> Client:
+        return replace(
+            said.as_shown(client),
+            key=self.mark + client.key,
+            process=self.process(client.process),
+            session=self.key(client.session),
+        )
 
     def outward(self, value: Any) -> Any:
         """An answer as the caller knows it."""
@@ -146,59 +117,86 @@ class Scope:
         return value
 
     def _bare(self, text: str) -> str:
-        return text.removeprefix(self._mark)
+        return text.removeprefix(self.mark)
 
 
-class _Permission:
-    """Whether the caller may make a call with these arguments: each kind of argument has its rule.
+class Admission:
+    """Whether the caller may make a call with these arguments: each type of a parameter has its rule.
 
     What depends on who is who is checked in the verb's own transaction: nobody takes a name
     in between.
     """
 
-    def __init__(self, grant: Grant, scope: Scope, verb: str) -> None:
+    def __init__(self, verb: Verb[..., Any], grant: Grant, scope: Scope) -> None:
+        self._verb = verb
         self._grant = grant
         self._scope = scope
-        self._verb = verb
-        self._nameless = verb in _NAMELESS
-        self._begins = verb in _BEGINS
+        self._me: Address | None = None
         self._acting: list[Address] = []
         self._sessions: list[str] = []
 
-    def check(self, arguments: dict[str, Any]) -> None:
-        """Raise `Forbidden` for what the caller may not do, `InvalidInput` for what nobody can be."""
-        for name, value in arguments.items():
-            if isinstance(value, Address):
-                self._be(value, acts=name == "me")
-            elif isinstance(value, Draft):
-                rules.require_recipients(self._grant, value.to, arguments["me"].channel)
-            elif isinstance(value, Client):
-                self._attach(value)
-            elif name == "client":
-                self._sessions.append(_named(value))
-            elif name == "channel":
-                rules.require_channel(self._grant, rules.check_name(value, "channel"))
+    def admit(self, parameters: Mapping[str, Parameter], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments as the store knows them.
+
+        Raises `Forbidden` for what the caller may not do, `InvalidInput` for what nobody can be, or say.
+        """
+        return {name: self._admit(parameters[name], value) for name, value in arguments.items()}
+
+    def _admit(self, parameter: Parameter, given: Any) -> Any:
+        value = self._inward(parameter, given)
+        rule = parameter.meaning(Checked) or parameter.meaning(FewMessages) or parameter.meaning(Line) or said.STRICT
+        said.check(parameter.name, value, rule)
+        if isinstance(value, Address):
+            self._be(value, acts=parameter.meaning(Acts) is not None)
+        elif isinstance(value, Draft):
+            assert self._me, "who sends comes before what is sent"
+            rules.require_recipients(self._grant, value.to, self._me.channel)
+        elif isinstance(value, Client):
+            self._attach(value)
+        elif parameter.meaning(OwnSession):
+            self._speak_for(value)
+        elif parameter.meaning(OnChannel):
+            rules.require_channel(self._grant, rules.check_name(value, "channel"))
+        return value
+
+    def _inward(self, parameter: Parameter, value: Any) -> Any:
+        """An argument as the store knows it."""
+        if isinstance(value, Client):
+            return self._scope.client(value)
+        if isinstance(value, Process):
+            return self._scope.process(value)
+        if parameter.meaning(OwnSession) or parameter.meaning(OwnAddress):
+            return self._scope.key(value)
+        return value
 
     def _attach(self, client: Client) -> None:
         if client.listed:
             raise InvalidInput("client: what it is listed as is the server's to say")
         self._sessions.append(client.key)
 
+    def _speak_for(self, client: str) -> None:
+        """Without a client's key a caller would speak for all there are."""
+        if not client:
+            raise InvalidInput("client is empty: name the session whose mail or presence it is")
+        self._sessions.append(client)
+
     def _be(self, who: Address, *, acts: bool) -> None:
         """Names that are taken are refused where they are taken; here those that the caller says are his."""
-        if who.name or not self._nameless:
+        if who.name or not self._verb.nameless:
             rules.check_name(who.name)
         rules.check_name(who.channel, "channel")
         rules.require(self._grant, who)
+        self._me = who if acts else self._me
         if acts and who.name:
             self._acting.append(who)
 
     def check_stored(self, tx: Transaction) -> None:
         """Raise `Forbidden` where it is a live session of somebody else that the caller would act as, or where a
         session bears a name that the caller may not; `RateLimited` for one more than there may be."""
-        if self._verb in MAX_NOTES and self._scope.notes(tx, self._verb) >= MAX_NOTES[self._verb]:
+        rows = self._verb.rows
+        if rows and rows.count(tx, self._scope.mark) >= rows.most:
             raise RateLimited(
-                f"the programs of '{self._grant.owner}' have {MAX_NOTES[self._verb]} rows of '{self._verb}', which is "
+                f"the programs of '{self._grant.owner}' have {rows.most} rows of '{self._verb.wire}', which is "
                 "the limit: end some of them",
                 retry_after=int(rules.FOREIGN_HOST_SILENCE),
             )
@@ -210,7 +208,7 @@ class _Permission:
             binding = bindings.bound(tx, client)
             if binding:
                 rules.require(self._grant, binding.address)
-            elif self._begins and self._scope.sessions(tx) >= MAX_SESSIONS:
+            elif self._verb.begins and bindings.count(tx, self._scope.mark) >= MAX_SESSIONS:
                 raise RateLimited(
                     f"'{self._grant.owner}' has {MAX_SESSIONS} sessions, which is the limit: end some; those of which "
                     f"nothing is heard are over after {rules.FOREIGN_HOST_SILENCE:.0f} s",

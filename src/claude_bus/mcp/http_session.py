@@ -14,6 +14,7 @@ from ..local import LocalBus
 from ..model import Address, Binding, Client, Grant
 from ..session.membership import Membership
 from ..session.presence import Presence
+from ..sql import bindings, sessions
 from ..surroundings import Elsewhere
 
 _NAMELESS = "(http)"
@@ -66,11 +67,11 @@ class HttpMembership(Membership):
             await self._take_last_name(conversation)
 
     async def _take_last_name(self, conversation: str) -> None:
-        who = await self._granted.borne(conversation)
+        who = await self._granted.run(bindings.borne, conversation)
         if who:
             with contextlib.suppress(NameTaken):
-                await self.bus.register(self.presence.client.key, who, "", None)
-                await self.bus.forget(self.presence.client.key)  # nobody told the model
+                await self.bus.run(sessions.join, self.presence.client.key, who, "", None)
+                await self.bus.run(bindings.forget, self.presence.client.key)  # nobody told the model
 
 
 class NoMembership(Membership):

@@ -26,6 +26,7 @@ from ..session.membership import Membership
 from ..session.presence import Presence
 from ..session.session import Session
 from ..session.subagents import SessionGroup
+from ..sql import sessions
 from .http_session import HttpMembership, NoMembership
 from .quota import Opening, SessionQuota
 
@@ -230,7 +231,7 @@ class HttpParticipants:
         elif participant.beat.due(HEARTBEAT_EVERY):
             participant.beat.given()
             await _guarded(participant.presence.attach)  # should somebody have given it up
-            await _guarded(self._bus.heartbeat, participant.presence.client.key)
+            await _guarded(self._bus.run, sessions.beat, participant.presence.client.key)
 
 
 def _same_conversation(one: Membership, other: Membership) -> bool:

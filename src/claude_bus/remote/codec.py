@@ -1,27 +1,30 @@
 """The verbs of the bus as they go over the wire between two claude-bus programs.
 
-Both ends derive it from the contract (`bus.Bus`): a verb's arguments are a JSON object
-by its parameters' names, its answer is JSON of its return type. Nothing is declared
-twice. It is no public protocol: programs of others use `/v1`.
+Both ends derive it from a verb's declaration: its arguments are a JSON object by its
+parameters' names, its answer is JSON of its return type. Nothing is declared twice. It is
+no public protocol: programs of others use `/v1`.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, get_args, get_type_hints, is_typeddict
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from .. import rules
-from ..bus import Bus
 from ..errors import InvalidInput
 from ..model import Address, Process
+from ..sql.arguments import Local, OnTheWire
+from ..sql.verbs import Verb
 
-HERE = frozenset({"ear", "pulse", "prune", "close"})
-"""What a bus elsewhere does by itself, or each program for itself."""
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +38,42 @@ class Call:
     """All that it knows to have been handed, and has not proven read; see `deliveries.take_back`."""
 
 
-class Verb:
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a verb."""
+
+    name: str
+    kind: Any
+    """Its type over the wire."""
+    meanings: tuple[object, ...]
+    """The meanings that its type has; see `sql.arguments`."""
+
+    def meaning(self, kind: type[M]) -> M | None:
+        """The meaning of this kind, if its type has one."""
+        return next((meaning for meaning in self.meanings if isinstance(meaning, kind)), None)
+
+
+class Form:
     """One verb: how its call and its answer are written and read."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        method = getattr(Bus, name)
-        self._signature = inspect.signature(method)
-        hints = get_type_hints(method)
-        self.types: Mapping[str, Any] = dict(_parameters(self._signature, hints))
-        """The type of each parameter, by its name."""
+    def __init__(self, verb: Verb[..., Any]) -> None:
+        self.name = verb.wire
+        hints = get_type_hints(verb.function, include_extras=True)
+        _tx, *all_of_them = inspect.signature(verb.function).parameters.values()
+        known = [(each, Parameter(each.name, *_taken_apart(hints[each.name]))) for each in all_of_them]
+        remote = [(each, parameter) for each, parameter in known if not parameter.meaning(Local)]
+        self._signature = inspect.Signature([each for each, _ in remote])
+        self.parameters: Mapping[str, Parameter] = {parameter.name: parameter for _, parameter in remote}
         fields: Any = {
-            _field(parameter): (kind, Field(None, alias=parameter)) for parameter, kind in self.types.items()
+            _field(each.name): (each.kind, Field(None, alias=each.name)) for each in self.parameters.values()
         }
-        self._arguments = create_model(f"{name} arguments", __config__=_STRICT, **fields)
+        self._arguments = create_model(f"{self.name} arguments", __config__=_STRICT, **fields)
         self._answer: TypeAdapter[Any] = TypeAdapter(hints["return"])
 
     def call(self, process: Process, held: tuple[tuple[Address, int], ...], args: Any, kwargs: Any) -> bytes:
         """A call as it goes over the wire. Raises `InvalidInput` for text that no UTF-8 has."""
-        bound = self._signature.bind(None, *args, **kwargs).arguments
-        del bound["self"]
-        given = {_field(name): value for name, value in {**bound, **bound.pop("options", {})}.items()}
+        bound = self._signature.bind(*args, **kwargs).arguments
+        given = {_field(name): value for name, value in bound.items()}
         arguments = self._arguments.model_construct(set(given), **given)
         call = _envelope(self._arguments).model_construct(process=process, arguments=arguments, held=held)
         try:
@@ -68,8 +86,10 @@ class Verb:
         try:
             envelope: Any = _envelope(self._arguments).model_validate_json(body)
             sent = envelope.arguments.model_fields_set
-            given = {name: getattr(envelope.arguments, _field(name)) for name in self.types if _field(name) in sent}
-            self._signature.bind(None, **given)
+            given = {
+                name: getattr(envelope.arguments, _field(name)) for name in self.parameters if _field(name) in sent
+            }
+            self._signature.bind(**given)
         except (ValidationError, TypeError) as error:
             raise InvalidInput(f"{self.name}: {_explained(error)}") from None
         return Call(envelope.process, given, envelope.held)
@@ -83,23 +103,24 @@ class Verb:
         return self._answer.validate_json(body)
 
 
+def _taken_apart(hint: Any) -> tuple[Any, tuple[object, ...]]:
+    """A parameter's type over the wire, and what its type means."""
+    if get_origin(hint) is Annotated:
+        plain, *meanings = get_args(hint)
+        kind = next((meaning.kind for meaning in meanings if isinstance(meaning, OnTheWire)), plain)
+        return kind, tuple(meanings)
+    if get_origin(hint) in (Union, UnionType):
+        parts = [_taken_apart(part) for part in get_args(hint)]
+        return functools.reduce(operator.or_, [kind for kind, _ in parts]), tuple(m for _, ms in parts for m in ms)
+    return hint, ()
+
+
 def _field(parameter: str) -> str:
     """Its name as a field: one that no attribute of a pydantic model has."""
     return f"{parameter}_"
 
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
-
-
-def _parameters(signature: inspect.Signature, hints: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and types; those of `**options: Unpack[...]` one by one."""
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            [options] = get_args(hints[name])
-            assert is_typeddict(options)
-            yield from get_type_hints(options).items()
-        elif name != "self":
-            yield name, hints[name]
 
 
 @cache
@@ -123,15 +144,7 @@ def _explained(error: ValidationError | TypeError) -> str:
 
 
 @cache
-def verb(name: str) -> Verb:
-    """The verb of this name. Raises `KeyError` for what is none, or does not go over the wire."""
-    if name not in names():
-        raise KeyError(name)
-    return Verb(name)
-
-
-@cache
-def names() -> frozenset[str]:
-    """The verbs that go over the wire."""
-    found = {name for name, value in vars(Bus).items() if inspect.isfunction(value) and not name.startswith("_")}
-    return frozenset(found - HERE)
+def form(verb: Verb[..., Any]) -> Form:
+    """The form of a verb that goes over the wire."""
+    assert verb.wire, f"{verb.function.__qualname__} does not go over the wire"
+    return Form(verb)

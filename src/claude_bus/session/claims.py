@@ -9,6 +9,8 @@ from .. import rules
 from ..errors import BusError, InvalidInput
 from ..model import Address, Claim, Place, Verdict
 from ..spelling import Budget
+from ..sql import claims, guard
+from ..sql import guard as sql_guard
 from ..surroundings import NoAnswer
 from .membership import Membership
 
@@ -28,7 +30,7 @@ class Claims:
         rules.check_place_count(len(paths))
         places = await self._surroundings.claimed(paths)
         root = self._presence.client.folder.root
-        granted = await self.bus.claim(me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
+        granted = await self.bus.run(claims.claim, me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
         seen = [self._surroundings.from_here(place) for place in places]
         return [replace(claim, scope=place.scope, path=place.path) for claim, place in zip(granted, seen, strict=True)]
 
@@ -37,10 +39,10 @@ class Claims:
         me = await self._membership.claimant()
         places = None if paths is None else await self._held(me, paths, anybodys=bool(force))
         if not force:
-            return self._as_from_here(places, await self.bus.release(me, places))
+            return self._as_from_here(places, await self.bus.run(claims.release, me, places))
         if places is None:
             raise InvalidInput("force needs a path: name the claims to end")
-        return self._as_from_here(places, await self.bus.take_away(me, places, force))
+        return self._as_from_here(places, await self.bus.run(guard.take_away, me, places, force))
 
     async def edit(self, path: str) -> Verdict:
         """A file is about to be edited, by the session or a subagent: what stands against it."""
@@ -53,7 +55,7 @@ class Claims:
             target, tree = await self._surroundings.edited(path)
         except NoAnswer as error:
             raise BusError(f"{error.message}; claims on it were not checked before this edit") from None
-        return await self.bus.edit(self._presence.client, target, tree, guard)
+        return await self.bus.run(sql_guard.edit, self._presence.client, target, tree, guard)
 
     def _as_from_here(self, asked: Sequence[Place] | None, ended: Sequence[Place]) -> list[Place]:
         seen = {place[:2]: self._surroundings.from_here(place) for place in asked or ()}
@@ -62,7 +64,7 @@ class Claims:
     async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[Place]:
         """The places to release. A path as `list_claims` shows a claim means that claim, unless it names another."""
         rules.check_place_count(len(paths))
-        held = [c for c in await self.bus.list_claims(me.channel) if anybodys or c.owner == me.name]
+        held = [c for c in await self.bus.run(claims.list_claims, me.channel) if anybodys or c.owner == me.name]
         shown = {self._surroundings.shown(c.scope, c.path): Place(c.scope, c.path) for c in held}
         places: set[tuple[str, ...]] = {place[:2] for place in shown.values()}
         budget = Budget()

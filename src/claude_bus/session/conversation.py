@@ -10,6 +10,7 @@ import anyio
 from .. import rules, text
 from ..errors import BusError, Unreachable
 from ..model import Address, HandOver, HookReport, HookResult, Injection
+from ..sql import bindings, deliveries, sessions
 from .hook_event import HookEvent
 from .injection import injection
 from .membership import Membership
@@ -135,7 +136,7 @@ class Conversation:
 
     async def compacted(self) -> None:
         """The conversation was summarized; it may have lost who it is."""
-        await self.bus.forget(self._presence.client.key)
+        await self.bus.run(bindings.forget, self._presence.client.key)
 
     async def start_subagent(self, event: HookEvent) -> Injection:
         """This is a subagent's conversation, and the subagent begins, or goes on after it had ended."""
@@ -178,10 +179,10 @@ class Conversation:
     async def _told(self, report: HookReport) -> HookResult | None:
         """Tell the store; returns what it led to, with the files of the mail looked at."""
         client = self._presence.client
-        result = await self.bus.react(client, report)
+        result = await self.bus.run(sessions.react, client, report)
         if not result:
             await self._presence.attach()
-            result = await self.bus.react(client, report)
+            result = await self.bus.run(sessions.react, client, report)
         if not result:
             return None
         self.turn.settle()
@@ -224,7 +225,7 @@ class Conversation:
             return replace(found, messages=await self._membership.surroundings.examined(found.messages))
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self.bus.withdraw(me, [message.id for message in found.messages])
+                await self.bus.run(deliveries.withdraw, me, [message.id for message in found.messages])
             raise
 
     def gave_up(self, request: int | str) -> None:

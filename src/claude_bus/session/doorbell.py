@@ -15,6 +15,7 @@ import anyio
 from .. import processes, text
 from ..bus import Bus
 from ..errors import BusError
+from ..sql import bindings, deliveries
 from .session import Session
 
 LOOK_EVERY = 2.0
@@ -129,24 +130,24 @@ class Doorbell:
 
     async def _ring(self) -> bool:
         """Ring if a ring is due; whether mail that may ring still waits."""
-        binding = await self._bus.binding(self._presence.client.key)
+        binding = await self._bus.run(bindings.bound, self._presence.client.key)
         if not self._push or not binding:
             return False
-        waits = await self._bus.waiting(binding.address)
+        waits = await self._bus.run(deliveries.waiting, binding.address)
         if not waits.count:  # it was read elsewhere, or ran out: what comes next rings for itself
             self._wakeup.owed = False
         owed = {"owed": True} if self._wakeup.owed else {}
         if not owed and not waits.rings:
             return False
         interrupted = binding.status != "idle" and self._interrupted()
-        due = await self._bus.ring(self._presence.client.key, idle=interrupted, **owed)
+        due = await self._bus.run(deliveries.ring, self._presence.client.key, idle=interrupted, **owed)
         if due:
             mail, rings = due
             self._wakeup.owed = False
             told = text.doorbell(mail.count, mail.senders, mail.newest, rings)
             self._wakeup.works = await self._push(told, text.name(mail.senders[0]))
             if not self._wakeup.works:
-                await self._bus.observe(self._presence.client.key, bell=False)
+                await self._bus.run(bindings.observe, self._presence.client.key, bell=False)
         return True
 
     def _interrupted(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from .. import rows, rules, text
 from ..model import Address, HandOver
+from ..sql import deliveries
 from .conversation import REQUEST, Conversation
 from .membership import Membership
 
@@ -28,8 +29,8 @@ class Inbox:
         return found
 
     async def _hand_over(self, me: Address, *, peek: bool, limit: int) -> HandOver:
-        found = await self.bus.hand_over(
-            me, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
+        found = await self.bus.run(
+            deliveries.hand_over, me, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
         )
         if found.pending and not found.messages:
             return await self._hand_over_part(me, peek=peek)
@@ -67,12 +68,12 @@ class Inbox:
     async def _hand_over_last(self, me: Address, message: int) -> HandOver:
         found = await self._conversation.examined(me, await self._first(me, peek=False))
         if [m.id for m in found.messages] != [message]:  # it ran out meanwhile, and another one came
-            await self.bus.withdraw(me, [m.id for m in found.messages])
+            await self.bus.run(deliveries.withdraw, me, [m.id for m in found.messages])
             return HandOver((), found.pending + len(found.messages))
         self._turn.handed_by_tool(self._conversation.answered(found))
         return found
 
     async def _first(self, me: Address, *, peek: bool) -> HandOver:
-        return await self.bus.hand_over(
-            me, via="inbox", limit=1, max_chars=rules.MAX_ANSWER, at_least_one=True, peek=peek
+        return await self.bus.run(
+            deliveries.hand_over, me, via="inbox", limit=1, max_chars=rules.MAX_ANSWER, at_least_one=True, peek=peek
         )

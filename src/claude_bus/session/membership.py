@@ -7,6 +7,7 @@ import contextlib
 from .. import rules
 from ..errors import NotRegistered, StoreFull
 from ..model import ANYBODY, Address, Binding, Grant, Roster
+from ..sql import bindings, deliveries, sessions
 from ..surroundings import Surroundings
 from .presence import Presence
 
@@ -44,8 +45,8 @@ class Membership:
     async def confirm(self, binding: Binding) -> None:
         """Tell the store which messages the model has had, and which are lost."""
         if self.turn.lost:
-            await self.bus.withdraw(binding.address, self.turn.lost)
-        await self.bus.confirm(binding.address, self.turn.proven)
+            await self.bus.run(deliveries.withdraw, binding.address, self.turn.lost)
+        await self.bus.run(deliveries.confirm, binding.address, self.turn.proven)
         self.turn.settle()
 
     async def follow(self, conversation: str) -> None:
@@ -110,7 +111,7 @@ class Membership:
         rules.require(self.grant, who)
         globs = None if owns is None else rules.check_owns(await self.surroundings.owned(owns))
         self.presence.take_warning()  # which is about another name
-        return await self.bus.register(self.presence.client.key, who, rules.check_line(role, "role"), globs)
+        return await self.bus.run(sessions.join, self.presence.client.key, who, rules.check_line(role, "role"), globs)
 
     def come_back(self) -> None:
         """Take part again, if it left."""
@@ -119,6 +120,6 @@ class Membership:
     async def leave(self) -> Address:
         """Give up the name; returns it."""
         me = await self.me()
-        await self.bus.leave(self.presence.client.key)
+        await self.bus.run(bindings.leave, self.presence.client.key)
         self.presence.absent = True
         return me

@@ -11,6 +11,7 @@ from ..bus import Bus
 from ..config import Config
 from ..errors import Forbidden, InvalidInput, NameTaken, StoreFull, TooLarge
 from ..model import Address, Binding, Client, Status
+from ..sql import bindings, sessions
 from .turn import Turn
 from .wakeup import Wakeup
 
@@ -51,7 +52,7 @@ class Presence:
 
     async def attach(self) -> Binding:
         """Take part, or find out that it already does. Called by whatever comes first."""
-        binding = await self.bus.binding(self.client.key)
+        binding = await self.bus.run(bindings.bound, self.client.key)
         if not binding or binding.process != self.client.process:
             binding = await self._attach_anew()
         if not self._listens:
@@ -68,24 +69,24 @@ class Presence:
         self._listens = False
         binding = await self._bind()
         if self.wakeup.allowed_last:  # it was given up; working until it says otherwise, as a working one is not rung
-            await self.bus.observe(self.client.key, status="working", bell=True)
+            await self.bus.run(bindings.observe, self.client.key, status="working", bell=True)
         elif self.wakeup.allowed(""):
-            await self.bus.observe(self.client.key, bell=True)
+            await self.bus.run(bindings.observe, self.client.key, bell=True)
         return binding
 
     async def _bind(self) -> Binding:
         wanted = self._wanted()
         client = replace(self.client, session_id=self.turn.session_id or self.client.session_id)
         try:
-            binding = await self.bus.attach(client, wanted, self.config.channel)
+            binding = await self.bus.run(bindings.attach, client, wanted, self.config.channel)
         except (NameTaken, InvalidInput) as refused:
             self._warning = text.one_line(f"BUS_NAME: {refused.message}; register(name) to take part.", 400)
-            return await self.bus.attach(client, None, self.config.channel)
+            return await self.bus.run(bindings.attach, client, None, self.config.channel)
         return await self._take(wanted) if wanted else binding
 
     async def _take(self, wanted: Address) -> Binding:
-        binding, _, _ = await self.bus.register(self.client.key, wanted, self.config.role, None)
-        await self.bus.forget(self.client.key)  # nobody told the model
+        binding, _, _ = await self.bus.run(sessions.join, self.client.key, wanted, self.config.role, None)
+        await self.bus.run(bindings.forget, self.client.key)  # nobody told the model
         return binding
 
     def _wanted(self) -> Address | None:
@@ -104,13 +105,13 @@ class Presence:
 
     async def close(self) -> None:
         """The client ended."""
-        await self.bus.detach(self.client.key)
+        await self.bus.run(bindings.detach, self.client.key)
 
     # -- listening
 
     async def _listen(self) -> None:
         with contextlib.suppress(StoreFull):  # no room to note it now
-            await self.bus.listen(self.address, self.client.key)
+            await self.bus.run(sessions.listen, self.address, self.client.key)
             self._listens = True
 
     async def listen_at(self, address: str) -> None:
@@ -129,11 +130,11 @@ class Presence:
         """Say that it lives. If others gave it up meanwhile (it was suspended for long, say), it comes back."""
         if self.absent:
             return
-        binding = await self.bus.binding(self.client.key)
+        binding = await self.bus.run(bindings.bound, self.client.key)
         if not binding:
             await self.attach()
             return
-        await self.bus.heartbeat(self.client.key)
+        await self.bus.run(sessions.beat, self.client.key)
         if not binding.registered:
             await self._take_due_name()
 
@@ -149,7 +150,9 @@ class Presence:
         """It gives a sign of life, and may say more of itself. If it does not take part yet, it does now."""
 
         async def observe() -> Binding | None:
-            return await self.bus.observe(self.client.key, status=status, session_id=session_id, program=program)
+            return await self.bus.run(
+                bindings.observe, self.client.key, status=status, session_id=session_id, program=program
+            )
 
         binding = await observe()
         if binding and binding.process == self.client.process and self._listens:

@@ -23,6 +23,7 @@ from ..model import (
     StateEntry,
     Verdict,
 )
+from ..sql import agents, claims, messages, state
 from ..sql.state import Options
 from ..surroundings import Surroundings
 from .claims import Claims
@@ -82,7 +83,7 @@ class Session:
         """Who is on a channel, by default the session's own, and who asks."""
         me = await self.membership.anyone()
         where = rules.check_name(channel, "channel") if channel else me.channel
-        return await self.bus.agents(rules.require_channel(self.membership.grant, where), within), me
+        return await self.bus.run(agents.listing, rules.require_channel(self.membership.grant, where), within), me
 
     # -- messages
 
@@ -93,7 +94,9 @@ class Session:
             raise self.membership.stranger()
         rules.require_recipients(self.membership.grant, draft.to, binding.address.channel)
         named = await self.surroundings.measured(paths)
-        return await self.bus.send(binding.address, replace(draft, files=named, hops=self.conversation.hops))
+        return await self.bus.run(
+            messages.send, binding.address, replace(draft, files=named, hops=self.conversation.hops)
+        )
 
     async def inbox(self, *, peek: bool = False, limit: int = 50) -> HandOver:
         """Unread mail; registered or not, but a session without either is told to register."""
@@ -107,12 +110,14 @@ class Session:
 
     async def message_status(self, message_id: int) -> MessageStatus:
         """How far a message is that the session sent or received."""
-        return await self.bus.message_status(await self.membership.reader(), message_id)
+        return await self.bus.run(messages.status, await self.membership.reader(), message_id)
 
     async def history(self, search: str, thread: int | None, since: int, limit: int, before: int = 0) -> list[Message]:
         """What was said before, with the state of its files."""
         me = await self.membership.reader()
-        found = await self.bus.history(me, search=search, thread=thread, since=since, before=before, limit=limit)
+        found = await self.bus.run(
+            messages.history, me, search=search, thread=thread, since=since, before=before, limit=limit
+        )
         return [*await self.surroundings.examined(found)]
 
     # -- shared state
@@ -120,25 +125,25 @@ class Session:
     async def set_state(self, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]) -> int:
         """Write an entry of the session's channel; returns its version."""
         me = await self.membership.anyone()
-        return await self.bus.set_state(me, key, value, allow_secret=allow_secret, **options)
+        return await self.bus.run(state.set_state, me, key, value, allow_secret=allow_secret, **options)
 
     async def get_state(self, key: str) -> list[StateEntry]:
         """The entry with this key, if there is one; without a key all of the channel's."""
         me = await self.membership.anyone()
         if not key:
-            return await self.bus.list_state(me.channel, values=True)
-        entry = await self.bus.get_state(me.channel, key)
+            return await self.bus.run(state.list_state, me.channel, values=True)
+        entry = await self.bus.run(state.get_state, me.channel, key)
         return [entry] if entry else []
 
     async def state_history(self, key: str, limit: int) -> list[StateEntry]:
         """The newest versions of a key, newest first."""
         me = await self.membership.anyone()
-        return await self.bus.state_history(me.channel, rules.check_key(key), limit)
+        return await self.bus.run(state.history, me.channel, rules.check_key(key), limit)
 
     async def list_state(self, prefix: str) -> list[StateEntry]:
         """The entries of the channel, without their values."""
         me = await self.membership.anyone()
-        return await self.bus.list_state(me.channel, prefix=prefix)
+        return await self.bus.run(state.list_state, me.channel, prefix=prefix)
 
     async def wait_for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
         """The entry as soon as its version is another than `version` (by default today's), or
@@ -158,7 +163,7 @@ class Session:
     async def list_claims(self) -> list[Claim]:
         """All claims of the channel."""
         me = await self.membership.anyone()
-        return await self.bus.list_claims(me.channel)
+        return await self.bus.run(claims.list_claims, me.channel)
 
     def shown(self, scope: str, path: str) -> str:
         """A claim's path as this session would write it."""

@@ -19,6 +19,7 @@ from dataclasses import replace
 from .. import rules
 from ..errors import BusError, NotRegistered
 from ..model import Address, Binding, Injection, Roster
+from ..sql import bindings, calls
 from .conversation import REQUEST, Conversation
 from .hook_event import HookEvent
 from .membership import Membership
@@ -46,7 +47,7 @@ class SubagentMembership(Membership):
     async def is_named(self) -> bool:
         """Whether it has a name of its own, be it from before its server was killed."""
         if self._named is None:
-            self._named = await self.bus.resume(self.presence.client) is not None
+            self._named = await self.bus.run(bindings.resume, self.presence.client) is not None
         return self._named
 
     async def starts(self) -> bool:
@@ -73,8 +74,11 @@ class SubagentMembership(Membership):
         if await self.is_named():
             return await super().register(name, role, owns, channel)
         whose = await self._session.called()
-        await self.bus.attach(
-            self.presence.client, None, whose.address.channel if whose else self.presence.config.channel
+        await self.bus.run(
+            bindings.attach,
+            self.presence.client,
+            None,
+            whose.address.channel if whose else self.presence.config.channel,
         )
         self._named = True
         try:
@@ -82,7 +86,7 @@ class SubagentMembership(Membership):
         except BusError:
             await self.end()
             raise
-        await self.bus.observe(self.presence.client.key, status="working")
+        await self.bus.run(bindings.observe, self.presence.client.key, status="working")
         return found
 
     async def leave(self) -> Address:
@@ -104,7 +108,7 @@ class SubagentMembership(Membership):
     async def end(self) -> None:
         """It has ended: its name is offline until it is started again, and what was not proven waits."""
         if await self.is_named():
-            await self.bus.detach(self.presence.client.key)
+            await self.bus.run(bindings.detach, self.presence.client.key)
             self._named = False
 
     async def step_back(self) -> None:
@@ -113,7 +117,7 @@ class SubagentMembership(Membership):
         What it was handed without proof waits again, as nobody is left to tell what becomes of it.
         """
         if self._named:
-            await self.bus.detach(self.presence.client.key)
+            await self.bus.run(bindings.detach, self.presence.client.key)
             self._named = None
 
     @property
@@ -182,13 +186,13 @@ class SessionGroup:
         if len(self._calls) > _REMEMBERED:
             del self._calls[next(iter(self._calls))]
         if agent_id:
-            await self.session.bus.announce_call(self.session.client.key, call, agent_id)
+            await self.session.bus.run(calls.announce, self.session.client.key, call, agent_id)
 
     async def caller(self, call: str) -> Session:
         """Who makes a call: a subagent if that was announced, be it to another server; else the session."""
         agent_id = self._calls.pop(call, None)
         if agent_id is None and call:
-            agent_id = await self.session.bus.caller(self.session.client.key, call)
+            agent_id = await self.session.bus.run(calls.caller, self.session.client.key, call)
         return (await self.subagent(agent_id)).session if agent_id else self.session
 
     @contextlib.contextmanager

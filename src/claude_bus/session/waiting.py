@@ -11,6 +11,7 @@ import anyio
 from .. import rules
 from ..errors import StoreFull
 from ..model import HandOver, StateEntry
+from ..sql import state
 from .membership import Membership
 
 _LOOK_EVERY = 2.0
@@ -53,7 +54,7 @@ class WaitingCalls:
         self._watched[watched] += 1  # before anything is awaited: whoever ends meanwhile leaves the watch alone
         try:
             with contextlib.suppress(StoreFull):  # no room to note it: this looks by itself
-                await self.bus.watch(*watched)
+                await self.bus.run(state.watch, *watched)
             with anyio.move_on_after(timeout):
                 return [await self._another(channel, key, known)]
         finally:
@@ -65,7 +66,7 @@ class WaitingCalls:
         if not self._watched[watched]:
             del self._watched[watched]
             with anyio.CancelScope(shield=True), contextlib.suppress(StoreFull):
-                await self.bus.unwatch(*watched)
+                await self.bus.run(state.unwatch, *watched)
 
     async def _another(self, channel: str, key: str, known: int) -> StateEntry:
         """The entry, once its version is another than `known`."""
@@ -79,7 +80,7 @@ class WaitingCalls:
 
     async def _entry(self, channel: str, key: str) -> StateEntry:
         """The entry; for a deleted one its deletion, for one that ran out or never was version 0."""
-        entry = await self.bus.get_state(channel, key)
-        last = [] if entry else await self.bus.state_history(channel, key, 1)
+        entry = await self.bus.run(state.get_state, channel, key)
+        last = [] if entry else await self.bus.run(state.history, channel, key, 1)
         deleted = last[0] if last and last[0].value is None else None
         return entry or deleted or StateEntry(key, None, 0, "", 0.0)

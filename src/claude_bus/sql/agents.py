@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from typing import Annotated, cast
 
 from .. import rules
 from ..errors import NotFound
-from ..model import ANYBODY, Address, Agent, Binding, Grant, Roster, Status
+from ..model import Address, Agent, Binding, Roster, Status
 from ..text import STATUS_ORDER
 from . import bindings, events, mailboxes, overlaps
+from .arguments import Channel, Local, Owns, Role
 from .transaction import Row, Transaction
+from .verbs import verb
 
 _ELSEWHERE = ("http:", "@")
 """Prefixes of the keys of clients over HTTP. With ever new keys a client could take any number of names."""
@@ -29,7 +31,7 @@ def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[
         raise NotFound("the session is not on the bus any more; it attaches with its next call: repeat this one")
     bindings.refuse_if_held(tx, who, client)
     if client.startswith(_ELSEWHERE):
-        check_room(tx, who, ANYBODY)
+        check_room(tx, who, within_grant=False)
     mailboxes.check_new(tx, who)  # before a rename gives the name a row that somebody bears
     if old.address != who:
         _move(tx, old, who)
@@ -39,13 +41,13 @@ def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[
     return binding
 
 
+@verb("enlist", repeatable=False)
 def enlist(
     tx: Transaction,
     who: Address,
     program: str,
-    role: str = "",
-    owns: tuple[str, ...] | None = None,
-    grant: Grant = ANYBODY,
+    role: Annotated[Role, Local()] = "",
+    owns: Annotated[Owns, Local()] = None,
 ) -> None:
     """Make `who` a participant without a session: a person or a script using `program`.
 
@@ -53,17 +55,21 @@ def enlist(
     session bears the name, `TooLarge` for a new one where there are too many: see `check_room`.
     """
     bindings.refuse_if_held(tx, who, "")
-    check_room(tx, who, grant)
+    check_room(tx, who)
     mailboxes.check_new(tx, who)
     mailboxes.ensure(tx, who)
     _join(tx, who, role, owns)
     tx.run("UPDATE agents SET client = ? WHERE channel = ? AND name = ?", program, who.channel, who.name)
 
 
-def check_room(tx: Transaction, who: Address, grant: Grant) -> None:
-    """Raise `TooLarge` if `who` would be one name too many that no session bears, on its channel or of those that the
-    grant is for: each of them is kept every broadcast. Names that left are kept, too, so they have a limit as well;
-    one of them that comes back is not one more."""
+def check_room(tx: Transaction, who: Address, *, within_grant: bool = True) -> None:
+    """Raise `TooLarge` if `who` would be one name too many that no session bears.
+
+    The limits are those of its channel and, `within_grant`, of the names that the caller's grant is for: every
+    broadcast is kept for each of them. Names that left are kept too, so they have a limit as well. A name that
+    comes back is not one more.
+    """
+    grant = tx.caller.grant
     if known(tx, who, lately=False):
         return
     back = tx.number("SELECT last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name) > 0
@@ -71,7 +77,7 @@ def check_room(tx: Transaction, who: Address, grant: Grant) -> None:
     rules.check_name_count(_unborne(tx, who.channel, ("*",), _HERE), rules.MAX_NAMES, of_channel)
     if not back:
         rules.check_left_count(_unborne(tx, who.channel, ("*",), _LEFT), rules.MAX_LEFT, of_channel)
-    if "*" in grant.names:
+    if not within_grant or "*" in grant.names:
         return
     of_token = f"the token of '{grant.owner}'"
     rules.check_name_count(_unborne(tx, who.channel, grant.names, _HERE), rules.MAX_NAMES_OF_TOKEN, of_token)
@@ -92,13 +98,10 @@ def _unborne(tx: Transaction, channel: str, patterns: tuple[str, ...], which: st
     return sum(int(tx.number(count, channel, pattern)) for pattern in patterns)
 
 
-def notice(tx: Transaction, who: Address, program: str, *, notes: bool = True, grant: Grant = ANYBODY) -> None:
-    """`enlist` somebody who only looks, unless that was noted a moment ago: looking is not writing.
-
-    `notes`: that a known one was seen again is noted.
-    """
-    if not known(tx, who, lately=notes):
-        enlist(tx, who, program, grant=grant)
+def notice(tx: Transaction, who: Address, program: str) -> None:
+    """`enlist` somebody who only looks, unless that was noted a moment ago: looking is not writing."""
+    if not known(tx, who, lately=tx.caller.touch):
+        enlist(tx, who, program)
 
 
 def known(tx: Transaction, who: Address, *, lately: bool) -> bool:
@@ -107,6 +110,7 @@ def known(tx: Transaction, who: Address, *, lately: bool) -> bool:
     return bool(row and row["registered"] and (not lately or tx.now - row["last_seen"] < SEEN_EVERY))
 
 
+@verb()
 def delist(tx: Transaction, who: Address) -> None:
     """A participant without a session leaves: its claims end, direct mail is kept, broadcasts are not any more.
 
@@ -260,7 +264,8 @@ def roster(tx: Transaction, me: Address) -> Roster:
     return Roster(tuple(sorted(peers, key=lambda p: (STATUS_ORDER[p[1]], p[0]))))
 
 
-def listing(tx: Transaction, channel: str, within: float | None) -> list[Agent]:
+@verb("agents", mode="read")
+def listing(tx: Transaction, channel: Channel, within: float | None = None) -> list[Agent]:
     """Everybody on the channel: sessions that run, then those gone, latest first.
 
     With `within` (seconds): only those that run or were seen that recently.

@@ -10,11 +10,13 @@ from .. import rules
 from ..model import Address, Letter
 from . import deliveries, events, mailboxes
 from .transaction import Row, Transaction
+from .verbs import verb
 
 _PREFIX = "import:"
 _READ = "('read', 'acked')"
 
 
+@verb()
 def take_in(tx: Transaction, channel: str, letters: Sequence[Letter]) -> int:
     """Store the letters in their order; returns how many were not there yet.
 
@@ -129,6 +131,7 @@ def _acknowledge(tx: Transaction, message: int, who: Address) -> None:
     deliveries.acknowledge(tx, who, message, deliveries.ANY, "import")
 
 
+@verb(mode="read")
 def give_out(tx: Transaction, channel: str, after: int, limit: int) -> list[Letter]:
     """The oldest `limit` messages of a channel after the one with this id. Who has read one acknowledged it."""
     rows = tx.all("SELECT * FROM messages WHERE channel = ? AND id > ? ORDER BY id LIMIT ?", channel, after, limit)

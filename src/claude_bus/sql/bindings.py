@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 from .. import rules, text
 from ..errors import NameTaken
-from ..model import ANYBODY, Address, Binding, Client, Grant, Overlap, Process, Roster, Status
+from ..model import Address, Binding, Client, Overlap, Process, Roster, Status
 from . import events, listeners, mailboxes
+from .arguments import Channel, Local, SessionKey
 from .transaction import Row, Transaction
+from .verbs import verb
 
 _BINDING = """
 SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat, b.bell, b.prompt_id,
@@ -17,7 +20,8 @@ FROM bindings b JOIN agents a ON a.channel = b.channel AND a.name = b.agent
 """
 
 
-def bound(tx: Transaction, client: str) -> Binding | None:
+@verb("binding", mode="read")
+def bound(tx: Transaction, client: SessionKey) -> Binding | None:
     """The binding of a client, whether or not its process still runs."""
     row = tx.one(f"{_BINDING} WHERE b.client = ?", client)
     return _binding(row) if row else None
@@ -52,12 +56,13 @@ def count(tx: Transaction, begins: str) -> int:
     )
 
 
-def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str, grant: Grant = ANYBODY) -> Binding:
+@verb("attach", begins=True)
+def attach(tx: Transaction, client: Client, wanted: Address | None, channel: Channel) -> Binding:
     """Bind a starting client: to what it is already, to its resumed name, to `wanted`,
     or else to a name made from its folder.
 
     Raises `NameTaken` if `wanted` is held by another live session, and `Forbidden` if there
-    is no name that the grant permits; nothing is bound then.
+    is no name that the caller's grant permits; nothing is bound then.
     """
     existing = bound(tx, client.key)
     if existing and existing.process == client.process:
@@ -67,8 +72,8 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
     if wanted:
         refuse_if_held(tx, wanted, client.key)
         mailboxes.check_new(tx, wanted)
-    found = rules.require(grant, wanted) if wanted else borne(tx, client.session_id, grant)
-    who = found or _present(tx, client, channel, grant)
+    found = rules.require(tx.caller.grant, wanted) if wanted else borne(tx, client.session_id)
+    who = found or _present(tx, client, channel)
     mailboxes.ensure(tx, who)
     tx.run(
         "INSERT INTO bindings (client, session, channel, agent, session_id, host, pid, started, heartbeat, hooked) "
@@ -102,19 +107,21 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: str
     return binding
 
 
-def resume(tx: Transaction, client: Client, grant: Grant = ANYBODY) -> Binding | None:
+@verb("resume", mode="read", begins=True)
+def resume(tx: Transaction, client: Client) -> Binding | None:
     """The binding of a client that has one, or whose conversation bore a name that nobody has now."""
     existing = bound(tx, client.key)
     if existing and existing.process == client.process:
         return existing
-    who = borne(tx, client.session_id, grant)
-    return attach(tx, client, who, who.channel, grant) if who else None
+    who = borne(tx, client.session_id)
+    return attach(tx, client, who, who.channel) if who else None
 
 
-def borne(tx: Transaction, session_id: str, grant: Grant = ANYBODY) -> Address | None:
+@verb(mode="read")
+def borne(tx: Transaction, session_id: str) -> Address | None:
     """The name this very conversation bore last, if no live session has it.
 
-    Of those that the grant permits: anybody can say of another's conversation that it is theirs.
+    Of those that the caller's grant permits: anybody can say of another's conversation that it is theirs.
     """
     if not session_id:
         return None
@@ -122,15 +129,16 @@ def borne(tx: Transaction, session_id: str, grant: Grant = ANYBODY) -> Address |
         "SELECT channel, name FROM agents WHERE session_id = ? AND registered = 1 ORDER BY last_seen DESC", session_id
     )
     names = (Address(row["name"], row["channel"]) for row in rows)
-    who = next((name for name in names if rules.permits(grant, name)), None)
+    who = next((name for name in names if rules.permits(tx.caller.grant, name)), None)
     return who if who and not holder(tx, who) else None
 
 
-def _present(tx: Transaction, client: Client, channel: str, grant: Grant) -> Address:
+def _present(tx: Transaction, client: Client, channel: str) -> Address:
     """A free name for a session that has not registered; the grant's only one, if it has no other.
 
     What a client is listed as is its door's to say, and needs no permission.
     """
+    grant = tx.caller.grant
     folder = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
     if not folder.isascii() and rules.looks_like(folder, mailboxes.borne(tx, channel)):
         folder = "session"
@@ -190,14 +198,16 @@ def reap(tx: Transaction) -> int:
     return len(dead)
 
 
-def detach(tx: Transaction, client: str, by: Process) -> None:
-    """The server `by` of a client ends, and with the last one the session and its subagents: see `end`.
+@verb("detach")
+def detach(tx: Transaction, client: SessionKey) -> None:
+    """The server of a client that calls this ends, and with the last one the session and its subagents: see `end`.
 
     A client that is not bound is no error.
     """
     binding = bound(tx, client)
     if not binding:
         return
+    by = tx.caller.process
     tx.run("DELETE FROM listeners WHERE client = ? AND host = ? AND pid = ?", client, by.host, by.pid)
     if listeners.server_of(tx, client):
         mailboxes.requeue(tx, binding.address, str(by))
@@ -207,7 +217,8 @@ def detach(tx: Transaction, client: str, by: Process) -> None:
         end(tx, binding, tx.now)
 
 
-def leave(tx: Transaction, client: str) -> None:
+@verb("leave")
+def leave(tx: Transaction, client: SessionKey) -> None:
     """Leave the bus: like `detach`, and broadcasts are no longer kept for the name."""
     binding = bound(tx, client)
     if binding:
@@ -223,21 +234,23 @@ def leave(tx: Transaction, client: str) -> None:
 # -- what is noted of it ------------------------------------------------------------
 
 
+@verb("observe", mode="relaxed", durable_with="session_id")
 def observe(
     tx: Transaction,
-    client: str,
+    client: SessionKey,
     *,
     status: Status | None = None,
     session_id: str = "",
-    prompt_id: str = "",
+    prompt_id: Annotated[str, Local()] = "",
     bell: bool | None = None,
-    doing: str | None = None,
+    doing: Annotated[str | None, Local()] = None,
     program: str = "",
-    hooked: bool = False,
+    hooked: Annotated[bool, Local()] = False,
 ) -> Binding | None:
     """Record a sign of life; `hooked` says that a hook event was it.
 
-    Arguments that are empty or None leave things as they are.
+    Arguments that are empty or None leave things as they are. After a power cut nobody is present; but a
+    conversation that is resumed then finds its name by its `session_id`.
 
     Returns the binding as it was before, or None if there is none (any more).
     """
@@ -269,7 +282,8 @@ def observe(
     return before
 
 
-def forget(tx: Transaction, client: str) -> None:
+@verb("forget")
+def forget(tx: Transaction, client: SessionKey) -> None:
     """The conversation lost, or may have lost, what it was told of itself and others."""
     tx.run("UPDATE bindings SET introduced = 0, told = '[]', overlaps = '[]' WHERE client = ?", client)
 

@@ -7,10 +7,18 @@ was answered by: after a kill, or where a session has two.
 from __future__ import annotations
 
 from .. import rules
+from .arguments import SessionKey
 from .transaction import Transaction
+from .verbs import Rows, verb
 
 
-def announce(tx: Transaction, client: str, call: str, agent_id: str) -> None:
+def count(tx: Transaction, begins: str) -> int:
+    """How many calls are noted of clients whose keys begin like this."""
+    return int(tx.number("SELECT COUNT(*) FROM calls WHERE client >= ? AND client < ?", begins, f"{begins}\U0010ffff"))
+
+
+@verb("announce_call", rows=Rows(100_000, count))
+def announce(tx: Transaction, client: SessionKey, call: str, agent_id: str) -> None:
     """The subagent `agent_id` of this client's session is about to make this call."""
     tx.run(
         "INSERT INTO calls (client, call, agent_id, at) VALUES (?, ?, ?, ?) "
@@ -22,12 +30,8 @@ def announce(tx: Transaction, client: str, call: str, agent_id: str) -> None:
     )
 
 
-def count(tx: Transaction, begins: str) -> int:
-    """How many calls are noted of clients whose keys begin like this."""
-    return int(tx.number("SELECT COUNT(*) FROM calls WHERE client >= ? AND client < ?", begins, f"{begins}\U0010ffff"))
-
-
-def caller(tx: Transaction, client: str, call: str) -> str:
+@verb("caller", mode="read")
+def caller(tx: Transaction, client: SessionKey, call: str) -> str:
     """The subagent that makes a call; "" for the session itself."""
     row = tx.one("SELECT agent_id FROM calls WHERE client = ? AND call = ?", client, call)
     return row["agent_id"] if row else ""

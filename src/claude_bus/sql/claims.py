@@ -10,27 +10,28 @@ from ..errors import ClaimHeld, ClaimOfOther, InvalidInput, NotRegistered, TooLa
 from ..model import FOLDER, Address, Claim, Place
 from ..patterns import Effort, Exhausted, Kind, Stems
 from . import bindings, events
+from .arguments import Channel, Me, Places, Tree
 from .transaction import Row, Transaction
+from .verbs import verb
 
 ANYWHERE = "*"
 """The scope of relative paths that the original's claims have: of which repository, it did not note."""
-
-Places = list[Place] | list[tuple[str, str]]
 
 _UNQUOTED = "REPLACE(REPLACE(REPLACE(path, '[[]', ''), '[*]', ''), '[?]', '')"
 _IS_GLOB = f"({_UNQUOTED} LIKE '%*%' OR {_UNQUOTED} LIKE '%?%' OR {_UNQUOTED} LIKE '%[%')"
 """Whether a claim has wildcards, not only quoted characters."""
 
 
+@verb("claim")
 def claim(
     tx: Transaction,
-    me: Address,
+    me: Me,
     places: Places,
     *,
     ttl: float,
     shared: bool = False,
     reason: str = "",
-    tree: str = "",
+    tree: Tree = "",
 ) -> list[Claim]:
     """Claim all of the places or, with `ClaimHeld`, none.
 
@@ -310,7 +311,8 @@ def _owner_present(tx: Transaction, owner: Address) -> bool:
     return not had_session or bindings.holder(tx, owner) is not None
 
 
-def release(tx: Transaction, me: Address, places: Places | None) -> list[Place]:
+@verb("release", repeatable=False)
+def release(tx: Transaction, me: Me, places: Places | None) -> list[Place]:
     """Release some of `me`'s claims, or all (None); returns those that were held.
 
     Raises `ClaimOfOther` for a place only somebody else holds; nothing is released then.
@@ -387,7 +389,8 @@ def _owners(tx: Transaction, channel: str, place: Place) -> list[str]:
     return [r["owner"] for r in rows if _owner_present(tx, Address(r["owner"], channel))]
 
 
-def list_claims(tx: Transaction, channel: str) -> list[Claim]:
+@verb("list_claims", mode="read")
+def list_claims(tx: Transaction, channel: Channel) -> list[Claim]:
     """All live claims, by path; those of sessions that died are gone."""
     for row in tx.all("SELECT DISTINCT owner FROM claims WHERE channel = ?", channel):
         _owner_present(tx, Address(row["owner"], channel))

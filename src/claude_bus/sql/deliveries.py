@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import Annotated
 
 from .. import rows as answers
 from .. import rules, text
 from ..model import Address, DeliveryState, File, HandOver, Message, Process, Waiting
 from . import attachments, listeners, mailboxes
+from .arguments import Local, Me, MessageIds, SessionKey
 from .mailboxes import UNREAD
-from .transaction import Row, Transaction
-
-Held = frozenset[tuple[Address, int]]
-"""Hand-overs by recipient and message."""
+from .transaction import Held, Row, Transaction
+from .verbs import verb
 
 PRINTED = "command line"
 """What mail goes through that a command prints, in the shell of a session or elsewhere."""
@@ -38,18 +38,17 @@ SIZE = (
 """Characters of a message, about."""
 
 
+@verb("hand_over", with_unconfirmed=True)
 def hand_over(
     tx: Transaction,
-    me: Address,
+    me: Me,
     *,
-    limit: int,
-    max_chars: int,
-    by: Process,
     via: str,
+    limit: int = 100,
+    max_chars: int,
     at_least_one: bool = False,
     peek: bool = False,
-    held: Held | None = None,
-    news_only: bool = False,
+    news_only: Annotated[bool, Local()] = False,
 ) -> HandOver:
     """The oldest unread messages, as many as fit, marked `handed`.
 
@@ -57,12 +56,13 @@ def hand_over(
     tool's answer, and the first comes even if it is longer, up to `text.MOST_SHOWN`: what the
     client would not show must not count as handed. Neither `max_chars` nor `limit` is ever
     more than one answer carries. `peek` marks nothing. Mail that an earlier process handed
-    over and did not live to see confirmed is unread again; with `held` so is the mail of `take_back`.
+    over and did not live to see confirmed is unread again, and so is the mail of `take_back`.
     `news_only` leaves broadcasts from long before `me` joined where they are, and uncounted.
     """
+    by = tx.caller.process
     recover(tx, me)
-    if held is not None:
-        take_back(tx, me, by, held, prints=via == PRINTED)
+    if tx.caller.held is not None:
+        take_back(tx, me, tx.caller.held, prints=via == PRINTED)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     below = EARLIER if news_only else EARLIER + 1
     limit, max_chars = rules.at_most(limit, rules.MAX_AT_ONCE), rules.at_most(max_chars, rules.MAX_ANSWER)
@@ -157,16 +157,16 @@ def recover(tx: Transaction, me: Address) -> None:
             mailboxes.requeue(tx, me, row["handed_by"])
 
 
-def take_back(tx: Transaction, me: Address, by: Process, held: Held, *, prints: bool = False) -> int:
-    """What `by` handed over and does not hold waits again; returns how many.
+def take_back(tx: Transaction, me: Address, held: Held, *, prints: bool = False) -> int:
+    """What the caller handed over and does not hold waits again; returns how many.
 
     For a process elsewhere: an answer that got lost on its way carried mail that no model
     has seen, and the store alone cannot know. `held` is all that it does know to have. What
     a program in the session's shell printed was passed on to it, and is not its to know,
     unless it is (`prints`) such a program itself.
     """
-    theirs = [message for message, via in _unproven(tx, me, by).items() if prints or via != PRINTED]
-    return withdraw(tx, me, [message for message in theirs if (me, message) not in held], by)
+    theirs = [message for message, via in _unproven(tx, me, tx.caller.process).items() if prints or via != PRINTED]
+    return withdraw(tx, me, [message for message in theirs if (me, message) not in held])
 
 
 def _process(column: str) -> Process | None:
@@ -205,26 +205,27 @@ def earlier(tx: Transaction, me: Address) -> int:
     return _count_queued(tx, me, "retained = ?", EARLIER)
 
 
-def confirm(tx: Transaction, me: Address, messages: Sequence[int], by: Process) -> int:
-    """The conversation demonstrably went on after these hand-overs of `by`: they are read."""
-    return _settle(tx, me, messages, by, "state = 'read', read_at = ?", tx.now)
+@verb("confirm")
+def confirm(tx: Transaction, me: Me, message_ids: MessageIds) -> int:
+    """The conversation demonstrably went on after these hand-overs of the caller: they are read."""
+    return _settle(tx, me, message_ids, "state = 'read', read_at = ?", tx.now)
 
 
-def withdraw(tx: Transaction, me: Address, messages: Sequence[int], by: Process) -> int:
-    """These hand-overs of `by` never reached the conversation: they wait again."""
-    return _settle(tx, me, messages, by, "state = 'queued'")
+@verb("withdraw")
+def withdraw(tx: Transaction, me: Me, message_ids: MessageIds) -> int:
+    """These hand-overs of the caller never reached the conversation: they wait again."""
+    return _settle(tx, me, message_ids, "state = 'queued'")
 
 
-def pass_on(tx: Transaction, me: Address, messages: Sequence[int], by: Process, to: Process) -> int:
-    """What `by` handed over reached the conversation that `to` serves: its proof is `to`'s to bring."""
-    return _settle(tx, me, messages, by, "handed_by = ?", str(to))
+@verb("pass_on")
+def pass_on(tx: Transaction, me: Me, message_ids: MessageIds, to: Process) -> int:
+    """What the caller handed over reached the conversation that `to` serves: its proof is `to`'s to bring."""
+    return _settle(tx, me, message_ids, "handed_by = ?", str(to))
 
 
-def _settle(
-    tx: Transaction, me: Address, messages: Sequence[int], by: Process, change: str, *values: float | str
-) -> int:
-    """Change the hand-overs that `by` made of these messages and that are still open; returns how many."""
-    ids = list(dict.fromkeys(messages))
+def _settle(tx: Transaction, me: Address, message_ids: Sequence[int], change: str, *values: float | str) -> int:
+    """Change the hand-overs that the caller made of these messages and that are still open; returns how many."""
+    ids = list(dict.fromkeys(message_ids))
     return sum(
         tx.run(
             f"UPDATE deliveries SET {change} WHERE message IN ({', '.join('?' * len(some))}) "
@@ -233,7 +234,7 @@ def _settle(
             *some,
             me.channel,
             me.name,
-            str(by),
+            str(tx.caller.process),
         ).rowcount
         for some in (ids[at : at + _SETTLED_AT_ONCE] for at in range(0, len(ids), _SETTLED_AT_ONCE))
     )
@@ -272,10 +273,16 @@ def acknowledge(tx: Transaction, me: Address, message: int, of: Sequence[Deliver
 # -- what waits ----------------------------------------------------------------------
 
 
-def waiting(tx: Transaction, me: Address, by: Process | None = None, held: Held | None = None) -> Waiting:
-    """What is unread for `me`, and whether it is a reason to ring; with `held` also what `take_back` says."""
-    if by and held is not None:
-        take_back(tx, me, by, held)
+@verb("waiting", mode="read", with_unconfirmed=True)
+def waiting(tx: Transaction, me: Me) -> Waiting:
+    """What is unread for `me`, the mail of `take_back` included, and whether it is a reason to ring."""
+    if tx.caller.held is not None:
+        take_back(tx, me, tx.caller.held)
+    return unread(tx, me)
+
+
+def unread(tx: Transaction, me: Address) -> Waiting:
+    """What is unread for `me`, and whether it is a reason to ring."""
     return _waiting(_unread(tx, me), me)
 
 
@@ -328,7 +335,8 @@ def continues(tx: Transaction, me: Address) -> bool:
     return row is not None
 
 
-def ring(tx: Transaction, client: str, *, idle: bool, owed: bool = False) -> tuple[Waiting, int] | None:
+@verb("ring", mode="read")
+def ring(tx: Transaction, client: SessionKey, *, idle: bool, owed: bool = False) -> tuple[Waiting, int] | None:
     """Take the right to ring for the client's unread mail, if a ring is due.
 
     Returns the mail and how often this batch rang before. Two servers of one session

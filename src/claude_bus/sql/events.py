@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..model import Address, Changes, Event
 from . import listeners
 from .transaction import Row, Transaction
+from .verbs import verb
 
 _AT_ONCE = 1000
 """Rows that one look returns; the next goes on from there."""
@@ -25,12 +26,14 @@ def append(tx: Transaction, who: Address, verb: str, subject: str = "", detail: 
     )
 
 
+@verb(mode="read")
 def last(tx: Transaction) -> int:
     """The newest event there is."""
     return int(tx.number("SELECT MAX(id) FROM events"))
 
 
-def since(tx: Transaction, after: int, channel: str | None = None, limit: int = _AT_ONCE) -> list[Event]:
+@verb(mode="read")
+def since(tx: Transaction, channel: str | None, after: int, limit: int = _AT_ONCE) -> list[Event]:
     """The oldest `limit` events after the one with this id, on one channel or (None) on all."""
     after = _known(tx, after)
     rows = tx.all(
@@ -48,10 +51,11 @@ def _known(tx: Transaction, after: int) -> int:
     return after if after <= last(tx) else 0
 
 
+@verb(mode="read")
 def changes(tx: Transaction, after: int) -> Changes:
     """What came after an event, as far as one look goes, and whom it concerns."""
     after = _known(tx, after)
-    found = since(tx, after)
+    found = since(tx, None, after)
     mail = _recipients(tx, [int(event.subject) for event in found if event.verb == "send"])
     mail.update(Address(event.actor, event.channel) for event in found if event.verb in _MAY_BRING_MAIL)
     watching = {

@@ -2,6 +2,7 @@
 
 These are the read models of the two earlier systems. A cursor belongs to its client and
 marks nothing; an acknowledgement is a delivery's state, the same that every door sees.
+A caller may read, and be, what its grant permits (`tx.caller`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Sequence
 
 from .. import rules
 from ..errors import NotFound
-from ..model import ANYBODY, Address, Draft, Feed, Grant, Message, Received, Search
+from ..model import Address, Draft, Feed, Message, Received, Search
 from . import agents, bindings, deliveries, inboxes, messages
 from .mailboxes import UNREAD
 from .silence import WIRES
 from .transaction import Row, Transaction, Value
+from .verbs import verb
 
 RECV_SEND, MESSAGES_ACK = WIRES
 """What a participant is listed with whose program uses `/recv`; and `/messages`."""
@@ -22,31 +24,29 @@ RECV_SEND, MESSAGES_ACK = WIRES
 _LIVES = "(m.expires IS NULL OR m.expires > ?)"
 
 
-def post(
-    tx: Transaction, me: Address, draft: Draft, program: str, grant: Grant = ANYBODY
-) -> tuple[Message, tuple[str, ...]]:
-    """Enlist `me`, send, and return the message as it is stored, and the listeners to tell.
+@verb(checks="draft")
+def post(tx: Transaction, me: Address, draft: Draft, program: str) -> Message:
+    """Enlist `me`, send, and return the message as it is stored.
 
     Raises `NameTaken` if a live session bears the name, and what `messages.send` raises.
     """
-    agents.enlist(tx, me, program, grant=grant)
-    sent, told = messages.send(tx, me, draft)
+    agents.enlist(tx, me, program)
+    sent = messages.store(tx, me, draft)
     rows = tx.all(f"SELECT {deliveries.MESSAGE} FROM messages m WHERE m.id = ?", sent.id)
     [message] = deliveries.messages_of(tx, rows, me)
-    return message, told
+    return message
 
 
 # -- by a time cursor -----------------------------------------------------------
 
 
-def received(
-    tx: Transaction, to: str, channel: str | None, since: float, limit: int, grant: Grant, *, notes: bool = True
-) -> Feed:
+@verb(mode="read")
+def received(tx: Transaction, to: str, channel: str | None, since: float, limit: int) -> Feed:
     """What was delivered to `to` after `since`, oldest first, at most `limit`; marks nothing.
 
     On one channel, or (None) on all where the grant permits it. A name nobody knew is
-    enlisted, so that broadcasts reach it from now on; `notes`: one that is known is noted
-    as seen now and then.
+    enlisted, so that broadcasts reach it from now on; one that is known is noted as seen
+    now and then.
 
     `now` of the answer is the cursor to go on from, and nothing is lost to a client that
     takes `max(since, newest ts, now)`: it is no clock but the time of the newest message
@@ -58,27 +58,26 @@ def received(
     ahead) is one that has everything. Who waits goes on from `now` and not from such a
     `since`, so that what comes meanwhile is found whatever the client's clock says.
     """
-    note_reader(tx, Address(to, channel or rules.DEFAULT_CHANNEL), RECV_SEND, grant, notes=notes)
+    note_reader(tx, Address(to, channel or rules.DEFAULT_CHANNEL), RECV_SEND)
     newest = tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1")
-    found = _delivered(tx, to, _channels(tx, to, channel, grant), since, limit + 1)
+    found = _delivered(tx, to, _channels(tx, to, channel), since, limit + 1)
     batch = found[: min(limit, rules.carried(row["size"] for row in found))]
     return Feed(_received(tx, batch), batch[-1]["ts"] if len(batch) < len(found) else newest)
 
 
-def note_reader(tx: Transaction, who: Address, program: str, grant: Grant, *, notes: bool) -> None:
-    """Make `who` known, so that broadcasts reach it, unless it is, a live session bears the name, or it may not be.
+def note_reader(tx: Transaction, who: Address, program: str) -> None:
+    """Make `who` known, so that broadcasts reach it, unless it is, a live session bears the name, or it may not be."""
+    if agents.known(tx, who, lately=tx.caller.touch) or not rules.permits(tx.caller.grant, who):
+        return
+    if not bindings.holder(tx, who):
+        agents.enlist(tx, who, program)
 
-    `notes` as in `agents.notice`.
-    """
-    if not agents.known(tx, who, lately=notes) and rules.permits(grant, who) and not bindings.holder(tx, who):
-        agents.enlist(tx, who, program, grant=grant)
 
-
-def _channels(tx: Transaction, name: str, channel: str | None, grant: Grant) -> list[str]:
+def _channels(tx: Transaction, name: str, channel: str | None) -> list[str]:
     if channel is not None:
         return [channel]
     rows = tx.all("SELECT channel FROM agents WHERE name = ?", name)
-    return [row["channel"] for row in rows if rules.permits(grant, Address(name, row["channel"]))]
+    return [row["channel"] for row in rows if rules.permits(tx.caller.grant, Address(name, row["channel"]))]
 
 
 def _delivered(tx: Transaction, to: str, channels: Sequence[str], since: float, limit: int) -> list[Row]:
@@ -118,16 +117,17 @@ def _marks(values: Sequence[object]) -> str:
 # -- by id, and by what is not acknowledged -------------------------------------
 
 
-def posts(tx: Transaction, search: Search, grant: Grant, *, notes: bool = True) -> list[Message]:
+@verb(mode="read")
+def posts(tx: Transaction, search: Search) -> list[Message]:
     """The messages of a channel that a search asks for, oldest first.
 
     A grant for some names only sees the broadcasts, and what is from or to one of its
     names. Whoever is asked about with `unread_by` is enlisted if nobody knew the name,
-    and has the retained broadcasts unread; `notes` as in `received`.
+    and has the retained broadcasts unread.
     """
     if search.unread_by:
-        note_reader(tx, Address(search.unread_by, search.channel), MESSAGES_ACK, grant, notes=notes)
-    where, values = _condition(tx, search, grant)
+        note_reader(tx, Address(search.unread_by, search.channel), MESSAGES_ACK)
+    where, values = _condition(tx, search)
     oldest = search.since is not None or bool(search.unread_by)
     rows = tx.all(
         f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE {' AND '.join(where)} "
@@ -146,9 +146,9 @@ _WAITING = "m.id IN (SELECT d.message FROM deliveries d WHERE d.channel = ? AND 
 _BROADCAST = "(m.broadcast = 1 AND m.channel = ?)"
 
 
-def _condition(tx: Transaction, search: Search, grant: Grant) -> tuple[list[str], list[Value]]:
+def _condition(tx: Transaction, search: Search) -> tuple[list[str], list[Value]]:
     """The conditions of a search, and their values."""
-    channel = search.channel
+    channel, grant = search.channel, tx.caller.grant
     where: list[str] = ["m.id > ?", _ON_CHANNEL]
     values: list[Value] = [search.since or 0, channel, channel]
     if search.to == "all":
@@ -172,13 +172,14 @@ def _condition(tx: Transaction, search: Search, grant: Grant) -> tuple[list[str]
     return where, values
 
 
-def ack(tx: Transaction, reader: Address, message: int, grant: Grant = ANYBODY) -> None:
+@verb()
+def ack(tx: Transaction, reader: Address, message: int) -> None:
     """`reader` has had the message. Once is as good as twice.
 
     Enlists the reader: raises `NameTaken` if a live session bears the name. Raises
     `NotFound` if the message is not the reader's to see.
     """
-    agents.enlist(tx, reader, MESSAGES_ACK, grant=grant)
+    agents.enlist(tx, reader, MESSAGES_ACK)
     if not (inboxes.acknowledge(tx, reader, [message], "ack") or _sent(tx, reader, message)):
         raise NotFound(f"no message with id {message}", message_id=message)
 
@@ -193,7 +194,8 @@ def _sent(tx: Transaction, who: Address, message: int) -> bool:
 # -- how much there is ----------------------------------------------------------
 
 
-def unread(tx: Transaction, grant: Grant) -> dict[Address, int]:
+@verb(mode="read")
+def unread(tx: Transaction) -> dict[Address, int]:
     """How many messages are unread for whom, of those the grant may be."""
     rows = tx.all(
         "SELECT d.channel, d.recipient, COUNT(*) AS n FROM deliveries d JOIN messages m ON m.id = d.message "
@@ -201,11 +203,13 @@ def unread(tx: Transaction, grant: Grant) -> dict[Address, int]:
         tx.now,
     )
     found = {Address(row["recipient"], row["channel"]): int(row["n"]) for row in rows}
-    return {who: count for who, count in found.items() if rules.permits(grant, who)}
+    return {who: count for who, count in found.items() if rules.permits(tx.caller.grant, who)}
 
 
-def stored(tx: Transaction, grant: Grant) -> int:
+@verb(mode="read")
+def stored(tx: Transaction) -> int:
     """How many messages there are on the channels that the grant permits."""
+    grant = tx.caller.grant
     if "*" in grant.channels:
         return int(tx.number("SELECT COUNT(*) FROM messages"))  # reads an index, not the messages
     rows = tx.all("SELECT channel, COUNT(*) AS n FROM messages GROUP BY channel")

@@ -6,32 +6,36 @@ from .. import rules, text
 from ..model import Address, Claim, Client, Draft, Guard, Place, Verdict
 from ..patterns import Effort
 from . import bindings, claims, events, messages
+from .arguments import Me, Places, Tree
 from .transaction import Transaction
+from .verbs import verb
 
 
-def edit(tx: Transaction, client: Client, place: Place, tree: str, policy: Guard) -> tuple[Verdict, tuple[str, ...]]:
+@verb("edit", repeatable=False)
+def edit(tx: Transaction, client: Client, place: Place, tree: Tree, policy: Guard) -> Verdict:
     """Judge an edit of a file in working tree `tree`, and claim the file if nothing stands against it.
 
     With `confirm`, the first edit against a claim is refused, and the same again within
-    `rules.REFUSAL_LASTS` seconds goes through; the holder is told once. Returns the
-    verdict and the listeners to tell. A client that is not bound is not guarded.
+    `rules.REFUSAL_LASTS` seconds goes through; the holder is told once. A client that is
+    not bound is not guarded.
     """
     binding = bindings.bound(tx, client.key)
     if not binding:
-        return Verdict("pass"), ()
+        return Verdict("pass")
     me = binding.address
     [held] = _against(tx, me, [place], tree)
     if not held:
         _claim_for_edit(tx, me, place, tree)
-        return Verdict("pass"), ()
+        return Verdict("pass")
     if policy == "warn":
-        return Verdict("warn", held), ()
+        return Verdict("warn", held)
     if policy == "deny":
-        return Verdict("refuse", held, final=True), ()
+        return Verdict("refuse", held, final=True)
     return _confirm(tx, me, client.key, place, held)
 
 
-def standing(tx: Transaction, me: Address, places: claims.Places, tree: str) -> list[Claim | None]:
+@verb("standing", mode="read", nameless=True)
+def standing(tx: Transaction, me: Me, places: Places, tree: Tree) -> list[Claim | None]:
     """For each place, which is a file, the exclusive claim of another that stands against `me`, or None."""
     rules.check_place_count(len(places))
     return _against(tx, me, [Place(*place) for place in places], tree)
@@ -70,7 +74,7 @@ def _claim_for_edit(tx: Transaction, me: Address, place: Place, tree: str) -> No
     claims.put(tx, me, place, new, tree)
 
 
-def _confirm(tx: Transaction, me: Address, client: str, place: Place, held: Claim) -> tuple[Verdict, tuple[str, ...]]:
+def _confirm(tx: Transaction, me: Address, client: str, place: Place, held: Claim) -> Verdict:
     key = (client, me.channel, held.owner, place.scope, place.path)
     found = tx.one(
         "SELECT told, at FROM refusals WHERE client = ? AND channel = ? AND holder = ? AND scope = ? AND path = ?", *key
@@ -85,22 +89,22 @@ def _confirm(tx: Transaction, me: Address, client: str, place: Place, held: Clai
     )
     if not found or not fresh:
         events.append(tx, me, "edit_refused", place.path, held.owner)
-        return Verdict("refuse", held), ()
+        return Verdict("refuse", held)
     if found["told"]:
-        return Verdict("override", held), ()
+        return Verdict("override", held)
     events.append(tx, me, "edit_override", place.path, held.owner)
     note = Draft((held.owner,), text.override_notice(place.path, held), kind="fyi")
-    _, listeners = messages.send(tx, me, note)
-    return Verdict("override", held), listeners
+    messages.store(tx, me, note)
+    return Verdict("override", held)
 
 
-def take_away(tx: Transaction, me: Address, places: claims.Places, reason: str) -> tuple[list[Place], tuple[str, ...]]:
+@verb("take_away", repeatable=False)
+def take_away(tx: Transaction, me: Me, places: Places, reason: str) -> list[Place]:
     """End anybody's claims on these places, telling the owners why. Returns those ended."""
     rules.check_line(reason, "the reason of a forced release")
     ended = claims.force_release(tx, me, places, reason)
-    listeners: set[str] = set()
     for owner, place in ended:
         if owner != me.name:
             note = Draft((owner,), text.taken_notice(place.path, reason), kind="fyi")
-            listeners.update(messages.send(tx, me, note)[1])
-    return [place for _, place in ended], tuple(sorted(listeners))
+            messages.store(tx, me, note)
+    return [place for _, place in ended]

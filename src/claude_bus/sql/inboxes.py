@@ -8,24 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model import Address, DeliveryState, HandOver, Process
+from ..model import Address, DeliveryState, HandOver
 from . import bindings, deliveries, events
 from .transaction import Transaction
+from .verbs import verb
 
-_NOBODY = Process("", 0, 0.0)
 
-
+@verb(mode="read")
 def look(tx: Transaction, me: Address, *, limit: int, max_chars: int) -> HandOver:
     """The oldest unread messages, as many as fit, at least one; `pending` counts all that are unread, these too.
 
     Raises `NameTaken` if a live session bears the name: its mail is its own.
     """
     bindings.refuse_if_held(tx, me, "")
-    return deliveries.hand_over(
-        tx, me, limit=limit, max_chars=max_chars, by=_NOBODY, via="", at_least_one=True, peek=True
-    )
+    return deliveries.hand_over(tx, me, limit=limit, max_chars=max_chars, via="", at_least_one=True, peek=True)
 
 
+@verb()
 def acknowledge(tx: Transaction, me: Address, messages: Sequence[int], via: str) -> dict[int, DeliveryState]:
     """`me` has had these messages: they are `acked`, whatever came before; again changes nothing.
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from ..model import Address, Process
+from .arguments import Listener, Me, SessionKey
 from .transaction import Row, Transaction
+from .verbs import Rows, verb
+
+MOST = 2_000
+"""Addresses at which the programs of one token's owner may listen."""
 
 
 def listen(tx: Transaction, address: str, client: str, process: Process) -> None:
@@ -25,11 +30,6 @@ def mailbox(who: Address) -> str:
     return f"mail for {who.name}@{who.channel}"
 
 
-def listen_for(tx: Transaction, address: str, me: Address, process: Process) -> None:
-    """Ask for a notice at `address` whenever mail for `me` is stored."""
-    listen(tx, address, mailbox(me), process)
-
-
 def count(tx: Transaction, begins: str) -> int:
     """How many addresses there are that begin like this."""
     return int(
@@ -37,12 +37,20 @@ def count(tx: Transaction, begins: str) -> int:
     )
 
 
-def unlisten(tx: Transaction, address: str) -> None:
+@verb("listen_for", rows=Rows(MOST, count))
+def listen_for(tx: Transaction, address: Listener, me: Me) -> None:
+    """Ask for a notice at `address` whenever mail for `me` is stored."""
+    listen(tx, address, mailbox(me), tx.caller.process)
+
+
+@verb("unlisten")
+def unlisten(tx: Transaction, address: Listener) -> None:
     """Ask for no more notices at `address`."""
     tx.run("DELETE FROM listeners WHERE address = ?", address)
 
 
-def server_of(tx: Transaction, client: str) -> Process | None:
+@verb("server_of", mode="read")
+def server_of(tx: Transaction, client: SessionKey) -> Process | None:
     """A live server process of a client's session."""
     rows = tx.all("SELECT host, pid, started, heartbeat FROM listeners WHERE client = ?", client)
     return next((process_of(row) for row in rows if lives(tx, row)), None)

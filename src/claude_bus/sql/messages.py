@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 from .. import rules
 from ..errors import InvalidInput, NotFound
-from ..model import ANYBODY, Address, DeliveryState, Draft, Expectation, Grant, Message, MessageStatus, Receipt, Sent
+from ..model import Address, DeliveryState, Draft, Expectation, Grant, Message, MessageStatus, Receipt, Sent
 from . import attachments, bindings, deliveries, events, listeners, mailboxes
+from .arguments import Content, Me
 from .transaction import Row, Transaction
+from .verbs import verb
 
 # Who sees a message: its sender, its recipients, and for a broadcast the whole channel.
 _VISIBLE = """(
@@ -28,25 +30,29 @@ def _visible_to(me: Address) -> tuple[str, ...]:
 # -- sending --------------------------------------------------------------------
 
 
-def send(
-    tx: Transaction, me: Address, draft: Draft, rate: int = 0, grant: Grant = ANYBODY
-) -> tuple[Sent, tuple[str, ...]]:
-    """Store a message and one delivery per recipient.
+@verb("send", checks="draft")
+def send(tx: Transaction, me: Me, draft: Draft) -> Sent:
+    """Store a message and one delivery per recipient, whose listeners are notified.
 
-    Returns what the sender may expect, and the listeners to tell. A name nobody has
-    gets a mailbox; what was probably meant is looked for where the grant permits.
+    Returns what the sender may expect. A name nobody has gets a mailbox; what was
+    probably meant is looked for where the caller's grant permits.
     The same `key` from the same sender again changes nothing.
     Raises `InvalidInput` for a glob without a match or a message to oneself only,
     `NotFound` for a `reply_to` that is not the sender's to see, `RateLimited` for a
-    session that sent `rate` messages within a minute (0: any number), or a quarter of
+    session that sent as many messages within a minute as its caller may, or a quarter of
     that to one of the recipients.
     """
+    return store(tx, me, draft, rate=tx.caller.rate)
+
+
+def store(tx: Transaction, me: Address, draft: Draft, *, rate: int = 0) -> Sent:
+    """`send`, with a rate of its own (0: any number): what the bus itself says in somebody's name is not limited."""
     rules.check_draft(draft)
     if draft.key and (earlier := _by_key(tx, me, draft.key)):
-        return earlier, ()
+        return earlier
     if draft.reply_to is not None:
         _require_visible(tx, me, draft.reply_to)
-    recipients, broadcast_in = _resolve(tx, me, draft, grant)
+    recipients, broadcast_in = _resolve(tx, me, draft)
     rules.check_hops(draft.hops)
     session = bindings.holder(tx, me)
     if rate and session:
@@ -84,8 +90,8 @@ def send(
         _expect(tx, me, who, hint, rings=rings, quiet=quiet, by_program=not session) for who, hint in recipients.items()
     ]
     events.append(tx, me, "send", str(message), _addressed(draft.to))
-    sent = Sent(message, _addressed(draft.to), tuple(expected))
-    return sent, listeners.of(tx, list(recipients))
+    tx.notify(listeners.of(tx, list(recipients)))
+    return Sent(message, _addressed(draft.to), tuple(expected))
 
 
 def _addressed(to: tuple[str, ...]) -> str:
@@ -126,11 +132,11 @@ def _by_key(tx: Transaction, me: Address, key: str) -> Sent | None:
     return Sent(row["id"], row["recipient"], tuple(expected), duplicate=True)
 
 
-def _resolve(tx: Transaction, me: Address, draft: Draft, grant: Grant) -> tuple[dict[Address, str], str]:
+def _resolve(tx: Transaction, me: Address, draft: Draft) -> tuple[dict[Address, str], str]:
     """Recipients with a hint where there is one, and the channel of the broadcast if it is one."""
     found: dict[Address, str] = {}
     broadcast_in = ""
-    guesses = _Guesses(grant)
+    guesses = _Guesses(tx.caller.grant)
     expected: set[str] = set()
     for part in draft.to:
         target = rules.parse_address(part, me.channel)
@@ -274,20 +280,21 @@ def _require_visible(tx: Transaction, me: Address, message: int) -> Row:
 # -- looking back ---------------------------------------------------------------
 
 
-def status(tx: Transaction, me: Address, message: int) -> MessageStatus:
+@verb("message_status", nameless=True)
+def status(tx: Transaction, me: Me, message_id: int) -> MessageStatus:
     """How far a message is with each recipient; only its sender and readers may ask.
 
     The first `rules.MAX_AT_ONCE` recipients by name; the others are counted.
     """
-    row = _require_visible(tx, me, message)
-    _look_after(tx, message)
+    row = _require_visible(tx, me, message_id)
+    _look_after(tx, message_id)
     receipts = tx.all(
-        "SELECT * FROM deliveries WHERE message = ? ORDER BY channel, recipient LIMIT ?", message, rules.MAX_AT_ONCE
+        "SELECT * FROM deliveries WHERE message = ? ORDER BY channel, recipient LIMIT ?", message_id, rules.MAX_AT_ONCE
     )
     replies = tx.all(
         f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE m.reply_to = ? AND {_VISIBLE} "
         "ORDER BY m.id DESC LIMIT ?",
-        message,
+        message_id,
         *_visible_to(me),
         rules.MAX_REPLIES,
     )
@@ -301,7 +308,7 @@ def status(tx: Transaction, me: Address, message: int) -> MessageStatus:
         kind=row["kind"],
         receipts=tuple(_receipt(r, me) for r in receipts),
         replies=tuple(deliveries.messages_of(tx, [found[reply] for reply in ids], me)),
-        more=tuple(_others(tx, message, receipts)),
+        more=tuple(_others(tx, message_id, receipts)),
     )
 
 
@@ -330,11 +337,12 @@ def _look_after(tx: Transaction, message: int) -> None:
         deliveries.recover(tx, who)
 
 
+@verb("history", mode="read", nameless=True)
 def history(
     tx: Transaction,
-    me: Address,
+    me: Me,
     *,
-    search: str = "",
+    search: Content = "",
     thread: int | None = None,
     since: int = 0,
     before: int = 0,

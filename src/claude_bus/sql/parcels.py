@@ -8,8 +8,10 @@ from .. import text
 from ..model import Address, Message
 from . import deliveries, events
 from .transaction import Transaction
+from .verbs import verb
 
 
+@verb(mode="read")
 def chunks(tx: Transaction, me: Address, tag: str) -> list[Message]:
     """All messages to `me`, read or not, that begin with the tag and a space; oldest first. Marks nothing."""
     rows = tx.all(
@@ -24,6 +26,7 @@ def chunks(tx: Transaction, me: Address, tag: str) -> list[Message]:
     return deliveries.messages_of(tx, rows, me)
 
 
+@verb()
 def acknowledge(tx: Transaction, me: Address, messages: Sequence[int]) -> None:
     """The file that these messages to `me` carry is there: they are acknowledged, and no longer mail."""
     for message in messages:

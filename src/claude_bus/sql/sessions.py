@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from .. import rules
-from ..model import ANYBODY, Address, Binding, Client, Grant, HandOver, HookReport, HookResult, Process, Roster, Status
+from ..model import Address, Binding, Client, HandOver, HookReport, HookResult, Roster, Status
 from . import agents, bindings, deliveries, listeners, mailboxes, overlaps
+from .arguments import Listener, Owns, Role, SessionKey
 from .transaction import Transaction
+from .verbs import Rows, verb
 
 
-def react(
-    tx: Transaction, client: Client, happening: HookReport, by: Process, held: deliveries.Held | None = None
-) -> HookResult | None:
+@verb("react", with_unconfirmed=True)
+def react(tx: Transaction, client: Client, happening: HookReport) -> HookResult | None:
     """Record what happened and hand over what is new. None if the client is not bound.
 
     A session's every prompt and tool batch waits for this: presence, proof, mail and
@@ -23,15 +24,14 @@ def react(
     if happening.again or happening.session_id not in ("", binding.session_id):
         bindings.forget(tx, client.key)
     deliveries.note_recalled(tx, me, happening.recalled)
-    deliveries.confirm(tx, me, happening.proven, by)
-    deliveries.withdraw(tx, me, happening.lost, by)
+    deliveries.confirm(tx, me, happening.proven)
+    deliveries.withdraw(tx, me, happening.lost)
     if happening.begins:
-        mailboxes.requeue(tx, me, str(by))  # also what a program in the session's shell was given, and never proven
+        # Also what a program in the session's shell was given, and never proven.
+        mailboxes.requeue(tx, me, str(tx.caller.process))
     mail = HandOver((), 0)
     if not happening.ends or deliveries.continues(tx, me):
-        mail = deliveries.hand_over(
-            tx, me, limit=100, max_chars=happening.space, by=by, via=happening.via, held=held, news_only=True
-        )
+        mail = deliveries.hand_over(tx, me, max_chars=happening.space, via=happening.via, news_only=True)
     announce = bool(mail.pending and happening.space) and mail.next_id != happening.announced
     roster = _roster_if_new(tx, binding) if happening.roster else None
     met = bindings.tell_overlaps(tx, client.key, overlaps.of(tx, me)) if happening.roster else ()
@@ -77,35 +77,36 @@ def _roster_if_new(tx: Transaction, binding: Binding) -> Roster | None:
     return roster
 
 
-def listen(tx: Transaction, client: str, address: str, by: Process) -> None:
-    """A server of the client begins its work, and can be told of mail at `address` if it has one.
+@verb("listen", rows=Rows(listeners.MOST, listeners.count))
+def listen(tx: Transaction, address: Listener, client: SessionKey) -> None:
+    """The caller, a server of the client, begins its work, and can be told of mail at `address` if it has one.
 
     What a server before it handed over, and did not live to see confirmed, waits again.
     """
     if address:
-        listeners.listen(tx, address, client, by)
+        listeners.listen(tx, address, client, tx.caller.process)
     binding = bindings.bound(tx, client)
     if binding:
         deliveries.recover(tx, binding.address)
 
 
-def beat(tx: Transaction, client: str, by: Process, grant: Grant = ANYBODY) -> None:
+@verb("heartbeat", mode="relaxed")
+def beat(tx: Transaction, client: SessionKey) -> None:
     """`bindings.heartbeat`; and a session that is resumed takes its name back as soon as that is free.
 
     A container that was killed and started again finds it held by its predecessor, until that
     one has been silent for long enough.
     """
-    bindings.heartbeat(tx, client, by)
+    bindings.heartbeat(tx, client, tx.caller.process)
     binding = bindings.bound(tx, client)
-    who = bindings.borne(tx, binding.session_id, grant) if binding and not binding.registered else None
+    who = bindings.borne(tx, binding.session_id) if binding and not binding.registered else None
     if who:
         agents.register(tx, client, who, "", None)
         bindings.forget(tx, client)  # nobody told the model
 
 
-def join(
-    tx: Transaction, client: str, who: Address, role: str, owns: tuple[str, ...] | None
-) -> tuple[Binding, Roster, int]:
+@verb("register")
+def join(tx: Transaction, client: SessionKey, who: Address, role: Role, owns: Owns) -> tuple[Binding, Roster, int]:
     """Register, and tell at once who else is here and how much mail waits.
 
     The answer introduces the session, so the next injection need not.
@@ -114,5 +115,5 @@ def join(
     roster = agents.roster(tx, who)
     bindings.tell_roster(tx, client, roster)
     bindings.introduce(tx, client)
-    mail = deliveries.waiting(tx, who)
+    mail = deliveries.unread(tx, who)
     return binding, roster, mail.count + mail.earlier

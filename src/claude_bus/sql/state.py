@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, TypedDict
 
 from .. import rules
 from ..errors import InvalidInput, VersionConflict
 from ..model import Address, StateEntry
 from . import events
+from .arguments import Channel, Content, Listener, Me
 from .transaction import Row, Transaction
+from .verbs import Rows, verb
 
 Mode = Literal["overwrite", "append", "delete"]
 
@@ -26,18 +28,20 @@ class Options(TypedDict, total=False):
     json: bool
 
 
+@verb("set_state", repeatable=False, nameless=True, checks="value")
 def set_state(
     tx: Transaction,
-    me: Address,
+    me: Me,
     key: str,
-    value: str,
+    value: Content,
     *,
+    allow_secret: bool = False,  # noqa: ARG001 - checked before, see `local`
     expected_version: int | None = None,
     mode: Mode = "overwrite",
     ttl: float | None = None,
     json: bool = False,
 ) -> int:
-    """Write, append a line to, or delete an entry; returns its new version.
+    """Write, append a line to, or delete an entry; returns its new version. Those who wait for the key are notified.
 
     `expected_version` makes it a compare-and-set (0: only if there is no entry), else
     `VersionConflict`. Versions of a key never repeat, also across deletion, so a
@@ -55,6 +59,8 @@ def set_state(
     current = entry.version if entry else 0
     if expected_version is not None and expected_version != current:
         raise VersionConflict(key, expected_version, current)
+    watchers = tx.all("SELECT address FROM watches WHERE channel = ? AND key = ?", me.channel, key)
+    tx.notify(row["address"] for row in watchers)
     if mode == "delete":
         return _delete(tx, me, key, entry)
     if mode == "append" and (json or (entry and entry.json)):
@@ -120,20 +126,6 @@ def _last_version(tx: Transaction, channel: str, key: str) -> int:
     return int(max(history, entry))
 
 
-def write(
-    tx: Transaction, me: Address, key: str, value: str, **options: Unpack[Options]
-) -> tuple[int, tuple[str, ...]]:
-    """`set_state`, and the addresses of those who wait for the key to change."""
-    version = set_state(tx, me, key, value, **options)
-    rows = tx.all("SELECT address FROM watches WHERE channel = ? AND key = ?", me.channel, key)
-    return version, tuple(row["address"] for row in rows)
-
-
-def watch(tx: Transaction, address: str, channel: str, key: str) -> None:
-    """Ask for a notice at `address` when the key changes."""
-    tx.run("INSERT INTO watches (address, channel, key) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", address, channel, key)
-
-
 def watched(tx: Transaction, begins: str) -> int:
     """How many keys are watched from addresses that begin like this."""
     return int(
@@ -141,12 +133,20 @@ def watched(tx: Transaction, begins: str) -> int:
     )
 
 
-def unwatch(tx: Transaction, address: str, channel: str, key: str) -> None:
+@verb("watch", rows=Rows(5_000, watched))
+def watch(tx: Transaction, address: Listener, channel: Channel, key: str) -> None:
+    """Ask for a notice at `address` when the key changes."""
+    tx.run("INSERT INTO watches (address, channel, key) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", address, channel, key)
+
+
+@verb("unwatch")
+def unwatch(tx: Transaction, address: Listener, channel: Channel, key: str) -> None:
     """Ask for no more notices of the key."""
     tx.run("DELETE FROM watches WHERE address = ? AND channel = ? AND key = ?", address, channel, key)
 
 
-def history(tx: Transaction, channel: str, key: str, limit: int, before: int = 0) -> list[StateEntry]:
+@verb("state_history", mode="read")
+def history(tx: Transaction, channel: Channel, key: str, limit: int, before: int = 0) -> list[StateEntry]:
     """The newest `limit` versions of a key, newest first, or as many as fit; a deletion has no value.
 
     `before` is a version (0: none) before which to look: that of the last one of an answer brings the next.
@@ -174,11 +174,13 @@ def history(tx: Transaction, channel: str, key: str, limit: int, before: int = 0
     return [_from_row(row) for row in rows]
 
 
-def get_state(tx: Transaction, channel: str, key: str) -> StateEntry | None:
+@verb("get_state", mode="read")
+def get_state(tx: Transaction, channel: Channel, key: str) -> StateEntry | None:
     """One entry with its value, or None."""
     return _entry(tx, channel, key)
 
 
+@verb(mode="read")
 def latest(tx: Transaction, channel: str, key: str) -> StateEntry:
     """One entry; for a deleted one its deletion, for one that ran out or never was version 0: both without value."""
     entry = _entry(tx, channel, key)
@@ -187,7 +189,8 @@ def latest(tx: Transaction, channel: str, key: str) -> StateEntry:
     return entry or deletion or StateEntry(key, None, 0, "", 0.0)
 
 
-def list_state(tx: Transaction, channel: str, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
+@verb("list_state", mode="read")
+def list_state(tx: Transaction, channel: Channel, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
     """All entries whose key begins with `prefix`, by key; values only if asked for.
 
     Raises `TooLarge` if these are more than one answer carries.

@@ -8,10 +8,12 @@ from .. import rules
 from ..model import Address, Grant, Key, Token
 from . import events
 from .transaction import Row, Transaction
+from .verbs import verb
 
 _VALID = "revoked IS NULL AND (expires IS NULL OR expires > ?)"
 
 
+@verb()
 def create(
     tx: Transaction,
     owner: str,
@@ -39,11 +41,13 @@ def create(
     return Token(cursor.lastrowid, owner, tuple(names), tuple(channels), tx.now, expires, None, in_url)
 
 
+@verb(mode="read")
 def listing(tx: Transaction) -> list[Token]:
     """All tokens, the revoked and expired ones too, oldest first."""
     return [_token(row) for row in tx.all("SELECT * FROM tokens ORDER BY id")]
 
 
+@verb()
 def revoke(tx: Transaction, token: int) -> Token | None:
     """End a token; None if there is no such one. One that has ended stays as it is."""
     changed = tx.run("UPDATE tokens SET revoked = ? WHERE id = ? AND revoked IS NULL", tx.now, token).rowcount
@@ -53,6 +57,7 @@ def revoke(tx: Transaction, token: int) -> Token | None:
     return _token(row) if row else None
 
 
+@verb(mode="read")
 def keys(tx: Transaction) -> list[Key]:
     """All that are valid now, with what each permits."""
     return [
@@ -71,6 +76,7 @@ def keys(tx: Transaction) -> list[Key]:
     ]
 
 
+@verb(mode="read")
 def exist(tx: Transaction) -> bool:
     """Whether there is a valid token."""
     return tx.one(f"SELECT 1 FROM tokens WHERE {_VALID} LIMIT 1", tx.now) is not None

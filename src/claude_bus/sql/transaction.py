@@ -1,12 +1,12 @@
-"""What a verb gets: an open write transaction, the time, and who is alive."""
+"""What a verb gets: an open transaction, the time, who is alive, and on whose behalf it is run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from ..model import Process
+from ..model import ANYBODY, Address, Grant, Process
 
 Row = Mapping[str, Any]
 Value = str | int | float | None
@@ -29,9 +29,32 @@ class Connection(Protocol):
     def execute(self, sql: str, parameters: Sequence[Value] = ..., /) -> Cursor: ...
 
 
+_NOBODY = Process("", 0, 0.0)
+Held = frozenset[tuple[Address, int]]
+"""Hand-overs by recipient and message."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallerContext:
+    """On whose behalf a verb is run."""
+
+    process: Process = _NOBODY
+    """The program that calls: what is handed over is in its hands."""
+    grant: Grant = ANYBODY
+    """Consulted where a verb chooses a name itself. Callers have already checked the names they pass in."""
+    held: Held | None = None
+    """The hand-overs that a process elsewhere holds; see `deliveries.take_back`."""
+    rate: int = 0
+    """How many messages a session may send within a minute; 0 for any number."""
+    first: Callable[[Transaction], None] | None = None
+    """Done in the transaction of every verb, before it."""
+    touch: bool = True
+    """Whether it is noted that a known name was seen again: not on a disk that is full."""
+
+
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One write transaction. A driver opens it, runs one verb in it, and commits.
+    """One transaction. A driver opens it, runs one verb in it, commits, and tells those who are to be notified.
 
     `now` is the time of the whole transaction. `alive` tells whether a process still
     runs; for one that cannot be asked after, whether its heartbeat is recent.
@@ -40,6 +63,17 @@ class Transaction:
     connection: Connection
     now: float
     alive: Callable[[Process, float], bool]
+    caller: CallerContext = CallerContext()
+    notified: list[str] = field(default_factory=list)
+    """Addresses of listeners to tell once this is committed; nobody is if it is not."""
+
+    def called_by(self, caller: CallerContext) -> Transaction:
+        """The same transaction, on behalf of this caller."""
+        return replace(self, caller=caller)
+
+    def notify(self, addresses: Iterable[str]) -> None:
+        """Tell these listeners, once it is committed, that they should look."""
+        self.notified.extend(addresses)
 
     def run(self, sql: str, *values: Value) -> Cursor:
         """Write. What only reads is asked with one of those below: they need no lock."""

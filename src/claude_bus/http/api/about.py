@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from ... import __version__
+from ...sql import events
 from ..answers import Json
 from . import records
 from .caller import Calling
@@ -23,7 +24,7 @@ async def about(caller: Calling) -> Response:
             "name": "claude-bus",
             "version": __version__,
             "channel": caller.service.config.channel,
-            "last_event": await caller.bus.last_event(),
+            "last_event": await caller.bus.run(events.last),
             "owner": caller.grant.owner,
             "names": list(caller.grant.names),
             "channels": list(caller.grant.channels),

@@ -11,6 +11,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from ... import rows, rules, spelling
+from ...sql import agents, deliveries
 from ..answers import Json
 from . import records
 from .caller import PROGRAM, Calling
@@ -43,7 +44,7 @@ async def list_agents(caller: Calling, which: Annotated[Which, InQuery()]) -> Re
 
     At most 1,000, and about a million characters; `more` counts the others, which `active_within` leaves out.
     """
-    found = await caller.bus.agents(caller.channel(which.channel), which.active_within)
+    found = await caller.bus.run(agents.listing, caller.channel(which.channel), which.active_within)
     now = time.time()
     return Json(rows.some([rows.agent(agent, "", now) for agent in found], "agents"))
 
@@ -58,13 +59,13 @@ async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> 
     who = caller.looks(name, given.channel)
     role = rules.check_line(given.role, "role")
     owns = None if given.owns is None else rules.check_owns(spelling.paths(given.owns, what="owns"))
-    await caller.bus.enlist(who, PROGRAM, role, owns, caller.grant)
-    mail = await caller.bus.waiting(who)
+    await caller.bus.granted(caller.grant).run(agents.enlist, who, PROGRAM, role, owns)
+    mail = await caller.bus.run(deliveries.waiting, who)
     return Json({"name": who.name, "channel": who.channel, "pending_count": mail.count + mail.earlier})
 
 
 @router.delete("/agents/{name}", status_code=204, response_class=Response, responses=refusals(404, 409))
 async def leave(caller: Calling, name: NameInPath, where: Annotated[Where, InQuery()]) -> Response:
     """Leave: its claims end, direct mail is kept for it, broadcasts no more."""
-    await caller.bus.delist(caller.looks(name, where.channel))
+    await caller.bus.run(agents.delist, caller.looks(name, where.channel))
     return Response(status_code=204)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from ... import rows, rules, spelling
 from ...model import Claim, Place
+from ...sql import claims
 from ..answers import Json
 from . import records
 from .caller import Calling
@@ -51,7 +52,7 @@ class All(Body):
 @router.get("/claims", response_model=records.Claims, responses=refusals())
 async def list_claims(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
     """All live claims on the channel: at most 1,000, and about a million characters; `more` counts the others."""
-    return _answer(await caller.bus.list_claims(caller.channel(which.channel)))
+    return _answer(await caller.bus.run(claims.list_claims, caller.channel(which.channel)))
 
 
 @router.post("/claims", status_code=201, response_model=records.Claims, responses=refusals(409))
@@ -59,7 +60,7 @@ async def claim(caller: Calling, given: Wanted) -> Response:
     """Claim all of the paths or, if others hold one that overlaps, none. Claiming again renews."""
     places = _places(given.paths)
     who, bus = caller.acts(given.name, given.channel)
-    found = await bus.claim(who, places, ttl=given.ttl, shared=given.shared, reason=given.reason)
+    found = await bus.run(claims.claim, who, places, ttl=given.ttl, shared=given.shared, reason=given.reason)
     return _answer(found, 201)
 
 
@@ -69,9 +70,9 @@ async def release(caller: Calling, given: These | All) -> Response:
     who, bus = caller.acts(given.name, given.channel)
     places = None
     if isinstance(given, These):
-        listed = {Place(c.scope, c.path) for c in await bus.list_claims(who.channel) if c.owner == who.name}
+        listed = {Place(c.scope, c.path) for c in await bus.run(claims.list_claims, who.channel) if c.owner == who.name}
         places = [place for path in given.paths for place in _listed(path, listed)]
-    ended = await bus.release(who, places)
+    ended = await bus.run(claims.release, who, places)
     return Json({"released": [place.path for place in ended]})
 
 

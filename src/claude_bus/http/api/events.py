@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from ...errors import BusError, InvalidInput
 from ...model import Event
+from ...sql import events
 from ..answers import Json
 from ..hub import channel
 from . import records
@@ -74,7 +75,7 @@ async def list_events(caller: Calling, which: Annotated[Which, InQuery()]) -> Re
     since = await _within(caller, which.since)
 
     async def look() -> list[Event]:
-        return await caller.bus.events(where, since, which.limit)
+        return await caller.bus.run(events.since, where, since, which.limit)
 
     found = await caller.until(look, which.wait, channel(where))
     return Json({"events": [_row(event) for event in found], "last": found[-1].id if found else since})
@@ -83,7 +84,7 @@ async def list_events(caller: Calling, which: Annotated[Which, InQuery()]) -> Re
 async def _within(caller: Caller, cursor: int) -> int:
     """The cursor, or now for one that lies ahead: it is of another database than there is now, and what comes would
     be before it."""
-    return min(cursor, await caller.bus.last_event())
+    return min(cursor, await caller.bus.run(events.last))
 
 
 @router.get(
@@ -103,7 +104,7 @@ async def stream_events(
     """Events as they happen. A client that comes back with `Last-Event-ID` misses none and gets none twice."""
     where = caller.channel(given.channel)
     cursor = _resumed(last_event_id) if last_event_id else given.since
-    begin = await caller.bus.last_event() if cursor is None else await _within(caller, cursor)
+    begin = await caller.bus.run(events.last) if cursor is None else await _within(caller, cursor)
     return Stream(_stream(caller, where, begin), ping=KEEP_ALIVE, send_timeout=STALLED)
 
 
@@ -118,7 +119,7 @@ async def _stream(caller: Caller, where: str, cursor: int) -> AsyncIterator[Serv
     yield ServerSentEvent(id=str(cursor))
     with caller.service.hub.bell(channel(where), channel(_TOKENS)) as bell, contextlib.suppress(BusError):
         while await caller.still_granted():
-            found = await caller.bus.events(where, cursor, PAGE)
+            found = await caller.bus.run(events.since, where, cursor, PAGE)
             for event in found:
                 yield ServerSentEvent(json.dumps(_row(event)), event=event.verb, id=str(event.id))
                 cursor = event.id

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from ... import rows, rules
 from ...model import HandOver
+from ...sql import inboxes
 from ..answers import Json
 from ..hub import mail_for
 from . import records
@@ -42,7 +43,7 @@ async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuer
     bus = caller.bus.looking_as(me, PROGRAM, caller.grant)
 
     async def look() -> HandOver | None:
-        found = await bus.look(me, limit=given.limit, max_chars=rules.MAX_ANSWER)
+        found = await bus.run(inboxes.look, me, limit=given.limit, max_chars=rules.MAX_ANSWER)
         return found if found.messages else None
 
     found = await caller.until(look, given.wait, mail_for(me))
@@ -54,7 +55,7 @@ async def acknowledge(caller: Calling, name: NameInPath, given: Acknowledgement)
     """The program has had these messages: their senders see `acked`. Again changes nothing."""
     me, bus = caller.acts(name, given.channel)
     ids = list(dict.fromkeys(given.ids))
-    states = await bus.acknowledge(me, ids, VIA)
+    states = await bus.run(inboxes.acknowledge, me, ids, VIA)
     return Json(
         {
             "acked": [message for message in ids if states.get(message) == "acked"],

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from ... import rows, rules, spelling
 from ...errors import InvalidInput
 from ...model import Draft, Kind
+from ...sql import messages
 from ..answers import Json
 from . import records
 from .caller import Calling
@@ -66,7 +67,7 @@ async def send(caller: Calling, given: NewMessage, idempotency_key: LineInHeader
     draft = rules.check_draft(_draft(given, _key(given.key, idempotency_key)))
     who, bus = caller.acts(given.sender, given.channel)
     rules.require_recipients(caller.grant, draft.to, who.channel)
-    sent = await bus.send(who, draft)
+    sent = await bus.run(messages.send, who, draft)
     return Json(rows.sent(sent), 200 if sent.duplicate else 201)
 
 
@@ -97,7 +98,8 @@ async def look_back(caller: Calling, which: Annotated[Which, InQuery()]) -> Resp
     An answer has at most about a million characters: there may be more `before` its first message, also if it has
     fewer than `limit`.
     """
-    found = await caller.bus.history(
+    found = await caller.bus.run(
+        messages.history,
         caller.looks(which.name, which.channel),
         search=which.search,
         thread=which.thread,
@@ -111,4 +113,4 @@ async def look_back(caller: Calling, which: Annotated[Which, InQuery()]) -> Resp
 @router.get("/messages/{id}", response_model=records.MessageStatus, responses=refusals(404))
 async def message_status(caller: Calling, id: IdInPath, asking: Annotated[Asking, InQuery()]) -> Response:  # noqa: A002
     """How far the message is with each recipient, and the answers to it. For its sender and its readers."""
-    return Json(rows.status(await caller.bus.message_status(caller.looks(asking.name, asking.channel), id)))
+    return Json(rows.status(await caller.bus.run(messages.status, caller.looks(asking.name, asking.channel), id)))

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from ... import rows, rules
 from ...errors import InvalidInput, NotFound
 from ...model import StateEntry
+from ...sql import state
 from ..answers import Json
 from ..hub import channel
 from . import records
@@ -91,7 +92,7 @@ async def list_state(caller: Calling, which: Annotated[Which, InQuery()]) -> Res
     a million characters; `more` counts the others, and a longer `prefix` leaves fewer.
     """
     where, prefix = caller.channel(which.channel), rules.check_line(which.prefix, "prefix")
-    found = await caller.bus.list_state(where, prefix=prefix, values=which.values)
+    found = await caller.bus.run(state.list_state, where, prefix=prefix, values=which.values)
     if not which.values:
         return _answer(found, lambda entries: rows.some(entries, "state"))
     return _answer(found, lambda entries: {"state": entries})
@@ -114,13 +115,15 @@ async def latest(caller: Caller, where: str, key: str, given: Read) -> StateEntr
 
     async def look() -> StateEntry | None:
         nonlocal expires
-        found = await caller.bus.latest_state(where, key)
+        found = await caller.bus.run(state.latest, where, key)
         expires = found.expires
         return None if found.version == given.after_version else found
 
     wait = 0.0 if given.after_version is None else given.wait
     found = await caller.until(look, wait, channel(where), due=lambda: expires)
-    return found or await caller.bus.latest_state(where, key)
+    if found:
+        return found
+    return await caller.bus.run(state.latest, where, key)
 
 
 @router.get("/state/{key}/history", response_model=records.History, responses=refusals())
@@ -131,7 +134,7 @@ async def state_history(caller: Calling, key: KeyInPath, given: Annotated[Versio
     fewer than `limit`.
     """
     where = caller.channel(given.channel)
-    found = await caller.bus.state_history(where, rules.check_key(key), given.limit, given.before)
+    found = await caller.bus.run(state.history, where, rules.check_key(key), given.limit, given.before)
     return _answer(found, lambda entries: {"history": entries})
 
 
@@ -144,7 +147,8 @@ async def set_state(
     text_given = isinstance(given.value, str)
     value = given.value if isinstance(given.value, str) else _as_json(given.value)
     who, bus = caller.acts(given.name, given.channel)
-    version = await bus.set_state(
+    version = await bus.run(
+        state.set_state,
         who,
         rules.check_key(key),
         rules.check_value(value),
@@ -166,7 +170,7 @@ async def delete_state(
     """Delete an entry; its history stays."""
     expected = _expected(given.expected_version, if_match, "")
     who, bus = caller.acts(given.name, given.channel)
-    version = await bus.set_state(who, rules.check_key(key), "", mode="delete", expected_version=expected)
+    version = await bus.run(state.set_state, who, rules.check_key(key), "", mode="delete", expected_version=expected)
     if not version:
         raise NotFound(f"there is no state '{key}' on channel '{who.channel}'", key=key)
     return _written(key, version)

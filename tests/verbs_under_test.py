@@ -1,0 +1,23 @@
+"""A bus some of whose verbs a test takes the place of."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from claude_bus.bus import Bus
+from claude_bus.sql.verbs import Verb
+
+Run = Callable[..., Awaitable[Any]]
+
+
+def running(bus: Bus, instead: Mapping[Verb[..., Any], Run]) -> Run:
+    """A bus's `run` that does something else for some verbs."""
+    original = bus.run
+
+    async def run(verb: Verb[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if verb in instead:
+            return await instead[verb](*args, **kwargs)
+        return await original(verb, *args, **kwargs)
+
+    return run
