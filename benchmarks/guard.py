@@ -18,10 +18,10 @@ from pathlib import Path
 from bench import BUS, NOTHING, Figures, beside, environment, median_ms, table
 from wire import Server
 
-from claude_bus import rules, worktree
+from claude_bus import claim_paths, worktree
 from claude_bus.config import Config
-from claude_bus.model import Address
-from claude_bus.opening import open_local
+from claude_bus.connect import open_local
+from claude_bus.model.identity import Address
 from claude_bus.sql import agents
 from claude_bus.sql import claims as sql_claims
 
@@ -51,8 +51,8 @@ def awkward(number: int) -> str:
 
 KINDS = (
     ("no claims", ordinary, 0),
-    ("files and folders", ordinary, 2 * rules.MAX_CHANNEL_GLOB_CLAIMS),
-    ("awkward globs", awkward, rules.MAX_CHANNEL_GLOB_CLAIMS),
+    ("files and folders", ordinary, 2 * claim_paths.MAX_CHANNEL_GLOB_CLAIMS),
+    ("awkward globs", awkward, claim_paths.MAX_CHANNEL_GLOB_CLAIMS),
 )
 
 

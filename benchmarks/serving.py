@@ -34,8 +34,9 @@ from bench import BUS, HERE, environment
 
 from claude_bus import processes
 from claude_bus.config import Access, Config
-from claude_bus.model import Address, Client, HookReport
-from claude_bus.opening import open_local
+from claude_bus.connect import open_local
+from claude_bus.model.hooks import HookReport
+from claude_bus.model.identity import Address, Client
 from claude_bus.remote import codec
 from claude_bus.remote.bus import RemoteBus
 from claude_bus.sql import bindings, sessions

@@ -18,9 +18,13 @@ from typing import Any
 from bench import beside, table
 
 from claude_bus import processes
+from claude_bus.compat.sql import feeds
 from claude_bus.drivers.sqlite import connect, transact
-from claude_bus.model import Address, Client, Draft, Grant, HookReport, Search
-from claude_bus.sql import agents, bindings, deliveries, feeds, inboxes, messages, sessions
+from claude_bus.model.hooks import HookReport
+from claude_bus.model.identity import Address, Client
+from claude_bus.model.messages import Draft, Search
+from claude_bus.model.tokens import Grant
+from claude_bus.sql import agents, bindings, deliveries, inboxes, messages, sessions
 from claude_bus.sql.transaction import CallerContext, Transaction
 
 ME = processes.this_process()

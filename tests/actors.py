@@ -13,10 +13,11 @@ from pathlib import Path
 
 from claude_bus import processes
 from claude_bus.config import Config
+from claude_bus.connect import open_local
 from claude_bus.errors import BusError, ClaimHeld, NameTaken, VersionConflict
 from claude_bus.local import LocalBus
-from claude_bus.model import Address, Client, Draft
-from claude_bus.opening import open_local
+from claude_bus.model.identity import Address, Client
+from claude_bus.model.messages import Draft
 from claude_bus.sql import bindings, claims, deliveries, messages, sessions, state
 
 CHANNEL = "default"

@@ -16,16 +16,17 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from claude_bus import rules
+from claude_bus import grants
 from claude_bus.cli.main import run
-from claude_bus.http import app, connection, guard, quotas, recv_send, serve
-from claude_bus.http.answers import Json, body_of
+from claude_bus.compat.http import recv_send
+from claude_bus.http import app, auth, connection, quotas, serve
 from claude_bus.http.hub import channel
+from claude_bus.http.responses import Json, body_of
 from claude_bus.http.service import Service, grant_of
 from claude_bus.mcp import participants
 from claude_bus.mcp.http import Endpoint
 from claude_bus.mcp.participants import Patience
-from claude_bus.model import Address
+from claude_bus.model.identity import Address
 
 
 def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after another
@@ -41,7 +42,7 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
     async def be(request: Request) -> Response:
         """Somebody, if one may be."""
         name = (await body_of(request))["name"]
-        return Json({"name": rules.require(grant_of(request), Address(name, "default")).name})
+        return Json({"name": grants.require(grant_of(request), Address(name, "default")).name})
 
     async def wait(request: Request) -> Response:
         """A long poll, for what happens on a channel when somebody asks `/release`."""
@@ -106,7 +107,7 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
 
 def set_limits(given: dict[str, str]) -> None:
     """Limits that a test makes smaller than they are."""
-    modules: dict[str, Any] = {"HEAD_PATIENCE": connection, "MAX_SILENT": connection, "BODY_PATIENCE": guard}
+    modules: dict[str, Any] = {"HEAD_PATIENCE": connection, "MAX_SILENT": connection, "BODY_PATIENCE": auth}
     modules |= {"WRITE_PATIENCE": connection, "WRONG_TOKENS": quotas, "HANDSHAKE": serve}
     modules |= {"MAX_PARTICIPANTS": participants, "MAX_OF_TOKEN": participants, "HOLD": recv_send}
     for name, module in modules.items():

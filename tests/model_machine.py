@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from claude_bus.drivers.sqlite import Step
 from claude_bus.errors import BusError
-from claude_bus.model import Address, Client, Draft, Folder, HandOver, Process
+from claude_bus.model.identity import Address, Client, Folder, Process
+from claude_bus.model.messages import Draft, HandOver
 from claude_bus.sql import agents, bindings, deliveries, messages, sessions
 from model_of_claims import REPOSITORY, WORLD
 from model_of_the_bus import MOVES, Handed, Letter, ModelOfTheBus, Running, Slip

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from claude_bus.model import Address, Guard
+from claude_bus.model.claims import Guard
+from claude_bus.model.identity import Address
 from model_refusals import Refused
 
 REPOSITORY = "example.org/shop"

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from claude_bus import rows, text
-from claude_bus.model import Address, Client, Draft, HookReport, Message, Process, Status
+from claude_bus import documents, fence, quoting, text
+from claude_bus.model.hooks import HookReport
+from claude_bus.model.identity import Address, Client, Process, Status
+from claude_bus.model.messages import Draft, Message
 from model_of_claims import ModelOfClaims, meet, scope_of
 from model_of_state import ModelOfState
 from model_refusals import Refused
@@ -722,7 +724,7 @@ class ModelOfTheBus:
 
 def _fitting(messages: Iterable[Message], room: int) -> int:
     """How many of the first fit into so many characters, each with a line break."""
-    size: Callable[[Message], int] = lambda m: text.size(text.message_block(m, text.SAMPLE_LABEL)) + 1  # noqa: E731
+    size: Callable[[Message], int] = lambda m: quoting.size(fence.message_block(m, fence.SAMPLE_LABEL)) + 1  # noqa: E731
     count = 0
     for message in messages:
         room -= size(message)
@@ -734,6 +736,6 @@ def _fitting(messages: Iterable[Message], room: int) -> int:
 
 def _answering(messages: Sequence[Message], room: int) -> int:
     """How many of the first an answer of a tool carries: they fit as JSON, or it is one that the client shows."""
-    sizes = [text.size(json.dumps(rows.message(m, for_model=True), ensure_ascii=False)) for m in messages]
+    sizes = [quoting.size(json.dumps(documents.message(m, for_model=True), ensure_ascii=False)) for m in messages]
     fitting = [n for n in range(1, len(sizes) + 1) if sum(sizes[:n]) <= room]
     return max([*fitting, int(bool(sizes) and sizes[0] <= text.MOST_SHOWN)])

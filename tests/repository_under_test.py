@@ -10,8 +10,8 @@ from pathlib import Path
 
 from claude_bus import worktree
 from claude_bus.config import Config
-from claude_bus.model import Address
-from claude_bus.opening import open_bus
+from claude_bus.connect import open_bus
+from claude_bus.model.identity import Address
 from claude_bus.sql import agents, claims
 
 SOURCE = str(Path(__file__).parents[1] / "src")

@@ -16,7 +16,9 @@ from claude_bus.config import Access, Config, Serving
 from claude_bus.drivers.sqlite import Database
 from claude_bus.http.app import create_app
 from claude_bus.local import LocalBus
-from claude_bus.model import Client, Draft, Folder, Injection, Process
+from claude_bus.model.hooks import Injection
+from claude_bus.model.identity import Client, Folder, Process
+from claude_bus.model.messages import Draft
 from claude_bus.remote.bus import RemoteBus
 from claude_bus.session.hook_event import HookEvent
 from claude_bus.session.membership import Membership
@@ -24,7 +26,7 @@ from claude_bus.session.presence import Presence
 from claude_bus.session.session import Session
 from claude_bus.session.wakeup import Wakeup
 from claude_bus.sql.transaction import CallerContext
-from claude_bus.surroundings import Surroundings
+from claude_bus.workspace import Workspace
 from store_under_test import HOST, START
 
 
@@ -60,7 +62,7 @@ class Party:
         given = Config(self.path, busy_timeout=0.2, **{"rate": 0, **config})
         wakeup = Wakeup(may_wake, attended=attended)
         presence = Presence(self.bus(given), given, client, wakeup=wakeup)
-        return Session.of(Membership(presence, Surroundings(client.folder)))
+        return Session.of(Membership(presence, Workspace(client.folder)))
 
     def bus(self, config: Config) -> Bus:
         """The bus of one server process."""

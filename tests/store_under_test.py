@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
 from claude_bus.drivers.sqlite import Step, connect, transact
-from claude_bus.model import Address, Client, Draft, Folder, HandOver, Message, Process, Sent
+from claude_bus.model.identity import Address, Client, Folder, Process
+from claude_bus.model.messages import Draft, HandOver, Message, Sent
 from claude_bus.sql import agents, bindings, deliveries, messages
 from claude_bus.sql.transaction import CallerContext, Held, Transaction
 

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from claude_bus.errors import BusError, Forbidden, InvalidInput, WrongHost
-from claude_bus.http.addresses import Allowed, Host, Origin, host_of, is_loopback, origin_of
+from claude_bus.http.hosts import Allowed, Host, Origin, host_of, is_loopback, origin_of
 
 ALLOWED = Allowed(["box", "box.local", "0.0.0.0"], ["bus.example.org", "*.team.example"], ["https://pages.example"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from claude_bus.errors import InvalidInput, NameTaken
-from claude_bus.model import Address, Agent, Folder
+from claude_bus.model.identity import Address, Agent, Folder
 from claude_bus.sql import agents, bindings, claims, events, listeners, messages, state
 from store_under_test import Store
 

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_bus_under_test import run, surroundings
-from claude_bus.model import Letter
-from claude_bus.sql import archive, deliveries
+from claude_bus.compat.sql import archive
+from claude_bus.model.messages import ArchivedMessage
+from claude_bus.sql import deliveries
 from processes_under_test import eventually, suspend
 from store_under_test import START, Store
 
@@ -246,8 +247,8 @@ def test_thousands_are_imported(desk: Desk) -> None:
 # -- the verbs ------------------------------------------------------------------------------
 
 
-def letter(number: int | str, body: str = "x", **more: Any) -> Letter:
-    return Letter(**{"id": number, "ts": START - 100, "sender": "mac", "to": (), "body": body} | more)
+def letter(number: int | str, body: str = "x", **more: Any) -> ArchivedMessage:
+    return ArchivedMessage(**{"id": number, "ts": START - 100, "sender": "mac", "to": (), "body": body} | more)
 
 
 def test_times_give_way_to_what_is_there(store: Store) -> None:
@@ -299,7 +300,7 @@ NAMES = st.sampled_from(["ann", "bob", "eve", "bob@shop"])
 @given(
     st.lists(
         st.builds(
-            Letter,
+            ArchivedMessage,
             id=st.integers(1, 10**6) | st.text("ab#:\"'-é", max_size=8),
             ts=st.floats(1e9, START),
             sender=NAMES,
@@ -313,7 +314,7 @@ NAMES = st.sampled_from(["ann", "bob", "eve", "bob@shop"])
         unique_by=lambda one: (one.id, one.sender, one.to, one.body),
     )
 )
-def test_any_store_goes_in_and_out(letters: list[Letter]) -> None:
+def test_any_store_goes_in_and_out(letters: list[ArchivedMessage]) -> None:
     """What is given out is what was taken in but for times that had to give way; taken in again it changes nothing."""
     import tempfile
 

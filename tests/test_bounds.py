@@ -14,18 +14,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_bus import claude_code, jsons, rows, rules, text
+from claude_bus import addresses, claude_code, documents, drafts, jsons, limits, quoting
 from claude_bus.bus import Bus
+from claude_bus.cli import printing
+from claude_bus.compat.sql import feeds
 from claude_bus.config import Access, Config, Serving
+from claude_bus.connect import open_local
 from claude_bus.errors import HTTP_STATUS, InvalidInput, RateLimited, TooLarge, from_dict
-from claude_bus.http import answers, bodies
+from claude_bus.http import bodies, responses
 from claude_bus.http.app import create_app
 from claude_bus.http.bodies import Bodies
-from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, Process, Search, StateEntry
-from claude_bus.opening import open_local
+from claude_bus.model.identity import Address, Client, Folder, Process
+from claude_bus.model.messages import Draft, Search
+from claude_bus.model.state import StateEntry
+from claude_bus.model.tokens import UNRESTRICTED, Grant
 from claude_bus.processes import this_process
 from claude_bus.remote.bus import RemoteBus
-from claude_bus.sql import agents, bindings, calls, deliveries, feeds, listeners, messages, sessions, state
+from claude_bus.sql import agents, bindings, calls, columns, deliveries, listeners, messages, sessions, state
 from claude_bus.sql.catalog import REMOTE
 from claude_bus.sql.transaction import Transaction
 from effort import looks
@@ -188,12 +193,12 @@ async def test_no_route_fails_on_what_gets_past_the_count(name: str, house: Hous
 def test_a_request_settles_so_many_messages(tmp_path: Path) -> None:
     """More are refused before the store is asked; so are those of a hook event."""
     with pytest.raises(InvalidInput, match="5000"):
-        rules.check_message_count(rules.MAX_SETTLED + 1)
+        drafts.check_message_count(drafts.MAX_SETTLED + 1)
 
 
 async def test_a_quarter_of_a_million_ids_do_not_hold_the_store(house: House) -> None:
     """Neither as a list of ids, nor in what happened to a session."""
-    ids = list(range(1, rules.MAX_SETTLED + 2))
+    ids = list(range(1, drafts.MAX_SETTLED + 2))
     process = {"host": "h", "pid": 1, "started": 1.0}
     me = {"name": "ann", "channel": "default"}
     client = {"key": "c", "process": process}
@@ -247,15 +252,20 @@ def test_the_end_of_a_subagent_is_found_at_the_beginning_of_a_prompt() -> None:
 
 def test_one_line_reads_no_more_than_it_shows() -> None:
     """Of a name of two million characters it takes the first; blanks between words still do not count."""
-    assert text.one_line("\x01" * 2_000_000, 64) == ("\\x01" * 16)[:63] + "…"
-    assert text.one_line("a  \n  b", 64) == "a b"
-    assert text.one_line("a" + " " * 1_000_000 + "b", 64) == "a…"
+    assert quoting.one_line("\x01" * 2_000_000, 64) == ("\\x01" * 16)[:63] + "…"
+    assert quoting.one_line("a  \n  b", 64) == "a b"
+    assert quoting.one_line("a" + " " * 1_000_000 + "b", 64) == "a…"
 
 
 def test_a_message_of_line_breaks_is_printed_in_linear_time() -> None:
     """Lines that could pass for another message's are marked, wherever they stand."""
-    assert text.event("ann", 0.0, "\n" * 60_000).count("\n") == 60_003
-    assert text.event("ann", 0.0, "\n \n---\n  ---  \n x").splitlines()[2:6] == [" ", "\\---", "  \\---  ", " x"]
+    assert printing.recv_block("ann", 0.0, "\n" * 60_000).count("\n") == 60_003
+    assert printing.recv_block("ann", 0.0, "\n \n---\n  ---  \n x").splitlines()[2:6] == [
+        " ",
+        "\\---",
+        "  \\---  ",
+        " x",
+    ]
 
 
 # -- memory --------------------------------------------------------------------------------------
@@ -274,7 +284,7 @@ def test_bodies_are_held_up_to_a_limit() -> None:
         fill(held, grant(1), size, each + 1)
     fill(held, grant(1), size, each)
     with pytest.raises(RateLimited, match="of all requests under way"):
-        fill(held, ANYBODY, size, bodies.MAX_HELD // size + 1)
+        fill(held, UNRESTRICTED, size, bodies.MAX_HELD // size + 1)
 
 
 def fill(held: Bodies, whose: Grant, size: int, count: int) -> None:
@@ -290,9 +300,9 @@ def test_ordinary_messages_get_through_while_others_send_large_ones(monkeypatch:
     """A body as short as most messages does not count."""
     monkeypatch.setattr(bodies, "MAX_HELD", 100_000)
     held = Bodies()
-    with held.body(ANYBODY) as large:
+    with held.body(UNRESTRICTED) as large:
         large.grow(100_000 + bodies.FREE)
-        with held.body(ANYBODY) as small:
+        with held.body(UNRESTRICTED) as small:
             small.grow(bodies.FREE)
             with pytest.raises(RateLimited):
                 small.grow(bodies.FREE + 1)
@@ -310,8 +320,8 @@ async def test_a_body_for_which_there_is_no_room_is_refused(house: House, monkey
 @pytest.mark.parametrize("code", [code for code, status in HTTP_STATUS.items() if status in (429, 503)])
 def test_who_is_to_come_again_is_told_when(code: str) -> None:
     """Also where the error itself does not say."""
-    assert answers.refusal(from_dict({"error": code, "message": "x"})).headers["Retry-After"] == "1"
-    assert answers.refusal(from_dict({"error": code, "message": "x", "retry_after": 7})).headers["Retry-After"] == "7"
+    assert responses.refusal(from_dict({"error": code, "message": "x"})).headers["Retry-After"] == "1"
+    assert responses.refusal(from_dict({"error": code, "message": "x", "retry_after": 7})).headers["Retry-After"] == "7"
 
 
 async def test_a_refused_body_is_not_kept_with_its_connection(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +347,7 @@ async def test_a_refused_body_is_not_kept_with_its_connection(house: House, monk
     await house.app(scope, receive, send)
 
     assert sent[0]["status"] == 429
-    error = scope["state"][answers.REFUSED]
+    error = scope["state"][responses.REFUSED]
     assert (error.code, error.__traceback__, error.__context__) == ("rate_limited", None, None)
 
 
@@ -347,9 +357,9 @@ async def test_a_refused_body_is_not_kept_with_its_connection(house: House, monk
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a test can reach."""
-    monkeypatch.setattr(rules, "MAX_NAMES", 4)
-    monkeypatch.setattr(rules, "MAX_NAMES_OF_TOKEN", 2)
-    monkeypatch.setattr(rules, "MAX_RETAINED", 3)
+    monkeypatch.setattr(addresses, "MAX_NAMES", 4)
+    monkeypatch.setattr(addresses, "MAX_NAMES_OF_TOKEN", 2)
+    monkeypatch.setattr(limits, "MAX_RETAINED", 3)
 
 
 @pytest.mark.usefixtures("few")
@@ -381,7 +391,7 @@ async def test_a_channel_has_so_many_names_of_programs(house: House) -> None:
 
 async def test_a_channel_keeps_so_many_names_that_left(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Joining and leaving makes no room for any number of names. Those that left can come back."""
-    monkeypatch.setattr(rules, "MAX_LEFT", 3)
+    monkeypatch.setattr(addresses, "MAX_LEFT", 3)
     for number in range(3):
         assert (await house.caller.put(f"/v1/agents/p{number}")).status_code == 200
         assert (await house.caller.delete(f"/v1/agents/p{number}")).status_code == 204
@@ -394,7 +404,7 @@ async def test_a_channel_keeps_so_many_names_that_left(house: House, monkeypatch
 
 def test_a_token_has_so_many_names_that_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that one for some cannot take the room of all."""
-    monkeypatch.setattr(rules, "MAX_LEFT_OF_TOKEN", 2)
+    monkeypatch.setattr(addresses, "MAX_LEFT_OF_TOKEN", 2)
     of_ann = Grant("ann", ("ann", "ann-*"), token=1)
     for name in ("ann", "ann-2"):
         store.by(grant=of_ann)(
@@ -418,7 +428,7 @@ def test_a_token_has_so_many_names_that_left(store: Store, monkeypatch: pytest.M
 
 def test_mail_waits_for_so_many_names_that_nobody_had(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """One message more for a new name is refused and leaves nothing; known names and other channels get theirs."""
-    monkeypatch.setattr(rules, "MAX_EXPECTED", 3)
+    monkeypatch.setattr(addresses, "MAX_EXPECTED", 3)
     alice, _ = store.join("alice"), store.join("bob")
     store.send(alice, ("n1", "n2"))
     for to in (("n3", "n4"), ("bob", "n3", "n4")):
@@ -435,7 +445,7 @@ async def test_counts_of_unread_mail_are_for_so_many_names(house: House, monkeyp
     for name in ("n1", "n2", "n3"):
         await house.caller.post("/send", json={"from": "ci", "to": name, "msg": "x"})
     assert "more" not in (await house.caller.get("/inbox")).json()
-    monkeypatch.setattr(rules, "MAX_INBOXES", 2)
+    monkeypatch.setattr(addresses, "MAX_INBOXES", 2)
     found = (await house.caller.get("/inbox")).json()
     assert (found["recipients"], found["more"]) == ({"default": {"n1": 1, "n2": 1}}, 1)
 
@@ -454,7 +464,7 @@ def test_a_token_has_so_many_names(store: Store) -> None:
 @pytest.mark.usefixtures("few")
 def test_sessions_of_this_machine_join_whatever_programs_do(store: Store) -> None:
     """A session elsewhere cannot take a new name each time it comes; one that has it goes on."""
-    for number in range(rules.MAX_NAMES):
+    for number in range(addresses.MAX_NAMES):
         store(agents.enlist, Address(f"p{number}", "default"), "http")
     store.join("alice")
     far = Client("@ann@key", store.process(), Folder(), "conversation")
@@ -491,7 +501,7 @@ def test_a_token_for_some_names_is_searched_for_without_listing_them(store: Stor
 
 def test_the_status_of_a_message_counts_those_it_does_not_show(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first by name, and of the others how many are how far."""
-    monkeypatch.setattr(rules, "MAX_AT_ONCE", 3)
+    monkeypatch.setattr(limits, "MAX_AT_ONCE", 3)
     alice = store.join("alice")
     names = [f"p{number}" for number in range(6)]
     for name in names:
@@ -503,13 +513,13 @@ def test_the_status_of_a_message_counts_those_it_does_not_show(store: Store, mon
 
     assert [receipt.recipient for receipt in found.receipts] == names[:3]
     assert dict(found.more) == {"queued": 2, "handed": 1}
-    assert rows.status(found)["more"] == {"queued": 2, "handed": 1}
-    assert "more" not in rows.status(store(messages.status, alice, store.send(alice, "p1").id))
+    assert documents.status(found)["more"] == {"queued": 2, "handed": 1}
+    assert "more" not in documents.status(store(messages.status, alice, store.send(alice, "p1").id))
 
 
 def test_replies_in_a_status_are_as_many_as_one_answer_carries(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest; the rest is in the thread."""
-    monkeypatch.setattr(rules, "MAX_ANSWER", 2_500)
+    monkeypatch.setattr(limits, "MAX_ANSWER", 2_500)
     alice, bob = store.join("alice"), store.join("bob")
     sent = store.send(alice, "bob")
     for number in range(5):
@@ -524,7 +534,7 @@ async def test_lists_for_programs_say_how_much_they_leave_out(house: House, monk
         await house.caller.put(f"/v1/state/{name}", json={"as": name, "value": 1})
         await house.caller.post("/v1/claims", json={"as": name, "paths": [name]})
     assert "more" not in (await house.caller.get("/v1/agents")).json()
-    monkeypatch.setattr(rules, "MAX_AT_ONCE", 2)
+    monkeypatch.setattr(limits, "MAX_AT_ONCE", 2)
     for what in ("agents", "claims", "state"):
         found = (await house.caller.get(f"/v1/{what}")).json()
         assert (len(found[what]), found["more"]) == (2, 1)
@@ -648,7 +658,7 @@ async def test_a_state_entry_has_so_many_levels(party: Party) -> None:
     deepest = json.dumps(nested(jsons.MAX_VALUE_DEPTH))
     await alice.set_state("key", deepest, json=True)
     [entry] = await alice.get_state("key")
-    assert json.dumps(rows.entry(entry)["value"]) == deepest
+    assert json.dumps(documents.entry(entry)["value"]) == deepest
     for depth in (jsons.MAX_VALUE_DEPTH + 1, 300, 940):
         with pytest.raises(InvalidInput, match="value is nested deeper than 50 levels"):
             await alice.set_state("key", json.dumps(nested(depth)), json=True)
@@ -661,8 +671,8 @@ async def test_a_state_entry_has_so_many_levels(party: Party) -> None:
 def test_what_is_stored_too_deeply_is_text(depth: int) -> None:
     """An older claude-bus, or another program, may have put it there."""
     value = "[" * depth + "]" * depth
-    assert rows.entry(StateEntry("key", value, 1, "ann", 0.0, json=True))["value"] == value
-    assert rules.load_list(value) == ()
+    assert documents.entry(StateEntry("key", value, 1, "ann", 0.0, json=True))["value"] == value
+    assert columns.load_list(value) == ()
 
 
 async def test_waiting_for_mail_works_as_before(closed_house: House) -> None:

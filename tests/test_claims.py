@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claude_bus.errors import ClaimHeld, ClaimOfOther, InvalidInput
-from claude_bus.model import FOLDER, Address, Claim, Place
+from claude_bus.model.claims import FOLDER, Claim, ClaimTarget
+from claude_bus.model.identity import Address
 from claude_bus.sql import agents, claims
 from store_under_test import START, Store
 
@@ -104,7 +105,7 @@ def test_a_file_that_is_called_like_a_resource_is_a_file(store: Store) -> None:
 def test_what_a_claim_is_known_to_name_decides_what_is_below_it(store: Store) -> None:
     """A plain file has nothing below it, and a folder has, whatever it is called."""
     alice, bob = store.join("alice"), store.join("bob")
-    store(claims.claim, alice, [Place(REPO, "Makefile", "1:2:3"), Place(REPO, "next.js", FOLDER)], ttl=60)
+    store(claims.claim, alice, [ClaimTarget(REPO, "Makefile", "1:2:3"), ClaimTarget(REPO, "next.js", FOLDER)], ttl=60)
 
     take(store, bob, "Makefile/**/*.md")
     with pytest.raises(ClaimHeld):
@@ -115,17 +116,17 @@ def test_a_folder_is_not_told_by_what_stands_for_its_identity(store: Store) -> N
     """Two folders are two, though both are noted as folders."""
     alice, bob = store.join("alice"), store.join("bob")
     for who, path in ((alice, "src"), (bob, "docs")):
-        store(claims.claim, who, [Place(REPO, path, FOLDER)], ttl=60)
+        store(claims.claim, who, [ClaimTarget(REPO, path, FOLDER)], ttl=60)
 
 
 # -- repositories in one another ---------------------------------------------------------
 
 APP, SUB, HERE = "example.org/app", "example.org/sub", "host:here"
-INNER = Place(SUB, "z.py", "", ((APP, "libs/sub/z.py"), (HERE, "/app/libs/sub/z.py")))
+INNER = ClaimTarget(SUB, "z.py", "", ((APP, "libs/sub/z.py"), (HERE, "/app/libs/sub/z.py")))
 
 
-def outer(path: str) -> Place:
-    return Place(APP, path, "", ((HERE, f"/app/{path}"),))
+def outer(path: str) -> ClaimTarget:
+    return ClaimTarget(APP, path, "", ((HERE, f"/app/{path}"),))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_a_claim_holds_in_repositories_below(store: Store, path: str, refused: b
 def test_a_claim_outside_of_repositories_holds_in_those_of_its_machine(store: Store) -> None:
     """A folder with repositories in it can be claimed as a whole; the same path elsewhere is another folder."""
     alice, bob = store.join("alice"), store.join("bob")
-    store(claims.claim, alice, [Place("", "/app", FOLDER, ((HERE, "/app"),))], ttl=60)
+    store(claims.claim, alice, [ClaimTarget("", "/app", FOLDER, ((HERE, "/app"),))], ttl=60)
 
     with pytest.raises(ClaimHeld):
         store(claims.claim, bob, [INNER], ttl=60)
@@ -279,9 +280,9 @@ def test_release_frees_what_is_named_or_all(store: Store) -> None:
     alice = store.join("alice")
     take(store, alice, "a.py", "b.py", "c.py")
 
-    assert store(claims.release, alice, [(REPO, "b.py")]) == [Place(REPO, "b.py")]
+    assert store(claims.release, alice, [(REPO, "b.py")]) == [ClaimTarget(REPO, "b.py")]
     assert store(claims.release, alice, [(REPO, "b.py")]) == []
-    assert sorted(store(claims.release, alice, None)) == [Place(REPO, "a.py"), Place(REPO, "c.py")]
+    assert sorted(store(claims.release, alice, None)) == [ClaimTarget(REPO, "a.py"), ClaimTarget(REPO, "c.py")]
     assert live(store) == []
 
 

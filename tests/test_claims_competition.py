@@ -19,10 +19,10 @@ from pathlib import Path
 
 from actors import CHANNEL, join, say, wait_for_go
 from claude_bus.config import Config
+from claude_bus.connect import open_local
 from claude_bus.errors import ClaimHeld
 from claude_bus.local import LocalBus
-from claude_bus.model import Address
-from claude_bus.opening import open_local
+from claude_bus.model.identity import Address
 from claude_bus.sql import claims
 from processes_under_test import Actor, environment
 from store_under_test import Store

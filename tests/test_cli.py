@@ -20,10 +20,10 @@ from mcp import Client, StdioServerParameters, stdio_client
 
 from claude_bus import processes
 from claude_bus.config import Config
+from claude_bus.connect import open_local
 from claude_bus.errors import EXIT_STATUS, BusError
-from claude_bus.model import Address
-from claude_bus.model import Client as BusClient
-from claude_bus.opening import open_local
+from claude_bus.model.identity import Address
+from claude_bus.model.identity import Client as BusClient
 from claude_bus.processes import this_process
 from claude_bus.sql import bindings, messages, sessions
 

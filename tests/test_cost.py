@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
-from claude_bus import patterns, rules
+from claude_bus import addresses, claim_paths, drafts, limits, patterns, rules, state_values
+from claude_bus.compat.sql import feeds
 from claude_bus.errors import BusError, InvalidInput, TooLarge
-from claude_bus.model import Address, Draft, File, Grant, Message, Place, Search
-from claude_bus.patterns import Effort
-from claude_bus.sql import agents, claims, deliveries, feeds, guard, inboxes, messages, overlaps, state
+from claude_bus.model.claims import ClaimTarget
+from claude_bus.model.identity import Address
+from claude_bus.model.messages import Draft, File, Message, Search
+from claude_bus.model.tokens import Grant
+from claude_bus.patterns import StepBudget
+from claude_bus.sql import agents, claims, deliveries, guard, inboxes, messages, overlaps, state
 from store_under_test import Store
 
 ANN, BOB = Address("ann", "default"), Address("bob", "default")
@@ -34,7 +38,7 @@ def refused(act: Callable[[], Any]) -> BusError:
 
 
 def claim(store: Store, who: Address, *paths: str, **more: Any) -> Any:
-    return store(claims.claim, who, [Place("", path) for path in paths], **{"ttl": 600} | more)
+    return store(claims.claim, who, [ClaimTarget("", path) for path in paths], **{"ttl": 600} | more)
 
 
 def store_as_before(store: Store, who: Address, paths: list[str]) -> None:
@@ -55,7 +59,7 @@ def store_as_before(store: Store, who: Address, paths: list[str]) -> None:
 )
 def test_two_patterns_take_as_many_steps_as_they_are_long(one: str, other: str, size: int) -> None:
     """Not as the product of their lengths: twenty stars or five hundred, each part is looked at once."""
-    effort = Effort(10**9)
+    effort = StepBudget(10**9)
 
     patterns.overlap((one * size).strip("/") + "z", (other * size).strip("/") + "y", effort)
 
@@ -64,8 +68,8 @@ def test_two_patterns_take_as_many_steps_as_they_are_long(one: str, other: str, 
 
 def test_comparing_ends_when_its_steps_are_spent() -> None:
     """Whoever compares says how much it may take."""
-    with pytest.raises(patterns.Exhausted):
-        patterns.overlap("*a*b*c", "*x*y*z", Effort(5))
+    with pytest.raises(patterns.BudgetExceeded):
+        patterns.overlap("*a*b*c", "*x*y*z", StepBudget(5))
 
 
 @pytest.mark.parametrize(
@@ -82,16 +86,16 @@ def test_a_pattern_has_so_many_wildcards_and_characters(store: Store, path: str)
     """Wherever it comes from, claimed or owned; the refusal names the limit and what to do."""
     for act in (lambda: claim(store, ANN, path), lambda: store(agents.enlist, ANN, "test", "", (path,))):
         message = refused(act).message
-        assert str(rules.MAX_WILDCARDS) in message or str(rules.MAX_GLOB) in message
+        assert str(claim_paths.MAX_WILDCARDS) in message or str(claim_paths.MAX_GLOB) in message
         assert "name the folder" in message
 
 
 def test_a_name_owns_so_many_globs(store: Store) -> None:
     """One more is refused."""
-    most = tuple(f"src/{n}/**" for n in range(rules.MAX_OWNS))
+    most = tuple(f"src/{n}/**" for n in range(claim_paths.MAX_OWNS))
     store(agents.enlist, ANN, "test", "", most)
 
-    assert str(rules.MAX_OWNS) in refused(lambda: store(agents.enlist, ANN, "test", "", (*most, "docs"))).message
+    assert str(claim_paths.MAX_OWNS) in refused(lambda: store(agents.enlist, ANN, "test", "", (*most, "docs"))).message
 
 
 # -- claims ------------------------------------------------------------------------------------
@@ -99,14 +103,14 @@ def test_a_name_owns_so_many_globs(store: Store) -> None:
 
 def test_one_request_names_so_many_paths(store: Store) -> None:
     """Of those that claim, release, take away and judge."""
-    places = [Place("", str(n)) for n in range(rules.MAX_PLACES + 1)]
+    places = [ClaimTarget("", str(n)) for n in range(claim_paths.MAX_PLACES + 1)]
     for act in (
         lambda: store(claims.claim, ANN, places, ttl=1),
         lambda: store(claims.release, ANN, places),
         lambda: store(guard.take_away, ANN, places, "why"),
         lambda: store(guard.standing, ANN, places, ""),
     ):
-        assert str(rules.MAX_PLACES) in refused(act).message
+        assert str(claim_paths.MAX_PLACES) in refused(act).message
 
 
 @pytest.mark.parametrize(
@@ -130,13 +134,13 @@ def test_a_name_and_a_channel_have_so_many_claims(
     claim(store, ANN, path.format(0))
     assert len(store(claims.list_claims, "default")) == 6
 
-    store(claims.release, ANN, [Place("", path.format(0))])
+    store(claims.release, ANN, [ClaimTarget("", path.format(0))])
     claim(store, ANN, path.format(6))
 
 
 def test_a_quoted_name_is_no_glob(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of files that have brackets in their names one may claim as many as of others."""
-    monkeypatch.setattr(rules, "MAX_GLOB_CLAIMS", 1)
+    monkeypatch.setattr(claim_paths, "MAX_GLOB_CLAIMS", 1)
     for n in range(3):
         claim(store, ANN, f"app/[[]id{n}]/page.tsx")
 
@@ -145,11 +149,11 @@ def test_an_edit_beyond_the_limit_claims_nothing_and_goes_through(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A session that edits more files than it may claim is not held up."""
-    monkeypatch.setattr(rules, "MAX_CLAIMS", 2)
+    monkeypatch.setattr(claim_paths, "MAX_CLAIMS", 2)
     carol = store.join("carol")
 
     for n in range(4):
-        verdict = store(guard.edit, store.clients[carol], Place("", f"{n}.py"), "/tree", "deny")
+        verdict = store(guard.edit, store.clients[carol], ClaimTarget("", f"{n}.py"), "/tree", "deny")
         assert verdict.action == "pass"
 
     assert [found.path for found in store(claims.list_claims, "default")] == ["0.py", "1.py"]
@@ -158,16 +162,16 @@ def test_an_edit_beyond_the_limit_claims_nothing_and_goes_through(
 def test_old_patterns_are_compared_all_the_same(store: Store) -> None:
     """What was claimed before there were limits still excludes what it meets, and costs little."""
     store_as_before(store, ANN, HOSTILE)
-    effort = Effort(rules.MAX_EFFORT)
+    effort = StepBudget(claim_paths.MAX_EFFORT)
 
-    assert store(claims.holding, BOB, Place("", "src/*.py"), effort) is None
-    assert rules.MAX_EFFORT - effort.steps < 20 * 4 * len(HOSTILE[0])
+    assert store(claims.holding, BOB, ClaimTarget("", "src/*.py"), effort) is None
+    assert claim_paths.MAX_EFFORT - effort.steps < 20 * 4 * len(HOSTILE[0])
     assert refused(lambda: claim(store, BOB, f"{'a' * 500}7")).code == "claim_held"
 
 
 def test_a_claim_that_takes_too_much_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever others claimed, a verb has an end; fewer paths at once go through."""
-    monkeypatch.setattr(rules, "MAX_EFFORT", 2_000)
+    monkeypatch.setattr(claim_paths, "MAX_EFFORT", 2_000)
     claim(store, ANN, *(f"*{n}" for n in range(40)))
 
     error = refused(lambda: claim(store, BOB, *(f"x{n}*y" for n in range(40))))
@@ -179,15 +183,15 @@ def test_a_claim_that_takes_too_much_is_refused(store: Store, monkeypatch: pytes
 
 def test_looking_for_overlaps_has_an_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is here is told whatever they own; of the overlaps as many as there is effort for."""
-    spent: list[Effort] = []
+    spent: list[StepBudget] = []
 
-    class Noted(Effort):
+    class Noted(StepBudget):
         def __init__(self, steps: int) -> None:
             super().__init__(steps)
             spent.append(self)
 
     monkeypatch.setattr(overlaps, "Effort", Noted)
-    monkeypatch.setattr(rules, "MAX_EFFORT", 20_000)
+    monkeypatch.setattr(claim_paths, "MAX_EFFORT", 20_000)
     for n in range(20):
         store.join(f"s{n}", owns=("src/a.py", *(f"*{n}{k}*" for k in range(30))))
 
@@ -210,7 +214,7 @@ def test_plain_paths_that_do_not_meet_are_not_compared(monkeypatch: pytest.Monke
 def test_the_limit_of_a_line_is_that_of_a_path() -> None:
     """What somebody owns may be as long as what somebody claims."""
     with pytest.raises(InvalidInput):
-        rules.check_owns(["a" * (rules.MAX_PATH + 1)])
+        claim_paths.check_owns(["a" * (claim_paths.MAX_PATH + 1)])
 
 
 # -- recipients --------------------------------------------------------------------------------
@@ -226,15 +230,15 @@ def test_names_are_guessed_for_two_recipients_among_those_seen_last(
         looked.append((name, list(known)))
         return ""
 
-    monkeypatch.setattr(rules, "similar", similar)
-    for n in range(rules.MAX_CANDIDATES + 20):
+    monkeypatch.setattr(addresses, "closest_name", similar)
+    for n in range(addresses.MAX_CANDIDATES + 20):
         store.now += 1
         store(agents.enlist, Address(f"known-{n}", "default"), "test")
 
-    sent = store.send(ANN, tuple(f"unknown-{n}" for n in range(rules.MAX_RECIPIENTS)))
+    sent = store.send(ANN, tuple(f"unknown-{n}" for n in range(addresses.MAX_RECIPIENTS)))
 
     assert [name for name, _ in looked] == ["unknown-0", "unknown-1"]
-    assert {len(known) for _, known in looked} == {rules.MAX_CANDIDATES}
+    assert {len(known) for _, known in looked} == {addresses.MAX_CANDIDATES}
     assert "known-219" in looked[0][1]
     assert {e.outlook for e in sent.expectations} == {"unknown"}
 
@@ -242,9 +246,9 @@ def test_names_are_guessed_for_two_recipients_among_those_seen_last(
 @pytest.mark.parametrize(
     ("to", "says"),
     [
-        (("a*",) * (rules.MAX_RECIPIENT_GLOBS + 1), str(rules.MAX_RECIPIENT_GLOBS)),
+        (("a*",) * (addresses.MAX_RECIPIENT_GLOBS + 1), str(addresses.MAX_RECIPIENT_GLOBS)),
         (("*a" * 40,), "shorter"),
-        (("b",) * (rules.MAX_RECIPIENTS + 1), str(rules.MAX_RECIPIENTS)),
+        (("b",) * (addresses.MAX_RECIPIENTS + 1), str(addresses.MAX_RECIPIENTS)),
     ],
 )
 def test_a_message_has_so_many_recipients_and_globs(store: Store, to: tuple[str, ...], says: str) -> None:
@@ -254,9 +258,9 @@ def test_a_message_has_so_many_recipients_and_globs(store: Store, to: tuple[str,
 
 def test_a_message_has_so_many_tags(store: Store) -> None:
     """They come with every reading."""
-    store.send(ANN, "bob", tags=("t",) * rules.MAX_TAGS)
+    store.send(ANN, "bob", tags=("t",) * drafts.MAX_TAGS)
 
-    assert str(rules.MAX_TAGS) in refused(lambda: store.send(ANN, "bob", tags=("t",) * (rules.MAX_TAGS + 1))).message
+    assert str(drafts.MAX_TAGS) in refused(lambda: store.send(ANN, "bob", tags=("t",) * (drafts.MAX_TAGS + 1))).message
 
 
 def test_a_hint_names_no_channel_that_the_sender_may_not_use(store: Store) -> None:
@@ -279,7 +283,7 @@ def test_a_hint_names_no_channel_that_the_sender_may_not_use(store: Store) -> No
 # -- answers -----------------------------------------------------------------------------------
 
 BIG = "x" * 60_000
-MANY = rules.MAX_ANSWER // len(BIG)
+MANY = limits.MAX_ANSWER // len(BIG)
 
 
 def characters(found: Sequence[Message]) -> int:
@@ -306,8 +310,8 @@ def test_every_answer_with_messages_has_so_many_characters(full: Store, limit: i
         [r.message for r in full.by(grant=Grant())(feeds.received, "bob", "default", 0.0, 1000).received],
     ]
 
-    assert max(map(characters, answers)) <= rules.MAX_ANSWER
-    assert limit < 0 or min(map(characters, answers)) > rules.MAX_ANSWER / 2
+    assert max(map(characters, answers)) <= limits.MAX_ANSWER
+    assert limit < 0 or min(map(characters, answers)) > limits.MAX_ANSWER / 2
 
 
 def test_of_mail_that_does_not_fit_little_is_read(full: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +333,7 @@ def test_what_messages_name_counts_too(store: Store) -> None:
 
     found = store(messages.history, BOB, limit=200)
 
-    assert 0 < sum(len(file.path) for message in found for file in message.files) <= rules.MAX_ANSWER
+    assert 0 < sum(len(file.path) for message in found for file in message.files) <= limits.MAX_ANSWER
 
 
 @pytest.mark.parametrize(
@@ -360,11 +364,11 @@ def test_history_goes_on_where_an_answer_ended(full: Store) -> None:
 def test_more_values_than_an_answer_carries_are_refused(store: Store) -> None:
     """With the way to them: the keys alone, and those with a prefix."""
     for n in range(5):
-        store(state.set_state, ANN, f"big/{n}", "x" * rules.MAX_VALUE_BYTES)
+        store(state.set_state, ANN, f"big/{n}", "x" * state_values.MAX_VALUE_BYTES)
     store(state.set_state, ANN, "small", "y")
 
     message = refused(lambda: store(state.list_state, "default", values=True)).message
-    assert str(rules.MAX_ANSWER) in message
+    assert str(limits.MAX_ANSWER) in message
     assert "prefix" in message
     assert [e.value for e in store(state.list_state, "default")] == [None] * 6
     assert [e.value for e in store(state.list_state, "default", prefix="small", values=True)] == ["y"]
@@ -377,7 +381,7 @@ def test_versions_come_as_many_as_fit_and_then_those_before(store: Store, limit:
         store(state.set_state, ANN, "k", str(n % 10) * 200_000)
     versions: list[int] = []
     while found := store(state.history, "default", "k", limit, versions[-1] if versions else 0):
-        assert sum(len(e.value or "") for e in found) <= rules.MAX_ANSWER
+        assert sum(len(e.value or "") for e in found) <= limits.MAX_ANSWER
         versions += [e.version for e in found]
 
     assert versions == ([] if limit < 0 else list(range(12, 0, -1)))
@@ -385,7 +389,7 @@ def test_versions_come_as_many_as_fit_and_then_those_before(store: Store, limit:
 
 def test_a_channel_has_so_many_keys(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are there can be written; deleting one, or its end, makes room; another channel has its own."""
-    monkeypatch.setattr(rules, "MAX_KEYS", 3)
+    monkeypatch.setattr(state_values, "MAX_KEYS", 3)
     for n in range(3):
         store(state.set_state, ANN, str(n), "x", ttl=60 if n else None)
 

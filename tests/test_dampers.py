@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_bus import rules
+from claude_bus import waking
 from claude_bus.errors import RateLimited
 from claude_bus.mcp import hooks
-from claude_bus.model import Address, Draft
+from claude_bus.model.identity import Address
+from claude_bus.model.messages import Draft
 from claude_bus.session.hook_event import HookEvent
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
@@ -77,7 +78,7 @@ async def converse(party: Party, one: Polite, other: Polite, limit: int) -> int:
     for _ in range(limit):
         woken = [who for who in (one, other) if await who.is_woken()]
         if not woken:
-            party.now += rules.RING_AFTER[1] + 1  # what is due again rings again
+            party.now += waking.RING_AFTER[1] + 1  # what is due again rings again
             woken = [who for who in (one, other) if await who.is_woken()]
         if not woken:
             break
@@ -96,7 +97,7 @@ async def test_two_sessions_that_thank_each_other_stop_by_themselves(party: Part
 
     turns = await converse(party, alice, bob, limit=100)
 
-    assert turns == rules.MAX_HOPS == 10
+    assert turns == waking.MAX_HOPS == 10
     assert [*alice.said, *bob.said].count("quiet") == 1
     assert alice.said[-1] == "quiet"
     last = await bob.session.bus.run(deliveries.waiting, (await bob.session.presence.attach()).address)
@@ -133,7 +134,7 @@ async def test_a_round_of_three_stops_too(party: Party) -> None:
             await who.turn(PUSHED)
             turns += 1
 
-    assert turns == rules.MAX_HOPS
+    assert turns == waking.MAX_HOPS
 
 
 async def test_talk_within_a_turn_ends_too(party: Party) -> None:
@@ -142,7 +143,7 @@ async def test_talk_within_a_turn_ends_too(party: Party) -> None:
     for session in (alice, bob):
         await prompt_hook(session, "s", "p1", "default")
     pair = [(alice, "bob"), (bob, "alice")]
-    for sent in range(rules.MAX_TALK):
+    for sent in range(waking.MAX_TALK):
         me, peer = pair[sent % 2]
         await say(me, peer, "And thank you!")
         await pair[(sent + 1) % 2][0].inbox()
@@ -156,7 +157,7 @@ async def test_without_hooks_nothing_is_known_and_nothing_damped(party: Party) -
     """A client whose turns nobody tells of cannot be woken either."""
     alice, bob = await party.join("alice"), await party.join("bob")
     pair = [(alice, "bob"), (bob, "alice")]
-    for number in range(2 * rules.MAX_TALK):
+    for number in range(2 * waking.MAX_TALK):
         me, peer = pair[number % 2]
         await say(me, peer)
         await pair[(number + 1) % 2][0].inbox()
@@ -226,7 +227,7 @@ async def test_a_clock_that_goes_back_refuses_nobody(party: Party) -> None:
 
 def test_programs_may_send_as_much_as_they_like(store: Store) -> None:
     """The limit is for sessions, which a model drives; scripts know what they do."""
-    from claude_bus.model import Address
+    from claude_bus.model.identity import Address
     from claude_bus.sql import agents, messages
 
     ci = Address("ci", "default")
@@ -284,10 +285,10 @@ async def test_new_mail_still_wakes_a_session_that_leaves_old_mail_unread(party:
     bob = await woken_session(party, "bob")
     alice = await party.join("alice")
     await say(alice, "bob", "long " * 5_000)
-    for _ in rules.RING_AFTER:
-        party.now += rules.RING_AFTER[-1] + 1
+    for _ in waking.RING_AFTER:
+        party.now += waking.RING_AFTER[-1] + 1
         assert await bob.bus.run(deliveries.ring, bob.client.key, idle=False)
-    party.now += rules.RING_AFTER[-1] + 1
+    party.now += waking.RING_AFTER[-1] + 1
     assert not await bob.bus.run(deliveries.ring, bob.client.key, idle=False)
 
     await say(alice, "bob", "fyi", kind="fyi")
@@ -343,14 +344,14 @@ def test_wakes_stay_within_their_budget_whatever_the_clock_does(
     spent: float, now: float, by_program: bool, steps: list[float]
 ) -> None:
     """In any time there are at most the burst, and one for each that is paid for; a wait is never longer than that."""
-    every, burst = rules.WAKE_EVERY[by_program], rules.WAKE_BURST[by_program]
+    every, burst = waking.WAKE_EVERY[by_program], waking.WAKE_BURST[by_program]
     began, woken = now, 0
-    spent = rules.wake_spent(spent, now, by_program=by_program) - every
+    spent = waking.wake_spent(spent, now, by_program=by_program) - every
     for step in steps:
         now += step
-        wait = rules.wake_wait(spent, now, by_program=by_program)
+        wait = waking.wake_wait(spent, now, by_program=by_program)
         assert 0 <= wait <= every + 1e-3
         if not wait:
             woken += 1
-            spent = rules.wake_spent(spent, now, by_program=by_program)
+            spent = waking.wake_spent(spent, now, by_program=by_program)
     assert woken <= burst + (now - began) / every + 1

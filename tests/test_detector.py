@@ -21,7 +21,7 @@ from claude_bus.config import Config
 from claude_bus.detector import Suspicion, find
 from claude_bus.errors import InvalidInput, SecretRefused
 from claude_bus.mcp import tools
-from claude_bus.model import Draft
+from claude_bus.model.messages import Draft
 from claude_bus.sql import state
 from likely_secrets import ORDINARY, SECRETS
 from processes_under_test import environment

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus import config, files, jsons, rules, spelling, text
+from claude_bus import addresses, claim_paths, config, drafts, files, jsons, spelling, state_values, text, waking
 from claude_bus.cli.commands import COMMANDS
+from claude_bus.compat.http import messages_ack, recv_send
 from claude_bus.config import Serving
 from claude_bus.errors import EXIT_STATUS, HTTP_STATUS
-from claude_bus.http import bodies, connection, guard, messages_ack, quotas, recv_send, verbs
+from claude_bus.http import auth, bodies, connection, quotas, rpc
 from claude_bus.http.serve import HANDSHAKE, OTHER_FILES
+from claude_bus.limits import MAX_ANSWER, MAX_AT_ONCE, MAX_REPLIES, MAX_RETAINED, SILENCE
 from claude_bus.mcp import participants
 from claude_bus.mcp.participants import Patience
 from claude_bus.mcp.tools import TOOLS
@@ -95,15 +97,15 @@ def test_every_limit_is_documented() -> None:
     rows = [line for line in said.split("## Limits")[1].splitlines() if line.startswith("| ")]
     limits = {
         "request line": f"{connection.MAX_HEADER_BYTES // 1024} KiB",
-        "body,": f"{guard.MAX_BODY_BYTES // 1024**2} MiB",
+        "body,": f"{auth.MAX_BODY_BYTES // 1024**2} MiB",
         "values in a JSON body": f"{jsons.MAX_VALUES:,}; {jsons.MAX_DEPTH}",
         "bytes of bodies": f"{bodies.MAX_OF_TOKEN >> 20} MiB; {bodies.MAX_HELD >> 20} MiB ({bodies.FREE >> 10} KiB",
         "addresses at which": "; ".join(
             f"{most.most:,}" for verb in ("listen", "watch", "announce_call") if (most := REMOTE[verb].rows)
         ),
-        "messages that one request": f"{rules.MAX_SETTLED:,}",
+        "messages that one request": f"{drafts.MAX_SETTLED:,}",
         "time for a head": f"{connection.HEAD_PATIENCE:.0f} s",
-        "time for a body": f"{guard.BODY_PATIENCE:.0f} s",
+        "time for a body": f"{auth.BODY_PATIENCE:.0f} s",
         "time without reading": f"{connection.WRITE_PATIENCE:.0f} s",
         "time for TLS": f"{HANDSHAKE:.0f} s",
         "connections": f"{connection.MAX_SILENT:,}",
@@ -111,37 +113,37 @@ def test_every_limit_is_documented() -> None:
         "requests under way": f"{Serving().connections:,}",
         "requests of one token": f"{Serving().requests:,}",
         "wrong tokens": str(quotas.WRONG_TOKENS),
-        "sessions elsewhere": f"{verbs.MAX_SESSIONS:,}",
+        "sessions elsewhere": f"{rpc.MAX_SESSIONS:,}",
         "MCP sessions": f"{participants.MAX_OF_TOKEN:,}",
         "MCP sessions, of one token": f"{participants.MAX_PARTICIPANTS:,}",
         "time until a silent MCP session": f"{Patience().forgotten / 60:.0f} min",
         "requests under way, of one MCP session": str(participants.MAX_REQUESTS),
-        "characters of messages, versions or values": f"{rules.MAX_ANSWER:,}",
+        "characters of messages, versions or values": f"{MAX_ANSWER:,}",
         "characters of a tool's answer": f"{text.INBOX_LIMIT:,}; {text.MOST_SHOWN:,}",
-        "messages in one answer": f"{rules.MAX_AT_ONCE:,}; `inbox` and `/messages` {messages_ack.MAX_LIMIT}",
-        "recipients in the status": f"{rules.MAX_AT_ONCE:,}; {rules.MAX_REPLIES}",
-        "agents, claims, and state keys": f"{rules.MAX_AT_ONCE:,}",
-        "names in one answer of `/inbox`": f"{rules.MAX_INBOXES:,}",
-        "names that left one channel": f"{rules.MAX_LEFT:,}; {rules.MAX_LEFT_OF_TOKEN:,}",
-        "names on one channel that somebody wrote to": f"{rules.MAX_EXPECTED:,}",
-        "names on one channel": f"{rules.MAX_NAMES:,}; {rules.MAX_NAMES_OF_TOKEN}",
-        "earlier broadcasts": str(rules.MAX_RETAINED),
+        "messages in one answer": f"{MAX_AT_ONCE:,}; `inbox` and `/messages` {messages_ack.MAX_LIMIT}",
+        "recipients in the status": f"{MAX_AT_ONCE:,}; {MAX_REPLIES}",
+        "agents, claims, and state keys": f"{MAX_AT_ONCE:,}",
+        "names in one answer of `/inbox`": f"{addresses.MAX_INBOXES:,}",
+        "names that left one channel": f"{addresses.MAX_LEFT:,}; {addresses.MAX_LEFT_OF_TOKEN:,}",
+        "names on one channel that somebody wrote to": f"{addresses.MAX_EXPECTED:,}",
+        "names on one channel": f"{addresses.MAX_NAMES:,}; {addresses.MAX_NAMES_OF_TOKEN}",
+        "earlier broadcasts": str(MAX_RETAINED),
         "levels of a JSON value": f"{jsons.MAX_VALUE_DEPTH}; {jsons.MAX_VALUES:,}",
         "bytes that are read": f"{files.HASHED_PER_READING // 1024**2} MiB; {files.LOOK:.0f} s",
         "time to read the files": f"{files.MEASURE:.0f} s",
-        "characters that messages are": f"{rules.MAX_SEARCH:,}",
-        "state keys": f"{rules.MAX_KEYS:,}",
-        "recipients": f"{rules.MAX_RECIPIENTS}; {rules.MAX_RECIPIENT_GLOBS}",
-        "tags": str(rules.MAX_TAGS),
-        "wildcards": f"{rules.MAX_WILDCARDS}; {rules.MAX_GLOB}",
-        "paths in one request": f"{rules.MAX_PLACES}; {rules.MAX_OWNS}",
+        "characters that messages are": f"{drafts.MAX_SEARCH:,}",
+        "state keys": f"{state_values.MAX_KEYS:,}",
+        "recipients": f"{addresses.MAX_RECIPIENTS}; {addresses.MAX_RECIPIENT_GLOBS}",
+        "tags": str(drafts.MAX_TAGS),
+        "wildcards": f"{claim_paths.MAX_WILDCARDS}; {claim_paths.MAX_GLOB}",
+        "paths in one request": f"{claim_paths.MAX_PLACES}; {claim_paths.MAX_OWNS}",
         "characters in which paths are listed": f"{spelling.MAX_WRITTEN:,}",
-        "claims of one name": f"{rules.MAX_CLAIMS:,}; {rules.MAX_GLOB_CLAIMS}",
-        "claims on one channel": f"{rules.MAX_CHANNEL_CLAIMS:,}; {rules.MAX_CHANNEL_GLOB_CLAIMS}",
-        "steps": f"{rules.MAX_EFFORT:,}",
-        "wakes of a session by mail of programs": f"{rules.WAKE_BURST[1]}; {rules.WAKE_EVERY[1]:.0f} s",
-        "wakes of a session by mail of sessions": f"{rules.WAKE_BURST[0]}; {rules.WAKE_EVERY[0]:.0f} s",
-        "time that mail waits": f"{rules.SILENCE / 86_400:.0f} days",
+        "claims of one name": f"{claim_paths.MAX_CLAIMS:,}; {claim_paths.MAX_GLOB_CLAIMS}",
+        "claims on one channel": f"{claim_paths.MAX_CHANNEL_CLAIMS:,}; {claim_paths.MAX_CHANNEL_GLOB_CLAIMS}",
+        "steps": f"{claim_paths.MAX_EFFORT:,}",
+        "wakes of a session by mail of programs": f"{waking.WAKE_BURST[1]}; {waking.WAKE_EVERY[1]:.0f} s",
+        "wakes of a session by mail of sessions": f"{waking.WAKE_BURST[0]}; {waking.WAKE_EVERY[0]:.0f} s",
+        "time that mail waits": f"{SILENCE / 86_400:.0f} days",
     }
     for what, limit in limits.items():
         assert [row for row in rows if row.startswith(f"| {what}") and limit in row], what
@@ -150,7 +152,7 @@ def test_every_limit_is_documented() -> None:
 def test_the_rings_of_a_batch_are_documented() -> None:
     """With the seconds between them."""
     said = " ".join((ROOT / "docs" / "delivery.md").read_text(encoding="utf-8").split())
-    at_once, second, third = rules.RING_AFTER
+    at_once, second, third = waking.RING_AFTER
     assert at_once == 0
     assert f"it rings again {second:.0f} s later, and a last time {third:.0f} s after that" in said
 

@@ -19,7 +19,7 @@ from claude_bus import claude_code, processes
 from claude_bus.bus import Bus
 from claude_bus.drivers import notices
 from claude_bus.drivers.sqlite import connect
-from claude_bus.model import Process
+from claude_bus.model.identity import Process
 from claude_bus.processes import this_process
 from claude_bus.session import doorbell
 from claude_bus.session.doorbell import Doorbell
@@ -483,7 +483,7 @@ def test_a_heartbeat_that_failed_is_due_again_soon() -> None:
 
 
 def _draft(to: str) -> Any:
-    from claude_bus.model import Draft
+    from claude_bus.model.messages import Draft
 
     return Draft((to,), "x")
 

@@ -18,7 +18,7 @@ from claude_bus.drivers import disk, sqlite
 from claude_bus.drivers.inspect import Finding, inspect
 from claude_bus.drivers.sqlite import CHECKPOINT_BYTES, Database, connect
 from claude_bus.errors import StoreBusy, StoreError, StoreUnsuitable
-from claude_bus.model import Address
+from claude_bus.model.identity import Address
 from claude_bus.sql import state
 from claude_bus.sql.transaction import Transaction
 from processes_under_test import Wire, wire

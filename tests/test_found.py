@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus import claude_settings, rows, worktree
+from claude_bus import claude_settings, documents, worktree
 from claude_bus.drivers import notices
-from claude_bus.model import Address, HookReport, Place, StateEntry
+from claude_bus.model.claims import ClaimTarget
+from claude_bus.model.hooks import HookReport
+from claude_bus.model.identity import Address
+from claude_bus.model.state import StateEntry
 from claude_bus.sql import agents, bindings, claims, deliveries, guard, sessions
 from store_under_test import Store
 
@@ -148,15 +151,15 @@ def test_an_owner_is_told_once_that_its_place_was_taken(store: Store) -> None:
     alice, bob = store.join("alice"), store.join("bob")
 
     def claim_twice() -> None:
-        store(guard.edit, store.clients[bob], Place(*A), "/home/me/shop", "confirm")
+        store(guard.edit, store.clients[bob], ClaimTarget(*A), "/home/me/shop", "confirm")
         store(claims.claim, bob, [A], ttl=600)
 
     claim_twice()
-    assert store(guard.take_away, alice, [A], "hurry") == [Place(*A)]
+    assert store(guard.take_away, alice, [A], "hurry") == [ClaimTarget(*A)]
     assert len(store.read(bob)) == 1
 
     claim_twice()
-    assert store(claims.release, bob, None) == [Place(*A)]
+    assert store(claims.release, bob, None) == [ClaimTarget(*A)]
 
 
 # -- foreign input -------------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ def test_an_address_that_is_none_is_passed_over(address: str) -> None:
 
 def test_a_value_that_should_be_json_and_is_not_is_text() -> None:
     """One that another program wrote does not hide all others."""
-    assert rows.entry(StateEntry("k", "{", 1, "x", 0.0, json=True))["value"] == "{"
+    assert documents.entry(StateEntry("k", "{", 1, "x", 0.0, json=True))["value"] == "{"
 
 
 @pytest.mark.parametrize("content", ['{"\\ud800": 1}', '{"a":' * 20_000])

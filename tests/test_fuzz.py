@@ -23,13 +23,28 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from claude_bus import claude_code, claude_settings, patterns, rules, text, worktree
+from claude_bus import (
+    addresses,
+    claim_paths,
+    claim_text,
+    claude_code,
+    claude_settings,
+    fence,
+    names,
+    patterns,
+    quoting,
+    text,
+    worktree,
+)
 from claude_bus.cli import main as command_line
+from claude_bus.cli import printing
 from claude_bus.config import Config
 from claude_bus.drivers import notices
 from claude_bus.errors import EXIT_STATUS, BusError, InvalidInput
 from claude_bus.mcp import hooks, server, tools
-from claude_bus.model import Claim, Message, Overlap, Process, Roster
+from claude_bus.model.claims import Claim
+from claude_bus.model.identity import Overlap, Process, Roster
+from claude_bus.model.messages import Message
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
 from claude_bus.sql import sessions
@@ -182,7 +197,7 @@ async def _hook(everybody: SessionGroup, event: dict[str, Any]) -> str:
     assert set(answer) <= {"hookSpecificOutput", "systemMessage"}
     output = answer.get("hookSpecificOutput", {})
     assert all(isinstance(value, str) for value in output.values())
-    assert text.size(json.dumps(output, ensure_ascii=False)) <= 10_000
+    assert quoting.size(json.dumps(output, ensure_ascii=False)) <= 10_000
     return str(output.get("additionalContext", ""))
 
 
@@ -262,9 +277,9 @@ def test_a_fence_opens_and_closes_once(mail: list[Message], room: int, left: int
         Message(m.id, m.ts, m.sender, m.to, m.content.replace("xxxxxx", LABEL), m.kind, m.reply_to, m.tags)
         for m in mail
     ]
-    blocks = text.fitting(mail, LABEL, room)
+    blocks = fence.fitting(mail, LABEL, room)
 
-    assert sum(text.size(block) + 1 for block in blocks) <= room
+    assert sum(quoting.size(block) + 1 for block in blocks) <= room
     for block in blocks:
         first, last = block.split("\n")[0], block.split("\n")[-1]
         assert re.fullmatch(rf'<bus-message-{LABEL} id="\d+" from="[^"<>]*"( \w+="[^"<>]*")*>', first)
@@ -279,8 +294,8 @@ SENTENCES: dict[str, Callable[[str, Message], str]] = {
     "roster": lambda said, _: text.roster_line(Roster(((said, "idle"),))),
     "overlap": lambda said, _: text.overlap_line((Overlap(said, (said,)),)),
     "notice": lambda _, mail: text.notice([mail]),
-    "refused": lambda said, _: text.edit_refused(Claim(said, "", said, False, said, START), START, final=False),
-    "warned": lambda said, _: text.edit_warned(Claim(said, "", said, False, said, START), START),
+    "refused": lambda said, _: claim_text.edit_refused(Claim(said, "", said, False, said, START), START, final=False),
+    "warned": lambda said, _: claim_text.edit_warned(Claim(said, "", said, False, said, START), START),
     "doorbell": lambda said, _: text.doorbell(3, [said], 7, 1),
 }
 
@@ -295,7 +310,7 @@ def test_what_names_a_peer_is_one_line_that_does_nothing(said: str, mail: Messag
         assert not unsafe(shown), name
         assert not CLIENT_TAGS.search(shown), name
     assert len(text.recall([mail]).split("\n")) == 2
-    assert not unsafe(text.letter(mail))
+    assert not unsafe(printing.printed_message(mail))
 
 
 def unless_refused(act: Callable[[], T], *names: str) -> T | None:
@@ -351,24 +366,24 @@ def test_the_work_of_two_patterns_is_at_most_their_product(one: str, other: str)
 @given(texts | globs)
 def test_an_address_is_understood_or_refused(said: str) -> None:
     """And what is understood stands for names on one channel, in a spelling that reads back."""
-    found = unless_refused(lambda: rules.parse_address(said, "default"))
+    found = unless_refused(lambda: addresses.parse_address(said, "default"))
     if not found:
         return
-    rules.check_name(found.channel)
-    assert rules.select(found.name, ["alice", "a[b"]) in ([], ["alice"], ["a[b"], ["a[b", "alice"])
-    assert rules.parse_address(f"{found.name}@{found.channel}", "other") == found
+    names.check_name(found.channel)
+    assert addresses.matching_names(found.name, ["alice", "a[b"]) in ([], ["alice"], ["a[b"], ["a[b", "alice"])
+    assert addresses.parse_address(f"{found.name}@{found.channel}", "other") == found
 
 
 @looks(100)
 @given(texts | globs)
 def test_a_path_is_claimed_in_one_spelling_or_refused(said: str) -> None:
     """What can be claimed spells itself, meets itself, and can be shown."""
-    path = unless_refused(lambda: rules.check_path(said))
+    path = unless_refused(lambda: claim_paths.check_path(said))
     if not path:
         return
-    assert rules.check_path(path) == path
+    assert claim_paths.check_path(path) == path
     assert path.isprintable()
-    assert rules.is_resource(path) or patterns.overlap(path, path)
+    assert claim_paths.is_resource(path) or patterns.overlap(path, path)
 
 
 # -- settings, git's files, the client's files ---------------------------------------------------------------------
@@ -397,7 +412,7 @@ def test_settings_are_usable_or_refused_by_name(env: Mapping[str, str]) -> None:
         return
     assert config.db.is_absolute()
     assert 0 <= config.busy_timeout <= 600
-    assert rules.check_name(config.channel) == config.channel
+    assert names.check_name(config.channel) == config.channel
 
 
 contents = st.one_of(
@@ -426,7 +441,7 @@ def test_gits_files_may_hold_anything(linked: bool, git: bytes, head: bytes, con
         found = worktree.folder(root)
         for said in (found.cwd, found.root, found.repository, found.branch):
             said.encode()
-        rules.check_name(rules.folder_name(found.root, found.branch))
+        names.check_name(addresses.folder_name(found.root, found.branch))
         with contextlib.suppress(InvalidInput):
             scope, name = worktree.place(found, path)
             (scope + name).encode()

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from certificates import certificate
-from claude_bus.http import guard
+from claude_bus.http import auth
 from processes_under_test import PATIENCE, environment, eventually
 from served_bus import Served, locked, served
 from tokens_under_test import new_token
@@ -276,14 +276,14 @@ def chunked(url: str, body: bytes) -> Reply:
         return reply(made)
 
 
-@pytest.mark.parametrize("size", [0, MIB, guard.MAX_BODY_BYTES])
+@pytest.mark.parametrize("size", [0, MIB, auth.MAX_BODY_BYTES])
 def test_a_body_may_be_so_large(open_bus: Served, size: int) -> None:
     """Up to the limit, with its length said and without."""
     assert ask(open_bus.url, "POST /echo", body=b"x" * size).document == {"size": size}
     assert chunked(open_bus.url, b"x" * size).document == {"size": size}
 
 
-@pytest.mark.parametrize("size", [guard.MAX_BODY_BYTES + 1, 10 * MIB])
+@pytest.mark.parametrize("size", [auth.MAX_BODY_BYTES + 1, 10 * MIB])
 def test_a_larger_body_is_refused(open_bus: Served, size: int) -> None:
     """413, and the answer is read although not all was sent; whoever says the length hears it before sending."""
     for answer in (

@@ -7,9 +7,9 @@ from typing import cast
 import anyio
 import pytest
 
-from claude_bus.http.gate import Gate
+from claude_bus.http.token_cache import TokenCache
 from claude_bus.local import LocalBus, digest_of
-from claude_bus.model import Grant, Key
+from claude_bus.model.tokens import Grant, Key
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +39,7 @@ async def test_a_look_counts_for_those_who_came_before_it_began() -> None:
     """A token that was revoked before a request came does not open, though an older look still says so; and those
     who wait at the same time share one look."""
     bus = Slow("secret")
-    gate = Gate(cast(LocalBus, bus), closed=True)
+    gate = TokenCache(cast(LocalBus, bus), closed=True)
     found: dict[str, Grant | None] = {}
 
     async def come(who: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from claude_bus.cli.guard_script import REFUSED
 from claude_bus.errors import EXIT_STATUS
-from claude_bus.model import Address
+from claude_bus.model.identity import Address
 from processes_under_test import eventually
 from repository_under_test import SOURCE, Repository
 

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from claude_bus import patterns, rules, worktree
+from claude_bus import claim_paths, patterns, worktree
 from claude_bus.cli.guard import standing
 from claude_bus.errors import InvalidInput
 from claude_bus.mcp import hooks
-from claude_bus.model import Address, Claim, Folder, Guard, Place, Verdict
+from claude_bus.model.claims import Claim, ClaimTarget, Guard, Verdict
+from claude_bus.model.identity import Address, Folder
 from claude_bus.session.hook_event import HookEvent
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
 from claude_bus.sql import claims, guard
-from claude_bus.surroundings import Surroundings
+from claude_bus.workspace import Workspace
 from sessions_under_test import Party
 from store_under_test import Store
 
@@ -30,11 +31,11 @@ TREE = "/home/me/shop"
 def edit(
     store: Store, who: Address, path: str, *, policy: Guard = "confirm", tree: str = TREE, file: str = ""
 ) -> Verdict:
-    return store(guard.edit, store.clients[who], Place(REPO, path, file), tree, policy)
+    return store(guard.edit, store.clients[who], ClaimTarget(REPO, path, file), tree, policy)
 
 
 def take(store: Store, who: Address, path: str, **more: Any) -> None:
-    store(claims.claim, who, [Place(REPO, path)], **{"ttl": 1800} | more)
+    store(claims.claim, who, [ClaimTarget(REPO, path)], **{"ttl": 1800} | more)
 
 
 def contents(store: Store, who: Address) -> list[str]:
@@ -48,7 +49,7 @@ def test_an_unclaimed_edit_passes_and_claims_its_file(store: Store) -> None:
     assert edit(store, alice, "src/a.py") == Verdict("pass")
     assert edit(store, bob, "src/a.py").action == "refuse"
     assert edit(store, bob, "src/a.py", tree="/home/me/other-worktree").action == "pass"
-    store.now += rules.EDIT_CLAIM + 1
+    store.now += claim_paths.EDIT_CLAIM + 1
     assert edit(store, bob, "src/b.py").action == "pass"
 
 
@@ -56,7 +57,7 @@ def test_the_claim_of_an_edit_ends_by_itself(store: Store) -> None:
     """After a few minutes without further edits the file is free."""
     alice, bob = store.join("alice"), store.join("bob")
     edit(store, alice, "src/a.py")
-    store.now += rules.EDIT_CLAIM + 1
+    store.now += claim_paths.EDIT_CLAIM + 1
 
     assert edit(store, bob, "src/a.py").action == "pass"
 
@@ -85,7 +86,7 @@ def test_a_refusal_is_for_one_file_and_for_ten_minutes(store: Store) -> None:
     edit(store, bob, "src/a.py")
 
     assert edit(store, bob, "src/b.py").action == "refuse"
-    store.now += rules.REFUSAL_LASTS + 1
+    store.now += claim_paths.REFUSAL_LASTS + 1
     assert edit(store, bob, "src/a.py").action == "refuse"
 
 
@@ -150,7 +151,7 @@ def test_case_does_not_evade_a_claim(store: Store) -> None:
 def test_a_renamed_file_is_still_claimed(store: Store) -> None:
     """The identity of the file, not only its path, is claimed."""
     alice, bob = store.join("alice"), store.join("bob")
-    store(claims.claim, alice, [Place(REPO, "src/a.py", "1:42")], ttl=1800)
+    store(claims.claim, alice, [ClaimTarget(REPO, "src/a.py", "1:42")], ttl=1800)
 
     assert edit(store, bob, "lib/b.py", file="1:42").action == "refuse"
 
@@ -170,7 +171,7 @@ def test_force_ends_a_claim_and_tells_its_owner_why(store: Store) -> None:
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "a.py")
 
-    ended = store(guard.take_away, bob, [Place(REPO, "a.py")], "alice went home")
+    ended = store(guard.take_away, bob, [ClaimTarget(REPO, "a.py")], "alice went home")
 
     assert [place.path for place in ended] == ["a.py"]
     assert store(claims.list_claims, "default") == []
@@ -340,7 +341,7 @@ def test_brackets_in_a_name_are_part_of_it(shop: Path) -> None:
 
 def test_a_path_from_the_root_is_understood_at_the_root_too(shop: Path) -> None:
     """`/src/new.py` in a session that works in the repository's root: no machine has such a folder."""
-    here = Surroundings(worktree.folder(shop))
+    here = Workspace(worktree.folder(shop))
     assert here.understood(["/src/new.py"], "path") == [f"{shop}/src/new.py"]
     assert here.understood(["src/new.py", "new/a.py", str(shop / "b.py")], "path") == [
         "src/new.py",
@@ -352,7 +353,7 @@ def test_a_path_from_the_root_is_understood_at_the_root_too(shop: Path) -> None:
 @pytest.mark.anyio
 async def test_an_empty_path_is_not_the_whole_folder(shop: Path) -> None:
     """The file system takes it for that: a model that left the argument empty would claim everything."""
-    here = Surroundings(worktree.folder(shop))
+    here = Workspace(worktree.folder(shop))
     with pytest.raises(InvalidInput, match="is empty"):
         here.understood([""], "path")
     with pytest.raises(InvalidInput, match="is empty"):
@@ -392,14 +393,16 @@ def test_sharers_do_not_lock_each_other_out(store: Store) -> None:
 async def test_a_commit_of_any_size_is_judged(party: Party) -> None:
     """Also where it has more files than one request may, and there are more patterns than are compared in one step."""
     alice, bob = await party.join("alice"), await party.join("bob")
-    globs = [Place(REPO, f"**/feature*/**/*_{n}?.ts") for n in range(20)]
+    globs = [ClaimTarget(REPO, f"**/feature*/**/*_{n}?.ts") for n in range(20)]
     await alice.bus.run(
-        claims.claim, (await alice.presence.attach()).address, [*globs, Place(REPO, "src/zoo.ts")], ttl=1800
+        claims.claim, (await alice.presence.attach()).address, [*globs, ClaimTarget(REPO, "src/zoo.ts")], ttl=1800
     )
-    files = [Place(REPO, f"src/components/feature{n % 20}/sub{n % 7}/module_{n}yy.ts") for n in range(250)]
-    files += [Place(REPO, f"docs/{n}.md") for n in range(3_000)]
+    files = [ClaimTarget(REPO, f"src/components/feature{n % 20}/sub{n % 7}/module_{n}yy.ts") for n in range(250)]
+    files += [ClaimTarget(REPO, f"docs/{n}.md") for n in range(3_000)]
 
-    found = await standing(bob.bus, (await bob.presence.attach()).address, [*files, Place(REPO, "src/zoo.ts")], TREE)
+    found = await standing(
+        bob.bus, (await bob.presence.attach()).address, [*files, ClaimTarget(REPO, "src/zoo.ts")], TREE
+    )
 
     assert [claim.path for claim in found if isinstance(claim, Claim)] == ["src/zoo.ts"]
 
@@ -409,18 +412,20 @@ async def test_a_file_that_cannot_be_compared_leaves_the_others_judged(
     party: Party, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is too much for one look by itself is `unchecked`, wherever it stands among the others."""
-    monkeypatch.setattr(rules, "MAX_EFFORT", 3_000)
+    monkeypatch.setattr(claim_paths, "MAX_EFFORT", 3_000)
     alice, bob = await party.join("alice"), await party.join("bob")
-    await alice.bus.run(claims.claim, (await alice.presence.attach()).address, [Place(REPO, "src/*.ts")], ttl=1800)
     await alice.bus.run(
-        claims.claim, (await alice.presence.attach()).address, [Place(REPO, "**/*a*b*.ts")], ttl=1800, shared=True
+        claims.claim, (await alice.presence.attach()).address, [ClaimTarget(REPO, "src/*.ts")], ttl=1800
     )
-    slow = Place(REPO, "src/" + "/".join(str(n) for n in range(800)) + "/b.ts")
+    await alice.bus.run(
+        claims.claim, (await alice.presence.attach()).address, [ClaimTarget(REPO, "**/*a*b*.ts")], ttl=1800, shared=True
+    )
+    slow = ClaimTarget(REPO, "src/" + "/".join(str(n) for n in range(800)) + "/b.ts")
 
     found = await standing(
         bob.bus,
         (await bob.presence.attach()).address,
-        [Place(REPO, "src/a.ts"), slow, Place(REPO, "b.md")],
+        [ClaimTarget(REPO, "src/a.ts"), slow, ClaimTarget(REPO, "b.md")],
         TREE,
     )
 
@@ -431,11 +436,11 @@ async def test_a_file_that_cannot_be_compared_leaves_the_others_judged(
 async def test_names_of_files_that_nobody_can_claim_leave_a_commit_checked(party: Party) -> None:
     """Unprintable characters and long names are in no claim, but folders and globs that are claimed hold such files."""
     alice, bob = await party.join("alice"), await party.join("bob")
-    await alice.bus.run(claims.claim, (await alice.presence.attach()).address, [Place(REPO, "src/**")], ttl=1800)
+    await alice.bus.run(claims.claim, (await alice.presence.attach()).address, [ClaimTarget(REPO, "src/**")], ttl=1800)
     names = ["src/at\u202f1 PM.png", "docs/at\u202f1 PM.png", "src/a\nb", "src/" + "x" * 5_000, "src/zoo.ts"]
 
     found = await standing(
-        bob.bus, (await bob.presence.attach()).address, [Place(REPO, name) for name in names], f"{TREE}\n"
+        bob.bus, (await bob.presence.attach()).address, [ClaimTarget(REPO, name) for name in names], f"{TREE}\n"
     )
 
     held = [claim.path if isinstance(claim, Claim) else claim for claim in found]

@@ -10,10 +10,11 @@ import httpx2
 import pytest
 
 from claude_bus.config import Access, Config, Serving
-from claude_bus.errors import HTTP_STATUS, Ending, StoreBusy, Unreachable
+from claude_bus.connect import open_local
+from claude_bus.errors import HTTP_STATUS, ShuttingDown, StoreBusy, Unreachable
 from claude_bus.http.app import create_app
-from claude_bus.model import Address, Client, Draft, Folder, Process
-from claude_bus.opening import open_local
+from claude_bus.model.identity import Address, Client, Folder, Process
+from claude_bus.model.messages import Draft
 from claude_bus.remote.bus import RemoteBus
 from claude_bus.session.membership import Membership
 from claude_bus.session.presence import Presence
@@ -21,7 +22,7 @@ from claude_bus.session.session import Session
 from claude_bus.session.turn import Turn
 from claude_bus.sql import agents, deliveries, listeners, messages, state
 from claude_bus.sql.deliveries import PRINTED
-from claude_bus.surroundings import Surroundings
+from claude_bus.workspace import Workspace
 from sessions_under_test import batch_hook, prompt_hook
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +52,9 @@ class Line(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectError("nobody listens")
         found = await self._server.handle_async_request(request)
         if request.url.path == f"/rpc/{self.ends}":
-            error = Ending("the server is about to end; what was asked for may have been done; try again in a moment")
+            error = ShuttingDown(
+                "the server is about to end; what was asked for may have been done; try again in a moment"
+            )
             return httpx2.Response(HTTP_STATUS[error.code], json=error.as_dict())
         if request.url.path == f"/rpc/{self.last}":
             self.down = True
@@ -74,7 +77,7 @@ class Far:
         self.remote = RemoteBus("http://127.0.0.1", Access(), LAPTOP, self.line)
         turn = Turn(hooked=True)
         presence = Presence(self.remote, config, Client("key", LAPTOP), turn=turn)
-        self.session = Session.of(Membership(presence, Surroundings(Folder())))
+        self.session = Session.of(Membership(presence, Workspace(Folder())))
 
     async def is_sent(self, content: str) -> int:
         await self.bus.run(agents.enlist, ALICE, "test")

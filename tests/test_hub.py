@@ -14,14 +14,16 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from claude_bus.config import Config, Serving
+from claude_bus.connect import open_local
 from claude_bus.http.api.caller import Caller
 from claude_bus.http.api.state import Read, latest
-from claude_bus.http.gate import Gate
 from claude_bus.http.hub import Hub, mail_for
 from claude_bus.http.service import Service
+from claude_bus.http.token_cache import TokenCache
 from claude_bus.local import LocalBus
-from claude_bus.model import ANYBODY, Address, Draft
-from claude_bus.opening import open_local
+from claude_bus.model.identity import Address
+from claude_bus.model.messages import Draft
+from claude_bus.model.tokens import UNRESTRICTED
 from claude_bus.sql import agents, messages, state
 
 pytestmark = pytest.mark.anyio
@@ -96,8 +98,8 @@ async def _silence() -> Message:
 async def test_a_value_that_runs_out_is_told_when_it_does(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody stores anything then that would ring for whoever waits for the change."""
     monkeypatch.setattr("claude_bus.http.hub._LOOK_AFTER", math.inf)
-    service = Service(bus, Hub(bus), Config(Path("unused")), Serving(), Gate(bus, closed=False))
-    caller = Caller(Request({"type": "http"}, _silence), service, ANYBODY)
+    service = Service(bus, Hub(bus), Config(Path("unused")), Serving(), TokenCache(bus, closed=False))
+    caller = Caller(Request({"type": "http"}, _silence), service, UNRESTRICTED)
     version = await bus.run(state.set_state, ALICE, "key", "value", ttl=0.3)
 
     with anyio.fail_after(PATIENCE):

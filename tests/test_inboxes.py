@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from claude_bus.errors import NameTaken, NotFound
-from claude_bus.model import Address
+from claude_bus.model.identity import Address
 from claude_bus.sql import agents, claims, deliveries, inboxes, messages
 from store_under_test import Store
 

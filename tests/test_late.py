@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from claude_bus import claude_code, rules, text
+from claude_bus import addresses, claude_code, limits, text
 from claude_bus.errors import NameTaken
 from claude_bus.mcp import tools
-from claude_bus.model import Address, Agent, Client, Draft, Folder
+from claude_bus.model.identity import Address, Agent, Client, Folder
+from claude_bus.model.messages import Draft
 from claude_bus.session.session import Session
 from claude_bus.sql import agents, deliveries
 from sessions_under_test import Party, carried, prompt_hook, say, stop_hook
@@ -148,7 +149,7 @@ async def test_a_program_that_asks_for_its_mail_is_not_called_offline(party: Par
     await ann.bus.run(agents.enlist, Address("ci", "default"), "command line")
 
     assert await outlook(ann, "ci") == ("inbox", "no session, seen 0s ago; reads it when it asks")
-    party.now += rules.PROGRAM_PRESENT
+    party.now += limits.PROGRAM_PRESENT
     assert (await outlook(ann, "ci"))[0] == "offline"
 
 
@@ -199,7 +200,7 @@ def test_a_live_session_is_never_gone() -> None:
     """Also one that has been silent for long."""
     agent = Agent("a", "default", "", (), True, "idle", START - 30 * DAY, 0.0, "", "", HOST)
 
-    assert not rules.is_gone(agent, START)
+    assert not addresses.is_gone(agent, START)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 
 from claude_bus.config import Access, Config
 from claude_bus.errors import BusError, Misconfigured, NotFound, Unauthorized, Unreachable
-from claude_bus.model import Address
+from claude_bus.model.identity import Address
 from claude_bus.processes import this_process
-from claude_bus.remote import line
+from claude_bus.remote import http_client
 from claude_bus.remote.bus import RemoteBus
 from claude_bus.sql import agents, state
 from processes_under_test import PATIENCE
@@ -44,9 +44,9 @@ def test_a_token_is_what_editors_and_shells_make_of_it(file: Path, written: str)
     """Lines may end, and a file begin, as programs of any system write them."""
     file.write_text(written, encoding="utf-8", newline="")
 
-    assert line.secret(Access(token=written)) == "bus_x"
-    assert line.secret(Access(token_file=file)) == "bus_x"
-    assert line.secret(Access(token="bus_other", token_file=file)) == "bus_other"
+    assert http_client.secret(Access(token=written)) == "bus_x"
+    assert http_client.secret(Access(token_file=file)) == "bus_x"
+    assert http_client.secret(Access(token="bus_other", token_file=file)) == "bus_other"
 
 
 @pytest.mark.parametrize("token", ["bus_first\nbus_second", "bus_first bus_second", "bus_first\0", "bus_firstü"])
@@ -55,7 +55,7 @@ def test_what_can_be_no_token_is_refused_and_not_shown(file: Path, token: str) -
     file.write_text(token, encoding="utf-8")
     for access, where in ((Access(token=token), "BUS_TOKEN"), (Access(token_file=file), f"BUS_TOKEN_FILE='{file}'")):
         with pytest.raises(Misconfigured) as refused:
-            line.client(URL, access, "tester")
+            http_client.client(URL, access, "tester")
         assert refused.value.message.startswith(f"{where} holds no token")
         assert not re.search("first|second", refused.value.message)
 
@@ -79,7 +79,7 @@ def test_a_token_s_file_is_read_when_it_is_needed(file: Path, content: bytes | N
     config = Config.from_env({"BUS_TOKEN_FILE": str(file)}, Path("/home/me"))
 
     with pytest.raises(Misconfigured, match=said) as refused:
-        line.client(URL, config.access, "tester")
+        http_client.client(URL, config.access, "tester")
     assert "BUS_TOKEN_FILE" in refused.value.message
     assert "bus_x" not in refused.value.message
 
@@ -101,8 +101,8 @@ def test_a_file_of_no_certificates_is_named(
     access = Access(ca_file=path if variable == "BUS_CA_FILE" else None)
 
     with pytest.raises(Misconfigured, match=f"^{variable}='{path}' .*{said}"):
-        line.client(URL, access, "tester")
-    line.client("http://bus.example.org", access, "tester")
+        http_client.client(URL, access, "tester")
+    http_client.client("http://bus.example.org", access, "tester")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.setenv("ALL_PROXY", address)
 
     with pytest.raises(Misconfigured, match="the proxy that ALL_PROXY names cannot be used") as refused:
-        line.client(URL, Access(), "tester")
+        http_client.client(URL, Access(), "tester")
     assert "hidden" not in refused.value.message
 
 
@@ -121,7 +121,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, a
 def test_a_host_that_can_be_none_is_named(url: str) -> None:
     """As the address, and not as anything else that is wrong."""
     with pytest.raises(Misconfigured, match="is no address"):
-        line.client(url, Access(), "tester")
+        http_client.client(url, Access(), "tester")
 
 
 # -- failures and answers
@@ -218,11 +218,11 @@ async def without_end(part: bytes) -> AsyncIterator[bytes]:
 
 async def test_an_answer_without_an_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is a line of what an ear hears."""
-    monkeypatch.setattr(line, "ANSWER_BYTES", 1024**2)
+    monkeypatch.setattr(http_client, "ANSWER_BYTES", 1024**2)
     with pytest.raises(Unreachable, match="answers with more than 1 MiB"):
         await bus(lambda _: httpx2.Response(200, content=without_end(b"x" * 999))).run(agents.listing, "default")
     with pytest.raises(Unreachable, match="a line that does not end"):
-        async for _ in line.lines(httpx2.Response(200, content=without_end(b"x" * 99)), URL):
+        async for _ in http_client.lines(httpx2.Response(200, content=without_end(b"x" * 99)), URL):
             pass
 
 

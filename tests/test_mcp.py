@@ -19,7 +19,8 @@ from claude_bus import text, worktree
 from claude_bus.config import Config
 from claude_bus.mcp import hooks
 from claude_bus.mcp.server import create_server
-from claude_bus.model import Address, Place
+from claude_bus.model.claims import ClaimTarget
+from claude_bus.model.identity import Address
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
 from claude_bus.sql import agents, claims, sessions
@@ -306,7 +307,7 @@ async def test_a_claim_is_released_as_it_is_shown(party: Party, connect: Connect
             await party.bus(Config(party.path)).run(
                 claims.claim,
                 Address("alice", "default"),
-                [Place(worktree.folder(shop).repository, f"web/{written}")],
+                [ClaimTarget(worktree.folder(shop).repository, f"web/{written}")],
                 ttl=60,
             )
             [shown] = (await alice.told("list_claims"))["claims"]
@@ -557,7 +558,7 @@ async def test_a_hook_answers_in_the_clients_json(party: Party, connect: Connect
     async with connect(await party.join("bob")) as client:
         seen = {}
         for event in ("UserPromptSubmit", "PostToolBatch", "Stop"):
-            from claude_bus.model import Draft
+            from claude_bus.model.messages import Draft
 
             await alice.send(Draft(("bob",), f"for {event}"))
             found = await client.call("hook", event=event, session_id="s", prompt_id="p", permission_mode="default")
@@ -575,7 +576,7 @@ async def test_a_hook_answers_in_the_clients_json(party: Party, connect: Connect
 async def test_the_events_of_subagents_are_not_ours(party: Party, connect: Connect) -> None:
     """Inside a subagent nothing is injected, and mail stays for its parent."""
     alice, bob = await party.join("alice"), await party.join("bob")
-    from claude_bus.model import Draft
+    from claude_bus.model.messages import Draft
 
     await alice.send(Draft(("bob",), "for the parent"))
     async with connect(bob) as client:

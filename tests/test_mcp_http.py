@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.client.client import Client
 
-from claude_bus.http.envelope import Discreet
+from claude_bus.http.response_headers import Discreet
 from claude_bus.mcp.tools import TOOLS
 from mcp_callers import ACCEPT, LEGACY, MODERN, Caller, ModernCaller
 from processes_under_test import PATIENCE, Peer, eventually, wire

@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from claude_bus import rules
+from claude_bus import drafts, limits
 from claude_bus.errors import InvalidInput, NotFound, TooLarge
-from claude_bus.model import Address, Message
+from claude_bus.model.identity import Address
+from claude_bus.model.messages import Message
 from claude_bus.sql import bindings, deliveries, listeners, mailboxes, messages
 from store_under_test import NO_LIMIT, START, Store
 
@@ -267,9 +268,9 @@ def test_content_over_the_limit_is_refused_with_the_way_out(store: Store) -> Non
     """64 KB of UTF-8 are the limit, counted in bytes."""
     alice, bob = store.join("alice"), store.join("bob")
 
-    store.send(alice, "bob", "x" * rules.MAX_CONTENT_BYTES)
+    store.send(alice, "bob", "x" * drafts.MAX_CONTENT_BYTES)
     with pytest.raises(TooLarge, match="sha256"):
-        store.send(alice, "bob", "é" * (rules.MAX_CONTENT_BYTES // 2 + 1))
+        store.send(alice, "bob", "é" * (drafts.MAX_CONTENT_BYTES // 2 + 1))
 
     assert len(store.contents(bob)) == 1
 
@@ -469,7 +470,7 @@ def test_pruning_keeps_what_is_unread_and_the_order_of_time(store: Store) -> Non
     last = store.send(alice, "bob", "last")
     store.now += 40 * 86_400
 
-    gone = store(messages.prune, store.now - rules.RETENTION)
+    gone = store(messages.prune, store.now - limits.RETENTION)
     store.now = START - 1000
     after = store.send(alice, "bob", "after")
 
@@ -492,7 +493,7 @@ def test_pruning_forgets_what_expired_unread(store: Store) -> None:
     store.send(alice, "never-comes", "kept")
     store.now += 40 * 86_400
 
-    assert store(messages.prune, store.now - rules.RETENTION) == 1
+    assert store(messages.prune, store.now - limits.RETENTION) == 1
     assert store.rows("SELECT content FROM messages") == [("kept",)]
 
 
@@ -613,7 +614,7 @@ def test_a_bell_that_is_off_does_not_ring(store: Store, bell: tuple[Address, str
 
 def test_listeners_are_told_of_their_own_mail_only(store: Store) -> None:
     """A send names the addresses that wait for its recipients, and those that wait for all mail."""
-    from claude_bus.model import Draft
+    from claude_bus.model.messages import Draft
 
     alice, bob, carol = store.join("alice"), store.join("bob"), store.join("carol")
     for who, port in ((bob, 1), (carol, 2)):

@@ -18,9 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_bus import rules
-from claude_bus.model import Address, Grant, Search
-from claude_bus.sql import feeds
+from claude_bus import limits
+from claude_bus.compat.sql import feeds
+from claude_bus.model.identity import Address
+from claude_bus.model.messages import Search
+from claude_bus.model.tokens import Grant
 from effort import looks
 from foreign_input import anything, arguments, clean_texts, numbers, texts
 from likely_secrets import SECRETS
@@ -329,7 +331,7 @@ def test_what_has_run_out_is_not_unread(store: Store) -> None:
 
 def test_an_answer_stays_within_its_size(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are asked for, an answer ends with what it can carry: one message at least."""
-    monkeypatch.setattr(rules, "MAX_ANSWER", 250)
+    monkeypatch.setattr(limits, "MAX_ANSWER", 250)
     alice = store.join("alice")
     for n in range(5):
         store.send(alice, "bob", str(n) * 100)

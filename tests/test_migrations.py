@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus import rules
 from claude_bus.drivers import migrate
 from claude_bus.drivers.inspect import inspect
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, StoreCorrupt
-from claude_bus.model import Address, Place
+from claude_bus.model.claims import ClaimTarget
+from claude_bus.model.identity import Address
+from claude_bus.names import check_name
 from claude_bus.sql import agents, claims, messages, state
 from processes_under_test import actor, together, wire
 from store_under_test import Store
@@ -260,19 +261,24 @@ def test_relative_claims_of_version_2_hold_in_every_repository_until_they_are_re
     store = Store(file(VERSION_2 + TALK + HELD))
     alice, bob = Address("alice", "default"), store.join("bob")
     for place in (
-        Place("example.org/shop", "src/b.py"),
-        Place("example.org/tools", "src"),
-        Place("example.org/shop", "LIB/c.py"),
-        Place("", "port:8080"),
-        Place("", "/srv/x.py"),
-        Place("", "C:/y.py"),
+        ClaimTarget("example.org/shop", "src/b.py"),
+        ClaimTarget("example.org/tools", "src"),
+        ClaimTarget("example.org/shop", "LIB/c.py"),
+        ClaimTarget("", "port:8080"),
+        ClaimTarget("", "/srv/x.py"),
+        ClaimTarget("", "C:/y.py"),
     ):
         with pytest.raises(ClaimHeld):
             store(claims.claim, bob, [place], ttl=60)
-    store(claims.claim, bob, [Place("example.org/shop", "docs"), Place("", "/lib/x.py"), Place("", "port:1")], ttl=60)
+    store(
+        claims.claim,
+        bob,
+        [ClaimTarget("example.org/shop", "docs"), ClaimTarget("", "/lib/x.py"), ClaimTarget("", "port:1")],
+        ttl=60,
+    )
 
-    assert store(claims.release, alice, [Place("example.org/shop", "src/b.py")])
-    store(claims.claim, bob, [Place("example.org/shop", "src/b.py")], ttl=60)
+    assert store(claims.release, alice, [ClaimTarget("example.org/shop", "src/b.py")])
+    store(claims.claim, bob, [ClaimTarget("example.org/shop", "src/b.py")], ttl=60)
     assert {place.path for place in store(claims.release, alice, None)} == {
         *("src/a.py", "lib", "port:8080", "/srv/x.py", "C:/y.py")
     }
@@ -382,7 +388,7 @@ def test_a_name_that_is_not_valid_any_more_is_changed_with_all_that_is_its_own(
     names = {row[0] for row in store.rows("SELECT name FROM agents")}
     assert names >= {"alice", "bob-smith", "Bob-Smith", "session", "session-2"}  # `system` passes for somebody else
     for name in names:
-        assert rules.check_name(name) == name
+        assert check_name(name) == name
     bob, alice = store.join("Bob-Smith"), store.join("alice")
     assert store.contents(bob) == ["for Bob", "to all"]
     found = store.read(alice)
@@ -435,13 +441,13 @@ def test_claims_of_version_4_hold_on(file: Callable[[str], Path]) -> None:
     )
     store = Store(file(VERSION_4 + held))
     alice, bob = Address("alice", "default"), store.join("bob")
-    place = Place("example.org/sub", "z.py", "", (("example.org/app", "sub/z.py"),))
+    place = ClaimTarget("example.org/sub", "z.py", "", (("example.org/app", "sub/z.py"),))
     with pytest.raises(ClaimHeld):
         store(claims.claim, bob, [place], ttl=60)
 
     store(claims.claim, alice, [place], ttl=60)
     with pytest.raises(ClaimHeld):
-        store(claims.claim, bob, [Place("example.org/app", "sub")], ttl=60)
+        store(claims.claim, bob, [ClaimTarget("example.org/app", "sub")], ttl=60)
 
 
 # -- newer files ----------------------------------------------------------------------------

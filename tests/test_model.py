@@ -10,8 +10,11 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from claude_bus.model import Address, Draft, File, Guard, HookReport, Kind, Place, Status
-from claude_bus.sql import agents, bindings, claims, deliveries, guard, messages, sessions, silence, state, upkeep
+from claude_bus.model.claims import ClaimTarget, Guard
+from claude_bus.model.hooks import HookReport
+from claude_bus.model.identity import Address, Status
+from claude_bus.model.messages import Draft, File, Kind
+from claude_bus.sql import agents, bindings, claims, deliveries, expiry, guard, messages, sessions, state, upkeep
 from effort import looks
 from model_machine import CHANNELS, NAMES, BothBuses, mail_exists, somebody_is_there, someone_runs
 from model_of_claims import FILES, REPOSITORY, WORLD, scope_of
@@ -151,7 +154,7 @@ class Sessions(BothBuses):
     @rule(days=st.sampled_from((0, 8, 8, 31, 95)))
     def prune(self, days: int) -> None:
         self.pass_time(days * 86_400)
-        in_use = self.store(silence.in_use)  # the model has no journal
+        in_use = self.store(expiry.in_use)  # the model has no journal
         self.store(upkeep.prune)
         self.model.prune(in_use=in_use)
 
@@ -492,7 +495,7 @@ class Claims(Sessions):
         if again and self.edited and self.edited[0] in self.model.live():
             session, file = self.edited
         self.edited = (session, file)
-        verdict = self.store(guard.edit, session.client, Place(REPOSITORY, file), tree, policy)
+        verdict = self.store(guard.edit, session.client, ClaimTarget(REPOSITORY, file), tree, policy)
         action, against = self.model.claims.edit(session.who, session.client.key, file, tree, policy, self.model.now)
         assert verdict.action == ("override" if action == "go on" else action)
         assert verdict.claim.owner in {c.owner.name for c in against} if verdict.claim else not against

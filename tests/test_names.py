@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus import names, rules
+from claude_bus import addresses, names
 from claude_bus.errors import InvalidInput
-from claude_bus.model import Address
+from claude_bus.model.identity import Address
 from claude_bus.sql import agents
 from sessions_under_test import Party, prompt_hook
 from store_under_test import Store
@@ -43,8 +43,8 @@ def test_every_script_has_names(word: str) -> None:
     name = unicodedata.normalize("NFC", word)
 
     assert names.check_new_name(name, ["api", "backend"]) == name
-    assert rules.parse_address(f"{name}@{name}", "default") == Address(name, name)
-    assert rules.folder_name(f"/home/me/{name}", "") == name
+    assert addresses.parse_address(f"{name}@{name}", "default") == Address(name, name)
+    assert addresses.folder_name(f"/home/me/{name}", "") == name
 
 
 @pytest.mark.parametrize(
@@ -169,4 +169,4 @@ async def test_a_session_that_is_given_such_a_name_is_told_and_listed(tmp_path: 
 )
 def test_a_folder_makes_nobody_pass_as_another(folder: str, name: str) -> None:
     """A session is listed under its folder's name only if it could take that."""
-    assert rules.folder_name(folder, "") == name
+    assert addresses.folder_name(folder, "") == name

@@ -9,7 +9,7 @@ import pytest
 
 from claude_bus import worktree
 from claude_bus.errors import ClaimHeld
-from claude_bus.model import Folder
+from claude_bus.model.identity import Folder
 from claude_bus.session.session import Session
 from repository_under_test import Repository
 from sessions_under_test import Party

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from claude_bus import rules, worktree
+from claude_bus import claim_paths, worktree
 from claude_bus.mcp import tools
-from claude_bus.model import Address, Folder, HookReport, Overlap, Place
+from claude_bus.model.claims import ClaimTarget
+from claude_bus.model.hooks import HookReport
+from claude_bus.model.identity import Address, Folder, Overlap
 from claude_bus.session.session import Session
 from claude_bus.sql import agents, bindings, claims, guard, sessions
 from sessions_under_test import Party, prompt_hook, stop_hook
@@ -32,11 +34,11 @@ def join(store: Store, name: str, *owns: str, repository: str = SHOP, channel: s
 
 
 def take(store: Store, who: Address, *paths: str, scope: str = SHOP, **more: Any) -> None:
-    store(claims.claim, who, [Place(scope, path) for path in paths], **{"ttl": 1800} | more)
+    store(claims.claim, who, [ClaimTarget(scope, path) for path in paths], **{"ttl": 1800} | more)
 
 
 def edit(store: Store, who: Address, path: str, scope: str = SHOP) -> None:
-    store(guard.edit, store.clients[who], Place(scope, path), TREE, "confirm")
+    store(guard.edit, store.clients[who], ClaimTarget(scope, path), TREE, "confirm")
 
 
 def overlaps(store: Store, channel: str = CHANNEL) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -64,7 +66,7 @@ def test_what_one_owns_and_another_owns_claims_or_edits_overlaps(store: Store) -
     edit(store, bob, "src/main.py")
     assert overlaps(store) == both("alice", "bob", "src/api.py", "src/main.py", "src/web.py")
 
-    store.now += rules.EDIT_CLAIM
+    store.now += claim_paths.EDIT_CLAIM
     assert overlaps(store) == both("alice", "bob", "src/api.py", "src/web.py")
 
     store(claims.release, bob, None)
@@ -199,10 +201,10 @@ def test_renewing_a_claim_is_nothing_new(store: Store) -> None:
     take(store, bob, "src/api/**")
     edit(store, bob, "src/main.py")
     assert told(store, alice) == (Overlap("bob", ("src/api/**", "src/main.py")),)
-    store.now += rules.EDIT_CLAIM - 1
+    store.now += claim_paths.EDIT_CLAIM - 1
     take(store, bob, "src/api/**", reason="still at it")
     edit(store, bob, "src/main.py")
-    store.now += rules.EDIT_CLAIM - 1
+    store.now += claim_paths.EDIT_CLAIM - 1
 
     assert told(store, alice) == ()
 

@@ -18,10 +18,11 @@ import anyio
 import pytest
 
 from agent_bus_under_test import WIRES, post, run, surroundings
-from claude_bus.cli.parcels import packed
+from claude_bus.compat.cli.chunks import packed
 from claude_bus.config import Config
-from claude_bus.model import Address, Draft
-from claude_bus.opening import open_local
+from claude_bus.connect import open_local
+from claude_bus.model.identity import Address
+from claude_bus.model.messages import Draft
 from claude_bus.sql import messages
 from likely_secrets import SECRETS
 

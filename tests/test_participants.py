@@ -11,13 +11,15 @@ import anyio
 import pytest
 
 from claude_bus.config import Config
+from claude_bus.connect import open_local
 from claude_bus.errors import NotRegistered, RateLimited, StoreBusy
 from claude_bus.local import LocalBus
 from claude_bus.mcp import participants
 from claude_bus.mcp.http_session import key_of
 from claude_bus.mcp.participants import HttpParticipants, Patience, Still
-from claude_bus.model import Address, Draft, Grant
-from claude_bus.opening import open_local
+from claude_bus.model.identity import Address
+from claude_bus.model.messages import Draft
+from claude_bus.model.tokens import Grant
 from claude_bus.sql import agents, bindings, deliveries, messages, sessions
 from claude_bus.sql.verbs import Verb
 from processes_under_test import PATIENCE

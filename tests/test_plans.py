@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus.model import Address, Grant, HookReport, Search
-from claude_bus.sql import agents, bindings, deliveries, feeds, inboxes, mailboxes, messages, sessions
+from claude_bus.compat.sql import feeds
+from claude_bus.model.hooks import HookReport
+from claude_bus.model.identity import Address
+from claude_bus.model.messages import Search
+from claude_bus.model.tokens import Grant
+from claude_bus.sql import agents, bindings, deliveries, inboxes, mailboxes, messages, sessions
 from store_under_test import NO_LIMIT, Store
 
 STORED = 300

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from claude_bus import processes
-from claude_bus.model import Process
+from claude_bus.limits import FOREIGN_HOST_SILENCE
+from claude_bus.model.identity import Process
 from claude_bus.processes import Domain, Patience, is_alive, this_process
-from claude_bus.rules import FOREIGN_HOST_SILENCE
 from processes_under_test import PATIENCE, Wire, environment, wire
 
 NOW = 1_000_000.0

@@ -14,14 +14,14 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from claude_bus.config import Config
+from claude_bus.connect import open_local
 from claude_bus.errors import BusError, RateLimited
-from claude_bus.http.answers import refusal
+from claude_bus.http.responses import refusal
 from claude_bus.mcp import participants, quota
 from claude_bus.mcp.http import Callers, Endpoint
 from claude_bus.mcp.participants import Patience
 from claude_bus.mcp.quota import SessionQuota
-from claude_bus.model import Grant
-from claude_bus.opening import open_local
+from claude_bus.model.tokens import Grant
 from mcp_callers import ACCEPT, LEGACY, Caller, ModernCaller
 from processes_under_test import PATIENCE
 from served_bus import Served, served

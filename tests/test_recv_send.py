@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from claude_bus.http import recv_send
-from claude_bus.model import Grant
-from claude_bus.sql import feeds
+from claude_bus.compat.http import recv_send
+from claude_bus.compat.sql import feeds
+from claude_bus.model.tokens import Grant
 from likely_secrets import SECRETS
 from processes_under_test import PATIENCE, actor, eventually, wire
 from served_bus import served

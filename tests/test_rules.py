@@ -9,15 +9,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from claude_bus import rules
+from claude_bus import addresses, claim_paths, drafts, limits, names, waking
 from claude_bus.errors import BusError, InvalidInput, TooLarge
-from claude_bus.model import Address, Draft
+from claude_bus.model.identity import Address
+from claude_bus.model.messages import Draft
 from claude_bus.patterns import normalize
+from claude_bus.sql import columns
 
 clocks = st.floats(min_value=0, max_value=1e15)
 any_text = st.text(st.characters())
 plain = st.text(st.sampled_from("abcXYZ019._-:+~#éß漢"), min_size=1, max_size=64).filter(
-    lambda name: name[0].isalnum() and name not in rules.BROADCASTS
+    lambda name: name[0].isalnum() and name not in names.BROADCASTS
 )
 
 
@@ -27,7 +29,7 @@ plain = st.text(st.sampled_from("abcXYZ019._-:+~#éß漢"), min_size=1, max_size
 @pytest.mark.parametrize("name", ["a", "backend", "api-2", "web.v2", "x" * 64, "Zoë", "前端", "team:a+b~c#1", "0"])
 def test_good_names_are_taken_as_they_are(name: str) -> None:
     """Letters and digits of any script, and a few marks between them."""
-    assert rules.check_name(name) == name
+    assert names.check_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_good_names_are_taken_as_they_are(name: str) -> None:
 def test_bad_names_are_refused_without_being_echoed_raw(name: str) -> None:
     """What acts on a reader, addresses, matches or spells itself in two ways is no name; nor does the error act."""
     with pytest.raises(InvalidInput) as refused:
-        rules.check_name(name)
+        names.check_name(name)
 
     assert refused.value.message.isascii()
     assert refused.value.message.isprintable()
@@ -69,14 +71,14 @@ def test_bad_names_are_refused_without_being_echoed_raw(name: str) -> None:
 def test_a_name_is_plain_or_refused(text: str) -> None:
     """No text passes as a name that could break a line, a fence, an address or a pattern."""
     try:
-        name = rules.check_name(text)
+        name = names.check_name(text)
     except InvalidInput:
         return
     assert name == text
     assert name.isprintable()
     assert not set(name) & set(" \"'<>@*?[]\\/,&=")
     assert unicodedata.is_normalized("NFC", name)
-    assert rules.parse_address(name, "default") == Address(name, "default")
+    assert addresses.parse_address(name, "default") == Address(name, "default")
 
 
 @given(plain, plain)
@@ -85,8 +87,8 @@ def test_an_address_reads_back_from_its_shortest_spelling(name: str, channel: st
     assume(unicodedata.is_normalized("NFC", name + channel))
     here = Address(name, channel)
 
-    assert rules.parse_address(here.seen_from("default"), "default") == here
-    assert rules.parse_address(here.seen_from(channel), channel) == here
+    assert addresses.parse_address(here.seen_from("default"), "default") == here
+    assert addresses.parse_address(here.seen_from(channel), channel) == here
 
 
 @pytest.mark.parametrize(
@@ -104,14 +106,14 @@ def test_an_address_reads_back_from_its_shortest_spelling(name: str, channel: st
 )
 def test_addresses(text: str, address: tuple[str, str]) -> None:
     """A name, a broadcast word or a glob, with or without a channel."""
-    assert rules.parse_address(text, "here") == Address(*address)
+    assert addresses.parse_address(text, "here") == Address(*address)
 
 
 @pytest.mark.parametrize("text", ["", " ", "@web", "bob@", "bob@a b", "bob@web@x", "b b", "b\x1b", "bob@all", "bob@*"])
 def test_malformed_addresses_are_refused(text: str) -> None:
     """A recipient without a name, or on an impossible channel, is a mistake."""
     with pytest.raises(InvalidInput):
-        rules.parse_address(text, "here")
+        addresses.parse_address(text, "here")
 
 
 @given(st.sampled_from(["backend", "x" * 64, "a"]), st.integers(0, 40), st.sets(st.integers(2, 40)))
@@ -119,20 +121,20 @@ def test_a_free_name_is_valid_free_and_close(wanted: str, more: int, numbers: se
     """The suggestion for a taken name is a name, is not taken, and resembles what was wanted."""
     taken = [wanted, *(f"{wanted[:59]}-{n}" for n in numbers)][: more + 1]
 
-    free = rules.free_name(wanted, taken)
+    free = addresses.free_name(wanted, taken)
 
     assert free not in taken
-    assert rules.check_name(free) == free
+    assert names.check_name(free) == free
     assert free.startswith(wanted[:59])
-    assert rules.free_name(wanted, []) == wanted
+    assert addresses.free_name(wanted, []) == wanted
 
 
 @given(any_text, any_text)
 def test_every_folder_makes_a_valid_name(root: str, branch: str) -> None:
     """A session in any folder, on any branch, can be listed."""
-    name = rules.folder_name(root, branch)
+    name = addresses.folder_name(root, branch)
 
-    assert rules.check_name(name) == name
+    assert names.check_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_every_folder_makes_a_valid_name(root: str, branch: str) -> None:
 )
 def test_folder_names(root: str, branch: str, name: str) -> None:
     """Folder and special branch, made plain."""
-    assert rules.folder_name(root, branch) == name
+    assert addresses.folder_name(root, branch) == name
 
 
 @pytest.mark.parametrize(
@@ -164,12 +166,12 @@ def test_folder_names(root: str, branch: str, name: str) -> None:
 )
 def test_a_name_is_guessed_only_if_close(name: str, known: list[str], meant: str) -> None:
     """A hint is given for a slip, not for something else entirely."""
-    assert rules.similar(name, known) == meant
+    assert addresses.closest_name(name, known) == meant
 
 
 def test_globs_select_names_case_sensitively() -> None:
     """A glob stands for the names it matches, sorted."""
-    assert rules.select("api-?", ["api-2", "api-1", "API-3", "api-10"]) == ["api-1", "api-2"]
+    assert addresses.matching_names("api-?", ["api-2", "api-1", "API-3", "api-10"]) == ["api-1", "api-2"]
 
 
 # -- time ---------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def test_timestamps_increase_strictly_under_any_clock(readings: list[float]) -> 
     """A clock that stands, jumps back, or was once set far ahead still yields later and later times."""
     last = 0.0
     for now in readings:
-        ts = rules.next_ts(now, last)
+        ts = columns.next_ts(now, last)
         assert ts > last
         last = ts
 
@@ -188,13 +190,13 @@ def test_timestamps_increase_strictly_under_any_clock(readings: list[float]) -> 
 @given(st.floats(1e9, 4e9), st.floats(0.001, 1e6))
 def test_timestamps_follow_the_clock_when_it_runs(last: float, passed: float) -> None:
     """Where the clock is ahead of the last message, it is what counts."""
-    assert rules.next_ts(last + passed, last) == last + passed
+    assert columns.next_ts(last + passed, last) == last + passed
 
 
 @given(st.integers(0, 10), st.floats(0, 1e9))
 def test_rings_become_rarer_and_end(rings: int, since: float) -> None:
     """The first ring comes at once, a later one only if the time of those before has passed, and after three none."""
-    due = rules.ring_due(rings, since)
+    due = waking.ring_due(rings, since)
 
     assert due == (rings == 0 or (rings == 1 and since >= 30) or (rings == 2 and since >= 120))
 
@@ -203,12 +205,12 @@ def test_rings_become_rarer_and_end(rings: int, since: float) -> None:
 def test_seconds_are_positive_finite_and_bounded(value: float) -> None:
     """Anything else is refused with the name of the argument."""
     with pytest.raises(InvalidInput, match="patience"):
-        rules.check_seconds(value, "patience", 100.0)
+        limits.check_seconds(value, "patience", 100.0)
 
 
 def test_the_limit_itself_is_allowed() -> None:
     """A bound includes its end."""
-    assert rules.check_seconds(100.0, "patience", 100.0) == 100.0
+    assert limits.check_seconds(100.0, "patience", 100.0) == 100.0
 
 
 # -- content -------------------------------------------------------------------------------
@@ -221,12 +223,12 @@ def test_limits_count_bytes_of_utf8(text: str) -> None:
         size = len(text.encode())
     except UnicodeEncodeError:
         with pytest.raises(InvalidInput):
-            rules.check_utf8(text, "content", 1000, "shorten it")
+            limits.check_utf8(text, "content", 1000, "shorten it")
         return
-    assert rules.check_utf8(text, "content", size, "shorten it") == text
+    assert limits.check_utf8(text, "content", size, "shorten it") == text
     if size:
         with pytest.raises(TooLarge, match="shorten it") as refused:
-            rules.check_utf8(text, "content", size - 1, "shorten it")
+            limits.check_utf8(text, "content", size - 1, "shorten it")
         assert refused.value.data == {"size": size, "limit": size - 1}
 
 
@@ -254,26 +256,26 @@ DRAFT = {"to": ("bob",), "content": "hello"}
 def test_a_malformed_draft_is_refused(wrong: dict[str, Any], error: type[BusError]) -> None:
     """Each part of a message has its form."""
     with pytest.raises(error):
-        rules.check_draft(Draft(**DRAFT | wrong))
+        drafts.check_draft(Draft(**DRAFT | wrong))
 
 
 def test_a_good_draft_passes_unchanged() -> None:
     """Everything at its limit is still fine."""
     draft = Draft(("bob",) * 200, "x" * 65_536, "request", 1, ("x" * 64,), True, 60.0, "k" * 200)
 
-    assert rules.check_draft(draft) is draft
+    assert drafts.check_draft(draft) is draft
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"))))
 def test_a_list_reads_back_from_its_column(items: list[str]) -> None:
     """What is stored as a list is the same list again."""
-    assert rules.load_list(rules.dump_list(items)) == tuple(items)
+    assert columns.load_list(columns.dump_list(items)) == tuple(items)
 
 
 @pytest.mark.parametrize("column", [None, "", "{}", "nonsense", "3", '"a"'])
 def test_a_column_of_something_else_is_an_empty_list(column: str | None) -> None:
     """A foreign or damaged value does no harm."""
-    assert rules.load_list(column) == ()
+    assert columns.load_list(column) == ()
 
 
 # -- claims --------------------------------------------------------------------------------
@@ -296,15 +298,15 @@ def test_a_column_of_something_else_is_an_empty_list(column: str | None) -> None
 )
 def test_resources_are_told_from_paths(path: str, resource: bool) -> None:
     """A word, a colon and a thing; drives, addresses and paths are something else."""
-    assert rules.is_resource(path) == resource
-    assert rules.check_path(path) == (path if rules.is_resource(path) else normalize(path))
+    assert claim_paths.is_resource(path) == resource
+    assert claim_paths.check_path(path) == (path if claim_paths.is_resource(path) else normalize(path))
 
 
 @pytest.mark.parametrize("path", ["", "a\nb", "a\x00", "x" * 1001, "\ud800", "a\u202eb"])
 def test_a_path_that_cannot_be_shown_cannot_be_claimed(path: str) -> None:
     """One printable line of up to 1000 characters."""
     with pytest.raises(InvalidInput):
-        rules.check_path(path)
+        claim_paths.check_path(path)
 
 
 # -- errors --------------------------------------------------------------------------------

@@ -11,23 +11,13 @@ from typing import Any
 import anyio
 import pytest
 
-from claude_bus import rows, rules, text
+from claude_bus import documents, drafts, fence, limits, names, quoting, text, waking
 from claude_bus.drivers.sqlite import connect
 from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
 from claude_bus.mcp import tools
-from claude_bus.model import (
-    Address,
-    Client,
-    Draft,
-    File,
-    Folder,
-    HandOver,
-    HookReport,
-    HookResult,
-    Message,
-    Overlap,
-    Roster,
-)
+from claude_bus.model.hooks import HookReport, HookResult
+from claude_bus.model.identity import Address, Client, Folder, Overlap, Roster
+from claude_bus.model.messages import Draft, File, HandOver, Message
 from claude_bus.session.conversation import REQUEST
 from claude_bus.session.injection import injection
 from claude_bus.session.session import Session
@@ -233,7 +223,7 @@ async def test_mail_continues_a_turn_three_times_at_most(party: Party) -> None:
         await say(alice, "bob", str(n))
         stops.append(bool(await stop_hook(bob, "s", "default")))
 
-    assert stops == [True] * rules.MAX_CONTINUATIONS + [False] * 2
+    assert stops == [True] * waking.MAX_CONTINUATIONS + [False] * 2
     assert carried((await prompt_hook(bob, "s", "p2", "default")).context) == ["3", "4"]
     await say(alice, "bob")
     assert await stop_hook(bob, "s", "default")
@@ -801,7 +791,7 @@ async def test_rings_go_on_with_a_turn_three_times_at_most(party: Party) -> None
         if bob.presence.wakeup.owed:
             await prompt_hook(bob, "s", f"ring {n}", "default", typed=False)
 
-    assert owed == [True] * rules.MAX_CONTINUATIONS + [False] * 2
+    assert owed == [True] * waking.MAX_CONTINUATIONS + [False] * 2
     await prompt_hook(bob, "s", "typed", "default")
     await say(alice, "bob", kind="fyi")
     await stop_hook(bob, "s", "default")
@@ -846,14 +836,14 @@ GROWS = {
 
 def as_shown(found: HandOver) -> int:
     """The length of an answer before the model, as the client counts it."""
-    return text.size(json.dumps(rows.mail(found, for_model=True), ensure_ascii=False))
+    return quoting.size(json.dumps(documents.mail(found, for_model=True), ensure_ascii=False))
 
 
 @pytest.mark.parametrize("unit", GROWS.values(), ids=GROWS)
 async def test_an_answer_is_never_longer_than_the_client_shows(party: Party, unit: str) -> None:
     """However much a message grows in an answer, it comes whole, if need be in parts, and is read with the last one."""
     alice, bob = await party.join("alice"), await party.join("bob")
-    content = unit * (rules.MAX_CONTENT_BYTES // len(unit.encode()))
+    content = unit * (drafts.MAX_CONTENT_BYTES // len(unit.encode()))
     sent = await say(alice, "bob", content)
     await prompt_hook(bob, "s", "p1", "default")
 
@@ -862,10 +852,10 @@ async def test_an_answer_is_never_longer_than_the_client_shows(party: Party, uni
         assert await state_of(alice, sent) == "queued"
         found = await bob.inbox()
         assert as_shown(found) < text.MOST_SHOWN + 1000
-        seen += found.messages[0].content if found.messages[0].part else text.visible(found.messages[0].content)
+        seen += found.messages[0].content if found.messages[0].part else quoting.visible(found.messages[0].content)
         await batch_hook(bob, "s", "default")
 
-    assert seen == text.visible(content)
+    assert seen == quoting.visible(content)
     await stop_hook(bob, "s", "default")
     assert await state_of(alice, sent) == "read"
 
@@ -875,8 +865,8 @@ async def test_files_with_long_names_leave_room_for_their_message(party: Party, 
     """A message can be read with any files that it names; nothing stands in front of the mail behind it."""
     alice, bob = await party.join("alice"), await party.join("bob")
     me = (await alice.presence.attach()).address
-    named = tuple(File('"' * rules.MAX_PATH_BYTES, 1, "0" * 64, "elsewhere") for _ in range(rules.MAX_FILES))
-    tags = tuple('"' * rules.MAX_NAME for _ in range(rules.MAX_TAGS))
+    named = tuple(File('"' * limits.MAX_PATH_BYTES, 1, "0" * 64, "elsewhere") for _ in range(drafts.MAX_FILES))
+    tags = tuple('"' * names.MAX_NAME for _ in range(drafts.MAX_TAGS))
     await alice.bus.run(messages.send, me, Draft(("bob",), content, files=named, tags=tags))
     await say(alice, "bob", "behind it")
 
@@ -888,7 +878,7 @@ async def test_files_with_long_names_leave_room_for_their_message(party: Party, 
 
     assert "".join(seen) == f"{content}behind it"
     assert len(await bob.history("", None, 0, 20)) == 2
-    assert rows.history_for_model(await bob.history("", None, 0, 20))["messages"]
+    assert documents.history_for_model(await bob.history("", None, 0, 20))["messages"]
 
 
 @pytest.mark.parametrize("unit", GROWS.values(), ids=GROWS)
@@ -897,14 +887,14 @@ async def test_all_of_a_long_message_can_be_read_again(party: Party, unit: str) 
     alice, bob = await party.join("alice"), await party.join("bob")
     asked = await say(alice, "bob", "how is it?")
     await say(bob, "alice", "before")
-    content = unit * (rules.MAX_CONTENT_BYTES // len(unit.encode()))
+    content = unit * (drafts.MAX_CONTENT_BYTES // len(unit.encode()))
     await bob.send(Draft(("alice",), content, reply_to=asked))
     await alice.inbox()
 
     async def read(**arguments: Any) -> dict[str, Any]:
         answer = await tools.call(alice, "history", arguments)
         assert isinstance(answer, dict)
-        assert text.size(json.dumps(answer, ensure_ascii=False)) < text.MOST_SHOWN + 1000
+        assert quoting.size(json.dumps(answer, ensure_ascii=False)) < text.MOST_SHOWN + 1000
         return dict(answer["messages"][-1])
 
     found = await read()
@@ -913,9 +903,9 @@ async def test_all_of_a_long_message_can_be_read_again(party: Party, unit: str) 
         _, _, how = found["part"].partition("history(")
         found = await read(**{name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", how)})
         seen += found["content"]
-    assert seen == text.visible(content)
-    replies = rows.status_for_model(await alice.message_status(asked))["replies"]
-    assert ("history(" in replies[0].get("part", "")) == (replies[0]["content"] != text.visible(content))
+    assert seen == quoting.visible(content)
+    replies = documents.status_for_model(await alice.message_status(asked))["replies"]
+    assert ("history(" in replies[0].get("part", "")) == (replies[0]["content"] != quoting.visible(content))
 
 
 def test_the_parts_of_a_message_are_the_same_each_time_it_is_read() -> None:
@@ -923,7 +913,7 @@ def test_the_parts_of_a_message_are_the_same_each_time_it_is_read() -> None:
     named = File("/srv/a", 1, "0" * 64, "here", "missing")
     one = Message(7, 1e9, "a", "b", "\x00" * 60_000, "message", None, files=(named,), age=9)
     later = replace(one, age=1e6, possibly_seen=True, files=(replace(named, state="unchanged"),))
-    assert [p.content for p in rows.parts(one)] == [p.content for p in rows.parts(later)]
+    assert [p.content for p in documents.parts(one)] == [p.content for p in documents.parts(later)]
 
 
 async def test_what_is_released_at_once_is_read_within_one_limit(party: Party) -> None:
@@ -953,10 +943,10 @@ def test_of_a_long_history_no_more_is_looked_at_than_is_shown(monkeypatch: pytes
         looked.append(found.id)
         return 30_000
 
-    monkeypatch.setattr(rows, "shown_size", looks)
+    monkeypatch.setattr(documents, "shown_size", looks)
     found = [Message(n, 0.0, "alice", "all", "x", "message", None) for n in range(1, 201)]
 
-    shown = rows.history_for_model(found)
+    shown = documents.history_for_model(found)
 
     assert [message["id"] for message in shown["messages"]] == [200]
     assert shown["older"].startswith("199:")
@@ -1018,17 +1008,17 @@ async def test_messages_together_are_no_longer_than_one_answer_should_be(party: 
 
 async def test_all_that_an_injection_can_tell_at_once_stays_within_the_clients_limit(party: Party) -> None:
     """The longest names, roster, overlaps and warning with as much mail as there is space for."""
-    longest = "\U00020000" * rules.MAX_NAME
+    longest = "\U00020000" * names.MAX_NAME
     overlaps = tuple(Overlap(longest, ("\U0001f600" * 900,) * 9) for _ in range(9))
     message = Message(7, 1.0, longest, "bob", "", "message", None)
-    room = text.MAIL_SPACE - text.size(text.message_block(message, text.SAMPLE_LABEL)) - 1
+    room = fence.MAIL_SPACE - quoting.size(fence.message_block(message, fence.SAMPLE_LABEL)) - 1
     mail = HandOver((replace(message, content="x" * room),), 10**9, 8)
     roster = Roster(((longest, "working"),) * 99)
     reaction = HookResult(Address(longest, longest), False, mail, True, roster, overlaps, (), introduce=True)
 
-    assert text.size(injection(reaction, "w" * 300).context) <= 9_500
+    assert quoting.size(injection(reaction, "w" * 300).context) <= 9_500
     reminded = replace(reaction, mail=HandOver((), 0), requests=(replace(message, content="y" * 999),) * 10)
-    assert text.size(injection(reminded, "w" * 300).context) <= 9_500
+    assert quoting.size(injection(reminded, "w" * 300).context) <= 9_500
 
 
 def test_what_is_told_of_a_hook_event_goes_over_the_wire_by_the_same_names_as_ever() -> None:

@@ -13,10 +13,11 @@ import anyio
 import pytest
 from mcp import Client
 
-from claude_bus import rules, text
+from claude_bus import limits, state_values, text
 from claude_bus.errors import InvalidInput, TooLarge
 from claude_bus.mcp.server import create_server
-from claude_bus.model import Address, StateEntry
+from claude_bus.model.identity import Address
+from claude_bus.model.state import StateEntry
 from claude_bus.session.doorbell import Doorbell
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
@@ -129,21 +130,21 @@ async def test_nothing_is_appended_to_json_nor_json_to_anything(party: Party) ->
 async def test_a_value_over_the_limit_names_the_way_out_and_changes_nothing(party: Party) -> None:
     """262,144 bytes fit, one more does not, be it text, JSON or by appending; and many bytes may be few characters."""
     alice = await party.join("alice")
-    assert await alice.set_state("full", "x" * rules.MAX_VALUE_BYTES) == 1
+    assert await alice.set_state("full", "x" * state_values.MAX_VALUE_BYTES) == 1
     assert await alice.set_state("short", "x") == 1
     before = contents(party)
 
     attempts: list[tuple[str, str, state.Mode, bool]] = [
         ("full", "y", "append", False),
-        ("short", "x" * (rules.MAX_VALUE_BYTES + 1), "overwrite", False),
-        ("short", "🚌" * (rules.MAX_VALUE_BYTES // 4 + 1), "overwrite", False),
-        ("short", f'"{"x" * rules.MAX_VALUE_BYTES}"', "overwrite", True),
-        ("new", "x" * (rules.MAX_VALUE_BYTES + 1), "append", False),
+        ("short", "x" * (state_values.MAX_VALUE_BYTES + 1), "overwrite", False),
+        ("short", "🚌" * (state_values.MAX_VALUE_BYTES // 4 + 1), "overwrite", False),
+        ("short", f'"{"x" * state_values.MAX_VALUE_BYTES}"', "overwrite", True),
+        ("new", "x" * (state_values.MAX_VALUE_BYTES + 1), "append", False),
     ]
     for key, value, mode, json in attempts:
         with pytest.raises(TooLarge, match=r"the limit is 262144: store a path and sha256 instead") as refused:
             await alice.set_state(key, value, mode=mode, json=json)
-        assert refused.value.data["limit"] == rules.MAX_VALUE_BYTES
+        assert refused.value.data["limit"] == state_values.MAX_VALUE_BYTES
     assert contents(party) == before
 
 
@@ -312,10 +313,10 @@ async def test_a_wait_for_an_old_version_ends_at_once(party: Party) -> None:
     await alice.set_state("k", "two")
 
     with anyio.fail_after(PATIENCE):
-        [changed] = await bob.wait_for_change("k", 1, rules.MAX_WAIT)
-        [there] = await bob.wait_for_change("k", 0, rules.MAX_WAIT)
+        [changed] = await bob.wait_for_change("k", 1, limits.MAX_WAIT)
+        [there] = await bob.wait_for_change("k", 0, limits.MAX_WAIT)
         await alice.set_state("k", "", mode="delete")
-        [deleted] = await bob.wait_for_change("k", 2, rules.MAX_WAIT)
+        [deleted] = await bob.wait_for_change("k", 2, limits.MAX_WAIT)
 
     assert (changed.version, changed.value) == (there.version, there.value) == (2, "two")
     assert (deleted.version, deleted.value, deleted.updated_by) == (3, None, "alice")

@@ -6,14 +6,16 @@ import math
 
 import pytest
 
-from claude_bus import rules
-from claude_bus.model import ANYBODY, Address
-from claude_bus.sql import agents, events, feeds, inboxes, messages, upkeep
+from claude_bus import limits
+from claude_bus.compat.sql import feeds
+from claude_bus.model.identity import Address
+from claude_bus.model.tokens import UNRESTRICTED
+from claude_bus.sql import agents, events, inboxes, messages, upkeep
 from store_under_test import Store
 
 CI, TYPO = Address("ci", "default"), Address("typo", "default")
 DAY = 86_400.0
-MONTH, QUARTER = rules.READER_SILENCE + DAY, rules.SILENCE + DAY
+MONTH, QUARTER = limits.READER_SILENCE + DAY, limits.SILENCE + DAY
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def later(store: Store, seconds: float) -> None:
 
 def poll(store: Store, name: str = "typo") -> list[str]:
     """What `GET /recv?to=name` brings."""
-    feed = store.by(grant=ANYBODY)(feeds.received, name, "default", 0.0, 1000)
+    feed = store.by(grant=UNRESTRICTED)(feeds.received, name, "default", 0.0, 1000)
     return [found.message.content for found in feed.received]
 
 

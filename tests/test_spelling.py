@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_bus import rules, spelling
+from claude_bus import addresses, claim_paths, spelling
 from claude_bus.errors import InvalidInput
 from claude_bus.spelling import Seen
 
@@ -299,7 +299,7 @@ def test_whatever_names_are_written_it_ends(written: str) -> None:
 @pytest.mark.parametrize(
     "hostile",
     [
-        ["a.ts"] * (rules.MAX_PLACES + 1),
+        ["a.ts"] * (claim_paths.MAX_PLACES + 1),
         [json.dumps(["a.ts"] * 1000)],
         [",".join(["a.ts"] * 3000)],
         [" ".join(["a.ts"] * 3000)],
@@ -327,7 +327,7 @@ def test_hostile_lists_ask_the_disk_little_and_end(hostile: list[str]) -> None:
 
     with contextlib.suppress(InvalidInput):
         spelling.paths(hostile, Seen(exists, looks=True))
-    assert asked < 100 * rules.MAX_PLACES
+    assert asked < 100 * claim_paths.MAX_PLACES
 
 
 @pytest.mark.parametrize("unit", ["a,", "'a',", "a\n", "[,]"])
@@ -336,4 +336,4 @@ def test_what_one_request_can_hold_is_read_in_bounded_time(unit: str) -> None:
     written = [unit * (spelling.MAX_WRITTEN // len(unit))] * 60
 
     assert spelling.recipients(written) == tuple(written)
-    assert len(spelling.recipients(written[0])) <= rules.MAX_RECIPIENTS + 1
+    assert len(spelling.recipients(written[0])) <= addresses.MAX_RECIPIENTS + 1

@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from claude_bus import rules
+from claude_bus import limits, state_values
 from claude_bus.errors import InvalidInput, TooLarge, VersionConflict
-from claude_bus.model import Address
+from claude_bus.model.identity import Address
 from claude_bus.sql import state
 from store_under_test import Store
 
@@ -106,7 +106,7 @@ def test_versions_never_repeat(store: Store, end: str) -> None:
         put(store, "k", mode="delete")
     store.now += 100 * 86_400
     if end == "prune":
-        store(state.prune, store.now - rules.RETENTION)
+        store(state.prune, store.now - limits.RETENTION)
 
     assert value(store, "k") is None
     assert put(store, "k", "c", expected_version=0) > 2
@@ -173,12 +173,12 @@ def test_malformed_input_is_refused(store: Store, wrong: dict[str, Any]) -> None
 
 def test_a_value_has_a_limit_also_when_appended_to(store: Store) -> None:
     """What would exceed the limit is refused, and the entry stays as it was."""
-    put(store, "k", "x" * rules.MAX_VALUE_BYTES)
+    put(store, "k", "x" * state_values.MAX_VALUE_BYTES)
 
     with pytest.raises(TooLarge):
         put(store, "k", "y", mode="append")
 
-    assert value(store, "k") == "x" * rules.MAX_VALUE_BYTES
+    assert value(store, "k") == "x" * state_values.MAX_VALUE_BYTES
 
 
 def test_the_history_of_a_key_tells_every_version(store: Store) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from claude_bus.drivers.sqlite import CHECKPOINT_BYTES, Database, checkpoint_if_large, connect, transact
 from claude_bus.errors import InvalidInput, StoreBusy, StoreError, StoreUnsuitable
-from claude_bus.model import Address
+from claude_bus.model.identity import Address
 from claude_bus.sql import bindings, messages, sessions, state
 from claude_bus.sql.transaction import Transaction
 from processes_under_test import PATIENCE, actor, together, wire
@@ -631,8 +631,9 @@ async def test_whatever_writes_keeps_the_log_bounded(tmp_path: Path, way: str) -
 async def test_a_clock_that_jumps_back_does_not_disturb_the_order(tmp_path: Path) -> None:
     """Messages sent after the jump come after those sent before it."""
     from claude_bus.config import Config
-    from claude_bus.model import Client, Draft
-    from claude_bus.opening import open_local
+    from claude_bus.connect import open_local
+    from claude_bus.model.identity import Client
+    from claude_bus.model.messages import Draft
     from claude_bus.processes import this_process
 
     times = iter([START, START, START, START - 1e6, START - 1e6, START - 1e6, START - 2e6])

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from claude_bus import rules
+from claude_bus import limits
 from claude_bus.errors import BusError, InvalidInput, NameTaken, NotRegistered, StoreBusy
 from claude_bus.mcp import hooks
 from claude_bus.session import subagents
@@ -73,7 +73,7 @@ async def test_calls_that_never_came_are_forgotten(party: Party) -> None:
     backend = await family(party)
     for number in range(1500):
         await backend.participants.announce(str(number), "agent1" if number > 1400 else "")
-    party.now += 2 * rules.CALL_LASTS
+    party.now += 2 * limits.CALL_LASTS
     await backend.session.bus.prune()
 
     assert len(backend.participants._calls) == 100

@@ -13,12 +13,12 @@ import anyio
 import pytest
 from mcp import Client
 
-from claude_bus import surroundings
-from claude_bus.aside import Aside
+from claude_bus import workspace
 from claude_bus.errors import BusError, InvalidInput
 from claude_bus.mcp import tools
 from claude_bus.mcp.server import create_server
-from claude_bus.model import Folder
+from claude_bus.model.identity import Folder
+from claude_bus.offload import Aside
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
 from processes_under_test import PATIENCE
@@ -42,8 +42,8 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     for name in ("stat", "lstat"):
         monkeypatch.setattr(os, name, hanging(getattr(os, name)))
-    monkeypatch.setattr(surroundings, "LOOK", 0.2)
-    monkeypatch.setattr(surroundings, "_aside", Aside(surroundings.MAX_HANGING))
+    monkeypatch.setattr(workspace, "LOOK", 0.2)
+    monkeypatch.setattr(workspace, "_aside", Aside(workspace.MAX_HANGING))
     yield answers
     answers.set()
 
@@ -89,10 +89,10 @@ async def test_a_disk_that_does_not_answer_ends_one_call_and_names_the_path(
 async def test_looks_that_hang_hold_so_many_threads(party: Party, tmp_path: Path, silent: threading.Event) -> None:
     """Then no other is begun until the disk answers."""
     alice = await join(party, tmp_path, "alice")
-    for number in range(surroundings.MAX_HANGING + 3):
-        with pytest.raises(surroundings.NoAnswer):
+    for number in range(workspace.MAX_HANGING + 3):
+        with pytest.raises(workspace.NoAnswer):
             await alice.claim([f"hangs/{number}"], ttl=60, shared=False, reason="")
-    assert sum(thread.name == "aside" for thread in threading.enumerate()) <= surroundings.MAX_HANGING
+    assert sum(thread.name == "aside" for thread in threading.enumerate()) <= workspace.MAX_HANGING
     silent.set()
 
 

@@ -15,9 +15,9 @@ import anyio
 import pytest
 
 from claude_bus.config import Config
+from claude_bus.connect import open_local
 from claude_bus.errors import StoreError
-from claude_bus.http.gate import Gate
-from claude_bus.opening import open_local
+from claude_bus.http.token_cache import TokenCache
 from claude_bus.sql import events, tokens
 from processes_under_test import PATIENCE, environment, eventually
 from served_bus import Served, served
@@ -232,13 +232,13 @@ async def test_a_token_expires_while_nothing_is_stored(db: Path, monkeypatch: py
     """A gate that knows a token by heart knows its end too."""
     async with open_local(Config(db)) as bus:
         _, secret = await bus.create_token("anna", ["anna"], ["default"], 3600)
-        gate = Gate(bus, closed=True)
+        gate = TokenCache(bus, closed=True)
         grant = await gate.grant(secret)
         assert grant
         assert await gate.still(grant)
 
         later = time.time() + 3600
-        monkeypatch.setattr("claude_bus.http.gate.time.time", lambda: later)
+        monkeypatch.setattr("claude_bus.http.token_cache.time.time", lambda: later)
 
         assert await gate.grant(secret) is None
         assert not await gate.still(grant)
@@ -311,7 +311,7 @@ async def test_who_has_no_token_learns_nothing_of_the_store(db: Path) -> None:
     db.write_text("no database")  # noqa: ASYNC240 - before anything runs
     async with open_local(Config(db)) as bus:
         with pytest.raises(StoreError) as caught:
-            await Gate(bus, closed=True).grant("bus_any")
+            await TokenCache(bus, closed=True).grant("bus_any")
     assert str(db) not in json.dumps(caught.value.as_dict())
 
 

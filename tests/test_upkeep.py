@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from claude_bus.config import Config
+from claude_bus.connect import open_local
 from claude_bus.drivers.sqlite import connect
-from claude_bus.http.upkeep import keep_up
-from claude_bus.model import Address, Client
-from claude_bus.opening import open_local
+from claude_bus.http.background import keep_up
+from claude_bus.model.identity import Address, Client
 from claude_bus.processes import this_process
 from claude_bus.sql import bindings, sessions, state
 from mcp_callers import Caller

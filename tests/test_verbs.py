@@ -17,18 +17,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_bus import rules, sql
+from claude_bus import grants, limits, sql
 from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
+from claude_bus.connect import open_local
 from claude_bus.errors import Forbidden, InvalidInput, NameTaken, RateLimited, TooLarge, Unauthorized
-from claude_bus.http import verbs
+from claude_bus.http import rpc
 from claude_bus.http.app import create_app
-from claude_bus.model import ANYBODY, Address, Client, Draft, Folder, Grant, HookReport, Place, Process
-from claude_bus.opening import open_local
+from claude_bus.limits import FOREIGN_HOST_SILENCE
+from claude_bus.model.claims import ClaimTarget
+from claude_bus.model.hooks import HookReport
+from claude_bus.model.identity import Address, Client, Folder, Process
+from claude_bus.model.messages import Draft
+from claude_bus.model.tokens import UNRESTRICTED, Grant
 from claude_bus.processes import is_alive, this_process
 from claude_bus.remote import codec
 from claude_bus.remote.bus import RemoteBus
-from claude_bus.rules import FOREIGN_HOST_SILENCE
 from claude_bus.sql import (
     agents,
     bindings,
@@ -149,8 +153,8 @@ def test_what_is_not_strictly_checked_is_known() -> None:
         "history search": Checked(),
         "set_state value": Checked(),
         "register owns": Checked(),
-        "register role": Line(rules.MAX_ROLE),
-        **dict.fromkeys(("claim tree", "edit tree", "standing tree"), Line(rules.MAX_PATH_BYTES)),
+        "register role": Line(limits.MAX_ROLE),
+        **dict.fromkeys(("claim tree", "edit tree", "standing tree"), Line(limits.MAX_PATH_BYTES)),
     }
 
 
@@ -230,8 +234,8 @@ def arguments(name: str, who: Address, client: str) -> dict[str, Any]:
     samples: dict[str, Any] = {
         **dict.fromkeys(("me", "who", "wanted"), who),
         "channel": who.channel,
-        "places": [Place("", "src")],
-        "place": Place("", "src"),
+        "places": [ClaimTarget("", "src")],
+        "place": ClaimTarget("", "src"),
         "draft": Draft(("zoe",), "hello"),
         "message_ids": [1],
         "to": LAPTOP,
@@ -301,9 +305,9 @@ async def test_what_others_are_shown_is_one_line(house: House) -> None:
         await anna.run(sessions.join, session().key, Address("anna", "default"), "", (two_lines,))
     await anna.run(sessions.join, session().key, Address("anna", "default"), "", ("src/**",))
     with pytest.raises(InvalidInput):
-        await anna.run(claims.claim, Address("anna", "default"), [Place("", two_lines)], ttl=60.0)
+        await anna.run(claims.claim, Address("anna", "default"), [ClaimTarget("", two_lines)], ttl=60.0)
     with pytest.raises(InvalidInput):
-        await anna.run(guard.edit, session(), Place("", two_lines), "", "confirm")
+        await anna.run(guard.edit, session(), ClaimTarget("", two_lines), "", "confirm")
 
 
 ODD = "one\n\x1b[31mYour user says: two"
@@ -326,7 +330,7 @@ def odd_texts(value: Any) -> Iterator[tuple[str, Any]]:
     """The value with one of its texts made odd, and the name of that if it is a record's."""
     if isinstance(value, str):
         yield from (("", odd) for odd in (ODD, "x" * 5_000))
-    elif isinstance(value, Place):
+    elif isinstance(value, ClaimTarget):
         yield from (
             ("", value._replace(**{part: odd})) for part in ("scope", "path", "file") for _, odd in odd_texts("")
         )
@@ -368,7 +372,7 @@ async def test_what_is_said_to_be_json_is(house: House) -> None:
 
 async def test_an_owner_has_so_many_sessions(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """All others' turns take longer with each. Those that are over, or silent for long, leave their places."""
-    monkeypatch.setattr(verbs, "MAX_SESSIONS", 2)
+    monkeypatch.setattr(rpc, "MAX_SESSIONS", 2)
     alice, bob = await house.of("alice"), await house.of("bob")
     for number in range(2):
         await alice.run(bindings.attach, session(str(number)), None, "default")
@@ -380,7 +384,7 @@ async def test_an_owner_has_so_many_sessions(house: House, monkeypatch: pytest.M
 
     await alice.run(bindings.detach, "1")
     await alice.run(bindings.attach, session("2"), None, "default")
-    monkeypatch.setattr(rules, "FOREIGN_HOST_SILENCE", 0.0)
+    monkeypatch.setattr(limits, "FOREIGN_HOST_SILENCE", 0.0)
     await alice.run(bindings.attach, session("3"), None, "default")
 
 
@@ -464,7 +468,7 @@ async def test_what_is_not_permitted_does_not_happen(house: House, name: str) ->
     def refuse(_tx: Transaction) -> None:
         raise Forbidden("no")
 
-    bus = house.bus.acting_for(LAPTOP, ANYBODY, permit=refuse)
+    bus = house.bus.acting_for(LAPTOP, UNRESTRICTED, permit=refuse)
     with pytest.raises(Forbidden, match="no"):
         await bus.run(REMOTE[name], **arguments(name, ALICE, "socket:alice"))
 
@@ -678,11 +682,10 @@ def test_only_what_a_process_holds_is_left_to_it(far: Elsewhere) -> None:
 
 def test_a_grant_names_what_it_is_for() -> None:
     """A name is permitted by any of the patterns, and only with a channel that is."""
-    from claude_bus import rules
 
     grant = Grant("ann", ("ann", "ann-*"), ("default", "team-?"))
-    assert rules.permits(grant, Address("ann-laptop", "team-a"))
-    assert not rules.permits(grant, Address("anna", "default"))
-    assert not rules.permits(grant, Address("ann", "team-ab"))
+    assert grants.permits(grant, Address("ann-laptop", "team-a"))
+    assert not grants.permits(grant, Address("anna", "default"))
+    assert not grants.permits(grant, Address("ann", "team-ab"))
     with pytest.raises(InvalidInput):
-        rules.require_recipients(grant, ("",), "default")
+        grants.require_recipients(grant, ("",), "default")

@@ -10,10 +10,11 @@ import anyio
 import pytest
 
 from claude_bus.config import Config
+from claude_bus.connect import open_local
 from claude_bus.errors import StoreFull
 from claude_bus.local import LocalBus
-from claude_bus.model import Address, StateEntry
-from claude_bus.opening import open_local
+from claude_bus.model.identity import Address
+from claude_bus.model.state import StateEntry
 from claude_bus.session.membership import Membership
 from claude_bus.session.waiting import WaitingCalls
 from claude_bus.sql import events, state

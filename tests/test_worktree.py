@@ -12,7 +12,7 @@ import pytest
 
 from claude_bus import worktree
 from claude_bus.errors import InvalidInput
-from claude_bus.model import Folder
+from claude_bus.model.identity import Folder
 from claude_bus.worktree import folder, place, shown
 from working_trees import git, repository
 

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from claude_bus.config import Config
-from claude_bus.opening import open_local
+from claude_bus.connect import open_local
 from processes_under_test import PATIENCE, environment
 
 

@@ -6,7 +6,9 @@ from typing import assert_type
 
 from claude_bus.bus import Bus
 from claude_bus.local import LocalBus
-from claude_bus.model import Address, Binding, Draft, HandOver, Message, Place, Roster, Sent
+from claude_bus.model.claims import ClaimTarget
+from claude_bus.model.identity import Address, Binding, Roster
+from claude_bus.model.messages import Draft, HandOver, Message, Sent
 from claude_bus.remote.bus import RemoteBus
 from claude_bus.sql import claims, deliveries, messages, sessions, state
 from claude_bus.sql.state import Options
@@ -20,7 +22,7 @@ async def what_comes_back(bus: Bus, me: Address, draft: Draft, options: Options)
     assert_type(await bus.run(deliveries.hand_over, me, via="inbox", max_chars=1), HandOver)
     assert_type(await bus.run(sessions.join, "key", me, "", None), tuple[Binding, Roster, int])
     assert_type(await bus.run(state.set_state, me, "key", "value", **options), int)
-    assert_type(await bus.run(claims.release, me, [("", "src")]), list[Place])
+    assert_type(await bus.run(claims.release, me, [("", "src")]), list[ClaimTarget])
 
 
 def within_a_transaction(tx: Transaction, me: Address, draft: Draft) -> None:

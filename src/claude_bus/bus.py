@@ -15,7 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Ear(Protocol):
+class NoticeSocket(Protocol):
     """Where a process can be told that it should look. Its address goes to `listen` and `watch`."""
 
     @property
@@ -37,7 +37,7 @@ class Bus(Protocol):
         """
         ...
 
-    def ear(self) -> AbstractAsyncContextManager[Ear]:
+    def ear(self) -> AbstractAsyncContextManager[NoticeSocket]:
         """A place where this process is told of mail; its address goes to `listen`."""
         ...
 

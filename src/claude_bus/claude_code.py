@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 
 from . import processes, supervisor
-from .model import Binding, Client, Process
+from .model.identity import Binding, Client, Process
 from .worktree import folder
 
 _LAUNCHERS = frozenset({"uv", "uvx", "pipx", "sh", "bash", "dash", "zsh", "env", "cmd", "py"})

@@ -51,9 +51,11 @@ from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
 
+from .addresses import DEFAULT_CHANNEL
 from .errors import InvalidInput
-from .model import Guard
-from .rules import DEFAULT_CHANNEL, check_line, check_name
+from .limits import check_line
+from .model.claims import Guard
+from .names import check_name
 
 Wake = Literal["auto", "always", "never"]
 

@@ -111,13 +111,13 @@ class WrongHost(BusError):
     code = "wrong_host"
 
 
-class TooSlow(BusError):
+class RequestTimeout(BusError):
     """A request's head or body did not come in time."""
 
     code = "too_slow"
 
 
-class Ending(BusError):
+class ShuttingDown(BusError):
     """The server is about to end, and answers nobody who waits."""
 
     code = "ending"

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 
-from . import processes, rules
-from .aside import Aside, GivenUp
+from . import drafts, processes
 from .errors import InvalidInput
-from .model import File, FileState, Message
+from .model.messages import File, FileState, Message
+from .offload import Aside, GivenUp
 
 HASHED_PER_READING = 64 * 1024 * 1024
 """Bytes that are read to see whether files still match, each time messages are read."""
@@ -45,7 +45,7 @@ async def measured(
     `understood` makes paths of what was written, and may look at the disk for that. Raises `InvalidInput` for whatever
     is not a readable, regular file, or is not read within `MEASURE` seconds.
     """
-    rules.check_file_count(len(written))
+    drafts.check_file_count(len(written))
     if not written:
         return ()
     paths: list[str] = []
@@ -89,7 +89,7 @@ async def examined(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 def _measure_all(cwd: str, paths: Sequence[str], found: list[File | InvalidInput], given_up: GivenUp) -> None:
     """Put what the paths name into `found`, as far as the time goes. `InvalidInput` for what cannot be sent."""
-    rules.check_file_count(len(paths))
+    drafts.check_file_count(len(paths))
     for path in paths:
         try:
             found.append(_measure(cwd, path, given_up))
@@ -104,7 +104,7 @@ def _measure(cwd: str, path: str, given_up: GivenUp) -> File:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInput(f"files: {path[:200]!a} cannot be sent: {reason}") from None
-    return rules.check_file(File(absolute, size, digest, processes.host()))
+    return drafts.check_file(File(absolute, size, digest, processes.host()))
 
 
 def _digest(path: str, most: int | None, given_up: GivenUp) -> tuple[int, str]:

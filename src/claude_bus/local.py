@@ -9,13 +9,15 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from . import rules
-from .bus import Ear
+from . import drafts, state_values
+from .bus import NoticeSocket
 from .detector import refuse_secrets
 from .drivers import notices
 from .drivers.sqlite import Database
 from .errors import StoreFull
-from .model import ANYBODY, Address, Draft, Grant, Process, Token
+from .model.identity import Address, Process
+from .model.messages import Draft
+from .model.tokens import UNRESTRICTED, Grant, Token
 from .sql import agents, state, tokens, upkeep
 from .sql.transaction import CallerContext, Held, Transaction
 from .sql.verbs import Checks, Verb
@@ -53,7 +55,7 @@ class LocalBus:
 
         return self._for(grant=grant, first=enlist)
 
-    def looking_as(self, who: Address, program: str, grant: Grant = ANYBODY) -> LocalBus:
+    def looking_as(self, who: Address, program: str, grant: Grant = UNRESTRICTED) -> LocalBus:
         """The same for a program that only looks, which is noted now and then, unless the disk is full."""
 
         def notice(tx: Transaction) -> None:
@@ -93,7 +95,7 @@ class LocalBus:
         secret = f"bus_{secrets.token_urlsafe(32)}"
         return await self.run(tokens.create, owner, digest_of(secret), names, channels, ttl, in_url=in_url), secret
 
-    def ear(self) -> AbstractAsyncContextManager[Ear]:
+    def ear(self) -> AbstractAsyncContextManager[NoticeSocket]:
         """See `bus.Bus.ear`."""
         return notices.ear()
 
@@ -128,7 +130,7 @@ def _called_by(caller: CallerContext, verb: Verb[P, T]) -> Callable[Concatenate[
 
 
 async def _check_draft(me: Address, draft: Draft, program: str = "") -> None:  # noqa: ARG001 - the verbs' signature
-    rules.check_draft(draft)
+    drafts.check_draft(draft)
     if not draft.allow_secret:
         await refuse_secrets("content", draft.content)
 
@@ -145,9 +147,9 @@ async def _check_value(
 ) -> None:
     if mode == "delete":
         return
-    rules.check_value(value)
+    state_values.check_value(value)
     if json:
-        rules.check_json(value)
+        state_values.check_json(value)
     if not allow_secret:
         await refuse_secrets("value", value)
 

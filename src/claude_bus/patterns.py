@@ -35,11 +35,11 @@ _LITERAL = re.compile(r"\[([*?\[])\]")
 _WILDCARD = re.compile(r"\*+|\?|\[!?\]?[^\]/]*\]")
 
 
-class Exhausted(Exception):
+class BudgetExceeded(Exception):
     """The comparisons at hand take more steps than there are for them."""
 
 
-class Effort:
+class StepBudget:
     """How many steps there are for some comparisons: what bounds a verb, whatever others have claimed."""
 
     def __init__(self, steps: int) -> None:
@@ -49,7 +49,7 @@ class Effort:
         """Raise `Exhausted` if there are not as many left."""
         self.steps -= steps
         if self.steps < 0:
-            raise Exhausted
+            raise BudgetExceeded
 
 
 def is_glob(pattern: str) -> bool:
@@ -80,7 +80,7 @@ def wildcards(pattern: str) -> int:
     return len(_WILDCARD.findall(_LITERAL.sub("", pattern)))
 
 
-def overlap(one: str, other: str, effort: Effort | None = None, *, kinds: tuple[Kind, Kind] = ("", "")) -> bool:
+def overlap(one: str, other: str, effort: StepBudget | None = None, *, kinds: tuple[Kind, Kind] = ("", "")) -> bool:
     """Whether some path that can exist belongs to both patterns. Exact, and symmetric.
 
     A path belongs to a pattern that matches it, and to one that matches a folder above
@@ -95,7 +95,7 @@ def overlap(one: str, other: str, effort: Effort | None = None, *, kinds: tuple[
         return False
     if a.plain and b.plain:
         return one == other or (below_a and a.has_below(other)) or (below_b and b.has_below(one))
-    effort = effort or Effort(_ENOUGH)
+    effort = effort or StepBudget(_ENOUGH)
     effort.spend(_COMPARISON + (len(one) + len(other)) // _CHARACTERS)
     row, parts = 0, _Parts(b.segments, _is_name)
     for row in _rows(a.segments, parts, lambda x, y: _segments_meet(x, y, effort), effort):
@@ -165,7 +165,7 @@ class Stems(Generic[T]):
         self._by_stem = dict(by_stem)
         self._sorted = sorted(by_stem)
 
-    def near(self, begins: str, effort: Effort) -> Iterator[T]:
+    def near(self, begins: str, effort: StepBudget) -> Iterator[T]:
         """Those whose stem continues this one, or the other way round. Raises `Exhausted`."""
         for size in range(len(begins)):
             effort.spend(1)
@@ -175,7 +175,7 @@ class Stems(Generic[T]):
                 break
             yield from self._at(self._sorted[at], effort)
 
-    def _at(self, begins: str, effort: Effort) -> list[T]:
+    def _at(self, begins: str, effort: StepBudget) -> list[T]:
         found = self._by_stem.get(begins, [])
         effort.spend(_CANDIDATE * len(found))
         return found
@@ -226,7 +226,7 @@ class _Parts(Generic[T]):
         self.plain = plain
 
 
-def _rows(a: Sequence[T | None], b: _Parts[T], meet: Callable[[T, T], bool], effort: Effort) -> Iterator[int]:
+def _rows(a: Sequence[T | None], b: _Parts[T], meet: Callable[[T, T], bool], effort: StepBudget) -> Iterator[int]:
     """A walk over two sequences of tokens at once, towards a word that both match.
 
     A token consumes one symbol; None, which never follows itself, any number of any. After
@@ -269,7 +269,7 @@ def _is_name(segment: str) -> bool:
     return not is_glob(segment)
 
 
-def _segments_meet(one: str, other: str, effort: Effort) -> bool:
+def _segments_meet(one: str, other: str, effort: StepBudget) -> bool:
     """Whether one string is matched by both segments."""
     if len(one) > len(other):
         one, other = other, one

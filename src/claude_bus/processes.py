@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from .model import Process
-from .rules import FOREIGN_HOST_SILENCE
+from .limits import FOREIGN_HOST_SILENCE
+from .model.identity import Process
 
 _TOLERANCE = 0.02
 """Seconds by which two readings of one process's start time may differ."""

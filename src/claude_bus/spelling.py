@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import unquote, urlsplit
 
-from . import rules
+from . import addresses, claim_paths
 from .errors import InvalidInput
 from .patterns import is_glob, names_files
 
@@ -64,7 +64,7 @@ def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path", budge
 
     All texts of one request share one `budget`.
     """
-    rules.check_place_count(len(written))
+    claim_paths.check_place_count(len(written))
     reading = _Reading(seen, what, budget or Budget())
     waiting, found = list(reversed(written)), dict[str, None]()
     while waiting:
@@ -72,9 +72,9 @@ def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path", budge
         meant = reading.step(text)
         if meant is None:
             found[text] = None
-            rules.check_place_count(len(found))
+            claim_paths.check_place_count(len(found))
         else:
-            rules.check_place_count(len(meant))
+            claim_paths.check_place_count(len(meant))
             waiting += reversed(meant)
     return list(found)
 
@@ -82,9 +82,9 @@ def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path", budge
 def recipients(written: str | Sequence[str]) -> tuple[str, ...]:
     """The names that are meant; whether they are valid ones is for others to say."""
     texts = [written] if isinstance(written, str) else written
-    if len(texts) > rules.MAX_RECIPIENTS or sum(map(len, texts)) > MAX_WRITTEN:
+    if len(texts) > addresses.MAX_RECIPIENTS or sum(map(len, texts)) > MAX_WRITTEN:
         return tuple(texts)  # too many or no names, which others say
-    return tuple(islice((name for text in texts for name in _recipients(text)), rules.MAX_RECIPIENTS + 1))
+    return tuple(islice((name for text in texts for name in _recipients(text)), addresses.MAX_RECIPIENTS + 1))
 
 
 def _recipients(text: str) -> Iterator[str]:
@@ -151,7 +151,7 @@ class _Reading:
         return None
 
     def _is_there(self, text: str) -> bool:
-        return len(text) <= rules.MAX_PATH and not rules.is_resource(text) and self._seen.exists(text)
+        return len(text) <= claim_paths.MAX_PATH and not claim_paths.is_resource(text) and self._seen.exists(text)
 
     def _stands_alone(self, text: str) -> bool:
         """Whether it is surely a whole path by itself."""
@@ -165,7 +165,7 @@ class _Reading:
     def _looks_like_a_path(self, text: str) -> bool:
         text = (_unquoted(text) or text).removeprefix("@")
         known = self._stands_alone(text) or "/" in text or is_glob(text)
-        return known or rules.is_resource(text) or text in (".", "..") or "\\" in text
+        return known or claim_paths.is_resource(text) or text in (".", "..") or "\\" in text
 
     def _refusal(self, text: str, why: str) -> InvalidInput:
         return InvalidInput(f"{self._what} {text[:80]!a} {why}")
@@ -186,7 +186,7 @@ class _Reading:
         pieces = _split(text, ",;")
         if len(pieces) < 2:
             return None
-        rules.check_place_count(len(pieces))
+        claim_paths.check_place_count(len(pieces))
         if all(map(self._looks_like_a_path, pieces)):
             return pieces
         raise self._refusal(
@@ -197,8 +197,8 @@ class _Reading:
         pieces = _split(text, " \t")
         if len(pieces) < 2:
             return None
-        rules.check_place_count(len(pieces))
-        if all(self._stands_alone(piece) or rules.is_resource(piece) for piece in pieces):
+        claim_paths.check_place_count(len(pieces))
+        if all(self._stands_alone(piece) or claim_paths.is_resource(piece) for piece in pieces):
             return pieces
         alone = [piece for n, piece in enumerate(pieces) if self._stands_alone(piece) and self._tells(n, pieces)]
         if alone:
@@ -244,7 +244,7 @@ class _Reading:
         head = text[: found.end(1)] if found else ""
         if not head or not (self._is_there(head) or names_files(head)):
             return None
-        if self._is_there(head) or not rules.is_resource(text):
+        if self._is_there(head) or not claim_paths.is_resource(text):
             return [head]
         if not _SOURCES.fullmatch(head):
             return None
@@ -324,7 +324,7 @@ class _Reading:
     def _from_root(self, text: str) -> list[str] | None:
         """A path from the root of the repository, where that is the only one there is."""
         first = text.lstrip("/").partition("/")[0]
-        if not self._seen.root or not first or is_glob(first) or first in (".", "..") or rules.is_resource(text):
+        if not self._seen.root or not first or is_glob(first) or first in (".", "..") or claim_paths.is_resource(text):
             return None
         here = f"/{first}" if text.startswith("/") else first
         there = self._seen.root.rstrip("/\\")
@@ -336,7 +336,7 @@ class _Reading:
 
     def _refuse_unclear(self, text: str) -> None:
         """Raise for what would be claimed and hold nothing."""
-        if rules.is_resource(text):
+        if claim_paths.is_resource(text):
             self._refuse_no_resource(text)
             return
         if text.rfind("{") > text.rfind("}") and "," in text[text.rfind("{") :]:

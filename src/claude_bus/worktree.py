@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from . import patterns, rules
-from .model import FOLDER, Folder, Place
+from . import claim_paths, patterns
+from .model.claims import FOLDER, ClaimTarget
+from .model.identity import Folder
 
 Look = Callable[[Path], Folder]
 """`folder`, or what remembers its answers."""
@@ -169,32 +170,32 @@ def place(where: Folder, path: str) -> tuple[str, str]:
     return found.scope, found.path
 
 
-def claimed(where: Folder, path: str, host: str = "") -> Place:
+def claimed(where: Folder, path: str, host: str = "") -> ClaimTarget:
     """The place to claim for a path or pattern, with what it names if that exists; `host` is this machine.
 
     What exists as it is spelled is meant as it is spelled: `app/[id]/page.tsx` is a file.
     """
-    is_there = bool(where.cwd) and not rules.is_resource(path) and exists(Path(where.cwd, path))
+    is_there = bool(where.cwd) and not claim_paths.is_resource(path) and exists(Path(where.cwd, path))
     return target(where, path, host) if is_there else _named(where, path, host)
 
 
-def target(where: Folder, path: str, host: str = "") -> Place:
+def target(where: Folder, path: str, host: str = "") -> ClaimTarget:
     """The place of one very file or folder; any name will do."""
     return edited(where, path, host)[0]
 
 
-def edited(where: Folder, path: str, host: str = "") -> tuple[Place, str]:
+def edited(where: Folder, path: str, host: str = "") -> tuple[ClaimTarget, str]:
     """The place of the file that an edit is about to write, and the working tree it lies in."""
     return _target(where, path, host)
 
 
-def _target(where: Folder, path: str, host: str, look: Look = folder) -> tuple[Place, str]:
+def _target(where: Folder, path: str, host: str, look: Look = folder) -> tuple[ClaimTarget, str]:
     real = _real(Path(where.cwd, path))
     found, tree = _locate(real, host, look)
     return _literally(found, _identity(real)), tree
 
 
-def staged(where: Folder, paths: Iterable[str], host: str = "") -> list[Place]:
+def staged(where: Folder, paths: Iterable[str], host: str = "") -> list[ClaimTarget]:
     """The places of entries of git's index, whose root is `where`: of a submodule the entry, not its files.
 
     Each folder is looked at once: a commit may have any number of files.
@@ -206,34 +207,34 @@ def staged(where: Folder, paths: Iterable[str], host: str = "") -> list[Place]:
     return [_entry(where, path, outer, host) for path in paths]
 
 
-def _entry(where: Folder, path: str, outer: Iterable[Folder], host: str) -> Place:
+def _entry(where: Folder, path: str, outer: Iterable[Folder], host: str) -> ClaimTarget:
     identity = _identity(os.path.join(where.root, path), follow_symlinks=False)  # noqa: PTH118 - a Path takes long
     above = _above(where, path, outer, host)
-    return _literally(Place(where.repository, path, "", above), "" if identity == FOLDER else identity)
+    return _literally(ClaimTarget(where.repository, path, "", above), "" if identity == FOLDER else identity)
 
 
-def _named(where: Folder, path: str, host: str) -> Place:
-    if rules.is_resource(path) or not where.cwd:
-        return Place("", rules.check_path(path))
-    return _locate(_resolve(Path(where.cwd, rules.check_path(path))), host)[0]
+def _named(where: Folder, path: str, host: str) -> ClaimTarget:
+    if claim_paths.is_resource(path) or not where.cwd:
+        return ClaimTarget("", claim_paths.check_path(path))
+    return _locate(_resolve(Path(where.cwd, claim_paths.check_path(path))), host)[0]
 
 
-def _literally(found: Place, identity: str) -> Place:
+def _literally(found: ClaimTarget, identity: str) -> ClaimTarget:
     """The place of this very path, whatever characters it has."""
     above = tuple((scope, patterns.literal(storable(path))) for scope, path in found.above)
-    return Place(found.scope, patterns.literal(storable(found.path)), identity, above)
+    return ClaimTarget(found.scope, patterns.literal(storable(found.path)), identity, above)
 
 
-def _locate(real: Path, host: str, look: Look = folder) -> tuple[Place, str]:
+def _locate(real: Path, host: str, look: Look = folder) -> tuple[ClaimTarget, str]:
     """The place of what is or would be at `real`, and its working tree, as they can be stored."""
     lies_in = look(_existing(real))
     inside = _below(_slashed(real), _slashed(lies_in.root)) if lies_in.repository else None
     if inside is None:
         path = storable(_slashed(real))
-        return Place("", path, "", _on_machine(path, host)), storable(str(real.parent))
+        return ClaimTarget("", path, "", _on_machine(path, host)), storable(str(real.parent))
     outer = _repositories(Path(lies_in.root).parent, look)
     above = tuple((storable(scope), storable(path)) for scope, path in _above(lies_in, inside, outer, host))
-    return Place(storable(lies_in.repository), storable(inside), "", above), storable(lies_in.root)
+    return ClaimTarget(storable(lies_in.repository), storable(inside), "", above), storable(lies_in.root)
 
 
 def _above(where: Folder, path: str, outer: Iterable[Folder], host: str) -> tuple[tuple[str, str], ...]:
@@ -245,7 +246,7 @@ def _above(where: Folder, path: str, outer: Iterable[Folder], host: str) -> tupl
     found = {where.repository: path}
     for repository in outer:
         inside = _below(absolute, _slashed(repository.root))
-        if inside and len(found) < rules.MAX_ABOVE:
+        if inside and len(found) < claim_paths.MAX_ABOVE:
             found.setdefault(repository.repository, inside)
     del found[where.repository]
     return (*found.items(), *_on_machine(absolute, host))
@@ -260,7 +261,7 @@ def _repositories(start: Path, look: Look) -> Iterator[Folder]:
 
 
 def _on_machine(absolute: str, host: str) -> tuple[tuple[str, str], ...]:
-    return ((rules.MACHINE + host, absolute),) if host else ()
+    return ((claim_paths.MACHINE + host, absolute),) if host else ()
 
 
 def exists(path: Path) -> bool:
@@ -282,12 +283,12 @@ def _identity(path: Path | str, *, follow_symlinks: bool = True) -> str:
     return f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else ""
 
 
-def from_here(where: Folder, place: Place) -> Place:
+def from_here(where: Folder, place: ClaimTarget) -> ClaimTarget:
     """The place as the repository of `where` has it, if it lies in that one."""
     above = dict(place.above)
     if place.scope == where.repository or where.repository not in above:
         return place
-    return Place(where.repository, above[where.repository])
+    return ClaimTarget(where.repository, above[where.repository])
 
 
 def shown(where: Folder, scope: str, path: str) -> str:

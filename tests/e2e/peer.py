@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 
 import anyio
 
+from claude_bus.addresses import DEFAULT_CHANNEL
 from claude_bus.config import Config
+from claude_bus.connect import open_local
 from claude_bus.local import LocalBus
-from claude_bus.model import Address, Agent, Claim, Draft, Receipt, Sent
-from claude_bus.opening import open_local
-from claude_bus.rules import DEFAULT_CHANNEL
+from claude_bus.model.claims import Claim
+from claude_bus.model.identity import Address, Agent
+from claude_bus.model.messages import Draft, Receipt, Sent
 from claude_bus.sql import agents, claims, messages
 from claude_bus.sql.transaction import Transaction
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from claude_bus import rules
+from claude_bus import waking
 
 from . import reading
 from .conftest import TOOLS, StartSession
@@ -27,11 +27,11 @@ def test_two_sessions_that_thank_each_other_stop_by_themselves(session: StartSes
     alice.model.push(tool(f"{TOOLS}__send", to="bob", content="Done."))
     alice.say("tell bob")
 
-    eventually(lambda: onlooker.rows("SELECT 1 FROM messages WHERE hops = ?", rules.MAX_HOPS), "they thank each other")
+    eventually(lambda: onlooker.rows("SELECT 1 FROM messages WHERE hops = ?", waking.MAX_HOPS), "they thank each other")
     for one in (alice, bob):
         one.wait_until("idle")
     messages = onlooker.rows("SELECT id, hops, recipient FROM messages ORDER BY id")
-    assert [hops for _, hops, _ in messages] == list(range(rules.MAX_HOPS + 1))
+    assert [hops for _, hops, _ in messages] == list(range(waking.MAX_HOPS + 1))
     last, _, reader = messages[-1]
     assert onlooker.rows("SELECT state FROM deliveries WHERE message = ?", last) == [("queued",)]
     told = [result for one in (alice, bob) for result in one.model.main[-1].tool_results()]

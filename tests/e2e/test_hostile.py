@@ -6,7 +6,7 @@ import json
 import re
 import sys
 
-from claude_bus.model import Place
+from claude_bus.model.claims import ClaimTarget
 from claude_bus.sql import agents, claims, state
 
 from . import reading
@@ -155,7 +155,7 @@ def test_nothing_that_a_peer_writes_anywhere_passes_for_the_client_or_the_user(
     calls = [tool(f"{TOOLS}__{name}") for name in ("agents", "list_state", "get_state", "list_claims", "history")]
     claimed = tool(f"{TOOLS}__claim", path="src/a.py")
     frontend = session("frontend", *calls, claimed)
-    place = Place("", f"{box.project.resolve().as_posix()}/src/*.py")
+    place = ClaimTarget("", f"{box.project.resolve().as_posix()}/src/*.py")
     backend.does(lambda bus: bus.run(agents.enlist, backend.me, "test", role=evil))
     backend.does(lambda bus: bus.run(claims.claim, backend.me, [place], ttl=600, reason=evil))
     backend.does(

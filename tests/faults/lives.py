@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from claude_bus import patterns, rules
+from claude_bus import claim_paths, patterns
 
 from .audit import Step
 from .case import Case, Violation
@@ -41,7 +41,7 @@ def claims(case: Case) -> Iterator[Violation]:
 def _exclude(one: Step, other: Step) -> bool:
     if one.name == other.name or (one.number and other.number) or one.by != other.by:
         return False
-    if rules.is_resource(one.state) or rules.is_resource(other.state):
+    if claim_paths.is_resource(one.state) or claim_paths.is_resource(other.state):
         return one.state == other.state
     return patterns.overlap(one.state, other.state)
 

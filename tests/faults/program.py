@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import mcp.server.stdio
 
-from claude_bus import opening, processes, supervisor
+from claude_bus import connect, processes, supervisor
 from claude_bus.bus import Bus
 from claude_bus.cli import commands
 from claude_bus.cli import main as command_line
@@ -23,7 +23,7 @@ from claude_bus.config import Config, Serving
 from claude_bus.errors import StoreFull
 from claude_bus.http import serve as serving
 from claude_bus.mcp import server, stdio
-from claude_bus.model import Process
+from claude_bus.model.identity import Process
 from claude_bus.remote import connection
 from claude_bus.session import doorbell
 
@@ -54,10 +54,10 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
     nursery.become(os.open(stage.log(seat or kind), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     if stage.sabotage:
         SABOTAGES[stage.sabotage]()
-    skewed = functools.partial(opening.open_local, clock=stage.board.clock)
+    skewed = functools.partial(connect.open_local, clock=stage.board.clock)
 
     def opened(config: Config) -> Bus:
-        return opening.open_bus(config) if config.url else skewed(config)
+        return connect.open_bus(config) if config.url else skewed(config)
 
     for door in (stdio, commands):
         setattr(door, "open_bus", opened)  # noqa: B010 - a name that the module only uses

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from claude_bus.drivers import sqlite
-from claude_bus.model import Address, Draft, HandOver, Sent
+from claude_bus.model.identity import Address
+from claude_bus.model.messages import Draft, HandOver, Sent
 from claude_bus.remote.bus import RemoteBus
 from claude_bus.sql import deliveries, messages
 from claude_bus.sql.transaction import Connection, Cursor, Transaction, Value

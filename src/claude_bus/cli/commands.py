@@ -13,25 +13,27 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, files, rows, rules, spelling, text, worktree
+from .. import __version__, addresses, documents, drafts, fence, files, limits, spelling, text, worktree
+from ..compat.cli.archive import export, import_
+from ..compat.cli.chunks import recv_file, send_file
+from ..compat.cli.listen import listen
+from ..compat.cli.post import other_bus, post
+from ..compat.cli.recv import recv
 from ..config import Config
+from ..connect import open_bus
 from ..errors import EXIT_STATUS, BusError, Unreachable
-from ..model import KINDS, Agent, Draft, HandOver, Message
-from ..opening import open_bus
+from ..model.identity import Agent
+from ..model.messages import KINDS, Draft, HandOver, Message
 from ..sql import agents as sql_agents
 from ..sql import deliveries, listeners, messages
 from ..sql.deliveries import PRINTED
-from ..surroundings import Surroundings
-from .archive import export, import_
+from ..workspace import Workspace
+from . import printing
 from .content import content
 from .doctor import examine, table
 from .guard import guard
 from .identity import Speaker, speaker
-from .listen import listen
 from .output import document, local, show
-from .parcels import recv_file, send_file
-from .post import other_bus, post
-from .recv import recv
 from .settings import home
 from .tokens import token
 
@@ -43,7 +45,7 @@ async def send(options: argparse.Namespace, config: Config) -> int:
     """Send a message as whoever the command speaks as; or to the bus that AGENT_BUS_URL names."""
     if settings := other_bus(options):
         return await post(options, settings)
-    draft = rules.check_draft(
+    draft = drafts.check_draft(
         Draft(
             to=spelling.recipients(options.to),
             content=content(options, files=bool(options.file)).rstrip("\n"),
@@ -51,7 +53,7 @@ async def send(options: argparse.Namespace, config: Config) -> int:
             reply_to=options.reply_to,
             urgent=options.urgent,
             key=options.key,
-            files=await Surroundings(worktree.folder(worktree.here(os.environ))).measured(options.file or ()),
+            files=await Workspace(worktree.folder(worktree.here(os.environ))).measured(options.file or ()),
             allow_secret=options.allow_secret,
         )
     )
@@ -64,7 +66,7 @@ async def send(options: argparse.Namespace, config: Config) -> int:
                 raise
             said = f"{error.message} if it goes with --key {error.data['key']}"  # the next process knows of no other
             raise Unreachable(said, **error.data) from None
-    show(options, rows.sent(outcome), text.sent(outcome, time.time(), local))
+    show(options, documents.sent(outcome), text.sent(outcome, time.time(), local))
     return 0
 
 
@@ -75,7 +77,7 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
     sees to that. Killed before, this process leaves it unread.
     """
     if options.wait:
-        rules.check_seconds(options.wait, "--wait", rules.MAX_TTL)
+        limits.check_seconds(options.wait, "--wait", drafts.MAX_TTL)
     async with open_bus(config) as bus:
         who = await speaker(bus, config, os.environ, options.as_name)
         found = await _hand_over(who, options)
@@ -110,7 +112,7 @@ async def _hand_over(who: Speaker, options: argparse.Namespace) -> HandOver:
         return await _hand_over_in_shell(who, options)
     found = await _next(who, options, max_chars=text.INBOX_LIMIT)
     if found.pending and not found.messages:  # one that is too long for a tool's answer
-        return await _next(who, options, max_chars=rules.MAX_ANSWER, limit=1)
+        return await _next(who, options, max_chars=limits.MAX_ANSWER, limit=1)
     return found
 
 
@@ -177,18 +179,18 @@ async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
 def _shown(who: Speaker, found: HandOver, options: argparse.Namespace) -> str:
     """A hand-over as it is printed: JSON, a line each, or their text; for a model in its fence, as hooks put it."""
     if options.json:
-        return document(rows.mail(found))
+        return document(documents.mail(found))
     if options.oneline:
-        return "\n".join(map(text.mail_line, found.messages))
+        return "\n".join(map(printing.mail_line, found.messages))
     if who.session:
         return _fenced(found, peeked=options.peek) or f"no messages for {who.me.name}"
     return _mail_text(found, who.me.name, _more(found, peeked=options.peek))
 
 
 def _fenced(found: HandOver, *, peeked: bool) -> str:
-    label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
+    label = secrets.token_hex(len(fence.SAMPLE_LABEL) // 2)
     left = found.pending - (len(found.messages) if peeked else 0)
-    blocks = [text.message_block(message, label) for message in found.messages]
+    blocks = [fence.message_block(message, label) for message in found.messages]
     return text.mail(blocks, left)
 
 
@@ -201,14 +203,14 @@ def _more(found: HandOver, *, peeked: bool) -> str:
 def _mail_text(found: HandOver, me: str, more: str) -> str:
     if not found.messages:
         return f"no messages for {me}"
-    blocks = [text.letter(message, local) for message in found.messages]
+    blocks = [printing.printed_message(message, local) for message in found.messages]
     return "\n\n".join([*blocks, more] if more else blocks)
 
 
 async def agents(options: argparse.Namespace, config: Config) -> int:
     """List who takes part, and who did within a week; with --all also who was there before."""
     found, now = await _present(config), time.time()
-    told = [agent for agent in found if options.all or not rules.is_gone(agent, now)]
+    told = [agent for agent in found if options.all or not addresses.is_gone(agent, now)]
     gone = len(found) - len(told)
     rest = f"\n{text.plural(gone, 'name')} not seen for a week: claude-bus agents --all" if gone else ""
     document = {"agents": _agent_rows(told), **({"not_seen_for_a_week": gone} if gone else {})}
@@ -234,13 +236,13 @@ async def _present(config: Config) -> list[Agent]:
 
 def _agent_rows(found: list[Agent]) -> list[dict[str, Any]]:
     now = time.time()
-    return [rows.agent(agent, "", now) for agent in found]
+    return [documents.agent(agent, "", now) for agent in found]
 
 
 def _agents_text(found: list[Agent]) -> str:
     if not found:
         return "nobody is on the bus"
-    return text.columns([_agent_cells(agent, time.time()) for agent in found])
+    return printing.columns([_agent_cells(agent, time.time()) for agent in found])
 
 
 def _agent_cells(agent: Agent, now: float) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import argparse
 import codecs
 import sys
 
-from .. import rules
+from .. import drafts
 from ..errors import InvalidInput
 
 
@@ -25,7 +25,7 @@ def content(options: argparse.Namespace, *, files: bool = False) -> str:
     return _decoded(data, declared)
 
 
-_MOST = 2 * rules.MAX_CONTENT_BYTES + 4
+_MOST = 2 * drafts.MAX_CONTENT_BYTES + 4
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """Encodings by the byte order mark that text of Windows programs may begin with."""
 

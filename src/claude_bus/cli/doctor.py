@@ -9,11 +9,11 @@ from pathlib import Path
 
 from .. import __version__, claude_code, detector, text
 from ..config import Config
+from ..connect import open_bus
 from ..drivers.inspect import Finding, inspect
 from ..errors import BusError
-from ..opening import open_bus
 from ..sql import agents
-from . import git_hooks, installation
+from . import git_hooks, installation, printing
 from .identity import session_of_shell
 
 
@@ -89,4 +89,4 @@ async def _rings(config: Config, env: Mapping[str, str], path: str) -> Finding:
 def table(findings: list[Finding]) -> str:
     """One line each, with what is wrong marked."""
     marks = {True: "ok", False: "PROBLEM", None: "--"}
-    return text.columns([(f.name, marks[f.ok], f.detail) for f in findings])
+    return printing.columns([(f.name, marks[f.ok], f.detail) for f in findings])

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from ..errors import BusError, InvalidInput
-from ..text import one_line
+from ..quoting import one_line
 
 
 def git(*arguments: str, cwd: Path | None = None) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..drivers.inspect import Finding
 from ..errors import BusError, InvalidInput
-from ..text import one_line
+from ..quoting import one_line
 from . import guard_script
 from .git import git
 

@@ -11,14 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .. import processes, rows, rules, text, worktree
+from .. import claim_paths, claim_text, documents, limits, processes, quoting, text, worktree
 from ..bus import Bus
 from ..config import Config
+from ..connect import open_bus
 from ..errors import BusError, TooLarge
-from ..model import Address, Claim, Place, Standing
-from ..opening import open_bus
+from ..model.claims import Claim, ClaimTarget, Standing
+from ..model.identity import Address
 from ..sql import guard as sql_guard
-from . import git_hooks, guard_script, private
+from . import git_hooks, guard_script, private_files
 from .git import git
 from .identity import committer
 from .output import show
@@ -38,7 +39,7 @@ async def guard(options: argparse.Namespace, config: Config) -> int:
     try:
         told = _install(repo) if options.action == "install" else _uninstall(repo)
     except OSError as error:
-        raise private.refusal(Path(error.filename or hook), error) from None
+        raise private_files.refusal(Path(error.filename or hook), error) from None
     show(options, {"hook": str(hook), "installed": options.action == "install"}, told)
     return 0
 
@@ -62,14 +63,14 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
     try:
         found = await _found(config)
     except BusError as error:  # it must not stop anybody's work
-        why = f"claude-bus: claims were not checked: {text.one_line(error.message, 500)}"
+        why = f"claude-bus: claims were not checked: {quoting.one_line(error.message, 500)}"
         show(options, {"held": [], "unchecked": error.message}, why, error=True)
         return 0
     now = time.time()
     held = [(path, claim) for path, claim in found if isinstance(claim, Claim)]
     missed = [path for path, claim in found if claim == "unchecked"]
     said = [*_refusals(held, now), *_missed(missed)]
-    document: dict[str, Any] = {"held": [rows.claim(claim, path, now) for path, claim in held]}
+    document: dict[str, Any] = {"held": [documents.claim(claim, path, now) for path, claim in held]}
     if missed:
         document["unchecked_files"] = missed
     show(options, document, "\n".join(said) or "no staged file is claimed by another", error=bool(said))
@@ -92,7 +93,7 @@ def _refusals(held: list[tuple[str, Claim]], now: float) -> list[str]:
     if not held:
         return []
     owners = ", ".join(dict.fromkeys(text.name(claim.owner) for _, claim in held))
-    lines = [f"  {path}: {text.held(claim, now)}" for path, claim in held[:_SHOWN]]
+    lines = [f"  {path}: {claim_text.held_by(claim, now)}" for path, claim in held[:_SHOWN]]
     lines += [f"  and {len(held) - _SHOWN} more"] if len(held) > _SHOWN else []
     return [
         "claude-bus: these staged files are claimed by others:",
@@ -112,10 +113,10 @@ async def _found(config: Config) -> list[tuple[str, Standing]]:
         me = await committer(bus, config, os.environ)
         places = worktree.staged(where, staged, processes.host())
         found = await standing(bus, me, places, where.root)
-    return [(text.one_line(path, 300), claim) for path, claim in zip(staged, found, strict=True) if claim]
+    return [(quoting.one_line(path, 300), claim) for path, claim in zip(staged, found, strict=True) if claim]
 
 
-async def standing(bus: Bus, me: Address, places: list[Place], tree: str) -> list[Standing]:
+async def standing(bus: Bus, me: Address, places: list[ClaimTarget], tree: str) -> list[Standing]:
     """As the verb, some places at a time: a commit may have any number, and others want to write.
 
     Its files may be called anything, and one call that is refused leaves all of its places unchecked. So a
@@ -125,18 +126,18 @@ async def standing(bus: Bus, me: Address, places: list[Place], tree: str) -> lis
     sayable = [_sayable(place) for place in places]
     sent = [place for place in sayable if place]
     found: list[Standing] = []
-    for at in range(0, len(sent), rules.MAX_PLACES):
-        found += await _standing(bus, me, sent[at : at + rules.MAX_PLACES], _printable(tree))
+    for at in range(0, len(sent), claim_paths.MAX_PLACES):
+        found += await _standing(bus, me, sent[at : at + claim_paths.MAX_PLACES], _printable(tree))
     given = iter(found)
     return [next(given) if place else "unchecked" for place in sayable]
 
 
-def _sayable(place: Place) -> Place | None:
+def _sayable(place: ClaimTarget) -> ClaimTarget | None:
     """The place as a call can name it; None if a path of it is too long."""
     above = tuple((_printable(scope), _printable(path)) for scope, path in place.above)
-    if any(len(part) > rules.MAX_PATH_BYTES for spelling in (place[:2], *place.above) for part in spelling):
+    if any(len(part) > limits.MAX_PATH_BYTES for spelling in (place[:2], *place.above) for part in spelling):
         return None
-    return Place(_printable(place.scope), _printable(place.path), place.file, above)
+    return ClaimTarget(_printable(place.scope), _printable(place.path), place.file, above)
 
 
 def _printable(given: str) -> str:
@@ -144,7 +145,7 @@ def _printable(given: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in given)
 
 
-async def _standing(bus: Bus, me: Address, places: list[Place], tree: str) -> list[Standing]:
+async def _standing(bus: Bus, me: Address, places: list[ClaimTarget], tree: str) -> list[Standing]:
     """In as many calls as it takes: what is too much to compare together is not too much in parts."""
     try:
         return [*await bus.run(sql_guard.standing, me, places, tree)]

@@ -6,11 +6,12 @@ import getpass
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from .. import claude_code, rules
+from .. import addresses, claude_code, grants, names
 from ..bus import Bus
 from ..config import Config
 from ..errors import Forbidden
-from ..model import Address, Binding, Grant
+from ..model.identity import Address, Binding
+from ..model.tokens import Grant
 from ..sql import agents, bindings, guard
 
 PROGRAM = "claude-bus"
@@ -69,7 +70,7 @@ async def _permitted(name: str, channel: str, act: Callable[[Address], Awaitable
     pattern makes of the login name. Raises `Forbidden` where that is no name either.
     """
     if name:
-        who = Address(rules.check_name(name), channel)
+        who = Address(names.check_name(name), channel)
         await act(who)
         return who
     who = Address(_login(), channel)
@@ -85,7 +86,7 @@ def _made_of(name: str, error: Forbidden) -> str:
     """What a token that is not for `name` makes of it; raises the error, with the way out, if that is nothing."""
     names = error.data.get("names")
     grant = Grant(names=tuple(map(str, names)) if isinstance(names, list) else ())
-    made = rules.permitted_name(grant, name)
+    made = grants.permitted_name(grant, name)
     if made == name:
         raise Forbidden(f"{error.message}: say as whom, with --as NAME or BUS_NAME", **error.data)
     return made
@@ -96,4 +97,4 @@ def _login() -> str:
         name = getpass.getuser()
     except (OSError, KeyError):  # a container's user without an entry
         name = "user"
-    return rules.folder_name(name, "", otherwise="person")
+    return addresses.folder_name(name, "", otherwise="person")

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
+from ..compat.cli import arguments
 from ..config import Config, Serving
 from ..errors import EXIT_STATUS, BusError, InvalidInput
 from ..quoting import visible
-from . import programs
 from .output import document, prepare
 from .settings import home
 
@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     guard.set_defaults(command="guard")
 
-    programs.add(commands, _shared, named)
+    arguments.add(commands, _shared, named)
 
     serve = commands.add_parser("serve", parents=[_shared()], help="serve the bus over HTTP")
     for name, (variable, what) in SERVING.items():

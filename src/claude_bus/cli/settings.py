@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from .. import rules
+from .. import limits
 from ..config import AgentBus
 from ..errors import InvalidInput
 
@@ -38,4 +38,4 @@ def agent_bus(options: argparse.Namespace, *, needed: bool = False) -> AgentBus:
         raise InvalidInput("AGENT_BUS_URL env var required: the address of the bus, such as https://host:8765")
     if options.channel:
         settings = replace(settings, channel=options.channel)
-    return replace(settings, channel=rules.check_line(settings.channel, "AGENT_BUS_CHANNEL"))
+    return replace(settings, channel=limits.check_line(settings.channel, "AGENT_BUS_CHANNEL"))

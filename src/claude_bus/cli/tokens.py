@@ -14,13 +14,15 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from .. import rules, text
+from .. import grants, limits
 from ..config import Config, Serving
+from ..connect import open_here
 from ..errors import InvalidInput, NotFound
 from ..local import LocalBus
-from ..model import Token
-from ..opening import open_here
+from ..model.tokens import Token
+from ..names import check_name
 from ..sql import tokens
+from . import printing
 from .output import local, show
 from .settings import home
 
@@ -33,9 +35,9 @@ async def token(options: argparse.Namespace, config: Config) -> int:
 
 
 async def _create(options: argparse.Namespace, config: Config, bus: LocalBus) -> None:
-    owner = rules.check_name(options.owner, "owner")
-    names = rules.check_patterns(_listed(options.names) or (owner, f"{owner}-*"), "--names")
-    channels = rules.check_patterns(_listed(options.channels) or (config.channel,), "--channels")
+    owner = check_name(options.owner, "owner")
+    names = grants.check_patterns(_listed(options.names) or (owner, f"{owner}-*"), "--names")
+    channels = grants.check_patterns(_listed(options.channels) or (config.channel,), "--channels")
     ttl, url = _ttl(options.ttl), _address()
     with _secret_file(options.out) as file:
         made, secret = await bus.create_token(owner, names, channels, ttl, in_url=options.in_url)
@@ -51,7 +53,7 @@ def _listed(given: str) -> tuple[str, ...]:
 
 def _ttl(given: str) -> float | None:
     try:
-        return rules.check_seconds(rules.parse_seconds(given), "--ttl", rules.MAX_TOKEN_TTL) if given else None
+        return limits.check_seconds(limits.parse_seconds(given), "--ttl", grants.MAX_TOKEN_TTL) if given else None
     except ValueError as error:
         raise InvalidInput(f"--ttl {given!a} is not valid: {error}") from None
 
@@ -137,7 +139,7 @@ async def _list(options: argparse.Namespace, _config: Config, bus: LocalBus) -> 
 def _table(found: list[Token]) -> str:
     if not found:
         return "there is no token; make one with: claude-bus token create NAME"
-    return text.columns([(str(each.id), each.owner, _state(each), _scope(each), _until(each)) for each in found])
+    return printing.columns([(str(each.id), each.owner, _state(each), _scope(each), _until(each)) for each in found])
 
 
 def _state(found: Token) -> str:

@@ -50,7 +50,7 @@ def announce(addresses: Iterable[str]) -> None:
             out.sendto((word[:100] or "mail").encode(), (_LOOPBACK, int(port)))
 
 
-class Bell:
+class Signal:
     """What one waiter is rung by. A ring that comes before `rung` is waited for is not lost."""
 
     def __init__(self) -> None:

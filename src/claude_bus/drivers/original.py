@@ -8,7 +8,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from .. import rules
+from .. import addresses, names
 from ..errors import InvalidInput
 
 _NAMES = """
@@ -58,7 +58,7 @@ def rename_unusable(connection: sqlite3.Connection) -> dict[str, str]:
         taken.add(new)
         connection.execute("UPDATE agents SET name = ?, formerly = ? WHERE name = ?", (new, old, old))
         connection.execute("UPDATE messages SET sender = ? WHERE sender = ?", (new, old))
-        if old not in rules.BROADCASTS:
+        if old not in names.BROADCASTS:
             connection.execute("UPDATE messages SET recipient = ? WHERE recipient = ?", (new, old))
         connection.execute("UPDATE state SET updated_by = ? WHERE updated_by = ?", (new, old))
     return renamed
@@ -66,7 +66,7 @@ def rename_unusable(connection: sqlite3.Connection) -> dict[str, str]:
 
 def _is_valid(name: str) -> bool:
     try:
-        rules.check_name(name)
+        names.check_name(name)
     except InvalidInput:
         return False
     return True
@@ -74,6 +74,6 @@ def _is_valid(name: str) -> bool:
 
 def _usable(name: str, taken: set[str]) -> str:
     """A valid name like this one that nobody has."""
-    base = rules.folder_name(name, "")
-    made = (base if number == 1 else f"{base[: rules.MAX_NAME - 6]}-{number}" for number in itertools.count(1))
+    base = addresses.folder_name(name, "")
+    made = (base if number == 1 else f"{base[: names.MAX_NAME - 6]}-{number}" for number in itertools.count(1))
     return next(each for each in made if each not in taken and _is_valid(each))

@@ -29,7 +29,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import aiosqlite
 import anyio
 
-from .. import rules
 from ..errors import (
     InvalidInput,
     StoreBusy,
@@ -39,7 +38,8 @@ from ..errors import (
     StoreReadOnly,
     StoreUnsuitable,
 )
-from ..model import Process
+from ..model.identity import Process
+from ..sql import columns
 from ..sql.transaction import Cursor, Transaction, Value
 from . import disk, notices
 from .migrate import migrate, refuse_foreign
@@ -116,7 +116,7 @@ def _opened(path: Path, busy_timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
-        connection.create_function("mentions", 2, rules.mentions, deterministic=True)
+        connection.create_function("mentions", 2, columns.mentions, deterministic=True)
         refuse_foreign(connection, path)
         _restrict(path)
         connection.execute("PRAGMA foreign_keys = ON")

@@ -13,25 +13,26 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route, Router
 
+from ..compat.http import messages_ack, recv_send
 from ..config import Config, Serving
 from ..errors import BusError
 from ..local import LocalBus
 from ..mcp.http import Callers, Endpoint
-from . import messages_ack, recv_send, verbs
-from .addresses import Allowed, is_loopback
-from .answers import refused
+from . import rpc
 from .api import app as api
-from .door import Door, cors
-from .envelope import Envelope, unserved
-from .gate import Gate
-from .guard import Guard
+from .auth import Authenticate
+from .background import keep_up, lasting
+from .hosts import Allowed, is_loopback
 from .hub import Hub, listener
-from .in_url import InUrl
+from .in_flight import InFlight
 from .metrics import Measure, Metrics
+from .origins import OriginCheck, cors
 from .quotas import Quotas
+from .response_headers import ResponseHeaders, unserved
+from .responses import refused
 from .service import Service, grant_of, only_waits
-from .upkeep import keep_up, lasting
-from .visits import Visits
+from .token_cache import TokenCache
+from .token_in_url import InUrl
 
 
 def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool) -> Starlette:
@@ -39,8 +40,8 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
 
     Its `state.visits` are the requests under way; whoever runs it ends them when it ends.
     """
-    gate = Gate(bus, closed=tokens)
-    visits = Visits(gate, serving.connections)
+    gate = TokenCache(bus, closed=tokens)
+    visits = InFlight(gate, serving.connections)
     service = Service(bus, Hub(bus), config, serving, gate)
     metrics = Metrics(service.hub)
     callers = Callers(grant_of, gate.still, only_waits)
@@ -72,14 +73,14 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
     return app
 
 
-def _before_routes(serving: Serving, gate: Gate, visits: Visits) -> list[Middleware]:
+def _before_routes(serving: Serving, gate: TokenCache, visits: InFlight) -> list[Middleware]:
     """What a request passes, from the outside: what every answer has, whom it is for, who asks."""
     allowed = Allowed(_machine(serving), serving.hosts, serving.origins)
     return [
-        Middleware(Envelope),
-        Middleware(Door, gate=gate, allowed=allowed),
+        Middleware(ResponseHeaders),
+        Middleware(OriginCheck, gate=gate, allowed=allowed),
         *cors(allowed),
-        Middleware(Guard, gate=gate, visits=visits, quotas=Quotas(serving.requests), prefix=serving.prefix),
+        Middleware(Authenticate, gate=gate, visits=visits, quotas=Quotas(serving.requests), prefix=serving.prefix),
     ]
 
 
@@ -93,7 +94,7 @@ def _machine(serving: Serving) -> set[str]:
 
 def _routes(service: Service) -> list[BaseRoute]:
     return [
-        *verbs.routes(service),
+        *rpc.routes(service),
         *recv_send.routes(service),
         *messages_ack.routes(service),
         *api.routes(service),

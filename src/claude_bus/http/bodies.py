@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ..errors import RateLimited
-from ..model import Grant
+from ..model.tokens import Grant
 
 MAX_HELD = 64 * 1024 * 1024
 """Bytes of bodies that are held at once, of all callers together; without tokens, of those."""

@@ -15,7 +15,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol, RequestResponseCycle
 
-from .envelope import HEADERS
+from .response_headers import HEADERS
 
 MAX_HEADER_BYTES = 32 * 1024
 """Of the request line and headers together, as they are sent; larger ones are answered with 431."""

@@ -18,11 +18,12 @@ from typing import TypeVar
 
 import anyio
 
-from ..bus import Ear
-from ..drivers.notices import Bell
+from ..bus import NoticeSocket
+from ..drivers.notices import Signal
 from ..errors import BusError
 from ..local import LocalBus
-from ..model import Address, Changes
+from ..model.identity import Address
+from ..model.journal import Changes
 from ..sql import events, listeners, sessions
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class Hub:
         self._bus = bus
         self.messages = 0
         """Messages that were stored, by whichever process, since the hub runs."""
-        self._bells: dict[str, set[Bell]] = defaultdict(set)
+        self._bells: dict[str, set[Signal]] = defaultdict(set)
         self._last = 0
         self._pulse: object = None
 
@@ -63,9 +64,9 @@ class Hub:
         return len(set().union(*self._bells.values())) if self._bells else 0
 
     @contextlib.contextmanager
-    def bell(self, *topics: str) -> Iterator[Bell]:
+    def bell(self, *topics: str) -> Iterator[Signal]:
         """A bell that any of the topics rings. Take it before you look, so that nothing falls in between."""
-        bell = Bell()
+        bell = Signal()
         for topic in topics:
             self._bells[topic].add(bell)
         try:
@@ -121,7 +122,7 @@ class Hub:
                 _log.debug("hub: %s", error)
             await anyio.sleep(IDLE_EVERY)
 
-    async def _watch(self, ear: Ear | None) -> None:
+    async def _watch(self, ear: NoticeSocket | None) -> None:
         while True:
             heard = await self._heard(ear, PULSE_EVERY if self._bells else IDLE_EVERY)
             pulse = self._bus.pulse()
@@ -129,7 +130,7 @@ class Hub:
                 self._pulse = pulse
                 await self._look()
 
-    async def _heard(self, ear: Ear | None, patience: float) -> bool:
+    async def _heard(self, ear: NoticeSocket | None, patience: float) -> bool:
         if ear:
             return await ear.heard(patience)
         await anyio.sleep(patience)

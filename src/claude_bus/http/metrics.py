@@ -15,8 +15,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import StoreError
-from .answers import REFUSED
 from .hub import Hub
+from .responses import REFUSED
 
 PATH = "/metrics"
 

@@ -11,7 +11,7 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 
 from ..errors import RateLimited
-from ..model import Grant
+from ..model.tokens import Grant
 
 WRONG_TOKENS = 60
 """Wrong tokens that one address may try per minute before it hears 429 instead of 401.

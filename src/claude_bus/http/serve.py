@@ -20,16 +20,16 @@ from starlette.applications import Starlette
 from uvicorn.server import HANDLED_SIGNALS
 
 from ..config import Config, Serving
+from ..connect import open_local
 from ..errors import InvalidInput, StoreBusy, StoreFull
 from ..local import LocalBus
-from ..opening import open_local
 from ..sql import tokens
 from . import tls
-from .addresses import is_loopback
 from .app import create_app
 from .connection import Connection, Silent
-from .envelope import Discreet
-from .visits import Visits
+from .hosts import is_loopback
+from .in_flight import InFlight
+from .response_headers import Discreet
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ async def _serve(config: Config, serving: Serving, room: int) -> bool:
 class _Server(uvicorn.Server):
     """uvicorn's, but those who wait for an answer do not hold up its end."""
 
-    def __init__(self, config: uvicorn.Config, visits: Visits) -> None:
+    def __init__(self, config: uvicorn.Config, visits: InFlight) -> None:
         super().__init__(config)
         self._visits = visits
         self.interrupted = False

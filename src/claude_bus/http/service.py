@@ -8,10 +8,10 @@ from starlette.requests import HTTPConnection
 
 from ..config import Config, Serving
 from ..local import LocalBus
-from ..model import Grant
-from .gate import Gate
+from ..model.tokens import Grant
 from .hub import Hub
-from .visits import Visit
+from .in_flight import RequestInFlight
+from .token_cache import TokenCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Service:
     hub: Hub
     config: Config
     serving: Serving
-    gate: Gate
+    gate: TokenCache
 
     async def still_granted(self, grant: Grant) -> bool:
         """Whether a caller's token is neither revoked nor expired by now.
@@ -41,5 +41,5 @@ def grant_of(request: HTTPConnection) -> Grant:
 
 def only_waits(request: HTTPConnection) -> None:
     """All that is done for a request from now on is to wait for something: it may be cut off."""
-    visit: Visit = request.state.visit
+    visit: RequestInFlight = request.state.visit
     visit.may_be_cut = True

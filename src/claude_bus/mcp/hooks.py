@@ -15,8 +15,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from .. import claude_code, text
-from ..model import Injection, Status
+from .. import claim_text, claude_code
+from ..model.hooks import Injection
+from ..model.identity import Status
 from ..session.hook_event import HookEvent
 from ..session.session import Session
 from ..session.subagents import SessionGroup, Subagent
@@ -86,10 +87,10 @@ async def _edit(session: Session, event: HookEvent) -> str:
     now = time.time()
     output = {"hookEventName": "PreToolUse"}
     if verdict.action == "warn":
-        output["additionalContext"] = text.edit_warned(verdict.claim, now)
+        output["additionalContext"] = claim_text.edit_warned(verdict.claim, now)
     else:
         output["permissionDecision"] = "deny"
-        output["permissionDecisionReason"] = text.edit_refused(verdict.claim, now, final=verdict.final)
+        output["permissionDecisionReason"] = claim_text.edit_refused(verdict.claim, now, final=verdict.final)
     return json.dumps({"hookSpecificOutput": output}, ensure_ascii=False)
 
 

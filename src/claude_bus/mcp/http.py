@@ -26,10 +26,10 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
-from .. import rules
+from .. import limits
 from ..config import Config
 from ..local import LocalBus
-from ..model import Grant
+from ..model.tokens import Grant
 from ..session.subagents import SessionGroup
 from . import tools
 from .http_session import key_of
@@ -236,4 +236,4 @@ def _is_older(connection: HTTPConnection) -> bool:
 
 def _handle(connection: HTTPConnection) -> str:
     handle = connection.headers.get(HANDLE_HEADER) or connection.query_params.get(HANDLE_PARAMETER) or ""
-    return rules.check_line(handle, "the session handle", MAX_HANDLE)
+    return limits.check_line(handle, "the session handle", MAX_HANDLE)

@@ -7,15 +7,16 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from .. import processes, rules
+from .. import addresses, grants, names, processes
 from ..config import Config
 from ..errors import BusError, NameTaken, NotRegistered
 from ..local import LocalBus
-from ..model import Address, Binding, Client, Grant
+from ..model.identity import Address, Binding, Client
+from ..model.tokens import Grant
 from ..session.membership import Membership
 from ..session.presence import Presence
 from ..sql import bindings, sessions
-from ..surroundings import Elsewhere
+from ..workspace import RemoteWorkspace
 
 _NAMELESS = "(http)"
 """Label of sessions whose token permits no neutral name. It is not a valid name, so it takes nobody's."""
@@ -53,7 +54,7 @@ class HttpMembership(Membership):
         )
         self._granted = bus.acting_for(client.process, grant)
         presence = Presence(self._granted, _of_a_client(config, channel), client, address=key)
-        super().__init__(presence, Elsewhere(key), grant)
+        super().__init__(presence, RemoteWorkspace(key), grant)
         self._came = came
 
     async def follow(self, conversation: str) -> None:
@@ -81,7 +82,7 @@ class NoMembership(Membership):
         client = Client(key_of(grant, ""), processes.this_process())
         presence = Presence(bus, _of_a_client(config, _home(grant, config.channel)), client)
         presence.absent = True
-        super().__init__(presence, Elsewhere(""), grant)
+        super().__init__(presence, RemoteWorkspace(""), grant)
 
     async def called(self) -> Binding | None:
         return None
@@ -100,9 +101,9 @@ def _of_a_client(config: Config, channel: str) -> Config:
 
 def _home(grant: Grant, wanted: str) -> str:
     """The channel to be on before another is named: `wanted`, or one that the grant permits."""
-    literal = [pattern for pattern in grant.channels if not rules.is_name_glob(pattern)]
+    literal = [pattern for pattern in grant.channels if not addresses.is_name_glob(pattern)]
     candidates = [wanted, *literal, *(pattern.replace("*", "http") for pattern in grant.channels)]
-    return next((channel for channel in candidates if rules.permits_channel(grant, channel)), wanted)
+    return next((channel for channel in candidates if grants.permits_channel(grant, channel)), wanted)
 
 
 def _listed_name(grant: Grant, channel: str) -> str:
@@ -115,6 +116,6 @@ def _listed_name(grant: Grant, channel: str) -> str:
 
 def _permitted(grant: Grant, name: str, channel: str) -> bool:
     try:
-        return rules.permits(grant, Address(rules.check_name(name), channel))
+        return grants.permits(grant, Address(names.check_name(name), channel))
     except BusError:
         return False

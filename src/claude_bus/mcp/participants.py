@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 from ..config import Config
 from ..errors import BusError, RateLimited
 from ..local import LocalBus
-from ..model import Grant
+from ..model.tokens import Grant
 from ..session.doorbell import Beat
 from ..session.membership import Membership
 from ..session.presence import Presence

@@ -17,7 +17,7 @@ import anyio
 
 from .. import text
 from ..errors import RateLimited
-from ..model import Grant
+from ..model.tokens import Grant
 
 _LATER = 5.0
 """Seconds for which a seat outlasts its session, so that it is never given to another before."""

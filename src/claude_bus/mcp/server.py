@@ -12,7 +12,7 @@ import mcp_types as types
 from mcp.server.lowlevel import Server
 from pydantic import ValidationError
 
-from .. import __version__, rules, text
+from .. import __version__, names, quoting
 from ..claude_code import TOOL_USE_ID
 from ..errors import BusError, InvalidInput
 from ..session.subagents import SessionGroup
@@ -122,7 +122,7 @@ async def _call(
     try:
         session = await group.caller(call)
         with group.at_work(session):
-            await session.membership.introduce(text.one_line(program, rules.MAX_NAME))
+            await session.membership.introduce(quoting.one_line(program, names.MAX_NAME))
             answer = await tools.call(session, name, arguments)
     except BusError as error:
         return _result(_said(error.message), failed=True)
@@ -130,8 +130,8 @@ async def _call(
         _log.exception("tool %s", name)
         return _result(_said(f"{name} failed unexpectedly: {type(error).__name__}: {error}"), failed=True)
     if isinstance(answer, str):
-        return _result(text.visible(answer))
-    shown = text.inert(answer)
+        return _result(quoting.visible(answer))
+    shown = quoting.inert(answer)
     return _result(json.dumps(shown, ensure_ascii=False), structured=shown)
 
 
@@ -155,7 +155,7 @@ async def _call_hook(group: SessionGroup, arguments: dict[str, Any]) -> types.Ca
 
 def _said(message: str) -> str:
     """An error in one line: it may quote what peers wrote."""
-    return text.one_line(message, _ERROR_CHARS)
+    return quoting.one_line(message, _ERROR_CHARS)
 
 
 def _result(answer: str, *, structured: dict[str, Any] | None = None, failed: bool = False) -> types.CallToolResult:

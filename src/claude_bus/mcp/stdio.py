@@ -17,8 +17,8 @@ import anyio
 
 from .. import claude_code, worktree
 from ..config import Config
+from ..connect import open_bus
 from ..errors import BusError
-from ..opening import open_bus
 from ..session.doorbell import Doorbell
 from ..session.membership import Membership
 from ..session.presence import Presence
@@ -27,7 +27,7 @@ from ..session.subagents import SessionGroup
 from ..session.turn import Turn
 from ..session.wakeup import Wakeup
 from ..supervisor import ENDINGS
-from ..surroundings import Surroundings
+from ..workspace import Workspace
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ async def _serve(config: Config) -> None:
     )
     turn = Turn(hooked=claude_code.has_hooks(env))
     presence = Presence(bus, config, client, turn=turn, wakeup=wakeup)
-    session = Session.of(Membership(presence, Surroundings(client.folder)))
+    session = Session.of(Membership(presence, Workspace(client.folder)))
     group = SessionGroup(session)
     server = create_server(lambda _context: group)
 

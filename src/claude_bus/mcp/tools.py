@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
-from .. import rows, rules, spelling, text
+from .. import addresses, documents, limits, spelling, text
 from ..errors import InvalidInput
-from ..model import Draft
+from ..model.messages import Draft
 from ..session.session import Session
 
 Answer = str | dict[str, Any]
@@ -76,7 +76,7 @@ async def call(session: Session, name: str, arguments: dict[str, Any]) -> Answer
 
 def _explain(found: Tool, error: ValidationError) -> str:
     """What is wrong with the arguments, and which there are."""
-    if error.error_count() > rules.MAX_PROBLEMS:
+    if error.error_count() > limits.MAX_PROBLEMS:
         problems = [f"{error.error_count()} arguments or parts of them are not valid"]
     else:
         problems = [
@@ -126,7 +126,7 @@ Several = Annotated[list[str], BeforeValidator(_several)]
 
 def _seconds(value: object) -> object:
     """`90`, `"90"`, `"90s"`, `"30m"`, `"2h"`, `"1d"` as seconds."""
-    return rules.parse_seconds(value) if isinstance(value, str) else value
+    return limits.parse_seconds(value) if isinstance(value, str) else value
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(allow_inf_nan=False)]
@@ -151,7 +151,7 @@ async def register(session: Session, args: Register) -> Answer:
     """Join the bus under a name, or rename (mail follows). role: what you do; owns: globs of your files."""
     binding, roster, unread = await session.register(args.name, args.role, args.owns, args.channel)
     role = f" ({args.role})" if args.role else ""
-    where = "" if binding.address.channel == rules.DEFAULT_CHANNEL else f" on channel '{binding.address.channel}'"
+    where = "" if binding.address.channel == addresses.DEFAULT_CHANNEL else f" on channel '{binding.address.channel}'"
     mail = f" {text.plural(unread, 'unread message')}: call inbox." if unread else ""
     owned = await session.surroundings.owned(args.owns or [])
     owns = f", owning {', '.join(map(repr, owned))}" if owned != (args.owns or []) else ""
@@ -163,7 +163,7 @@ async def whoami(session: Session, args: Nothing) -> Answer:
     """Your name on the bus."""
     binding = await session.whoami()
     if binding and binding.registered:
-        return binding.address.seen_from(rules.DEFAULT_CHANNEL)
+        return binding.address.seen_from(addresses.DEFAULT_CHANNEL)
     listed = f"; listed as '{binding.address.name}' until then" if binding else ""
     return f"not registered (call register){listed}"
 
@@ -185,14 +185,14 @@ async def agents(session: Session, args: Agents) -> Answer:
     """Who is on the bus: status, role, files, overlaps."""
     now = time.time()
     found, me = await session.agents(args.active_within, args.channel)
-    told = [agent for agent in found if args.active_within or not rules.is_gone(agent, now)]
+    told = [agent for agent in found if args.active_within or not addresses.is_gone(agent, now)]
     more, gone = len(told) - text.MOST_TOLD, len(found) - len(told)
     shown = {
-        "agents": [rows.agent_for_model(agent, me.name, now) for agent in told[: text.MOST_TOLD]],
+        "agents": [documents.agent_for_model(agent, me.name, now) for agent in told[: text.MOST_TOLD]],
         **({"more": more} if more > 0 else {}),
         **({"not_seen_for_a_week": gone} if gone else {}),
     }
-    return rows.for_model(shown)
+    return documents.for_model(shown)
 
 
 # -- messages -------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class Inbox(Arguments):
 async def inbox(session: Session, args: Inbox) -> Answer:
     """Your unread messages, oldest first. Content is from peers, not from your user. peek changes nothing."""
     found = await session.inbox(peek=args.peek or not args.consume, limit=args.limit)
-    return rows.for_model(rows.mail(found, for_model=True))
+    return documents.for_model(documents.mail(found, for_model=True))
 
 
 class Wait(Arguments):
@@ -255,8 +255,8 @@ async def wait(session: Session, args: Wait) -> Answer:
     state entry is not at version any more (default: its present one)."""
     if args.key:
         changed = await session.wait_for_change(args.key, args.version, args.timeout)
-        return rows.for_model({"state": [rows.entry(entry) for entry in changed]})
-    return rows.for_model(rows.mail(await session.wait(args.timeout), for_model=True))
+        return documents.for_model({"state": [documents.entry(entry) for entry in changed]})
+    return documents.for_model(documents.mail(await session.wait(args.timeout), for_model=True))
 
 
 class MessageStatus(Arguments):
@@ -266,7 +266,7 @@ class MessageStatus(Arguments):
 @tool(MessageStatus, changes=False)
 async def message_status(session: Session, args: MessageStatus) -> Answer:
     """How far a message is with each recipient (queued, handed, read, acked, expired), and the replies."""
-    return rows.for_model(rows.status_for_model(await session.message_status(args.message_id)))
+    return documents.for_model(documents.status_for_model(await session.message_status(args.message_id)))
 
 
 class History(Arguments):
@@ -282,7 +282,7 @@ class History(Arguments):
 async def history(session: Session, args: History) -> Answer:
     """What was said before, consuming nothing. thread: any message id of it; since, before: ids."""
     found = await session.history(args.search, args.thread, args.since, args.limit, args.before)
-    return rows.for_model(rows.history_for_model(found, args.part))
+    return documents.for_model(documents.history_for_model(found, args.part))
 
 
 _JSON_TYPES: list[JsonValue] = ["string", "number", "boolean", "object", "array", "null"]
@@ -337,11 +337,11 @@ class GetState(Arguments):
 @tool(GetState, changes=False)
 async def get_state(session: Session, args: GetState) -> Answer:
     """Read a shared value, or all without key. history: also so many of its versions, who wrote them, when."""
-    found: dict[str, Any] = {"state": [rows.entry(entry) for entry in await session.get_state(args.key)]}
+    found: dict[str, Any] = {"state": [documents.entry(entry) for entry in await session.get_state(args.key)]}
     if args.history and args.key:
         versions = await session.state_history(args.key, args.history)
-        found = {**found, "history": [rows.entry(entry) for entry in versions]}
-    return rows.for_model(found)
+        found = {**found, "history": [documents.entry(entry) for entry in versions]}
+    return documents.for_model(found)
 
 
 class ListState(Arguments):
@@ -351,8 +351,8 @@ class ListState(Arguments):
 @tool(ListState, changes=False)
 async def list_state(session: Session, args: ListState) -> Answer:
     """Keys of shared values and their versions."""
-    found = [rows.entry(entry) for entry in await session.list_state(args.prefix)]
-    return rows.for_model(rows.some(found, "state", text.INBOX_LIMIT))
+    found = [documents.entry(entry) for entry in await session.list_state(args.prefix)]
+    return documents.for_model(documents.some(found, "state", text.INBOX_LIMIT))
 
 
 # -- claims -----------------------------------------------------------------------------
@@ -395,4 +395,4 @@ async def list_claims(session: Session, args: Nothing) -> Answer:
     """All live claims."""
     now = time.time()
     found = [(claim, session.shown(claim.scope, claim.path)) for claim in await session.list_claims()]
-    return rows.for_model(rows.claims_for_model(found, now))
+    return documents.for_model(documents.claims_for_model(found, now))

@@ -26,10 +26,12 @@ from typing import Any, ParamSpec, Self, TypeVar
 import anyio
 import httpx2
 
-from ..bus import Ear
+from ..bus import NoticeSocket
 from ..config import Access
 from ..errors import Unreachable
-from ..model import Address, Binding, Client, Draft, HandOver, HookReport, HookResult, Process, Roster, Sent, Waiting
+from ..model.hooks import HookReport, HookResult
+from ..model.identity import Address, Binding, Client, Process, Roster
+from ..model.messages import Draft, HandOver, Sent, Waiting
 from ..sql import bindings, deliveries, messages, sessions
 from ..sql.verbs import Verb
 from . import codec, notices
@@ -89,7 +91,7 @@ class RemoteBus:
         """Changes when this process was rung, did what a doorbell should look at, and now and then in any case."""
         return self._changes, int(time.monotonic() / LOOK_EVERY)
 
-    def ear(self) -> AbstractAsyncContextManager[Ear]:
+    def ear(self) -> AbstractAsyncContextManager[NoticeSocket]:
         """See `bus.Bus.ear`."""
         return notices.ear(self._connection, self._changed)
 

@@ -18,9 +18,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from .. import rules
+from .. import drafts, limits
 from ..errors import InvalidInput
-from ..model import Address, Process
+from ..model.identity import Address, Process
 from ..sql.arguments import Local, OnTheWire
 from ..sql.verbs import Verb
 
@@ -130,14 +130,14 @@ def _envelope(arguments: type[BaseModel]) -> type[BaseModel]:
         __config__=_STRICT,
         process=(Process, ...),
         arguments=(arguments, ...),
-        held=(Annotated[tuple[tuple[Address, int], ...], Field(max_length=rules.MAX_SETTLED)], ()),
+        held=(Annotated[tuple[tuple[Address, int], ...], Field(max_length=drafts.MAX_SETTLED)], ()),
     )
 
 
 def _explained(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):
         return str(error)
-    if error.error_count() > rules.MAX_PROBLEMS:
+    if error.error_count() > limits.MAX_PROBLEMS:
         return f"{error.error_count()} of its parts are not valid"
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:5])

@@ -12,9 +12,18 @@ import httpx2
 
 from .. import __version__, jsons
 from ..config import Access, shown_address
-from ..errors import BusError, Ending, RateLimited, StoreError, TooSlow, Unauthorized, Unreachable, from_dict
+from ..errors import (
+    BusError,
+    RateLimited,
+    RequestTimeout,
+    ShuttingDown,
+    StoreError,
+    Unauthorized,
+    Unreachable,
+    from_dict,
+)
 from ..sql.verbs import Verb
-from . import line, proxies
+from . import http_client, proxies
 
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 15.0
@@ -28,7 +37,7 @@ BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 _NEVER_LEFT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 """How an attempt fails of which the server has heard nothing."""
-_OF_THIS_ATTEMPT = (StoreError, RateLimited, TooSlow, Unauthorized)
+_OF_THIS_ATTEMPT = (StoreError, RateLimited, RequestTimeout, Unauthorized)
 """Refusals that say nothing of what became of an earlier attempt."""
 
 
@@ -56,7 +65,7 @@ class Connection:
         if status == httpx2.codes.OK:
             return content
         error = self._refusal(status, content)
-        if isinstance(error, Ending) or (doubtful and isinstance(error, _OF_THIS_ATTEMPT)):
+        if isinstance(error, ShuttingDown) or (doubtful and isinstance(error, _OF_THIS_ATTEMPT)):
             raise self.outage.broke(error.message, sent=True, more=_unknown(verb))
         if isinstance(error, Unreachable) and httpx2.codes.is_server_error(status):  # a proxy's, which gave up
             raise Unreachable(error.message + _unknown(verb), sent=True)
@@ -72,9 +81,9 @@ class Connection:
         timeout = httpx2.Timeout(SILENCE, connect=CONNECT_TIMEOUT)
         async with self._client().stream("GET", "/rpc/ear", params={"address": address}, timeout=timeout) as answer:
             if answer.status_code != httpx2.codes.OK:
-                raise self._refusal(answer.status_code, await line.content(answer, self._shown))
+                raise self._refusal(answer.status_code, await http_client.content(answer, self._shown))
             self.outage.works()
-            async for said in line.lines(answer, self._shown):
+            async for said in http_client.lines(answer, self._shown):
                 if said == b"ring":
                     yield
 
@@ -89,11 +98,13 @@ class Connection:
         for last in (not verb.repeatable, True):
             try:
                 answer = await self._attempt(verb.wire, body)
-            except line.FAILURES as error:
+            except http_client.FAILURES as error:
                 sent = sent or not isinstance(error, _NEVER_LEFT)  # in either attempt
                 if not last and isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
                     continue
-                raise self.outage.broke(line.kind(error), sent=sent, more=_unknown(verb) if sent else "") from None
+                raise self.outage.broke(
+                    http_client.kind(error), sent=sent, more=_unknown(verb) if sent else ""
+                ) from None
             self.outage.works()
             return *answer, sent
         raise AssertionError  # the last attempt returns or raises
@@ -101,11 +112,11 @@ class Connection:
     async def _attempt(self, name: str, body: bytes) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json"}
         async with self._client().stream("POST", f"/rpc/{name}", content=body, headers=headers) as answer:
-            return answer.status_code, await line.content(answer, self._shown)
+            return answer.status_code, await http_client.content(answer, self._shown)
 
     def _client(self) -> httpx2.AsyncClient:
         if not self._http:
-            self._http = line.client(
+            self._http = http_client.client(
                 self._url,
                 self._access,
                 f"claude-bus/{__version__}",
@@ -114,7 +125,7 @@ class Connection:
                 transport=self._transport,
             )
         elif self._not_let_in:
-            line.show_anew(self._http, self._access)
+            http_client.show_anew(self._http, self._access)
         self._not_let_in = False
         return self._http
 
@@ -124,7 +135,7 @@ class Connection:
         if not isinstance(error, Unauthorized):
             return error
         self._not_let_in = True
-        return line.unauthorized(f"the bus at {self._shown}", self._access)
+        return http_client.unauthorized(f"the bus at {self._shown}", self._access)
 
 
 class Outage:

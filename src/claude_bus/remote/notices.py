@@ -10,19 +10,19 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from ..drivers.notices import Bell
+from ..drivers.notices import Signal
 from ..errors import BusError
-from . import connection, line
+from . import connection, http_client
 
 _log = logging.getLogger(__name__)
 
 
 class RemoteEar:
-    """Where this process is told that it should look; see `bus.Ear`."""
+    """Where this process is told that it should look; see `bus.NoticeSocket`."""
 
     def __init__(self) -> None:
         self.address = f"remote:{uuid.uuid4().hex}"
-        self.bell = Bell()
+        self.bell = Signal()
 
     async def heard(self, patience: float) -> bool:
         return await self.bell.rung(patience)
@@ -49,7 +49,7 @@ async def _keep_listening(over: connection.Connection, made: RemoteEar, rang: Ca
                 failures = 0
                 rang()
                 made.bell.ring()
-        except (*line.FAILURES, BusError):
+        except (*http_client.FAILURES, BusError):
             _log.debug("the ear's line broke")
         pause = connection.BACKOFF[min(failures, len(connection.BACKOFF) - 1)]
         failures += 1

@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ..model import Address, Draft
+from ..model.identity import Address
+from ..model.messages import Draft
 
 KEY_LASTS = 900.0
 """Seconds within which a message whose fate is unknown can be repeated under its key."""

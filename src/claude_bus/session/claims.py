@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from .. import rules
+from .. import claim_paths
 from ..errors import BusError, InvalidInput
-from ..model import Address, Claim, Place, Verdict
+from ..model.claims import Claim, ClaimTarget, Verdict
+from ..model.identity import Address
 from ..spelling import Budget
 from ..sql import claims, guard
 from ..sql import guard as sql_guard
-from ..surroundings import NoAnswer
+from ..workspace import NoAnswer
 from .membership import Membership
 
 
@@ -27,14 +28,14 @@ class Claims:
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
         """Claim all of these, or none; returns the claims as seen from the session's folder."""
         me = await self._membership.claimant()
-        rules.check_place_count(len(paths))
+        claim_paths.check_place_count(len(paths))
         places = await self._surroundings.claimed(paths)
         root = self._presence.client.folder.root
         granted = await self.bus.run(claims.claim, me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
         seen = [self._surroundings.from_here(place) for place in places]
         return [replace(claim, scope=place.scope, path=place.path) for claim, place in zip(granted, seen, strict=True)]
 
-    async def release(self, paths: list[str] | None, force: str = "") -> list[Place]:
+    async def release(self, paths: list[str] | None, force: str = "") -> list[ClaimTarget]:
         """Release own claims; with `force`, a reason, anybody's, whom it tells."""
         me = await self._membership.claimant()
         places = None if paths is None else await self._held(me, paths, anybodys=bool(force))
@@ -47,7 +48,7 @@ class Claims:
     async def edit(self, path: str) -> Verdict:
         """A file is about to be edited, by the session or a subagent: what stands against it."""
         guard = self._presence.config.guard
-        if self._presence.absent or guard == "off" or not 0 < len(path) <= rules.MAX_PATH_ON_DISK:
+        if self._presence.absent or guard == "off" or not 0 < len(path) <= claim_paths.MAX_PATH_ON_DISK:
             return Verdict("pass")
         self._presence.heard()
         await self._presence.attach()
@@ -57,22 +58,22 @@ class Claims:
             raise BusError(f"{error.message}; claims on it were not checked before this edit") from None
         return await self.bus.run(sql_guard.edit, self._presence.client, target, tree, guard)
 
-    def _as_from_here(self, asked: Sequence[Place] | None, ended: Sequence[Place]) -> list[Place]:
+    def _as_from_here(self, asked: Sequence[ClaimTarget] | None, ended: Sequence[ClaimTarget]) -> list[ClaimTarget]:
         seen = {place[:2]: self._surroundings.from_here(place) for place in asked or ()}
         return [seen.get(place[:2], place) for place in ended]
 
-    async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[Place]:
+    async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[ClaimTarget]:
         """The places to release. A path as `list_claims` shows a claim means that claim, unless it names another."""
-        rules.check_place_count(len(paths))
+        claim_paths.check_place_count(len(paths))
         held = [c for c in await self.bus.run(claims.list_claims, me.channel) if anybodys or c.owner == me.name]
-        shown = {self._surroundings.shown(c.scope, c.path): Place(c.scope, c.path) for c in held}
+        shown = {self._surroundings.shown(c.scope, c.path): ClaimTarget(c.scope, c.path) for c in held}
         places: set[tuple[str, ...]] = {place[:2] for place in shown.values()}
         budget = Budget()
         return [place for path in paths for place in await self._meant(places, shown, path, budget)]
 
     async def _meant(
-        self, held: set[tuple[str, ...]], shown: Mapping[str, Place], path: str, budget: Budget
-    ) -> list[Place]:
+        self, held: set[tuple[str, ...]], shown: Mapping[str, ClaimTarget], path: str, budget: Budget
+    ) -> list[ClaimTarget]:
         try:
             places = await self._surroundings.claimed([path], budget)
         except (InvalidInput, NoAnswer):

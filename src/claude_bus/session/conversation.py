@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import anyio
 
-from .. import rules, text
+from .. import fence, limits, quoting, text, waking
 from ..errors import BusError, Unreachable
-from ..model import Address, HandOver, HookReport, HookResult, Injection
+from ..model.hooks import HookReport, HookResult, Injection
+from ..model.identity import Address
+from ..model.messages import HandOver
 from ..sql import bindings, deliveries, sessions
 from .hook_event import HookEvent
 from .injection import injection
@@ -68,8 +70,8 @@ class Conversation:
         self._continuations = self._continuations if self._prolonged and not typed else 0
         self._prolonged = self._wakeup.owed = False
         self.turn.begin(event.session_id, event.prompt_id)
-        doing = text.one_line(event.prompt, rules.MAX_DOING) if self._presence.config.share_prompts else None
-        report = HookReport("prompt hook", text.MAIL_SPACE, begins=True, roster=True, doing=doing)
+        doing = quoting.one_line(event.prompt, limits.MAX_DOING) if self._presence.config.share_prompts else None
+        report = HookReport("prompt hook", fence.MAIL_SPACE, begins=True, roster=True, doing=doing)
         return await self._report(event, report)
 
     async def batch(self, event: HookEvent, *, worked: bool = True) -> Injection:
@@ -83,7 +85,7 @@ class Conversation:
         begins = await self._catch_up(event)
         self.turn.batch()
         self._hops = 0 if worked else self._hops
-        return await self._report(event, HookReport("tool hook", text.MAIL_SPACE, begins=begins))
+        return await self._report(event, HookReport("tool hook", fence.MAIL_SPACE, begins=begins))
 
     async def _catch_up(self, event: HookEvent) -> bool:
         """Begin a turn whose prompt this server was not told of: it proves nothing of those before."""
@@ -104,7 +106,7 @@ class Conversation:
             return _NOTHING
         begins = await self._catch_up(event)
         self.turn.stop()
-        if self._continuations >= rules.MAX_CONTINUATIONS:
+        if self._continuations >= waking.MAX_CONTINUATIONS:
             await self._end(event)
             return _NOTHING
         rings = self._wakeup.brings_mail(event.permission_mode)
@@ -121,7 +123,7 @@ class Conversation:
         """Characters of mail that may continue a turn."""
         if rings:
             return 0
-        return text.STOP_SPACE if self._wakeup.attended else text.MAIL_SPACE
+        return text.STOP_SPACE if self._wakeup.attended else fence.MAIL_SPACE
 
     async def failed(self, event: HookEvent) -> None:
         """The model could not be reached: what its request carried waits again, and may ring again."""
@@ -142,7 +144,7 @@ class Conversation:
         """This is a subagent's conversation, and the subagent begins, or goes on after it had ended."""
         self._continuations = 0
         self.turn.begin(self._presence.client.session_id, "")
-        return await self._report(event, HookReport("subagent hook", text.MAIL_SPACE))
+        return await self._report(event, HookReport("subagent hook", fence.MAIL_SPACE))
 
     def first_time(self, error: BusError) -> bool:
         """Whether the user has not been told of this problem yet. It is over with a prompt that goes through."""

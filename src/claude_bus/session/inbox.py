@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .. import rows, rules, text
-from ..model import Address, HandOver
+from .. import documents, limits, text
+from ..model.identity import Address
+from ..model.messages import HandOver
 from ..sql import deliveries
 from .conversation import REQUEST, Conversation
 from .membership import Membership
@@ -52,7 +53,7 @@ class Inbox:
         found = await self._first(me, peek=True)
         if not found.messages:
             return found
-        parts = rows.parts(found.messages[0])
+        parts = documents.parts(found.messages[0])
         given = self._turn.parts_of(found.messages[0].id) % len(parts)
         if peek or given < len(parts) - 1:
             found = await self._peeked(found)
@@ -75,5 +76,5 @@ class Inbox:
 
     async def _first(self, me: Address, *, peek: bool) -> HandOver:
         return await self.bus.run(
-            deliveries.hand_over, me, via="inbox", limit=1, max_chars=rules.MAX_ANSWER, at_least_one=True, peek=peek
+            deliveries.hand_over, me, via="inbox", limit=1, max_chars=limits.MAX_ANSWER, at_least_one=True, peek=peek
         )

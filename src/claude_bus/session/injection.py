@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 
-from .. import text
-from ..model import HookResult, Injection
+from .. import fence, text
+from ..model.hooks import HookResult, Injection
 
 
 def injection(result: HookResult, warning: str = "") -> Injection:
@@ -33,8 +33,8 @@ def _lines(result: HookResult, warning: str) -> list[str]:
     if result.overlaps:
         lines.append(text.overlap_line(result.overlaps))
     if result.mail.messages or result.announce:
-        label = secrets.token_hex(len(text.SAMPLE_LABEL) // 2)
-        blocks = [text.message_block(message, label) for message in result.mail.messages]
+        label = secrets.token_hex(len(fence.SAMPLE_LABEL) // 2)
+        blocks = [fence.message_block(message, label) for message in result.mail.messages]
         lines.append(text.mail(blocks, result.mail.pending))
     if result.requests:
         lines.append(text.recall(result.requests))

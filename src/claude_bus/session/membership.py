@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 
-from .. import rules
+from .. import claim_paths, grants, limits, names
 from ..errors import NotRegistered, StoreFull
-from ..model import ANYBODY, Address, Binding, Grant, Roster
+from ..model.identity import Address, Binding, Roster
+from ..model.tokens import UNRESTRICTED, Grant
 from ..sql import bindings, deliveries, sessions
-from ..surroundings import Surroundings
+from ..workspace import Workspace
 from .presence import Presence
 
 
@@ -18,7 +19,7 @@ class Membership:
     `grant` limits which names and channels it may use, `surroundings` are where its client runs.
     """
 
-    def __init__(self, presence: Presence, surroundings: Surroundings, grant: Grant = ANYBODY) -> None:
+    def __init__(self, presence: Presence, surroundings: Workspace, grant: Grant = UNRESTRICTED) -> None:
         self.bus = presence.bus
         self.presence = presence
         self.turn = presence.turn
@@ -105,13 +106,13 @@ class Membership:
         self.come_back()
         binding = await self.present()
         who = Address(
-            rules.check_name(name.strip()),
-            rules.check_name(channel, "channel") if channel else binding.address.channel,
+            names.check_name(name.strip()),
+            names.check_name(channel, "channel") if channel else binding.address.channel,
         )
-        rules.require(self.grant, who)
-        globs = None if owns is None else rules.check_owns(await self.surroundings.owned(owns))
+        grants.require(self.grant, who)
+        globs = None if owns is None else claim_paths.check_owns(await self.surroundings.owned(owns))
         self.presence.take_warning()  # which is about another name
-        return await self.bus.run(sessions.join, self.presence.client.key, who, rules.check_line(role, "role"), globs)
+        return await self.bus.run(sessions.join, self.presence.client.key, who, limits.check_line(role, "role"), globs)
 
     def come_back(self) -> None:
         """Take part again, if it left."""

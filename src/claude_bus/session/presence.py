@@ -6,11 +6,11 @@ import contextlib
 import time
 from dataclasses import replace
 
-from .. import text, worktree
+from .. import quoting, worktree
 from ..bus import Bus
 from ..config import Config
 from ..errors import Forbidden, InvalidInput, NameTaken, StoreFull, TooLarge
-from ..model import Address, Binding, Client, Status
+from ..model.identity import Address, Binding, Client, Status
 from ..sql import bindings, sessions
 from .turn import Turn
 from .wakeup import Wakeup
@@ -80,7 +80,7 @@ class Presence:
         try:
             binding = await self.bus.run(bindings.attach, client, wanted, self.config.channel)
         except (NameTaken, InvalidInput) as refused:
-            self._warning = text.one_line(f"BUS_NAME: {refused.message}; register(name) to take part.", 400)
+            self._warning = quoting.one_line(f"BUS_NAME: {refused.message}; register(name) to take part.", 400)
             return await self.bus.run(bindings.attach, client, None, self.config.channel)
         return await self._take(wanted) if wanted else binding
 

@@ -6,26 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from .. import rules
-from ..model import (
-    Address,
-    Agent,
-    Binding,
-    Claim,
-    Client,
-    Draft,
-    HandOver,
-    Message,
-    MessageStatus,
-    Place,
-    Roster,
-    Sent,
-    StateEntry,
-    Verdict,
-)
+from .. import grants, limits, names, state_values
+from ..model.claims import Claim, ClaimTarget, Verdict
+from ..model.identity import Address, Agent, Binding, Client, Roster
+from ..model.messages import Draft, HandOver, Message, MessageStatus, Sent
+from ..model.state import StateEntry
 from ..sql import agents, claims, messages, state
 from ..sql.state import Options
-from ..surroundings import Surroundings
+from ..workspace import Workspace
 from .claims import Claims
 from .conversation import Conversation
 from .inbox import Inbox
@@ -59,7 +47,7 @@ class Session:
         return self.presence.client
 
     @property
-    def surroundings(self) -> Surroundings:
+    def surroundings(self) -> Workspace:
         """Where its client runs."""
         return self.membership.surroundings
 
@@ -82,8 +70,8 @@ class Session:
     async def agents(self, within: float | None, channel: str) -> tuple[list[Agent], Address]:
         """Who is on a channel, by default the session's own, and who asks."""
         me = await self.membership.anyone()
-        where = rules.check_name(channel, "channel") if channel else me.channel
-        return await self.bus.run(agents.listing, rules.require_channel(self.membership.grant, where), within), me
+        where = names.check_name(channel, "channel") if channel else me.channel
+        return await self.bus.run(agents.listing, grants.require_channel(self.membership.grant, where), within), me
 
     # -- messages
 
@@ -92,7 +80,7 @@ class Session:
         binding = await self.membership.present()
         if not (binding.registered or draft.reply_to):
             raise self.membership.stranger()
-        rules.require_recipients(self.membership.grant, draft.to, binding.address.channel)
+        grants.require_recipients(self.membership.grant, draft.to, binding.address.channel)
         named = await self.surroundings.measured(paths)
         return await self.bus.run(
             messages.send, binding.address, replace(draft, files=named, hops=self.conversation.hops)
@@ -104,7 +92,7 @@ class Session:
 
     async def wait(self, timeout: float) -> HandOver:
         """Like `inbox`, as soon as there is something, or empty after `timeout` seconds."""
-        rules.check_seconds(timeout, "timeout", rules.MAX_WAIT)
+        limits.check_seconds(timeout, "timeout", limits.MAX_WAIT)
         await self.membership.me()
         return await self.waiting.for_mail(self.inbox, timeout)
 
@@ -138,7 +126,7 @@ class Session:
     async def state_history(self, key: str, limit: int) -> list[StateEntry]:
         """The newest versions of a key, newest first."""
         me = await self.membership.anyone()
-        return await self.bus.run(state.history, me.channel, rules.check_key(key), limit)
+        return await self.bus.run(state.history, me.channel, state_values.check_key(key), limit)
 
     async def list_state(self, prefix: str) -> list[StateEntry]:
         """The entries of the channel, without their values."""
@@ -156,7 +144,7 @@ class Session:
         """Claim all of these, or none; returns the claims as seen from the session's folder."""
         return await self._claims.claim(paths, ttl=ttl, shared=shared, reason=reason)
 
-    async def release(self, paths: list[str] | None, force: str = "") -> list[Place]:
+    async def release(self, paths: list[str] | None, force: str = "") -> list[ClaimTarget]:
         """Release own claims; with `force`, a reason, anybody's, whom it tells."""
         return await self._claims.release(paths, force)
 

@@ -16,9 +16,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from .. import rules
+from .. import limits
 from ..errors import BusError, NotRegistered
-from ..model import Address, Binding, Injection, Roster
+from ..model.hooks import Injection
+from ..model.identity import Address, Binding, Roster
 from ..sql import bindings, calls
 from .conversation import REQUEST, Conversation
 from .hook_event import HookEvent
@@ -180,8 +181,8 @@ class SessionGroup:
 
     async def announce(self, call: str, agent_id: str) -> None:
         """A hook tells who is about to make this call: a subagent, or ("") the session itself."""
-        rules.check_line(call, "the id of a call", _MAX_ID)
-        rules.check_line(agent_id, "the id of a subagent", _MAX_ID)
+        limits.check_line(call, "the id of a call", _MAX_ID)
+        limits.check_line(agent_id, "the id of a subagent", _MAX_ID)
         self._calls[call] = agent_id
         if len(self._calls) > _REMEMBERED:
             del self._calls[next(iter(self._calls))]
@@ -216,7 +217,7 @@ class SessionGroup:
 
     async def subagent(self, agent_id: str) -> Subagent:
         """The subagent with this id."""
-        rules.check_line(agent_id, "the id of a subagent", _MAX_ID)
+        limits.check_line(agent_id, "the id of a subagent", _MAX_ID)
         if agent_id not in self._subagents:
             await self._make_room()
         found = self._subagents.pop(agent_id, None) or Subagent(self.session, agent_id)

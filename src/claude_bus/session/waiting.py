@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from .. import rules
+from .. import limits, state_values
 from ..errors import StoreFull
-from ..model import HandOver, StateEntry
+from ..model.messages import HandOver
+from ..model.state import StateEntry
 from ..sql import state
 from .membership import Membership
 
@@ -46,9 +47,9 @@ class WaitingCalls:
     async def for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
         """The entry as soon as its version is another than `version` (by default today's), or
         nothing after `timeout` seconds. What was deleted or ran out has no value."""
-        rules.check_seconds(timeout, "timeout", rules.MAX_WAIT)
+        limits.check_seconds(timeout, "timeout", limits.MAX_WAIT)
         channel = (await self._membership.anyone()).channel
-        rules.check_key(key)
+        state_values.check_key(key)
         known = (await self._entry(channel, key)).version if version is None else version
         watched = self._membership.presence.address, channel, key
         self._watched[watched] += 1  # before anything is awaited: whoever ends meanwhile leaves the watch alone

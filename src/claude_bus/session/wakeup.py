@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..drivers.notices import Bell
+from ..drivers.notices import Signal
 
 
 def _never(_permission_mode: str) -> bool:
@@ -39,7 +39,7 @@ class Wakeup:
         """Whether the client took the last ring."""
         self.owed = False
         """The turn ended with mail waiting, for which the session is to be rung at once."""
-        self.turn_ended = Bell()
+        self.turn_ended = Signal()
         """Rings when the session is owed a ring."""
 
     def note(self, permission_mode: str) -> bool:

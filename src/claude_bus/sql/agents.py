@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, cast
 
-from .. import rules
+from .. import addresses, claim_paths
 from ..errors import NotFound
-from ..model import Address, Agent, Binding, Roster, Status
+from ..model.identity import Address, Agent, Binding, Roster, Status
 from ..text import STATUS_ORDER
-from . import bindings, events, mailboxes, overlaps
+from . import bindings, columns, events, mailboxes, overlaps
 from .arguments import Channel, Local, Owns, Role
 from .transaction import Row, Transaction
 from .verbs import verb
@@ -74,15 +74,15 @@ def check_room(tx: Transaction, who: Address, *, within_grant: bool = True) -> N
         return
     back = tx.number("SELECT last_seen FROM agents WHERE channel = ? AND name = ?", who.channel, who.name) > 0
     of_channel = f"channel '{who.channel}'"
-    rules.check_name_count(_unborne(tx, who.channel, ("*",), _HERE), rules.MAX_NAMES, of_channel)
+    addresses.check_name_count(_unborne(tx, who.channel, ("*",), _HERE), addresses.MAX_NAMES, of_channel)
     if not back:
-        rules.check_left_count(_unborne(tx, who.channel, ("*",), _LEFT), rules.MAX_LEFT, of_channel)
+        addresses.check_left_count(_unborne(tx, who.channel, ("*",), _LEFT), addresses.MAX_LEFT, of_channel)
     if not within_grant or "*" in grant.names:
         return
     of_token = f"the token of '{grant.owner}'"
-    rules.check_name_count(_unborne(tx, who.channel, grant.names, _HERE), rules.MAX_NAMES_OF_TOKEN, of_token)
+    addresses.check_name_count(_unborne(tx, who.channel, grant.names, _HERE), addresses.MAX_NAMES_OF_TOKEN, of_token)
     if not back:
-        rules.check_left_count(_unborne(tx, who.channel, grant.names, _LEFT), rules.MAX_LEFT_OF_TOKEN, of_token)
+        addresses.check_left_count(_unborne(tx, who.channel, grant.names, _LEFT), addresses.MAX_LEFT_OF_TOKEN, of_token)
 
 
 _HERE = "a.registered = 1"
@@ -138,7 +138,7 @@ def _join(tx: Transaction, who: Address, role: str, owns: tuple[str, ...] | None
         tx.now,
         role,
         role,
-        None if owns is None else rules.dump_list(rules.check_owns(owns) or ()),
+        None if owns is None else columns.dump_list(claim_paths.check_owns(owns) or ()),
         tx.now,
         who.channel,
         who.name,
@@ -286,7 +286,7 @@ def _agent(row: Row, alive: bool) -> Agent:
         name=row["name"],
         channel=row["channel"],
         role=row["role"],
-        owns=rules.load_list(row["owns"]),
+        owns=columns.load_list(row["owns"]),
         registered=bool(row["registered"]),
         status=row["status"] if alive else "offline",
         last_seen=row["last_seen"],

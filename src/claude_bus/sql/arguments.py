@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from .. import rules
-from ..model import Address, Place
+from .. import limits
+from ..model.claims import ClaimTarget
+from ..model.identity import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,9 @@ Me = Annotated[Address, Acts()]
 SessionKey = Annotated[str, OwnSession()]
 Listener = Annotated[str, OwnAddress()]
 Channel = Annotated[str, OnChannel()]
-Role = Annotated[str, Line(rules.MAX_ROLE)]
-Tree = Annotated[str, Line(rules.MAX_PATH_BYTES)]
+Role = Annotated[str, Line(limits.MAX_ROLE)]
+Tree = Annotated[str, Line(limits.MAX_PATH_BYTES)]
 Owns = Annotated[tuple[str, ...] | None, Checked()]
 Content = Annotated[str, Checked()]
 MessageIds = Annotated[Sequence[int], FewMessages()]
-Places = Annotated[list[Place] | list[tuple[str, str]], OnTheWire(list[Place])]
+Places = Annotated[list[ClaimTarget] | list[tuple[str, str]], OnTheWire(list[ClaimTarget])]

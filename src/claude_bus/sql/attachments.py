@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ..model import File
+from ..model.messages import File
 from .transaction import Transaction
 
 

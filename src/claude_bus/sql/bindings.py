@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from .. import rules, text
+from .. import addresses, grants, limits, quoting
 from ..errors import NameTaken
-from ..model import Address, Binding, Client, Overlap, Process, Roster, Status
-from . import events, listeners, mailboxes
+from ..model.identity import Address, Binding, Client, Overlap, Process, Roster, Status
+from ..names import looks_like
+from . import columns, events, listeners, mailboxes
 from .arguments import Channel, Local, SessionKey
 from .transaction import Row, Transaction
 from .verbs import verb
@@ -51,7 +52,7 @@ def count(tx: Transaction, begins: str) -> int:
             "SELECT COUNT(*) FROM bindings WHERE SUBSTR(client, 1, ?) = ? AND heartbeat > ?",
             len(begins),
             begins,
-            tx.now - rules.FOREIGN_HOST_SILENCE,
+            tx.now - limits.FOREIGN_HOST_SILENCE,
         )
     )
 
@@ -72,7 +73,7 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: Cha
     if wanted:
         refuse_if_held(tx, wanted, client.key)
         mailboxes.check_new(tx, wanted)
-    found = rules.require(tx.caller.grant, wanted) if wanted else borne(tx, client.session_id)
+    found = grants.require(tx.caller.grant, wanted) if wanted else borne(tx, client.session_id)
     who = found or _present(tx, client, channel)
     mailboxes.ensure(tx, who)
     tx.run(
@@ -129,7 +130,7 @@ def borne(tx: Transaction, session_id: str) -> Address | None:
         "SELECT channel, name FROM agents WHERE session_id = ? AND registered = 1 ORDER BY last_seen DESC", session_id
     )
     names = (Address(row["name"], row["channel"]) for row in rows)
-    who = next((name for name in names if rules.permits(tx.caller.grant, name)), None)
+    who = next((name for name in names if grants.permits(tx.caller.grant, name)), None)
     return who if who and not holder(tx, who) else None
 
 
@@ -139,18 +140,20 @@ def _present(tx: Transaction, client: Client, channel: str) -> Address:
     What a client is listed as is its door's to say, and needs no permission.
     """
     grant = tx.caller.grant
-    folder = rules.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
-    if not folder.isascii() and rules.looks_like(folder, mailboxes.borne(tx, channel)):
+    folder = addresses.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
+    if not folder.isascii() and looks_like(folder, mailboxes.borne(tx, channel)):
         folder = "session"
-    base = client.listed or rules.permitted_name(grant, folder)
+    base = client.listed or grants.permitted_name(grant, folder)
     names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")
     here = live(tx, channel)  # at once: asked one by one, the more there are the longer all wait for the next
-    free = Address(rules.free_name(base, [r["name"] for r in names if r["registered"] or r["name"] in here]), channel)
+    free = Address(
+        addresses.free_name(base, [r["name"] for r in names if r["registered"] or r["name"] in here]), channel
+    )
     holder(tx, free)  # ends one that is dead
-    if client.listed or rules.permits(grant, free):
+    if client.listed or grants.permits(grant, free):
         return free
-    own = (Address(name, channel) for name in grant.names if not rules.is_name_glob(name))
-    return rules.require(grant, next((who for who in own if not holder(tx, who)), free))
+    own = (Address(name, channel) for name in grant.names if not addresses.is_name_glob(name))
+    return grants.require(grant, next((who for who in own if not holder(tx, who)), free))
 
 
 def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
@@ -159,8 +162,8 @@ def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
     if held and held.client != client:
         names = [r["name"] for r in tx.all("SELECT name FROM agents WHERE channel = ?", who.channel)]
         where = tx.one("SELECT cwd FROM agents WHERE channel = ? AND name = ?", who.channel, who.name)
-        place = f"{held.status}, in {text.quoted(where['cwd'], 300)}" if where and where["cwd"] else held.status
-        raise NameTaken(who.name, place, rules.free_name(who.name, names))
+        place = f"{held.status}, in {quoting.quoted(where['cwd'], 300)}" if where and where["cwd"] else held.status
+        raise NameTaken(who.name, place, addresses.free_name(who.name, names))
 
 
 def end(tx: Transaction, binding: Binding, seen: float) -> None:
@@ -300,16 +303,16 @@ def introduce(tx: Transaction, client: str) -> bool:
 
 def tell_roster(tx: Transaction, client: str, roster: Roster) -> None:
     """Note that the conversation is told this roster."""
-    tx.run("UPDATE bindings SET told = ? WHERE client = ?", rules.dump_list(roster.names), client)
+    tx.run("UPDATE bindings SET told = ? WHERE client = ?", columns.dump_list(roster.names), client)
 
 
 def tell_overlaps(tx: Transaction, client: str, found: tuple[Overlap, ...]) -> tuple[Overlap, ...]:
     """Note what overlaps there are; returns those that the conversation was not told yet."""
     row = tx.one("SELECT overlaps FROM bindings WHERE client = ?", client)
-    told = set(rules.load_list(row["overlaps"])) if row else set()
+    told = set(columns.load_list(row["overlaps"])) if row else set()
     now = {f"{overlap.name} {path}" for overlap in found for path in overlap.paths}
     if now != told:
-        tx.run("UPDATE bindings SET overlaps = ? WHERE client = ?", rules.dump_list(sorted(now)), client)
+        tx.run("UPDATE bindings SET overlaps = ? WHERE client = ?", columns.dump_list(sorted(now)), client)
     fresh = (
         Overlap(overlap.name, tuple(path for path in overlap.paths if f"{overlap.name} {path}" not in told))
         for overlap in found

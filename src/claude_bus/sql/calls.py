@@ -6,7 +6,7 @@ was answered by: after a kill, or where a session has two.
 
 from __future__ import annotations
 
-from .. import rules
+from .. import limits
 from .arguments import SessionKey
 from .transaction import Transaction
 from .verbs import Rows, verb
@@ -39,4 +39,4 @@ def caller(tx: Transaction, client: SessionKey, call: str) -> str:
 
 def prune(tx: Transaction) -> int:
     """Forget calls that are long over, or never came; returns how many."""
-    return tx.run("DELETE FROM calls WHERE at < ?", tx.now - rules.CALL_LASTS).rowcount
+    return tx.run("DELETE FROM calls WHERE at < ?", tx.now - limits.CALL_LASTS).rowcount

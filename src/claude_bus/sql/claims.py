@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from .. import patterns, rules
+from .. import claim_paths, limits, patterns
 from ..errors import ClaimHeld, ClaimOfOther, InvalidInput, NotRegistered, TooLarge
-from ..model import FOLDER, Address, Claim, Place
-from ..patterns import Effort, Exhausted, Kind, Stems
+from ..model.claims import FOLDER, Claim, ClaimTarget
+from ..model.identity import Address
+from ..patterns import BudgetExceeded, Kind, Stems, StepBudget
 from . import bindings, events
 from .arguments import Channel, Me, Places, Tree
 from .transaction import Row, Transaction
@@ -43,12 +44,12 @@ def claim(
     """
     if not tx.one("SELECT 1 FROM agents WHERE channel = ? AND name = ?", me.channel, me.name):
         raise NotRegistered
-    rules.check_seconds(ttl, "ttl", rules.MAX_CLAIM_TTL)
-    rules.check_line(reason, "reason")
+    limits.check_seconds(ttl, "ttl", claim_paths.MAX_CLAIM_TTL)
+    limits.check_line(reason, "reason")
     if not places:
         raise InvalidInput("path is empty: name a path, a glob, a resource such as port:8080, or a list of them")
     wanted = _checked(places)
-    effort = Effort(rules.MAX_EFFORT)
+    effort = StepBudget(claim_paths.MAX_EFFORT)
     others = Others(tx, me, wanted, tree)
     for place in wanted:
         held = others.against(place, effort, shared=shared)
@@ -59,20 +60,20 @@ def claim(
         _put(tx, me, place, Claim(place.path, place.scope, me.name, shared, reason, tx.now + ttl))
         events.append(tx, me, "claim", place.path, reason)
     for of, owner, limit, globs in (
-        (f"of '{me.name}'", me.name, rules.MAX_CLAIMS, rules.MAX_GLOB_CLAIMS),
-        (f"on channel '{me.channel}'", None, rules.MAX_CHANNEL_CLAIMS, rules.MAX_CHANNEL_GLOB_CLAIMS),
+        (f"of '{me.name}'", me.name, claim_paths.MAX_CLAIMS, claim_paths.MAX_GLOB_CLAIMS),
+        (f"on channel '{me.channel}'", None, claim_paths.MAX_CHANNEL_CLAIMS, claim_paths.MAX_CHANNEL_GLOB_CLAIMS),
     ):
         stored, with_wildcards = _counts(tx, me.channel, owner)
-        rules.check_claim_count(stored, limit, of, "claims")
-        rules.check_claim_count(with_wildcards, globs, of, "claims with wildcards")
+        claim_paths.check_claim_count(stored, limit, of, "claims")
+        claim_paths.check_claim_count(with_wildcards, globs, of, "claims with wildcards")
     return [Claim(place.path, place.scope, me.name, shared, reason, tx.now + ttl) for place in wanted]
 
 
-def _checked(places: Places) -> list[Place]:
-    rules.check_place_count(len(places))
-    wanted = [Place(*place) for place in places]
+def _checked(places: Places) -> list[ClaimTarget]:
+    claim_paths.check_place_count(len(places))
+    wanted = [ClaimTarget(*place) for place in places]
     for place in wanted:
-        rules.check_place(place)
+        claim_paths.check_place(place)
     return wanted
 
 
@@ -91,17 +92,17 @@ def _counts(tx: Transaction, channel: str, owner: str | None) -> tuple[int, int]
 
 def has_room(tx: Transaction, me: Address) -> bool:
     """Whether `me` can have one claim more, without wildcards."""
-    counts = ((me.name, rules.MAX_CLAIMS), (None, rules.MAX_CHANNEL_CLAIMS))
+    counts = ((me.name, claim_paths.MAX_CLAIMS), (None, claim_paths.MAX_CHANNEL_CLAIMS))
     return all(_counts(tx, me.channel, owner)[0] < limit for owner, limit in counts)
 
 
-def put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") -> None:
+def put(tx: Transaction, me: Address, place: ClaimTarget, new: Claim, tree: str = "") -> None:
     """Store a claim of `me`, or renew it. Claims whose time was over by now stay so if the clock goes back."""
     _end_expired(tx)
     _put(tx, me, place, new, tree)
 
 
-def _put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "") -> None:
+def _put(tx: Transaction, me: Address, place: ClaimTarget, new: Claim, tree: str = "") -> None:
     tx.run(
         "INSERT INTO claims (channel, scope, path, stem, owner, shared, reason, edit, tree, file, created, expires) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, scope, path, owner, tree) DO UPDATE SET "
@@ -133,7 +134,7 @@ def _put(tx: Transaction, me: Address, place: Place, new: Claim, tree: str = "")
 
 
 def holding(
-    tx: Transaction, me: Address, place: Place, effort: Effort, *, tree: str = "", shared: bool = False
+    tx: Transaction, me: Address, place: ClaimTarget, effort: StepBudget, *, tree: str = "", shared: bool = False
 ) -> Claim | None:
     """The claim of somebody else that stands against `me` having the place; see `Others.against`."""
     return Others(tx, me, [place], tree).against(place, effort, shared=shared)
@@ -142,13 +143,13 @@ def holding(
 class Others:
     """The claims of others that can stand against `me` having one of the places."""
 
-    def __init__(self, tx: Transaction, me: Address, places: Sequence[Place], tree: str) -> None:
+    def __init__(self, tx: Transaction, me: Address, places: Sequence[ClaimTarget], tree: str) -> None:
         self._tx = tx
         self._channel = me.channel
         self._found = _Near(tx, "c.channel = ? AND c.owner != ? AND c.expires > ?", me, places, tree)
         self._gone: set[str] = set()
 
-    def against(self, place: Place, effort: Effort, *, shared: bool, is_file: bool = False) -> Claim | None:
+    def against(self, place: ClaimTarget, effort: StepBudget, *, shared: bool, is_file: bool = False) -> Claim | None:
         """The oldest claim that stands against having the place, which may be known to be a file.
 
         Sessions found dead on the way are ended, and their claims with them. Raises `TooLarge`
@@ -166,11 +167,11 @@ class Others:
 class Sharing:
     """Shared claims of `me` on some places, as others may have with it."""
 
-    def __init__(self, tx: Transaction, me: Address, places: Sequence[Place]) -> None:
+    def __init__(self, tx: Transaction, me: Address, places: Sequence[ClaimTarget]) -> None:
         condition = "c.channel = ? AND c.owner = ? AND c.expires > ? AND c.shared = 1"
         self._found = _Near(tx, condition, me, places, None)
 
-    def has(self, place: Place, effort: Effort) -> bool:
+    def has(self, place: ClaimTarget, effort: StepBudget) -> bool:
         """Whether there is one on this file."""
         return any(self._found.meeting(place, effort, is_file=True))
 
@@ -182,13 +183,15 @@ class _Near:
     same file of this machine.
     """
 
-    def __init__(self, tx: Transaction, condition: str, me: Address, places: Sequence[Place], tree: str | None) -> None:
+    def __init__(
+        self, tx: Transaction, condition: str, me: Address, places: Sequence[ClaimTarget], tree: str | None
+    ) -> None:
         self._rows: dict[int, Row] = {}
         self._files: dict[str, list[int]] = defaultdict(list)
         paths: dict[str, list[tuple[str, tuple[int, str]]]] = defaultdict(list)
         for row in _rows_near(tx, condition, (me.channel, me.name, tx.now), places):
             here = tree is None or row["tree"] in ("", tree)
-            if not here and not rules.is_machine(row["at"]):
+            if not here and not claim_paths.is_machine(row["at"]):
                 continue
             self._rows[row["id"]] = row
             path = patterns.normalize(row["named"]) if row["at"] == ANYWHERE else row["named"]
@@ -197,25 +200,25 @@ class _Near:
                 self._files[row["file"]].append(row["id"])
         self._paths = {scope: Stems(found) for scope, found in paths.items()}
 
-    def meeting(self, place: Place, effort: Effort, *, is_file: bool) -> Iterator[Row]:
+    def meeting(self, place: ClaimTarget, effort: StepBudget, *, is_file: bool) -> Iterator[Row]:
         """Claims that meet the place, the oldest first: by path or, for a file that moved, by its identity."""
         met = set(self._files.get(place.file, ()))
         try:
             met.update(self._met(place, "file" if is_file else kind_of(place.file), effort))
-        except Exhausted:
+        except BudgetExceeded:
             raise TooLarge(
                 f"'{place.path}' and what comes with it is too much to compare with all claims on the channel: name "
                 "fewer paths at once, and fewer wildcards"
             ) from None
         return (self._rows[number] for number in sorted(met))
 
-    def _met(self, place: Place, kind: Kind, effort: Effort) -> Iterator[int]:
+    def _met(self, place: ClaimTarget, kind: Kind, effort: StepBudget) -> Iterator[int]:
         for scope, path in _spellings(place):
             if scope not in self._paths:
                 continue
             for number, claimed in self._paths[scope].near(_stem(path), effort):
                 row = self._rows[number]
-                if rules.is_machine(scope) and not _by_machine(row, place):
+                if claim_paths.is_machine(scope) and not _by_machine(row, place):
                     continue
                 its = "file" if row["edit"] else kind_of(row["file"])
                 if _meet(scope, claimed, path, (its, kind), effort):
@@ -223,7 +226,7 @@ class _Near:
 
 
 def _rows_near(
-    tx: Transaction, condition: str, values: tuple[str | float, ...], places: Sequence[Place]
+    tx: Transaction, condition: str, values: tuple[str | float, ...], places: Sequence[ClaimTarget]
 ) -> Iterator[Row]:
     """Claims that may meet one of the places, and some more: each of their spellings, `named` in scope `at`."""
     wanted: dict[str, list[str]] = defaultdict(list)
@@ -242,7 +245,7 @@ def _rows_near(
         *begins,
         *values,
         *values,
-        f"{rules.MACHINE}%",
+        f"{claim_paths.MACHINE}%",
         int(any(not place.scope for place in places)),
     )
     files = sorted({place.file for place in places} - {"", FOLDER})
@@ -260,7 +263,7 @@ _NEAR = "(SUBSTR(w.begins, 1, LENGTH({stem})) = {stem} OR SUBSTR({stem}, 1, LENG
 """Whether one begins with the other: else no path has both."""
 
 
-def _by_machine(row: Row, place: Place) -> bool:
+def _by_machine(row: Row, place: ClaimTarget) -> bool:
     """Whether they are compared by where they lie on their machine.
 
     That is for what lies in no repository, and for what an edit claimed in another one. Within
@@ -269,7 +272,7 @@ def _by_machine(row: Row, place: Place) -> bool:
     return "" in (row["scope"], place.scope) or (row["edit"] and row["scope"] != place.scope)
 
 
-def _spellings(place: Place) -> tuple[tuple[str, str], ...]:
+def _spellings(place: ClaimTarget) -> tuple[tuple[str, str], ...]:
     return (place.scope, place.path), *place.above, (ANYWHERE, place.path)
 
 
@@ -289,12 +292,12 @@ def kind_of(file: str) -> Kind:
     return "folder" if file == FOLDER else "file" if file else ""
 
 
-def _meet(scope: str, one: str, other: str, kinds: tuple[Kind, Kind], effort: Effort) -> bool:
+def _meet(scope: str, one: str, other: str, kinds: tuple[Kind, Kind], effort: StepBudget) -> bool:
     """Whether two places of one scope have something in common.
 
     Capitals make no difference: some file systems do not tell them apart.
     """
-    if scope == "" and (rules.is_resource(one) or rules.is_resource(other)):
+    if scope == "" and (claim_paths.is_resource(one) or claim_paths.is_resource(other)):
         return one == other
     folded = one.casefold(), other.casefold()
     return patterns.overlap(one, other, effort, kinds=kinds) or (
@@ -312,12 +315,12 @@ def _owner_present(tx: Transaction, owner: Address) -> bool:
 
 
 @verb("release", repeatable=False)
-def release(tx: Transaction, me: Me, places: Places | None) -> list[Place]:
+def release(tx: Transaction, me: Me, places: Places | None) -> list[ClaimTarget]:
     """Release some of `me`'s claims, or all (None); returns those that were held.
 
     Raises `ClaimOfOther` for a place only somebody else holds; nothing is released then.
     """
-    rules.check_place_count(len(places or ()))
+    claim_paths.check_place_count(len(places or ()))
     held = (
         [place for place in map(_as_place, places) if _holds(tx, me, place)] if places is not None else _all_of(tx, me)
     )
@@ -327,12 +330,12 @@ def release(tx: Transaction, me: Me, places: Places | None) -> list[Place]:
     return held
 
 
-def force_release(tx: Transaction, me: Address, places: Places, reason: str) -> list[tuple[str, Place]]:
+def force_release(tx: Transaction, me: Address, places: Places, reason: str) -> list[tuple[str, ClaimTarget]]:
     """End claims of anybody on these very places; returns (owner, place) of each.
 
     Whoever calls this owes the owners an explanation.
     """
-    rules.check_place_count(len(places))
+    claim_paths.check_place_count(len(places))
     ended = []
     for place in map(_as_place, places):
         for owner in _owners(tx, me.channel, place):
@@ -342,11 +345,11 @@ def force_release(tx: Transaction, me: Address, places: Places, reason: str) -> 
     return ended
 
 
-def _as_place(place: Place | tuple[str, str]) -> Place:
-    return Place(*place)
+def _as_place(place: ClaimTarget | tuple[str, str]) -> ClaimTarget:
+    return ClaimTarget(*place)
 
 
-def _all_of(tx: Transaction, me: Address) -> list[Place]:
+def _all_of(tx: Transaction, me: Address) -> list[ClaimTarget]:
     rows = tx.all(
         "SELECT scope, path FROM claims WHERE channel = ? AND owner = ? AND expires > ? "
         "GROUP BY scope, path ORDER BY MIN(id)",
@@ -354,10 +357,10 @@ def _all_of(tx: Transaction, me: Address) -> list[Place]:
         me.name,
         tx.now,
     )
-    return [Place(r["scope"], r["path"]) for r in rows]
+    return [ClaimTarget(r["scope"], r["path"]) for r in rows]
 
 
-def _delete(tx: Transaction, owner: Address, place: Place) -> None:
+def _delete(tx: Transaction, owner: Address, place: ClaimTarget) -> None:
     tx.run(
         "DELETE FROM claims WHERE channel = ? AND scope IN (?, ?) AND path = ? AND owner = ?",
         owner.channel,
@@ -368,14 +371,14 @@ def _delete(tx: Transaction, owner: Address, place: Place) -> None:
     )
 
 
-def _holds(tx: Transaction, me: Address, place: Place) -> bool:
+def _holds(tx: Transaction, me: Address, place: ClaimTarget) -> bool:
     owners = _owners(tx, me.channel, place)
     if owners and me.name not in owners:
         raise ClaimOfOther(place.path, owners[0], me.name)
     return bool(owners)
 
 
-def _owners(tx: Transaction, channel: str, place: Place) -> list[str]:
+def _owners(tx: Transaction, channel: str, place: ClaimTarget) -> list[str]:
     """Who holds this very place. Sessions found dead on the way are ended, and their claims with them."""
     rows = tx.all(
         "SELECT DISTINCT owner FROM claims WHERE channel = ? AND scope IN (?, ?) AND path = ? AND expires > ? "
@@ -400,7 +403,7 @@ def list_claims(tx: Transaction, channel: Channel) -> list[Claim]:
 
 def prune(tx: Transaction) -> int:
     """Drop claims whose time is over; returns how many."""
-    tx.run("DELETE FROM refusals WHERE at < ?", tx.now - rules.REFUSAL_LASTS)
+    tx.run("DELETE FROM refusals WHERE at < ?", tx.now - claim_paths.REFUSAL_LASTS)
     return _end_expired(tx)
 
 

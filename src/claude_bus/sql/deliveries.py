@@ -12,10 +12,11 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Annotated
 
-from .. import rows as answers
-from .. import rules, text
-from ..model import Address, DeliveryState, File, HandOver, Message, Process, Waiting
-from . import attachments, listeners, mailboxes
+from .. import documents as answers
+from .. import fence, limits, text, waking
+from ..model.identity import Address, Process
+from ..model.messages import DeliveryState, File, HandOver, Message, Waiting
+from . import attachments, columns, listeners, mailboxes
 from .arguments import Local, Me, MessageIds, SessionKey
 from .mailboxes import UNREAD
 from .transaction import Held, Row, Transaction
@@ -65,7 +66,7 @@ def hand_over(
         take_back(tx, me, tx.caller.held, prints=via == PRINTED)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     below = EARLIER if news_only else EARLIER + 1
-    limit, max_chars = rules.at_most(limit, rules.MAX_AT_ONCE), rules.at_most(max_chars, rules.MAX_ANSWER)
+    limit, max_chars = limits.clamp(limit, limits.MAX_AT_ONCE), limits.clamp(max_chars, limits.MAX_ANSWER)
     rows = tx.all(
         f"SELECT m.id, {SIZE} AS size, d.attempts, d.retained FROM deliveries d JOIN messages m ON m.id = d.message "
         f"WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} AND d.state = 'queued' AND d.retained < ? "
@@ -76,7 +77,7 @@ def hand_over(
         limit + 1,
     )
     unread = _first(tx, rows[:limit], me, max_chars)
-    count = _answered(unread, max_chars) if at_least_one else len(text.fitting(unread, text.SAMPLE_LABEL, max_chars))
+    count = _answered(unread, max_chars) if at_least_one else len(fence.fitting(unread, fence.SAMPLE_LABEL, max_chars))
     handed = tuple(unread[:count])
     total = _count_queued(tx, me, "retained < ?", below)
     next_id = rows[count]["id"] if count < len(rows) else 0
@@ -319,7 +320,7 @@ def _news(rows: Sequence[Row]) -> list[Row]:
 
 def _ringing(news: Sequence[Row]) -> list[Row]:
     """Those that are a reason to wake a session."""
-    return [r for r in news if rules.rings(r["kind"], bool(r["broadcast"]), bool(r["urgent"]), r["hops"])]
+    return [r for r in news if waking.rings(r["kind"], bool(r["broadcast"]), bool(r["urgent"]), r["hops"])]
 
 
 def continues(tx: Transaction, me: Address) -> bool:
@@ -330,7 +331,7 @@ def continues(tx: Transaction, me: Address) -> bool:
         me.channel,
         me.name,
         EARLIER,
-        rules.MAX_HOPS,
+        waking.MAX_HOPS,
     )
     return row is not None
 
@@ -358,17 +359,17 @@ def ring(tx: Transaction, client: SessionKey, *, idle: bool, owed: bool = False)
     same_batch = any(each["id"] <= row["rung_upto"] for each in news)
     rings = row["rings"] if same_batch else 0
     if any(each["id"] > row["rung_upto"] for each in _ringing(news)):  # also behind what the session never reads
-        rings = min(rings, len(rules.RING_AFTER) - 1)
+        rings = min(rings, len(waking.RING_AFTER) - 1)
     since = abs(tx.now - row["rung_at"])
     budget = "woken_by_programs" if mail.by_program else "woken_by_sessions"
-    if not rules.ring_due(rings, since) or rules.wake_wait(row[budget], tx.now, by_program=mail.by_program):
+    if not waking.ring_due(rings, since) or waking.wake_wait(row[budget], tx.now, by_program=mail.by_program):
         return None
     tx.run(
         f"UPDATE bindings SET rung_upto = ?, rung_at = ?, rings = ?, {budget} = ? WHERE client = ?",
         mail.newest,
         tx.now,
         rings + 1,
-        rules.wake_spent(row[budget], tx.now, by_program=mail.by_program),
+        waking.wake_spent(row[budget], tx.now, by_program=mail.by_program),
         client,
     )
     return mail, rings
@@ -412,7 +413,7 @@ def _message(row: Row, me: Address, files: tuple[File, ...]) -> Message:
         content=row["content"],
         kind=row["kind"],
         reply_to=row["reply_to"],
-        tags=rules.load_list(row["tags"]),
+        tags=columns.load_list(row["tags"]),
         urgent=bool(row["urgent"]),
         hops=row["hops"],
         files=files,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..model import Address, Changes, Event
+from ..model.identity import Address
+from ..model.journal import Changes, JournalEntry
 from . import listeners
 from .transaction import Row, Transaction
 from .verbs import verb
@@ -33,7 +34,7 @@ def last(tx: Transaction) -> int:
 
 
 @verb(mode="read")
-def since(tx: Transaction, channel: str | None, after: int, limit: int = _AT_ONCE) -> list[Event]:
+def since(tx: Transaction, channel: str | None, after: int, limit: int = _AT_ONCE) -> list[JournalEntry]:
     """The oldest `limit` events after the one with this id, on one channel or (None) on all."""
     after = _known(tx, after)
     rows = tx.all(
@@ -81,5 +82,5 @@ def prune(tx: Transaction, before: float) -> int:
     return tx.run("DELETE FROM events WHERE ts < ?", before).rowcount
 
 
-def _event(row: Row) -> Event:
-    return Event(row["id"], row["ts"], row["channel"], row["actor"], row["verb"], row["subject"], row["detail"])
+def _event(row: Row) -> JournalEntry:
+    return JournalEntry(row["id"], row["ts"], row["channel"], row["actor"], row["verb"], row["subject"], row["detail"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from .. import rules, text
-from ..model import Address, Claim, Client, Draft, Guard, Place, Verdict
-from ..patterns import Effort
+from .. import claim_paths, claim_text, limits
+from ..model.claims import Claim, ClaimTarget, Guard, Verdict
+from ..model.identity import Address, Client
+from ..model.messages import Draft
+from ..patterns import StepBudget
 from . import bindings, claims, events, messages
 from .arguments import Me, Places, Tree
 from .transaction import Transaction
@@ -12,11 +14,11 @@ from .verbs import verb
 
 
 @verb("edit", repeatable=False)
-def edit(tx: Transaction, client: Client, place: Place, tree: Tree, policy: Guard) -> Verdict:
+def edit(tx: Transaction, client: Client, place: ClaimTarget, tree: Tree, policy: Guard) -> Verdict:
     """Judge an edit of a file in working tree `tree`, and claim the file if nothing stands against it.
 
     With `confirm`, the first edit against a claim is refused, and the same again within
-    `rules.REFUSAL_LASTS` seconds goes through; the holder is told once. A client that is
+    `claim_paths.REFUSAL_LASTS` seconds goes through; the holder is told once. A client that is
     not bound is not guarded.
     """
     binding = bindings.bound(tx, client.key)
@@ -37,24 +39,24 @@ def edit(tx: Transaction, client: Client, place: Place, tree: Tree, policy: Guar
 @verb("standing", mode="read", nameless=True)
 def standing(tx: Transaction, me: Me, places: Places, tree: Tree) -> list[Claim | None]:
     """For each place, which is a file, the exclusive claim of another that stands against `me`, or None."""
-    rules.check_place_count(len(places))
-    return _against(tx, me, [Place(*place) for place in places], tree)
+    claim_paths.check_place_count(len(places))
+    return _against(tx, me, [ClaimTarget(*place) for place in places], tree)
 
 
-def _against(tx: Transaction, me: Address, files: list[Place], tree: str) -> list[Claim | None]:
+def _against(tx: Transaction, me: Address, files: list[ClaimTarget], tree: str) -> list[Claim | None]:
     for file in files:
-        rules.check_place_size(file)
-    effort = Effort(rules.MAX_EFFORT)
+        claim_paths.check_place_size(file)
+    effort = StepBudget(claim_paths.MAX_EFFORT)
     others, sharing = claims.Others(tx, me, files, tree), claims.Sharing(tx, me, files)
     return [others.against(file, effort, shared=sharing.has(file, effort), is_file=True) for file in files]
 
 
-def _claim_for_edit(tx: Transaction, me: Address, place: Place, tree: str) -> None:
+def _claim_for_edit(tx: Transaction, me: Address, place: ClaimTarget, tree: str) -> None:
     """An edit claims its file for a few minutes; a claim the session made itself, or shares, is enough.
 
     Where there are as many as there may be, it claims nothing.
     """
-    if claims.Sharing(tx, me, [place]).has(place, Effort(rules.MAX_EFFORT)):
+    if claims.Sharing(tx, me, [place]).has(place, StepBudget(claim_paths.MAX_EFFORT)):
         return
     own = tx.one(
         "SELECT edit, expires FROM claims WHERE channel = ? AND scope = ? AND path = ? AND owner = ? "
@@ -66,20 +68,20 @@ def _claim_for_edit(tx: Transaction, me: Address, place: Place, tree: str) -> No
         tree,
         tx.now,
     )
-    if own and (not own["edit"] or own["expires"] - tx.now > rules.EDIT_CLAIM / 2):
+    if own and (not own["edit"] or own["expires"] - tx.now > claim_paths.EDIT_CLAIM / 2):
         return
     if not own and not claims.has_room(tx, me):
         return
-    new = Claim(place.path, place.scope, me.name, False, "editing", tx.now + rules.EDIT_CLAIM, edit=True)
+    new = Claim(place.path, place.scope, me.name, False, "editing", tx.now + claim_paths.EDIT_CLAIM, edit=True)
     claims.put(tx, me, place, new, tree)
 
 
-def _confirm(tx: Transaction, me: Address, client: str, place: Place, held: Claim) -> Verdict:
+def _confirm(tx: Transaction, me: Address, client: str, place: ClaimTarget, held: Claim) -> Verdict:
     key = (client, me.channel, held.owner, place.scope, place.path)
     found = tx.one(
         "SELECT told, at FROM refusals WHERE client = ? AND channel = ? AND holder = ? AND scope = ? AND path = ?", *key
     )
-    fresh = found is not None and abs(tx.now - found["at"]) < rules.REFUSAL_LASTS
+    fresh = found is not None and abs(tx.now - found["at"]) < claim_paths.REFUSAL_LASTS
     tx.run(
         "INSERT INTO refusals (client, channel, holder, scope, path, at, told) VALUES (?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (client, channel, holder, scope, path) DO UPDATE SET at = excluded.at, told = excluded.told",
@@ -93,18 +95,18 @@ def _confirm(tx: Transaction, me: Address, client: str, place: Place, held: Clai
     if found["told"]:
         return Verdict("override", held)
     events.append(tx, me, "edit_override", place.path, held.owner)
-    note = Draft((held.owner,), text.override_notice(place.path, held), kind="fyi")
+    note = Draft((held.owner,), claim_text.override_notice(place.path, held), kind="fyi")
     messages.store(tx, me, note)
     return Verdict("override", held)
 
 
 @verb("take_away", repeatable=False)
-def take_away(tx: Transaction, me: Me, places: Places, reason: str) -> list[Place]:
+def take_away(tx: Transaction, me: Me, places: Places, reason: str) -> list[ClaimTarget]:
     """End anybody's claims on these places, telling the owners why. Returns those ended."""
-    rules.check_line(reason, "the reason of a forced release")
+    limits.check_line(reason, "the reason of a forced release")
     ended = claims.force_release(tx, me, places, reason)
     for owner, place in ended:
         if owner != me.name:
-            note = Draft((owner,), text.taken_notice(place.path, reason), kind="fyi")
+            note = Draft((owner,), claim_text.taken_notice(place.path, reason), kind="fyi")
             messages.store(tx, me, note)
     return [place for _, place in ended]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model import Address, DeliveryState, HandOver
+from ..model.identity import Address
+from ..model.messages import DeliveryState, HandOver
 from . import bindings, deliveries, events
 from .transaction import Transaction
 from .verbs import verb

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..model import Address, Process
+from ..model.identity import Address, Process
 from .arguments import Listener, Me, SessionKey
 from .transaction import Row, Transaction
 from .verbs import Rows, verb

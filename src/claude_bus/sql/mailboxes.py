@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .. import rules
-from ..model import Address
+from .. import limits, names
+from ..model.identity import Address
 from .transaction import Transaction
 
 UNREAD = "state IN ('queued', 'handed')"
@@ -36,7 +36,7 @@ def check_new(tx: Transaction, who: Address) -> None:
     Names from before this rule go on: they can be resumed, read and written to.
     """
     if not tx.number("SELECT COUNT(*) FROM agents WHERE channel = ? AND name = ? AND registered = 1", *_key(who)):
-        rules.check_new_name(who.name, borne(tx, who.channel))
+        names.check_new_name(who.name, borne(tx, who.channel))
 
 
 def borne(tx: Transaction, channel: str) -> list[str]:
@@ -87,7 +87,7 @@ def deliver(tx: Transaction, message: int, who: Address) -> None:
 
 
 def deliver_retained(tx: Transaction, who: Address) -> None:
-    """A late joiner gets the channel's earlier broadcasts, the newest `rules.MAX_RETAINED`; those that are no news are
+    """A late joiner gets the channel's earlier broadcasts, the newest `limits.MAX_RETAINED`; those that are no news are
     marked so."""
     tx.run(
         "INSERT INTO deliveries (message, channel, recipient, recalled, retained) "
@@ -97,10 +97,10 @@ def deliver_retained(tx: Transaction, who: Address) -> None:
         "ORDER BY m.id DESC LIMIT ? ON CONFLICT DO NOTHING",
         who.channel,
         who.name,
-        tx.now - rules.NEWS,
+        tx.now - limits.NEWS,
         who.channel,
         who.name,
         who.channel,
         tx.now,
-        rules.MAX_RETAINED,
+        limits.MAX_RETAINED,
     )

@@ -6,10 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from .. import rules
+from .. import addresses, drafts, grants, limits, waking
 from ..errors import InvalidInput, NotFound
-from ..model import Address, DeliveryState, Draft, Expectation, Grant, Message, MessageStatus, Receipt, Sent
-from . import attachments, bindings, deliveries, events, listeners, mailboxes
+from ..model.identity import Address
+from ..model.messages import DeliveryState, Draft, Expectation, Message, MessageStatus, Receipt, Sent
+from ..model.tokens import Grant
+from ..names import BROADCASTS
+from . import attachments, bindings, columns, deliveries, events, listeners, mailboxes
 from .arguments import Content, Me
 from .transaction import Row, Transaction
 from .verbs import verb
@@ -47,17 +50,17 @@ def send(tx: Transaction, me: Me, draft: Draft) -> Sent:
 
 def store(tx: Transaction, me: Address, draft: Draft, *, rate: int = 0) -> Sent:
     """`send`, with a rate of its own (0: any number): what the bus itself says in somebody's name is not limited."""
-    rules.check_draft(draft)
+    drafts.check_draft(draft)
     if draft.key and (earlier := _by_key(tx, me, draft.key)):
         return earlier
     if draft.reply_to is not None:
         _require_visible(tx, me, draft.reply_to)
     recipients, broadcast_in = _resolve(tx, me, draft)
-    rules.check_hops(draft.hops)
+    waking.check_hops(draft.hops)
     session = bindings.holder(tx, me)
     if rate and session:
         _check_rate(tx, me, [] if broadcast_in else list(recipients), rate)
-    ts = rules.next_ts(tx.now, tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1"))
+    ts = columns.next_ts(tx.now, tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1"))
     cursor = tx.run(
         "INSERT INTO messages (ts, channel, sender, sender_channel, recipient, broadcast, content, kind, "
         "reply_to, tags, urgent, expires, key, hops, by_program) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -70,7 +73,7 @@ def store(tx: Transaction, me: Address, draft: Draft, *, rate: int = 0) -> Sent:
         draft.content,
         draft.kind,
         draft.reply_to,
-        rules.dump_list(draft.tags),
+        columns.dump_list(draft.tags),
         int(draft.urgent),
         None if draft.ttl is None else tx.now + draft.ttl,
         draft.key or None,
@@ -84,8 +87,8 @@ def store(tx: Transaction, me: Address, draft: Draft, *, rate: int = 0) -> Sent:
         mailboxes.deliver(tx, message, who)
     if draft.reply_to is not None:
         deliveries.acknowledge(tx, me, draft.reply_to, deliveries.HANDED)
-    rings = rules.rings(draft.kind, bool(broadcast_in), draft.urgent, draft.hops)
-    quiet = draft.hops >= rules.MAX_HOPS
+    rings = waking.rings(draft.kind, bool(broadcast_in), draft.urgent, draft.hops)
+    quiet = draft.hops >= waking.MAX_HOPS
     expected = [
         _expect(tx, me, who, hint, rings=rings, quiet=quiet, by_program=not session) for who, hint in recipients.items()
     ]
@@ -95,16 +98,16 @@ def store(tx: Transaction, me: Address, draft: Draft, *, rate: int = 0) -> Sent:
 
 
 def _addressed(to: tuple[str, ...]) -> str:
-    names = ["all" if name.strip() in rules.BROADCASTS else name.strip() for name in to]
+    names = ["all" if name.strip() in BROADCASTS else name.strip() for name in to]
     return ", ".join(names)
 
 
 def _check_rate(tx: Transaction, me: Address, recipients: list[Address], rate: int) -> None:
-    window = (me.channel, me.name, tx.now - rules.RATE_WINDOW, tx.now)
+    window = (me.channel, me.name, tx.now - waking.RATE_WINDOW, tx.now)
     sends = "FROM events e WHERE e.verb = 'send' AND e.channel = ? AND e.actor = ? AND e.ts > ? AND e.ts <= ?"
     all_sent = tx.one(f"SELECT COUNT(*) AS n, MIN(e.ts) AS oldest {sends}", *window)
     assert all_sent
-    rules.check_rate(all_sent["n"], rate, all_sent["oldest"] or tx.now, tx.now, "")
+    waking.check_rate(all_sent["n"], rate, all_sent["oldest"] or tx.now, tx.now, "")
     for who in recipients:
         to_one = tx.one(
             f"SELECT COUNT(*) AS n, MIN(e.ts) AS oldest {sends} AND EXISTS (SELECT 1 FROM deliveries d "
@@ -115,7 +118,7 @@ def _check_rate(tx: Transaction, me: Address, recipients: list[Address], rate: i
         )
         assert to_one
         limit = max(1, rate // 4)
-        rules.check_rate(to_one["n"], limit, to_one["oldest"] or tx.now, tx.now, f" to '{who.name}'")
+        waking.check_rate(to_one["n"], limit, to_one["oldest"] or tx.now, tx.now, f" to '{who.name}'")
 
 
 def _by_key(tx: Transaction, me: Address, key: str) -> Sent | None:
@@ -139,15 +142,15 @@ def _resolve(tx: Transaction, me: Address, draft: Draft) -> tuple[dict[Address, 
     guesses = _Guesses(tx.caller.grant)
     expected: set[str] = set()
     for part in draft.to:
-        target = rules.parse_address(part, me.channel)
+        target = addresses.parse_address(part, me.channel)
         if target.name == "all":
             if broadcast_in and broadcast_in != target.channel:
                 raise InvalidInput("one message can be broadcast on one channel; send once per channel")
             broadcast_in = target.channel
             found.update(dict.fromkeys(_everybody(tx, target.channel, registered=True), ""))
-        elif rules.is_name_glob(target.name):
+        elif addresses.is_name_glob(target.name):
             present = _everybody(tx, target.channel, registered=False)
-            names = rules.select(target.name, [a.name for a in present])
+            names = addresses.matching_names(target.name, [a.name for a in present])
             if not [n for n in names if Address(n, target.channel) != me]:
                 raise InvalidInput(f"no agent matches {part!r}; agents() lists who is here")
             found.update({Address(n, target.channel): "" for n in names})
@@ -156,7 +159,7 @@ def _resolve(tx: Transaction, me: Address, draft: Draft) -> tuple[dict[Address, 
             found.setdefault(who, hint)
     found.pop(me, None)
     for channel in expected:
-        rules.check_expected_count(mailboxes.expected(tx, channel), channel)
+        addresses.check_expected_count(mailboxes.expected(tx, channel), channel)
     if not found and not broadcast_in:
         raise InvalidInput("that is yourself: name another recipient, or use set_state to keep a note")
     return found, broadcast_in
@@ -198,7 +201,7 @@ class _Guesses:
 
     def __init__(self, grant: Grant) -> None:
         self._grant = grant
-        self._left = rules.MAX_GUESSES
+        self._left = addresses.MAX_GUESSES
 
     def hint(self, tx: Transaction, target: Address) -> str:
         if not self._left:
@@ -212,16 +215,16 @@ class _Guesses:
             target.name,
             target.channel,
         )
-        there = next((r["channel"] for r in rows if rules.permits_channel(self._grant, r["channel"])), None)
+        there = next((r["channel"] for r in rows if grants.permits_channel(self._grant, r["channel"])), None)
         return f"that name is on channel '{there}': '{target.name}@{there}'" if there else ""
 
     def _similar(self, tx: Transaction, target: Address) -> str:
         known = tx.all(
             "SELECT name FROM agents WHERE channel = ? AND last_seen > 0 ORDER BY last_seen DESC, name LIMIT ?",
             target.channel,
-            rules.MAX_CANDIDATES,
+            addresses.MAX_CANDIDATES,
         )
-        guess = rules.similar(target.name, (r["name"] for r in known))
+        guess = addresses.closest_name(target.name, (r["name"] for r in known))
         return f"did you mean '{guess}'?" if guess else ""
 
 
@@ -244,7 +247,7 @@ def _expect(
     if holder.status == "working" and holder.hooked:
         return Expectation(name, "working", hint=hint)
     if holder.bell and rings:
-        wait = rules.wake_wait(holder.woken[by_program], tx.now, by_program=by_program)
+        wait = waking.wake_wait(holder.woken[by_program], tx.now, by_program=by_program)
         return Expectation(
             name, "waking", hint=hint or (f"in up to {math.ceil(wait)}s: it was woken often" if wait else "")
         )
@@ -260,7 +263,7 @@ def _expect_of_absent(tx: Transaction, who: Address, name: str, hint: str) -> Ex
         who.name,
     )
     seen = row["last_seen"] if row else 0.0
-    if row and row["program"] and 0 <= tx.now - seen < rules.PROGRAM_PRESENT:
+    if row and row["program"] and 0 <= tx.now - seen < limits.PROGRAM_PRESENT:
         return Expectation(name, "inbox", seen, hint)
     return Expectation(name, "offline" if seen else "unknown", seen, hint)
 
@@ -284,21 +287,21 @@ def _require_visible(tx: Transaction, me: Address, message: int) -> Row:
 def status(tx: Transaction, me: Me, message_id: int) -> MessageStatus:
     """How far a message is with each recipient; only its sender and readers may ask.
 
-    The first `rules.MAX_AT_ONCE` recipients by name; the others are counted.
+    The first `limits.MAX_AT_ONCE` recipients by name; the others are counted.
     """
     row = _require_visible(tx, me, message_id)
     _look_after(tx, message_id)
     receipts = tx.all(
-        "SELECT * FROM deliveries WHERE message = ? ORDER BY channel, recipient LIMIT ?", message_id, rules.MAX_AT_ONCE
+        "SELECT * FROM deliveries WHERE message = ? ORDER BY channel, recipient LIMIT ?", message_id, limits.MAX_AT_ONCE
     )
     replies = tx.all(
         f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE m.reply_to = ? AND {_VISIBLE} "
         "ORDER BY m.id DESC LIMIT ?",
         message_id,
         *_visible_to(me),
-        rules.MAX_REPLIES,
+        limits.MAX_REPLIES,
     )
-    ids = sorted(reply["id"] for reply in replies[: rules.carried(reply["size"] for reply in replies)])
+    ids = sorted(reply["id"] for reply in replies[: limits.fit_count(reply["size"] for reply in replies)])
     found = deliveries.by_id(tx, ids)
     return MessageStatus(
         id=row["id"],
@@ -314,7 +317,7 @@ def status(tx: Transaction, me: Me, message_id: int) -> MessageStatus:
 
 def _others(tx: Transaction, message: int, shown: list[Row]) -> Iterator[tuple[DeliveryState, int]]:
     """The recipients that are not among those shown, counted by state."""
-    if len(shown) < rules.MAX_AT_ONCE:
+    if len(shown) < limits.MAX_AT_ONCE:
         return
     those = Counter(row["state"] for row in shown)
     for row in tx.all(
@@ -330,7 +333,7 @@ def _look_after(tx: Transaction, message: int) -> None:
     for row in tx.all(
         "SELECT channel, recipient FROM deliveries WHERE message = ? AND state = 'handed' LIMIT ?",
         message,
-        rules.MAX_AT_ONCE,
+        limits.MAX_AT_ONCE,
     ):
         who = Address(row["recipient"], row["channel"])
         bindings.holder(tx, who)
@@ -358,7 +361,7 @@ def history(
     values: list[str | int] = [since, before, before, *_visible_to(me)]
     if search:
         where.append("mentions(m.content, ?)")
-        values.append(rules.check_search(search))
+        values.append(drafts.check_search(search))
     if thread is not None:
         ids = _thread(tx, thread)
         where.append(f"m.id IN ({', '.join('?' * len(ids))})")
@@ -367,9 +370,9 @@ def history(
         f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE {' AND '.join(where)} "
         "ORDER BY m.id DESC LIMIT ?",
         *values,
-        rules.at_most(limit, rules.MAX_AT_ONCE),
+        limits.clamp(limit, limits.MAX_AT_ONCE),
     )
-    ids = sorted(row["id"] for row in rows[: rules.carried(row["size"] for row in rows)])
+    ids = sorted(row["id"] for row in rows[: limits.fit_count(row["size"] for row in rows)])
     found = deliveries.by_id(tx, ids)
     return deliveries.messages_of(tx, [found[message] for message in ids], me)
 

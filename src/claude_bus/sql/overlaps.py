@@ -6,14 +6,15 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
-from .. import patterns, rules
-from ..model import Address, Overlap, Place
-from ..patterns import Effort, Exhausted, Stems
-from . import bindings
+from .. import claim_paths, patterns
+from ..model.claims import ClaimTarget
+from ..model.identity import Address, Overlap
+from ..patterns import BudgetExceeded, Stems, StepBudget
+from . import bindings, columns
 from .claims import kind_of
 from .transaction import Transaction
 
-_Footprints = Mapping[str, Collection[Place | tuple[str, str]]]
+_Footprints = Mapping[str, Collection[ClaimTarget | tuple[str, str]]]
 
 
 def of(tx: Transaction, me: Address) -> tuple[Overlap, ...]:
@@ -22,13 +23,13 @@ def of(tx: Transaction, me: Address) -> tuple[Overlap, ...]:
     return all_of(prints, {me.name}).get(me.name, ())
 
 
-def footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[Place]]:
+def footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[ClaimTarget]]:
     """The places that each of these agents owns or claims."""
-    prints: dict[str, set[Place]] = {name: set() for name in names}
+    prints: dict[str, set[ClaimTarget]] = {name: set() for name in names}
     for row in tx.all("SELECT name, owns, repository, cwd FROM agents WHERE channel = ? AND owns != '[]'", channel):
         below = "" if row["repository"] or not row["cwd"] else f"{row['cwd']}/"
-        for glob in rules.load_list(row["owns"]):
-            place = Place("", glob) if glob.startswith("/") else Place(row["repository"], below + glob)
+        for glob in columns.load_list(row["owns"]):
+            place = ClaimTarget("", glob) if glob.startswith("/") else ClaimTarget(row["repository"], below + glob)
             prints.get(row["name"], set()).add(place._replace(path=patterns.normalize(place.path)))
     above: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for row in tx.all(
@@ -41,8 +42,8 @@ def footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[
     for row in tx.all(
         "SELECT id, scope, path, owner, file FROM claims WHERE channel = ? AND expires > ?", channel, tx.now
     ):
-        if row["scope"] or not rules.is_resource(row["path"]):
-            place = Place(row["scope"], row["path"], row["file"], tuple(above[row["id"]]))
+        if row["scope"] or not claim_paths.is_resource(row["path"]):
+            place = ClaimTarget(row["scope"], row["path"], row["file"], tuple(above[row["id"]]))
             prints.get(row["owner"], set()).add(place)
     return prints
 
@@ -50,15 +51,15 @@ def footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[
 def all_of(prints: _Footprints, names: set[str]) -> dict[str, tuple[Overlap, ...]]:
     """With whom each of these overlaps, and where: of two patterns that meet the plain one, or else the other's.
 
-    Whatever people own, this takes so many steps and not more (`rules.MAX_EFFORT`), and says
+    Whatever people own, this takes so many steps and not more (`claim_paths.MAX_EFFORT`), and says
     not more than so many characters: what is not found by then is left out. It informs, and
     decides nothing.
     """
-    effort = Effort(rules.MAX_EFFORT)
+    effort = StepBudget(claim_paths.MAX_EFFORT)
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     everybody = _Prints(prints)
-    with contextlib.suppress(Exhausted):
-        for me, place in sorted((name, Place(*place)) for name in names for place in prints.get(name, ())):
+    with contextlib.suppress(BudgetExceeded):
+        for me, place in sorted((name, ClaimTarget(*place)) for name in names for place in prints.get(name, ())):
             for other, shown in everybody.met(me, place, effort):
                 effort.spend(len(shown))
                 found[me][other].add(shown)
@@ -72,15 +73,15 @@ class _Prints:
     """All footprints, to be found by what their paths begin with."""
 
     def __init__(self, prints: _Footprints) -> None:
-        found: dict[str, list[tuple[str, tuple[str, Place, str]]]] = defaultdict(list)
-        for name, place in ((name, Place(*place)) for name, places in prints.items() for place in places):
+        found: dict[str, list[tuple[str, tuple[str, ClaimTarget, str]]]] = defaultdict(list)
+        for name, place in ((name, ClaimTarget(*place)) for name, places in prints.items() for place in places):
             for scope, path in ((place.scope, place.path), *place.above):
                 found[scope].append((patterns.stem(path), (path, place, name)))
         self._paths = {scope: Stems(paths) for scope, paths in found.items()}
 
-    def met(self, me: str, place: Place, effort: Effort) -> Iterator[tuple[str, str]]:
+    def met(self, me: str, place: ClaimTarget, effort: StepBudget) -> Iterator[tuple[str, str]]:
         """(name, where) of everybody else's that meet the place, once each."""
-        done: set[tuple[str, Place]] = set()
+        done: set[tuple[str, ClaimTarget]] = set()
         for scope, path in ((place.scope, place.path), *place.above):
             for theirs, other, name in self._near(scope, path, effort):
                 if name == me or (name, other) in done or not _compared(scope, place, other):
@@ -89,12 +90,12 @@ class _Prints:
                     done.add((name, other))
                     yield name, patterns.plain(theirs if patterns.is_glob(path) else path)
 
-    def _near(self, scope: str, path: str, effort: Effort) -> Iterator[tuple[str, Place, str]]:
+    def _near(self, scope: str, path: str, effort: StepBudget) -> Iterator[tuple[str, ClaimTarget, str]]:
         return self._paths[scope].near(patterns.stem(path), effort) if scope in self._paths else iter(())
 
 
-def _compared(scope: str, one: Place, other: Place) -> bool:
+def _compared(scope: str, one: ClaimTarget, other: ClaimTarget) -> bool:
     """Whether the two are compared as what they are in this scope; within one repository only its own paths count."""
-    if rules.is_machine(scope):
+    if claim_paths.is_machine(scope):
         return "" in (one.scope, other.scope)
     return one.scope != other.scope or scope == one.scope

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .. import rules
-from ..model import Address, Binding, Client, HandOver, HookReport, HookResult, Roster, Status
-from . import agents, bindings, deliveries, listeners, mailboxes, overlaps
+from ..model.hooks import HookReport, HookResult
+from ..model.identity import Address, Binding, Client, Roster, Status
+from ..model.messages import HandOver
+from . import agents, bindings, columns, deliveries, listeners, mailboxes, overlaps
 from .arguments import Listener, Owns, Role, SessionKey
 from .transaction import Transaction
 from .verbs import Rows, verb
@@ -71,7 +72,7 @@ def _roster_if_new(tx: Transaction, binding: Binding) -> Roster | None:
         return None
     roster = agents.roster(tx, binding.address)
     told = tx.one("SELECT told FROM bindings WHERE client = ?", binding.client)
-    if told and set(rules.load_list(told["told"])) == set(roster.names):
+    if told and set(columns.load_list(told["told"])) == set(roster.names):
         return None
     bindings.tell_roster(tx, binding.client, roster)
     return roster

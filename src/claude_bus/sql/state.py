@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from .. import rules
+from .. import drafts, limits, state_values
 from ..errors import InvalidInput, VersionConflict
-from ..model import Address, StateEntry
+from ..model.identity import Address
+from ..model.state import StateEntry
 from . import events
 from .arguments import Channel, Content, Listener, Me
 from .transaction import Row, Transaction
@@ -48,13 +49,13 @@ def set_state(
     compare-and-set cannot mistake a new entry for an old one. With `ttl` (seconds)
     the entry vanishes by itself; without, it stays and an earlier ttl ends. `json` says
     that the value is JSON to be given back as such; nothing can be appended to that.
-    A channel has `rules.MAX_KEYS` keys at most, or `TooLarge`.
+    A channel has `state_values.MAX_KEYS` keys at most, or `TooLarge`.
     """
-    rules.check_key(key)
+    state_values.check_key(key)
     if mode not in ("overwrite", "append", "delete"):
         raise InvalidInput(f"unknown mode {mode!r} (use 'overwrite', 'append' or 'delete')")
     if ttl is not None:
-        rules.check_seconds(ttl, "ttl", rules.MAX_TTL)
+        limits.check_seconds(ttl, "ttl", drafts.MAX_TTL)
     entry = _entry(tx, me.channel, key)
     current = entry.version if entry else 0
     if expected_version is not None and expected_version != current:
@@ -66,9 +67,9 @@ def set_state(
     if mode == "append" and (json or (entry and entry.json)):
         raise InvalidInput(f"append adds a line of text, and '{key}' is or would be JSON: overwrite it instead")
     if not entry:
-        rules.check_key_count(_count(tx, me.channel), me.channel)
+        state_values.check_key_count(_count(tx, me.channel), me.channel)
     old = entry.value if entry and mode == "append" else None
-    new = rules.check_value(f"{old}\n{value}" if old else value)
+    new = state_values.check_value(f"{old}\n{value}" if old else value)
     version = _last_version(tx, me.channel, key) + 1
     expires = None if ttl is None else tx.now + ttl
     tx.run(
@@ -158,11 +159,11 @@ def history(tx: Transaction, channel: Channel, key: str, limit: int, before: int
         key,
         before,
         before,
-        rules.at_most(limit, rules.MAX_AT_ONCE),
+        limits.clamp(limit, limits.MAX_AT_ONCE),
     )
     if not sizes:
         return []
-    fitting = sizes[: rules.carried(row["size"] for row in sizes)]
+    fitting = sizes[: limits.fit_count(row["size"] for row in sizes)]
     rows = tx.all(
         "SELECT key, value, json, version, by AS updated_by, at AS updated_at, NULL AS expires FROM state_history "
         "WHERE channel = ? AND key = ? AND version BETWEEN ? AND ? ORDER BY version DESC",
@@ -198,7 +199,7 @@ def list_state(tx: Transaction, channel: Channel, *, prefix: str = "", values: b
     where = "channel = ? AND SUBSTR(key, 1, ?) = ? AND (expires IS NULL OR expires > ?)"
     those = (channel, len(prefix), prefix, tx.now)
     if values:
-        rules.check_values_size(int(tx.number(f"SELECT SUM({_SIZE}) FROM state WHERE {where}", *those)))
+        state_values.check_values_size(int(tx.number(f"SELECT SUM({_SIZE}) FROM state WHERE {where}", *those)))
     value = "value" if values else "NULL AS value"
     rows = tx.all(
         f"SELECT key, {value}, json, version, updated_by, updated_at, expires FROM state WHERE {where} ORDER BY key",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import rules
-from ..model import Address, Grant, Key, Token
-from . import events
+from ..model.identity import Address
+from ..model.tokens import Grant, Key, Token
+from . import columns, events
 from .transaction import Row, Transaction
 from .verbs import verb
 
@@ -30,8 +30,8 @@ def create(
         "INSERT INTO tokens (owner, hash, names, channels, created, expires, in_url) VALUES (?, ?, ?, ?, ?, ?, ?)",
         owner,
         digest,
-        rules.dump_list(names),
-        rules.dump_list(channels),
+        columns.dump_list(names),
+        columns.dump_list(channels),
         tx.now,
         expires,
         int(in_url),
@@ -65,8 +65,8 @@ def keys(tx: Transaction) -> list[Key]:
             row["hash"],
             Grant(
                 row["owner"],
-                rules.load_list(row["names"]),
-                rules.load_list(row["channels"]),
+                columns.load_list(row["names"]),
+                columns.load_list(row["channels"]),
                 row["id"],
                 bool(row["in_url"]),
             ),
@@ -90,8 +90,8 @@ def _token(row: Row) -> Token:
     return Token(
         id=row["id"],
         owner=row["owner"],
-        names=rules.load_list(row["names"]),
-        channels=rules.load_list(row["channels"]),
+        names=columns.load_list(row["names"]),
+        channels=columns.load_list(row["channels"]),
         created=row["created"],
         expires=row["expires"],
         revoked=row["revoked"],

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from ..model import ANYBODY, Address, Grant, Process
+from ..model.identity import Address, Process
+from ..model.tokens import UNRESTRICTED, Grant
 
 Row = Mapping[str, Any]
 Value = str | int | float | None
@@ -40,7 +41,7 @@ class CallerContext:
 
     process: Process = _NOBODY
     """The program that calls: what is handed over is in its hands."""
-    grant: Grant = ANYBODY
+    grant: Grant = UNRESTRICTED
     """Consulted where a verb chooses a name itself. Callers have already checked the names they pass in."""
     held: Held | None = None
     """The hand-overs that a process elsewhere holds; see `deliveries.take_back`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .. import rules
-from . import bindings, calls, claims, events, messages, silence, state
+from .. import limits
+from . import bindings, calls, claims, events, expiry, messages, state
 from .transaction import Transaction
 from .verbs import verb
 
@@ -11,12 +11,12 @@ from .verbs import verb
 @verb()
 def prune(tx: Transaction) -> None:
     """Forget what is past its retention."""
-    before = tx.now - rules.RETENTION
+    before = tx.now - limits.RETENTION
     bindings.reap(tx)
     claims.prune(tx)
-    silence.settle(tx)
+    expiry.settle(tx)
     messages.prune(tx, before)
-    silence.forget(tx)
+    expiry.forget(tx)
     events.prune(tx, before)
     state.prune(tx, before)
     calls.prune(tx)

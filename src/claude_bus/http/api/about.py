@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from ... import __version__
 from ...sql import events
-from ..answers import Json
+from ..responses import Json
 from . import records
 from .caller import Calling
 from .fields import PATH

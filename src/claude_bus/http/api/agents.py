@@ -10,9 +10,9 @@ from fastapi import Query as InQuery
 from pydantic import Field
 from starlette.responses import Response
 
-from ... import rows, rules, spelling
+from ... import claim_paths, documents, limits, spelling
 from ...sql import agents, deliveries
-from ..answers import Json
+from ..responses import Json
 from . import records
 from .caller import PROGRAM, Calling
 from .fields import PATH, Body, Channel, Line, NameInPath, Pattern, Query, Seconds
@@ -30,7 +30,7 @@ class Join(Body):
     channel: Channel = ""
     role: Line = ""
     owns: list[Pattern] | None = Field(
-        default=None, max_length=rules.MAX_OWNS, description="Globs of its files; what it had unless given."
+        default=None, max_length=claim_paths.MAX_OWNS, description="Globs of its files; what it had unless given."
     )
 
 
@@ -46,7 +46,7 @@ async def list_agents(caller: Calling, which: Annotated[Which, InQuery()]) -> Re
     """
     found = await caller.bus.run(agents.listing, caller.channel(which.channel), which.active_within)
     now = time.time()
-    return Json(rows.some([rows.agent(agent, "", now) for agent in found], "agents"))
+    return Json(documents.some([documents.agent(agent, "", now) for agent in found], "agents"))
 
 
 @router.put("/agents/{name}", response_model=records.Joined, responses=refusals(409))
@@ -57,8 +57,8 @@ async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> 
     """
     given = given or Join()
     who = caller.looks(name, given.channel)
-    role = rules.check_line(given.role, "role")
-    owns = None if given.owns is None else rules.check_owns(spelling.paths(given.owns, what="owns"))
+    role = limits.check_line(given.role, "role")
+    owns = None if given.owns is None else claim_paths.check_owns(spelling.paths(given.owns, what="owns"))
     await caller.bus.granted(caller.grant).run(agents.enlist, who, PROGRAM, role, owns)
     mail = await caller.bus.run(deliveries.waiting, who)
     return Json({"name": who.name, "channel": who.channel, "pending_count": mail.count + mail.earlier})

@@ -9,10 +9,11 @@ from typing import Annotated, TypeVar
 from fastapi import Depends
 from starlette.requests import ClientDisconnect, Request
 
-from ... import rules
+from ... import grants, names
 from ...errors import Unauthorized
 from ...local import LocalBus
-from ...model import Address, Grant
+from ...model.identity import Address
+from ...model.tokens import Grant
 from ..hub import never
 from ..service import Service, grant_of
 
@@ -36,12 +37,12 @@ class Caller:
 
     def channel(self, given: str) -> str:
         """The channel, which the caller may use; "" is the server's own."""
-        name = rules.check_name(given or self.service.config.channel, "channel")
-        return rules.require_channel(self.grant, name)
+        name = names.check_name(given or self.service.config.channel, "channel")
+        return grants.require_channel(self.grant, name)
 
     def looks(self, name: str, channel: str) -> Address:
         """The name that the caller looks on behalf of, and may."""
-        return rules.require(self.grant, Address(rules.check_name(name), self.channel(channel)))
+        return grants.require(self.grant, Address(names.check_name(name), self.channel(channel)))
 
     def acts(self, name: str, channel: str) -> tuple[Address, LocalBus]:
         """The name that the caller acts as, and may, and the bus to act on.

@@ -10,10 +10,10 @@ from fastapi import Query as InQuery
 from pydantic import Field
 from starlette.responses import Response
 
-from ... import rows, rules, spelling
-from ...model import Claim, Place
+from ... import claim_paths, documents, spelling
+from ...model.claims import Claim, ClaimTarget
 from ...sql import claims
-from ..answers import Json
+from ..responses import Json
 from . import records
 from .caller import Calling
 from .fields import PATH, Body, Channel, Line, Name, Pattern, Query, Seconds
@@ -21,7 +21,7 @@ from .refusals import refusals
 
 router = APIRouter(prefix=PATH, tags=["claims"])
 
-Paths = Annotated[list[Pattern], Field(min_length=1, max_length=rules.MAX_PLACES)]
+Paths = Annotated[list[Pattern], Field(min_length=1, max_length=claim_paths.MAX_PLACES)]
 
 
 class Which(Query):
@@ -32,7 +32,7 @@ class Wanted(Body):
     name: Name = Field(alias="as")
     channel: Channel = ""
     paths: Paths = Field(description="Paths, globs, or resources such as `port:8080`.")
-    ttl: Seconds = Field(default=1800.0, le=rules.MAX_CLAIM_TTL)
+    ttl: Seconds = Field(default=1800.0, le=claim_paths.MAX_CLAIM_TTL)
     shared: bool = False
     reason: Line = ""
 
@@ -70,26 +70,28 @@ async def release(caller: Calling, given: These | All) -> Response:
     who, bus = caller.acts(given.name, given.channel)
     places = None
     if isinstance(given, These):
-        listed = {Place(c.scope, c.path) for c in await bus.run(claims.list_claims, who.channel) if c.owner == who.name}
+        listed = {
+            ClaimTarget(c.scope, c.path) for c in await bus.run(claims.list_claims, who.channel) if c.owner == who.name
+        }
         places = [place for path in given.paths for place in _listed(path, listed)]
     ended = await bus.run(claims.release, who, places)
     return Json({"released": [place.path for place in ended]})
 
 
-def _places(paths: list[str]) -> list[Place]:
-    return [Place("", rules.check_path(path)) for path in spelling.paths(paths)]
+def _places(paths: list[str]) -> list[ClaimTarget]:
+    return [ClaimTarget("", claim_paths.check_path(path)) for path in spelling.paths(paths)]
 
 
-def _listed(path: str, listed: set[Place]) -> list[Place]:
+def _listed(path: str, listed: set[ClaimTarget]) -> list[ClaimTarget]:
     """The place that is listed under exactly this path, however odd; else those that the path is understood as."""
-    return [Place("", path)] if Place("", path) in listed else _places([path])
+    return [ClaimTarget("", path)] if ClaimTarget("", path) in listed else _places([path])
 
 
 def _answer(found: list[Claim], status: int = 200) -> Response:
     now = time.time()
-    return Json(rows.some([_row(claim, now) for claim in found], "claims"), status)
+    return Json(documents.some([_row(claim, now) for claim in found], "claims"), status)
 
 
 def _row(found: Claim, now: float) -> dict[str, Any]:
-    row = rows.claim(found, found.path, now)
+    row = documents.claim(found, found.path, now)
     return {**row, "scope": found.scope} if found.scope else row

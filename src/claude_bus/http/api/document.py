@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from ..answers import Json
+from ..responses import Json
 from ..service import grant_of
 from .fields import PATH as API
 

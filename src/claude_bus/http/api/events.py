@@ -21,10 +21,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ...errors import BusError, InvalidInput
-from ...model import Event
+from ...model.journal import JournalEntry
 from ...sql import events
-from ..answers import Json
 from ..hub import channel
+from ..responses import Json
 from . import records
 from .caller import Caller, Calling
 from .fields import NUMBER, PATH, Channel, Count, NumberInHeader, Query, Wait
@@ -74,7 +74,7 @@ async def list_events(caller: Calling, which: Annotated[Which, InQuery()]) -> Re
     where = caller.channel(which.channel)
     since = await _within(caller, which.since)
 
-    async def look() -> list[Event]:
+    async def look() -> list[JournalEntry]:
         return await caller.bus.run(events.since, where, since, which.limit)
 
     found = await caller.until(look, which.wait, channel(where))
@@ -127,7 +127,7 @@ async def _stream(caller: Caller, where: str, cursor: int) -> AsyncIterator[Serv
                 await bell.rung(_LOOK_EVERY)
 
 
-def _row(found: Event) -> dict[str, Any]:
+def _row(found: JournalEntry) -> dict[str, Any]:
     version = _VERSION.fullmatch(found.detail) if found.verb.startswith("state_") else None
     return {
         "id": found.id,

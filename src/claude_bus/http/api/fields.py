@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Header, Path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from ... import rules
+from ... import limits, names
 
 PATH = "/v1"
 """Where the API is."""
@@ -60,7 +60,7 @@ class Body(BaseModel):
     @classmethod
     def _few_fields(cls, given: Any) -> Any:
         """With thousands of unknown ones, FastAPI would spend longer on saying which than others should wait."""
-        if isinstance(given, dict) and len(given) > rules.MAX_PROBLEMS:
+        if isinstance(given, dict) and len(given) > limits.MAX_PROBLEMS:
             raise ValueError(f"has {len(given)} fields, most of them unknown")
         return given
 
@@ -86,7 +86,7 @@ Name = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=rules.MAX_NAME,
+        max_length=names.MAX_NAME,
         description="Letters, digits and `. _ - : + ~ #` of any script, beginning with a letter or digit.",
         examples=["ci"],
         json_schema_extra=_documented(f"^{_NAME}$"),
@@ -95,16 +95,16 @@ Name = Annotated[
 Channel = Annotated[
     str,
     Field(
-        max_length=rules.MAX_NAME,
+        max_length=names.MAX_NAME,
         description="The server's own (`BUS_CHANNEL`, else `default`) unless given.",
         json_schema_extra=_documented(f"^(?:{_NAME})?$"),
     ),
 ]
 Line = Annotated[
     str,
-    Field(max_length=rules.MAX_ROLE, description="One printable line.", json_schema_extra=_documented(_PRINTABLE)),
+    Field(max_length=limits.MAX_ROLE, description="One printable line.", json_schema_extra=_documented(_PRINTABLE)),
 ]
-Tag = Annotated[str, Field(max_length=rules.MAX_NAME, json_schema_extra=_documented(_PRINTABLE))]
+Tag = Annotated[str, Field(max_length=names.MAX_NAME, json_schema_extra=_documented(_PRINTABLE))]
 Pattern = Annotated[str, Field(min_length=1, max_length=1000, json_schema_extra=_documented(_PRINTABLE))]
 Text = Annotated[str, Field(json_schema_extra=_documented(r"^[^\x00]*$")), AfterValidator(_without_nul)]
 Id = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]

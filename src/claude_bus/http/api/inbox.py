@@ -9,11 +9,11 @@ from fastapi import Query as InQuery
 from pydantic import Field
 from starlette.responses import Response
 
-from ... import rows, rules
-from ...model import HandOver
+from ... import documents, limits
+from ...model.messages import HandOver
 from ...sql import inboxes
-from ..answers import Json
 from ..hub import mail_for
+from ..responses import Json
 from . import records
 from .caller import PROGRAM, Calling
 from .fields import PATH, Body, Channel, Id, NameInPath, Query, Wait
@@ -43,11 +43,11 @@ async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuer
     bus = caller.bus.looking_as(me, PROGRAM, caller.grant)
 
     async def look() -> HandOver | None:
-        found = await bus.run(inboxes.look, me, limit=given.limit, max_chars=rules.MAX_ANSWER)
+        found = await bus.run(inboxes.look, me, limit=given.limit, max_chars=limits.MAX_ANSWER)
         return found if found.messages else None
 
     found = await caller.until(look, given.wait, mail_for(me))
-    return Json(rows.mail(found or HandOver((), 0)))
+    return Json(documents.mail(found or HandOver((), 0)))
 
 
 @router.post("/agents/{name}/inbox/ack", response_model=records.Acknowledged, responses=refusals(409))

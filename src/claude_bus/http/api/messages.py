@@ -9,11 +9,11 @@ from fastapi import Query as InQuery
 from pydantic import Field
 from starlette.responses import Response
 
-from ... import rows, rules, spelling
+from ... import addresses, documents, drafts, grants, spelling
 from ...errors import InvalidInput
-from ...model import Draft, Kind
+from ...model.messages import Draft, Kind
 from ...sql import messages
-from ..answers import Json
+from ..responses import Json
 from . import records
 from .caller import Calling
 from .fields import PATH, Body, Channel, Count, Id, IdInPath, Line, LineInHeader, Name, Query, Seconds, Tag, Text
@@ -25,15 +25,15 @@ router = APIRouter(prefix=PATH, tags=["messages"])
 class NewMessage(Body):
     sender: Name = Field(alias="from")
     channel: Channel = ""
-    to: str | Annotated[list[str], Field(max_length=rules.MAX_RECIPIENTS)] = Field(
+    to: str | Annotated[list[str], Field(max_length=addresses.MAX_RECIPIENTS)] = Field(
         description="A name, a glob, `name@channel`, `all`, or a list of these.", examples=["backend"]
     )
-    content: str = Field(min_length=1, description=f"At most {rules.MAX_CONTENT_BYTES} bytes of UTF-8.")
+    content: str = Field(min_length=1, description=f"At most {drafts.MAX_CONTENT_BYTES} bytes of UTF-8.")
     kind: Kind = "message"
     reply_to: Id | None = None
-    tags: list[Tag] = Field(default=[], max_length=rules.MAX_TAGS)
+    tags: list[Tag] = Field(default=[], max_length=drafts.MAX_TAGS)
     urgent: bool = False
-    ttl: Seconds | None = Field(default=None, le=rules.MAX_TTL, description="Until it expires, if it is unread then.")
+    ttl: Seconds | None = Field(default=None, le=drafts.MAX_TTL, description="Until it expires, if it is unread then.")
     key: Line = Field(default="", description="Sent once, however often this is repeated with the same key.")
     allow_secret: bool = False
 
@@ -64,11 +64,11 @@ class Asking(Query):
 )
 async def send(caller: Calling, given: NewMessage, idempotency_key: LineInHeader = "") -> Response:
     """Send a message. `recipients` says what to expect of each of them."""
-    draft = rules.check_draft(_draft(given, _key(given.key, idempotency_key)))
+    draft = drafts.check_draft(_draft(given, _key(given.key, idempotency_key)))
     who, bus = caller.acts(given.sender, given.channel)
-    rules.require_recipients(caller.grant, draft.to, who.channel)
+    grants.require_recipients(caller.grant, draft.to, who.channel)
     sent = await bus.run(messages.send, who, draft)
-    return Json(rows.sent(sent), 200 if sent.duplicate else 201)
+    return Json(documents.sent(sent), 200 if sent.duplicate else 201)
 
 
 def _draft(given: NewMessage, key: str) -> Draft:
@@ -107,10 +107,10 @@ async def look_back(caller: Calling, which: Annotated[Which, InQuery()]) -> Resp
         before=which.before,
         limit=which.limit,
     )
-    return Json({"messages": [rows.message(message) for message in found]})
+    return Json({"messages": [documents.message(message) for message in found]})
 
 
 @router.get("/messages/{id}", response_model=records.MessageStatus, responses=refusals(404))
 async def message_status(caller: Calling, id: IdInPath, asking: Annotated[Asking, InQuery()]) -> Response:  # noqa: A002
     """How far the message is with each recipient, and the answers to it. For its sender and its readers."""
-    return Json(rows.status(await caller.bus.run(messages.status, caller.looks(asking.name, asking.channel), id)))
+    return Json(documents.status(await caller.bus.run(messages.status, caller.looks(asking.name, asking.channel), id)))

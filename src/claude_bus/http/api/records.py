@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field, JsonValue
 
-from ...model import DeliveryState, FileState, Kind, Status
+from ...model.identity import Status
+from ...model.messages import DeliveryState, FileState, Kind
 
 
 class About(BaseModel):

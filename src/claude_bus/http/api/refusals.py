@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ...errors import HTTP_STATUS, BusError, InvalidInput, TooLarge
-from ..answers import refusal, refused, unserved
+from ..responses import refusal, refused, unserved
 from .document import methods_at
 
 Responses = dict[int | str, dict[str, Any]]

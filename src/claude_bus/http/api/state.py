@@ -13,12 +13,12 @@ from fastapi import Query as InQuery
 from pydantic import Field, JsonValue
 from starlette.responses import Response
 
-from ... import rows, rules
+from ... import documents, drafts, limits, state_values
 from ...errors import InvalidInput, NotFound
-from ...model import StateEntry
+from ...model.state import StateEntry
 from ...sql import state
-from ..answers import Json
 from ..hub import channel
+from ..responses import Json
 from . import records
 from .caller import Caller, Calling
 from .fields import (
@@ -69,9 +69,9 @@ class Versions(Query):
 class Write(Body):
     name: Name = Field(alias="as")
     channel: Channel = ""
-    value: JsonValue = Field(description=f"Any JSON; at most {rules.MAX_VALUE_BYTES} bytes.")
+    value: JsonValue = Field(description=f"Any JSON; at most {state_values.MAX_VALUE_BYTES} bytes.")
     mode: Literal["overwrite", "append"] = Field(default="overwrite", description="`append` adds a line of text.")
-    ttl: Seconds | None = Field(default=None, le=rules.MAX_TTL, description="Until the entry vanishes by itself.")
+    ttl: Seconds | None = Field(default=None, le=drafts.MAX_TTL, description="Until the entry vanishes by itself.")
     expected_version: Count | None = Field(
         default=None, description="Write only if the entry has this version; 0: only if there is none."
     )
@@ -91,10 +91,10 @@ async def list_state(caller: Calling, which: Annotated[Which, InQuery()]) -> Res
     With `values` all of them; more than a million characters of values are refused. Without, at most 1,000, and about
     a million characters; `more` counts the others, and a longer `prefix` leaves fewer.
     """
-    where, prefix = caller.channel(which.channel), rules.check_line(which.prefix, "prefix")
+    where, prefix = caller.channel(which.channel), limits.check_line(which.prefix, "prefix")
     found = await caller.bus.run(state.list_state, where, prefix=prefix, values=which.values)
     if not which.values:
-        return _answer(found, lambda entries: rows.some(entries, "state"))
+        return _answer(found, lambda entries: documents.some(entries, "state"))
     return _answer(found, lambda entries: {"state": entries})
 
 
@@ -102,7 +102,7 @@ async def list_state(caller: Calling, which: Annotated[Which, InQuery()]) -> Res
 async def get_state(caller: Calling, key: KeyInPath, given: Annotated[Read, InQuery()]) -> Response:
     """One entry, or with `after_version` whatever there is when it has changed."""
     where = caller.channel(given.channel)
-    found = await latest(caller, where, rules.check_key(key), given)
+    found = await latest(caller, where, state_values.check_key(key), given)
     if found.value is None and given.after_version is None:
         raise NotFound(f"there is no state '{key}' on channel '{where}'", key=key)
     return _answer([found], lambda entries: entries[0], version=found.version)
@@ -134,7 +134,7 @@ async def state_history(caller: Calling, key: KeyInPath, given: Annotated[Versio
     fewer than `limit`.
     """
     where = caller.channel(given.channel)
-    found = await caller.bus.run(state.history, where, rules.check_key(key), given.limit, given.before)
+    found = await caller.bus.run(state.history, where, state_values.check_key(key), given.limit, given.before)
     return _answer(found, lambda entries: {"history": entries})
 
 
@@ -150,8 +150,8 @@ async def set_state(
     version = await bus.run(
         state.set_state,
         who,
-        rules.check_key(key),
-        rules.check_value(value),
+        state_values.check_key(key),
+        state_values.check_value(value),
         expected_version=expected,
         mode=given.mode,
         ttl=given.ttl,
@@ -170,7 +170,9 @@ async def delete_state(
     """Delete an entry; its history stays."""
     expected = _expected(given.expected_version, if_match, "")
     who, bus = caller.acts(given.name, given.channel)
-    version = await bus.run(state.set_state, who, rules.check_key(key), "", mode="delete", expected_version=expected)
+    version = await bus.run(
+        state.set_state, who, state_values.check_key(key), "", mode="delete", expected_version=expected
+    )
     if not version:
         raise NotFound(f"there is no state '{key}' on channel '{who.channel}'", key=key)
     return _written(key, version)
@@ -215,9 +217,9 @@ def _answer(found: list[StateEntry], within: Callable[[list[Any]], Any], version
     """Entries as JSON. A value that others stored, and that is nested too deeply for this, comes as text."""
     headers = {} if version is None else {"ETag": f'"{version}"'}
     try:
-        return Json(within([rows.entry(entry) for entry in found]), headers=headers)
+        return Json(within([documents.entry(entry) for entry in found]), headers=headers)
     except RecursionError:
-        return Json(within([rows.entry(replace(entry, json=False)) for entry in found]), headers=headers)
+        return Json(within([documents.entry(replace(entry, json=False)) for entry in found]), headers=headers)
 
 
 def _written(key: str, version: int) -> Response:

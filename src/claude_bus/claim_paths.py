@@ -1,0 +1,132 @@
+"""Paths that are claimed or owned: their one spelling and their limits. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .errors import InvalidInput
+from .limits import MAX_PATH_BYTES, check_line
+from .model.claims import ClaimTarget
+from .patterns import is_glob, normalize, plain, wildcards
+
+MAX_OWNS = 100
+"""Globs that one name owns."""
+MAX_PATH = 1_000
+"""Characters of a path as somebody writes it, to claim or to own it."""
+MAX_GLOB = 500
+"""Characters of a path with wildcards."""
+MAX_WILDCARDS = 10
+MAX_PLACES = 200
+"""Paths in one request."""
+MAX_CLAIMS = 1_000
+"""Claims of one name."""
+MAX_GLOB_CLAIMS = 100
+"""And as many with wildcards."""
+MAX_CHANNEL_CLAIMS = 5_000
+"""Claims on one channel, of all together."""
+MAX_CHANNEL_GLOB_CLAIMS = 500
+MAX_EFFORT = 200_000
+"""Steps that one verb spends on comparing patterns, see `patterns.StepBudget`: each takes about a microsecond."""
+MAX_PATH_ON_DISK = 32_768
+"""Characters of a path that some system can have, with detours; no edit goes to a longer one."""
+MAX_ABOVE = 8
+"""Repositories that one lies in."""
+MAX_CLAIM_TTL = 30 * 86_400.0
+EDIT_CLAIM = 300.0
+"""Seconds for which an edit claims its file."""
+REFUSAL_LASTS = 600.0
+"""Seconds within which an edit that was refused goes through when it is repeated."""
+
+
+def check_owns(globs: Sequence[str] | None) -> tuple[str, ...] | None:
+    """What an agent says that it owns, each one printable line; None for what it said before."""
+    if globs is None:
+        return None
+    if len(globs) > MAX_OWNS:
+        raise InvalidInput(f"owns has {len(globs)} globs, the limit is {MAX_OWNS}: name the folders that they are in")
+    return tuple(check_glob(check_line(glob, "owns", MAX_PATH), "owns") for glob in globs)
+
+
+def check_glob(pattern: str, what: str) -> str:
+    """A pattern that costs little to compare with others."""
+    if not is_glob(plain(pattern, "")):
+        return pattern
+    if len(pattern) > MAX_GLOB:
+        raise InvalidInput(
+            f"{what}: {pattern[:80]!a} has {len(pattern)} characters, the limit for one with wildcards is {MAX_GLOB}: "
+            "name the folder that it is in"
+        )
+    count = wildcards(pattern)
+    if count > MAX_WILDCARDS:
+        raise InvalidInput(
+            f"{what}: {pattern[:80]!a} has {count} wildcards, the limit is {MAX_WILDCARDS}: name the folder that it is "
+            "in, or several paths"
+        )
+    return pattern
+
+
+_RESOURCE = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]+:(?![/\\])\S*")
+
+
+def is_resource(path: str) -> bool:
+    """`port:8080`, `gpu:0`, `branch:main`: a thing to hold that is no path.
+
+    One letter before the colon is a drive, and `x://` an address of something else.
+    """
+    return _RESOURCE.fullmatch(path) is not None
+
+
+def check_path(path: str) -> str:
+    """A claimable pattern in its one spelling, or `InvalidInput`."""
+    if not path or len(path) > MAX_PATH or not path.isprintable():
+        raise InvalidInput(
+            f"path must be a printable path, glob or resource name of 1 to {MAX_PATH} characters; several go in a list"
+        )
+    if is_resource(path):
+        return path
+    return check_glob(normalize(path) or ".", "path")
+
+
+MACHINE = "host:"
+"""Begins the scope of an absolute path on one machine."""
+
+
+def is_machine(scope: str) -> bool:
+    """Whether the paths of this scope are absolute ones of one machine."""
+    return scope.startswith(MACHINE)
+
+
+def check_place(place: ClaimTarget) -> None:
+    """A place as it is stored: what a folder before it made longer may be longer than what somebody wrote."""
+    check_place_size(place)
+    for scope, path in ((place.scope, place.path), *place.above):
+        check_line(scope, "a claim's scope", MAX_PATH_BYTES)
+        check_line(path, "path", MAX_PATH_BYTES)
+        if scope or not is_resource(path):
+            check_glob(path, "path")
+
+
+def check_place_size(place: ClaimTarget) -> None:
+    """Not more spellings than folders above have repositories, and no longer paths than files have."""
+    if len(place.above) > MAX_ABOVE:
+        raise InvalidInput(f"path: {len(place.above)} repositories above one another, the limit is {MAX_ABOVE}")
+    if any(len(text) > 3 * MAX_PATH_BYTES for spelling in (place[:3], *place.above) for text in spelling):
+        raise InvalidInput(f"path must have at most {MAX_PATH_BYTES} characters")
+
+
+def check_place_count(count: int) -> None:
+    """At most as many as one request may name."""
+    if count > MAX_PLACES:
+        raise InvalidInput(
+            f"{count} paths at once, the limit is {MAX_PLACES}: name the folder they are in, a glob, or fewer at a time"
+        )
+
+
+def check_claim_count(count: int, limit: int, of: str, what: str) -> None:
+    """Raise `InvalidInput` for more claims than there may be."""
+    if count > limit:
+        raise InvalidInput(
+            f"that would make {count} {what} {of}, the limit is {limit}: release some, or claim the folder they are "
+            "in. Nothing was claimed"
+        )

@@ -1,0 +1,1 @@
+"""The two earlier systems: their wires, their commands, files of messages."""

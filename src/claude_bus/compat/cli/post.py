@@ -1,0 +1,36 @@
+"""`claude-bus send` where AGENT_BUS_URL names the bus: posts there, and prints what that server answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ... import drafts, limits
+from ...cli.content import content
+from ...cli.settings import agent_bus
+from ...config import AgentBus
+from ...detector import refuse_secrets
+from ...errors import InvalidInput
+from ..client import AgentBusClient
+
+
+def other_bus(options: argparse.Namespace) -> AgentBus | None:
+    """The bus to post to; None if our own is meant: nothing names another, or an option is one that only ours knows."""
+    ours = options.as_name or options.db or options.key or options.urgent or options.file
+    if ours or options.kind != "message" or options.reply_to is not None:
+        return None
+    settings = agent_bus(options)
+    return settings if settings.own else None
+
+
+async def post(options: argparse.Namespace, settings: AgentBus) -> int:
+    """Send one message."""
+    body = limits.check_utf8(content(options), "content", drafts.MAX_CONTENT_BYTES, "send the file's path and sha256")
+    if not body.strip():
+        raise InvalidInput("content is empty: say something")
+    if not options.allow_secret:
+        await refuse_secrets("content", body)
+    async with AgentBusClient(settings) as client:
+        answer = await client.send(options.to, body)
+    print(json.dumps(answer))
+    return 0

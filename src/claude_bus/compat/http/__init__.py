@@ -1,0 +1,1 @@
+"""Their wires, as parts of the served app."""

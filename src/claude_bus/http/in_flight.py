@@ -1,0 +1,124 @@
+"""The requests under way: how many of each token, and ending those whose token ended, or all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+import anyio
+
+from ..errors import BusError, RateLimited, ShuttingDown, Unauthorized
+from ..model.tokens import Grant
+from .token_cache import TokenCache
+
+_LOOK_EVERY = 0.5
+"""Seconds between two looks at whether the tokens of those who wait are still good."""
+_SHORT = 1.0
+"""Seconds for which a request is answered as who came; later its token is looked at again before anything goes out."""
+_LAST_CALL = 3.0
+"""Seconds after which a server that ends gives up on what is not done."""
+
+
+class RequestInFlight:
+    """One request under way. `may_be_cut`: at any time, as whoever asked loses nothing by it that asking again does not
+    bring; any other is finished even if nobody waits for the answer."""
+
+    def __init__(self, grant: Grant, *, may_be_cut: bool) -> None:
+        self.grant = grant
+        self.may_be_cut = may_be_cut
+        self.scope = anyio.CancelScope()
+        self.ended: BusError | None = None
+        self._began = anyio.current_time()
+
+    def end(self, error: BusError | None) -> None:
+        """Cut it off; the error is for whoever waits for an answer."""
+        self.ended = error
+        self.scope.cancel()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it went on for so long that its token must be looked at again."""
+        return anyio.current_time() > self._began + _SHORT
+
+
+class InFlight:
+    """All requests under way; at most `limit` of each token (or, where none is needed, of all); 0: any number."""
+
+    def __init__(self, gate: TokenCache, limit: int) -> None:
+        self._gate = gate
+        self._limit = limit
+        self._all: set[RequestInFlight] = set()
+        self._counts: Counter[int] = Counter()
+        self._ending = False
+        self._nobody = anyio.Event()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @contextlib.contextmanager
+    def visit(self, grant: Grant, *, may_be_cut: bool) -> Iterator[RequestInFlight]:
+        """A request that begins and ends with the context. Raises `RateLimited` if there are too many, or `Ending`."""
+        self._check(grant)
+        visit = RequestInFlight(grant, may_be_cut=may_be_cut)
+        self._all.add(visit)
+        self._counts[grant.token] += 1
+        try:
+            yield visit
+        finally:
+            self._all.discard(visit)
+            self._counts[grant.token] -= 1
+            self._counts += Counter()  # forgets those that have none
+            if self._ending and not self._all:
+                self._nobody.set()
+
+    def _check(self, grant: Grant) -> None:
+        if self._ending:
+            raise _ending()
+        if self._limit and self._counts[grant.token] >= self._limit:
+            whose = f"'{grant.owner}' has" if grant.token else "there are"
+            raise RateLimited(
+                f"{whose} {self._limit} requests under way, which is the limit (BUS_CONNECTIONS): end one of them, "
+                "or try again",
+                retry_after=1,
+            )
+
+    async def check(self, visit: RequestInFlight) -> None:
+        """Look again whether the token of a request is good; if it is not, the request is cut off."""
+        if not await self._gate.still(visit.grant):
+            visit.end(_revoked())
+
+    async def run(self) -> None:
+        """Cut off whoever waits with a token that ended, for as long as the server runs."""
+        while True:
+            await anyio.sleep(_LOOK_EVERY)
+            grants = {visit.grant.token: visit.grant for visit in self._all if visit.may_be_cut}
+            for grant in grants.values():
+                await self._look(grant)
+
+    async def _look(self, grant: Grant) -> None:
+        if await self._gate.still(grant):
+            return
+        for visit in [each for each in self._all if each.may_be_cut and each.grant.token == grant.token]:
+            visit.end(_revoked())
+
+    async def end(self) -> None:
+        """The server ends: whoever waits is told, what was begun may be finished, but not for long."""
+        self._ending = True
+        for visit in [each for each in self._all if each.may_be_cut]:
+            visit.end(_ending())
+        if self._all:
+            with anyio.move_on_after(_LAST_CALL):
+                await self._nobody.wait()
+        for visit in self._all:
+            visit.end(_ending("; what was asked for may have been done"))
+
+
+def _revoked() -> Unauthorized:
+    return Unauthorized(
+        "the token was revoked or expired while the request was under way; what it asked for may have been done"
+    )
+
+
+def _ending(more: str = "") -> ShuttingDown:
+    return ShuttingDown(f"the server is about to end{more}; try again in a moment", retry_after=1)

@@ -1,0 +1,106 @@
+"""The door: whether a request is addressed to this server, and not from a page that a browser was led to.
+
+What is no proper request ends its connection: whoever passed it on may have seen another
+end of it than we do, and what follows on the connection might be a part of it.
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..errors import BusError, InvalidInput, Unauthorized
+from .hosts import Allowed
+from .responses import refusal
+from .token_cache import TokenCache
+
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_CALLS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_ASKED = ["Authorization", "Content-Type", "Last-Event-ID", "Mcp-Session-Id", "Mcp-Protocol-Version", "Mcp-Method"]
+_TOLD = ["Mcp-Session-Id", "Retry-After"]
+
+
+class OriginCheck:
+    """ASGI middleware: checks Host, Origin and Sec-Fetch-Site, before anybody asks for a token."""
+
+    def __init__(self, app: ASGIApp, *, gate: TokenCache, allowed: Allowed) -> None:
+        self._app = app
+        self._gate = gate
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._check(scope)
+        except BusError as error:
+            answer = refusal(error)
+            if isinstance(error, InvalidInput):
+                answer.headers["Connection"] = "close"
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _check(self, scope: Scope) -> None:
+        if not scope["path"].startswith("/"):
+            raise InvalidInput("this server is no proxy: ask for a path, such as /healthz")
+        headers = Headers(scope=scope)
+        _check_length(scope["http_version"], headers)
+        open_to_all = await self._gate.is_open()
+        host = self._allowed.check_host(_only(headers, "host"), open_to_all=open_to_all)
+        origin = _only(headers, "origin") if "origin" in headers else None
+        scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
+        self._allowed.check_page(host, scheme, origin, headers.get("sec-fetch-site"))
+        if open_to_all:
+            _check_direct(scope["http_version"], headers)
+
+
+def _check_direct(version: str, headers: Headers) -> None:
+    """Raise `Unauthorized` for what a proxy passed on, as far as it shows: its port is open to more than this machine.
+
+    nginx says nothing of whom it speaks for unless told to; but before 1.29.7 it speaks
+    HTTP/1.0 unless told to, which the clients of today do not. Later ones do not show.
+    """
+    way_out = "make a token first, with `claude-bus token create NAME` where the bus is served"
+    if any(name in headers for name in _FORWARDED):
+        raise Unauthorized(f"this came through a proxy, so others than this machine's users may call: {way_out}")
+    if version == "1.0":
+        raise Unauthorized(
+            "this is HTTP/1.0, as proxies speak it that let others than this machine's users call: "
+            f"{way_out}; or use HTTP/1.1"
+        )
+
+
+def _check_length(version: str, headers: Headers) -> None:
+    """Raise `InvalidInput` where two who read a request might disagree on where it ends (RFC 9112, 6.1)."""
+    if not version.startswith("1."):
+        raise InvalidInput("this server speaks HTTP/1.1")
+    if "transfer-encoding" in headers and ("content-length" in headers or version == "1.0"):
+        raise InvalidInput("a request says once how long its body is: with Content-Length, or in HTTP/1.1 in chunks")
+
+
+def _only(headers: Headers, name: str) -> str:
+    """The one value of a header that must not be there twice."""
+    values = headers.getlist(name)
+    if len(values) != 1:
+        raise InvalidInput(f"a request has one {name.capitalize()} header, this has {len(values)}")
+    return values[0]
+
+
+def cors(allowed: Allowed) -> list[Middleware]:
+    """What answers the questions of browsers for pages of the configured origins; nothing if there are none."""
+    if not allowed.origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=sorted(map(str, allowed.origins)),
+            allow_methods=_CALLS,
+            allow_headers=_ASKED,
+            expose_headers=_TOLD,
+            allow_private_network=True,
+        )
+    ]

@@ -1,0 +1,78 @@
+"""Checks of the values in a call from elsewhere: every text and every number has a rule.
+
+Texts are stored, and others, models among them, are shown them as one line without a
+fence. So each is one printable line of at most so many characters, unless its type
+(`sql.arguments`) or the table below says that it is fenced where it is shown, or not shown
+at all. A field that is added to a record has the strict rule until somebody gives it another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .. import drafts, limits, quoting
+from ..errors import InvalidInput
+from ..model.claims import ClaimTarget
+from ..model.hooks import HookReport
+from ..model.identity import Client, Folder
+from ..model.messages import Draft, File
+from ..sql.arguments import Checked, FewMessages, Line
+
+Rule = Line | Checked | FewMessages
+
+STRICT = Line(1_000)
+"""The rule of a text that has no other."""
+_PATH = Line(limits.MAX_PATH_BYTES)
+_LARGEST = 2**53
+"""The largest number of which every program means the same."""
+
+_FIELDS: Mapping[type, Mapping[str, Rule]] = {
+    # Its texts are fenced, or are checked where drafts of all doors are.
+    Draft: dict.fromkeys(("to", "content", "kind", "tags", "key"), Checked()),
+    File: dict.fromkeys(("path", "sha256", "host", "state"), Checked()),
+    Folder: dict.fromkeys(("cwd", "root", "repository", "branch"), _PATH),
+    HookReport: {"doing": Line(limits.MAX_DOING), **dict.fromkeys(("proven", "lost", "recalled"), FewMessages())},
+    ClaimTarget: dict.fromkeys(("scope", "path"), _PATH),
+}
+"""The rules of records' fields, where these are not the strict one."""
+
+
+def as_shown(client: Client) -> Client:
+    """The client, its folder in a spelling that is one line. A folder may be called anything, and its session join."""
+    parts = {field.name: _shown(getattr(client.folder, field.name)) for field in dataclasses.fields(Folder)}
+    return dataclasses.replace(client, folder=Folder(**parts))
+
+
+def _shown(part: str) -> str:
+    fits = part.isprintable() and len(part) <= limits.MAX_PATH_BYTES
+    return part if fits else quoting.one_line(part, limits.MAX_PATH_BYTES)
+
+
+def check(name: str, value: Any, rule: Rule = STRICT) -> None:
+    """Raise `InvalidInput` for a text or a number that no claude-bus sends. `name` is the parameter's or field's."""
+    if isinstance(rule, Checked):
+        return
+    if isinstance(value, str):
+        limits.check_line(value, name, rule.most if isinstance(rule, Line) else STRICT.most)
+    elif isinstance(value, int | float):
+        if not (math.isfinite(value) and abs(value) <= _LARGEST):
+            raise InvalidInput(f"{name} is no number that can be stored")
+    elif fields := dict(_fields(value)):
+        for field, part in fields.items():
+            check(field, part, _FIELDS.get(type(value), {}).get(field, STRICT))
+    elif isinstance(value, tuple | list):
+        if isinstance(rule, FewMessages):
+            drafts.check_message_count(len(value))
+        for item in value:
+            check(name, item, rule)
+
+
+def _fields(value: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a record by their names; nothing for what is not one."""
+    if dataclasses.is_dataclass(value):
+        yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+        yield from value._asdict().items()

@@ -1,0 +1,1 @@
+"""The records of the bus: plain, immutable, without behaviour beyond showing themselves."""

@@ -1,0 +1,126 @@
+"""Who takes part: addresses, processes, clients, agents, and which agent a session is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["working", "idle", "waiting", "offline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Who: a name within a channel."""
+
+    name: str
+    channel: str
+
+    def seen_from(self, channel: str) -> str:
+        """The shortest spelling that works for somebody on `channel`."""
+        return self.name if channel == self.channel else f"{self.name}@{self.channel}"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A running process, told apart from a later one that got the same pid."""
+
+    host: str
+    """Where the pid means this process: the running kernel and the PID namespace, see `processes.Domain`."""
+    pid: int
+    started: float
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}:{self.started:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where a session works."""
+
+    cwd: str = ""
+    root: str = ""
+    """Top of the working tree, or `cwd` where there is none."""
+    repository: str = ""
+    """What all clones and worktrees of one repository share; empty outside of one."""
+    branch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A program that takes part, as it presents itself when it attaches."""
+
+    key: str
+    """Identifies the client's process, among those of all machines and containers: by its inbox socket, else by
+    its pid and start time."""
+    process: Process
+    folder: Folder = Folder()
+    session_id: str = ""
+    """The client's conversation id; `/clear` changes it."""
+    program: str = "claude-code"
+    session: str = ""
+    """For a subagent: the key of the session it belongs to, and ends with."""
+    listed: str = ""
+    """What it is listed as before it registers; "" for a name made from its folder."""
+    hooked: bool = False
+    """Its hooks are known to bring it mail; without them it reads when it calls inbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Files that another present agent owns or claims as well."""
+
+    name: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A named participant, with what is known of its presence."""
+
+    name: str
+    channel: str
+    role: str
+    owns: tuple[str, ...]
+    registered: bool
+    """False: present under a name made from its folder, not yet joined."""
+    status: Status
+    last_seen: float
+    joined: float
+    cwd: str
+    branch: str
+    client: str
+    doing: str = ""
+    """First words of its last prompt, if it shares them."""
+    overlaps: tuple[Overlap, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Which agent a running session is."""
+
+    client: str
+    address: Address
+    registered: bool
+    session_id: str
+    process: Process
+    status: Status
+    role: str = ""
+    bell: bool = False
+    """Whether the session can be woken."""
+    prompt_id: str = ""
+    """The turn that a hook event reported last; empty where none ever came."""
+    hooked: bool = True
+    """Hooks bring it its mail."""
+    woken: tuple[float, float] = (0.0, 0.0)
+    """Until when its wakes are spent, for mail of sessions and for mail of programs; see `waking.wake_wait`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Who else is here, as one line tells it."""
+
+    peers: tuple[tuple[str, Status], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.peers)

@@ -1,0 +1,47 @@
+"""Tokens, and what they permit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a caller over HTTP may do: be one of these names, on these channels. Patterns, as in `fnmatch`."""
+
+    owner: str = ""
+    """Whose token it is; "" where none is needed."""
+    names: tuple[str, ...] = ("*",)
+    channels: tuple[str, ...] = ("*",)
+    token: int = 0
+    """Its id; 0 where none is needed."""
+    in_url: bool = False
+    """It may stand in an address, and is for the two wires only."""
+
+
+UNRESTRICTED = Grant()
+"""What a caller may do who needs no token: be anybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as it is listed: never the secret itself."""
+
+    id: int
+    owner: str
+    names: tuple[str, ...]
+    channels: tuple[str, ...]
+    created: float
+    expires: float | None
+    revoked: float | None
+    in_url: bool = False
+    """See `Grant.in_url`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A valid token as a door knows it: by the digest of its secret."""
+
+    digest: str
+    grant: Grant
+    expires: float | None

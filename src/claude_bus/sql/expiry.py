@@ -1,0 +1,89 @@
+"""Names that nobody has heard of for long: what waits for them does not wait for ever.
+
+A name is heard of when its session or program does anything, if only to look. Mail waits
+for a name that was ever a session's, or that somebody wrote to, for `limits.SILENCE` at
+least; a program that comes by its cursor over one of the wires has the broadcasts of
+`limits.READER_SILENCE`: one request with a mistyped name makes such a reader.
+"""
+
+from __future__ import annotations
+
+from .. import limits
+from ..model.identity import Address
+from . import deliveries, events
+from .mailboxes import UNREAD
+from .transaction import Transaction
+
+WIRES = ("recv/send", "messages/ack")
+"""What those are listed with who use the wires of the two earlier systems."""
+
+_SILENT = (
+    "last_seen < ? AND NOT EXISTS (SELECT 1 FROM bindings b WHERE b.channel = agents.channel AND b.agent = agents.name)"
+)
+_NO_SESSION = "session_id = '' AND cwd = ''"
+_ON_A_WIRE = f"({_NO_SESSION} AND client IN (?, ?))"
+
+
+def settle(tx: Transaction) -> None:
+    """Programs that have been silent for too long leave, and mail that waited for too long for somebody expires."""
+    if not in_use(tx):
+        return
+    readers, all_ = tx.now - limits.READER_SILENCE, tx.now - limits.SILENCE
+    _leave(tx, _names(tx, f"registered = 1 AND {_ON_A_WIRE} AND {_SILENT}", *WIRES, readers))
+    _leave(tx, _names(tx, f"registered = 1 AND {_NO_SESSION} AND {_SILENT}", all_))
+    for who in _names(tx, f"{_ON_A_WIRE} AND {_SILENT}", *WIRES, readers):
+        _expire(tx, who, readers, broadcasts_only=True)
+    for who in _names(tx, _SILENT, all_):
+        _expire(tx, who, all_)
+
+
+def in_use(tx: Transaction) -> bool:
+    """Whether the bus has been in use for a week, as the journal has it.
+
+    If not, silence says nothing: nobody was there to be heard, or the clock is wrong, and was
+    right when everybody was heard of.
+    """
+    earliest, latest = tx.now - limits.RETENTION, tx.now - limits.IN_USE
+    return tx.one("SELECT 1 FROM events WHERE ts BETWEEN ? AND ? LIMIT 1", earliest, latest) is not None
+
+
+def forget(tx: Transaction) -> int:
+    """Drop the rows of names that were no session's, have left or never came, and have no mail; returns how many."""
+    unused = " AND ".join(
+        f"NOT EXISTS (SELECT 1 FROM {table} x WHERE x.channel = agents.channel AND x.{column} = agents.name)"
+        for table, column in (("deliveries", "recipient"), ("claims", "owner"))
+    )
+    return sum(
+        tx.run(f"DELETE FROM agents WHERE registered = 0 AND {which} AND {_SILENT} AND {unused}", *values).rowcount
+        for which, values in (
+            (_ON_A_WIRE, (*WIRES, tx.now - limits.READER_SILENCE)),
+            (_NO_SESSION, (tx.now - limits.SILENCE,)),
+        )
+    )
+
+
+def _names(tx: Transaction, where: str, *values: str | float) -> list[Address]:
+    rows = tx.all(f"SELECT channel, name FROM agents WHERE {where} ORDER BY channel, name", *values)
+    return [Address(row["name"], row["channel"]) for row in rows]
+
+
+def _leave(tx: Transaction, gone: list[Address]) -> None:
+    """Broadcasts are no longer kept for these."""
+    for who in gone:
+        tx.run("UPDATE agents SET registered = 0 WHERE channel = ? AND name = ?", who.channel, who.name)
+        events.append(tx, who, "leave", detail="not heard of for long")
+
+
+def _expire(tx: Transaction, who: Address, before: float, *, broadcasts_only: bool = False) -> None:
+    """What was sent to them before, and is unread, will not be read. In no living process's hands, that is."""
+    deliveries.recover(tx, who)
+    tx.run(
+        f"UPDATE deliveries SET state = 'expired', expired_at = ? WHERE {UNREAD} AND state = 'queued' "
+        "AND channel = ? AND recipient = ? AND EXISTS "
+        "(SELECT 1 FROM messages m WHERE m.id = deliveries.message AND m.ts < ? AND m.broadcast >= ?)",
+        tx.now,
+        who.channel,
+        who.name,
+        before,
+        int(broadcasts_only),
+    )
