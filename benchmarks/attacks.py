@@ -29,7 +29,7 @@ from serving import running
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from expensive_requests import LEGACY, Target, api, attacks, mcp, rpc, wires
+from tests.support.expensive_requests import LEGACY, Target, api, attacks, mcp, rpc, wires
 
 SHOWN = 25
 

@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
-from e2e.claude_e2e import Sandbox, Tui  # noqa: E402
-from e2e.fake_anthropic import FakeAnthropic  # noqa: E402
+from tests.e2e.claude_e2e import Sandbox, Tui  # noqa: E402
+from tests.e2e.fake_anthropic import FakeAnthropic  # noqa: E402
 
 _CALL = re.compile(r"^(\S+) .*mcp_tool calling plugin:\S+/")
 _ANSWER = re.compile(r"^(\S+) .*(?:Hook output|Successfully parsed)")

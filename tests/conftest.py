@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from api_under_test import Program, Serving, new_channel, serving
-from environment_under_test import Uv, checkout
-from sessions_under_test import Party
-from store_under_test import Store
+from tests.support.api_client import Program, Serving, new_channel, serving
+from tests.support.plugin_environment import Uv, checkout
+from tests.support.sessions import Party
+from tests.support.store import Store
 
 settings.register_profile("patient", deadline=None)  # machines are shared: how long an example takes says nothing
 settings.load_profile("patient")

@@ -23,9 +23,9 @@ from claude_bus.errors import InvalidInput, SecretRefused
 from claude_bus.mcp import tools
 from claude_bus.model.messages import Draft
 from claude_bus.sql import state
-from likely_secrets import ORDINARY, SECRETS
-from processes_under_test import environment
-from sessions_under_test import Party, say
+from tests.support.likely_secrets import ORDINARY, SECRETS
+from tests.support.processes import environment
+from tests.support.sessions import Party, say
 
 TOKEN = SECRETS["github classic"]
 

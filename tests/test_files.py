@@ -25,9 +25,9 @@ from claude_bus.model.messages import Draft, File, Message
 from claude_bus.offload import Aside
 from claude_bus.session.session import Session
 from claude_bus.sql import messages
-from processes_under_test import PATIENCE, environment
-from sessions_under_test import Party, batch_hook, carried, prompt_hook, say, stop_hook
-from store_under_test import Store
+from tests.support.processes import PATIENCE, environment
+from tests.support.sessions import Party, batch_hook, carried, prompt_hook, say, stop_hook
+from tests.support.store import Store
 
 pytestmark = pytest.mark.anyio
 LABEL = "abc123"

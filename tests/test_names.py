@@ -11,8 +11,8 @@ from claude_bus import addresses, names
 from claude_bus.errors import InvalidInput
 from claude_bus.model.identity import Address
 from claude_bus.sql import agents
-from sessions_under_test import Party, prompt_hook
-from store_under_test import Store
+from tests.support.sessions import Party, prompt_hook
+from tests.support.store import Store
 
 WORDS = {
     "Hindi": "हिन्दी",

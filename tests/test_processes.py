@@ -15,7 +15,7 @@ from claude_bus import processes
 from claude_bus.limits import FOREIGN_HOST_SILENCE
 from claude_bus.model.identity import Process
 from claude_bus.processes import Domain, Patience, is_alive, this_process
-from processes_under_test import PATIENCE, Wire, environment, wire
+from tests.support.processes import PATIENCE, Wire, environment, wire
 
 NOW = 1_000_000.0
 LATELY, LONG_AGO = NOW - FOREIGN_HOST_SILENCE + 1, NOW - FOREIGN_HOST_SILENCE - 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from processes_under_test import PATIENCE, environment
+from tests.support.processes import PATIENCE, environment
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups are asked for")

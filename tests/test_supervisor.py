@@ -17,7 +17,7 @@ import pytest
 from claude_bus import supervisor
 from claude_bus.mcp import hooks
 from claude_bus.mcp.tools import TOOLS
-from processes_under_test import PATIENCE, Peer, Wire, answer, environment, eventually, suspend
+from tests.support.processes import PATIENCE, Peer, Wire, answer, environment, eventually, suspend
 
 
 class Supervised(Wire):
@@ -60,7 +60,7 @@ class Mortal(Supervised):
     """A supervisor whose servers are stand-ins: the first `lives` of them die of a request, `fatal`."""
 
     def __init__(self, log: Path, lives: int, fatal: str) -> None:
-        command = f"[{sys.executable!r}, '-m', 'mortal_server', '{lives}', {fatal!r}]"
+        command = f"[{sys.executable!r}, '-m', 'tests.support.mortal_server', '{lives}', {fatal!r}]"
         self.program = ("-c", f"from claude_bus.supervisor import supervise; supervise({command})")
         self._log = log
         super().__init__(log)

@@ -14,7 +14,7 @@ from claude_bus import worktree
 from claude_bus.errors import InvalidInput
 from claude_bus.model.identity import Folder
 from claude_bus.worktree import folder, place, shown
-from working_trees import git, repository
+from tests.support.working_trees import git, repository
 
 ORIGIN = "https://example.org/team/shop.git"
 

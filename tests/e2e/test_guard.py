@@ -14,7 +14,7 @@ import pytest
 
 from claude_bus import worktree
 from claude_bus.sql import claims
-from working_trees import git, repository
+from tests.support.working_trees import git, repository
 
 from . import reading
 from .claude_e2e import Sandbox

@@ -12,8 +12,8 @@ import pytest
 
 from claude_bus import processes
 from claude_bus.claude_settings import hooks_of
-from mcp_callers import Caller, ModernCaller
-from served_bus import Served, served
+from tests.support.mcp_clients import Caller, ModernCaller
+from tests.support.served_bus import Served, served
 
 from . import reading
 from .claude_e2e import Sandbox, Tui
@@ -117,7 +117,7 @@ def test_a_message_from_the_model(start: StartHttpSession, server: Served, backe
 
 def test_a_session_that_ended_is_offline(start: StartHttpSession, db: Path, backend: Peer, box: Sandbox) -> None:
     """A client closes nothing when it ends; its stream is, and some time after it nobody has the name."""
-    with served(db, program="gated_server", GATE_AFTER_STREAM="3") as server:
+    with served(db, program="tests.support.gated_server", GATE_AFTER_STREAM="3") as server:
         add(box, server)
         frontend = start("frontend")
         frontend.exit()

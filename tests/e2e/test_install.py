@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from environment_under_test import ROOT, Uv, checkout, has_environment
+from tests.support.plugin_environment import ROOT, Uv, checkout, has_environment
 
 from . import reading
 from .claude_e2e import Sandbox, Tui, oldest_binary

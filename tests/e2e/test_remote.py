@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from processes_under_test import eventually
-from served_bus import Served, served
-from tokens_under_test import token
+from tests.support.processes import eventually
+from tests.support.served_bus import Served, served
+from tests.support.tokens import token
 
 from . import reading
 from .claude_e2e import Sandbox

@@ -1,6 +1,6 @@
 """The fault campaign: sessions on one bus while their processes are killed, and a judge of what became of it.
 
-`python -m faults --seed 7 --rounds 100 --kills 10000`, with `src` and `tests` on the path; Linux only. In each
+`python -m tests.faults --seed 7 --rounds 100 --kills 10000`, with `src` and `tests` on the path; Linux only. In each
 round several scripted sessions (`client`) run real servers on one bus file, send, read, write state, claim, rename,
 leave. Meanwhile processes are killed at any moment and at the worst ones (`doom`), stopped, locked out, left without
 disk, checkpointed under, and given a clock that jumps (`hazards`). Some of the sessions are elsewhere: a served bus

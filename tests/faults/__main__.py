@@ -1,4 +1,4 @@
-"""`python -m faults`: run a campaign, say what happened; exit status 1 if a promise was broken."""
+"""`python -m tests.faults`: run a campaign, say what happened; exit status 1 if a promise was broken."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _on_small_disk(seed: int) -> int:
     work = disk.with_suffix(".work")
     work.mkdir()
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
-    again = [sys.executable, "-m", "faults", *sys.argv[1:], "--seed", str(seed)]
+    again = [sys.executable, "-m", "tests.faults", *sys.argv[1:], "--seed", str(seed)]
     command = ["unshare", *user, "--mount", "sh", "-c", _MOUNT, str(disk), *again]
     status = os.spawnvpe(os.P_WAIT, command[0], command, {**os.environ, _DISK: str(disk)})
     disk.rmdir()

@@ -7,7 +7,7 @@ import socket
 from random import Random
 from typing import get_args
 
-from bad_line import Condition, Line
+from tests.support.bad_connection import Condition, Line
 
 from .stage import Stage
 

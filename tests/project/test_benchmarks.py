@@ -1,0 +1,42 @@
+"""Every benchmark still runs: a few rounds of each. The figures are not looked at here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import PATIENCE
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = sorted(path.stem for path in FOLDER.glob("*.py") if "ArgumentParser" in path.read_text(encoding="utf-8"))
+BASELINES = ["nothing_http", "nothing_server"]
+
+
+def test_every_file_is_a_benchmark_or_a_part_of_one() -> None:
+    """None is forgotten here."""
+    assert sorted([*BENCHMARKS, *BASELINES, "wire"]) == sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_few_rounds_of_each_come_to_their_figures(name: str) -> None:
+    """It ends well, with a line for each figure."""
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=5 * PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"\b\d+(\.\d+)?\b.*\b\d+(\.\d+)?\b", done.stdout)
+
+
+def test_memory_and_idling_are_those_of_both_processes(tmp_path: Path) -> None:
+    """A client starts a supervisor; the bus server below it counts as well."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import bench, pathlib; from wire import Server\n"
+        "with Server(bench.BUS, bench.environment(pathlib.Path(sys.argv[2]))) as server:\n"
+        "    found = bench.processes(server); print(len(found), bench.memory(server) > bench.memory_of(found[0]) * 1.5)"
+    )
+    command = [sys.executable, "-c", code, str(FOLDER), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout == "2 True\n"

@@ -1,0 +1,289 @@
+"""The shape of the code: imports point down, each library has its place, nothing happens at import."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "src" / "claude_bus"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+PURE = (
+    "quoting",
+    "names",
+    "errors",
+    "model",
+    "jsons",
+    "rules",
+    "patterns",
+    "spelling",
+    "text",
+    "config",
+    "rows",
+    "guard",
+    "samples",
+    "session.turn",
+    "session.hook_event",
+)
+"""Values in, values out. Those that a later version adds to belong here as well, or below."""
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    PURE,
+    ("sql", "processes", "worktree", "supervisor", "detector", "claude_settings", "aside"),
+    ("files", "registration"),
+    ("drivers",),
+    ("bus",),
+    ("local", "remote"),
+    ("opening", "surroundings"),
+    ("claude_code", "session"),
+    ("mcp", "http", "cli", "selftest"),
+    ("__main__",),
+)
+"""From the bottom up. A module imports from its own layer and from those before it."""
+
+KNOWN = {("cli", "mcp"), ("cli", "http"), ("http", "mcp")}
+"""Neighbours that know each other after all: the command line starts the servers, the app serves MCP as well."""
+
+PLACES = {
+    "mcp": {"mcp"},
+    "mcp_types": {"mcp"},
+    "pydantic": {"mcp", "http", "remote"},
+    "starlette": {"mcp", "http"},
+    "fastapi": {"http"},
+    "uvicorn": {"http"},
+    "h11": {"http"},
+    "sse_starlette": {"http"},
+    "limits": {"http"},
+    "prometheus_client": {"http"},
+    "httpx2": {"remote"},
+    "aiosqlite": {"drivers"},
+    "psutil": {"processes", "drivers"},
+    "kingfisher_sdk": {"detector"},
+}
+"""Where each library may be known: a renamed major is one area's change."""
+
+
+DISTRIBUTIONS = {
+    "kingfisher_sdk": "kingfisher-secret-scanner",
+    "sse_starlette": "sse-starlette",
+    "prometheus_client": "prometheus-client",
+}
+"""What a library is called where one installs it, if otherwise than where one imports it."""
+
+
+def area(module: str) -> str:
+    return module.split(".", maxsplit=1)[0]
+
+
+def rank(module: str) -> int:
+    found = [n for n, layer in enumerate(LAYERS) if area(module) in layer]
+    assert found, f"{module} has no layer yet: give it one"
+    return found[0]
+
+
+def imports(module: str) -> set[str]:
+    """All that a module imports, anywhere in it: `claude_bus.x` as `.x`, others by their full name."""
+    found: set[str] = set()
+    package = module.split(".")[:-1] if MODULES[module].name != "__init__.py" else module.split(".")
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+            for alias in node.names:
+                target = ".".join([*base, alias.name])
+                found.add("." + (target if target in MODULES else ".".join(base)))
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module))
+    return found
+
+
+def own(module: str) -> set[str]:
+    """The modules of the package that it imports; the package itself only for its version."""
+    return {name.removeprefix(".") for name in imports(module) if name.startswith(".")} - {"", "__init__"}
+
+
+def libraries(module: str) -> set[str]:
+    """The top names of what it imports from elsewhere, without the standard library."""
+    tops = {name.split(".")[0] for name in imports(module) if not name.startswith(".")}
+    return tops - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    """A module knows its own layer and those below it."""
+    if module == "__init__":
+        assert not own(module)
+        return
+    for other in own(module):
+        assert rank(other) <= rank(module), f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if area(name) not in ("__init__", "__main__")])
+def test_neighbours_in_a_layer_do_not_know_each_other(module: str) -> None:
+    """Doors do not import doors; only the pure modules, and those of one folder, build on one another."""
+    for other in own(module):
+        if rank(other) == rank(module) and area(module) not in PURE and area(other) != area(module):
+            assert (area(module), area(other)) in KNOWN, f"{module} imports {other}"
+
+
+def test_no_module_imports_itself_round_a_corner() -> None:
+    """There is no cycle of imports."""
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"cycle: {' -> '.join((*path, module))}"
+        if module not in done:
+            for other in own(module) & MODULES.keys():
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name in PURE])
+def test_rules_are_pure(module: str) -> None:
+    """Standard library only; no clock, no environment, no files, no network, no processes."""
+    assert not libraries(module)
+    outside = {
+        "time",
+        "os",
+        "sys",
+        "io",
+        "socket",
+        "subprocess",
+        "sqlite3",
+        "asyncio",
+        "threading",
+        "random",
+        "secrets",
+    }
+    assert not {name.split(".")[0] for name in imports(module)} & outside
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"open", "print", "input", "datetime.now", "Path.home", "Path.cwd"}, (
+                f"{module}: {called}"
+            )
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if area(name) == "sql"])
+def test_verbs_use_only_what_they_are_given(module: str) -> None:
+    """A verb has its connection, its time and its knowledge of processes from its transaction."""
+    assert not libraries(module)
+    assert not {name.split(".")[0] for name in imports(module)} & {"time", "os", "sqlite3", "asyncio"}
+
+
+@pytest.mark.parametrize("library", PLACES)
+def test_a_library_is_known_in_one_place(library: str) -> None:
+    """So that its next major version is one place's change."""
+    users = {area(module) for module in MODULES if library in libraries(module)}
+
+    assert users <= PLACES[library]
+    assert users
+
+
+def test_all_libraries_are_those_we_declare() -> None:
+    """What is imported is a dependency, and what is a dependency is imported."""
+    import tomllib
+
+    declared = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    names = {line.split(">")[0].split("=")[0].strip() for line in declared["project"]["dependencies"]}
+    used = set().union(*(libraries(module) for module in MODULES))
+
+    assert {DISTRIBUTIONS.get(name, name) for name in used - {"mcp_types"}} == names
+    assert all("<" in line for line in declared["project"]["dependencies"])
+
+
+SQL = ("SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ", "PRAGMA ", "BEGIN IMMEDIATE", "CREATE TABLE")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if area(name) not in ("sql", "drivers")])
+def test_sql_has_a_home(module: str) -> None:
+    """No text of SQL stands outside of the verbs and the drivers."""
+    texts = [n.value for n in ast.walk(TREES[module]) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+
+    assert not [text for text in texts if text.lstrip().startswith(SQL)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_happens_at_import(module: str) -> None:
+    """At its top level a module defines: it opens, reads, starts and asks nothing."""
+    for node in TREES[module].body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+            continue
+        assert isinstance(
+            node,
+            ast.Import
+            | ast.ImportFrom
+            | ast.FunctionDef
+            | ast.AsyncFunctionDef
+            | ast.ClassDef
+            | ast.Assign
+            | ast.AnnAssign
+            | ast.Expr
+            | ast.If,
+        ), f"{module}:{node.lineno}"
+        if isinstance(node, ast.Expr):
+            assert isinstance(node.value, ast.Constant), f"{module}:{node.lineno}"
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            called = {ast.unparse(call.func) for call in ast.walk(node.value) if isinstance(call, ast.Call)}
+            assert not {
+                name for name in called if name.startswith(("os.", "open", "sqlite3.connect", "time.", "socket."))
+            }
+            assert "environ" not in ast.unparse(node.value)
+
+
+_WATCHED = """
+import os, socket, sqlite3, sys
+
+def watch(owner, name):
+    original = getattr(owner, name)
+    def watched(*arguments, **more):
+        caller = sys._getframe(1).f_globals["__name__"]
+        assert not caller.startswith("claude_bus"), f"{caller} used {name} at import"
+        return original(*arguments, **more)
+    setattr(owner, name, watched)
+
+for owner, name in (
+    *((type(os.environ), n) for n in ("__getitem__", "get", "__contains__", "__iter__", "copy")),
+    (os, "getenv"), (os, "getcwd"), (sqlite3, "connect"), (socket.socket, "__init__"), (socket, "gethostname"),
+):
+    watch(owner, name)
+import %s
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE.parent)}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+
+
+def test_importing_everything_asks_and_opens_nothing() -> None:
+    """No module of ours reads the environment, opens a database or a socket while it is imported."""
+    modules = [f"claude_bus.{name}" for name in MODULES if name not in ("__init__", "__main__")]
+
+    done = run(_WATCHED % ", ".join(modules))
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "module", ["cli.main", "cli.commands", "local", "session.session", "session.doorbell", "claude_code"]
+)
+def test_what_the_commands_import_is_light(module: str) -> None:
+    """A command of the CLI, and whatever it needs, starts without MCP, pydantic, HTTP and the secret scanner."""
+    heavy = {"mcp", "pydantic", "mcp_types", "httpx2", "kingfisher_sdk"}
+    done = run(f"import sys, claude_bus.{module}; print(sorted({heavy} & set(sys.modules)))")
+
+    assert done.stdout.strip() == "[]", done.stderr

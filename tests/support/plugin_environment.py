@@ -1,0 +1,199 @@
+"""The environment that launcher and installer make, and what they find on a machine."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from tests.support.processes import PATIENCE, Wire
+
+ROOT = Path(__file__).parents[2]
+LAUNCHER = ROOT / ".claude-plugin"
+PARTS = (".claude-plugin", ".mcp.json", "bin", "commands", "hooks", "src", "requirements.txt", "install_claude_bus.sh")
+
+
+@cache
+def environments() -> Path:
+    """A folder with the environment in it, made once for all tests.
+
+    As on a machine with a uv that does not work: by venv and pip, with packages from the network.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="claude-bus-environments-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    broken_uv(folder / "bin")
+    env = machine({}, first=folder / "bin")
+    command = [sys.executable, "-I", str(LAUNCHER / "environment.py"), str(folder / "made")]
+    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+    return folder / "made"
+
+
+def broken_uv(folder: Path) -> Path:
+    """A folder for PATH with a uv that always fails."""
+    folder.mkdir()
+    (folder / "uv").symlink_to(shutil.which("false") or "/bin/false")
+    return folder
+
+
+def environment() -> Path:
+    """The environment in it."""
+    (found,) = [place for place in environments().iterdir() if place.is_dir()]
+    return found
+
+
+def has_environment(folder: Path) -> None:
+    """Make a folder look as if the environment had been made in it."""
+    shutil.copytree(environments(), folder, symlinks=True)
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of this repository as a user clones it, less what only developers need."""
+    folder.mkdir(parents=True)
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / part)
+    return folder
+
+
+def machine(more: dict[str, str], *, without: tuple[str, ...] = (), first: Path | None = None) -> dict[str, str]:
+    """A user's environment variables: some programs are lacking, a folder is before all others on PATH."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BUS_", "CLAUDE", "PYTHON", "VIRTUAL_ENV"))}
+    path = [place for place in os.get_exec_path() if not any(Path(place, name).exists() for name in without)]
+    return {**inherited, "PATH": os.pathsep.join([str(first)] * bool(first) + path)} | more
+
+
+_UV = """\
+#!{python}
+import os, shutil, subprocess, sys
+from pathlib import Path
+
+arguments = sys.argv[1:]
+with open({log!r}, "a") as log:
+    print(" ".join(arguments), file=log)
+if os.path.exists({offline!r}):
+    sys.exit("error: Failed to fetch: `mcp`: dns error")
+if arguments[0] == "venv":
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", arguments[-1]], check=True)
+elif {lacks!r} in Path(arguments[arguments.index("-r") + 1]).read_text():
+    sys.exit("No matching distribution")
+else:
+    with open({gate!r}) as gate:
+        gate.read()
+    made = Path(arguments[arguments.index("--python") + 1]).parents[1]
+    shutil.rmtree(made / "lib")
+    shutil.copytree({source!r}, made / "lib", copy_function=os.link)
+"""
+
+
+class Uv:
+    """Stands for uv where a test needs a hand in it: it takes the packages from the environment that was made."""
+
+    def __init__(self, folder: Path, lacks: str = "nothing") -> None:
+        """`lacks` is a package of which there is no wheel here."""
+        self.folder = folder
+        self._log, self._gate = folder / "log", folder / "gate"
+        folder.mkdir()
+        self._log.touch()
+        self._gate.touch()
+        program = folder / "uv"
+        self._offline = folder / "offline"
+        names = {"log": str(self._log), "gate": str(self._gate), "source": str(environment() / "lib"), "lacks": lacks}
+        names["offline"] = str(self._offline)
+        program.write_text(_UV.format(python=sys.executable, **names), encoding="utf-8")
+        program.chmod(0o755)
+
+    def go_offline(self) -> dict[str, str]:
+        """Make as if there was no network; returns variables that keep pip from it as well."""
+        self._offline.touch()
+        nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
+        return {**nowhere, "PIP_RETRIES": "1", "PIP_CONFIG_FILE": os.devnull}  # it names the reason when it retries
+
+    def go_online(self) -> None:
+        self._offline.unlink()
+
+    def close(self) -> None:
+        """From now on installations wait until one lets them go on."""
+        self._gate.unlink()
+        os.mkfifo(self._gate)
+
+    def open(self) -> None:
+        """Let all installations go on, now and later: who makes an environment outlives the session that wanted it."""
+        waiting = os.open(self._gate, os.O_RDWR)
+        self._gate.unlink()
+        self._gate.touch()
+        os.close(waiting)
+
+    @contextlib.contextmanager
+    def installing(self) -> Iterator[None]:
+        """Entered when an installation waits; it goes on afterwards."""
+        end = time.monotonic() + PATIENCE
+        while (gate := self._opened()) is None:
+            assert time.monotonic() < end, f"nothing is installed: {self.calls}"
+            time.sleep(0.02)
+        try:
+            yield
+        finally:
+            os.close(gate)
+
+    def _opened(self) -> int | None:
+        """The gate for writing, which can be had when somebody waits at it."""
+        try:
+            return os.open(self._gate, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return None
+
+    @property
+    def calls(self) -> list[str]:
+        """What it was called with."""
+        return self._log.read_text(encoding="utf-8").splitlines()
+
+
+def user(data: Path, uv: Uv | None = None, **more: str) -> dict[str, str]:
+    """The variables that the client gives the plugin's server; `data` is the plugin's data folder."""
+    first = uv.folder if uv else None
+    given = {"CLAUDE_PLUGIN_DATA": str(data), "BUS_DB": str(data / "bus.db")}
+    return machine(given | more, first=first)
+
+
+def made(data: Path) -> list[Path]:
+    """The environments under the plugin's data, and whatever else of a builder is there."""
+    return sorted(place for place in (data / "environments").iterdir() if place.is_dir())
+
+
+def named(data: Path) -> list[Path]:
+    """Environments under their final names."""
+    return [place for place in made(data) if not place.name.startswith(".")]
+
+
+class Launched(Wire):
+    """A server started by the launcher, or by whatever command."""
+
+    def __init__(self, command: Sequence[str | Path], env: dict[str, str], cwd: Path | None = None) -> None:
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=env, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe)
+        self._ids = iter(range(1, 1_000_000))
+        self._buffer = b""
+
+
+@contextlib.contextmanager
+def launched(plugin: Path, env: dict[str, str], cwd: Path | None = None) -> Iterator[Launched]:
+    """A plugin's server, started as `.mcp.json` tells the client to; killed with the context."""
+    server = Launched([sys.executable, "-I", "-S", plugin / ".claude-plugin" / "launch.py"], env, cwd)
+    try:
+        yield server
+    finally:
+        server.kill()

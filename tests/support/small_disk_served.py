@@ -1,0 +1,229 @@
+"""What a served bus does on a small disk. Run as `python -m tests.support.small_disk_served SCENARIO FOLDER`, see `small_disk`.
+
+Whoever calls it comes through every door there is; each is tried in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.support.mcp_clients import Caller
+from tests.support.processes import PATIENCE, Answer, Wire, eventually, wire
+from tests.support.served_bus import Served, served
+from tests.support.small_disk import ROOM, contents, stuff
+
+Said = tuple[int, str]
+"""What a door answered: the status of HTTP, or for a tool's call 200 (done) or 0 (failed); and its text."""
+
+
+class Doors:
+    """All doors of one served bus, with somebody in front of each: ways to send, and ways to look."""
+
+    def __init__(self, server: Served, elsewhere: Wire) -> None:
+        self._http = httpx2.Client(base_url=server.url, timeout=PATIENCE)
+        self._mcp = Caller(server.url)
+        self._far = elsewhere
+        self.sending: dict[str, Callable[[str], Said]] = {
+            "/send": lambda text: self._ask("POST", "/send", {"from": "agent", "to": "bob", "msg": text}),
+            "/post": lambda text: self._ask("POST", "/post", {"from": "laptop", "to": "bob", "body": text}),
+            "/v1": lambda text: self._ask("POST", "/v1/messages", {"from": "program", "to": "bob", "content": text}),
+            "/mcp": lambda text: _said(self._mcp.call("send", to="bob", content=text)),
+            "/rpc": lambda text: _said(self._far.call("send", to="bob", content=text)),
+        }
+
+    def join(self) -> dict[str, Said]:
+        """What the sessions hear when they register."""
+        opened = self._mcp.post("initialize", **self._mcp.greeting())
+        if opened.status_code != 200:
+            return {"/mcp": (opened.status_code, opened.text), "/rpc": self._far_joins()}
+        self._mcp.adopt(opened.headers["Mcp-Session-Id"])
+        return {"/mcp": _said(self._mcp.call("register", name="mcp")), "/rpc": self._far_joins()}
+
+    def _far_joins(self) -> Said:
+        return _said(self._far.call("register", name="far"))
+
+    def send(self, content: str) -> dict[str, Said]:
+        """What each door answers to a message."""
+        return {door: send(f"{content} by {door} {'x' * 4000}") for door, send in self.sending.items()}
+
+    def send_as_programs(self, content: str) -> dict[str, Said]:
+        """The same, for doors at which one need not be a session."""
+        return {door: self.sending[door](f"{content} by {door}") for door in ("/send", "/post", "/v1")}
+
+    def write(self) -> dict[str, Said]:
+        """What the doors answer to what else is stored."""
+        said = {
+            "/ack": self._ask("POST", "/ack/1", {"reader": "bob"}),
+            "/v1/agents/bob/inbox/ack": self._ask("POST", "/v1/agents/bob/inbox/ack", {"ids": [1]}),
+            "/v1/state/k": self._ask("PUT", "/v1/state/k", {"as": "program", "value": "v" * 9000}),
+            "/v1/claims": self._ask("POST", "/v1/claims", {"as": "program", "paths": ["port:1"], "ttl": 60}),
+        }
+        for door, session in (("/mcp", self._mcp), ("/rpc", self._far)):
+            said[f"{door} set_state"] = _said(session.call("set_state", key="k", value="v" * 9000))
+            said[f"{door} claim"] = _said(session.call("claim", path=f"gpu:{door}"))
+        return said
+
+    def look(self, sessions: Sequence[str] = ("/mcp", "/rpc")) -> dict[str, Said]:
+        """What the doors answer to whoever only looks, and is known."""
+        paths = (
+            *("/recv?to=agent&since=0", "/inbox", "/healthz", "/health", "/metrics"),
+            *("/messages?to=bob", "/messages?unread_by=laptop"),
+            *("/v1/messages?as=program", "/v1/messages/3?as=program", "/v1/agents/program/inbox"),
+            *("/v1/state", "/v1/claims", "/v1/agents", "/v1/events"),
+        )
+        said = {path: self._ask("GET", path) for path in paths}
+        for door in sessions:
+            session = self._mcp if door == "/mcp" else self._far
+            for tool in ("whoami", "list_state", "list_claims", "agents", "history"):
+                said[f"{door} {tool}"] = _said(session.call(tool))
+        return said
+
+    def _ask(self, method: str, path: str, body: object = None) -> Said:
+        found = self._http.request(method, path, json=body) if body else self._http.request(method, path)
+        return found.status_code, found.text
+
+
+def _said(answer: Answer) -> Said:
+    return 0 if answer.failed else 200, answer.text
+
+
+def done(said: dict[str, Said]) -> list[str]:
+    """The doors that did what they were asked."""
+    return [door for door, (status, _) in said.items() if status in (200, 201)]
+
+
+class Small:
+    """A bus on the small disk, served to whoever is elsewhere; its log is where there is room."""
+
+    def __init__(self, folder: Path, running: ExitStack) -> None:
+        self.folder = folder
+        self._running = running
+        self._logs = folder.parent / "logs"
+        self._logs.mkdir()
+        self.server = self._start("0")
+        self._far = running.enter_context(wire(folder / "nobody's.db", BUS_URL=self.server.url))
+
+    def _start(self, port: str) -> Served:
+        return self._running.enter_context(served(self.folder / "bus.db", port=port, logs=str(self._logs)))
+
+    def restart(self) -> None:
+        """Kill what serves it, as nobody can prevent, and start it again at the same place."""
+        self.server.process.kill()
+        self.server.process.wait(PATIENCE)
+        self.server = self._start(self.server.url.rpartition(":")[2])
+
+    def doors(self) -> Doors:
+        return Doors(self.server, self._far)
+
+    def ends_well(self) -> bool:
+        """Whether it ran until it was told to end, and complained of nothing of its own."""
+        self.server.process.terminate()
+        status = self.server.process.wait(PATIENCE)
+        return status in (0, -15) and "Traceback" not in self.server.log.read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def small(folder: Path) -> Iterator[Small]:
+    with ExitStack() as running:
+        yield Small(folder, running)
+
+
+def age(db: Path) -> None:
+    """Nobody was seen for a while: it is due to be noted that they are here."""
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE agents SET last_seen = last_seen - 3600")
+
+
+def full(doors: Doors) -> tuple[list[str], dict[str, Said]]:
+    """Send until nobody can; returns what was accepted, by its first words, and what the doors say then."""
+    accepted: list[str] = []
+    for n in range(1000):
+        said = doors.send(str(n))
+        accepted += [f"{n} by {door}" for door in done(said)]
+        if not done(said):
+            return accepted, said
+    raise AssertionError("the disk is never full")
+
+
+def fill(folder: Path) -> dict[str, Any]:
+    """Send by every door until the disk is full, try them all, make room, send again, read all."""
+    ballast = folder / "ballast"
+    ballast.write_bytes(b"x" * ROOM)
+    with small(folder) as bus:
+        doors = bus.doors()
+        joined = doors.join()
+        doors.send("first")
+        age(folder / "bus.db")
+        accepted, refused = full(doors)
+        more = stuff(folder, "more")
+        seen: dict[str, Any] = {
+            "joined": done(joined),
+            "refused": refused,
+            "written": doors.write(),
+            "looked": doors.look(),
+            "inside": contents(folder),
+        }
+        ballast.unlink()
+        more.unlink()
+        after = doors.send("after")
+        seen |= {"after": done(after), "written_after": done(doors.write()), "well": bus.ends_well()}
+    wanted = [f"first by {door}" for door in doors.sending] + accepted + [f"after by {door}" for door in done(after)]
+    return {**seen, "accepted": len(wanted), "lost": sorted({*wanted} ^ {*_first_words(folder)})}
+
+
+def _first_words(folder: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(folder / "bus.db")) as db:
+        return [" ".join(row[0].split()[:3]) for row in db.execute("SELECT content FROM messages ORDER BY id")]
+
+
+def full_from_the_start(folder: Path) -> dict[str, Any]:
+    """Serve on a full disk, on which no bus is yet, then make room."""
+    ballast = stuff(folder)
+    with small(folder) as bus:
+        doors = bus.doors()
+        refused = {**doors.join(), **doors.send_as_programs("before")}
+        ballast.unlink()
+        joined = done(doors.join())
+        return {"refused": refused, "joined": joined, "after": done(doors.send("after")), "well": bus.ends_well()}
+
+
+def killed_while_full(folder: Path) -> dict[str, Any]:
+    """What serves a full disk is killed and started again, then there is room."""
+    ballast = folder / "ballast"
+    ballast.write_bytes(b"x" * ROOM)
+    with small(folder) as bus:
+        doors = bus.doors()
+        doors.join()
+        accepted, _ = full(doors)
+        more = stuff(folder, "more")
+        bus.restart()
+        doors = bus.doors()
+        eventually(lambda: "full" in doors.sending["/rpc"]("before")[1], "the session elsewhere has found it again")
+        seen: dict[str, Any] = {
+            "refused": {**doors.send_as_programs("before"), "/rpc": doors.sending["/rpc"]("before")},
+            "looked": doors.look(("/rpc",)),
+            "inside": contents(folder),
+        }
+        ballast.unlink()
+        more.unlink()
+        seen |= {"joined": done(doors.join()), "after": done(doors.send("after")), "well": bus.ends_well()}
+    return {**seen, "accepted": len(accepted), "lost": sorted({*accepted} - {*_first_words(folder)})}
+
+
+SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "fill": fill,
+    "full_from_the_start": full_from_the_start,
+    "killed_while_full": killed_while_full,
+}
+
+if __name__ == "__main__":
+    print(json.dumps(SCENARIOS[sys.argv[1]](Path(sys.argv[2]))))
