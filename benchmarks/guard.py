@@ -62,7 +62,7 @@ async def claims(config: Config, shop: Path, patterns: list[str]) -> None:
     async with open_local(config) as bus:
         holders = [Address(f"holder{number}", "default") for number in range(HOLDERS)]
         for holder in holders:
-            await bus.run(agents.enlist, holder, "benchmark")
+            await bus.run(agents.join_without_session, holder, "benchmark")
             await bus.run(sql_claims.release, holder, None)
         for number, holder in enumerate(holders):
             share = [worktree.claimed(where, pattern) for pattern in patterns[number::HOLDERS]]

@@ -165,7 +165,7 @@ class Elsewhere:
         await self.bus.run(sessions.join, self.client.key, Address("far", "default"), "", None)
 
     def react(self, number: int) -> bytes:
-        body = codec.form(sessions.react).call(self.process, (), (self.client, happening(number)), {})
+        body = codec.form(sessions.handle_hook_event).call(self.process, (), (self.client, happening(number)), {})
         return request("POST", "/rpc/react", body)
 
 
@@ -238,7 +238,7 @@ async def latencies(url: str, bare: str, rounds: int) -> tuple[dict[str, Times],
     for name, requests in asked.items():
         found[name] = await in_turn(cycling(line, requests), base, rounds)
     found["the same through RemoteBus.react"] = await in_turn(
-        lambda n: elsewhere.bus.run(sessions.react, elsewhere.client, happening(n)), base, rounds
+        lambda n: elsewhere.bus.run(sessions.handle_hook_event, elsewhere.client, happening(n)), base, rounds
     )
     await elsewhere.bus.close()
     found |= await wakes(url, base, max(20, rounds // 4))

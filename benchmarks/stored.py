@@ -44,7 +44,7 @@ class Store:
         self._connection = connect(path, 5.0)
         self._run(bindings.attach, CLIENT, None, "default")
         self._run(agents.register, CLIENT.key, BOB, "", None)
-        self._run(agents.enlist, SCRIPT, "script")
+        self._run(agents.join_without_session, SCRIPT, "script")
         self._fill(stored)
 
     def _run(self, verb: Any, *arguments: Any, **named: Any) -> Any:
@@ -69,18 +69,18 @@ class Store:
 
     def send(self) -> None:
         """One more message for both, which stays unread."""
-        self._run(agents.enlist, Address("alice", "default"), "script")
+        self._run(agents.join_without_session, Address("alice", "default"), "script")
         self._run(messages.send, Address("alice", "default"), Draft(("bob", "script"), "hello", kind="fyi"))
 
     def actions(self) -> dict[str, Callable[[], object]]:
         return {
-            "prompt hook": lambda: self._run(sessions.react, CLIENT, PROMPT),
-            "stop hook": lambda: self._run(sessions.react, CLIENT, END),
+            "prompt hook": lambda: self._run(sessions.handle_hook_event, CLIENT, PROMPT),
+            "stop hook": lambda: self._run(sessions.handle_hook_event, CLIENT, END),
             "waiting": lambda: self._run(deliveries.waiting, BOB),
             "inbox of a session": lambda: self._run(
                 deliveries.hand_over, BOB, limit=100, max_chars=90_000, via="inbox", peek=True
             ),
-            "inbox of a program": lambda: self._run(inboxes.look, SCRIPT, limit=100, max_chars=90_000),
+            "inbox of a program": lambda: self._run(inboxes.peek, SCRIPT, limit=100, max_chars=90_000),
             "messages unread by a program": lambda: self._run(feeds.posts, UNREAD),
             "unread of everybody": lambda: self._run(feeds.unread),
         }

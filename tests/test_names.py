@@ -131,10 +131,10 @@ def test_a_program_cannot_take_what_is_somebody_elses(store: Store) -> None:
     for name in ("user", "асе"):
         store.send(ace, name)
         with pytest.raises(InvalidInput):
-            store(agents.enlist, Address(name, "default"), "test")
+            store(agents.join_without_session, Address(name, "default"), "test")
     store.connection.execute("INSERT INTO agents (name, registered, last_seen) VALUES ('system', 1, 1)")
 
-    store(agents.enlist, Address("system", "default"), "test")
+    store(agents.join_without_session, Address("system", "default"), "test")
     assert "system" in store.send(ace, "system").to
 
 

@@ -37,7 +37,7 @@ class Bus(Protocol):
         """
         ...
 
-    def ear(self) -> AbstractAsyncContextManager[NoticeSocket]:
+    def notice_socket(self) -> AbstractAsyncContextManager[NoticeSocket]:
         """A place where this process is told of mail; its address goes to `listen`."""
         ...
 

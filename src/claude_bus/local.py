@@ -19,7 +19,7 @@ from .model.identity import Address, Process
 from .model.messages import Draft
 from .model.tokens import UNRESTRICTED, Grant, Token
 from .sql import agents, state, tokens, upkeep
-from .sql.transaction import CallerContext, Held, Transaction
+from .sql.transaction import CallerContext, Transaction, Unconfirmed
 from .sql.verbs import Checks, Verb
 
 P = ParamSpec("P")
@@ -36,9 +36,9 @@ class LocalBus:
         self._caller = caller
 
     def acting_for(
-        self, process: Process, grant: Grant, held: Held | None = None, permit: Step | None = None
+        self, process: Process, grant: Grant, held: Unconfirmed | None = None, permit: Step | None = None
     ) -> LocalBus:
-        """This bus for a process elsewhere, in whose hands is what is handed over; see `deliveries.take_back`.
+        """This bus for a process elsewhere, in whose hands is what is handed over; see `deliveries.requeue_unconfirmed`.
 
         Sessions that attach get names that the grant permits. `permit` is asked in the transaction of every
         verb and raises if the caller may not. Whoever calls verbs with an address has made sure that the
@@ -51,7 +51,7 @@ class LocalBus:
         transaction."""
 
         def enlist(tx: Transaction) -> None:
-            agents.enlist(tx, who, program)
+            agents.join_without_session(tx, who, program)
 
         return self._for(grant=grant, first=enlist)
 
@@ -79,14 +79,14 @@ class LocalBus:
             return await self._read(verb, *args, **kwargs)
         step = _called_by(self._caller, verb)
         if mode == "relaxed":
-            return await self._db.note(step, *args, **kwargs)
+            return await self._db.write_relaxed(step, *args, **kwargs)
         return await self._db.run(step, *args, **kwargs)
 
     async def _read(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await self._db.look(_called_by(self._caller, verb), *args, **kwargs)
+            return await self._db.read(_called_by(self._caller, verb), *args, **kwargs)
         except StoreFull:  # no room to note who was seen: what only looks goes on
-            return await self._db.look(_called_by(replace(self._caller, touch=False), verb), *args, **kwargs)
+            return await self._db.read(_called_by(replace(self._caller, touch=False), verb), *args, **kwargs)
 
     async def create_token(
         self, owner: str, names: Sequence[str], channels: Sequence[str], ttl: float | None, *, in_url: bool = False
@@ -95,9 +95,9 @@ class LocalBus:
         secret = f"bus_{secrets.token_urlsafe(32)}"
         return await self.run(tokens.create, owner, digest_of(secret), names, channels, ttl, in_url=in_url), secret
 
-    def ear(self) -> AbstractAsyncContextManager[NoticeSocket]:
+    def notice_socket(self) -> AbstractAsyncContextManager[NoticeSocket]:
         """See `bus.Bus.ear`."""
-        return notices.ear()
+        return notices.notice_socket()
 
     def pulse(self) -> object:
         """See `bus.Bus.pulse`."""

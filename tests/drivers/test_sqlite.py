@@ -232,8 +232,8 @@ async def test_listeners_are_told_of_what_was_committed_and_of_nothing_else(
     assert sorted(told) == ["listener 0", "listener 2"]
 
     told.clear()
-    assert await database.look(bindings.bound, "nobody") is None
-    await database.look(tell, 5)
+    assert await database.read(bindings.bound, "nobody") is None
+    await database.read(tell, 5)
     assert told == ["listener 5"]
 
 
@@ -311,12 +311,12 @@ async def test_who_only_looks_waits_for_nobody(database: Database, tmp_path: Pat
     lock.execute("BEGIN IMMEDIATE")
     lock.execute("DELETE FROM state")
 
-    assert await database.look(get) == "v"
+    assert await database.read(get) == "v"
     with pytest.raises(StoreBusy, match="nothing was changed"):
-        await database.look(put, "w")
+        await database.read(put, "w")
     lock.execute("ROLLBACK")
     lock.close()
-    assert await database.look(get) == "v"
+    assert await database.read(get) == "v"
 
 
 @pytest.mark.anyio
@@ -331,25 +331,25 @@ async def test_a_look_that_has_to_write_is_one_transaction_all_the_same(database
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        await database.look(look_and_write)
+        await database.read(look_and_write)
     assert len(seen) == 2
-    assert await database.look(get) is None
+    assert await database.read(get) is None
 
-    await database.look(look_and_write)
-    assert await database.look(get) == "w"
+    await database.read(look_and_write)
+    assert await database.read(get) == "w"
 
 
 @pytest.mark.anyio
 async def test_what_need_not_be_on_the_disk_is_there_for_all(database: Database, tmp_path: Path) -> None:
     """Others see it as soon as it is noted; and what is stored after it waits for the disk again."""
     await database.run(put)
-    await database.note(put, "w")
+    await database.write_relaxed(put, "w")
 
     other = connect(tmp_path / "bus.db", 1.0)
     assert transact(other, START, lambda _process, _heartbeat: True, get) == "w"
     other.close()
     with pytest.raises(RuntimeError):
-        await database.note(fail)
+        await database.write_relaxed(fail)
     assert await database.run(lambda tx: tx.number("PRAGMA synchronous")) == 2
 
 

@@ -35,7 +35,7 @@ class Peer:
         self.me = Address(name, DEFAULT_CHANNEL)
 
     def join(self) -> None:
-        self._do(lambda bus: bus.run(agents.enlist, self.me, "test"))
+        self._do(lambda bus: bus.run(agents.join_without_session, self.me, "test"))
 
     def _do(self, verb: Callable[[LocalBus], Awaitable[T]]) -> T:
         async def run() -> T:

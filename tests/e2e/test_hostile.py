@@ -156,7 +156,7 @@ def test_nothing_that_a_peer_writes_anywhere_passes_for_the_client_or_the_user(
     claimed = tool(f"{TOOLS}__claim", path="src/a.py")
     frontend = session("frontend", *calls, claimed)
     place = ClaimTarget("", f"{box.project.resolve().as_posix()}/src/*.py")
-    backend.does(lambda bus: bus.run(agents.enlist, backend.me, "test", role=evil))
+    backend.does(lambda bus: bus.run(agents.join_without_session, backend.me, "test", role=evil))
     backend.does(lambda bus: bus.run(claims.claim, backend.me, [place], ttl=600, reason=evil))
     backend.does(
         lambda bus: bus.run(

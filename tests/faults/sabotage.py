@@ -96,7 +96,7 @@ def proof_of_all() -> None:
         return original(tx, me, message_ids)
 
     deliveries.confirm.function = confirm
-    deliveries.take_back = lambda *_args, **_options: 0
+    deliveries.requeue_unconfirmed = lambda *_args, **_options: 0
 
 
 def keyless() -> None:

@@ -12,7 +12,7 @@ import pytest
 from claude_bus.config import Config
 from claude_bus.connect import open_local
 from claude_bus.drivers.sqlite import connect
-from claude_bus.http.background import keep_up
+from claude_bus.http.background import run_upkeep
 from claude_bus.model.identity import Address, Client
 from claude_bus.processes import this_process
 from claude_bus.sql import bindings, sessions, state
@@ -37,7 +37,7 @@ async def test_a_server_forgets_and_says_that_it_lives(tmp_path: Path) -> None:
             return not left and look.execute("SELECT MIN(heartbeat) FROM listeners").fetchone()[0] > 0
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(keep_up, bus, 0.05, 0.05)
+            tasks.start_soon(run_upkeep, bus, 0.05, 0.05)
             with anyio.fail_after(PATIENCE):
                 while not over():  # noqa: ASYNC110 - nobody tells
                     await anyio.sleep(0.02)
@@ -54,7 +54,7 @@ async def test_a_store_that_fails_ends_no_upkeep(tmp_path: Path) -> None:
         lock = connect(path, 1.0)
         lock.execute("BEGIN IMMEDIATE")
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(keep_up, bus, 0.02, 0.02)
+            tasks.start_soon(run_upkeep, bus, 0.02, 0.02)
             await anyio.sleep(0.2)
             lock.execute("ROLLBACK")
             with anyio.fail_after(PATIENCE):

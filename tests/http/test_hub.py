@@ -35,7 +35,7 @@ PATIENCE = 20.0
 @pytest.fixture
 async def bus(tmp_path: Path) -> AsyncIterator[LocalBus]:
     async with open_local(Config(tmp_path / "bus.db", busy_timeout=0.1)) as bus:
-        await bus.run(agents.enlist, ALICE, "test")
+        await bus.run(agents.join_without_session, ALICE, "test")
         yield bus
 
 
@@ -49,7 +49,7 @@ def locked(path: Path) -> Iterator[None]:
 
 async def rings(hub: Hub, bus: LocalBus) -> bool:
     """Whether a message rings for its recipient."""
-    with hub.bell(mail_for(BOB)) as bell:
+    with hub.signal(mail_for(BOB)) as bell:
         await bus.run(messages.send, ALICE, Draft(("bob",), "hello"))
         return await bell.rung(PATIENCE)
 

@@ -39,11 +39,11 @@ async def test_a_look_counts_for_those_who_came_before_it_began() -> None:
     """A token that was revoked before a request came does not open, though an older look still says so; and those
     who wait at the same time share one look."""
     bus = Slow("secret")
-    gate = TokenCache(cast(LocalBus, bus), closed=True)
+    token_cache = TokenCache(cast(LocalBus, bus), closed=True)
     found: dict[str, Grant | None] = {}
 
     async def come(who: str) -> None:
-        found[who] = await gate.grant("secret")
+        found[who] = await token_cache.grant("secret")
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(come, "before")

@@ -535,7 +535,9 @@ async def test_a_fault_of_our_own_is_one_failed_answer(
     async def broken(*_arguments: object, **_more: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(session.bus, "run", running(session.bus, {claims.list_claims: broken, sessions.react: broken}))
+    monkeypatch.setattr(
+        session.bus, "run", running(session.bus, {claims.list_claims: broken, sessions.handle_hook_event: broken})
+    )
     async with connect(session) as model:
         found = await model.call("list_claims")
         hook = await model.call("hook", event="UserPromptSubmit", session_id="s", prompt_id="p")

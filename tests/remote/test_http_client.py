@@ -270,8 +270,8 @@ async def test_an_outage_is_over_for_calls_once_the_ear_is_back(patient: Callabl
         await elsewhere.run(agents.listing, "default", None)
 
     server.is_reachable = True
-    async with elsewhere.ear() as ear:
-        assert await ear.heard(PATIENCE)
+    async with elsewhere.notice_socket() as notice_socket:
+        assert await notice_socket.heard(PATIENCE)
         with pytest.raises(NotFound, match="here I am"):
             await elsewhere.run(agents.listing, "default", None)
 
@@ -281,7 +281,7 @@ async def test_an_outage_is_over_for_the_ear_once_a_call_goes_through(patient: C
     server = Reachable()
     elsewhere = bus(server)
     patient(1800.0)
-    async with elsewhere.ear() as ear:
+    async with elsewhere.notice_socket() as notice_socket:
         await server.was_asked.wait()
         patient(0.0)
         with pytest.raises(Unreachable):
@@ -289,4 +289,4 @@ async def test_an_outage_is_over_for_the_ear_once_a_call_goes_through(patient: C
         server.is_reachable = True
         with pytest.raises(NotFound, match="here I am"):
             await elsewhere.run(agents.listing, "default", None)
-        assert await ear.heard(PATIENCE)
+        assert await notice_socket.heard(PATIENCE)

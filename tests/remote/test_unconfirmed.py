@@ -80,7 +80,7 @@ class Far:
         self.session = Session.of(Membership(presence, Workspace(Folder())))
 
     async def is_sent(self, content: str) -> int:
-        await self.bus.run(agents.enlist, ALICE, "test")
+        await self.bus.run(agents.join_without_session, ALICE, "test")
         return (await self.bus.run(messages.send, ALICE, Draft(("bob",), content))).id
 
     async def state(self, message: int) -> str:
@@ -194,7 +194,7 @@ async def test_a_server_that_started_in_an_outage_listens_once_it_is_over(far: F
 
 async def test_a_message_is_sent_once_by_a_server_that_is_killed_with_the_answer(far: Far) -> None:
     """The repetition finds nobody listening. That the first attempt may have arrived is not forgotten over it."""
-    await far.bus.run(agents.enlist, ALICE, "test")
+    await far.bus.run(agents.join_without_session, ALICE, "test")
     me, draft = BOB, Draft(("alice",), "once")
     far.line.last = "send"
     with pytest.raises(Unreachable, match="send the same again, it will not arrive twice") as failed:
@@ -209,7 +209,7 @@ async def test_a_message_is_sent_once_by_a_server_that_is_killed_with_the_answer
 
 async def test_a_message_is_sent_once_though_its_repetition_is_refused(far: Far) -> None:
     """A store that is busy at the second attempt says nothing of the first, whose answer got lost."""
-    await far.bus.run(agents.enlist, ALICE, "test")
+    await far.bus.run(agents.join_without_session, ALICE, "test")
     draft, attempts = Draft(("alice",), "once"), iter((True, False))
 
     async def lost_then_refused(request: httpx2.Request) -> httpx2.Response:
@@ -231,7 +231,7 @@ async def test_a_message_is_sent_once_though_its_repetition_is_refused(far: Far)
 
 async def test_a_message_is_sent_once_by_a_server_that_ends(far: Far) -> None:
     """One that is told to end answers so; whether what it was asked for was done before is not known."""
-    await far.bus.run(agents.enlist, ALICE, "test")
+    await far.bus.run(agents.join_without_session, ALICE, "test")
     draft = Draft(("alice",), "once")
     far.line.ends = "send"
     with pytest.raises(Unreachable, match=r"about to end.*send the same again, it will not arrive twice"):

@@ -231,7 +231,7 @@ def test_programs_may_send_as_much_as_they_like(store: Store) -> None:
     from claude_bus.sql import agents, messages
 
     ci = Address("ci", "default")
-    store(agents.enlist, ci, "script")
+    store(agents.join_without_session, ci, "script")
     store.join("bob")
 
     for _ in range(20):
@@ -244,7 +244,7 @@ def test_programs_may_send_as_much_as_they_like(store: Store) -> None:
 async def flood(party: Party, bob: Session, *, messages: int, every: float) -> int:
     """A program sends so many messages, one each `every` seconds; returns how often the session was woken."""
     address = (await bob.presence.attach()).address
-    await bob.bus.run(agents.enlist, Address("ci", address.channel), "command line")
+    await bob.bus.run(agents.join_without_session, Address("ci", address.channel), "command line")
     woken = 0
     for number in range(messages):
         await bob.bus.run(sql_messages.send, Address("ci", address.channel), Draft((address.name,), f"build {number}"))

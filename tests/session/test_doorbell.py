@@ -101,7 +101,7 @@ async def party(tmp_path: Path) -> AsyncIterator[Party]:
 
 
 @pytest.fixture
-async def bell(party: Party, monkeypatch: pytest.MonkeyPatch) -> Bell:
+async def signal(party: Party, monkeypatch: pytest.MonkeyPatch) -> Bell:
     """An idle session named bob that may be woken, and its doorbell, which looks often."""
     monkeypatch.setattr(doorbell, "LOOK_EVERY", 0.01)
     session = await party.join("bob", may_wake=lambda mode: mode not in ("", "bypassPermissions"))
@@ -494,25 +494,25 @@ def _draft(to: str) -> Any:
 @pytest.mark.anyio
 async def test_a_notice_is_heard_and_a_deaf_address_is_no_error() -> None:
     """Whoever is gone, foreign or malformed is passed over; the others hear."""
-    async with notices.ear() as gone:
+    async with notices.notice_socket() as gone:
         pass
-    async with notices.ear() as ear:
-        assert not await ear.heard(0.0)
-        notices.announce([gone.address, "udp:192.0.2.1:9", "tcp:127.0.0.1:1", "nonsense", "", ear.address])
+    async with notices.notice_socket() as notice_socket:
+        assert not await notice_socket.heard(0.0)
+        notices.announce([gone.address, "udp:192.0.2.1:9", "tcp:127.0.0.1:1", "nonsense", "", notice_socket.address])
         with anyio.fail_after(PATIENCE):
-            assert await ear.heard(PATIENCE)
+            assert await notice_socket.heard(PATIENCE)
 
 
 @pytest.mark.anyio
 async def test_containers_with_one_port_are_two_addresses() -> None:
     """Each has a loopback of its own: what another one listens at is not rung here."""
-    async with notices.ear() as ear:
-        place, _, network = ear.address.partition("/")
+    async with notices.notice_socket() as notice_socket:
+        place, _, network = notice_socket.address.partition("/")
         notices.announce([f"{place}/another"])
-        assert not await ear.heard(0.0)
+        assert not await notice_socket.heard(0.0)
         notices.announce([place])
         with anyio.fail_after(PATIENCE):
-            assert await ear.heard(PATIENCE)
+            assert await notice_socket.heard(PATIENCE)
 
     assert network == processes.network()
 
@@ -520,17 +520,17 @@ async def test_containers_with_one_port_are_two_addresses() -> None:
 @pytest.mark.anyio
 async def test_a_stranger_s_datagrams_are_not_heard() -> None:
     """Only those who can read the store know the word. A flood of others costs hardly any looks at the socket."""
-    async with notices.ear() as ear:
-        port = int(ear.address.split(":")[2])
+    async with notices.notice_socket() as notice_socket:
+        port = int(notice_socket.address.split(":")[2])
         looks = 0
-        told = ear._told
+        told = notice_socket._told
 
         def counted() -> bool:
             nonlocal looks
             looks += 1
             return told()
 
-        ear._told = counted  # type: ignore[method-assign]
+        notice_socket._told = counted  # type: ignore[method-assign]
 
         def flood() -> None:
             with sockets.socket(sockets.AF_INET, sockets.SOCK_DGRAM) as out:
@@ -539,12 +539,12 @@ async def test_a_stranger_s_datagrams_are_not_heard() -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, flood)
-            tasks.start_soon(ear.heard, 1.0)
-        assert not await ear.heard(0.0)
+            tasks.start_soon(notice_socket.heard, 1.0)
+        assert not await notice_socket.heard(0.0)
         assert looks < 200
 
-        notices.announce([ear.address])
-        assert await ear.heard(PATIENCE)
+        notices.announce([notice_socket.address])
+        assert await notice_socket.heard(PATIENCE)
 
 
 # -- whose server this is -----------------------------------------------------------------------

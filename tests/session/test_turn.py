@@ -93,17 +93,17 @@ def test_what_is_told_once_is_told_until_it_was_proven() -> None:
     """What an interrupted turn told is to be told again, and of a request one was reminded when that was answered."""
     turn = Turn()
     turn.begin("s", "p1")
-    turn.once.carry([1])
+    turn.one_time.attach([1])
     turn.begin("s", "p2")
-    interrupted = (turn.once.again, list(turn.once.recalled))
-    turn.once.settle()
+    interrupted = (turn.one_time.again, list(turn.one_time.recalled))
+    turn.one_time.reported()
 
-    turn.once.carry([1])
+    turn.one_time.attach([1])
     turn.batch()
     turn.begin("s", "p3")
 
     assert interrupted == (True, [])
-    assert (turn.once.again, turn.once.recalled) == (False, [1])
+    assert (turn.one_time.again, turn.one_time.recalled) == (False, [1])
 
 
 def test_a_turn_that_told_nothing_once_leaves_nothing_to_tell() -> None:
@@ -114,7 +114,7 @@ def test_a_turn_that_told_nothing_once_leaves_nothing_to_tell() -> None:
 
     turn.begin("s", "p2")
 
-    assert not turn.once.again
+    assert not turn.one_time.again
 
 
 def test_only_the_newest_answers_can_be_given_up() -> None:

@@ -333,7 +333,7 @@ def test_a_person_or_script_takes_part_without_a_session(store: Store) -> None:
     alice = store.join("alice")
     store.send(alice, "all", "early")
 
-    store(agents.enlist, Address("ci", DEFAULT), "cli")
+    store(agents.join_without_session, Address("ci", DEFAULT), "cli")
 
     found = store.hand_over(Address("ci", DEFAULT), by=store.process())
     assert [m.content for m in found.messages] == ["early"]
@@ -345,7 +345,7 @@ def test_nobody_is_enlisted_under_the_name_of_a_live_session(store: Store) -> No
     store.join("alice")
 
     with pytest.raises(NameTaken):
-        store(agents.enlist, Address("alice", DEFAULT), "cli")
+        store(agents.join_without_session, Address("alice", DEFAULT), "cli")
 
 
 # -- the listing ------------------------------------------------------------------------

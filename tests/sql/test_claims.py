@@ -257,7 +257,7 @@ def test_the_claims_of_a_dead_session_end_with_it(store: Store) -> None:
 def test_the_claims_of_a_participant_without_a_session_last_their_ttl(store: Store) -> None:
     """A script has no process to die with."""
     ci, bob = Address("ci", "default"), store.join("bob")
-    store(agents.enlist, ci, "cli")
+    store(agents.join_without_session, ci, "cli")
     take(store, ci, "a.py")
 
     with pytest.raises(ClaimHeld):

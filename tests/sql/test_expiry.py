@@ -21,7 +21,7 @@ MONTH, QUARTER = limits.READER_SILENCE + DAY, limits.SILENCE + DAY
 @pytest.fixture
 def store(store: Store) -> Store:
     """With ci, a program that sends."""
-    store(agents.enlist, CI, "test")
+    store(agents.join_without_session, CI, "test")
     return store
 
 
@@ -30,7 +30,7 @@ def later(store: Store, seconds: float) -> None:
     steps = math.ceil(seconds / (5 * DAY))
     for _ in range(steps):
         store.now += seconds / steps
-        store(agents.enlist, CI, "test")
+        store(agents.join_without_session, CI, "test")
         store(events.append, CI, "test")
         store(upkeep.prune)
 
@@ -208,10 +208,10 @@ def test_a_name_that_never_came_is_forgotten_with_its_mail(store: Store) -> None
 def test_a_program_of_the_api_has_a_quarter(store: Store) -> None:
     """It may be a person on leave."""
     who = Address("person", "default")
-    store(agents.enlist, who, "api")
+    store(agents.join_without_session, who, "api")
     store.send(CI, "all", "news")
     later(store, 2 * MONTH)
-    assert [m.content for m in store(inboxes.look, who, limit=9, max_chars=999).messages] == ["news"]
+    assert [m.content for m in store(inboxes.peek, who, limit=9, max_chars=999).messages] == ["news"]
     assert "person" in known(store)
 
     later(store, QUARTER)

@@ -171,7 +171,7 @@ def test_force_ends_a_claim_and_tells_its_owner_why(store: Store) -> None:
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "a.py")
 
-    ended = store(guard.take_away, bob, [ClaimTarget(REPO, "a.py")], "alice went home")
+    ended = store(guard.force_release, bob, [ClaimTarget(REPO, "a.py")], "alice went home")
 
     assert [place.path for place in ended] == ["a.py"]
     assert store(claims.list_claims, "default") == []

@@ -17,7 +17,7 @@ def test_looking_marks_nothing(store: Store) -> None:
     ann = store.join("ann")
     sent = store.send(ann, "ci").id
 
-    first, again = (store(inboxes.look, CI, limit=10, max_chars=10_000) for _ in range(2))
+    first, again = (store(inboxes.peek, CI, limit=10, max_chars=10_000) for _ in range(2))
 
     assert [message.id for message in first.messages] == [sent]
     assert first == again
@@ -38,7 +38,7 @@ def test_what_is_acknowledged_is_acked_with_all_its_times(store: Store) -> None:
     times = (receipt.handed_at, receipt.read_at, receipt.acked_at)
     assert times == (store.now - 5,) * 3
     assert (receipt.state, receipt.via, receipt.attempts) == ("acked", "http", 1)
-    assert store(inboxes.look, CI, limit=10, max_chars=10_000).messages == ()
+    assert store(inboxes.peek, CI, limit=10, max_chars=10_000).messages == ()
     assert store.rows("SELECT COUNT(*) FROM events WHERE verb = 'ack'") == [(1,)]
 
 
@@ -68,7 +68,7 @@ def test_what_expired_stays_so(store: Store) -> None:
     """Its sender may have been told already that its time ran out."""
     ann = store.join("ann")
     sent = store.send(ann, "ci", ttl=10).id
-    assert store(inboxes.look, CI, limit=10, max_chars=10_000).messages
+    assert store(inboxes.peek, CI, limit=10, max_chars=10_000).messages
     store.now += 11
 
     assert store(inboxes.acknowledge, CI, [sent], "http") == {sent: "expired"}
@@ -81,26 +81,26 @@ def test_the_mail_of_a_live_session_is_its_own(store: Store) -> None:
     sent = store.send(ann, "bob").id
 
     with pytest.raises(NameTaken):
-        store(inboxes.look, bob, limit=10, max_chars=10_000)
+        store(inboxes.peek, bob, limit=10, max_chars=10_000)
     with pytest.raises(NameTaken):
         store(inboxes.acknowledge, bob, [sent], "http")
     with pytest.raises(NameTaken):
-        store(agents.delist, bob)
+        store(agents.leave_without_session, bob)
     assert store.states(ann, sent) == {"bob": "queued"}
 
 
 def test_who_leaves_without_a_session_keeps_its_direct_mail_only(store: Store) -> None:
     """Its claims end, and broadcasts are not kept for it; who comes back has what was kept before and since."""
     ann = store.join("ann")
-    store(agents.enlist, CI, "test", "builds")
+    store(agents.join_without_session, CI, "test", "builds")
     store(claims.claim, CI, [("", "port:1")], ttl=100)
     before = store.send(ann, "ci").id
-    store(agents.delist, CI)
+    store(agents.leave_without_session, CI)
     after = store.send(ann, "ci").id
     with pytest.raises(NotFound):
-        store(agents.delist, CI)
+        store(agents.leave_without_session, CI)
 
     assert store(claims.list_claims, "default") == []
     assert [agent.role for agent in store(agents.listing, "default", None) if not agent.registered] == ["builds"]
-    found = store(inboxes.look, CI, limit=10, max_chars=10_000)
+    found = store(inboxes.peek, CI, limit=10, max_chars=10_000)
     assert [message.id for message in found.messages] == [before, after]

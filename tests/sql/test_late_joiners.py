@@ -146,7 +146,7 @@ async def turn(session: Session) -> None:
 async def test_a_program_that_asks_for_its_mail_is_not_called_offline(party: Party) -> None:
     """It was heard of a moment ago; one that has not been for long is away."""
     ann = await party.join("ann")
-    await ann.bus.run(agents.enlist, Address("ci", "default"), "command line")
+    await ann.bus.run(agents.join_without_session, Address("ci", "default"), "command line")
 
     assert await outlook(ann, "ci") == ("inbox", "no session, seen 0s ago; reads it when it asks")
     party.now += limits.PROGRAM_PRESENT

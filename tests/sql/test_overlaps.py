@@ -155,7 +155,7 @@ def told(store: Store, who: Address, *, conversation: str = "", prompt: bool = T
     """What a hook event of a session tells of overlaps."""
     client = store.clients[who]
     happening = HookReport("prompt hook", 6000, conversation or client.session_id, roster=prompt)
-    reaction = store.by(client.process)(sessions.react, client, happening)
+    reaction = store.by(client.process)(sessions.handle_hook_event, client, happening)
     assert reaction
     return reaction.overlaps
 

@@ -32,7 +32,7 @@ class Office:
         self.bob = self.store.join("bob")
         self.by = self.store.clients[self.bob].process
         for who in (SCRIPT, ANN):
-            self.store(agents.enlist, who, "script")
+            self.store(agents.join_without_session, who, "script")
         for number in range(stored):
             kind = "request" if number % 10 == 0 else "message"
             self.store.send(ANN, ("bob", "script"), kind=kind, ttl=10 + number if number % 3 else None)
@@ -55,7 +55,7 @@ class Office:
 
     def react(self, **what: object) -> object:
         happening = HookReport("hook", NO_LIMIT, session_id="s", **what)  # type: ignore[arg-type]
-        return self.store.by(self.by)(sessions.react, self.store.clients[self.bob], happening)
+        return self.store.by(self.by)(sessions.handle_hook_event, self.store.clients[self.bob], happening)
 
     def ring(self) -> object:
         self.store(bindings.observe, self.store.clients[self.bob].key, status="idle", bell=True)
@@ -71,9 +71,11 @@ ACTS: dict[str, Callable[[Office], object]] = {
     "a tool batch": lambda o: o.react(),
     "the end of a turn": lambda o: o.react(ends=True),
     "a hook after a hand-over": lambda o: o.handed().react(),
-    "a call of a bus elsewhere": lambda o: o.handed().store.by(o.by)(deliveries.take_back, o.bob, frozenset()),
+    "a call of a bus elsewhere": lambda o: o.handed().store.by(o.by)(
+        deliveries.requeue_unconfirmed, o.bob, frozenset()
+    ),
     "an inbox": lambda o: o.store.read(o.bob),
-    "a look": lambda o: o.store(inboxes.look, SCRIPT, limit=100, max_chars=NO_LIMIT),
+    "a look": lambda o: o.store(inboxes.peek, SCRIPT, limit=100, max_chars=NO_LIMIT),
     "what waits": lambda o: o.store(deliveries.waiting, o.bob),
     "a ring": lambda o: o.ring(),
     "what a dead process had": lambda o: o.orphaned().store(deliveries.recover, o.bob),

@@ -148,7 +148,7 @@ class BothBuses(RuleBasedStateMachine):
 
     def _enlist(self, who: Address) -> None:
         """A person takes part, without a session."""
-        self.agree(self.do(agents.enlist, who, "cli"), lambda: self.model.enlist(who))
+        self.agree(self.do(agents.join_without_session, who, "cli"), lambda: self.model.enlist(who))
 
     def _die(self, *gone: Process) -> None:
         for process in gone:

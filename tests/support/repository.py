@@ -90,6 +90,6 @@ class Repository:
     async def claim(self, path: str = "src/a.py", who: Address = ALICE, *, shared: bool = False) -> None:
         """Alice, or who is named, claims a path of this repository."""
         async with open_bus(self.config) as bus:
-            await bus.run(agents.enlist, who, "test")
+            await bus.run(agents.join_without_session, who, "test")
             place = worktree.claimed(worktree.folder(self.root), path)
             await bus.run(claims.claim, who, [place], ttl=600, shared=shared, reason="moving the API")

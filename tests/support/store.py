@@ -11,7 +11,7 @@ from claude_bus.drivers.sqlite import Step, connect, transact
 from claude_bus.model.identity import Address, Client, Folder, Process
 from claude_bus.model.messages import Draft, HandOver, Message, Sent
 from claude_bus.sql import agents, bindings, deliveries, messages
-from claude_bus.sql.transaction import CallerContext, Held, Transaction
+from claude_bus.sql.transaction import CallerContext, Transaction, Unconfirmed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -103,7 +103,9 @@ class Store:
         draft = Draft(to=(to,) if isinstance(to, str) else to, content=content, **more)
         return self(messages.send, me, draft)
 
-    def hand_over(self, me: Address, *, by: Process | None = None, held: Held | None = None, **more: Any) -> HandOver:
+    def hand_over(
+        self, me: Address, *, by: Process | None = None, held: Unconfirmed | None = None, **more: Any
+    ) -> HandOver:
         """Hand over without proof, by default through the session's own process."""
         given: dict[str, Any] = {"limit": 1000, "max_chars": NO_LIMIT, "via": "inbox"} | more
         return self.by(by or self.clients[me].process, held=held)(deliveries.hand_over, me, **given)

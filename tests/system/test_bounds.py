@@ -408,19 +408,19 @@ def test_a_token_has_so_many_names_that_left(store: Store, monkeypatch: pytest.M
     of_ann = Grant("ann", ("ann", "ann-*"), token=1)
     for name in ("ann", "ann-2"):
         store.by(grant=of_ann)(
-            agents.enlist,
+            agents.join_without_session,
             Address(name, "default"),
             "http",
         )
-        store(agents.delist, Address(name, "default"))
+        store(agents.leave_without_session, Address(name, "default"))
     with pytest.raises(TooLarge, match="the token of 'ann' has 2 names that left"):
         store.by(grant=of_ann)(
-            agents.enlist,
+            agents.join_without_session,
             Address("ann-3", "default"),
             "http",
         )
     store.by(grant=Grant("bob", ("bob",), token=2))(
-        agents.enlist,
+        agents.join_without_session,
         BOB,
         "http",
     )
@@ -455,17 +455,17 @@ def test_a_token_has_so_many_names(store: Store) -> None:
     """Those it is for, so that one for some cannot take the room of all."""
     of_ann = Grant("ann", ("ann", "ann-*"), token=1)
     for name in ("ann", "ann-2"):
-        store.by(grant=of_ann)(agents.enlist, Address(name, "default"), "http")
+        store.by(grant=of_ann)(agents.join_without_session, Address(name, "default"), "http")
     with pytest.raises(TooLarge, match="the token of 'ann' has 2 names"):
-        store.by(grant=of_ann)(agents.enlist, Address("ann-3", "default"), "http")
-    store.by(grant=Grant("bob", ("bob",), token=2))(agents.enlist, BOB, "http")
+        store.by(grant=of_ann)(agents.join_without_session, Address("ann-3", "default"), "http")
+    store.by(grant=Grant("bob", ("bob",), token=2))(agents.join_without_session, BOB, "http")
 
 
 @pytest.mark.usefixtures("few")
 def test_sessions_of_this_machine_join_whatever_programs_do(store: Store) -> None:
     """A session elsewhere cannot take a new name each time it comes; one that has it goes on."""
     for number in range(addresses.MAX_NAMES):
-        store(agents.enlist, Address(f"p{number}", "default"), "http")
+        store(agents.join_without_session, Address(f"p{number}", "default"), "http")
     store.join("alice")
     far = Client("@ann@key", store.process(), Folder(), "conversation")
     store(bindings.attach, far, None, "default")
@@ -505,7 +505,7 @@ def test_the_status_of_a_message_counts_those_it_does_not_show(store: Store, mon
     alice = store.join("alice")
     names = [f"p{number}" for number in range(6)]
     for name in names:
-        store(agents.enlist, Address(name, "default"), "http")
+        store(agents.join_without_session, Address(name, "default"), "http")
     sent = store.send(alice, "all")
     store.hand_over(Address("p5", "default"), limit=1, by=store.process())
 

@@ -27,7 +27,7 @@ HOSTILE = [f"{'*a' * 490}*{n}" for n in range(20)]
 def store(store: Store) -> Store:
     """With ann and bob, who are programs."""
     for who in (ANN, BOB):
-        store(agents.enlist, who, "test")
+        store(agents.join_without_session, who, "test")
     return store
 
 
@@ -78,13 +78,13 @@ def test_comparing_ends_when_its_steps_are_spent() -> None:
 def test_what_people_claim_and_own_is_within_the_limits(store: Store, path: str) -> None:
     """Files with brackets in their names count as what they are."""
     claim(store, ANN, path)
-    store(agents.enlist, BOB, "test", "", (path,))
+    store(agents.join_without_session, BOB, "test", "", (path,))
 
 
 @pytest.mark.parametrize("path", ["*a" * 11, "?b" * 11, "[ab]c" * 11, "*" + "a" * 500, "**/a/" * 11])
 def test_a_pattern_has_so_many_wildcards_and_characters(store: Store, path: str) -> None:
     """Wherever it comes from, claimed or owned; the refusal names the limit and what to do."""
-    for act in (lambda: claim(store, ANN, path), lambda: store(agents.enlist, ANN, "test", "", (path,))):
+    for act in (lambda: claim(store, ANN, path), lambda: store(agents.join_without_session, ANN, "test", "", (path,))):
         message = refused(act).message
         assert str(claim_paths.MAX_WILDCARDS) in message or str(claim_paths.MAX_GLOB) in message
         assert "name the folder" in message
@@ -93,9 +93,12 @@ def test_a_pattern_has_so_many_wildcards_and_characters(store: Store, path: str)
 def test_a_name_owns_so_many_globs(store: Store) -> None:
     """One more is refused."""
     most = tuple(f"src/{n}/**" for n in range(claim_paths.MAX_OWNS))
-    store(agents.enlist, ANN, "test", "", most)
+    store(agents.join_without_session, ANN, "test", "", most)
 
-    assert str(claim_paths.MAX_OWNS) in refused(lambda: store(agents.enlist, ANN, "test", "", (*most, "docs"))).message
+    assert (
+        str(claim_paths.MAX_OWNS)
+        in refused(lambda: store(agents.join_without_session, ANN, "test", "", (*most, "docs"))).message
+    )
 
 
 # -- claims ------------------------------------------------------------------------------------
@@ -107,8 +110,8 @@ def test_one_request_names_so_many_paths(store: Store) -> None:
     for act in (
         lambda: store(claims.claim, ANN, places, ttl=1),
         lambda: store(claims.release, ANN, places),
-        lambda: store(guard.take_away, ANN, places, "why"),
-        lambda: store(guard.standing, ANN, places, ""),
+        lambda: store(guard.force_release, ANN, places, "why"),
+        lambda: store(guard.conflicting_claims, ANN, places, ""),
     ):
         assert str(claim_paths.MAX_PLACES) in refused(act).message
 
@@ -233,7 +236,7 @@ def test_names_are_guessed_for_two_recipients_among_those_seen_last(
     monkeypatch.setattr(addresses, "closest_name", similar)
     for n in range(addresses.MAX_CANDIDATES + 20):
         store.now += 1
-        store(agents.enlist, Address(f"known-{n}", "default"), "test")
+        store(agents.join_without_session, Address(f"known-{n}", "default"), "test")
 
     sent = store.send(ANN, tuple(f"unknown-{n}" for n in range(addresses.MAX_RECIPIENTS)))
 
@@ -267,8 +270,8 @@ def test_a_hint_names_no_channel_that_the_sender_may_not_use(store: Store) -> No
     """Of names elsewhere only those are told that a token could reach."""
     for n, channel in enumerate(("ops", "hidden")):
         store.now += n
-        store(agents.enlist, Address("carol", channel), "test")
-    store(agents.enlist, Address("secretagent", "hidden"), "test")
+        store(agents.join_without_session, Address("carol", channel), "test")
+    store(agents.join_without_session, Address("secretagent", "hidden"), "test")
 
     def hints(*channels: str) -> list[str]:
         draft = Draft(("carol", "secretagent"), "hello")
@@ -304,7 +307,7 @@ def test_every_answer_with_messages_has_so_many_characters(full: Store, limit: i
     by = full.process()
     answers = [
         full(messages.history, BOB, limit=limit),
-        full(inboxes.look, BOB, limit=limit, max_chars=10**12).messages,
+        full(inboxes.peek, BOB, limit=limit, max_chars=10**12).messages,
         full.by(by)(deliveries.hand_over, BOB, limit=limit, max_chars=10**12, via="x").messages,
         full.by(grant=Grant())(feeds.posts, Search("default", since=0, limit=200)),
         [r.message for r in full.by(grant=Grant())(feeds.received, "bob", "default", 0.0, 1000).received],

@@ -61,10 +61,10 @@ def test_the_roster_is_not_told_again_because_somebody_got_busy(store: Store) ->
     me, zoe, _ = store.join("me"), store.join("zoe"), store.join("adam")
     event = HookReport("hook", 0, roster=True)
     client = store.clients[me]
-    store.by(client.process)(sessions.react, client, event)
+    store.by(client.process)(sessions.handle_hook_event, client, event)
     store(bindings.observe, store.clients[zoe].key, status="working")
 
-    found = store.by(client.process)(sessions.react, client, event)
+    found = store.by(client.process)(sessions.handle_hook_event, client, event)
 
     assert found
     assert found.roster is None
@@ -155,7 +155,7 @@ def test_an_owner_is_told_once_that_its_place_was_taken(store: Store) -> None:
         store(claims.claim, bob, [A], ttl=600)
 
     claim_twice()
-    assert store(guard.take_away, alice, [A], "hurry") == [ClaimTarget(*A)]
+    assert store(guard.force_release, alice, [A], "hurry") == [ClaimTarget(*A)]
     assert len(store.read(bob)) == 1
 
     claim_twice()

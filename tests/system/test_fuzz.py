@@ -561,14 +561,14 @@ def test_a_notice_may_say_anything(datagrams: list[bytes]) -> None:
     """A sender without the listener's word is not heard, and keeps nobody else from being heard."""
 
     async def run() -> None:
-        async with notices.ear() as ear:
-            port = int(ear.address.split(":")[2])
+        async with notices.notice_socket() as notice_socket:
+            port = int(notice_socket.address.split(":")[2])
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
                 for data in datagrams:
                     out.sendto(data, ("127.0.0.1", port))
-            assert not await ear.heard(0.0)
-            notices.announce([ear.address])
-            assert await ear.heard(PATIENCE)
+            assert not await notice_socket.heard(0.0)
+            notices.announce([notice_socket.address])
+            assert await notice_socket.heard(PATIENCE)
 
     anyio.run(run)
 

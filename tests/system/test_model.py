@@ -268,7 +268,7 @@ class Mail(Sessions):
         process, to = self.store.process(), self.server(session, server)
         handed = self._take(session.who, process, 10, NO_LIMIT, True, False).messages
         passed = self.some([m.id for m in handed], bits)
-        assert self.store.by(process)(deliveries.pass_on, session.who, passed, to) == len(passed)
+        assert self.store.by(process)(deliveries.transfer, session.who, passed, to) == len(passed)
         assert self.model.pass_on(session.who, passed, process, to) == len(passed)
         self._die(process)
 
@@ -326,7 +326,7 @@ class Mail(Sessions):
             again,
             tuple(self.some(list(self.model.open_requests(session.who)), reminded)),
         )
-        found = self.store.by(by)(sessions.react, session.client, happening)
+        found = self.store.by(by)(sessions.handle_hook_event, session.client, happening)
         expected = self.model.react(session, session.client.process, happening, by)
         assert (found is None) == (expected is None)
         if not (found and expected):
@@ -474,7 +474,7 @@ class Claims(Sessions):
     @rule(n=which, asked=paths)
     def take_away(self, n: int, asked: list[str]) -> None:
         me = self.session(n).who
-        ended = self.store(guard.take_away, me, [(scope_of(path), path) for path in asked], "hurry")
+        ended = self.store(guard.force_release, me, [(scope_of(path), path) for path in asked], "hurry")
         expected = self.model.claims.take_away(me.channel, asked, self.model.now)
         assert sorted(place.path for place in ended) == sorted(path for _, path in expected)
         self._told(

@@ -104,7 +104,7 @@ async def _printed(who: Speaker, messages: list[int]) -> None:
     if not who.session:
         await who.bus.run(deliveries.confirm, who.me, messages)
     elif server := await who.bus.run(listeners.server_of, who.session.client):
-        await who.bus.run(deliveries.pass_on, who.me, messages, server)
+        await who.bus.run(deliveries.transfer, who.me, messages, server)
 
 
 async def _hand_over(who: Speaker, options: argparse.Namespace) -> HandOver:
@@ -163,17 +163,17 @@ def _room_in_shell(env: Mapping[str, str]) -> int:
 async def _wait(who: Speaker, options: argparse.Namespace) -> HandOver:
     """The first mail that comes within `--wait` seconds, or none."""
     end = time.monotonic() + options.wait
-    async with who.bus.ear() as ear:
-        await who.bus.run(listeners.listen_for, ear.address, who.me)
+    async with who.bus.notice_socket() as notice_socket:
+        await who.bus.run(listeners.listen_for, notice_socket.address, who.me)
         try:
             while True:
                 found = await _hand_over(who, options)
                 left = end - time.monotonic()
                 if found.messages or found.pending or left <= 0:
                     return found
-                await ear.heard(min(left, _LOOK_EVERY))
+                await notice_socket.heard(min(left, _LOOK_EVERY))
         finally:
-            await who.bus.run(listeners.unlisten, ear.address)
+            await who.bus.run(listeners.unlisten, notice_socket.address)
 
 
 def _shown(who: Speaker, found: HandOver, options: argparse.Namespace) -> str:

@@ -148,7 +148,7 @@ def _printable(given: str) -> str:
 async def _standing(bus: Bus, me: Address, places: list[ClaimTarget], tree: str) -> list[Standing]:
     """In as many calls as it takes: what is too much to compare together is not too much in parts."""
     try:
-        return [*await bus.run(sql_guard.standing, me, places, tree)]
+        return [*await bus.run(sql_guard.conflicting_claims, me, places, tree)]
     except TooLarge:
         half = len(places) // 2
         if not half:

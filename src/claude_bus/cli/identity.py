@@ -36,7 +36,7 @@ async def speaker(bus: Bus, config: Config, env: Mapping[str, str], as_name: str
         return Speaker(session.address, bus, session)
 
     async def join(who: Address) -> None:
-        await bus.run(agents.enlist, who, PROGRAM)
+        await bus.run(agents.join_without_session, who, PROGRAM)
 
     return Speaker(await _permitted(as_name or config.name, config.channel, join), bus)
 
@@ -48,7 +48,7 @@ async def committer(bus: Bus, config: Config, env: Mapping[str, str]) -> Address
     """
 
     async def look(who: Address) -> None:
-        await bus.run(guard.standing, who, [], "")
+        await bus.run(guard.conflicting_claims, who, [], "")
 
     session = await session_of_shell(bus, env)
     return session.address if session else await _permitted(config.name, config.channel, look)

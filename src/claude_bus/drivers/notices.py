@@ -105,7 +105,7 @@ class Ear:
 
 
 @contextlib.asynccontextmanager
-async def ear() -> AsyncIterator[Ear]:
+async def notice_socket() -> AsyncIterator[Ear]:
     """Listen on a free loopback port for as long as the context lasts."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
         bound.setblocking(False)

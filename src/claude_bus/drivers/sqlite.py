@@ -346,7 +346,7 @@ class Database:
             return result
         raise AssertionError  # a shield swallows nothing; the type checker cannot know
 
-    async def note(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def write_relaxed(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that notes what a power cut makes untrue: it need not be on the disk before it counts.
 
         All processes see it at once, and it survives the death of any; the next verb that
@@ -366,7 +366,7 @@ class Database:
             return await self._call(lambda worker: worker.call(whole))
         raise AssertionError  # as above
 
-    async def look(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that seldom writes; see `look`."""
 
         def whole(connection: sqlite3.Connection) -> T:

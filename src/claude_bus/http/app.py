@@ -21,7 +21,7 @@ from ..mcp.http import Callers, Endpoint
 from . import rpc
 from .api import app as api
 from .auth import Authenticate
-from .background import keep_up, lasting
+from .background import run_for_good, run_upkeep
 from .hosts import Allowed, is_loopback
 from .hub import Hub, listener
 from .in_flight import InFlight
@@ -40,18 +40,18 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
 
     Its `state.visits` are the requests under way; whoever runs it ends them when it ends.
     """
-    gate = TokenCache(bus, closed=tokens)
-    visits = InFlight(gate, serving.connections)
-    service = Service(bus, Hub(bus), config, serving, gate)
+    token_cache = TokenCache(bus, closed=tokens)
+    in_flight = InFlight(token_cache, serving.connections)
+    service = Service(bus, Hub(bus), config, serving, token_cache)
     metrics = Metrics(service.hub)
-    callers = Callers(grant_of, gate.still, only_waits)
-    mcp = Endpoint(bus, config, callers, lambda address: service.hub.bell(listener(address)))
+    callers = Callers(grant_of, token_cache.still, only_waits)
+    mcp = Endpoint(bus, config, callers, lambda address: service.hub.signal(listener(address)))
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            for run in (service.hub.run, partial(keep_up, bus), visits.run):
-                tasks.start_soon(lasting, run)
+            for run in (service.hub.run, partial(run_upkeep, bus), in_flight.run):
+                tasks.start_soon(run_for_good, run)
             async with mcp.run():
                 yield
             tasks.cancel_scope.cancel()
@@ -62,25 +62,31 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
         middleware=[
             Middleware(InUrl, prefix=serving.prefix),
             Middleware(Measure, metrics=metrics),
-            *_before_routes(serving, gate, visits),
+            *_before_routes(serving, token_cache, in_flight),
         ],
         exception_handlers={BusError: refused, HTTPException: unserved},
         lifespan=lifespan,
     )
     # A redirect names a scheme: http where a proxy does not say that it is https, and the token goes there.
     app.router.redirect_slashes = False
-    app.state.visits = visits
+    app.state.in_flight = in_flight
     return app
 
 
-def _before_routes(serving: Serving, gate: TokenCache, visits: InFlight) -> list[Middleware]:
+def _before_routes(serving: Serving, token_cache: TokenCache, in_flight: InFlight) -> list[Middleware]:
     """What a request passes, from the outside: what every answer has, whom it is for, who asks."""
     allowed = Allowed(_machine(serving), serving.hosts, serving.origins)
     return [
         Middleware(ResponseHeaders),
-        Middleware(OriginCheck, gate=gate, allowed=allowed),
+        Middleware(OriginCheck, token_cache=token_cache, allowed=allowed),
         *cors(allowed),
-        Middleware(Authenticate, gate=gate, visits=visits, quotas=Quotas(serving.requests), prefix=serving.prefix),
+        Middleware(
+            Authenticate,
+            token_cache=token_cache,
+            in_flight=in_flight,
+            quotas=Quotas(serving.requests),
+            prefix=serving.prefix,
+        ),
     ]
 
 

@@ -45,10 +45,12 @@ _MAY_BE_CUT = ("GET", "HEAD", "OPTIONS")
 class Authenticate:
     """ASGI middleware. `prefix`: the path under which everything is."""
 
-    def __init__(self, app: ASGIApp, *, gate: TokenCache, visits: InFlight, quotas: Quotas, prefix: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, token_cache: TokenCache, in_flight: InFlight, quotas: Quotas, prefix: str
+    ) -> None:
         self._app = app
-        self._gate = gate
-        self._visits = visits
+        self._token_cache = token_cache
+        self._in_flight = in_flight
         self._quotas = quotas
         self._bodies = Bodies()
         self._prefix = prefix
@@ -74,22 +76,22 @@ class Authenticate:
             return
         await self._quotas.count(grant)
         with (
-            self._visits.visit(grant, may_be_cut=scope["method"] in _MAY_BE_CUT) as visit,
+            self._in_flight.tracked(grant, may_be_cut=scope["method"] in _MAY_BE_CUT) as tracked,
             self._bodies.body(grant) as counted,
         ):
-            scope["state"]["visit"] = visit
+            scope["state"]["visit"] = tracked
             body = await _body(Headers(scope=scope), receive, counted)
             jsons.check(body, "the body")
-            await self._serve(visit, body, scope, receive, send)
+            await self._serve(tracked, body, scope, receive, send)
 
     async def _grant(self, scope: Scope) -> Grant:
-        if await self._gate.is_open():
+        if await self._token_cache.is_open():
             return UNRESTRICTED
         in_url = secret_in(scope)
         if scope["path"] == self._open_path and in_url is None:
             return _NOBODY
         secret = _secret(Headers(scope=scope)) if in_url is None else in_url
-        found = await self._gate.grant(secret) if secret else None
+        found = await self._token_cache.grant(secret) if secret else None
         if found:
             check_use(found, scope["path"].removeprefix(self._prefix), in_url=in_url is not None)
             return found
@@ -97,24 +99,24 @@ class Authenticate:
             await self._quotas.count_wrong(scope["client"][0] if scope.get("client") else "")
         raise Unauthorized("no valid token: send 'Authorization: Bearer <token>', or Basic with it as the password")
 
-    async def _serve(self, visit: RequestInFlight, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _Answer(self._visits, visit, send)
+    async def _serve(self, tracked: RequestInFlight, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _Answer(self._in_flight, tracked, send)
         incoming = _Incoming(body, receive)
-        async with _watched(visit, incoming):
-            with visit.scope:
+        async with _watched(tracked, incoming):
+            with tracked.scope:
                 await self._app(scope, incoming.receive, answer.send)
-        if visit.ended:
-            await answer.cut(visit.ended, scope, receive)
+        if tracked.ended:
+            await answer.cut(tracked.ended, scope, receive)
 
 
 @contextlib.asynccontextmanager
-async def _watched(visit: RequestInFlight, incoming: _Incoming) -> AsyncIterator[None]:
+async def _watched(tracked: RequestInFlight, incoming: _Incoming) -> AsyncIterator[None]:
     """A request that may be cut ends with its client; any other is done whoever waits for the answer."""
-    if not visit.may_be_cut:
+    if not tracked.may_be_cut:
         yield
         return
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(incoming.watch, visit)
+        tasks.start_soon(incoming.watch, tracked)
         yield
         tasks.cancel_scope.cancel()
 
@@ -140,33 +142,33 @@ class _Incoming:
         await self._gone.wait()
         return {"type": "http.disconnect"}
 
-    async def watch(self, visit: RequestInFlight) -> None:
+    async def watch(self, tracked: RequestInFlight) -> None:
         """End a request that may be cut once nobody is there to read the answer."""
         self._gone = anyio.Event()
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._gone.set()
-        visit.end(None)
+        tracked.end(None)
 
 
 class _Answer:
     """What the app sends, for as long as its token is good."""
 
-    def __init__(self, visits: InFlight, visit: RequestInFlight, send: Send) -> None:
-        self._visits = visits
-        self._visit = visit
+    def __init__(self, in_flight: InFlight, tracked: RequestInFlight, send: Send) -> None:
+        self._in_flight = in_flight
+        self._tracked = tracked
         self._send = send
         self._started = False
         self._complete = False
 
     async def send(self, message: Message) -> None:
-        if self._visit.is_due:
-            await self._visits.check(self._visit)
+        if self._tracked.is_due:
+            await self._in_flight.check(self._tracked)
             await anyio.lowlevel.checkpoint()  # where a request that was cut off ends
         self._started = True
         self._complete = message["type"] == "http.response.body" and not message.get("more_body")
         # Once it is being answered in parts, what was asked for is done: nothing is lost by cutting it off.
-        self._visit.may_be_cut = self._visit.may_be_cut or message["type"] == "http.response.body"
+        self._tracked.may_be_cut = self._tracked.may_be_cut or message["type"] == "http.response.body"
         await self._send(message)
 
     async def cut(self, error: BusError, scope: Scope, receive: Receive) -> None:

@@ -19,7 +19,7 @@ AGAIN = 1.0
 """Seconds after which what failed begins anew."""
 
 
-async def lasting(run: Callable[[], Awaitable[None]]) -> None:
+async def run_for_good(run: Callable[[], Awaitable[None]]) -> None:
     """Run what goes on beside the requests, for as long as the server does.
 
     The edge of the process: what fails there, be it by a defect of ours, is for the log.
@@ -33,7 +33,7 @@ async def lasting(run: Callable[[], Awaitable[None]]) -> None:
         await anyio.sleep(AGAIN)
 
 
-async def keep_up(bus: LocalBus, beat: float = HEARTBEAT_EVERY, prune: float = PRUNE_EVERY) -> None:
+async def run_upkeep(bus: LocalBus, beat: float = HEARTBEAT_EVERY, prune: float = PRUNE_EVERY) -> None:
     """Run for as long as the server does; first when it has settled. Both intervals are seconds."""
     due = anyio.current_time() + beat
     while True:

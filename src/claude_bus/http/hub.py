@@ -64,7 +64,7 @@ class Hub:
         return len(set().union(*self._bells.values())) if self._bells else 0
 
     @contextlib.contextmanager
-    def bell(self, *topics: str) -> Iterator[Signal]:
+    def signal(self, *topics: str) -> Iterator[Signal]:
         """A bell that any of the topics rings. Take it before you look, so that nothing falls in between."""
         bell = Signal()
         for topic in topics:
@@ -84,7 +84,7 @@ class Hub:
 
         `due` is the time at which something ends that `look` has found, if it does: nobody rings for that.
         """
-        with self.bell(*topics) as bell:
+        with self.signal(*topics) as bell:
             end = anyio.current_time() + patience
             while not (found := await look()) and (left := end - anyio.current_time()) > 0:
                 await bell.rung(min(left, _LOOK_AFTER, _seconds_to(due())))
@@ -93,13 +93,13 @@ class Hub:
     async def run(self) -> None:
         """Watch the bus for as long as the server runs. A store that fails is no reason to end."""
         try:
-            async with self._bus.ear() as ear:
-                await self._begin(ear.address)
+            async with self._bus.notice_socket() as notice_socket:
+                await self._begin(notice_socket.address)
                 try:
-                    await self._watch(ear)
+                    await self._watch(notice_socket)
                 finally:
                     with anyio.CancelScope(shield=True), contextlib.suppress(BusError):
-                        await self._bus.run(listeners.unlisten, ear.address)
+                        await self._bus.run(listeners.unlisten, notice_socket.address)
         except OSError as error:
             _log.warning("no notices of mail, looking every %.1f s instead: %s", PULSE_EVERY, error)
             await self._begin("")
@@ -122,17 +122,17 @@ class Hub:
                 _log.debug("hub: %s", error)
             await anyio.sleep(IDLE_EVERY)
 
-    async def _watch(self, ear: NoticeSocket | None) -> None:
+    async def _watch(self, notice_socket: NoticeSocket | None) -> None:
         while True:
-            heard = await self._heard(ear, PULSE_EVERY if self._bells else IDLE_EVERY)
+            heard = await self._heard(notice_socket, PULSE_EVERY if self._bells else IDLE_EVERY)
             pulse = self._bus.pulse()
             if heard or pulse != self._pulse:
                 self._pulse = pulse
                 await self._look()
 
-    async def _heard(self, ear: NoticeSocket | None, patience: float) -> bool:
-        if ear:
-            return await ear.heard(patience)
+    async def _heard(self, notice_socket: NoticeSocket | None, patience: float) -> bool:
+        if notice_socket:
+            return await notice_socket.heard(patience)
         await anyio.sleep(patience)
         return False
 

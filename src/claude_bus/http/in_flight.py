@@ -45,8 +45,8 @@ class RequestInFlight:
 class InFlight:
     """All requests under way; at most `limit` of each token (or, where none is needed, of all); 0: any number."""
 
-    def __init__(self, gate: TokenCache, limit: int) -> None:
-        self._gate = gate
+    def __init__(self, token_cache: TokenCache, limit: int) -> None:
+        self._token_cache = token_cache
         self._limit = limit
         self._all: set[RequestInFlight] = set()
         self._counts: Counter[int] = Counter()
@@ -57,16 +57,16 @@ class InFlight:
         return len(self._all)
 
     @contextlib.contextmanager
-    def visit(self, grant: Grant, *, may_be_cut: bool) -> Iterator[RequestInFlight]:
+    def tracked(self, grant: Grant, *, may_be_cut: bool) -> Iterator[RequestInFlight]:
         """A request that begins and ends with the context. Raises `RateLimited` if there are too many, or `Ending`."""
         self._check(grant)
-        visit = RequestInFlight(grant, may_be_cut=may_be_cut)
-        self._all.add(visit)
+        tracked = RequestInFlight(grant, may_be_cut=may_be_cut)
+        self._all.add(tracked)
         self._counts[grant.token] += 1
         try:
-            yield visit
+            yield tracked
         finally:
-            self._all.discard(visit)
+            self._all.discard(tracked)
             self._counts[grant.token] -= 1
             self._counts += Counter()  # forgets those that have none
             if self._ending and not self._all:
@@ -83,35 +83,35 @@ class InFlight:
                 retry_after=1,
             )
 
-    async def check(self, visit: RequestInFlight) -> None:
+    async def check(self, tracked: RequestInFlight) -> None:
         """Look again whether the token of a request is good; if it is not, the request is cut off."""
-        if not await self._gate.still(visit.grant):
-            visit.end(_revoked())
+        if not await self._token_cache.still(tracked.grant):
+            tracked.end(_revoked())
 
     async def run(self) -> None:
         """Cut off whoever waits with a token that ended, for as long as the server runs."""
         while True:
             await anyio.sleep(_LOOK_EVERY)
-            grants = {visit.grant.token: visit.grant for visit in self._all if visit.may_be_cut}
+            grants = {tracked.grant.token: tracked.grant for tracked in self._all if tracked.may_be_cut}
             for grant in grants.values():
                 await self._look(grant)
 
     async def _look(self, grant: Grant) -> None:
-        if await self._gate.still(grant):
+        if await self._token_cache.still(grant):
             return
-        for visit in [each for each in self._all if each.may_be_cut and each.grant.token == grant.token]:
-            visit.end(_revoked())
+        for tracked in [each for each in self._all if each.may_be_cut and each.grant.token == grant.token]:
+            tracked.end(_revoked())
 
     async def end(self) -> None:
         """The server ends: whoever waits is told, what was begun may be finished, but not for long."""
         self._ending = True
-        for visit in [each for each in self._all if each.may_be_cut]:
-            visit.end(_ending())
+        for tracked in [each for each in self._all if each.may_be_cut]:
+            tracked.end(_ending())
         if self._all:
             with anyio.move_on_after(_LAST_CALL):
                 await self._nobody.wait()
-        for visit in self._all:
-            visit.end(_ending("; what was asked for may have been done"))
+        for tracked in self._all:
+            tracked.end(_ending("; what was asked for may have been done"))
 
 
 def _revoked() -> Unauthorized:

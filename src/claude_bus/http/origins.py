@@ -25,9 +25,9 @@ _TOLD = ["Mcp-Session-Id", "Retry-After"]
 class OriginCheck:
     """ASGI middleware: checks Host, Origin and Sec-Fetch-Site, before anybody asks for a token."""
 
-    def __init__(self, app: ASGIApp, *, gate: TokenCache, allowed: Allowed) -> None:
+    def __init__(self, app: ASGIApp, *, token_cache: TokenCache, allowed: Allowed) -> None:
         self._app = app
-        self._gate = gate
+        self._token_cache = token_cache
         self._allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,7 +49,7 @@ class OriginCheck:
             raise InvalidInput("this server is no proxy: ask for a path, such as /healthz")
         headers = Headers(scope=scope)
         _check_length(scope["http_version"], headers)
-        open_to_all = await self._gate.is_open()
+        open_to_all = await self._token_cache.is_open()
         host = self._allowed.check_host(_only(headers, "host"), open_to_all=open_to_all)
         origin = _only(headers, "origin") if "origin" in headers else None
         scheme = "https" if scope["scheme"] in ("https", "wss") else "http"

@@ -44,14 +44,14 @@ def routes(service: Service) -> list[BaseRoute]:
     async def call(request: Request) -> Response:
         return await _call(service, grant_of(request), request.path_params["verb"], await request.body())
 
-    async def ear(request: Request) -> Response:
+    async def notice_socket(request: Request) -> Response:
         scope = Scope(grant_of(request))
         address = request.query_params.get("address", "")
         if not address:
             raise InvalidInput("address is missing: say at which one the session listens")
         return StreamingResponse(_rings(service, scope.key(address)), media_type="text/plain")
 
-    return [Route("/rpc/ear", ear, methods=["GET"]), Route("/rpc/{verb}", call, methods=["POST"])]
+    return [Route("/rpc/ear", notice_socket, methods=["GET"]), Route("/rpc/{verb}", call, methods=["POST"])]
 
 
 async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Response:
@@ -74,7 +74,7 @@ async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Respo
 
 async def _rings(service: Service, address: str) -> AsyncIterator[bytes]:
     """A line whenever the session should look, and now and then one to say that the line stands."""
-    with service.hub.bell(hub.listener(address)) as bell:
+    with service.hub.signal(hub.listener(address)) as bell:
         yield RING  # whatever came before this stood
         while True:
             yield RING if await bell.rung(KEEP_ALIVE) else NOTHING

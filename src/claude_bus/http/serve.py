@@ -68,7 +68,7 @@ async def _serve(config: Config, serving: Serving, room: int) -> bool:
         with _listening(serving) as listener:
             tokens = await _needs_tokens(bus, serving, listener)
             app = create_app(bus, config, serving, tokens=tokens)
-            server = _Server(_uvicorn(app, ssl_context, room), app.state.visits)
+            server = _Server(_uvicorn(app, ssl_context, room), app.state.in_flight)
             for each in HANDLED_SIGNALS:
                 signal.signal(each, server.handle_exit)
             print(f"claude-bus serves {config.db} at {_url(serving, listener)}", flush=True)
@@ -81,9 +81,9 @@ async def _serve(config: Config, serving: Serving, room: int) -> bool:
 class _Server(uvicorn.Server):
     """uvicorn's, but those who wait for an answer do not hold up its end."""
 
-    def __init__(self, config: uvicorn.Config, visits: InFlight) -> None:
+    def __init__(self, config: uvicorn.Config, in_flight: InFlight) -> None:
         super().__init__(config)
-        self._visits = visits
+        self._in_flight = in_flight
         self.interrupted = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -103,7 +103,7 @@ class _Server(uvicorn.Server):
         await asyncio.wait([ending])
 
     async def _end_visits(self) -> None:
-        await self._visits.end()
+        await self._in_flight.end()
         await asyncio.sleep(_TO_READ)
         for each in list(self.server_state.connections):
             each.transport.abort()

@@ -22,7 +22,7 @@ class Service:
     hub: Hub
     config: Config
     serving: Serving
-    gate: TokenCache
+    token_cache: TokenCache
 
     async def still_granted(self, grant: Grant) -> bool:
         """Whether a caller's token is neither revoked nor expired by now.
@@ -30,7 +30,7 @@ class Service:
         The guard asks this itself of requests that take longer, before anything more of
         their answer goes out; a route that waits before it does something asks again.
         """
-        return await self.gate.still(grant)
+        return await self.token_cache.still(grant)
 
 
 def grant_of(request: HTTPConnection) -> Grant:
@@ -41,5 +41,5 @@ def grant_of(request: HTTPConnection) -> Grant:
 
 def only_waits(request: HTTPConnection) -> None:
     """All that is done for a request from now on is to wait for something: it may be cut off."""
-    visit: RequestInFlight = request.state.visit
-    visit.may_be_cut = True
+    tracked: RequestInFlight = request.state.tracked
+    tracked.may_be_cut = True

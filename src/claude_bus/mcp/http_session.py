@@ -68,7 +68,7 @@ class HttpMembership(Membership):
             await self._take_last_name(conversation)
 
     async def _take_last_name(self, conversation: str) -> None:
-        who = await self._granted.run(bindings.borne, conversation)
+        who = await self._granted.run(bindings.last_name_of, conversation)
         if who:
             with contextlib.suppress(NameTaken):
                 await self.bus.run(sessions.join, self.presence.client.key, who, "", None)

@@ -10,7 +10,7 @@ nobody here knows. So:
 - A message goes with a key; repeated, also by whoever is told of the failure and says the
   same again, it is sent once.
 - With each call that brings mail, or asks for it, goes what this program holds
-  (`deliveries.take_back`): mail in an answer that got lost waits again, and rings again,
+  (`deliveries.requeue_unconfirmed`): mail in an answer that got lost waits again, and rings again,
   and is never taken for read. Such a call is not abandoned when its caller is cancelled.
 - Of anything else the error says that nobody knows.
 """
@@ -64,9 +64,9 @@ class RemoteBus:
             deliveries.hand_over: self._hand_over,
             deliveries.waiting: self._waiting,
             deliveries.confirm: partial(self._settled, deliveries.confirm),
-            deliveries.pass_on: partial(self._settled, deliveries.pass_on),
+            deliveries.transfer: partial(self._settled, deliveries.transfer),
             deliveries.withdraw: self._withdraw,
-            sessions.react: self._react,
+            sessions.handle_hook_event: self._react,
             sessions.join: self._join,
             bindings.bound: self._bound,
             bindings.observe: self._observe,
@@ -91,9 +91,9 @@ class RemoteBus:
         """Changes when this process was rung, did what a doorbell should look at, and now and then in any case."""
         return self._changes, int(time.monotonic() / LOOK_EVERY)
 
-    def ear(self) -> AbstractAsyncContextManager[NoticeSocket]:
+    def notice_socket(self) -> AbstractAsyncContextManager[NoticeSocket]:
         """See `bus.Bus.ear`."""
-        return notices.ear(self._connection, self._changed)
+        return notices.notice_socket(self._connection, self._changed)
 
     def _changed(self) -> None:
         self._changes += 1
@@ -129,7 +129,7 @@ class RemoteBus:
     async def _react(self, client: Client, happening: HookReport) -> HookResult | None:
         async with self._handing_over:
             with anyio.CancelScope(shield=True):
-                found = await self._fetched(sessions.react, client, happening)
+                found = await self._fetched(sessions.handle_hook_event, client, happening)
             if found:
                 self._held.let_go(found.address, [*happening.proven, *happening.lost])
                 self._held.hold(found.address, [message.id for message in found.mail.messages])

@@ -35,7 +35,7 @@ class Call:
     """The program that calls: what is handed over is in its hands."""
     arguments: dict[str, Any]
     held: tuple[tuple[Address, int], ...] = ()
-    """All that it knows to have been handed, and has not proven read; see `deliveries.take_back`."""
+    """All that it knows to have been handed, and has not proven read; see `deliveries.requeue_unconfirmed`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from . import connection, http_client
 _log = logging.getLogger(__name__)
 
 
-class RemoteEar:
+class RemoteNoticeSocket:
     """Where this process is told that it should look; see `bus.NoticeSocket`."""
 
     def __init__(self) -> None:
@@ -29,19 +29,19 @@ class RemoteEar:
 
 
 @asynccontextmanager
-async def ear(over: connection.Connection, rang: Callable[[], None]) -> AsyncIterator[RemoteEar]:
+async def notice_socket(over: connection.Connection, rang: Callable[[], None]) -> AsyncIterator[RemoteNoticeSocket]:
     """Be told over a line that is opened again when it breaks, for as long as the context lasts.
 
     `rang` is called at each notice.
     """
-    made = RemoteEar()
+    made = RemoteNoticeSocket()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep_listening, over, made, rang)
         yield made
         tasks.cancel_scope.cancel()
 
 
-async def _keep_listening(over: connection.Connection, made: RemoteEar, rang: Callable[[], None]) -> None:
+async def _keep_listening(over: connection.Connection, made: RemoteNoticeSocket, rang: Callable[[], None]) -> None:
     failures = 0
     while True:
         try:

@@ -43,7 +43,7 @@ class Claims:
             return self._as_from_here(places, await self.bus.run(claims.release, me, places))
         if places is None:
             raise InvalidInput("force needs a path: name the claims to end")
-        return self._as_from_here(places, await self.bus.run(guard.take_away, me, places, force))
+        return self._as_from_here(places, await self.bus.run(guard.force_release, me, places, force))
 
     async def edit(self, path: str) -> Verdict:
         """A file is about to be edited, by the session or a subagent: what stands against it."""

@@ -161,7 +161,7 @@ class Conversation:
         try:
             result = await self._told(self._completed(report, event))
         except BaseException:  # the store may have done it all
-            self.turn.once.miss()
+            self.turn.one_time.retry()
             raise
         return self._carried(result) if result else _NOTHING
 
@@ -174,21 +174,21 @@ class Conversation:
             proven=tuple(self.turn.proven),
             lost=tuple(self.turn.lost),
             announced=self._announced,
-            again=self.turn.once.again,
-            recalled=tuple(self.turn.once.recalled),
+            again=self.turn.one_time.again,
+            recalled=tuple(self.turn.one_time.recalled),
         )
 
     async def _told(self, report: HookReport) -> HookResult | None:
         """Tell the store; returns what it led to, with the files of the mail looked at."""
         client = self._presence.client
-        result = await self.bus.run(sessions.react, client, report)
+        result = await self.bus.run(sessions.handle_hook_event, client, report)
         if not result:
             await self._presence.attach()
-            result = await self.bus.run(sessions.react, client, report)
+            result = await self.bus.run(sessions.handle_hook_event, client, report)
         if not result:
             return None
         self.turn.settle()
-        self.turn.once.settle()
+        self.turn.one_time.reported()
         return replace(result, mail=await self.examined(result.address, result.mail))
 
     def _carried(self, result: HookResult) -> Injection:
@@ -197,7 +197,7 @@ class Conversation:
         self._left_over = mail.pending > 0
         self.turn.handed_by_hook([*mail.unproven, *self.answered(mail, told_once=result.told_once)])
         if result.told_once:
-            self.turn.once.carry([request.id for request in result.requests])
+            self.turn.one_time.attach([request.id for request in result.requests])
         self._announced = mail.next_id if mail.messages or result.announce else self._announced
         return injection(result, self._presence.take_warning())
 

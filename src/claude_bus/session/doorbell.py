@@ -81,9 +81,9 @@ class Doorbell:
     async def watch(self) -> None:
         """Run for as long as the server does; where nothing may be listened at, by looking alone."""
         try:
-            async with self._bus.ear() as ear:
-                await self._guarded(self._presence.listen_at, ear.address)
-                await self._watch(ear.heard)
+            async with self._bus.notice_socket() as notice_socket:
+                await self._guarded(self._presence.listen_at, notice_socket.address)
+                await self._watch(notice_socket.heard)
         except OSError as error:
             _log.warning("no notices of mail, looking every %.0f s instead: %s", LOOK_EVERY, error)
             await self._guarded(self._presence.listen_at, "")

@@ -13,10 +13,10 @@ _ANSWERS_KEPT = 20
 """Answers that the client may still say it gave up."""
 
 
-class Once:
+class OneTimeNotices:
     """What a conversation is told once: who it is, who else is here, which requests it left open.
 
-    `again` and `recalled` are for the store; `settle` says that it has them.
+    `again` and `recalled` are for the store; `reported` says that it has them.
     """
 
     def __init__(self) -> None:
@@ -27,26 +27,26 @@ class Once:
         self._carried = False
         self._requests: list[int] = []
 
-    def carry(self, requests: list[int]) -> None:
+    def attach(self, requests: list[int]) -> None:
         """Some of it goes with the request that follows, these open requests among it."""
         self._carried = True
         self._requests += requests
 
-    def prove(self) -> None:
+    def confirm(self) -> None:
         """The model had what its request carried."""
         self.recalled += self._requests
         self._carried, self._requests = False, []
 
-    def lose(self) -> None:
+    def discard(self) -> None:
         """The model did not have it."""
         self.again = self.again or self._carried
         self._carried, self._requests = False, []
 
-    def miss(self) -> None:
+    def retry(self) -> None:
         """What the store has noted as told never left it."""
         self.again = True
 
-    def settle(self) -> None:
+    def reported(self) -> None:
         """The store has been told what is to be told anew, and what is not."""
         self.again, self.recalled = False, []
 
@@ -64,7 +64,7 @@ class Turn:
         """Hook events arrive, or will; without them a later tool call is the only proof there is."""
         self.proven: list[int] = []
         self.lost: list[int] = []
-        self.once = Once()
+        self.one_time = OneTimeNotices()
         self._prompt_id: str | None = None
         self._carried: list[int] = []
         self._in_batch: list[int] = []
@@ -96,14 +96,14 @@ class Turn:
         self.hooked = True
         self.proven += self._carried
         self._carried, self._in_batch = self._in_batch, []
-        self.once.prove()
+        self.one_time.confirm()
 
     def stop(self) -> None:
         """The model ended its turn: that proves everything."""
         self.hooked = True
         self.proven += self._carried + self._in_batch
         self._carried, self._in_batch = [], []
-        self.once.prove()
+        self.one_time.confirm()
 
     def fail(self) -> None:
         """The request got no answer, and the turn ended with it: nothing is proven."""
@@ -111,7 +111,7 @@ class Turn:
         self.lost += self._carried + self._in_batch
         self._carried, self._in_batch = [], []
         self._parts = (0, 0)
-        self.once.lose()
+        self.one_time.discard()
 
     def call(self) -> None:
         """A tool call came. It proves the calls before it, unless hooks will tell exactly."""
@@ -129,7 +129,7 @@ class Turn:
         """The client had given this request up when its answer came: what that carried is not before the model."""
         if request in self._answers:
             self._parts = (0, 0)
-            self.once.lose()
+            self.one_time.discard()
             self._lose(self._answers.pop(request))
 
     def _lose(self, messages: list[int]) -> None:

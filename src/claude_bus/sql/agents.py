@@ -42,7 +42,7 @@ def register(tx: Transaction, client: str, who: Address, role: str, owns: tuple[
 
 
 @verb("enlist", repeatable=False)
-def enlist(
+def join_without_session(
     tx: Transaction,
     who: Address,
     program: str,
@@ -101,7 +101,7 @@ def _unborne(tx: Transaction, channel: str, patterns: tuple[str, ...], which: st
 def notice(tx: Transaction, who: Address, program: str) -> None:
     """`enlist` somebody who only looks, unless that was noted a moment ago: looking is not writing."""
     if not known(tx, who, lately=tx.caller.touch):
-        enlist(tx, who, program)
+        join_without_session(tx, who, program)
 
 
 def known(tx: Transaction, who: Address, *, lately: bool) -> bool:
@@ -111,7 +111,7 @@ def known(tx: Transaction, who: Address, *, lately: bool) -> bool:
 
 
 @verb()
-def delist(tx: Transaction, who: Address) -> None:
+def leave_without_session(tx: Transaction, who: Address) -> None:
     """A participant without a session leaves: its claims end, direct mail is kept, broadcasts are not any more.
 
     Raises `NameTaken` if a live session bears the name, `NotFound` if nobody joined under it.

@@ -73,7 +73,7 @@ def attach(tx: Transaction, client: Client, wanted: Address | None, channel: Cha
     if wanted:
         refuse_if_held(tx, wanted, client.key)
         mailboxes.check_new(tx, wanted)
-    found = grants.require(tx.caller.grant, wanted) if wanted else borne(tx, client.session_id)
+    found = grants.require(tx.caller.grant, wanted) if wanted else last_name_of(tx, client.session_id)
     who = found or _present(tx, client, channel)
     mailboxes.ensure(tx, who)
     tx.run(
@@ -114,12 +114,12 @@ def resume(tx: Transaction, client: Client) -> Binding | None:
     existing = bound(tx, client.key)
     if existing and existing.process == client.process:
         return existing
-    who = borne(tx, client.session_id)
+    who = last_name_of(tx, client.session_id)
     return attach(tx, client, who, who.channel) if who else None
 
 
 @verb(mode="read")
-def borne(tx: Transaction, session_id: str) -> Address | None:
+def last_name_of(tx: Transaction, session_id: str) -> Address | None:
     """The name this very conversation bore last, if no live session has it.
 
     Of those that the caller's grant permits: anybody can say of another's conversation that it is theirs.
@@ -141,7 +141,7 @@ def _present(tx: Transaction, client: Client, channel: str) -> Address:
     """
     grant = tx.caller.grant
     folder = addresses.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)
-    if not folder.isascii() and looks_like(folder, mailboxes.borne(tx, channel)):
+    if not folder.isascii() and looks_like(folder, mailboxes.names_in_use(tx, channel)):
         folder = "session"
     base = client.listed or grants.permitted_name(grant, folder)
     names = tx.all("SELECT name, registered FROM agents WHERE channel = ? AND name LIKE ?", channel, f"{base}%")

@@ -19,7 +19,7 @@ from ..model.messages import DeliveryState, File, HandOver, Message, Waiting
 from . import attachments, columns, listeners, mailboxes
 from .arguments import Local, Me, MessageIds, SessionKey
 from .mailboxes import UNREAD
-from .transaction import Held, Row, Transaction
+from .transaction import Row, Transaction, Unconfirmed
 from .verbs import verb
 
 PRINTED = "command line"
@@ -63,7 +63,7 @@ def hand_over(
     by = tx.caller.process
     recover(tx, me)
     if tx.caller.held is not None:
-        take_back(tx, me, tx.caller.held, prints=via == PRINTED)
+        requeue_unconfirmed(tx, me, tx.caller.held, prints=via == PRINTED)
     expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
     below = EARLIER if news_only else EARLIER + 1
     limit, max_chars = limits.clamp(limit, limits.MAX_AT_ONCE), limits.clamp(max_chars, limits.MAX_ANSWER)
@@ -158,7 +158,7 @@ def recover(tx: Transaction, me: Address) -> None:
             mailboxes.requeue(tx, me, row["handed_by"])
 
 
-def take_back(tx: Transaction, me: Address, held: Held, *, prints: bool = False) -> int:
+def requeue_unconfirmed(tx: Transaction, me: Address, held: Unconfirmed, *, prints: bool = False) -> int:
     """What the caller handed over and does not hold waits again; returns how many.
 
     For a process elsewhere: an answer that got lost on its way carried mail that no model
@@ -219,7 +219,7 @@ def withdraw(tx: Transaction, me: Me, message_ids: MessageIds) -> int:
 
 
 @verb("pass_on")
-def pass_on(tx: Transaction, me: Me, message_ids: MessageIds, to: Process) -> int:
+def transfer(tx: Transaction, me: Me, message_ids: MessageIds, to: Process) -> int:
     """What the caller handed over reached the conversation that `to` serves: its proof is `to`'s to bring."""
     return _settle(tx, me, message_ids, "handed_by = ?", str(to))
 
@@ -278,7 +278,7 @@ def acknowledge(tx: Transaction, me: Address, message: int, of: Sequence[Deliver
 def waiting(tx: Transaction, me: Me) -> Waiting:
     """What is unread for `me`, the mail of `take_back` included, and whether it is a reason to ring."""
     if tx.caller.held is not None:
-        take_back(tx, me, tx.caller.held)
+        requeue_unconfirmed(tx, me, tx.caller.held)
     return unread(tx, me)
 
 

@@ -37,7 +37,7 @@ def edit(tx: Transaction, client: Client, place: ClaimTarget, tree: Tree, policy
 
 
 @verb("standing", mode="read", nameless=True)
-def standing(tx: Transaction, me: Me, places: Places, tree: Tree) -> list[Claim | None]:
+def conflicting_claims(tx: Transaction, me: Me, places: Places, tree: Tree) -> list[Claim | None]:
     """For each place, which is a file, the exclusive claim of another that stands against `me`, or None."""
     claim_paths.check_place_count(len(places))
     return _against(tx, me, [ClaimTarget(*place) for place in places], tree)
@@ -101,7 +101,7 @@ def _confirm(tx: Transaction, me: Address, client: str, place: ClaimTarget, held
 
 
 @verb("take_away", repeatable=False)
-def take_away(tx: Transaction, me: Me, places: Places, reason: str) -> list[ClaimTarget]:
+def force_release(tx: Transaction, me: Me, places: Places, reason: str) -> list[ClaimTarget]:
     """End anybody's claims on these places, telling the owners why. Returns those ended."""
     limits.check_line(reason, "the reason of a forced release")
     ended = claims.force_release(tx, me, places, reason)

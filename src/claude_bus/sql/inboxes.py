@@ -16,7 +16,7 @@ from .verbs import verb
 
 
 @verb(mode="read")
-def look(tx: Transaction, me: Address, *, limit: int, max_chars: int) -> HandOver:
+def peek(tx: Transaction, me: Address, *, limit: int, max_chars: int) -> HandOver:
     """The oldest unread messages, as many as fit, at least one; `pending` counts all that are unread, these too.
 
     Raises `NameTaken` if a live session bears the name: its mail is its own.

@@ -36,10 +36,10 @@ def check_new(tx: Transaction, who: Address) -> None:
     Names from before this rule go on: they can be resumed, read and written to.
     """
     if not tx.number("SELECT COUNT(*) FROM agents WHERE channel = ? AND name = ? AND registered = 1", *_key(who)):
-        names.check_new_name(who.name, borne(tx, who.channel))
+        names.check_new_name(who.name, names_in_use(tx, who.channel))
 
 
-def borne(tx: Transaction, channel: str) -> list[str]:
+def names_in_use(tx: Transaction, channel: str) -> list[str]:
     """The names on the channel that somebody bears, or bore: not those to which somebody only wrote."""
     return [row["name"] for row in tx.all("SELECT name FROM agents WHERE channel = ? AND last_seen > 0", channel)]
 

@@ -12,7 +12,7 @@ from .verbs import Rows, verb
 
 
 @verb("react", with_unconfirmed=True)
-def react(tx: Transaction, client: Client, happening: HookReport) -> HookResult | None:
+def handle_hook_event(tx: Transaction, client: Client, happening: HookReport) -> HookResult | None:
     """Record what happened and hand over what is new. None if the client is not bound.
 
     A session's every prompt and tool batch waits for this: presence, proof, mail and
@@ -100,7 +100,7 @@ def beat(tx: Transaction, client: SessionKey) -> None:
     """
     bindings.heartbeat(tx, client, tx.caller.process)
     binding = bindings.bound(tx, client)
-    who = bindings.borne(tx, binding.session_id) if binding and not binding.registered else None
+    who = bindings.last_name_of(tx, binding.session_id) if binding and not binding.registered else None
     if who:
         agents.register(tx, client, who, "", None)
         bindings.forget(tx, client)  # nobody told the model

@@ -31,7 +31,7 @@ class Connection(Protocol):
 
 
 _NOBODY = Process("", 0, 0.0)
-Held = frozenset[tuple[Address, int]]
+Unconfirmed = frozenset[tuple[Address, int]]
 """Hand-overs by recipient and message."""
 
 
@@ -43,8 +43,8 @@ class CallerContext:
     """The program that calls: what is handed over is in its hands."""
     grant: Grant = UNRESTRICTED
     """Consulted where a verb chooses a name itself. Callers have already checked the names they pass in."""
-    held: Held | None = None
-    """The hand-overs that a process elsewhere holds; see `deliveries.take_back`."""
+    held: Unconfirmed | None = None
+    """The hand-overs that a process elsewhere holds; see `deliveries.requeue_unconfirmed`."""
     rate: int = 0
     """How many messages a session may send within a minute; 0 for any number."""
     first: Callable[[Transaction], None] | None = None

@@ -50,7 +50,7 @@ class Verb(Generic[P, T_co]):
     begins: bool = False
     """Whether a session may begin with it."""
     with_unconfirmed: bool = False
-    """Whether it needs to know which hand-overs its caller holds; see `deliveries.take_back`."""
+    """Whether it needs to know which hand-overs its caller holds; see `deliveries.requeue_unconfirmed`."""
     rows: Rows | None = None
     checks: Checks = ""
     """The argument that is checked before the transaction, as that takes its time; see `local`."""

@@ -255,7 +255,7 @@ def test_times_give_way_to_what_is_there(store: Store) -> None:
     """Old mail comes after what the bus has: ids and times only increase, and none lies ahead of now."""
     ann, _ = store.join("ann"), store.join("bob")
     store.send(ann, "bob", "first")
-    store(archive.take_in, "default", [letter(1), letter(2, ts=START + 9_999), letter(3)])
+    store(archive.import_messages, "default", [letter(1), letter(2, ts=START + 9_999), letter(3)])
     store.now += 1
     store.send(ann, "bob", "last")
 
@@ -268,7 +268,7 @@ def test_times_give_way_to_what_is_there(store: Store) -> None:
 def test_whoever_is_here_gets_the_broadcasts(store: Store) -> None:
     """An imported broadcast is one: whoever has registered has it unread, late joiners get it, its sender does not."""
     bob = store.join("bob")
-    store(archive.take_in, "default", [letter(1, "to all", acks=("eve",)), letter(2, "direct", to=("bob",))])
+    store(archive.import_messages, "default", [letter(1, "to all", acks=("eve",)), letter(2, "direct", to=("bob",))])
 
     assert store.contents(bob) == ["to all", "direct"]
     assert store.contents(store.join("mac")) == []
@@ -279,9 +279,9 @@ def test_whoever_is_here_gets_the_broadcasts(store: Store) -> None:
 def test_an_acknowledgement_ends_what_waits(store: Store) -> None:
     """Imported again with an acknowledgement, a message that was unread or handed over is acknowledged."""
     bob = store.join("bob")
-    store(archive.take_in, "default", [letter(1, to=("bob",))])
+    store(archive.import_messages, "default", [letter(1, to=("bob",))])
     store.hand_over(bob)
-    store(archive.take_in, "default", [letter(1, to=("bob",), acks=("bob",))])
+    store(archive.import_messages, "default", [letter(1, to=("bob",), acks=("bob",))])
 
     assert store.by(store.process())(deliveries.hand_over, bob, limit=9, max_chars=9_999, via="x").messages == ()
     assert store.rows("SELECT state FROM deliveries") == [("acked",)]
@@ -289,9 +289,9 @@ def test_an_acknowledgement_ends_what_waits(store: Store) -> None:
 
 def test_the_journal_tells_of_it(store: Store) -> None:
     """One row per import, and no row per message that would count as somebody's sending."""
-    store(archive.take_in, "default", [letter(n) for n in range(50)])
+    store(archive.import_messages, "default", [letter(n) for n in range(50)])
     assert store.rows("SELECT verb, detail FROM events") == [("import", "50 messages")]
-    assert store(archive.take_in, "default", [letter(n) for n in range(50)]) == 0
+    assert store(archive.import_messages, "default", [letter(n) for n in range(50)]) == 0
 
 
 NAMES = st.sampled_from(["ann", "bob", "eve", "bob@shop"])
@@ -321,10 +321,10 @@ def test_any_store_goes_in_and_out(letters: list[ArchivedMessage]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "bus.db")
         try:
-            assert store(archive.take_in, "default", letters) == len(letters)
-            found = store(archive.give_out, "default", 0, 100)
-            assert store(archive.take_in, "default", found) == 0
-            assert store(archive.give_out, "default", 0, 100) == found
+            assert store(archive.import_messages, "default", letters) == len(letters)
+            found = store(archive.export_messages, "default", 0, 100)
+            assert store(archive.import_messages, "default", found) == 0
+            assert store(archive.export_messages, "default", 0, 100) == found
         finally:
             store.connection.close()
     what = [(o.id, o.sender, o.to, o.body, o.tags, set(o.acks), o.kind) for o in found]

@@ -38,7 +38,7 @@ async def import_(options: argparse.Namespace, config: Config) -> int:
     async with open_here(config, "messages are imported") as bus:
         new = 0
         for start in range(0, len(letters), _PER_TRANSACTION):
-            new += await bus.run(archive.take_in, config.channel, letters[start : start + _PER_TRANSACTION])
+            new += await bus.run(archive.import_messages, config.channel, letters[start : start + _PER_TRANSACTION])
     known = len(letters) - new
     there = f"; {known} were there already" if known else ""
     show(options, {"imported": new, "known": known}, f"imported {text.plural(new, 'message')}{there}")
@@ -173,7 +173,7 @@ async def export(options: argparse.Namespace, config: Config) -> int:
 
 async def _exported(bus: LocalBus, channel: str) -> AsyncIterator[bytes]:
     after = 0
-    while letters := await bus.run(archive.give_out, channel, after, _PER_TRANSACTION):
+    while letters := await bus.run(archive.export_messages, channel, after, _PER_TRANSACTION):
         for letter in letters:
             yield json.dumps(_fields(letter), ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         after = letters[-1].row

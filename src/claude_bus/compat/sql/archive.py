@@ -18,7 +18,7 @@ _READ = "('read', 'acked')"
 
 
 @verb()
-def take_in(tx: Transaction, channel: str, letters: Sequence[ArchivedMessage]) -> int:
+def import_messages(tx: Transaction, channel: str, letters: Sequence[ArchivedMessage]) -> int:
     """Store the letters in their order; returns how many were not there yet.
 
     Recipients who acknowledged one have it acknowledged, for the others it waits. One that
@@ -135,7 +135,7 @@ def _acknowledge(tx: Transaction, message: int, who: Address) -> None:
 
 
 @verb(mode="read")
-def give_out(tx: Transaction, channel: str, after: int, limit: int) -> list[ArchivedMessage]:
+def export_messages(tx: Transaction, channel: str, after: int, limit: int) -> list[ArchivedMessage]:
     """The oldest `limit` messages of a channel after the one with this id. Who has read one acknowledged it."""
     rows = tx.all("SELECT * FROM messages WHERE channel = ? AND id > ? ORDER BY id LIMIT ?", channel, after, limit)
     return [_letter(tx, row, channel) for row in rows]

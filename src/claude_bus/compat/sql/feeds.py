@@ -31,7 +31,7 @@ def post(tx: Transaction, me: Address, draft: Draft, program: str) -> Message:
 
     Raises `NameTaken` if a live session bears the name, and what `messages.send` raises.
     """
-    agents.enlist(tx, me, program)
+    agents.join_without_session(tx, me, program)
     sent = messages.store(tx, me, draft)
     rows = tx.all(f"SELECT {deliveries.MESSAGE} FROM messages m WHERE m.id = ?", sent.id)
     [message] = deliveries.messages_of(tx, rows, me)
@@ -71,7 +71,7 @@ def note_reader(tx: Transaction, who: Address, program: str) -> None:
     if agents.known(tx, who, lately=tx.caller.touch) or not grants.permits(tx.caller.grant, who):
         return
     if not bindings.holder(tx, who):
-        agents.enlist(tx, who, program)
+        agents.join_without_session(tx, who, program)
 
 
 def _channels(tx: Transaction, name: str, channel: str | None) -> list[str]:
@@ -180,7 +180,7 @@ def ack(tx: Transaction, reader: Address, message: int) -> None:
     Enlists the reader: raises `NameTaken` if a live session bears the name. Raises
     `NotFound` if the message is not the reader's to see.
     """
-    agents.enlist(tx, reader, MESSAGES_ACK)
+    agents.join_without_session(tx, reader, MESSAGES_ACK)
     if not (inboxes.acknowledge(tx, reader, [message], "ack") or _sent(tx, reader, message)):
         raise NotFound(f"no message with id {message}", message_id=message)
 

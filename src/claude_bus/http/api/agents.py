@@ -59,7 +59,7 @@ async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> 
     who = caller.looks(name, given.channel)
     role = limits.check_line(given.role, "role")
     owns = None if given.owns is None else claim_paths.check_owns(spelling.paths(given.owns, what="owns"))
-    await caller.bus.granted(caller.grant).run(agents.enlist, who, PROGRAM, role, owns)
+    await caller.bus.granted(caller.grant).run(agents.join_without_session, who, PROGRAM, role, owns)
     mail = await caller.bus.run(deliveries.waiting, who)
     return Json({"name": who.name, "channel": who.channel, "pending_count": mail.count + mail.earlier})
 
@@ -67,5 +67,5 @@ async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> 
 @router.delete("/agents/{name}", status_code=204, response_class=Response, responses=refusals(404, 409))
 async def leave(caller: Calling, name: NameInPath, where: Annotated[Where, InQuery()]) -> Response:
     """Leave: its claims end, direct mail is kept for it, broadcasts no more."""
-    await caller.bus.run(agents.delist, caller.looks(name, where.channel))
+    await caller.bus.run(agents.leave_without_session, caller.looks(name, where.channel))
     return Response(status_code=204)

@@ -117,7 +117,7 @@ def _resumed(header: str) -> int:
 async def _stream(caller: Caller, where: str, cursor: int) -> AsyncIterator[ServerSentEvent]:
     """Each look goes on from what was taken last; a client that is slow is looked for less often, not queued for."""
     yield ServerSentEvent(id=str(cursor))
-    with caller.service.hub.bell(channel(where), channel(_TOKENS)) as bell, contextlib.suppress(BusError):
+    with caller.service.hub.signal(channel(where), channel(_TOKENS)) as bell, contextlib.suppress(BusError):
         while await caller.still_granted():
             found = await caller.bus.run(events.since, where, cursor, PAGE)
             for event in found:

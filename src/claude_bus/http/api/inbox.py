@@ -43,7 +43,7 @@ async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuer
     bus = caller.bus.looking_as(me, PROGRAM, caller.grant)
 
     async def look() -> HandOver | None:
-        found = await bus.run(inboxes.look, me, limit=given.limit, max_chars=limits.MAX_ANSWER)
+        found = await bus.run(inboxes.peek, me, limit=given.limit, max_chars=limits.MAX_ANSWER)
         return found if found.messages else None
 
     found = await caller.until(look, given.wait, mail_for(me))
