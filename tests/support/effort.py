@@ -1,5 +1,7 @@
-"""How long the random tests look: `BUS_TEST_EFFORT=100 pytest tests/system/test_model.py tests/system/test_fuzz.py` looks 100 times
-as long as CI does. What they find they print with a way to do it again; `--hypothesis-seed=N` repeats a whole run.
+"""How long the random tests look.
+
+`BUS_TEST_EFFORT=100 pytest tests/system/test_model.py tests/system/test_fuzz.py` looks 100 times as long as CI does.
+They print what they find with a way to do it again; `--hypothesis-seed=N` repeats a whole run.
 """
 
 from __future__ import annotations

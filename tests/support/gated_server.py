@@ -1,6 +1,6 @@
-"""`claude-bus serve` as a program, with routes to try the guard on, and less patience: `python -m tests.support.gated_server serve`.
+"""`claude-bus serve` as a program, with routes to try authentication on, and shorter time limits.
 
-The routes are those of no part of the bus, so that these tests say nothing about them.
+`python -m tests.support.gated_server serve` runs it. Its routes belong to no part of the bus.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a served bus does on a small disk. Run as `python -m tests.support.small_disk_served SCENARIO FOLDER`, see `small_disk`.
+"""What a served bus does on a small disk, through each of its transports in turn.
 
-Whoever calls it comes through every door there is; each is tried in turn.
+Run as `python -m tests.support.small_disk_served SCENARIO FOLDER`, see `small_disk`.
 """
 
 from __future__ import annotations

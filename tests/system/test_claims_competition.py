@@ -1,6 +1,7 @@
 """Eight real processes claim overlapping globs: no path is ever held by two, no list is granted in part.
 
-Run as `python -m tests.system.test_claims_competition NAME SEED COUNT` the module is one of them; BUS_DB names the file.
+The module is one of them when it is run as `python -m tests.system.test_claims_competition NAME SEED COUNT`;
+BUS_DB names the file.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from claude_bus import addresses, claim_paths, drafts, limits, patterns, rules, state_values
+from claude_bus import addresses, claim_paths, drafts, limits, patterns, state_values
 from claude_bus.compat.sql import feeds
 from claude_bus.errors import BusError, InvalidInput, TooLarge
 from claude_bus.model.claims import ClaimTarget
@@ -129,7 +129,7 @@ def test_a_name_and_a_channel_have_so_many_claims(
     store: Store, monkeypatch: pytest.MonkeyPatch, limit: str, path: str, owners: list[Address]
 ) -> None:
     """One more is refused, and is not there; what is held can be renewed, and what is released makes room."""
-    monkeypatch.setattr(rules, limit, 6)
+    monkeypatch.setattr(claim_paths, limit, 6)
     for n in range(6):
         claim(store, owners[n % len(owners)], path.format(n))
 

@@ -119,8 +119,8 @@ def _locked(path: Path) -> int:
             holder = os.read(descriptor, 100).decode(errors="replace")
             os.close(descriptor)
             raise AlreadyRunning(
-                f"a listener runs already (pid {quoting.one_line(holder, 20)}, {text.path(str(path))}): end it, or name "
-                "another PID_FILE, LOG and FULL",
+                f"a listener runs already (pid {quoting.one_line(holder, 20)}, {text.path(str(path))}): "
+                "end it, or name another PID_FILE, LOG and FULL",
             )
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
