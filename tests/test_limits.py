@@ -313,8 +313,7 @@ def test_a_path_that_cannot_be_shown_cannot_be_claimed(path: str) -> None:
 
 
 def test_every_error_has_a_code_with_a_status_for_each_door() -> None:
-    """No error of the tree is left out of the tables that doors translate by."""
-    from claude_bus import errors
+    """Each kind declares its own code, HTTP status and exit status."""
 
     def tree(kind: type[BusError]) -> list[type[BusError]]:
         return [kind, *(found for sub in kind.__subclasses__() for found in tree(sub))]
@@ -322,4 +321,4 @@ def test_every_error_has_a_code_with_a_status_for_each_door() -> None:
     codes = [kind.code for kind in tree(BusError)]
 
     assert len(set(codes)) == len(codes)
-    assert set(errors.EXIT_STATUS) == set(errors.HTTP_STATUS) == set(codes) - {"error"}
+    assert all({"code", "http_status", "exit_status"} <= vars(kind).keys() for kind in tree(BusError))

@@ -1,8 +1,8 @@
-"""What can go wrong, as a short tree.
+"""The errors of the bus, as a short tree.
 
-Every error a caller may meet is a `BusError`: a stable `code`, a sentence that
-names the way out, and data for programs. Doors (tools, CLI, HTTP) translate a
-code through `EXIT_STATUS` and `HTTP_STATUS`; nobody else decides on a status.
+Each is a `BusError`: a stable `code`, a sentence that names the way out, and data for
+programs. A class also states the HTTP status and the exit status that the transports
+use for it, so an error is declared in one place.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ class BusError(Exception):
     """Base of all errors the bus reports to a caller."""
 
     code = "error"
+    http_status = 500
+    exit_status = 1
 
     def __init__(self, message: str, /, **data: object) -> None:
         super().__init__(message)
@@ -31,24 +33,32 @@ class InvalidInput(BusError):
     """An argument does not have the form it must have."""
 
     code = "invalid_input"
+    http_status = 400
+    exit_status = 2
 
 
 class Misconfigured(BusError):
     """A setting of this program, or a file that it names, is of no use; a line to a bus elsewhere needs it."""
 
     code = "misconfigured"
+    http_status = 500
+    exit_status = 2
 
 
 class TooLarge(BusError):
     """Content or a value exceeds its limit; `limit` and `size` are in bytes."""
 
     code = "too_large"
+    http_status = 413
+    exit_status = 2
 
 
 class SecretRefused(BusError):
     """What was to be stored looks like it holds a secret; `found` has kinds and lines, never the secret."""
 
     code = "secret_refused"
+    http_status = 422
+    exit_status = 2
 
     def __init__(self, what: str, found: Sequence[tuple[str, int]]) -> None:
         shown = ", ".join(f"{kind} on line {line}" for kind, line in found[:3])
@@ -65,6 +75,8 @@ class NotRegistered(BusError):
     """The verb needs a name and the caller has none yet."""
 
     code = "not_registered"
+    http_status = 403
+    exit_status = 2
 
     def __init__(
         self, message: str = "register first: call register(name) with a short name such as 'backend'"
@@ -76,6 +88,8 @@ class NameTaken(BusError):
     """Another live session holds the name; `suggestion` is free."""
 
     code = "name_taken"
+    http_status = 409
+    exit_status = 4
 
     def __init__(self, name: str, holder: str, suggestion: str) -> None:
         super().__init__(
@@ -91,54 +105,72 @@ class RateLimited(BusError):
     """A session sends too much; `retry_after` is in seconds, where waiting helps."""
 
     code = "rate_limited"
+    http_status = 429
+    exit_status = 4
 
 
 class Unauthorized(BusError):
     """No token came with the request, or none that is valid."""
 
     code = "unauthorized"
+    http_status = 401
+    exit_status = 2
 
 
 class Forbidden(BusError):
     """The token may not do this: it is for other names or channels."""
 
     code = "forbidden"
+    http_status = 403
+    exit_status = 2
 
 
 class WrongHost(BusError):
     """The request is addressed to a name that is not one of this server's."""
 
     code = "wrong_host"
+    http_status = 421
+    exit_status = 2
 
 
 class RequestTimeout(BusError):
     """A request's head or body did not come in time."""
 
     code = "too_slow"
+    http_status = 408
+    exit_status = 5
 
 
 class ShuttingDown(BusError):
     """The server is about to end, and answers nobody who waits."""
 
     code = "ending"
+    http_status = 503
+    exit_status = 5
 
 
 class AlreadyRunning(BusError):
     """Another process does already what only one may do."""
 
     code = "already_running"
+    http_status = 409
+    exit_status = 4
 
 
 class NotFound(BusError):
     """What was named does not exist, or is not the caller's to see."""
 
     code = "not_found"
+    http_status = 404
+    exit_status = 3
 
 
 class VersionConflict(BusError):
     """A compare-and-set met another version than the expected one."""
 
     code = "version_conflict"
+    http_status = 409
+    exit_status = 4
 
     def __init__(self, key: str, expected: int, current: int) -> None:
         super().__init__(
@@ -153,6 +185,8 @@ class ClaimHeld(BusError):
     """Another agent's live claim overlaps; nothing was claimed."""
 
     code = "claim_held"
+    http_status = 409
+    exit_status = 4
 
     def __init__(self, path: str, held: str, holder: str, expires_in: float, reason: str) -> None:
         under = "" if held == path else f" (its claim: {quoted(held, 300)})"
@@ -172,6 +206,8 @@ class ClaimOfOther(BusError):
     """A release named a claim that belongs to somebody else."""
 
     code = "claim_of_other"
+    http_status = 403
+    exit_status = 4
 
     def __init__(self, path: str, holder: str, asked: str) -> None:
         super().__init__(
@@ -185,112 +221,70 @@ class StoreError(BusError):
     """The database could not do its part; the verb had no effect."""
 
     code = "store_failed"
+    http_status = 500
+    exit_status = 5
 
 
 class StoreBusy(StoreError):
     """Another process held the write lock for longer than the busy timeout."""
 
     code = "store_busy"
+    http_status = 503
+    exit_status = 5
 
 
 class StoreFull(StoreError):
     """The disk (or quota) is full."""
 
     code = "store_full"
+    http_status = 507
+    exit_status = 5
 
 
 class StoreReadOnly(StoreError):
     """The database file or its folder may not be written or created."""
 
     code = "store_read_only"
+    http_status = 500
+    exit_status = 5
 
 
 class StoreCorrupt(StoreError):
     """The file is damaged, or is not a database of ours."""
 
     code = "store_corrupt"
+    http_status = 500
+    exit_status = 5
 
 
 class StoreUnsuitable(StoreError):
     """The file system, or what lies at the path, is of no use for a database that processes share."""
 
     code = "store_unsuitable"
+    http_status = 500
+    exit_status = 5
 
 
 class Unreachable(StoreError):
     """The bus is served elsewhere, and no answer came from there; `sent` says whether the request may have arrived."""
 
     code = "unreachable"
+    http_status = 502
+    exit_status = 5
 
 
 def from_dict(document: Mapping[str, object]) -> BusError:
     """The error that another program reported with `as_dict`; one of a kind unknown here is a plain `BusError`."""
     data = dict(document)
     code, message = str(data.pop("error", "")), str(data.pop("message", ""))
-    error = BusError.__new__(_kinds().get(code, BusError))
+    error = BusError.__new__(kinds().get(code, BusError))
     BusError.__init__(error, message, **data)
     return error
 
 
-def _kinds() -> dict[str, type[BusError]]:
+def kinds() -> dict[str, type[BusError]]:
+    """Every kind of error by its code, `BusError` itself included."""
     found: list[type[BusError]] = [BusError]
     for kind in found:
         found += kind.__subclasses__()
     return {kind.code: kind for kind in reversed(found)}
-
-
-EXIT_STATUS: dict[str, int] = {
-    "invalid_input": 2,
-    "misconfigured": 2,
-    "too_large": 2,
-    "secret_refused": 2,
-    "not_registered": 2,
-    "unauthorized": 2,
-    "forbidden": 2,
-    "wrong_host": 2,
-    "not_found": 3,
-    "name_taken": 4,
-    "version_conflict": 4,
-    "claim_held": 4,
-    "claim_of_other": 4,
-    "already_running": 4,
-    "rate_limited": 4,
-    "store_busy": 5,
-    "store_full": 5,
-    "store_read_only": 5,
-    "store_corrupt": 5,
-    "store_unsuitable": 5,
-    "store_failed": 5,
-    "unreachable": 5,
-    "too_slow": 5,
-    "ending": 5,
-}
-"""Exit status of the CLI by error code; a code that is not listed exits with 1."""
-
-HTTP_STATUS: dict[str, int] = {
-    "invalid_input": 400,
-    "too_large": 413,
-    "secret_refused": 422,
-    "not_registered": 403,
-    "unauthorized": 401,
-    "forbidden": 403,
-    "wrong_host": 421,
-    "too_slow": 408,
-    "ending": 503,
-    "not_found": 404,
-    "name_taken": 409,
-    "version_conflict": 409,
-    "claim_held": 409,
-    "claim_of_other": 403,
-    "already_running": 409,
-    "rate_limited": 429,
-    "store_busy": 503,
-    "store_full": 507,
-    "store_read_only": 500,
-    "store_corrupt": 500,
-    "store_unsuitable": 500,
-    "store_failed": 500,
-    "misconfigured": 500,
-    "unreachable": 502,
-}
-"""HTTP status by error code; a code that is not listed answers 500."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from claude_bus.cli.guard_script import REFUSED
-from claude_bus.errors import EXIT_STATUS
+from claude_bus.errors import kinds
 from claude_bus.model.identity import Address
 from tests.support.processes import eventually
 from tests.support.repository import SOURCE, Repository
@@ -104,7 +104,10 @@ async def test_what_only_a_merge_brings_in_is_not_refused(repository: Repository
 
 async def test_checking_without_a_commit_says_the_same(repository: Repository) -> None:
     """`guard check` exits with a status of its own if a commit would be refused, with 0 if not."""
-    assert (repository.guard("check").returncode, REFUSED in EXIT_STATUS.values()) == (0, False)
+    assert (repository.guard("check").returncode, REFUSED in {kind.exit_status for kind in kinds().values()}) == (
+        0,
+        False,
+    )
     await repository.claim()
     repository.change()
     refused = repository.guard("check")

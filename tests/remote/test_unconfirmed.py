@@ -11,7 +11,7 @@ import pytest
 
 from claude_bus.config import Access, Config, Serving
 from claude_bus.connect import open_local
-from claude_bus.errors import HTTP_STATUS, ShuttingDown, StoreBusy, Unreachable
+from claude_bus.errors import ShuttingDown, StoreBusy, Unreachable
 from claude_bus.http.app import create_app
 from claude_bus.model.identity import Address, Client, Folder, Process
 from claude_bus.model.messages import Draft
@@ -55,7 +55,7 @@ class Line(httpx2.AsyncBaseTransport):
             error = ShuttingDown(
                 "the server is about to end; what was asked for may have been done; try again in a moment"
             )
-            return httpx2.Response(HTTP_STATUS[error.code], json=error.as_dict())
+            return httpx2.Response(error.http_status, json=error.as_dict())
         if request.url.path == f"/rpc/{self.last}":
             self.down = True
             raise httpx2.ReadError("the server was killed")
@@ -217,7 +217,7 @@ async def test_a_message_is_sent_once_though_its_repetition_is_refused(far: Far)
             await Line.handle_async_request(far.line, request)
             raise httpx2.ReadError("the line broke")
         error = StoreBusy("another process is writing; nothing was changed, try again")
-        return httpx2.Response(HTTP_STATUS[error.code], json=error.as_dict())
+        return httpx2.Response(error.http_status, json=error.as_dict())
 
     far.line.handle_async_request = lost_then_refused  # type: ignore[method-assign]
     with pytest.raises(Unreachable, match="send the same again, it will not arrive twice"):

@@ -21,7 +21,7 @@ from ..compat.cli.post import other_bus, post
 from ..compat.cli.recv import recv
 from ..config import Config
 from ..connect import open_bus
-from ..errors import EXIT_STATUS, BusError, Unreachable
+from ..errors import BusError, Unreachable
 from ..model.identity import Agent
 from ..model.messages import KINDS, Draft, HandOver, Message
 from ..sql import agents as sql_agents
@@ -95,7 +95,7 @@ async def inbox(options: argparse.Namespace, config: Config) -> int:
             await _printed(who, [message.id for message in found.messages])
         except BusError as error:  # what is printed is a whole answer already: nothing may follow it there
             print(f"claude-bus: {error.message}; what was printed may come again, marked", file=sys.stderr)
-            return EXIT_STATUS.get(error.code, 1)
+            return error.exit_status
     return 0
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..compat.cli import arguments
 from ..config import Config, Serving
-from ..errors import EXIT_STATUS, BusError, InvalidInput
+from ..errors import BusError, InvalidInput
 from ..quoting import visible
 from .output import document, prepare
 from .settings import home
@@ -106,7 +106,7 @@ def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         return _run(options, config, parser)
     except BusError as error:
         _complain(error, options.json)
-        return EXIT_STATUS.get(error.code, 1)
+        return error.exit_status
 
 
 def _stdout_fails() -> bool:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from ..errors import HTTP_STATUS, BusError, InvalidInput
+from ..errors import BusError, InvalidInput
 
 _LATER = (429, 503)
 """Statuses that say to come again."""
@@ -29,7 +29,7 @@ class _Refusal(Json):
     """Leaves the error in the request's state, whoever answers with it."""
 
     def __init__(self, error: BusError, document: object, headers: Mapping[str, str]) -> None:
-        super().__init__(document, HTTP_STATUS.get(error.code, 500), headers)
+        super().__init__(document, error.http_status, headers)
         self._error = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

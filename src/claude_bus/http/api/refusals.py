@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ...errors import HTTP_STATUS, BusError, InvalidInput, TooLarge
+from ...errors import BusError, InvalidInput, TooLarge, kinds
 from ..responses import refusal, refused, unserved
 from .document import methods_at
 
@@ -52,7 +52,9 @@ def refusals(*more: int) -> Responses:
 
 
 def _described(status: int) -> str:
-    codes = ", ".join(f"`{code}`" for code, found in HTTP_STATUS.items() if found == status)
+    codes = ", ".join(
+        f"`{code}`" for code, kind in kinds().items() if kind.http_status == status and kind is not BusError
+    )
     return f"{codes}: {_MEANING[status]}" if codes else _MEANING[status]
 
 
