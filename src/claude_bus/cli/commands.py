@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, addresses, documents, drafts, fence, files, limits, spelling, text, worktree
-from ..compat.cli.archive import export, import_
-from ..compat.cli.chunks import recv_file, send_file
-from ..compat.cli.listen import listen
 from ..compat.cli.post import other_bus, post
-from ..compat.cli.recv import recv
 from ..config import Config
 from ..connect import open_bus
 from ..errors import BusError, Unreachable
@@ -266,10 +262,4 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Config], Coroutine[Any, Any, i
     "doctor": doctor,
     "guard": guard,
     "token": token,
-    "recv": recv,
-    "listen": listen,
-    "send-file": send_file,
-    "recv-file": recv_file,
-    "import": import_,
-    "export": export,
 }

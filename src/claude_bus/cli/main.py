@@ -320,11 +320,13 @@ def _serve(options: argparse.Namespace, config: Config) -> int:
 def _run(options: argparse.Namespace, config: Config, parser: argparse.ArgumentParser) -> int:
     import asyncio
 
+    from ..compat.commands import commands as compat_commands
     from .commands import COMMANDS, show_status
 
+    command = COMMANDS.get(options.command) or compat_commands().get(options.command, show_status)
     with asyncio.Runner() as runner:
         runner.get_loop()  # before there is a coroutine that nobody would await if there is no room for a loop
-        status = runner.run(COMMANDS.get(options.command, show_status)(options, config))
+        status = runner.run(command(options, config))
     if options.command is None and not options.json:
         print()
         parser.print_help()

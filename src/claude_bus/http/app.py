@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route, Router
 
-from ..compat.http import messages_ack, recv_send
+from ..compat.routes import routes as compat_routes
 from ..config import Config, Serving
 from ..errors import BusError
 from ..local import LocalBus
@@ -101,7 +101,6 @@ def _machine(serving: Serving) -> set[str]:
 def _routes(service: Service) -> list[BaseRoute]:
     return [
         *rpc.routes(service),
-        *recv_send.routes(service),
-        *messages_ack.routes(service),
+        *compat_routes(service),
         *api.routes(service),
     ]
