@@ -38,7 +38,7 @@ class LocalBus:
     def acting_for(
         self, process: Process, grant: Grant, held: Unconfirmed | None = None, permit: Step | None = None
     ) -> LocalBus:
-        """This bus for a process elsewhere, in whose hands is what is handed over; see `deliveries.requeue_unconfirmed`.
+        """This bus for a process elsewhere, which holds what is handed over; see `deliveries.requeue_unconfirmed`.
 
         Sessions that attach get names that the grant permits. `permit` is asked in the transaction of every
         verb and raises if the caller may not. Whoever calls verbs with an address has made sure that the

@@ -11,7 +11,7 @@ from claude_bus import addresses, claim_paths, config, drafts, files, jsons, spe
 from claude_bus.cli.commands import COMMANDS
 from claude_bus.compat.http import messages_ack, recv_send
 from claude_bus.config import Serving
-from claude_bus.errors import EXIT_STATUS, HTTP_STATUS
+from claude_bus.errors import kinds
 from claude_bus.http import auth, bodies, connection, quotas, rpc
 from claude_bus.http.serve import HANDSHAKE, OTHER_FILES
 from claude_bus.limits import MAX_ANSWER, MAX_AT_ONCE, MAX_REPLIES, MAX_RETAINED, SILENCE
@@ -60,13 +60,19 @@ def test_every_setting_is_documented_alike() -> None:
 def test_every_exit_status_is_documented() -> None:
     """Each that stands for an error."""
     said = REFERENCE.split("Exit status:")[1].split("\n\n")[0]
-    assert [status for status in {*EXIT_STATUS.values()} if not re.search(rf"[;:\s]{status} [a-z]", said)] == []
+    assert [
+        status
+        for status in {kind.exit_status for kind in kinds().values()}
+        if not re.search(rf"[;:\s]{status} [a-z]", said)
+    ] == []
 
 
 def test_every_status_of_the_api_is_documented() -> None:
     """Each that an operation may refuse with; 502 is for those who ask a bus elsewhere."""
     said = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").split("## Refusals")[1].split("##")[0]
-    assert [status for status in {*HTTP_STATUS.values()} - {502} if str(status) not in said] == []
+    assert [
+        status for status in {kind.http_status for kind in kinds().values()} - {502} if str(status) not in said
+    ] == []
 
 
 def test_every_module_has_its_place() -> None:

@@ -20,7 +20,7 @@ from claude_bus.cli import printing
 from claude_bus.compat.sql import feeds
 from claude_bus.config import Access, Config, Serving
 from claude_bus.connect import open_local
-from claude_bus.errors import HTTP_STATUS, InvalidInput, RateLimited, TooLarge, from_dict
+from claude_bus.errors import InvalidInput, RateLimited, TooLarge, from_dict, kinds
 from claude_bus.http import bodies, responses
 from claude_bus.http.app import create_app
 from claude_bus.http.bodies import Bodies
@@ -317,7 +317,7 @@ async def test_a_body_for_which_there_is_no_room_is_refused(house: House, monkey
         assert (await house.caller.post("/send", json={"from": "a", "to": "b", "msg": "x" * 60_000})).status_code == 200
 
 
-@pytest.mark.parametrize("code", [code for code, status in HTTP_STATUS.items() if status in (429, 503)])
+@pytest.mark.parametrize("code", [code for code, kind in kinds().items() if kind.http_status in (429, 503)])
 def test_who_is_to_come_again_is_told_when(code: str) -> None:
     """Also where the error itself does not say."""
     assert responses.refusal(from_dict({"error": code, "message": "x"})).headers["Retry-After"] == "1"

@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
             print(document(InvalidInput(error.problem).as_dict()))
         else:
             print(error.usage, file=sys.stderr)
-        return EXIT_STATUS[InvalidInput.code]
+        return InvalidInput.exit_status
     try:
         status = _done(options, parser)
         if sys.stdout:

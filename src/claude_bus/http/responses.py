@@ -42,7 +42,7 @@ def refusal(error: BusError, document: Mapping[str, object] | None = None) -> Re
     headers = {}
     if error.code == "unauthorized":
         headers["WWW-Authenticate"] = 'Bearer realm="claude-bus", Basic realm="claude-bus"'
-    if "retry_after" in error.data or HTTP_STATUS.get(error.code) in _LATER:
+    if "retry_after" in error.data or error.http_status in _LATER:
         headers["Retry-After"] = str(error.data.get("retry_after", 1))
     return _Refusal(error, document or _plain(error.as_dict()), headers)
 
