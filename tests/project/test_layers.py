@@ -35,6 +35,7 @@ PURE = (
     "text",
     "fence",
     "claim_text",
+    "delivery_states",
     "config",
     "documents",
     "samples",

@@ -101,7 +101,7 @@ async def party(tmp_path: Path) -> AsyncIterator[Party]:
 
 
 @pytest.fixture
-async def signal(party: Party, monkeypatch: pytest.MonkeyPatch) -> Bell:
+async def bell(party: Party, monkeypatch: pytest.MonkeyPatch) -> Bell:
     """An idle session named bob that may be woken, and its doorbell, which looks often."""
     monkeypatch.setattr(doorbell, "LOOK_EVERY", 0.01)
     session = await party.join("bob", may_wake=lambda mode: mode not in ("", "bypassPermissions"))

@@ -533,7 +533,7 @@ def test_an_open_request_is_recalled_once(store: Store) -> None:
 
 
 @pytest.fixture
-def signal(store: Store) -> tuple[Address, str]:
+def bell(store: Store) -> tuple[Address, str]:
     """An idle session that can be woken, and its client's key."""
     bob = store.join("bob")
     key = store.clients[bob].key

@@ -1,8 +1,8 @@
-"""The way of each message to each of its recipients.
+"""The way of each message to each of its recipients. `delivery_states` has the table that the drawing is of.
 
 queued ──hand_over──▶ handed ──confirm──▶ read ──reply──▶ acked
    ▲                     │
-   └──────withdraw───────┘            queued ──ttl──▶ expired
+   └───────requeue───────┘            queued ──expire──▶ expired
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Annotated
+from typing import Annotated, Literal
 
 from .. import documents as answers
 from .. import fence, limits, text, waking
+from ..delivery_states import Cause
 from ..model.identity import Address, Process
-from ..model.messages import DeliveryState, File, HandOver, Message, Waiting
+from ..model.messages import File, HandOver, Message, Waiting
 from . import attachments, columns, listeners, mailboxes
 from .arguments import Local, Me, MessageIds, SessionKey
-from .mailboxes import UNREAD
+from .mailboxes import UNREAD, applies, becomes
 from .transaction import Row, Transaction, Unconfirmed
 from .verbs import verb
 
@@ -86,7 +87,8 @@ def hand_over(
     unproven = tuple(_unproven(tx, me, by))
     for message in handed:
         tx.run(
-            "UPDATE deliveries SET state = 'handed', attempts = attempts + 1, via = ?, handed_by = ?, handed_at = ? "
+            f"UPDATE deliveries SET {becomes('hand_over')}, attempts = attempts + 1, via = ?, handed_by = ?, "
+            "handed_at = ? "
             "WHERE message = ? AND channel = ? AND recipient = ?",
             via,
             str(by),
@@ -182,11 +184,11 @@ def _process(column: str) -> Process | None:
 def expire(tx: Transaction, where: str, *values: str | int) -> None:
     """Deliveries whose message's ttl ran out while they were queued."""
     over = (
-        f"{UNREAD} AND state = 'queued' AND {where} "
+        f"{UNREAD} AND {applies('expire')} AND {where} "
         "AND EXISTS (SELECT 1 FROM messages m WHERE m.id = deliveries.message AND m.expires <= ?)"
     )
     if tx.one(f"SELECT 1 FROM deliveries WHERE {over} LIMIT 1", *values, tx.now):  # who only looks seldom has to write
-        tx.run(f"UPDATE deliveries SET state = 'expired', expired_at = ? WHERE {over}", tx.now, *values, tx.now)
+        tx.run(f"UPDATE deliveries SET {becomes('expire')}, expired_at = ? WHERE {over}", tx.now, *values, tx.now)
 
 
 def _count_queued(tx: Transaction, me: Address, which: str, retained: int) -> int:
@@ -209,28 +211,31 @@ def earlier(tx: Transaction, me: Address) -> int:
 @verb("confirm")
 def confirm(tx: Transaction, me: Me, message_ids: MessageIds) -> int:
     """The conversation demonstrably went on after these hand-overs of the caller: they are read."""
-    return _settle(tx, me, message_ids, "state = 'read', read_at = ?", tx.now)
+    return _settle(tx, me, message_ids, "confirm", "read_at = ?", tx.now)
 
 
 @verb("withdraw")
 def withdraw(tx: Transaction, me: Me, message_ids: MessageIds) -> int:
     """These hand-overs of the caller never reached the conversation: they wait again."""
-    return _settle(tx, me, message_ids, "state = 'queued'")
+    return _settle(tx, me, message_ids, "requeue")
 
 
 @verb("pass_on")
 def transfer(tx: Transaction, me: Me, message_ids: MessageIds, to: Process) -> int:
     """What the caller handed over reached the conversation that `to` serves: its proof is `to`'s to bring."""
-    return _settle(tx, me, message_ids, "handed_by = ?", str(to))
+    return _settle(tx, me, message_ids, "transfer", "handed_by = ?", str(to))
 
 
-def _settle(tx: Transaction, me: Address, message_ids: Sequence[int], change: str, *values: float | str) -> int:
-    """Change the hand-overs that the caller made of these messages and that are still open; returns how many."""
+def _settle(
+    tx: Transaction, me: Address, message_ids: Sequence[int], cause: Cause, more: str = "", *values: float | str
+) -> int:
+    """Move the hand-overs that the caller made of these messages; returns how many were still open."""
+    change = f"{becomes(cause)}{f', {more}' if more else ''}"
     ids = list(dict.fromkeys(message_ids))
     return sum(
         tx.run(
             f"UPDATE deliveries SET {change} WHERE message IN ({', '.join('?' * len(some))}) "
-            "AND channel = ? AND recipient = ? AND state = 'handed' AND handed_by = ?",
+            f"AND channel = ? AND recipient = ? AND {applies(cause)} AND handed_by = ?",
             *values,
             *some,
             me.channel,
@@ -241,23 +246,21 @@ def _settle(tx: Transaction, me: Address, message_ids: Sequence[int], change: st
     )
 
 
-HANDED: tuple[DeliveryState, ...] = ("handed", "read")
-OPEN: tuple[DeliveryState, ...] = ("queued", *HANDED)
-ANY: tuple[DeliveryState, ...] = (*OPEN, "expired")
-"""What an acknowledgement can apply to."""
+Word = Literal["reply", "acknowledge", "import"]
+"""The causes that are the recipient's own word."""
 
 
-def acknowledge(tx: Transaction, me: Address, message: int, of: Sequence[DeliveryState], via: str = "") -> bool:
-    """`me` says to have had the message: it is `acked` if it is in one of these states; returns whether it was.
+def acknowledge(tx: Transaction, me: Address, message: int, word: Word, via: str = "") -> bool:
+    """Note that `me` says to have had the message; returns whether its state permitted that.
 
-    Where nothing handed it over before, that happened now, through `via`.
+    A message that nothing handed over before counts as handed over now, through `via`.
     """
     return (
         tx.run(
-            "UPDATE deliveries SET state = 'acked', acked_at = ?, read_at = COALESCE(read_at, ?), "
+            f"UPDATE deliveries SET {becomes(word)}, acked_at = ?, read_at = COALESCE(read_at, ?), "
             "handed_at = COALESCE(handed_at, ?), via = CASE WHEN state IN ('queued', 'expired') THEN ? ELSE via END, "
             "attempts = attempts + CASE WHEN state IN ('queued', 'expired') THEN 1 ELSE 0 END "
-            f"WHERE message = ? AND channel = ? AND recipient = ? AND state IN ({', '.join('?' * len(of))})",
+            f"WHERE message = ? AND channel = ? AND recipient = ? AND {applies(word)}",
             tx.now,
             tx.now,
             tx.now,
@@ -265,7 +268,6 @@ def acknowledge(tx: Transaction, me: Address, message: int, of: Sequence[Deliver
             message,
             me.channel,
             me.name,
-            *of,
         ).rowcount
         > 0
     )

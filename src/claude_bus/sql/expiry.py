@@ -11,7 +11,7 @@ from __future__ import annotations
 from .. import limits
 from ..model.identity import Address
 from . import deliveries, events
-from .mailboxes import UNREAD
+from .mailboxes import UNREAD, applies, becomes
 from .transaction import Transaction
 
 WIRES = ("recv/send", "messages/ack")
@@ -78,7 +78,7 @@ def _expire(tx: Transaction, who: Address, before: float, *, broadcasts_only: bo
     """What was sent to them before, and is unread, will not be read. In no living process's hands, that is."""
     deliveries.recover(tx, who)
     tx.run(
-        f"UPDATE deliveries SET state = 'expired', expired_at = ? WHERE {UNREAD} AND state = 'queued' "
+        f"UPDATE deliveries SET {becomes('expire')}, expired_at = ? WHERE {UNREAD} AND {applies('expire')} "
         "AND channel = ? AND recipient = ? AND EXISTS "
         "(SELECT 1 FROM messages m WHERE m.id = deliveries.message AND m.ts < ? AND m.broadcast >= ?)",
         tx.now,

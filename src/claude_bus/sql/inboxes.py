@@ -39,7 +39,7 @@ def acknowledge(tx: Transaction, me: Address, messages: Sequence[int], via: str)
 
 
 def _acknowledge(tx: Transaction, me: Address, message: int, via: str) -> DeliveryState | None:
-    if deliveries.acknowledge(tx, me, message, deliveries.OPEN, via):
+    if deliveries.acknowledge(tx, me, message, "acknowledge", via):
         events.append(tx, me, "ack", str(message))
     row = tx.one(
         "SELECT state FROM deliveries WHERE message = ? AND channel = ? AND recipient = ?",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .. import limits, names
+from .. import delivery_states, limits, names
+from ..delivery_states import Cause
 from ..model.identity import Address
 from .transaction import Transaction
 
@@ -12,6 +13,19 @@ UNREAD = "state IN ('queued', 'handed')"
 In every query for either, word for word: only then does SQLite know that the index of
 what is unread has the rows, and the query costs what is unread and not what is stored.
 """
+
+
+def becomes(cause: Cause) -> str:
+    """The assignment with which a statement moves a delivery for this cause."""
+    return f"state = '{delivery_states.target(cause)}'"
+
+
+def applies(cause: Cause) -> str:
+    """The condition under which a delivery moves for this cause."""
+    states = [f"'{state}'" for state in delivery_states.sources(cause)]
+    return f"state = {states[0]}" if len(states) == 1 else f"state IN ({', '.join(states)})"
+
+
 _NO_REQUEST = "CASE m.kind WHEN 'request' THEN 0 ELSE 1 END"
 """`recalled` at first: only requests are ever recalled."""
 
@@ -62,14 +76,15 @@ def requeue(tx: Transaction, who: Address, by: str = "") -> int:
     """
     if by:
         return tx.run(
-            "UPDATE deliveries SET state = 'queued' "
-            f"WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' AND handed_by = ?",
+            f"UPDATE deliveries SET {becomes('requeue')} "
+            f"WHERE channel = ? AND recipient = ? AND {UNREAD} AND {applies('requeue')} AND handed_by = ?",
             who.channel,
             who.name,
             by,
         ).rowcount
     return tx.run(
-        f"UPDATE deliveries SET state = 'queued' WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed'",
+        f"UPDATE deliveries SET {becomes('requeue')} "
+        f"WHERE channel = ? AND recipient = ? AND {UNREAD} AND {applies('requeue')}",
         who.channel,
         who.name,
     ).rowcount

@@ -86,7 +86,7 @@ def store(tx: Transaction, me: Address, draft: Draft, *, rate: int = 0) -> Sent:
     for who in recipients:
         mailboxes.deliver(tx, message, who)
     if draft.reply_to is not None:
-        deliveries.acknowledge(tx, me, draft.reply_to, deliveries.HANDED)
+        deliveries.acknowledge(tx, me, draft.reply_to, "reply")
     rings = waking.rings(draft.kind, bool(broadcast_in), draft.urgent, draft.hops)
     quiet = draft.hops >= waking.MAX_HOPS
     expected = [

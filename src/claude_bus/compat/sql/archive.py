@@ -131,7 +131,7 @@ def _deliver(tx: Transaction, message: int, who: Address) -> None:
 
 def _acknowledge(tx: Transaction, message: int, who: Address) -> None:
     _deliver(tx, message, who)
-    deliveries.acknowledge(tx, who, message, deliveries.ANY, "import")
+    deliveries.acknowledge(tx, who, message, "import", "import")
 
 
 @verb(mode="read")
