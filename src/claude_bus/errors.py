@@ -13,7 +13,7 @@ from .quoting import quoted
 
 
 class BusError(Exception):
-    """Base of all errors the bus reports to a caller."""
+    """Any other error that the bus reports to a caller; the base of them all."""
 
     code = "error"
     http_status = 500
@@ -38,7 +38,7 @@ class InvalidInput(BusError):
 
 
 class Misconfigured(BusError):
-    """A setting of this program, or a file that it names, is of no use; a line to a bus elsewhere needs it."""
+    """A setting that the way to a bus elsewhere needs, or a file that it names, cannot be used."""
 
     code = "misconfigured"
     http_status = 500
@@ -54,7 +54,7 @@ class TooLarge(BusError):
 
 
 class SecretRefused(BusError):
-    """What was to be stored looks like it holds a secret; `found` has kinds and lines, never the secret."""
+    """The text looks like it holds a secret; `found` has kinds and lines, never the secret."""
 
     code = "secret_refused"
     http_status = 422
@@ -110,7 +110,7 @@ class RateLimited(BusError):
 
 
 class Unauthorized(BusError):
-    """No token came with the request, or none that is valid."""
+    """The request has no token, or one that is not valid."""
 
     code = "unauthorized"
     http_status = 401
@@ -126,7 +126,7 @@ class Forbidden(BusError):
 
 
 class WrongHost(BusError):
-    """The request is addressed to a name that is not one of this server's."""
+    """The request is addressed to a host name that is not this server's."""
 
     code = "wrong_host"
     http_status = 421
@@ -134,7 +134,7 @@ class WrongHost(BusError):
 
 
 class RequestTimeout(BusError):
-    """A request's head or body did not come in time."""
+    """The head or body of a request did not arrive in time."""
 
     code = "too_slow"
     http_status = 408
@@ -142,7 +142,7 @@ class RequestTimeout(BusError):
 
 
 class ShuttingDown(BusError):
-    """The server is about to end, and answers nobody who waits."""
+    """The server is about to end; requests that wait are answered with this."""
 
     code = "ending"
     http_status = 503
@@ -150,7 +150,7 @@ class ShuttingDown(BusError):
 
 
 class AlreadyRunning(BusError):
-    """Another process does already what only one may do."""
+    """Another process is already doing this, and only one may."""
 
     code = "already_running"
     http_status = 409
@@ -158,7 +158,7 @@ class AlreadyRunning(BusError):
 
 
 class NotFound(BusError):
-    """What was named does not exist, or is not the caller's to see."""
+    """The named thing does not exist, or is not the caller's to see."""
 
     code = "not_found"
     http_status = 404
@@ -203,7 +203,7 @@ class ClaimHeld(BusError):
 
 
 class ClaimOfOther(BusError):
-    """A release named a claim that belongs to somebody else."""
+    """A release named a claim that belongs to another agent."""
 
     code = "claim_of_other"
     http_status = 403
@@ -250,7 +250,7 @@ class StoreReadOnly(StoreError):
 
 
 class StoreCorrupt(StoreError):
-    """The file is damaged, or is not a database of ours."""
+    """The file is damaged, or is not a database of the bus."""
 
     code = "store_corrupt"
     http_status = 500
@@ -258,7 +258,7 @@ class StoreCorrupt(StoreError):
 
 
 class StoreUnsuitable(StoreError):
-    """The file system, or what lies at the path, is of no use for a database that processes share."""
+    """The file system or the file at the path cannot hold a database that processes share."""
 
     code = "store_unsuitable"
     http_status = 500

@@ -24,7 +24,7 @@ from tests.support.raw_http import ask, connected, head, reply
 from tests.support.served_bus import Served, served
 from tests.support.tokens import new_token, revoke, token_command
 
-GATED = "gated_server"
+GATED = "tests.support.gated_server"
 
 
 @pytest.fixture

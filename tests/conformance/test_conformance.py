@@ -33,7 +33,7 @@ def test_each_exception_has_a_reason(revision: str) -> None:
     expected = re.findall(
         r"^  - (\S+)$", (ROOT / "tests" / "conformance" / f"{revision}.yaml").read_text(), re.MULTILINE
     )
-    page = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8").split("\n## ")
+    page = (ROOT / "docs" / "design" / "conformance.md").read_text(encoding="utf-8").split("\n## ")
     sections = [part for part in page if part.startswith(("In both revisions", revision))]
     rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (.+) \|$", "\n".join(sections), re.MULTILINE)
     assert sorted(f"{scenario}:{check}" for scenario, check, _why in rows) == sorted(expected)

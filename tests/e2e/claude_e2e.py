@@ -123,13 +123,20 @@ def _merge(path: Path, **values: object) -> None:
 class Tui:
     """An interactive client in a tmux server of its own."""
 
-    def __init__(self, box: Sandbox, *args: str, env: dict[str, str], cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        box: Sandbox,
+        *args: str,
+        env: dict[str, str],
+        cwd: Path | None = None,
+        size: tuple[int, int] = (160, 50),
+    ) -> None:
         self._sessions = box.config / "sessions"
         self._tmux_command = [tmux_binary(), "-L", f"e2e-{uuid.uuid4().hex[:8]}", "-f", "/dev/null"]
         variables = [f"{key}={value}" for key, value in (box.env | env).items()]
         command = shlex.join(["exec", "env", "-i", *variables, box.binary, *args])
-        size = ["-x", "160", "-y", "50"]
-        start = ["new-session", "-d", *size, "-c", str(cwd or box.project), command]
+        columns, rows = map(str, size)
+        start = ["new-session", "-d", "-x", columns, "-y", rows, "-c", str(cwd or box.project), command]
         self._tmux("set-option", "-g", "remain-on-exit", "on", ";", *start)
         self.pid = int(self._tmux("display-message", "-p", "#{pane_pid}"))
         try:
@@ -150,6 +157,10 @@ class Tui:
 
     def screen(self) -> str:
         return self._tmux("capture-pane", "-p").rstrip()
+
+    def coloured_screen(self) -> str:
+        """The screen with its colours, as the codes that a terminal understands."""
+        return self._tmux("capture-pane", "-p", "-e").rstrip()
 
     def keys(self, *names: str) -> None:
         """Keys by their tmux names: Enter, Escape, C-c, Up, ..."""

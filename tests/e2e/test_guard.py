@@ -23,7 +23,7 @@ from .fake_anthropic import FakeAnthropic, Request, Script, Turn, text, tool
 from .peer import Peer
 
 ALLOWED = f"{TOOLS},Write,Edit"
-DOCUMENTED = (PLUGIN / "docs" / "claims.md").read_text(encoding="utf-8")
+DOCUMENTED = (PLUGIN / "docs" / "guides" / "claims.md").read_text(encoding="utf-8")
 
 
 class Holder(Peer):
@@ -284,7 +284,7 @@ anyio.run(main)
 
 
 def documented_settings() -> dict[str, Any]:
-    """The example of docs/claims.md for other servers' tools."""
+    """The example of docs/guides/claims.md for other servers' tools."""
     example = re.search(r"```json\n(.*?)```", DOCUMENTED, re.DOTALL)
     assert example
     settings: dict[str, Any] = json.loads(example[1])

@@ -157,7 +157,7 @@ def test_a_subagent_over_http(start: StartHttpSession, server: Served, backend: 
 
 def test_handles_made_from_the_process(start: StartHttpSession, server: Served, backend: Peer, box: Sandbox) -> None:
     """Two clients with the helper of the documentation are two participants, each by its handle."""
-    page = (PLUGIN / "docs" / "http.md").read_text(encoding="utf-8")
+    page = (PLUGIN / "docs" / "guides" / "machines.md").read_text(encoding="utf-8")
     command = re.search(r"^ +claude (mcp add-json .*?}')$", page, re.MULTILINE | re.DOTALL)
     assert command
     box.run(*shlex.split(command[1].replace("http://127.0.0.1:8765", server.url)))

@@ -6,7 +6,7 @@ leave. Meanwhile processes are killed at any moment and at the worst ones (`doom
 disk, checkpointed under, and given a clock that jumps (`hazards`). Some of the sessions are elsewhere: a served bus
 that is killed and restarted too is all they have, and the line to it (`relay`) loses answers, holds them, breaks.
 Then the faults stop, everybody recovers and reads what waits, and `judge` holds the history against the promises of
-docs/delivery.md: what the sessions wrote down (`journal`) against what the store did (`audit`).
+docs/design/delivery.md: what the sessions wrote down (`journal`) against what the store did (`audit`).
 
 All decisions come from the seed. When which process runs does not, so a seed repeats the kind of a run, not its
 course. To show that the judge sees, `sabotage` breaks the bus on purpose.

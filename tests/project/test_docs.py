@@ -1,4 +1,4 @@
-"""The documentation says what there is."""
+"""The documentation says what there is, and every page of it can be found."""
 
 from __future__ import annotations
 
@@ -7,171 +7,162 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus import addresses, claim_paths, config, drafts, files, jsons, spelling, state_values, text, waking
-from claude_bus.cli.commands import COMMANDS
-from claude_bus.compat.http import messages_ack, recv_send
-from claude_bus.config import Serving
+from claude_bus import waking
+from claude_bus.compat.http import recv_send
 from claude_bus.errors import kinds
-from claude_bus.http import auth, bodies, connection, quotas, rpc
-from claude_bus.http.serve import HANDSHAKE, OTHER_FILES
-from claude_bus.limits import MAX_ANSWER, MAX_AT_ONCE, MAX_REPLIES, MAX_RETAINED, SILENCE
-from claude_bus.mcp import participants
-from claude_bus.mcp.participants import Patience
 from claude_bus.mcp.tools import TOOLS
-from claude_bus.sql.catalog import REMOTE
+from docs import generate
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
 
 
-def row(name: str) -> str:
-    """The row of a table in the reference that begins with `name`."""
-    found = re.search(rf"^\| `{re.escape(name)}(?:`| ).*$", REFERENCE, re.MULTILINE)
-    assert found, f"docs/reference.md has no row for {name}"
-    return found[0]
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", TOOLS)
-def test_every_tool_is_documented_with_its_arguments(name: str) -> None:
-    """The reference has a row for each tool, naming each of its arguments."""
-    missing = [field for field in TOOLS[name].arguments.model_fields if f"`{field}`" not in row(name)]
-    assert missing == []
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md"),
+    *(str(page.relative_to(ROOT)) for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts),
+]
 
 
-def test_no_tool_is_documented_that_is_not_there() -> None:
-    """The table of tools has no other rows."""
-    table = REFERENCE.split("## Tools")[1].split("\n\n")[2]
-    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(TOOLS)
+# -- what is generated ------------------------------------------------------------------
 
 
-def test_every_command_is_documented() -> None:
-    """The reference has a row for each command."""
-    for command in (*COMMANDS, "setup"):
-        row(f"claude-bus {command}")
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in generate.pages()])
+def test_tables_are_those_of_the_code(page: str) -> None:
+    """`python docs/generate.py` would change nothing."""
+    text, wanted = generate.pages()[ROOT / page]
+    assert text == wanted
 
 
-def test_every_setting_is_documented_alike() -> None:
-    """The reference's settings are those of `config`, word for word."""
-    settings = [line for line in (config.__doc__ or "").splitlines() if line.startswith("| `")]
-    assert settings
-    assert [line for line in settings if line not in REFERENCE] == []
+def test_everything_that_is_generated_is_shown_once() -> None:
+    """A tool, command, setting, error or limit that is added has its place in the reference."""
+    assert sorted(generate.used()) == sorted(generate.PARTS)
+
+
+@pytest.mark.parametrize(
+    ("page", "names"), [("docs/reference/tools.md", [*TOOLS]), ("docs/reference/commands.md", [*generate.COMMANDS])]
+)
+def test_each_has_a_section_of_its_own(page: str, names: list[str]) -> None:
+    assert [name for name in names if f"\n## {name}\n" not in read(page)] == []
 
 
 def test_every_exit_status_is_documented() -> None:
     """Each that stands for an error."""
-    said = REFERENCE.split("Exit status:")[1].split("\n\n")[0]
-    assert [
-        status
-        for status in {kind.exit_status for kind in kinds().values()}
-        if not re.search(rf"[;:\s]{status} [a-z]", said)
-    ] == []
+    said = read("docs/reference/errors.md").split("## Exit status")[1]
+    assert {error.exit_status for error in kinds().values()} <= {
+        int(n) for n in re.findall(r"^\| (\d+) \|", said, re.MULTILINE)
+    }
 
 
 def test_every_status_of_the_api_is_documented() -> None:
     """Each that an operation may refuse with; 502 is for those who ask a bus elsewhere."""
-    said = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").split("## Refusals")[1].split("##")[0]
-    assert [
-        status for status in {kind.http_status for kind in kinds().values()} - {502} if str(status) not in said
-    ] == []
+    said = read("docs/reference/api.md").split("## Refusals")[1].split("##")[0]
+    statuses = {error.http_status for error in kinds().values()} - {502}
+    assert [status for status in statuses if str(status) not in said] == []
 
 
-def test_every_module_has_its_place() -> None:
-    """The table of those who change the code names each module and folder of it."""
-    said = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    found = [path for path in (ROOT / "src" / "claude_bus").iterdir() if not path.name.startswith("__")]
-    names = [path.stem for path in found if path.suffix == ".py" or (path / "__init__.py").exists()]
-    assert [name for name in names if not re.search(rf"\b{name}\b", said)] == []
-
-
-PAGES = [
-    *("README.md", "CONTRIBUTING.md", "deploy/README.md"),
-    *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
-]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
-    """Every relative link of a page names a file of the repository."""
-    path = ROOT / page
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
-    assert [link for link in links if not (path.parent / link).exists()] == []
-
-
-def test_every_limit_is_documented() -> None:
-    """The page on security has the numbers that the code has."""
-    said = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-    rows = [line for line in said.split("## Limits")[1].splitlines() if line.startswith("| ")]
-    limits = {
-        "request line": f"{connection.MAX_HEADER_BYTES // 1024} KiB",
-        "body,": f"{auth.MAX_BODY_BYTES // 1024**2} MiB",
-        "values in a JSON body": f"{jsons.MAX_VALUES:,}; {jsons.MAX_DEPTH}",
-        "bytes of bodies": f"{bodies.MAX_OF_TOKEN >> 20} MiB; {bodies.MAX_HELD >> 20} MiB ({bodies.FREE >> 10} KiB",
-        "addresses at which": "; ".join(
-            f"{most.most:,}" for verb in ("listen", "watch", "announce_call") if (most := REMOTE[verb].rows)
-        ),
-        "messages that one request": f"{drafts.MAX_SETTLED:,}",
-        "time for a head": f"{connection.HEAD_PATIENCE:.0f} s",
-        "time for a body": f"{auth.BODY_PATIENCE:.0f} s",
-        "time without reading": f"{connection.WRITE_PATIENCE:.0f} s",
-        "time for TLS": f"{HANDSHAKE:.0f} s",
-        "connections": f"{connection.MAX_SILENT:,}",
-        "connections in all": f"less {OTHER_FILES}",
-        "requests under way": f"{Serving().connections:,}",
-        "requests of one token": f"{Serving().requests:,}",
-        "wrong tokens": str(quotas.WRONG_TOKENS),
-        "sessions elsewhere": f"{rpc.MAX_SESSIONS:,}",
-        "MCP sessions": f"{participants.MAX_OF_TOKEN:,}",
-        "MCP sessions, of one token": f"{participants.MAX_PARTICIPANTS:,}",
-        "time until a silent MCP session": f"{Patience().forgotten / 60:.0f} min",
-        "requests under way, of one MCP session": str(participants.MAX_REQUESTS),
-        "characters of messages, versions or values": f"{MAX_ANSWER:,}",
-        "characters of a tool's answer": f"{text.INBOX_LIMIT:,}; {text.MOST_SHOWN:,}",
-        "messages in one answer": f"{MAX_AT_ONCE:,}; `inbox` and `/messages` {messages_ack.MAX_LIMIT}",
-        "recipients in the status": f"{MAX_AT_ONCE:,}; {MAX_REPLIES}",
-        "agents, claims, and state keys": f"{MAX_AT_ONCE:,}",
-        "names in one answer of `/inbox`": f"{addresses.MAX_INBOXES:,}",
-        "names that left one channel": f"{addresses.MAX_LEFT:,}; {addresses.MAX_LEFT_OF_TOKEN:,}",
-        "names on one channel that somebody wrote to": f"{addresses.MAX_EXPECTED:,}",
-        "names on one channel": f"{addresses.MAX_NAMES:,}; {addresses.MAX_NAMES_OF_TOKEN}",
-        "earlier broadcasts": str(MAX_RETAINED),
-        "levels of a JSON value": f"{jsons.MAX_VALUE_DEPTH}; {jsons.MAX_VALUES:,}",
-        "bytes that are read": f"{files.HASHED_PER_READING // 1024**2} MiB; {files.LOOK:.0f} s",
-        "time to read the files": f"{files.MEASURE:.0f} s",
-        "characters that messages are": f"{drafts.MAX_SEARCH:,}",
-        "state keys": f"{state_values.MAX_KEYS:,}",
-        "recipients": f"{addresses.MAX_RECIPIENTS}; {addresses.MAX_RECIPIENT_GLOBS}",
-        "tags": str(drafts.MAX_TAGS),
-        "wildcards": f"{claim_paths.MAX_WILDCARDS}; {claim_paths.MAX_GLOB}",
-        "paths in one request": f"{claim_paths.MAX_PLACES}; {claim_paths.MAX_OWNS}",
-        "characters in which paths are listed": f"{spelling.MAX_WRITTEN:,}",
-        "claims of one name": f"{claim_paths.MAX_CLAIMS:,}; {claim_paths.MAX_GLOB_CLAIMS}",
-        "claims on one channel": f"{claim_paths.MAX_CHANNEL_CLAIMS:,}; {claim_paths.MAX_CHANNEL_GLOB_CLAIMS}",
-        "steps": f"{claim_paths.MAX_EFFORT:,}",
-        "wakes of a session by mail of programs": f"{waking.WAKE_BURST[1]}; {waking.WAKE_EVERY[1]:.0f} s",
-        "wakes of a session by mail of sessions": f"{waking.WAKE_BURST[0]}; {waking.WAKE_EVERY[0]:.0f} s",
-        "time that mail waits": f"{SILENCE / 86_400:.0f} days",
-    }
-    for what, limit in limits.items():
-        assert [row for row in rows if row.startswith(f"| {what}") and limit in row], what
+def test_the_protocols_say_how_long_a_poll_is_held() -> None:
+    """Within what its clients wait for."""
+    said = read("docs/reference/protocols.md")
+    assert f"`block=true` waits for {recv_send.HOLD:.0f} seconds" in said
+    assert 30 <= recv_send.HOLD < 35
 
 
 def test_the_rings_of_a_batch_are_documented() -> None:
     """With the seconds between them."""
-    said = " ".join((ROOT / "docs" / "delivery.md").read_text(encoding="utf-8").split())
+    said = " ".join(read("docs/design/delivery.md").split())
     at_once, second, third = waking.RING_AFTER
     assert at_once == 0
     assert f"it rings again {second:.0f} s later, and a last time {third:.0f} s after that" in said
 
 
-def test_the_protocols_say_how_long_a_poll_is_held() -> None:
-    """Within what its clients wait for."""
-    said = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
-    assert f"`block=true` waits for {recv_send.HOLD:.0f} seconds" in said
-    assert 30 <= recv_send.HOLD < 35
+def test_every_module_has_its_place() -> None:
+    """The table for those who change the code names each module and folder of it."""
+    said = read("CONTRIBUTING.md")
+    found = [path for path in (ROOT / "src" / "claude_bus").iterdir() if not path.name.startswith("__")]
+    names = [path.stem for path in found if path.suffix == ".py" or (path / "__init__.py").exists()]
+    assert [name for name in names if not re.search(rf"\b{name}\b", said)] == []
+
+
+# -- pages, links, pictures ---------------------------------------------------------------
+
+
+def sections(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Every relative link of a page names a file of the repository, and a section that it has."""
+    path = ROOT / page
+    dead = []
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", read(page)):
+        target = (path.parent / link) if link else path
+        if not target.exists() or (anchor and anchor not in sections(target)):
+            dead.append(f"{link}#{anchor}")
+    assert dead == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_are_there(page: str) -> None:
+    """The tests, scripts and samples that a page mentions."""
+    named = re.findall(r"`((?:tests|scripts|deploy|hooks|benchmarks)/[\w./-]+)`", read(page))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_no_page_is_orphaned() -> None:
+    """The tables of contents lead from the first page to each of the others."""
+    found: set[Path] = set()
+    waiting = [DOCS / "index.md"]
+    while waiting:
+        page = waiting.pop()
+        found.add(page)
+        for entries in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            named = [line for line in entries.splitlines() if line and not line.startswith(":")]
+            waiting += {(page.parent / f"{name}.md") for name in named} - found
+    assert found == {ROOT / page for page in PAGES if page.startswith("docs/")}
+
+
+PICTURES = sorted((DOCS / "images").glob("*.svg"))
+
+
+@pytest.mark.parametrize("picture", [picture.name for picture in PICTURES])
+def test_pictures_need_nothing_from_elsewhere(picture: str) -> None:
+    """No font, script or address is fetched, and no folder of the machine that made it shows."""
+    drawn = (DOCS / "images" / picture).read_text(encoding="utf-8").replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert [word for word in ("http", "url(&", "@font-face", "@import", "<script", "/tmp") if word in drawn] == []
+    assert {address[0] for address in re.findall(r"url\((.)", drawn)} <= {"#"}
+
+
+def test_every_picture_is_shown_and_described() -> None:
+    """Each stands in a page, with words for those who do not see it."""
+    shown = [
+        (Path(name).name, words)
+        for page in PAGES
+        for words, name in re.findall(r"!\[([^\]]*)\]\(([^)]+\.svg)\)", read(page))
+    ]
+    assert {name for name, _ in shown} == {picture.name for picture in PICTURES}
+    assert [name for name, words in shown if len(words.split()) < 4] == []
 
 
 def test_the_readme_demonstrates_within_a_screen() -> None:
-    """One sentence, then the demonstration, within 50 lines."""
-    head = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:50]
-    assert any("/bus backend" in line for line in head)
-    assert "bash install_claude_bus.sh" in "\n".join(head)
+    """One sentence, then the picture and how to get it, within 30 lines."""
+    head = "\n".join(read("README.md").splitlines()[:30])
+    assert "docs/images/mail.svg" in head
+    assert "bash install_claude_bus.sh" in head
+
+
+def test_the_packages_of_the_site_are_locked() -> None:
+    """Each with its hashes, from no particular index, by a command that the first lines name."""
+    text = read("docs/requirements.txt")
+    packages = re.findall(r"^[a-z][\w.-]*==.*$", text, re.MULTILINE)
+    assert packages
+    assert all(line.endswith("\\") for line in packages)
+    assert "//" not in text
+    assert "--generate-hashes" in text.splitlines()[1]

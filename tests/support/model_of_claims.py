@@ -1,4 +1,4 @@
-"""Claims and the guard as docs/claims.md describes them, in plain Python.
+"""Claims and the guard as docs/guides/claims.md describes them, in plain Python.
 
 Patterns come from a small world, in which one can say of each what files it covers.
 """

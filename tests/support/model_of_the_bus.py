@@ -1,6 +1,6 @@
 """The bus as its documentation describes it, in plain Python: what the real one is compared with.
 
-Written from docs/delivery.md, docs/claims.md and docs/reference.md; not from the SQL. A verb that
+Written from docs/design/delivery.md, docs/guides/claims.md and docs/reference/; not from the SQL. A verb that
 must be refused raises `Refused` and changes nothing. Where the bus may choose the moment (a session
 whose process died is over as soon as somebody notices), the model is told what it chose: `over`.
 """

@@ -610,7 +610,7 @@ def test_any_command_line_is_understood_or_explained(words: list[str]) -> None:
     """Options are read, or the program ends as after `--help` (0) or bad input (2), saying something."""
     out, complaints = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(complaints):
-        ended = status_of(lambda: bool(command_line._parse(command_line._parser(), words)))
+        ended = status_of(lambda: bool(command_line._parse(command_line.build_parser(), words)))
     assert ended in (0, 2) if out.getvalue() or complaints.getvalue() else ended is True
 
 
@@ -620,6 +620,9 @@ def status_of(act: Callable[[], int]) -> object:
         return act()
     except SystemExit as ends:
         return ends.code
+    except command_line._Unusable as error:
+        print(error.usage, file=sys.stderr)
+        return 2
 
 
 @looks(40)

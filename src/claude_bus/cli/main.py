@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status."""
     prepare()
-    parser = _parser()
+    parser = build_parser()
     try:
         options = _parse(parser, arguments)
     except _Unusable as error:
@@ -134,7 +134,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and option; the reference of the documentation is made from it."""
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument(
         "--as",
@@ -152,8 +153,13 @@ def _parser() -> argparse.ArgumentParser:
     send = commands.add_parser("send", parents=[_shared(), named], help="send a message", description=_SEND)
     send.add_argument("to", help="a name, 'all', a glob, name@channel; several separated by commas")
     send.add_argument("content", nargs="?", default="-", help="the text; '-' or nothing reads stdin")
-    send.add_argument("--reply-to", type=int, metavar="ID")
-    send.add_argument("--kind", choices=("message", "request", "fyi"), default="message")
+    send.add_argument("--reply-to", type=int, metavar="ID", help="the message that this one answers")
+    send.add_argument(
+        "--kind",
+        choices=("message", "request", "fyi"),
+        default="message",
+        help="request: an answer is expected; fyi: wakes nobody (default: message)",
+    )
     send.add_argument("--urgent", action="store_true", help="a broadcast wakes idle sessions too")
     send.add_argument("--key", default="", help="send once, however often this is repeated with the same key")
     send.add_argument("--file", action="append", default=[], metavar="PATH", help="name a file; may be repeated")
@@ -227,7 +233,7 @@ def _add_token(commands: Any) -> None:
     listing.add_argument("--all", action="store_true", help="also those that were revoked or have expired")
 
     revoke = actions.add_parser("revoke", parents=[_shared()], help="end tokens at once")
-    revoke.add_argument("ids", nargs="+", type=int, metavar="ID")
+    revoke.add_argument("ids", nargs="+", type=int, metavar="ID", help="as 'token list' shows it")
     token.set_defaults(command="token")
 
 

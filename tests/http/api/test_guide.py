@@ -1,4 +1,4 @@
-"""The examples of docs/api.md are what happens."""
+"""The examples of docs/reference/api.md are what happens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from tests.support.api_client import serving
 from tests.support.processes import PATIENCE, environment
 
-GUIDE = Path(__file__).parents[3] / "docs" / "api.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "reference" / "api.md"
 
 
 def examples(text: str) -> Iterator[tuple[str, list[Any]]]:

@@ -38,7 +38,9 @@ def add(commands: Commands, shared: Callable[[], argparse.ArgumentParser], named
     recv.add_argument("name", help="whose mail")
     recv.set_defaults(command="recv")
 
-    listen = commands.add_parser("listen", parents=[_there()], help="write it into files", description=_LISTEN)
+    listen = commands.add_parser(
+        "listen", parents=[_there()], help="write mail of an agent-bus into files", description=_LISTEN
+    )
     listen.add_argument("name", nargs="?", default="", help="whose mail (default: AGENT_NAME)")
     listen.set_defaults(command="listen")
 
@@ -50,18 +52,22 @@ def add(commands: Commands, shared: Callable[[], argparse.ArgumentParser], named
     send.add_argument("--allow-secret", action="store_true", help="send what looks like a secret all the same")
     send.set_defaults(command="send-file")
 
-    take = commands.add_parser("recv-file", parents=parents, help="put it together", description=_RECV_FILE)
+    take = commands.add_parser(
+        "recv-file", parents=parents, help="put a file together from its pieces", description=_RECV_FILE
+    )
     take.add_argument("tag", metavar="TAG")
     take.add_argument("--out", default="", metavar="PATH", help="where to write (default: the tag, in this folder)")
     take.add_argument("--from", dest="sender", default="", metavar="NAME", help="only from this sender")
     take.add_argument("--force", action="store_true", help="replace a file that is there")
     take.set_defaults(command="recv-file")
 
-    importing = commands.add_parser("import", parents=[shared()], help="store messages of a file", description=_IMPORT)
+    importing = commands.add_parser(
+        "import", parents=[shared()], help="store messages of a file of JSON lines", description=_IMPORT
+    )
     importing.add_argument("file", metavar="FILE", help="JSON lines; '-' reads stdin")
     importing.set_defaults(command="import")
 
-    exporting = commands.add_parser("export", parents=[shared()], help="write messages as such a file")
+    exporting = commands.add_parser("export", parents=[shared()], help="write messages into a file of JSON lines")
     exporting.add_argument("file", nargs="?", default="", metavar="FILE", help="where to write (default: stdout)")
     exporting.add_argument("--force", action="store_true", help="replace a file that is there")
     exporting.set_defaults(command="export")

@@ -1,4 +1,4 @@
-"""The wire of WholeTech's claude-bus: `/post`, `/messages`, `/ack/<id>`, `/health`. See docs/protocols.md.
+"""The wire of WholeTech's claude-bus: `/post`, `/messages`, `/ack/<id>`, `/health`. See docs/reference/protocols.md.
 
 A reader acknowledges what it has had; the cursor, if it keeps one, is an id.
 """

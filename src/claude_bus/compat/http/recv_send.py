@@ -1,4 +1,4 @@
-"""The wire of agent-bus: `/send`, `/recv`, `/inbox`, `/healthz`. See docs/protocols.md.
+"""The wire of agent-bus: `/send`, `/recv`, `/inbox`, `/healthz`. See docs/reference/protocols.md.
 
 A reader keeps its own cursor, a time; reading marks nothing.
 """

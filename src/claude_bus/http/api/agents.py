@@ -40,7 +40,7 @@ class Where(Query):
 
 @router.get("/agents", response_model=records.Agents, responses=refusals())
 async def list_agents(caller: Calling, which: Annotated[Which, InQuery()]) -> Response:
-    """Who is on the channel: sessions that run, then whoever took part before, latest first.
+    """The agents of the channel: running sessions first, then others that took part, latest first.
 
     At most 1,000, and about a million characters; `more` counts the others, which `active_within` leaves out.
     """
@@ -53,7 +53,7 @@ async def list_agents(caller: Calling, which: Annotated[Which, InQuery()]) -> Re
 async def join(caller: Calling, name: NameInPath, given: Join | None = None) -> Response:
     """Join as a program, or change its role. The channel's retained broadcasts are kept for it, too.
 
-    Whatever acts under a name joins by that; this is for those who want to be found before.
+    Acting under a name joins as well; this is for programs that want to be found earlier.
     """
     given = given or Join()
     who = caller.looks(name, given.channel)

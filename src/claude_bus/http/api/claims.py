@@ -66,7 +66,7 @@ async def claim(caller: Calling, given: Wanted) -> Response:
 
 @router.delete("/claims", response_model=records.Released, responses=refusals(409))
 async def release(caller: Calling, given: These | All) -> Response:
-    """End some of the name's claims, or all. What nobody holds is no error; what only somebody else holds is."""
+    """End some of the name's claims, or all. A path without a claim is no error; one that only another holds is."""
     who, bus = caller.acts(given.name, given.channel)
     places = None
     if isinstance(given, These):

@@ -52,7 +52,7 @@ async def inbox(caller: Calling, name: NameInPath, given: Annotated[Look, InQuer
 
 @router.post("/agents/{name}/inbox/ack", response_model=records.Acknowledged, responses=refusals(409))
 async def acknowledge(caller: Calling, name: NameInPath, given: Acknowledgement) -> Response:
-    """The program has had these messages: their senders see `acked`. Again changes nothing."""
+    """The program has had these messages: their senders see `acked`. Repeating it changes nothing."""
     me, bus = caller.acts(name, given.channel)
     ids = list(dict.fromkeys(given.ids))
     states = await bus.run(inboxes.acknowledge, me, ids, VIA)
