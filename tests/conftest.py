@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,29 @@ from tests.support.store import Store
 
 settings.register_profile("patient", deadline=None)  # machines are shared: how long an example takes says nothing
 settings.load_profile("patient")
+
+
+NO_SKIPS = "BUS_TEST_NO_SKIPS"
+"""Set where every test has to run: a test that is skipped counts as failed."""
+_BY_FOLDER = ("e2e", "faults", "conformance")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of some folders by the folder's name."""
+    for item in items:
+        for folder in _BY_FOLDER:
+            if folder in item.path.parts:
+                item.add_marker(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skipped test into a failure where nothing may be missing."""
+    report = yield
+    if report.skipped and os.environ.get(NO_SKIPS) and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"not run, but everything has to: {reason}"
+    return report
 
 
 def pytest_configure() -> None:

@@ -17,6 +17,8 @@ from claude_bus.model.identity import Process
 from claude_bus.processes import Domain, Patience, is_alive, this_process
 from tests.support.processes import PATIENCE, Wire, environment, wire
 
+pytestmark = pytest.mark.slow
+
 NOW = 1_000_000.0
 LATELY, LONG_AGO = NOW - FOREIGN_HOST_SILENCE + 1, NOW - FOREIGN_HOST_SILENCE - 1
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.processes import PATIENCE, environment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups are asked for")
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from claude_bus.mcp import hooks
 from claude_bus.mcp.tools import TOOLS
 from tests.support.processes import PATIENCE, Peer, Wire, answer, environment, eventually, suspend
 
+pytestmark = pytest.mark.slow
+
 
 class Supervised(Wire):
     """What a client starts: a supervisor with its server."""

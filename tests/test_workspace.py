@@ -14,7 +14,7 @@ import pytest
 from mcp import Client
 
 from claude_bus import workspace
-from claude_bus.errors import BusError, InvalidInput
+from claude_bus.errors import BusError, InvalidInput, NoAnswer
 from claude_bus.mcp import tools
 from claude_bus.mcp.server import create_server
 from claude_bus.model.identity import Folder
@@ -90,7 +90,7 @@ async def test_looks_that_hang_hold_so_many_threads(party: Party, tmp_path: Path
     """Then no other is begun until the disk answers."""
     alice = await join(party, tmp_path, "alice")
     for number in range(workspace.MAX_HANGING + 3):
-        with pytest.raises(workspace.NoAnswer):
+        with pytest.raises(NoAnswer):
             await alice.claim([f"hangs/{number}"], ttl=60, shared=False, reason="")
     assert sum(thread.name == "aside" for thread in threading.enumerate()) <= workspace.MAX_HANGING
     silent.set()

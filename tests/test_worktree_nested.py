@@ -15,7 +15,7 @@ from tests.support.repository import Repository
 from tests.support.sessions import Party
 from tests.support.working_trees import git, repository
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 SUBMODULE = ("-c", "protocol.file.allow=always", "submodule", "--quiet", "add")
 

@@ -217,6 +217,17 @@ class ClaimOfOther(BusError):
         )
 
 
+class NoAnswer(BusError):
+    """A disk did not say in time what a path names."""
+
+    code = "no_answer"
+    http_status = 500
+    exit_status = 5
+
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__(f"{path[:200]!a} was not looked at: the disk did not answer within {seconds:.0f} s")
+
+
 class StoreError(BusError):
     """The database could not do its part; the verb had no effect."""
 

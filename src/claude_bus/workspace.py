@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from . import claim_paths, drafts, files, patterns, processes, spelling, worktree
-from .errors import BusError, InvalidInput
+from .errors import InvalidInput, NoAnswer
 from .model.claims import ClaimTarget
 from .model.identity import Folder
 from .model.messages import File, Message
@@ -22,13 +22,6 @@ LOOK = 3.0
 MAX_HANGING = 8
 """Looks that hang, with which no other is begun: each of them holds a thread."""
 _aside = Aside(MAX_HANGING)
-
-
-class NoAnswer(BusError):
-    """The disk did not say in time what a path names."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{path[:200]!a} was not looked at: the disk did not answer within {LOOK:.0f} s")
 
 
 def _ignored(_path: str) -> None:
@@ -95,7 +88,7 @@ class Workspace:
         if wrong:
             raise wrong[0]
         if not found:
-            raise NoAnswer(at[-1])
+            raise NoAnswer(at[-1], LOOK)
         return found[0]
 
     def _seen(self, cwd: str, noted: Noted = _ignored) -> spelling.Seen:

@@ -28,7 +28,7 @@ from claude_bus.processes import this_process
 from claude_bus.sql import bindings, messages, sessions
 
 SOURCE = str(Path(__file__).parents[2] / "src")
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 class Shell:

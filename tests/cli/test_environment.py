@@ -17,6 +17,8 @@ from claude_bus.http import serve
 from tests.support.processes import Wire, environment
 from tests.test_supervisor import Supervised
 
+pytestmark = pytest.mark.slow
+
 TEXT = "\N{RIGHTWARDS ARROW} gr\u00fc\u00dfe \u0928\u092e\u0938\u094d\u0924\u0947 \N{PARTY POPPER}"
 
 ENCODINGS: dict[str, dict[str, str]] = {

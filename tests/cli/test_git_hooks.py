@@ -16,7 +16,7 @@ from tests.support.plugin_environment import checkout, has_environment, machine
 from tests.support.processes import PATIENCE
 from tests.support.repository import Repository
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @pytest.fixture

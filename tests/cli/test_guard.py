@@ -19,7 +19,7 @@ from claude_bus.model.identity import Address
 from tests.support.processes import eventually
 from tests.support.repository import SOURCE, Repository
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from tests.support.fake_claude import FakeClaude
 from tests.support.plugin_environment import ROOT
 from tests.support.processes import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 HOOKS = hooks_of(ROOT)
 ORIGINALS: dict[str, list[dict[str, Any]]] = {
     "UserPromptSubmit": [{"matcher": "", "hooks": [{"type": "command", "command": "python3 ~/h/inject_state.py me"}]}],

@@ -24,6 +24,8 @@ from tests.support.raw_http import ask, connected, head, reply
 from tests.support.served_bus import Served, served
 from tests.support.tokens import new_token, revoke, token_command
 
+pytestmark = pytest.mark.slow
+
 GATED = "tests.support.gated_server"
 
 

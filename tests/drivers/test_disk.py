@@ -24,6 +24,8 @@ from claude_bus.sql.transaction import Transaction
 from tests.support.processes import Wire, wire
 from tests.support.store import Store
 
+pytestmark = pytest.mark.slow
+
 ME = Address("alice", "default")
 
 

@@ -24,6 +24,8 @@ from tests.support.processes import PATIENCE, actor, together, wire
 from tests.support.small_disk import on_small_disk
 from tests.support.store import START, Store
 
+pytestmark = pytest.mark.slow
+
 ME = Address("alice", "default")
 
 

@@ -24,6 +24,8 @@ from tests.support.raw_http import Reply, ask, connect, connected, head, reply
 from tests.support.served_bus import Served, locked, served
 from tests.support.tokens import new_token
 
+pytestmark = pytest.mark.slow
+
 GATED = "tests.support.gated_server"
 KIB = 1024
 MIB = 1024 * KIB

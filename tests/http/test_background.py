@@ -20,7 +20,7 @@ from tests.support.mcp_clients import Caller
 from tests.support.processes import PATIENCE, eventually
 from tests.support.served_bus import served
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 async def test_a_server_forgets_and_says_that_it_lives(tmp_path: Path) -> None:

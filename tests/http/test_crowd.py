@@ -16,7 +16,7 @@ from tests.support.processes import PATIENCE
 from tests.support.served_bus import Served, served
 from tests.support.tokens import new_token
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 RECEIVERS, PROGRAMS, EARS = 900, 60, 40
 MEMORY = 200 * 1024 * 1024

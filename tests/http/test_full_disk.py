@@ -13,6 +13,8 @@ from tests.support.served_bus import Served, served_busy
 from tests.support.small_disk import on_small_disk
 from tests.support.tokens import token
 
+pytestmark = pytest.mark.slow
+
 DOORS = {"/send", "/post", "/v1", "/mcp", "/rpc"}
 
 

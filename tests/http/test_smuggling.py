@@ -15,6 +15,8 @@ import pytest
 from tests.support.raw_http import ask, connected, reply
 from tests.support.served_bus import Served, served
 
+pytestmark = pytest.mark.slow
+
 ECHO = "POST /echo HTTP/1.1"
 CHUNKED = "Transfer-Encoding: chunked"
 _VICTIMS = (f"victim-{number}" for number in count())

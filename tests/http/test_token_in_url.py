@@ -14,6 +14,8 @@ from tests.support.processes import PATIENCE, environment
 from tests.support.served_bus import Served, served
 from tests.support.tokens import new_token, revoke, token_command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -27,6 +27,8 @@ from tests.support.processes import PATIENCE, Peer, eventually, wire
 from tests.support.served_bus import Served, served
 from tests.support.tokens import revoke, token
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def db(tmp_path: Path) -> Path:

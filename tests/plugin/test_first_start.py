@@ -22,6 +22,8 @@ from tests.support.plugin_environment import LAUNCHER, ROOT, Launched, Uv, launc
 from tests.support.processes import PATIENCE, Peer, Wire, answer, eventually
 from tests.support.server_answers import NEWEST
 
+pytestmark = pytest.mark.slow
+
 HANDSHAKE = {"capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 
 

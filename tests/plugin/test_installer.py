@@ -25,6 +25,8 @@ from tests.support.fake_claude import FakeClaude
 from tests.support.plugin_environment import ROOT, Launched, Uv, checkout, has_environment, machine
 from tests.support.processes import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 VERSION = f"claude-bus {claude_bus.__version__}\n"
 
 

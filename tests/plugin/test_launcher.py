@@ -31,6 +31,8 @@ from tests.support.plugin_environment import (
 )
 from tests.support.processes import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 
 def run(
     plugin: Path, env: dict[str, str], *arguments: str, cwd: Path | None = None

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.processes import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 BENCHMARKS = sorted(path.stem for path in FOLDER.glob("*.py") if "ArgumentParser" in path.read_text(encoding="utf-8"))
 BASELINES = ["nothing_http", "nothing_server"]

@@ -24,6 +24,8 @@ from tests.support.raw_http import ask, connect, head, reply
 from tests.support.served_bus import Served, served
 from tests.support.tokens import new_token
 
+pytestmark = pytest.mark.slow
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PATH = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
 

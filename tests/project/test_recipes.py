@@ -15,6 +15,8 @@ from _pytest.mark.structures import ParameterSet
 from tests.support.api_client import Serving, serving
 from tests.support.processes import PATIENCE, ROOT, environment, eventually
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs" / "recipes.md"
 TESTED = re.findall(
     r"^### (?P<title>[^\n]+)$|^<!-- tested: (?P<how>[^\n]+?) -->\n```\w+\n(?P<code>.*?)^```$",

@@ -20,6 +20,8 @@ from tests.support.processes import PATIENCE, Peer, Wire, environment, eventuall
 from tests.support.served_bus import Served, served
 from tests.support.tokens import new_token, revoke
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def db(tmp_path: Path) -> Path:

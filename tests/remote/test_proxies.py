@@ -17,6 +17,8 @@ from claude_bus.remote import proxies
 from tests.support.processes import environment
 from tests.support.served_bus import served
 
+pytestmark = pytest.mark.slow
+
 VARIABLES = [f"{name}{suffix}" for name in ("HTTP", "HTTPS", "ALL", "NO") for suffix in ("_PROXY", "_proxy")]
 VARIABLES = [one if one.isupper() else one.lower() for one in VARIABLES]
 BUS = "http://bus.example.org:8765"

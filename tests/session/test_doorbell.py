@@ -326,7 +326,7 @@ async def test_a_machine_that_lets_nobody_listen_is_no_end(
     def forbidden() -> None:
         raise PermissionError
 
-    monkeypatch.setattr(bell.session.bus, "ear", forbidden)
+    monkeypatch.setattr(bell.session.bus, "notice_socket", forbidden)
     alice = await party.join("alice")
     async with bell.watching():
         await say(alice, "bob")

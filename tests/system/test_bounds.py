@@ -39,7 +39,7 @@ from tests.support.processes import Wire
 from tests.support.sessions import Party
 from tests.support.store import Store
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ALICE, BOB = Address("alice", "default"), Address("bob", "default")
 LAPTOP = Process("laptop", 1, 1.0)

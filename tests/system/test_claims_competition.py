@@ -18,6 +18,8 @@ from functools import cache
 from itertools import count, product
 from pathlib import Path
 
+import pytest
+
 from claude_bus.config import Config
 from claude_bus.connect import open_local
 from claude_bus.errors import ClaimHeld
@@ -27,6 +29,8 @@ from claude_bus.sql import claims
 from tests.support.actors import CHANNEL, join, say, wait_for_go
 from tests.support.processes import Actor, environment
 from tests.support.store import Store
+
+pytestmark = pytest.mark.slow
 
 NAMES = ("ann", "ben", "cid", "dan", "eve", "fay", "gus", "hal")
 GRANTS = 125

@@ -15,6 +15,8 @@ from claude_bus.sql import bindings, deliveries, state
 from tests.support.processes import Actor, actor, together, wire
 from tests.support.store import Store
 
+pytestmark = pytest.mark.slow
+
 CHANNEL = "default"
 
 

@@ -193,7 +193,7 @@ def test_looking_for_overlaps_has_an_end(store: Store, monkeypatch: pytest.Monke
             super().__init__(steps)
             spent.append(self)
 
-    monkeypatch.setattr(overlaps, "Effort", Noted)
+    monkeypatch.setattr(overlaps, "StepBudget", Noted)
     monkeypatch.setattr(claim_paths, "MAX_EFFORT", 20_000)
     for n in range(20):
         store.join(f"s{n}", owns=("src/a.py", *(f"*{n}{k}*" for k in range(30))))

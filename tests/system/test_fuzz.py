@@ -54,6 +54,8 @@ from tests.support.processes import PATIENCE, ROOT, Wire, wire
 from tests.support.sessions import Party, carried, say, state_of
 from tests.support.store import START
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
@@ -21,6 +22,8 @@ from tests.support.model_of_claims import FILES, REPOSITORY, WORLD, scope_of
 from tests.support.model_of_state import Mode
 from tests.support.model_of_the_bus import Running
 from tests.support.store import NO_LIMIT
+
+pytestmark = pytest.mark.slow
 
 SUBAGENTS = ("a1", "a2")
 ATTACHED = (File("/home/me/shop/a.py", 3, "a" * 64, "here"), File("/home/me/shop/b.py", 0, "b" * 64, "there"))

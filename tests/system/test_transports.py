@@ -19,6 +19,8 @@ from tests.support.mcp_clients import Caller, ModernCaller
 from tests.support.processes import PATIENCE, Wire, environment, wire
 from tests.support.served_bus import served
 
+pytestmark = pytest.mark.slow
+
 Mail = list[tuple[str, str]]
 """Sender and text of messages."""
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from .. import claim_paths
-from ..errors import BusError, InvalidInput
+from ..errors import BusError, InvalidInput, NoAnswer
 from ..model.claims import Claim, ClaimTarget, Verdict
 from ..model.identity import Address
 from ..spelling import Budget
 from ..sql import claims, guard
 from ..sql import guard as sql_guard
-from ..workspace import NoAnswer
 from .membership import Membership
 
 

@@ -24,6 +24,8 @@ from tests.support.agent_bus_server import run, surroundings
 from tests.support.processes import eventually, suspend
 from tests.support.store import START, Store
 
+pytestmark = pytest.mark.slow
+
 STORE: list[dict[str, Any]] = [
     {"id": 1, "ts": "2026-05-25T08:00:00Z", "from": "mac", "to": "any", "body": "hello all", "tags": ["hi"]},
     {"id": 2, "ts": "2026-05-25T08:00:00.250Z", "from": "win", "to": "mac", "body": "two\nlines ü", "tags": []},

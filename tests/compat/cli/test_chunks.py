@@ -26,6 +26,8 @@ from claude_bus.sql import messages
 from tests.support.agent_bus_server import WIRES, post, run, surroundings
 from tests.support.likely_secrets import SECRETS
 
+pytestmark = pytest.mark.slow
+
 NOISE = random.Random(3).randbytes(30_000)
 """Does not get smaller: nine pieces."""
 

@@ -25,6 +25,8 @@ from tests.support.agent_bus_server import (
 )
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Place:

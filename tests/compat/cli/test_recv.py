@@ -34,6 +34,8 @@ from tests.support.agent_bus_server import (
 from tests.support.likely_secrets import SECRETS
 from tests.support.processes import PATIENCE, eventually
 
+pytestmark = pytest.mark.slow
+
 BLOCK = re.compile(r"^\[\d\d:\d\d:\d\dZ\] from ([^\n]*):\n(.*?)\n---\n", re.MULTILINE | re.DOTALL)
 
 

@@ -31,6 +31,8 @@ from tests.support.processes import PATIENCE, environment, wire
 from tests.support.store import Store
 from tests.support.tokens import token
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:

@@ -31,6 +31,8 @@ from tests.support.served_bus import served
 from tests.support.store import Store
 from tests.support.tokens import token
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = Grant()
 
 

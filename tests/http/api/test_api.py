@@ -17,6 +17,8 @@ import claude_bus
 from tests.support.api_client import Program, Serving, metric, serving, until_waiting, waiting
 from tests.support.processes import PATIENCE, environment, eventually, wire
 
+pytestmark = pytest.mark.slow
+
 # -- what this is ------------------------------------------------------------------------
 
 

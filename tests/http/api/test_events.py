@@ -14,10 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+import pytest
 
 from tests.support.api_client import Program, new_channel, serving, until_waiting, waiting
 from tests.support.processes import PATIENCE, wire
 from tests.support.tokens import revoke, token
+
+pytestmark = pytest.mark.slow
 
 
 def test_an_event_says_what_happened_and_not_what_was_said(api: Program) -> None:

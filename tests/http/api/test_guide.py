@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.api_client import serving
 from tests.support.processes import PATIENCE, environment
+
+pytestmark = pytest.mark.slow
 
 GUIDE = Path(__file__).parents[3] / "docs" / "reference" / "api.md"
 

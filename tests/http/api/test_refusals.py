@@ -15,6 +15,8 @@ from tests.support.api_client import Program, Serving, serving, until_waiting
 from tests.support.processes import PATIENCE
 from tests.support.tokens import revoke, token
 
+pytestmark = pytest.mark.slow
+
 # -- what is not valid -------------------------------------------------------------------
 
 JSON = {"content-type": "application/json"}

@@ -16,6 +16,8 @@ from tests.support.api_client import Serving, serving
 from tests.support.effort import looks
 from tests.support.tokens import token
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 STREAM = "/v1/events/stream"
 """Its answer never ends, so nothing that reads answers whole can ask for it."""
