@@ -3,7 +3,7 @@
 # Runs in any bash from 3.2 on, which is what macOS has.
 set -euo pipefail
 unset CDPATH
-umask go-w # nobody else writes where our program is
+umask go-w # no other user may write where the program is
 
 verb=install
 answers=(--yes --permissions ask)
@@ -18,7 +18,7 @@ Installs claude-bus from this checkout into DIR, proves that it works, and tells
 "bus" at user scope, the command /bus and the hooks in $config. Running it again upgrades.
 
   --dir DIR     where the program goes (unless given: $dir)
-  --yes         asks nothing: sessions may use the bus's tools without a question, too
+  --yes         ask nothing; sessions may also use the bus's tools without asking
   --uninstall   remove all of it again, except the database (~/.claude-bus)
   --help        this text
 END
@@ -49,7 +49,7 @@ options() {
   place_of_program
 }
 
-# Decides about $dir before anything is done in it: what is removed later must be nothing else's.
+# Checks $dir before anything is done in it: a later removal must not affect any other files.
 place_of_program() {
   local folder
   case $dir in
@@ -63,16 +63,16 @@ place_of_program() {
   [ ! -d "$dir/.claude-bus" ] || refuse "$dir is where a database of claude-bus is; choose another folder with --dir"
   command=$dir/bin/claude-bus
   mark=$dir/.claude-bus
-  folders=$dir/folders-made # also of `setup`: removed again once they are empty
+  folders=$dir/folders-made # `setup` uses it too: folders that are removed again once they are empty
 }
 
-# The folder of this script, with what belongs to it. Read from a pipe, or copied alone, it has nothing to install.
+# Finds the checkout that this script is in. A script that is read from a pipe, or copied alone, has none.
 checkout() {
   local script=${BASH_SOURCE[0]:-}
   here=""
   if [ -f "$script" ]; then here=$(cd "$(dirname "$script")" && pwd); fi
   if [ -z "$here" ] || [ ! -f "$here/.claude-plugin/environment.py" ] || [ ! -f "$here/src/claude_bus/__init__.py" ]; then
-    fail "this script installs the checkout it is in, and there is none. Clone the repository and run the script there"
+    fail "this script installs the checkout it is in, and it is not in one. Clone the repository and run the script there"
   fi
 }
 
@@ -84,9 +84,9 @@ install() {
   fi
   need_python
   say "Installing claude-bus $(version) into $dir ..."
-  # All of it readable as far as the user's umask lets it be: a copy in /opt is for everybody.
+  # All files get the permissions of the user's umask: a copy in /opt is for all users.
   local missing
-  missing=$(missing_folders "$(dirname "$dir")"; missing_folders "$HOME/.cache") # there the scanner keeps its rules
+  missing=$(missing_folders "$(dirname "$dir")"; missing_folders "$HOME/.cache") # where the scanner keeps its rules
   { mkdir -p "$dir/bin" "$dir/environments" && : > "$mark"; } || fail "$dir cannot be written; choose another folder with --dir"
   [ -e "$folders" ] || say "$missing" > "$folders"
   environment
@@ -100,14 +100,14 @@ install() {
   setup || fail "the program is installed, but Claude Code is not set up; see above, then run: $(quoted "$command") setup"
 }
 
-# Without Claude Code (3) the program is there, and says what to do when it is there, too.
+# Without Claude Code (status 3) the program is installed, and says how to set Claude Code up later.
 setup() {
   local status=0
   "$command" setup "${answers[@]}" || status=$?
   [ "$status" = 0 ] || [ "$status" = 3 ]
 }
 
-# A folder and those above it, as far as they are not there.
+# Prints a folder and its parents, as far as they do not exist.
 missing_folders() {
   local folder=$1
   while [ ! -e "$folder" ]; do
@@ -116,7 +116,7 @@ missing_folders() {
   done
 }
 
-# The packages it needs, with their hashes checked; made as for the plugin.
+# Installs the needed packages, with their hashes checked, as for the plugin.
 environment() {
   local log=$dir/install.log builder waited=0
   "$python" -I "$here/.claude-plugin/environment.py" "$dir/environments" >"$dir/.environment" 2>"$log" &
@@ -138,7 +138,7 @@ environment() {
   python=$environment/bin/python
 }
 
-# The program as it is in this checkout, in a folder named for its content.
+# Copies the program of this checkout into a folder named for its content.
 program() {
   local draft=$dir/.new-$$ part sum
   rm -rf "$dir"/.new-*
@@ -165,7 +165,7 @@ END
 
 quoted() { printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"; }
 
-# Keeps the version before this one: sessions that run now may yet load files of it.
+# Keeps the previous version, because running sessions may still load files of it.
 forget_older() {
   local place before=""
   touch "$app"
@@ -191,11 +191,11 @@ uninstall() {
       case $folder in /*) rmdir "$folder" 2>/dev/null || true ;; esac
     done <<< "$made"
   fi
-  rmdir "$config" 2>/dev/null || true # it may be ours, and then it is empty
+  rmdir "$config" 2>/dev/null || true # the installer may have created it; then it is empty
   say "claude-bus is removed. Your messages and state are still in ${BUS_DB:-$HOME/.claude-bus/bus.db}"
 }
 
-# By this checkout's program, which also knows what earlier versions have left; it needs no packages for that.
+# Uses this checkout's program, which also knows what earlier versions have left, and needs no packages for that.
 unset_up() { module "$here/src" claude_bus setup --remove --yes --place "$dir"; }
 
 # -- both -----------------------------------------------------------------------------
@@ -204,7 +204,7 @@ need_python() {
   python=$(find_python) || fail "needed is Python 3.11 or newer, or uv: https://docs.astral.sh/uv$(found_python)"
 }
 
-# One that can run the program: of the machine, or one that uv has or fetches.
+# Prints a Python that can run the program: one of the machine, or one that uv has or fetches.
 find_python() {
   local candidate
   for candidate in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python "$dir"/environments/*/bin/python; do
@@ -216,7 +216,7 @@ find_python() {
   command -v uv >/dev/null && uv run --quiet --no-project --python '>=3.11' python -c 'import sys; print(sys.executable)'
 }
 
-# Name the first Python on PATH and its version, for the message that it is too old.
+# Prints the first Python on PATH and its version, for the message that it is too old.
 found_python() {
   local candidate told
   for candidate in python3 python; do
@@ -230,7 +230,7 @@ found_python() {
 # Runs a module of the package in the folder $1.
 module() { (cd / && PYTHONPATH=$1 exec "$python" -s -m "${@:2}"); }
 
-# The plain path of a folder that need not be there.
+# Prints the absolute path of a folder that need not exist.
 absolute() {
   local path=$1 tail=""
   case $path in /*) ;; *) path=$PWD/$path ;; esac

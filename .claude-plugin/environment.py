@@ -1,8 +1,8 @@
-"""Makes the environment that the server runs in: `python3 -I environment.py FOLDER`, by any Python from 3.8 on.
+"""Creates the environment that the server runs in: `python3 -I environment.py FOLDER`, with any Python from 3.8 on.
 
-It holds the packages of `requirements.txt` and nothing of claude-bus itself. Its path is printed when it is there,
-and otherwise, in one line, why it is not; what went on goes to stderr. One process makes it at a time, and it gets its
-name when it is complete: whatever is killed when, nobody meets a half-made one.
+It contains the packages of `requirements.txt` and nothing of claude-bus itself. Prints its path or, in one line, why
+it cannot be made; progress goes to stderr. Only one process makes it at a time, and it gets its name when it is
+complete, so a killed process never leaves a half-made environment under that name.
 """
 # ruff: noqa: INP001
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 OLDEST = launch.OLDEST
 NEWEST = (3, 15)
 ABANDONED = 86_400
-"""Seconds after which what is unfinished is nobody's."""
+"""Seconds after which an unfinished environment counts as abandoned."""
 
 OPTIONAL = "kingfisher-secret-scanner=="
-"""Without it nobody looks for secrets, and `claude-bus doctor` says so."""
+"""Without this package texts are not scanned for secrets, and `claude-bus doctor` says so."""
 
 WAY_OUT = """\
 Needed is uv, or Python 3.11 or newer with venv and pip (on Debian and Ubuntu: apt install python3-venv), and a way to
@@ -41,7 +41,7 @@ DISK_FULL = "the disk is full: make room in {folder}"
 NO_TRUST = "the certificate of the package index is not trusted: behind a company's proxy set SSL_CERT_FILE to its file"
 NO_NETWORK = "its packages cannot be fetched: there is no network, or a proxy or mirror that uv and pip are not told of"
 HOPELESS = (DISK_FULL, NO_TRUST, NO_NETWORK)
-"""Another Python would fail as well."""
+"""Reasons for which another Python would fail as well."""
 REASONS = (
     (r"No space left on device|Disk quota exceeded|os error 28\b", DISK_FULL),
     (r"CERTIFICATE_VERIFY_FAILED|invalid peer certificate|UnknownIssuer", NO_TRUST),
@@ -63,11 +63,11 @@ REASONS = (
     ),
     (r"Permission denied|Read-only file system|os error (?:13|30)\b", "{folder} cannot be written"),
 )
-"""Signs in the output of uv and pip of why they failed, each with the reason to tell, the surest first."""
+"""Patterns in the output of uv and pip, each with the reason to report, the most reliable first."""
 
 
 def main(folder: Path) -> int:
-    """Print the environment's path, made in `folder` if it was not there, or why it cannot be."""
+    """Print the path of the environment, made in `folder` if needed, or why it failed; return the exit status."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         launch.lock(str(folder), alone=True)
@@ -85,12 +85,12 @@ def main(folder: Path) -> int:
 
 
 class Unmade(Exception):
-    """There is no way to make it here; the message tells why, and the way out."""
+    """The environment cannot be made here; the message says why, and what to do."""
 
 
 def build(folder: Path) -> Path:
-    """Make it in one of the ways that may work here."""
-    draft = folder / f".new-{os.getpid()}-{os.urandom(4).hex()}"  # one that was killed may have left another
+    """Make the environment in one of the ways that may work here. Raises `Unmade` if none does."""
+    draft = folder / f".new-{os.getpid()}-{os.urandom(4).hex()}"  # a killed process may have left another
     why = NO_PYTHON
     for requirements in (Path(launch.REQUIREMENTS), without_optional(folder)):
         for commands in recipes(draft, str(requirements)):
@@ -108,7 +108,7 @@ def build(folder: Path) -> Path:
 
 
 def reason(said: list[str]) -> str:
-    """Why it failed, and the way out; `{folder}` stands for the place of the environments."""
+    """Return why it failed, and what to do; `{folder}` stands for the folder of the environments."""
     text = "\n".join(said)
     found = next((reason for pattern, reason in REASONS if re.search(pattern, text)), "")
     last = next((line for line in reversed(said) if line), "the tools said nothing")
@@ -116,7 +116,7 @@ def reason(said: list[str]) -> str:
 
 
 def without_optional(folder: Path) -> Path:
-    """The requirements less what the server can do without where there is no wheel of it, as on Alpine."""
+    """Return the requirements without the optional package, for systems that have no wheel of it, such as Alpine."""
     kept, keep = [], True
     for line in Path(launch.REQUIREMENTS).read_text(encoding="utf-8").splitlines(keepends=True):
         keep = keep if line.startswith(" ") else not line.startswith(OPTIONAL)
@@ -127,9 +127,9 @@ def without_optional(folder: Path) -> Path:
 
 
 def recipes(draft: Path, requirements: str) -> Iterator[list[list[str]]]:
-    """Ways to make the environment, as commands that must all succeed, the fastest first.
+    """Yield ways to make the environment, as commands that must all succeed, the fastest first.
 
-    Wheels only: to build from source is to run tools that no hash vouches for.
+    Wheels only: building from source would run tools that no hash covers.
     """
     python = launch.interpreter(str(draft))
     install = ["install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", requirements]
@@ -141,13 +141,13 @@ def recipes(draft: Path, requirements: str) -> Iterator[list[list[str]]]:
     for base in pythons():
         venv = [base, "-I", "-m", "venv"]
         pip = ["-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-        # The base's own pip serves, too, and saves the seconds that installing another one takes.
+        # The base's own pip works too, and saves the seconds that installing another one takes.
         yield [[*venv, "--without-pip", str(draft)], [base, *pip, "--python", python, *install], check]
         yield [[*venv, str(draft)], [python, *pip, *install], check]
 
 
 def pythons() -> Iterator[str]:
-    """The interpreters of this machine that are new enough, each once, the one that runs this first."""
+    """Yield the interpreters of this machine that are new enough, each once, the current one first."""
     names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
     test = f"import sys; sys.exit(sys.version_info < {OLDEST})"
     seen = set()
@@ -158,7 +158,7 @@ def pythons() -> Iterator[str]:
 
 
 def succeeds(command: list[str], said: list[str]) -> bool:
-    """Run it; its output goes to stderr as it comes, and to `said`."""
+    """Run a command; its output goes to stderr as it comes, and to `said`. Return whether it succeeded."""
     say("$ " + " ".join(command))
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     try:
@@ -177,30 +177,30 @@ def succeeds(command: list[str], said: list[str]) -> bool:
 
 
 def surroundings() -> dict[str, str]:
-    """The user's variables (mirrors, proxies, certificates), less those that would install elsewhere."""
+    """Return the user's variables (mirrors, proxies, certificates), without those that would install elsewhere."""
     elsewhere = {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "UV_SYSTEM_PYTHON", "UV_PYTHON", "VIRTUAL_ENV"}
     return {**{name: value for name, value in os.environ.items() if name not in elsewhere}, "PIP_USER": "0"}
 
 
 def publish(draft: Path) -> Path:
-    """Give the finished environment its name: its requirements, and the Python it needs."""
+    """Give the finished environment its name, made of its requirements and the Python it needs; return its path."""
     lines = (draft / "pyvenv.cfg").read_text(encoding="utf-8").replace(" ", "").splitlines()
     settings = dict(line.partition("=")[::2] for line in lines)
     version = settings.get("version") or settings.get("version_info")
     home = crc32(settings["home"].encode())
     final = draft.with_name(f"{launch.prefix()}python{version}-{home:08x}")
-    if final.exists():  # it cannot be used, or `find` had found it
+    if final.exists():  # it cannot be used; otherwise `find` would have found it
         launch.set_aside(str(final))
     return draft.rename(final)
 
 
 def tidy(folder: Path) -> None:
-    """Remove environments for other requirements that no server holds, and what was left behind."""
+    """Remove environments for other requirements that no server uses, and leftovers."""
     for place in folder.iterdir():
         if place.name.startswith(".opened-") and is_old(place):
             place.unlink()
         if place.is_dir() and not place.name.startswith(launch.prefix()) and is_unused(place):
-            remove(place.rename(folder / f".new-{place.name}"))  # nobody shall find half of it under its name
+            remove(place.rename(folder / f".new-{place.name}"))  # so that half of it is never found under its name
 
 
 def is_unused(place: Path) -> bool:

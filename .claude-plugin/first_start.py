@@ -1,9 +1,10 @@
-"""A first start: the client is answered while the environment is made, and then talks to the server.
+"""A first start: answers the client while the environment is made, and then hands it over to the server.
 
 Claude Code gives up a server that has not answered after 30 seconds, and does not try it again for 15 minutes (seen
-on 2.1.332). So the opening is answered here, from `answers.json`. A tool call waits a little for the server, and then
-says what is going on. Once the environment is there, this process becomes the server's supervisor, on the same pipes:
-what the client said so far that the server must know is left in a file for it (`claude_bus.supervisor.OPENED`).
+on 2.1.332). So this module answers the handshake, from `answers.json`. A tool call waits a little for the server, and
+then gets a message about the state of the installation. When the environment is ready, this process becomes the
+server's supervisor, on the same pipes. A file passes it the client's messages that the server must know
+(`claude_bus.supervisor.OPENED`).
 
 Runs on Python 3.8 and newer, like the launcher.
 """
@@ -28,19 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HOLD = 90.0
-"""Seconds that a tool call waits for the server. After 120 Claude Code puts a call into the background by itself."""
+"""Seconds that a tool call waits for the server. After 120 Claude Code moves a call to the background."""
 SHARE = 0.6
-"""The part of the time that the user lets a tool call take (MCP_TOOL_TIMEOUT) in which it is answered."""
+"""The part of the user's time limit for a tool call (MCP_TOOL_TIMEOUT) within which it is answered."""
 TOLD = 10.0
-"""Seconds between two words to the person of what is waited for."""
+"""Seconds between two progress messages to the user."""
 PAUSES = (15.0, 60.0, 300.0, 900.0)
-"""Seconds until it is tried again by itself, by the number of failures before."""
+"""Seconds until the next automatic attempt, by the number of failures before."""
 SOON = 10.0
-"""Seconds after a failure from which a tool call tries it again."""
+"""Seconds after a failure before a tool call causes another attempt."""
 LOOK = 0.2
-"""Seconds between looks at the builder."""
+"""Seconds between checks of the builder."""
 GLANCE = 2.0
-"""Seconds between looks for what another session has made."""
+"""Seconds between checks for an environment that another session made."""
 
 OPENED = "CLAUDE_BUS_OPENED"
 MODERN = "io.modelcontextprotocol/protocolVersion"
@@ -55,10 +56,10 @@ AGAIN = "It tries again by itself, and with the next call; nothing needs to be r
 
 
 def environment(folder: str, args: list[str]) -> str:
-    """The environment in `folder`, made if it is not there. As the server, the client is answered meanwhile."""
+    """Return the environment in `folder`; make it if needed, and answer the client meanwhile if this is the server."""
     attempt = Attempt(folder)
     sys.stderr.write(f"claude-bus: first start, making its Python environment in {folder}\n")
-    sys.stderr.flush()  # this process may become another program
+    sys.stderr.flush()  # because this process may become another program
     if launch.is_server(args):
         return FirstStart(attempt).run()
     attempt.begin()
@@ -69,9 +70,9 @@ def environment(folder: str, args: list[str]) -> str:
 
 
 def store_of_plugin() -> str:
-    """Where this program's environments belong if it is an installed plugin, or "".
+    """Return the folder of this program's environments if it is an installed plugin, or "".
 
-    A shell is not told of the plugin's data, whose folder the client makes with the first session.
+    A shell does not get the path of the plugin's data, a folder that the client creates with the first session.
     """
     config = os.environ.get("CLAUDE_CONFIG_DIR") or os.path.join(launch.home_folder(), ".claude")
     if not os.path.isabs(config):
@@ -91,7 +92,7 @@ def store_of_plugin() -> str:
 
 
 def read(path: str) -> dict[str, Any]:
-    """A file of the client's; {} if it is not there, or not what it was."""
+    """Return the content of a client's file; {} if it does not exist, or is not an object."""
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
@@ -101,7 +102,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def tell(why: str) -> int:
-    """Answer a client whose server cannot be started, until it ends; returns the exit status."""
+    """Answer a client whose server cannot be started, until the client ends; return the exit status."""
     conversation = Conversation()
     for data in chunks(lambda: GLANCE, conversation.take_up()):
         conversation.hear(data)
@@ -113,7 +114,7 @@ def tell(why: str) -> int:
 
 
 class Attempt:
-    """Makes the environment, in a process of its own that goes on when the client ends, and again if that fails."""
+    """Makes the environment in a separate process that outlives the client, and tries again if that fails."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -130,10 +131,10 @@ class Attempt:
         return self._builder is not None
 
     def begin(self) -> None:
-        """Start a builder, unless one runs."""
+        """Start a builder, unless one is running."""
         if self._builder:
             return
-        # Our Python may be that of a broken environment, or of some venv of the user's.
+        # The current Python may be that of a broken environment, or of one of the user's.
         python = getattr(sys, "_base_executable", sys.executable)
         command = [python, "-I", os.path.join(launch.HERE, "environment.py"), self.folder]
         self.began = time.monotonic()
@@ -157,7 +158,7 @@ class Attempt:
         self.look()
 
     def look(self) -> None:
-        """Take notice of what became of the builder; `made` is set once the environment is there, whoever made it."""
+        """Check the builder; set `made` once the environment exists, whichever process made it."""
         if self._builder and self._builder.poll() is not None:
             self._over(self._builder)
         if not self._builder:
@@ -177,7 +178,7 @@ class Attempt:
         return PAUSES[min(self.failures, len(PAUSES)) - 1]
 
     def ask(self) -> None:
-        """Try it again if somebody wants the server, and it did not fail just now."""
+        """Try again because the server is wanted, unless it failed just now."""
         if time.monotonic() >= self.ended + SOON:
             self.begin()
 
@@ -195,14 +196,14 @@ def is_long(log: str) -> bool:
 
 
 class FirstStart:
-    """Answers the client until the environment is there."""
+    """Answers the client until the environment is ready."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self._conversation = Conversation()
 
     def run(self) -> str:
-        """The environment, once it is there; the server then finds the conversation. Ends with the client."""
+        """Return the environment once it is ready, with the conversation left for the server. Ends with the client."""
         self._attempt.begin()
         for data in chunks(self._pause, self._conversation.take_up()):
             self._conversation.hear(data)
@@ -236,7 +237,7 @@ class FirstStart:
 
 
 def patience() -> float:
-    """Seconds that a call waits: it has its answer before the client gives it up."""
+    """Return the seconds that a call waits, so that it is answered before the client gives it up."""
     try:
         limit = float(os.environ.get("MCP_TOOL_TIMEOUT") or 0) / 1000
     except ValueError:
@@ -263,14 +264,14 @@ class Conversation:
         self._wanted = False
 
     def asks(self) -> bool:
-        """Whether somebody wanted the server since this was asked: a model that calls a tool, a person's prompt."""
+        """Return whether the server was wanted since the last call: by a model's tool call, or a user's prompt."""
         wanted, self._wanted = self._wanted, False
         return wanted
 
     # -- the client
 
     def hear(self, data: bytes) -> None:
-        """Take what came from the client: openings are answered at once, calls by `settle`."""
+        """Process input from the client: the handshake is answered at once, calls are answered by `settle`."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             message = parsed(line)
@@ -295,7 +296,7 @@ class Conversation:
         if params.get("name") != "hook":
             self._wanted = True
             self._calls[message["id"]] = call = Call(line, message, params)
-            if call.tool_use in self._of_subagents:  # the server would take it for the session's own
+            if call.tool_use in self._of_subagents:  # the server would attribute it to the session
                 call.patience = 0.0
             call.announce()
             return
@@ -320,7 +321,7 @@ class Conversation:
             refuse(message, NOT_FOUND, "Method not found", method)
 
     def _shake_hands(self, line: bytes, message: dict[str, Any], params: dict[str, Any]) -> None:
-        """As the server does: the first opening that holds decides on the revision, and then no other is taken."""
+        """Answer as the server does: the first accepted handshake decides on the revision, and no other follows."""
         offered = self._answers["handshake"]
         wanted = params.get("protocolVersion")
         if self._modern:
@@ -337,7 +338,7 @@ class Conversation:
     # -- calls
 
     def settle(self, answer: str, notice: str, held: float = 0.0) -> None:
-        """Answer hooks, and the calls that have waited for `held` seconds. The person sees each notice once."""
+        """Answer hooks, and the calls that have waited for `held` seconds. The user sees each notice once."""
         for message in self._hooks:
             self._hook(message, notice)
         self._hooks.clear()
@@ -351,7 +352,7 @@ class Conversation:
     def _hook(self, message: dict[str, Any], notice: str) -> None:
         params = message["params"]
         event = (params.get("arguments") or {}).get("event")
-        said = "" if event == "PostCompact" else "{}"  # the client quotes what it is answered then
+        said = "" if event == "PostCompact" else "{}"  # the client would quote the answer to that event
         if is_prompt(message) and notice not in self._told:
             self._told.add(notice)
             said = json.dumps({"systemMessage": notice})
@@ -362,10 +363,10 @@ class Conversation:
         more = self._answers["modern"] if is_modern(params) else {}
         reply(message, {"content": content, "isError": failed, **more})
 
-    # -- from one process to the next
+    # -- handing over to the next process
 
     def take_up(self) -> bytes:
-        """Go on where another process left off; returns what the client said that was not settled."""
+        """Continue where an earlier process left off; return the client's input that was not answered."""
         left = os.environ.pop(OPENED, "")
         if not left:
             return b""
@@ -382,10 +383,10 @@ class Conversation:
         return rest
 
     def leave(self, folder: str) -> None:
-        """Leave for the server's supervisor what it must know, and what it has to answer."""
+        """Leave the handshake and the unanswered input for the server's supervisor."""
         left = os.path.join(
             folder, f".opened-{os.getpid()}-{os.urandom(6).hex()}"
-        )  # containers that share it may share pids
+        )  # containers that share the folder may share pids
         rest = b"".join([call.line for call in self._calls.values()] + [self._rest])
         opening = [line.decode("utf-8", "surrogateescape") for line in self._opening]
         said = {
@@ -413,7 +414,7 @@ class Call:
         return str(self._meta.get("claudecode/toolUseId", ""))
 
     def announce(self) -> None:
-        """Show the person what is waited for, and that it goes on."""
+        """Show the user that the call waits for the installation, which goes on."""
         token, waited = self._meta.get("progressToken"), time.monotonic() - self.came
         if token is not None and waited >= self._told + TOLD:
             self._told = waited
@@ -423,13 +424,13 @@ class Call:
 
 
 def is_modern(params: dict[str, Any]) -> bool:
-    """Whether a request says itself which revision of the protocol it is of."""
+    """Return whether a request names its own revision of the protocol."""
     meta = params.get("_meta")
     return isinstance(meta, dict) and MODERN in meta
 
 
 def is_prompt(message: dict[str, Any]) -> bool:
-    """Whether a call of the hook tool is for a prompt of the session itself."""
+    """Return whether a call of the hook tool is for a prompt of the session itself."""
     arguments = message["params"].get("arguments") or {}
     return arguments.get("event") == "UserPromptSubmit" and not arguments.get("agent_id")
 
@@ -454,7 +455,7 @@ def refuse(message: dict[str, Any], code: int, said: str, data: Any) -> None:
 
 
 def write(message: dict[str, Any]) -> None:
-    """Say it to the client. One that has gone is noticed when it is listened to."""
+    """Send a message to the client. Its end is noticed when reading from it."""
     left = json.dumps(message).encode() + b"\n"
     try:
         while left:
@@ -464,9 +465,9 @@ def write(message: dict[str, Any]) -> None:
 
 
 def chunks(pause: Callable[[], float], first: bytes = b"") -> Iterator[bytes]:
-    """Chunks of the client's input as they come, and b"" after each pause without a word; ends with the client.
+    """Yield the client's input as it comes, and b"" after each pause without input; ends with the client.
 
-    No more is read than is there: nothing is lost when this process becomes another program.
+    Reads only what is already there, so nothing is lost when this process becomes another program.
     """
     yield first
     while True:
@@ -480,7 +481,7 @@ def chunks(pause: Callable[[], float], first: bytes = b"") -> Iterator[bytes]:
 if sys.platform == "win32":
 
     def waits(seconds: float) -> bool:
-        """Whether the client says something, or has ended, within this time."""
+        """Return whether the client sends input, or ends, within this time."""
         import ctypes
         import msvcrt
 
@@ -496,7 +497,7 @@ if sys.platform == "win32":
 else:
 
     def waits(seconds: float) -> bool:
-        """Whether the client says something, or has ended, within this time."""
+        """Return whether the client sends input, or ends, within this time."""
         import select
 
         return bool(select.select([0], [], [], seconds)[0])

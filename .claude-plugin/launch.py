@@ -1,14 +1,14 @@
-"""Starts the plugin's server: `python3 -I -S launch.py`, run by whatever Python (3.8 or newer) the client finds.
+"""Starts the plugin's server: `python3 -I -S launch.py`, run by the Python (3.8 or newer) that the client finds.
 
-The server is run from this plugin's own `src`: there is no build that could be stale. The packages it needs are in an
-environment that is made on the first start, with the plugin's data; meanwhile `first_start.py` answers the client.
-Later starts find the environment and go straight on.
+The server runs from this plugin's own `src`, so no build can be stale. The packages it needs are in an environment
+that is made on the first start, with the plugin's data; meanwhile `first_start.py` answers the client. Later starts
+find the environment and use it at once.
 
 `CLAUDE_BUS_PYTHON` names an interpreter that has the packages, to be used instead.
 
-Nothing is written to stdout: that is the server's wire.
+Nothing is written to stdout, because the server speaks its protocol there.
 """
-# Each session's start waits for this file, twice: it is short, and does without pathlib and hashlib.
+# Each session's start runs this file twice, so it is short, and avoids pathlib and hashlib.
 # ruff: noqa: INP001
 # ruff: noqa: PTH100, PTH104, PTH110, PTH111, PTH112, PTH118, PTH120, PTH123, PTH208
 
@@ -46,12 +46,12 @@ def main(args: list[str]) -> int:
 
 
 def is_server(args: list[str]) -> bool:
-    """Whether a client is at the other end of the pipes."""
+    """Return whether a client is at the other end of the pipes."""
     return not args and not os.isatty(0)
 
 
 def start(args: list[str], folder: str = "") -> int:
-    """Go on in the chosen interpreter or in the environment, which is made first if it is not there."""
+    """Continue in the chosen interpreter or in the environment, which is made first if needed."""
     chosen = os.environ.get("CLAUDE_BUS_PYTHON")
     if chosen and not folder:
         return become(chosen, "", args)
@@ -66,7 +66,7 @@ def start(args: list[str], folder: str = "") -> int:
 
 
 def first_start() -> Any:
-    """The module that only a first start needs, imported without leaving bytecode."""
+    """Import the module that only a first start needs, without leaving bytecode."""
     sys.dont_write_bytecode = True
     sys.path.insert(0, HERE)
     import first_start
@@ -75,17 +75,17 @@ def first_start() -> Any:
 
 
 def enter(environment: str, args: list[str]) -> int:
-    """Go on in the environment's interpreter."""
+    """Continue in the environment's interpreter."""
     return become(interpreter(environment), environment, args)
 
 
 def become(python: str, environment: str, args: list[str]) -> int:
-    """Replace this process. -I keeps PYTHONPATH, the user's packages and the working directory out."""
+    """Replace this process. -I excludes PYTHONPATH, the user's packages and the working directory."""
     command = [python, "-I", "-X", "utf8", os.path.join(HERE, "launch.py"), "--in", environment, *args]
     try:
         if not WINDOWS:
             os.execvp(python, command)  # noqa: S606
-        import subprocess  # an exec on Windows ends this process, and the client takes its server for gone
+        import subprocess  # on Windows an exec ends this process, and the client would take its server for dead
 
         return subprocess.call(command)  # noqa: S603
     except OSError as error:
@@ -94,7 +94,7 @@ def become(python: str, environment: str, args: list[str]) -> int:
 
 
 def run(environment: str, args: list[str]) -> int:
-    """Run claude_bus in this interpreter, which is that of `environment` or, without one, the user's choice."""
+    """Run claude_bus in this interpreter, which belongs to `environment` or, without one, is the user's choice."""
     if environment and not (hold(environment) and has_packages()):
         return mend(environment, args)
     if not (sys.version_info >= OLDEST and has_packages()):
@@ -117,7 +117,7 @@ def has_packages() -> bool:
 
 
 def mend(environment: str, args: list[str]) -> int:
-    """Start over: the environment was just removed, lost its packages, or its Python is another version now."""
+    """Start over, because the environment was just removed, lost its packages, or its Python is another version now."""
     try:
         set_aside(environment)
     except FileNotFoundError:
@@ -131,7 +131,10 @@ def mend(environment: str, args: list[str]) -> int:
 
 
 def store() -> str:
-    """The folder of the environments: with the plugin's data or in the user's cache, where nobody else can write."""
+    """Return the folder of the environments, which only the user can write: with the plugin's data or in a cache.
+
+    Raises `Failed` if there is no such folder.
+    """
     usable, doubts = [], []
     for place in map(os.path.realpath, stores()):
         doubt = doubtful(place)
@@ -147,7 +150,7 @@ def store() -> str:
 
 
 def stores() -> Iterator[str]:
-    """Where environments may be, the best place first."""
+    """Yield the folders where environments may be, the best first."""
     data = os.environ.get("CLAUDE_PLUGIN_DATA")
     if data:
         yield os.path.join(data, "environments")
@@ -161,12 +164,12 @@ def stores() -> Iterator[str]:
         caches.insert(0, os.environ["XDG_CACHE_HOME"])
     if not WINDOWS:
         caches.append(os.path.join(os.environ.get("TMPDIR") or "/tmp", f"user-{os.geteuid()}"))  # noqa: S108 - checked
-    for cache in filter(os.path.isabs, caches):  # a relative one would be another in each folder
+    for cache in filter(os.path.isabs, caches):  # a relative one would depend on the working directory
         yield os.path.join(cache, "claude-bus", "environments")
 
 
 def home_folder() -> str:
-    """This user's home folder; a relative path, or "", for a user without one."""
+    """Return this user's home folder; a relative path, or "", for a user without one."""
     given = os.path.expanduser("~") if WINDOWS else os.environ.get("HOME")
     if given:
         return given
@@ -185,7 +188,7 @@ def is_writable(folder: str) -> bool:
 
 
 def doubtful(folder: str) -> str:
-    """Why somebody else could have put there what is run, or "". Needs a path without links."""
+    """Return why another user could have written the programs in a folder, or "". Needs a path without links."""
     if WINDOWS:
         return ""
     place = folder
@@ -207,7 +210,7 @@ def doubtful(folder: str) -> str:
 
 
 def is_ours(found: os.stat_result) -> bool:
-    """Also root's; in a container without root's rights its files are shown as nobody's."""
+    """Return whether a file belongs to this user or root; in a rootless container root's files appear as nobody's."""
     if found.st_uid in (os.geteuid(), 0):
         return True
     try:
@@ -218,9 +221,9 @@ def is_ours(found: os.stat_result) -> bool:
 
 
 def is_open(found: os.stat_result, *, sticky_is_safe: bool) -> bool:
-    """Whether others than the owner can write to a folder; the owner's own group is usually nobody else.
+    """Return whether others than the owner can write to a folder; the owner's own group usually has no other users.
 
-    In a sticky folder nobody can replace what is another's.
+    In a sticky folder users can only replace their own files.
     """
     if found.st_mode & 0o1000 and sticky_is_safe:
         return False
@@ -229,9 +232,9 @@ def is_open(found: os.stat_result, *, sticky_is_safe: bool) -> bool:
 
 
 def find(folder: str) -> str:
-    """The environment for these requirements, or "".
+    """Return the environment for these requirements, or "".
 
-    A container and its host may share the folder: an environment whose Python is not here is
+    A container and its host may share the folder, so an environment whose Python does not exist here is
     left to the machine that has it.
     """
     try:
@@ -243,9 +246,9 @@ def find(folder: str) -> str:
 
 
 def prefix() -> str:
-    """What names of environments for these requirements begin with.
+    """Return the prefix of the names of environments for these requirements.
 
-    A checksum that tells versions of the file apart; uv and pip check the packages' own hashes.
+    It is a checksum that distinguishes versions of the file; uv and pip check the packages' own hashes.
     """
     from zlib import crc32
 
@@ -258,12 +261,12 @@ def interpreter(environment: str) -> str:
 
 
 def set_aside(environment: str) -> None:
-    """Take an environment its name, so that it is found no more; the next to make one removes it."""
+    """Rename an environment so that it is no longer found; the next process that makes one removes it."""
     os.rename(environment, os.path.join(os.path.dirname(environment), f".old-{os.getpid()}"))
 
 
 def hold(environment: str) -> bool:
-    """Keep the environment from being removed while this process runs; False if it is gone."""
+    """Keep the environment from being removed while this process runs; return False if it is gone."""
     if os.path.isdir(environment):
         lock(environment, alone=False)
         return os.path.isdir(environment)
@@ -271,7 +274,7 @@ def hold(environment: str) -> bool:
 
 
 def lock(folder: str, *, alone: bool, wait: bool = True) -> int:
-    """Hold a folder, alone or with others, until the process ends; a descriptor, or -1 where that is impossible."""
+    """Lock a folder, alone or shared, until the process ends; return a descriptor, or -1 if that is impossible."""
     try:
         import fcntl
 

@@ -1,11 +1,11 @@
-"""How long the most expensive requests keep others waiting, at every route of a served bus.
+"""How long the most expensive requests delay others, at every route of a served bus.
 
     python benchmarks/attacks.py [--only TEXT] [--all] [--quick]
 
-Each attack is one request of 2 MiB. While it is served, a neighbour asks for /healthz and
-sends a message by turns: the longest that one of its requests took is shown beside the
-processor time that the server spent, its neighbour's requests included. On a busy machine
-only the latter says much. Prints Markdown, the worst first.
+Each attack is one request of 2 MiB. While it is served, a neighbour alternately requests
+/healthz and sends a message. The output shows the longest of its requests next to the
+processor time that the server spent, including that for the neighbour. On a busy machine
+only the latter is meaningful. Prints Markdown, the worst attack first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SHOWN = 25
 
 
 class Line:
-    """A connection that is kept, for one request after the other."""
+    """A persistent connection for one request after another."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -43,7 +43,7 @@ class Line:
         self._socket: socket.socket | None = None
 
     def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status, head and body of the answer; 0 if there is none."""
+        """Return the status of the answer, and its head and body; 0 without an answer."""
         try:
             return self._ask(request)
         except OSError:
@@ -85,7 +85,7 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
 
 
 class Neighbour(threading.Thread):
-    """Asks, one request after the other, and remembers the longest wait of each kind since it was asked."""
+    """Sends one request after another, and remembers the longest wait since the last reading."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -110,7 +110,7 @@ class Neighbour(threading.Thread):
                 time.sleep(0.003)
 
     def longest(self) -> float:
-        """Seconds, the request that is under way included; counts anew from here."""
+        """Return the longest wait in seconds, including the request in flight, and start anew."""
         with self._lock:
             running_for = time.perf_counter() - self._began if self._began else 0.0
             found, self._longest = max(self._longest, running_for), 0.0
@@ -118,7 +118,7 @@ class Neighbour(threading.Thread):
 
 
 def opened(line: Line) -> str:
-    """A new MCP session."""
+    """Open an MCP session; return its id."""
     params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "benchmark", "version": "1"}}
     body = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}).encode()
     accept = {"Accept": "application/json, text/event-stream"}
@@ -132,7 +132,7 @@ def opened(line: Line) -> str:
 
 
 def chosen(targets: list[Target], options: argparse.Namespace) -> Iterator[tuple[str, Target, bytes]]:
-    """The shapes that get past the count in each field, and all in one that nobody knows; or what was asked for."""
+    """Yield the shapes that pass the count in each field, and all shapes in one unknown field; or those asked for."""
     numbers = itertools.count()
 
     def wanted(name: str) -> bool:
@@ -163,7 +163,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="attacks whose name has this in it")
+    parser.add_argument("--only", default="", help="attacks whose name contains this")
     parser.add_argument("--all", action="store_true", help="every shape in every field, which takes long")
     parser.add_argument("--quick", action="store_true", help="a few of them")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the bus costs, each figure beside a do-nothing baseline of the same run.
+"""Costs of the bus, each figure next to a do-nothing baseline of the same run.
 
     python benchmarks/bench.py [--idle SECONDS] [--rounds N] [--quick] [--json]
 
@@ -31,7 +31,7 @@ Figures = dict[str, dict[str, float]]
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """Of a user who may send as much as a benchmark does."""
+    """Return the environment of a user who may send without a rate limit."""
     source = str(HERE.parent / "src")
     return {
         "PATH": os.environ["PATH"],
@@ -70,7 +70,7 @@ def starts(folder: Path, rounds: int) -> Figures:
     figures = {}
     for name, modern in (("start to server/discover reply, ms", True), ("start to initialize reply, ms", False)):
         ours, nothing = [], []
-        for _ in range(rounds):  # alternating, so that a busy moment hits both
+        for _ in range(rounds):  # alternating, so that a busy moment affects both
             nothing.append(start(NOTHING, env, modern=modern))
             ours.append(start(BUS, env, modern=modern))
         figures[name] = beside(statistics.median(ours), statistics.median(nothing))
@@ -78,13 +78,13 @@ def starts(folder: Path, rounds: int) -> Figures:
 
 
 def processes(server: Server) -> list[psutil.Process]:
-    """The process that a client starts, and those it started: a bus server runs below the supervisor."""
+    """Return the process that a client starts and its children: a bus server runs below the supervisor."""
     started = psutil.Process(server.process.pid)
     return [started, *started.children(recursive=True)]
 
 
 def memory(server: Server) -> float:
-    """Of all its processes, what they share counted for each."""
+    """Return the memory of all its processes in MiB; shared memory counts for each."""
     return sum(map(memory_of, processes(server)))
 
 
@@ -96,7 +96,7 @@ def memory_of(process: psutil.Process) -> float:
 
 
 def calls(folder: Path, rounds: int) -> Figures:
-    """Median milliseconds of a tool call over stdio, against a tool that does nothing."""
+    """Return the median milliseconds of a tool call over stdio, next to a tool that does nothing."""
     env = environment(folder)
     with ExitStack() as stack:
         nothing = stack.enter_context(Server(NOTHING, env))
@@ -153,7 +153,7 @@ class Bell:
 
 
 def noticing(folder: Path, rounds: int, idle: float) -> Figures:
-    """Milliseconds from calling `send` to the ring at an idle session, and what idling costs."""
+    """Return the milliseconds from calling `send` to the ring at an idle session, and the cost of idling."""
     path = folder / f"{os.getpid()}.sock"
     bell = Bell(path)
     env = environment(folder)
@@ -192,7 +192,7 @@ def ring(alice: Server, bob: Server, bell: Bell, number: int) -> float:
 
 
 def idling(server: Server, seconds: float) -> tuple[float, float]:
-    """Percent of a core, and wake-ups (voluntary context switches) per second."""
+    """Return percent of a core, and wake-ups (voluntary context switches) per second."""
     watched = processes(server)
     cpu, switches = seconds_used(watched), all_switches(watched)
     time.sleep(seconds)
@@ -204,7 +204,7 @@ def seconds_used(watched: list[psutil.Process]) -> float:
 
 
 def all_switches(watched: list[psutil.Process]) -> int:
-    """Of all their threads; a process's own figure is that of its main thread."""
+    """Return the switches of all their threads; a process's own figure only covers its main thread."""
     statuses = [each for process in watched for each in Path(f"/proc/{process.pid}/task").glob("*/status")]
     rows = [row for status in statuses for row in status.read_text().splitlines()]
     return sum(int(row.split()[1]) for row in rows if row.startswith("voluntary"))

@@ -1,9 +1,9 @@
-"""What the prompt hook costs as the real Claude Code client sees it.
+"""The cost of the prompt hook as the real Claude Code client sees it.
 
     python benchmarks/client.py [--prompts N] [--quick]
 
-Reads the client's debug log: from its call of the hook to its taking of the answer,
-for quiet prompts, beside a hook of a server that does nothing. Needs CLAUDE_BIN, tmux.
+Reads the client's debug log: the time from its call of the hook until it takes the answer,
+for prompts without mail, next to a hook of a server that does nothing. Needs CLAUDE_BIN, tmux.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ANSWER = re.compile(r"^(\S+) .*(?:Hook output|Successfully parsed)")
 
 
 def nothing_plugin(folder: Path) -> Path:
-    """A plugin whose server and hook do nothing."""
+    """Write a plugin whose server and hook do nothing; return its folder."""
     hook = {"type": "mcp_tool", "server": "plugin:nothing:nothing", "tool": "nothing", "input": {}}
     server = {"command": sys.executable, "args": [str(ROOT / "benchmarks" / "nothing_server.py")]}
     files = {
@@ -44,7 +44,7 @@ def nothing_plugin(folder: Path) -> Path:
 
 
 def hook_times(plugin: Path, folder: Path, prompts: int) -> list[float]:
-    """Milliseconds of each hook call of a session with so many quiet prompts."""
+    """Return the milliseconds of each hook call of a session with this many quiet prompts."""
     log = folder / "debug.log"
     with FakeAnthropic() as model:
         settings = {"BUS_DB": str(folder / "bus.db"), "CLAUDE_BUS_PYTHON": sys.executable, "BUS_NAME": "frontend"}

@@ -23,7 +23,7 @@ def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     app = Starlette(routes=[Route("/nothing", nothing, methods=["GET", "POST"])])
-    server = uvicorn.Server(serve._uvicorn(app, None))  # noqa: SLF001 - the very same settings
+    server = uvicorn.Server(serve._uvicorn(app, None))  # noqa: SLF001 - exactly the same settings
     print(f"nothing is served at http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     asyncio.run(server.serve([listener]))
 

@@ -1,4 +1,4 @@
-"""A bare MCP client over stdio: what a benchmark adds to a call must be next to nothing."""
+"""A bare MCP client over stdio, which adds next to nothing to the time of a call."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Server:
         raise ConnectionError("the server ended")
 
     def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """Call a tool; an error of the tool is an error here."""
+        """Call a tool and return its result. Raises `RuntimeError` for an error of the tool."""
         result = self.request("tools/call", {"name": tool, "arguments": arguments})
         if result.get("isError"):
             raise RuntimeError(str(result["content"]))

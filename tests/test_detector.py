@@ -216,7 +216,7 @@ async def test_without_its_scanner_the_bus_still_carries_mail(
 
     await say(alice, "bob", TOKEN)
 
-    assert "not looked for secrets" in caplog.text
+    assert "not scanned for secrets" in caplog.text
     assert [
         f.ok for f in await examine(Config(party.path), {}, party.path.parent, party.path.parent) if f.name == "secrets"
     ] == [False]

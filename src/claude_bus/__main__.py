@@ -8,8 +8,8 @@ _OLDEST = (3, 11)
 
 
 def main() -> int:
-    """Run the command line; returns the exit status."""
-    if sys.version_info[:2] < _OLDEST:  # a checkout's, or one that a tool took: installed it cannot be
+    """Run the command line; return the exit status."""
+    if sys.version_info[:2] < _OLDEST:  # from a checkout, or copied by a tool: it cannot be installed there
         print("claude-bus needs Python 3.11 or newer; this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
         return 1
     from .cli.main import run
@@ -18,7 +18,7 @@ def main() -> int:
 
 
 def serve() -> int:
-    """`claude-bus-http`: the command `serve`, under the name that the original has for it."""
+    """Run `claude-bus-http`: the command `serve`, under the original system's name for it."""
     from .cli.main import run
 
     return run(["serve", *sys.argv[1:]])

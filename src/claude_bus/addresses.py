@@ -16,35 +16,35 @@ from .names import BROADCASTS, MAX_NAME, check_name, check_new_name, cleaned
 DEFAULT_CHANNEL = "default"
 MAX_RECIPIENTS = 200
 MAX_RECIPIENT_GLOBS = 10
-"""And as many of them with wildcards."""
+"""Recipients of one message that have wildcards."""
 MAX_GUESSES = 2
-"""Unknown recipients of a message for whom the name is looked for that was probably meant."""
+"""Unknown recipients of a message for which the bus suggests the name that was probably meant."""
 MAX_CANDIDATES = 200
-"""Names among which it is looked for: those seen last."""
+"""Names that such a suggestion is chosen from: those seen last."""
 MAX_NAMES = 2_000
-"""Names on one channel that no session bears: those of programs, and of sessions that ended."""
+"""Names on one channel that no session has: those of programs, and of sessions that ended."""
 MAX_NAMES_OF_TOKEN = 500
-"""Of these, names that one token is for, unless it is for all."""
+"""The same for the names that one token covers, unless the token covers all names."""
 MAX_LEFT = 10_000
 """Names on one channel that left and are not forgotten yet."""
 MAX_LEFT_OF_TOKEN = 2_500
-"""Of these, names that one token is for, unless it is for all."""
+"""The same for the names that one token covers, unless the token covers all names."""
 MAX_EXPECTED = 10_000
-"""Names on one channel under which nobody ever came, and for which mail waits."""
+"""Names on one channel for which mail waits although no agent ever used them."""
 MAX_INBOXES = 10_000
-"""Names in one answer that says how much mail waits for whom."""
+"""Names in one answer that says how much mail waits for each."""
 GONE = 7 * 86_400.0
-"""Seconds without a sign of life after which a name is left out where agents are listed."""
+"""Seconds without a sign of life after which lists of agents leave a name out."""
 
 
 def check_recipient_count(count: int) -> None:
-    """As many as one message may have."""
+    """Raise `InvalidInput` unless one message may have this many recipients."""
     if not 1 <= count <= MAX_RECIPIENTS:
         raise InvalidInput(f"to must name 1 to {MAX_RECIPIENTS} recipients: a name, a list, a glob, or 'all'")
 
 
 def parse_address(text: str, channel: str, what: str = "recipient") -> Address:
-    """`name` or `name@channel`; the part before the `@` may be a glob or a broadcast word. `what` it is, for errors."""
+    """Parse `name` or `name@channel`; the name may be a glob or a broadcast word. `what` is its role, for errors."""
     name, at, other = text.strip().partition("@")
     if at:
         check_name(other, "channel")
@@ -64,19 +64,19 @@ def is_name_glob(name: str) -> bool:
 
 
 def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
-    """The names that a glob stands for, sorted."""
+    """Return the names that match the glob, sorted."""
     return sorted(name for name in names if fnmatchcase(name, pattern))
 
 
 def closest_name(name: str, known: Iterable[str]) -> str:
-    """The known name that was probably meant, or ''."""
+    """Return the known name that was probably meant, or ''."""
     by_fold = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), by_fold, n=1, cutoff=0.6)
     return by_fold[close[0]] if close else ""
 
 
 def free_name(wanted: str, taken: Iterable[str]) -> str:
-    """`wanted`, or `wanted-2`, `wanted-3`, ...: the first that is not taken."""
+    """Return `wanted`, or the first of `wanted-2`, `wanted-3`, ... that is not taken."""
     used = set(taken)
     if wanted not in used:
         return wanted
@@ -85,9 +85,9 @@ def free_name(wanted: str, taken: Iterable[str]) -> str:
 
 
 def folder_name(root: str, branch: str, otherwise: str = "session") -> str:
-    """The name a session has before it registers: its folder, and its branch if special.
+    """Return the name that a session has before it registers: its folder, and its branch unless that is the main one.
 
-    `otherwise` where that is no name, or one that nobody can take.
+    Returns `otherwise` if they make no valid name, or one that is reserved.
     """
     parts = [re.split(r"[/\\]", root.rstrip("/\\"))[-1]]
     if branch not in ("", "main", "master"):
@@ -102,15 +102,15 @@ def folder_name(root: str, branch: str, otherwise: str = "session") -> str:
 
 
 def is_gone(agent: Agent, now: float) -> bool:
-    """Whether a name is left out where agents are listed: nobody has been heard under it for a week."""
+    """Return whether lists of agents leave a name out: it was offline for a week."""
     return agent.status == "offline" and now - agent.last_seen > GONE
 
 
 def check_name_count(count: int, limit: int, of: str) -> None:
-    """Raise `TooLarge` if there are as many names as there may be, and one more is to come."""
+    """Raise `TooLarge` if there is no room for one more name without a session."""
     if count >= limit:
         raise TooLarge(
-            f"{of} has {count} names that no session bears, the limit is {limit}: use one that is there, or let some "
+            f"{of} has {count} names without a session, the limit is {limit}: use one that is there, or let some "
             "leave (DELETE /v1/agents/NAME)",
             size=count,
             limit=limit,
@@ -118,7 +118,7 @@ def check_name_count(count: int, limit: int, of: str) -> None:
 
 
 def check_left_count(count: int, limit: int, of: str) -> None:
-    """Raise `TooLarge` if as many names have left as may be kept, and one more is to come."""
+    """Raise `TooLarge` if there is no room for one more name that left."""
     if count >= limit:
         raise TooLarge(
             f"{of} has {count} names that left, the limit is {limit}: use one of them again; they are forgotten when "
@@ -129,10 +129,10 @@ def check_left_count(count: int, limit: int, of: str) -> None:
 
 
 def check_expected_count(count: int, channel: str) -> None:
-    """Raise `TooLarge` for more names without anybody behind them than mail may wait for."""
+    """Raise `TooLarge` if mail would wait for too many names that no agent ever used."""
     if count > MAX_EXPECTED:
         raise TooLarge(
-            f"mail on channel '{channel}' would wait for {count} names that nobody ever had, the limit is "
+            f"mail on channel '{channel}' would wait for {count} names that no agent ever had, the limit is "
             f"{MAX_EXPECTED}: nothing was sent. agents() lists who is here",
             size=count,
             limit=MAX_EXPECTED,

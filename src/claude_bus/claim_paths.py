@@ -11,36 +11,36 @@ from .model.claims import ClaimTarget
 from .patterns import is_glob, normalize, plain, wildcards
 
 MAX_OWNS = 100
-"""Globs that one name owns."""
+"""Globs that one name may own."""
 MAX_PATH = 1_000
-"""Characters of a path as somebody writes it, to claim or to own it."""
+"""Characters of a path as a caller writes it, to claim or to own it."""
 MAX_GLOB = 500
-"""Characters of a path with wildcards."""
+"""Characters of a path that has wildcards."""
 MAX_WILDCARDS = 10
 MAX_PLACES = 200
 """Paths in one request."""
 MAX_CLAIMS = 1_000
 """Claims of one name."""
 MAX_GLOB_CLAIMS = 100
-"""And as many with wildcards."""
+"""Claims of one name that have wildcards."""
 MAX_CHANNEL_CLAIMS = 5_000
-"""Claims on one channel, of all together."""
+"""Claims on one channel, of all names together."""
 MAX_CHANNEL_GLOB_CLAIMS = 500
 MAX_EFFORT = 200_000
-"""Steps that one verb spends on comparing patterns, see `patterns.StepBudget`: each takes about a microsecond."""
+"""Steps that one operation spends on comparing patterns, see `patterns.StepBudget`; each takes about a microsecond."""
 MAX_PATH_ON_DISK = 32_768
-"""Characters of a path that some system can have, with detours; no edit goes to a longer one."""
+"""Longest path in characters, with detours, that any system can have; no edit goes to a longer one."""
 MAX_ABOVE = 8
-"""Repositories that one lies in."""
+"""Repositories that a repository may be nested in."""
 MAX_CLAIM_TTL = 30 * 86_400.0
 EDIT_CLAIM = 300.0
 """Seconds for which an edit claims its file."""
 REFUSAL_LASTS = 600.0
-"""Seconds within which an edit that was refused goes through when it is repeated."""
+"""Seconds within which a refused edit goes through when it is repeated."""
 
 
 def check_owns(globs: Sequence[str] | None) -> tuple[str, ...] | None:
-    """What an agent says that it owns, each one printable line; None for what it said before."""
+    """Return the globs that an agent says it owns, each checked as one printable line; None keeps the earlier ones."""
     if globs is None:
         return None
     if len(globs) > MAX_OWNS:
@@ -49,7 +49,7 @@ def check_owns(globs: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def check_glob(pattern: str, what: str) -> str:
-    """A pattern that costs little to compare with others."""
+    """Return `pattern` if comparing it with others is cheap. Raises `InvalidInput` otherwise."""
     if not is_glob(plain(pattern, "")):
         return pattern
     if len(pattern) > MAX_GLOB:
@@ -70,15 +70,15 @@ _RESOURCE = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]+:(?![/\\])\S*")
 
 
 def is_resource(path: str) -> bool:
-    """`port:8080`, `gpu:0`, `branch:main`: a thing to hold that is no path.
+    """Return whether `path` names a resource instead of a path: `port:8080`, `gpu:0`, `branch:main`.
 
-    One letter before the colon is a drive, and `x://` an address of something else.
+    A single letter before the colon is a drive, and `x://` is a URL.
     """
     return _RESOURCE.fullmatch(path) is not None
 
 
 def check_path(path: str) -> str:
-    """A claimable pattern in its one spelling, or `InvalidInput`."""
+    """Return a claimable pattern in its normalized spelling. Raises `InvalidInput` otherwise."""
     if not path or len(path) > MAX_PATH or not path.isprintable():
         raise InvalidInput(
             f"path must be a printable path, glob or resource name of 1 to {MAX_PATH} characters; several go in a list"
@@ -89,16 +89,16 @@ def check_path(path: str) -> str:
 
 
 MACHINE = "host:"
-"""Begins the scope of an absolute path on one machine."""
+"""Prefix of the scope of absolute paths on one machine."""
 
 
 def is_machine(scope: str) -> bool:
-    """Whether the paths of this scope are absolute ones of one machine."""
+    """Return whether the paths of this scope are absolute paths on one machine."""
     return scope.startswith(MACHINE)
 
 
 def check_place(place: ClaimTarget) -> None:
-    """A place as it is stored: what a folder before it made longer may be longer than what somebody wrote."""
+    """Check a claim target as it is stored; with a folder prepended, it may be longer than what the caller wrote."""
     check_place_size(place)
     for scope, path in ((place.scope, place.path), *place.above):
         check_line(scope, "a claim's scope", MAX_PATH_BYTES)
@@ -108,7 +108,7 @@ def check_place(place: ClaimTarget) -> None:
 
 
 def check_place_size(place: ClaimTarget) -> None:
-    """Not more spellings than folders above have repositories, and no longer paths than files have."""
+    """Raise `InvalidInput` for more spellings than nested repositories allow, or for paths longer than files have."""
     if len(place.above) > MAX_ABOVE:
         raise InvalidInput(f"path: {len(place.above)} repositories above one another, the limit is {MAX_ABOVE}")
     if any(len(text) > 3 * MAX_PATH_BYTES for spelling in (place[:3], *place.above) for text in spelling):
@@ -116,7 +116,7 @@ def check_place_size(place: ClaimTarget) -> None:
 
 
 def check_place_count(count: int) -> None:
-    """At most as many as one request may name."""
+    """Raise `InvalidInput` if one request may not name this many paths."""
     if count > MAX_PLACES:
         raise InvalidInput(
             f"{count} paths at once, the limit is {MAX_PLACES}: name the folder they are in, a glob, or fewer at a time"
@@ -124,7 +124,7 @@ def check_place_count(count: int) -> None:
 
 
 def check_claim_count(count: int, limit: int, of: str, what: str) -> None:
-    """Raise `InvalidInput` for more claims than there may be."""
+    """Raise `InvalidInput` for more claims than the limit."""
     if count > limit:
         raise InvalidInput(
             f"that would make {count} {what} {of}, the limit is {limit}: release some, or claim the folder they are "

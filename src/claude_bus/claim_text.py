@@ -9,19 +9,19 @@ from .text import ago, name
 
 
 def owner(given: str) -> str:
-    """A name in quotes."""
+    """Return a name in quotes."""
     return f"'{name(given).strip(chr(39))}'"
 
 
 def held_by(claim: Claim, now: float) -> str:
-    """Who holds what, for how long, and why."""
+    """Return who holds a claim, on what, for how long, and why."""
     what, left = quoted(plain(claim.path), 300), ago(claim.expires - now)
     why = f", reason: {quoted(claim.reason, 200)}" if claim.reason else ""
     return f"{what} is claimed by {owner(claim.owner)} for another {left}{why}"
 
 
 def edit_refused(claim: Claim, now: float, *, final: bool) -> str:
-    """Why an edit is refused, and the ways on."""
+    """Return why an edit is refused, and what to do."""
     ask = f"Ask {owner(claim.owner)} with the bus tool send, or work on something else."
     if final:
         return f"{held_by(claim, now)}. {ask}"
@@ -32,16 +32,16 @@ def edit_refused(claim: Claim, now: float, *, final: bool) -> str:
 
 
 def edit_warned(claim: Claim, now: float) -> str:
-    """What a model reads with an edit that was let through with a warning."""
+    """Return the text for a model whose edit was let through with a warning."""
     return f"{held_by(claim, now)}. The edit was let through; tell {owner(claim.owner)} with the bus tool send."
 
 
 def override_notice(path: str, claim: Claim) -> str:
-    """What the holder of a claim is told when somebody edits all the same."""
+    """Return the text for the holder of a claim when another agent edits the file anyway."""
     why = f" ({one_line(claim.reason, 200)})" if claim.reason else ""
     return f"I edit '{plain(path)}' although you claim '{plain(claim.path)}'{why}. I was told of your claim first."
 
 
 def taken_notice(path: str, reason: str) -> str:
-    """What the owner of a claim is told when somebody ends it."""
+    """Return the text for the owner of a claim when another agent ends it."""
     return f"I ended your claim on '{plain(path)}': {reason}"

@@ -1,7 +1,7 @@
-"""What we rely on of the Claude Code client: its environment, its files, its inbox socket.
+"""The parts of the Claude Code client that claude-bus relies on: its environment, its files, its inbox socket.
 
-Everything here was tried on the real client (2.1.328); nothing else in the package
-knows these names.
+Everything here was tried on the real client (2.1.328); no other module of the package knows
+these names.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ _LAUNCHERS = frozenset({"uv", "uvx", "pipx", "sh", "bash", "dash", "zsh", "env",
 BYPASS = "bypassPermissions"
 
 _PUSHED = ("<cross-session-message", "<task-notification")
-"""What prompts begin with that nobody typed: other sessions' (the doorbell's, too), and the client's own."""
+"""Prefixes of prompts that no user typed: from other sessions (also the doorbell's), and from the client itself."""
 _TASK = re.compile(r"<task-id>(\w{1,100})</task-id>")
 _STOPPED = re.compile(r"<status>(?:killed|failed)</status>")
 _HEAD = 10_000
-"""Characters of a prompt in which to look for these: it may hold anything, of any length."""
+"""Characters of a prompt in which these are searched: a prompt may have any content and length."""
 _TALK = re.compile(r"mcp__(plugin_[^_]+_)?bus__\w+|SendMessage|ListAgents|ToolSearch")
-"""Tools whose use is not work, but talk, or getting ready to."""
+"""Tools whose use is not work, but messaging or preparation for it."""
 
 _MAX_SETTINGS = 1_000_000
-"""Bytes of the user's settings that are looked at."""
+"""Bytes of the user's settings that are read."""
 _MANAGED = (
     Path("/etc/claude-code/managed-settings.json"),
     Path("/Library/Application Support/ClaudeCode/managed-settings.json"),
     Path("C:/Program Files/ClaudeCode/managed-settings.json"),
 )
-"""Where an administrator's settings are, on each system."""
+"""Locations of an administrator's settings, on each system."""
 
 TOOL_USE_ID = "claudecode/toolUseId"
-"""In the `_meta` of a call: which one it is, as the hook before it said."""
+"""Key in the `_meta` of a call: its id, as the hook before it reported it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """The session's inbox socket: what is written to it becomes a prompt when idle."""
+    """The session's inbox socket: text written to it becomes a prompt when the session is idle."""
 
     path: str
     token: str
 
 
 def lineage(env: Mapping[str, str]) -> tuple[Process, list[tuple[Process, str]]]:
-    """The process that lasts as long as this server is wanted, and the ancestors of that, nearest first.
+    """Return the process that lasts as long as this server is needed, and its ancestors, nearest first.
 
-    That is its supervisor, without one itself.
+    That process is the supervisor, or without one this process itself.
     """
     line = processes.ancestors()
     for place, (process, _) in enumerate(line):
@@ -69,9 +69,9 @@ def lineage(env: Mapping[str, str]) -> tuple[Process, list[tuple[Process, str]]]
 
 
 def inbox(env: Mapping[str, str], client: Process) -> Inbox | None:
-    """The inbox socket of `client`, if the environment names one that is its own.
+    """Return the inbox socket of `client`, if the environment names one that belongs to it.
 
-    Its file is called after the process whose it is; where it is not, nothing speaks against it.
+    A socket's file usually has the pid of its process as its name; a file with another name is accepted.
     """
     path = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
     if not path or _owner(path) not in (None, client.pid):
@@ -80,16 +80,16 @@ def inbox(env: Mapping[str, str], client: Process) -> Inbox | None:
 
 
 def _owner(path: str) -> int | None:
-    """The pid that an inbox socket is called after."""
+    """Return the pid in the name of an inbox socket."""
     name = Path(path).stem
     return int(name) if name.isdecimal() else None
 
 
 def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
-    """Who runs this server, and how to wake it.
+    """Return the client of this server, and its inbox socket if there is one.
 
-    Two servers of one Claude Code session get the same key, and live as long as the
-    client. A server that something else runs is a session of its own, while it runs.
+    Two servers of one Claude Code session get the same key, and live as long as the client. A
+    server that another program runs is a separate session, for as long as the server runs.
     """
     lasting, line = lineage(env)
     process = _client_among(env, line) or lasting
@@ -105,10 +105,10 @@ def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
 
 
 def _client_among(env: Mapping[str, str], line: Sequence[tuple[Process, str]]) -> Process | None:
-    """The client that wants this server, of the server's ancestors. Any program may stand in between.
+    """Return the client among the server's ancestors. Any program may stand in between.
 
-    Its socket names it, or else its session file. Where neither does, it is the nearest one
-    that is no mere launcher.
+    Its socket names it, or otherwise its session file. If neither does, it is the nearest
+    ancestor that is not a mere launcher.
     """
     owner = _owner(env.get("CLAUDE_CODE_MESSAGING_SOCKET", ""))
     named = (process for process, _ in line if process.pid == owner)
@@ -119,28 +119,28 @@ def _client_among(env: Mapping[str, str], line: Sequence[tuple[Process, str]]) -
 
 
 def _is_of_a_shell(env: Mapping[str, str], client: Process) -> bool:
-    """Whether this program was started in the client's shell or by a hook, and not as one of its servers.
+    """Return whether the client's shell or a hook started this program, so that it is not one of the client's servers.
 
-    It inherits the session's variables (a test, a script, `claude mcp list`), and must not
-    take itself for the session's. The client marks what it starts in a shell (seen on
-    2.1.332); a client that is run there takes only one of the marks away from its servers.
+    Such a program (a test, a script, `claude mcp list`) inherits the session's variables, and must
+    not take itself for the session's server. The client marks the programs that it starts in a shell
+    (seen on 2.1.332); a client that runs in such a shell removes only one of the marks for its servers.
     """
     return bool(env.get("CLAUDE_CODE_CHILD_SESSION")) or env.get("CLAUDE_PID") == str(client.pid)
 
 
 def _key(path: str) -> str:
-    """The key of the session with this inbox socket, as its servers and its shell both find it.
+    """Return the key of the session with this inbox socket, as its servers and its shell both compute it.
 
-    Two containers may have the same path. The file is told apart by its identity, which a
-    sandboxed shell sees like its client, in whatever PID namespace it is; without the file
-    the namespace has to do.
+    Two containers may have the same path. The identity of the file distinguishes them: a
+    sandboxed shell sees the same one as its client, in whatever PID namespace it is. Without
+    the file, the namespace has to do.
     """
     domain = processes.domain()
     return f"socket:{domain.kernel}/{_file(path) or domain.namespace}:{path}"
 
 
 def _file(path: str) -> str:
-    """The identity of a file; "" without one, and on Windows, where to look at a named pipe is to open it."""
+    """Return the identity of a file; "" if it does not exist, and on Windows, where checking a named pipe opens it."""
     try:
         found = None if sys.platform == "win32" else Path(path).stat()
     except (OSError, ValueError):
@@ -149,14 +149,14 @@ def _file(path: str) -> str:
 
 
 def has_hooks(env: Mapping[str, str]) -> bool:
-    """Whether hook events are sure to come: the plugin that starts this server registers the hooks as well."""
+    """Return whether hook events are certain: the plugin that starts this server also registers the hooks."""
     return bool(env.get("CLAUDE_PLUGIN_ROOT"))
 
 
 def brings_mail(env: Mapping[str, str]) -> bool:
-    """Whether hooks will bring this server's session its mail: the plugin's, or those in the user's settings.
+    """Return whether hooks bring mail to this server's session: the plugin's, or those in the user's settings.
 
-    A guess for what senders are told until the first hook event comes; nothing is proven by it.
+    This is a guess for senders until the first hook event comes; it proves nothing.
     """
     if has_hooks(env):
         return True
@@ -166,7 +166,7 @@ def brings_mail(env: Mapping[str, str]) -> bool:
 
 
 def keys_of_shell(env: Mapping[str, str]) -> list[str]:
-    """Keys the session has in whose shell this process runs, likeliest first; [] for none."""
+    """Return the possible keys of the session in whose shell this process runs, likeliest first; [] for none."""
     socket = env.get("CLAUDE_CODE_MESSAGING_SOCKET", "")
     if socket:
         return [_key(socket), f"socket:{socket}"]
@@ -180,9 +180,9 @@ def _config_folder(env: Mapping[str, str]) -> Path:
 
 
 def is_session_of_shell(binding: Binding, env: Mapping[str, str]) -> bool:
-    """Whether what is bound under one of `keys_of_shell` is the session in whose shell this process runs.
+    """Return whether a binding under one of `keys_of_shell` is the session in whose shell this process runs.
 
-    A server of an earlier version has a key that holds no machine: it counts if its client is an ancestor.
+    The key of a server of an earlier version contains no machine; it counts if its client is an ancestor.
     """
     if binding.client != f"socket:{env.get('CLAUDE_CODE_MESSAGING_SOCKET', '')}":
         return True
@@ -193,19 +193,19 @@ def is_session_of_shell(binding: Binding, env: Mapping[str, str]) -> bool:
 
 
 def in_sandbox(env: Mapping[str, str]) -> bool:
-    """Whether this program runs in the client's sandbox, which lets it write to few places."""
+    """Return whether this program runs in the client's sandbox, which lets it write to few folders."""
     return bool(env.get("CLAUDECODE") and env.get("SANDBOX_RUNTIME"))
 
 
 def is_typed(prompt: str) -> bool:
-    """Whether a prompt is a user's word."""
+    """Return whether the user typed a prompt."""
     return not prompt.startswith(_PUSHED)
 
 
 def stopped_subagent(prompt: str) -> str:
-    """The id of the subagent that this prompt of the client says was stopped or failed, or "".
+    """Return the id of the subagent that this prompt of the client reports as stopped or failed, or "".
 
-    For one that is stopped by hand no hook is called (seen on 2.1.328).
+    No hook is called for a subagent that the user stops (seen on 2.1.328).
     """
     head = prompt[:_HEAD]
     task = _TASK.search(head) if head.startswith("<task-notification>") else None
@@ -213,35 +213,35 @@ def stopped_subagent(prompt: str) -> str:
 
 
 def is_work(tool: str) -> bool:
-    """Whether a session that uses this tool does more than talk."""
+    """Return whether a session that uses this tool does more than messaging."""
     return not _TALK.fullmatch(tool)
 
 
 def is_attended(env: Mapping[str, str]) -> bool:
-    """Whether a person looks at what the client prints: not in `claude -p`, nor below a program that runs it."""
+    """Return whether a user reads what the client prints: not in `claude -p`, nor below a program that runs it."""
     return env.get("CLAUDE_CODE_ENTRYPOINT") == "cli"
 
 
 def lets_in(env: Mapping[str, str], project: Path) -> bool:
-    """Whether the client's settings let other sessions' messages in, as which the bell comes."""
+    """Return whether the client's settings accept messages from other sessions; the doorbell rings by one."""
     folders = (_own_folder(env), project / ".claude")
     files = [folder / name for folder in folders if folder for name in ("settings.json", "settings.local.json")]
     return not any(_setting(path, "crossSessionInbound") in ("hold", "refuse") for path in (*files, *_MANAGED))
 
 
 def says_idle(env: Mapping[str, str], client: Process) -> bool:
-    """Whether the client's own session file says that it is idle.
+    """Return whether the client's own session file says that it is idle.
 
-    The last word when a turn ended without a Stop hook, as an interrupted one does.
+    It decides when a turn ended without a Stop hook, as an interrupted one does.
     """
     found = _session_file(env, client)
     return found is not None and found.get("status") == "idle"
 
 
 def _session_file(env: Mapping[str, str], client: Process) -> dict[str, Any] | None:
-    """The client's own notes on its session, from its folder; None if this very process wrote none.
+    """Return the client's own data on its session; None if exactly this process wrote none.
 
-    Containers may share the folder, and the file of one that was killed stays behind.
+    Containers may share the folder, and the file of a killed client stays behind.
     """
     folder = _own_folder(env)
     found = _json_file(folder / "sessions" / f"{client.pid}.json") if folder else {}
@@ -258,12 +258,12 @@ def _own_folder(env: Mapping[str, str]) -> Path | None:
 
 
 def _setting(path: Path, name: str) -> object:
-    """A field of a JSON file, or None."""
+    """Return a field of a JSON file, or None."""
     return _json_file(path).get(name)
 
 
 def _json_file(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, or an empty one. A project's file may be anything, a pipe that never ends too."""
+    """Return the object in a JSON file, or {}. A project's file may be anything, even a pipe that never ends."""
     try:
         if not path.is_file() or path.stat().st_size > _MAX_SETTINGS:
             return {}
@@ -274,10 +274,10 @@ def _json_file(path: Path) -> dict[str, Any]:
 
 
 async def push(inbox: Inbox, text: str, sender: str) -> bool:
-    """Put a one-line text before the idle session; whether the socket took it.
+    """Put a one-line text before the idle session; return whether the socket accepted it.
 
-    It appears as a message from `sender`, in the form the client shows as one line.
-    The client drops a text it had within 30 s, so it must be new each time.
+    It appears as a message from `sender`, in the form that the client shows as one line.
+    The client drops a text that it got within 30 s before, so each text must be new.
     """
     body = f'<cross-session-message from="claude-bus" from-name="{sender}">\n{text}\n</cross-session-message>'
     lines = [

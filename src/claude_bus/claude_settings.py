@@ -1,7 +1,7 @@
-"""The user's own files of Claude Code: what an installation puts into settings.json and commands/, and takes out again.
+"""The user's Claude Code files: an installation's entries in settings.json and commands/, and their removal.
 
-All else in them stays as it is. A file that has to make room is kept beside, under the name with `BACKUP` after
-it, and comes back with `uninstall`. Nothing is written through a backup's link, and no settings are lost: a file that
+Everything else in them stays as it is. A file that has to make room is kept next to it, with `BACKUP` appended to its
+name, and comes back with `uninstall`. No backup is written through a link, and no settings are lost: a file that
 cannot be read as settings is refused before anything is changed.
 """
 
@@ -24,31 +24,31 @@ SERVER = "bus"
 """The name under which the server is registered at user scope."""
 BACKUP = ".before-claude-bus"
 RULES = ("mcp__bus", "mcp__plugin_bus_bus")
-"""Permission rules that let every tool of the bus run without a question: registered, and as a plugin's."""
+"""Permission rules that let every tool of the bus run without asking: for a registered server, and for the plugin."""
 HOOKS_SINCE = (2, 1, 118)
-"""The oldest client that knows our hooks. An older one refuses settings that hold them as a whole."""
+"""The oldest client that knows these hooks. An older one rejects all settings if they contain them."""
 
 _ORIGINALS = re.compile(r"\b(inject_state|stop_bus)\.py\b")
 """The hooks of the original claude-bus (f3r21, up to 0.2). They read the database in its old form."""
 _TRIES = 5
-"""How often settings are read again that somebody else changes at the same time."""
+"""How often settings are read again that another program changes at the same time."""
 _LARGEST = 16 << 20
-"""Bytes of a file of the user's that we read."""
+"""Bytes of a user's file that are read at most."""
 
 Document = dict[str, Any]
 Hooks = dict[str, list[dict[str, Any]]]
 
 
 class Refused(Exception):
-    """Something of the user's is not as it should be, and was left alone; the message says what to do."""
+    """A file of the user's is not as expected, and was not changed; the message says what to do."""
 
 
 def install(config: Path, plugin: Path, earlier: Sequence[Path], rule: str = "", *, hooks: bool = True) -> list[str]:
-    """Put hooks, permission and command in place; returns what was changed. Doing it again changes nothing.
+    """Put hooks, permission and command in place; return what was changed. A repetition changes nothing.
 
-    `config` is the user's configuration folder (`~/.claude`), `plugin` has the hooks and the command, `earlier` are
-    the plugins an installation has put there before, so that their command is known for ours. With `hooks=False` there
-    are none afterwards. Without `rule` permissions stay as they are.
+    `config` is the user's configuration folder (`~/.claude`), `plugin` has the hooks and the command. `earlier` are the
+    plugins of earlier installations, so that their command is recognized. `hooks=False` removes all hooks of the bus.
+    Without `rule`, permissions stay as they are.
     """
     wanted = hooks_of(plugin) if hooks else {}
     settings = config / "settings.json"
@@ -60,14 +60,14 @@ def install(config: Path, plugin: Path, earlier: Sequence[Path], rule: str = "",
 
 
 def uninstall(config: Path, earlier: Sequence[Path]) -> list[str]:
-    """Take hooks, permissions and command out, and bring back what made room; returns what was done."""
+    """Remove hooks, permissions and command, and bring back the files that made room; return what was done."""
     settings = config / "settings.json"
     read(settings)  # before anything is changed
     return [*uninstall_command(config, earlier), *uninstall_hooks(settings)]
 
 
 def uninstall_hooks(settings: Path) -> list[str]:
-    """Take hooks and permissions out of the settings, and remove what was kept of them; returns what was done."""
+    """Remove hooks and permissions from the settings, and the backup of them; return what was done."""
     document, written = read(settings)
     wanted = without_ours(document, _before(settings))
     if wanted != document:
@@ -80,7 +80,7 @@ def uninstall_hooks(settings: Path) -> list[str]:
 
 
 def hooks_of(plugin: Path) -> Hooks:
-    """The plugin's hooks, calling the server at user scope."""
+    """Return the plugin's hooks, calling the server at user scope."""
     declared: Hooks = json.loads((plugin / "hooks" / "hooks.json").read_text(encoding="utf-8"))["hooks"]
     for groups in declared.values():
         for hook in (hook for group in groups for hook in group["hooks"]):
@@ -89,7 +89,7 @@ def hooks_of(plugin: Path) -> Hooks:
 
 
 def with_hooks(document: Document, hooks: Hooks) -> Document:
-    """The settings with these hooks after those that are there, and no others of ours or of the original."""
+    """Return the settings with these hooks after the user's, and no others of claude-bus or of the original."""
     if present(document) == hooks and not originals(document):
         return document
     rest = _without(document, lambda hook: _ours(hook) or _original(hook))
@@ -100,17 +100,17 @@ def with_hooks(document: Document, hooks: Hooks) -> Document:
 
 
 def without_hooks(document: Document) -> Document:
-    """The settings without our hooks, and without what only they had filled."""
+    """Return the settings without the hooks of claude-bus, and without the containers that only they had filled."""
     return _without(document, _ours)
 
 
 def present(document: Document) -> Hooks:
-    """Our hooks in the settings."""
+    """Return the hooks of claude-bus in the settings."""
     return _groups(document, _ours)
 
 
 def originals(document: Document) -> Hooks:
-    """The original's hooks in the settings."""
+    """Return the original's hooks in the settings."""
     return _groups(document, _original)
 
 
@@ -129,7 +129,7 @@ def _without(document: Document, which: Callable[[dict[str, Any]], bool]) -> Doc
 
 
 def _others(groups: list[dict[str, Any]], which: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """The groups with the other hooks; a group of nothing but these goes."""
+    """Return the groups with the other hooks only; a group that contains nothing else is dropped."""
     left = [(group, [hook for hook in group["hooks"] if not which(hook)]) for group in groups]
     return [{**group, "hooks": hooks} for group, hooks in left if hooks or not group["hooks"]]
 
@@ -147,7 +147,7 @@ def _original(hook: dict[str, Any]) -> bool:
 
 
 def with_rule(document: Document, rule: str) -> Document:
-    """The settings with this permission; without `rule` as they are."""
+    """Return the settings with this permission; unchanged without `rule`."""
     if not rule or rule in allowed(document):
         return document
     permissions = document.get("permissions", {})
@@ -155,9 +155,9 @@ def with_rule(document: Document, rule: str) -> Document:
 
 
 def without_ours(document: Document, before: Document) -> Document:
-    """The settings without our hooks, and without our permissions that were not there `before`.
+    """Return the settings without the hooks of claude-bus, and without its permissions that were not there `before`.
 
-    What was there and empty `before` is so again.
+    Containers that were there and empty before are so again.
     """
     mine = set(RULES) - rules_of_ours(before)
     rest = _with_empty_hooks(document, without_hooks(document), before)
@@ -172,7 +172,7 @@ def without_ours(document: Document, before: Document) -> Document:
 
 
 def _with_empty_hooks(document: Document, rest: Document, before: Document) -> Document:
-    """What is left of the settings, with what the user had of hooks and empty before we came, in its order."""
+    """Return the remaining settings, with the user's empty hook entries from before, in their order."""
     there, left = document.get("hooks", {}), rest.get("hooks", {})
     empty = [event for event, groups in before.get("hooks", {}).items() if not groups]
     hooks = {event: left.get(event, []) for event in there if event in left or event in empty}
@@ -182,12 +182,12 @@ def _with_empty_hooks(document: Document, rest: Document, before: Document) -> D
 
 
 def rules_of_ours(document: Document) -> set[str]:
-    """Our permission rules in the settings."""
+    """Return the permission rules of claude-bus in the settings."""
     return {rule for rule in RULES if rule in allowed(document)}
 
 
 def allowed(document: Document) -> list[Any]:
-    """The rules of what runs without a question; in a file of the user's they may be anything."""
+    """Return the rules for tools that run without asking; in a user's file they may be anything."""
     found: list[Any] = document.get("permissions", {}).get("allow", [])
     return found
 
@@ -196,26 +196,26 @@ def allowed(document: Document) -> list[Any]:
 
 
 def read(path: Path) -> tuple[Document, str]:
-    """The settings and their text; ({}, "") without a file. Raises `Refused` for what is not settings."""
+    """Return the settings and their text; ({}, "") without a file. Raises `Refused` for invalid settings."""
     try:
         written = _text(path)
         document = _parsed(written) if written.strip("\ufeff \t\r\n") else {}
     except FileNotFoundError:
         if path.is_symlink():
-            raise Refused(f"{path} is a link to {path.readlink()}, which is not there; mend it and try again") from None
+            raise Refused(f"{path} is a link to {path.readlink()}, which is not there; fix it and try again") from None
         return {}, ""
     except (OSError, ValueError, RecursionError) as error:
-        raise Refused(f"{path} cannot be read ({_reason(error)}); mend it and try again") from error
+        raise Refused(f"{path} cannot be read ({_reason(error)}); fix it and try again") from error
     problem = _problem(document)
     if problem:
-        raise Refused(f"{path} is not what Claude Code expects ({problem}); mend it and try again")
+        raise Refused(f"{path} is not what Claude Code expects ({problem}); fix it and try again")
     return document, written
 
 
 def edit(path: Path, change: Callable[[Document], Document]) -> bool:
-    """Write the settings as `change` makes them, if it changes them; whether it did.
+    """Write the settings as `change` makes them; return whether that changed them.
 
-    The first time the file is kept beside. Settings that change while this is at work are read again.
+    The first time, a backup of the file is kept. Settings that change meanwhile are read again.
     """
     for _ in range(_TRIES):
         document, written = read(path)
@@ -244,9 +244,9 @@ def _text(path: Path) -> str:
 
 
 def _parsed(written: str) -> Any:
-    """JSON that can be written back without loss."""
+    """Parse JSON that can be written back without loss."""
     document = json.loads(written.removeprefix("\ufeff"), object_pairs_hook=_unique)
-    json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # half a surrogate pair, or NaN, could not be
+    json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # fails for a lone surrogate, or NaN
     return document
 
 
@@ -259,7 +259,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> Document:
 
 
 def _reason(error: Exception) -> str:
-    """An error as part of a sentence."""
+    """Return an error as part of a sentence."""
     if isinstance(error, json.JSONDecodeError):
         remark = "; settings cannot have comments" if error.doc.startswith(("//", "/*", "#"), error.pos) else ""
         return f"line {error.lineno}, column {error.colno}: {error.msg}{remark}"
@@ -267,7 +267,7 @@ def _reason(error: Exception) -> str:
 
 
 def _problem(document: Any) -> str:
-    """Why hooks and permissions cannot be found and added in these settings, or ""."""
+    """Return why hooks and permissions cannot be found and added in these settings, or ""."""
     if not isinstance(document, dict):
         return "it is not an object"
     permissions = document.get("permissions", {})
@@ -286,7 +286,7 @@ def _is_group(group: Any) -> bool:
 
 
 def _formatted(document: Document, like: str) -> str:
-    """The settings as text, indented as they were."""
+    """Return the settings as text, with the indentation of `like`."""
     indent = re.search(r'^([ \t]+)"', like, re.MULTILINE)
     text = json.dumps(document, ensure_ascii=False, indent=indent[1] if indent else 2)
     mark = "\ufeff" if like.startswith("\ufeff") else ""
@@ -295,14 +295,14 @@ def _formatted(document: Document, like: str) -> str:
 
 
 def _restore(path: Path, document: Document, written: str) -> None:
-    """Write settings as they were before, to the byte if nothing else has changed since."""
+    """Write settings as they were before, byte for byte if nothing else has changed since."""
     was_there = _is_kept(_backup(path))
     if was_there and _before(path) == document:
         write(path, kept(_backup(path)))
     elif document or was_there or path.is_symlink():
         write(path, _formatted(document, written))
     else:
-        path.unlink()  # there was none
+        path.unlink()  # the file did not exist before
 
 
 def _backup(path: Path) -> Path:
@@ -310,7 +310,7 @@ def _backup(path: Path) -> Path:
 
 
 def kept(place: Path) -> str:
-    """The text of a file that was kept; "" if none was."""
+    """Return the text of a kept file; "" if it does not exist."""
     with contextlib.suppress(OSError, ValueError):
         if _is_kept(place):
             return _text(place)
@@ -318,7 +318,7 @@ def kept(place: Path) -> str:
 
 
 def _is_kept(place: Path) -> bool:
-    """Whether a file was kept there; a link is not of our making."""
+    """Return whether a file was kept there; claude-bus never makes a link there."""
     try:
         return stat.S_ISREG(place.lstat().st_mode)
     except OSError:
@@ -326,7 +326,7 @@ def _is_kept(place: Path) -> bool:
 
 
 def _before(path: Path) -> Document:
-    """The settings as they were before we came; {} if that is not known."""
+    """Return the settings from before the installation; {} if they are unknown."""
     with contextlib.suppress(ValueError, RecursionError):
         document = _parsed(kept(_backup(path)) or "{}")
         return document if not _problem(document) else {}
@@ -334,10 +334,10 @@ def _before(path: Path) -> Document:
 
 
 def write(path: Path, text: str, *, instead_of: str | None = None) -> bool:
-    """Replace a file in one step, keeping owner and permissions; a link stays one, its target is replaced.
+    """Replace a file in one step, keeping owner and permissions; a link stays one, and its target is replaced.
 
-    With `instead_of` nothing is written, and False returned, unless that is its content at the last moment ("": there
-    is none). Raises `Refused` for what cannot be written.
+    With `instead_of`, writes nothing and returns False unless that is the file's current content ("": no file).
+    Raises `Refused` if the file cannot be written.
     """
     target = path.resolve()
     try:
@@ -362,7 +362,7 @@ def _now(path: Path) -> str:
 
 
 def keep(path: Path, text: str) -> None:
-    """Keep a text for the user alone, from the first byte. A link of that name is replaced, not followed."""
+    """Keep a text so that only the user can ever read it. A link of that name is replaced, not followed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _draft(path, text) as draft:
@@ -373,7 +373,7 @@ def keep(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _draft(path: Path, text: str) -> Any:
-    """A new file (0600) beside `path` with the text in it; gone afterwards, unless it was renamed."""
+    """Create a file (0600) beside `path` with the text in it; it is removed afterwards, unless it was renamed."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
@@ -386,7 +386,7 @@ def _draft(path: Path, text: str) -> Any:
 
 
 def _resemble(draft: Path, target: Path) -> None:
-    """Give the draft the owner (who runs this as root is not) and the permissions of what it replaces."""
+    """Give the draft the owner (which may not be the one who runs this, such as root) and permissions of the target."""
     there = target.stat()
     if hasattr(os, "chown") and (there.st_uid, there.st_gid) != (draft.stat().st_uid, draft.stat().st_gid):
         with contextlib.suppress(PermissionError):
@@ -398,7 +398,7 @@ def _replace(draft: Path, target: Path, text: str) -> None:
     try:
         draft.replace(target)
     except OSError as error:
-        if error.errno != errno.EBUSY:  # the file itself is a mount, as a container's often is
+        if error.errno != errno.EBUSY:  # the file itself is a mount point, as is usual in containers
             raise
         target.write_text(text, encoding="utf-8", newline="")
 
@@ -409,12 +409,12 @@ _SIGNED = re.compile(r"\n# written by claude-bus setup, ([0-9a-f]{8})(?=\n)")
 
 
 def command_path(config: Path) -> Path:
-    """Where the user's /bus is. The original claude-bus put its own into the same file."""
+    """Return the path of the user's /bus. The original claude-bus used the same file."""
     return config / "commands" / "bus.md"
 
 
 def command_state(config: Path, plugin: Path, earlier: Sequence[Path] = ()) -> str:
-    """`current`, `outdated` (ours, of another version), `users` (anything else) or `missing`."""
+    """Return `current`, `outdated` (of another version of claude-bus), `users` (anything else) or `missing`."""
     place = command_path(config)
     content = _content(place)
     if content is None:
@@ -425,7 +425,7 @@ def command_state(config: Path, plugin: Path, earlier: Sequence[Path] = ()) -> s
 
 
 def install_command(config: Path, plugin: Path, earlier: Sequence[Path]) -> list[str]:
-    """Put /bus in its place; returns what was done."""
+    """Put /bus in its place; return what was done."""
     place, state = command_path(config), command_state(config, plugin, earlier)
     if state == "current":
         return []
@@ -434,13 +434,13 @@ def install_command(config: Path, plugin: Path, earlier: Sequence[Path]) -> list
         if _backup(place).exists():
             raise Refused(f"{place} is not ours, and {_backup(place)} is there already: move one of them away")
         place.rename(_backup(place))
-        kept = f"; what was there is kept as {_backup(place).name}"
+        kept = f"; the earlier file is kept as {_backup(place).name}"
     write(place, _signed(_source(plugin)))
     return [f"/bus is in {place}{kept}"]
 
 
 def uninstall_command(config: Path, earlier: Sequence[Path]) -> list[str]:
-    """Take /bus out, and bring back the one before it; returns what was done."""
+    """Remove /bus, and bring back the one before it; return what was done."""
     place = command_path(config)
     content = _content(place)
     if content is None:
@@ -451,7 +451,7 @@ def uninstall_command(config: Path, earlier: Sequence[Path]) -> list[str]:
     if _backup(place).exists():
         _backup(place).rename(place)
         return [f"{place} is again what it was before"]
-    with contextlib.suppress(OSError):  # others may be in it
+    with contextlib.suppress(OSError):  # other files may be in it
         place.parent.rmdir()
     return [f"/bus is taken out of {place.parent}"]
 
@@ -461,7 +461,7 @@ def _source(plugin: Path) -> str:
 
 
 def _signed(text: str) -> str:
-    """The command with a remark in its front matter by which any later version knows it for ours, and unchanged."""
+    """Return the command with a remark in its front matter that lets later versions recognize it if it is unchanged."""
     return text.replace(
         "\n", f"\n# written by claude-bus setup, {crc32(text.encode(errors='surrogateescape')):08x}\n", 1
     )

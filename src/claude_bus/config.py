@@ -1,4 +1,4 @@
-"""Settings, read once by an entry point from its environment.
+"""Settings, read once from the environment at the start of a process.
 
 | variable | meaning | default |
 |---|---|---|
@@ -15,7 +15,7 @@
 | `BUS_TOKEN`, `BUS_TOKEN_FILE` | the token for it, or a file (0600) that holds it | none |
 | `BUS_CA_FILE` | a file of certificates (PEM) to trust besides the system's, by claude-bus alone | none |
 
-And of a server of the bus (`claude-bus serve`), as `Serving`:
+For a server of the bus (`claude-bus serve`), as `Serving`:
 
 | variable | meaning | default |
 |---|---|---|
@@ -29,7 +29,7 @@ And of a server of the bus (`claude-bus serve`), as `Serving`:
 | `BUS_REQUESTS` | requests of one token per minute; `0`: any number | 6000 |
 | `BUS_RECV_CHANNEL` | what `/recv` without channel reads: `all`, or `default` | `all` |
 
-And of the commands that speak the agent-bus protocol (`recv`, `listen`, `send` and the like), as `AgentBus`:
+For the commands that speak the agent-bus protocol (`recv`, `listen`, `send` and the like), as `AgentBus`:
 
 | variable | meaning | default |
 |---|---|---|
@@ -60,37 +60,37 @@ from .names import check_name
 Wake = Literal["auto", "always", "never"]
 
 _SEGMENT = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+")
-"""A part of a path that no client takes for something else."""
+"""A path segment that no client rewrites."""
 
 _VARIABLE = re.compile(r"\$(?:(?P<plain>\w+)|\{(?P<braced>\w+)(?::-(?P<default>[^}]*))?\}|\{[^}]*\}?|\([^)]*\)?)")
-"""`$NAME`, `${NAME}` and `${NAME:-default}`; and what else a shell would understand, which is refused."""
+"""`$NAME`, `${NAME}` and `${NAME:-default}`; also other shell expansions, which are refused."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _WEB = re.compile(r"https?:", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a bus that is served elsewhere is shown, and whose certificates are trusted there.
+    """The credentials for a remote bus, and the certificates to trust for it.
 
-    Files are named here and read where they are used: whoever does not go there needs none of them.
+    Files are named here and read where they are used, so a process that does not connect needs none of them.
     """
 
     token: str = field(default="", repr=False)
     token_file: Path | None = None
-    """Where the token is, unless it is given."""
+    """File that holds the token, unless `token` is given."""
     basic: tuple[str, str] | None = field(default=None, repr=False)
-    """User and password, of the address. They go before the token."""
+    """User and password from the address. They take precedence over the token."""
     ca_file: Path | None = None
 
     @property
     def shown(self) -> bool:
-        """Whether anything is shown."""
+        """Whether any credentials are set."""
         return bool(self.token or self.token_file or self.basic)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One process's settings. Built by `from_env`; tests build it directly."""
+    """The settings of one process. Built by `from_env`; tests build it directly."""
 
     db: Path
     name: str = ""
@@ -102,7 +102,7 @@ class Config:
     rate: int = 120
     busy_timeout: float = 5.0
     url: str = ""
-    """The address without user and password; "" where none is set."""
+    """The address without user and password; "" if none is set."""
     access: Access = Access()
 
     @property
@@ -112,9 +112,9 @@ class Config:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], home: Path | None) -> Config:
-        """Settings from environment variables; an unusable one is an `InvalidInput` naming it.
+        """Return the settings from the environment. Raises `InvalidInput`, naming the variable, for an invalid one.
 
-        `home` is the user's home folder, None where there is none.
+        `home` is the user's home folder, None if the user has no home.
         """
         wake = _one_of(env, "BUS_WAKE", "auto", ("auto", "always", "never"))
         guard = _one_of(env, "BUS_GUARD", "confirm", ("off", "warn", "confirm", "deny"))
@@ -137,7 +137,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How the bus is served over HTTP."""
+    """The settings of a server of the bus over HTTP."""
 
     host: str = "127.0.0.1"
     port: int = 8765
@@ -150,11 +150,11 @@ class Serving:
     requests: int = 6000
     recv_default_channel: bool = False
     verbose: int = 0
-    """0: what went wrong. 1: a line for each request as well. 2: what may help to find a mistake."""
+    """0: log errors. 1: also a line for each request. 2: also details that help to find a fault."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], home: Path | None) -> Serving:
-        """Settings from environment variables; an unusable one is an `InvalidInput` naming it."""
+        """Return the settings from the environment. Raises `InvalidInput`, naming the variable, for an invalid one."""
         recv = _one_of(env, "BUS_RECV_CHANNEL", "all", ("all", "default"))
         certificate, key = _file(env, "BUS_TLS_CERT", home), _file(env, "BUS_TLS_KEY", home)
         if bool(certificate) != bool(key):
@@ -174,21 +174,21 @@ class Serving:
 
     @property
     def url(self) -> str:
-        """Where a client on this machine reaches it."""
+        """The address at which a client on this machine reaches the server."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http{'s' if self.certificate else ''}://{host}:{self.port}{self.prefix}"
 
 
 @dataclass(frozen=True, slots=True)
 class AgentBus:
-    """How the commands that speak the agent-bus protocol reach a bus. Each file may be None: one in `folder` then."""
+    """Settings of the commands that speak the agent-bus protocol. A file that is None is one in `folder`."""
 
     folder: Path | None
-    """Where cursors are kept; None without a home folder."""
+    """Folder of the cursors; None without a home folder."""
     url: str = ""
-    """The address without user and password; "" where none is set."""
+    """The address without user and password; "" if none is set."""
     own: bool = False
-    """It comes from AGENT_BUS_URL, not from BUS_URL."""
+    """The address comes from AGENT_BUS_URL, not from BUS_URL."""
     name: str = "agent"
     named: bool = False
     """The name was given, not assumed."""
@@ -208,9 +208,9 @@ class AgentBus:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], home: Path | None, platform: str) -> AgentBus:
-        """Settings from environment variables (of a system named as in `sys.platform`).
+        """Return the settings from environment variables (of a system named as in `sys.platform`).
 
-        BUS_NAME and BUS_CHANNEL serve where BUS_URL does. The token is one for BUS_URL: an
+        BUS_NAME and BUS_CHANNEL apply if BUS_URL does. The token belongs to BUS_URL: an
         AGENT_BUS_URL on another server does not get it.
         """
         own = _url(env.get("AGENT_BUS_URL") or "", "AGENT_BUS_URL")
@@ -239,7 +239,7 @@ class AgentBus:
 
 
 def _state_folder(env: Mapping[str, str], home: Path | None, platform: str) -> Path | None:
-    """Where this user's programs keep state on such a system; None without a home folder."""
+    """Return the folder for this user's program state on such a system; None without a home folder."""
     if given := _file(env, "AGENT_BUS_STATE_DIR", home):
         return given
     if platform == "win32":
@@ -253,7 +253,7 @@ def _state_folder(env: Mapping[str, str], home: Path | None, platform: str) -> P
 
 
 def _without_user(url: str) -> tuple[str, tuple[str, str] | None]:
-    """The address, and the user and password that were in it."""
+    """Split an address into itself without credentials, and its user and password."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     if not at:
@@ -278,7 +278,7 @@ def _port(text: str) -> int:
 
 
 def _prefix(text: str) -> str:
-    """A path as it is in every address: nothing in it is encoded, or means something else there."""
+    """Return the path in the form that it has in every URL: it needs no encoding and has no special segments."""
     parts = [part for part in text.split("/") if part]
     if not all(_SEGMENT.fullmatch(part) for part in parts):
         raise InvalidInput(
@@ -300,7 +300,7 @@ _MASKED = re.compile(r"[^/]{20,}|bus_[^/]+")
 
 
 def _url(text: str, name: str) -> str:
-    """An address of a served bus, without the slash at its end."""
+    """Return the address of a remote bus, without a trailing slash."""
     if not text:
         return ""
     if not _is_address(text):
@@ -336,7 +336,7 @@ def _one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str,
 
 
 def _database(env: Mapping[str, str], home: Path | None, *, needed: bool) -> Path:
-    """The database file. A relative path is refused: each folder would get a bus of its own."""
+    """Return the database file. A relative path is refused, because each folder would get its own bus."""
     given = (env.get("BUS_DB") or "").strip()
     if not given:
         return _default_database(home, needed=needed)
@@ -364,23 +364,23 @@ def _default_database(home: Path | None, *, needed: bool) -> Path:
             "this user has no home folder to keep the bus in (HOME is not set, or not a whole path): set BUS_DB to a "
             "file, such as /var/lib/claude-bus/bus.db"
         )
-    return Path("/dev/null")  # not used: there is a bus elsewhere
+    return Path("/dev/null")  # not used: the bus is remote
 
 
 def _file(env: Mapping[str, str], name: str, home: Path | None) -> Path | None:
-    """The file that a variable names, if it does."""
+    """Return the file that a variable names; None if it is not set."""
     if not (text := env.get(name) or ""):
         return None
     try:
         return Path(_expanded(name, text, env, home)).absolute()
     except OSError:
         raise InvalidInput(
-            f"{name}={text!a} is relative to a folder that does not exist any more: give the whole path"
+            f"{name}={text!a} is relative to a folder that no longer exists: give the whole path"
         ) from None
 
 
 def _expanded(name: str, text: str, env: Mapping[str, str], home: Path | None) -> str:
-    """A path with its variables and the home folder put in: clients pass on what a shell would have understood."""
+    """Expand the variables and `~` in a path: clients pass on what a shell would have expanded."""
 
     def value(found: re.Match[str]) -> str:
         variable, default = found["plain"] or found["braced"] or "", found["default"]

@@ -1,8 +1,8 @@
-"""Likely secrets in a text: what may not be on the bus.
+"""Likely secrets in a text, which may not go onto the bus.
 
-The rules are those of Kingfisher, a scanner that runs in this process. It only
-scans: whether a secret is valid is asked of nobody, and nothing leaves the machine.
-`samples` tells its findings from texts that only look like secrets.
+The rules are those of Kingfisher, a scanner that runs in this process. It only scans: no
+service is asked whether a secret is valid, and no data leaves the machine. `samples`
+recognizes findings that only look like secrets.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _WORD = re.compile(r"\S{12}")
-"""No secret that the rules know is shorter. Plain talk needs no scanner, whose rules take half a second to load."""
+"""No secret in the rules is shorter. Ordinary text needs no scanner, whose rules take half a second to load."""
 _SHORT = 4_096
-"""Characters in which to look for such a word costs less than to have a thread do so."""
+"""Characters in which searching for such a word costs less than starting a thread."""
 
 _AROUND = 500
-"""Bytes of a line on either side of a login, in which its hosts are looked for."""
+"""Bytes of a line on either side of a login in which to look for its hosts."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Suspicion:
-    """Where something looks like a secret, and of what kind. Never the secret itself."""
+    """The line and kind of a likely secret, never the secret itself."""
 
     line: int
     kind: str
 
 
 async def refuse_secrets(what: str, text: str) -> None:
-    """`SecretRefused` if the text looks like it holds a secret.
+    """Raise `SecretRefused` if the text looks as if it contains a secret.
 
-    Where the scanner cannot run at all (a damaged installation) the text passes: without
-    its guard the bus still has to carry mail.
+    If the scanner cannot run at all (a damaged installation), the text passes: the bus must
+    still carry mail.
     """
     if len(text) <= _SHORT and not _WORD.search(text):
         return
     try:
         found = await asyncio.to_thread(find, text)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        _log.warning("not looked for secrets: %s", type(error).__name__)
+        _log.warning("not scanned for secrets: %s", type(error).__name__)
         return
     if found:
         raise SecretRefused(what, [(suspicion.kind, suspicion.line) for suspicion in found])
 
 
 def find(text: str) -> list[Suspicion]:
-    """All that looks like a secret, by line. Any text will do; may be called from any thread."""
+    """Return all likely secrets, by line. Accepts any text; may be called from any thread."""
     if not _WORD.search(text):
         return []
     content = text.encode("utf-8", "replace")
@@ -68,16 +68,16 @@ def find(text: str) -> list[Suspicion]:
 
 
 def unusable() -> str:
-    """Why texts cannot be looked at here; empty if they can."""
+    """Return why texts cannot be scanned here; empty if they can."""
     try:
-        import kingfisher_sdk  # noqa: F401 - whether it loads is the question
+        import kingfisher_sdk  # noqa: F401 - only to see whether it loads
     except ImportError as error:
         return str(error)
     return ""
 
 
 def compiled(env: Mapping[str, str], home: Path, platform: str) -> list[Path]:
-    """The files in which the scanner keeps its compiled rules, on a system named as in `sys.platform`."""
+    """Return the files of the scanner's compiled rules, on a system named as in `sys.platform`."""
     if given := env.get("KF_RULE_CACHE_DIR"):
         return sorted(Path(given).glob("*.vscdb"))
     caches = [home / "Library" / "Caches"] if platform == "darwin" else [home / ".cache"]
@@ -87,9 +87,9 @@ def compiled(env: Mapping[str, str], home: Path, platform: str) -> list[Path]:
 
 @cache
 def _scanner() -> Scanner:
-    """The scanner with its rules, which are compiled once per machine and kept in the user's cache folder.
+    """Return the scanner with its rules, which are compiled once per machine and kept in the user's cache folder.
 
-    Two threads that come first load them twice, and no worse.
+    Two threads that call this first load the rules twice, which is harmless.
     """
     from kingfisher_sdk import Rules, Scanner
 
@@ -97,14 +97,14 @@ def _scanner() -> Scanner:
 
 
 def _login(finding: Finding, content: bytes) -> samples.Login | None:
-    """The login that was found, if it is one."""
+    """Return the login of a finding, if it is one."""
     if "curl-auth" in finding.rule_id:
         return samples.login_of_command(finding.secret, _line_around(finding, content))
     return samples.login_of_url(finding.captures)
 
 
 def _line_around(finding: Finding, content: bytes) -> str:
-    """The line in which it was found, or that part of a long one."""
+    """Return the line of a finding, or a part of a long line."""
     start, end = finding.location["start_offset"], finding.location["end_offset"]
     before = content[max(0, start - _AROUND) : start].rpartition(b"\n")[2]
     after = content[end : end + _AROUND].partition(b"\n")[0]
@@ -112,5 +112,5 @@ def _line_around(finding: Finding, content: bytes) -> str:
 
 
 def _kind(rule: str) -> str:
-    """`betterleaks.github-pat` and `veles.secrets/sendgrid` name their catalogue first."""
+    """Return the kind in a rule name; `betterleaks.github-pat` and `veles.secrets/sendgrid` start with a catalogue."""
     return rule.rsplit("/", 1)[-1].split(".", 1)[-1]

@@ -16,18 +16,16 @@ MAX_FILES = 20
 MAX_SEARCH = 1_000
 MAX_TTL = 365 * 86_400.0
 MAX_SETTLED = 5_000
-"""Messages that one request says to have had, or not."""
+"""Messages that one request may acknowledge or give back."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def check_draft(draft: Draft) -> Draft:
-    """The draft, if everything about it that needs no database is valid."""
+    """Return the draft if all parts that can be checked without the database are valid."""
     check_recipient_count(len(draft.to))
     globs = sum(is_name_glob(name) for name in draft.to)
     if globs > MAX_RECIPIENT_GLOBS:
-        raise InvalidInput(
-            f"to has {globs} globs, the limit is {MAX_RECIPIENT_GLOBS}: put what they stand for into one"
-        )
+        raise InvalidInput(f"to has {globs} globs, the limit is {MAX_RECIPIENT_GLOBS}: combine them into fewer")
     if draft.kind not in KINDS:
         raise InvalidInput(f"kind {draft.kind!a} is unknown: use {', '.join(KINDS)}")
     if not draft.content and not draft.files:
@@ -52,13 +50,13 @@ def check_draft(draft: Draft) -> Draft:
 
 
 def check_file_count(count: int) -> None:
-    """At most as many files as a message may name."""
+    """Raise `InvalidInput` if a message may not name this many files."""
     if count > MAX_FILES:
         raise InvalidInput(f"files has {count} entries, a message names at most {MAX_FILES}: put them into an archive")
 
 
 def check_file(file: File) -> File:
-    """A file as it can be stored: its path is text, its digest is one."""
+    """Return `file` if it can be stored. Raises `InvalidInput` if its path, host, size or digest is not valid."""
     check_utf8(file.path, f"files: the path {file.path[:200]!a}", MAX_PATH_BYTES, "give the file a shorter one")
     check_line(file.host, "a file's host", 255)
     if not file.path or "\0" in file.path or file.size < 0 or not _SHA256.fullmatch(file.sha256):
@@ -67,7 +65,7 @@ def check_file(file: File) -> File:
 
 
 def check_search(search: str) -> str:
-    """What to look for in messages: a text of at most 1,000 characters."""
+    """Return `search` if it is a text of at most 1,000 characters to search messages for."""
     if len(search) > MAX_SEARCH:
         raise InvalidInput(
             f"search has {len(search)} characters, at most {MAX_SEARCH} can be looked for: take a few words"
@@ -76,20 +74,23 @@ def check_search(search: str) -> str:
 
 
 CHUNK = 5_000
-"""Characters of a file, packed as base64, that go into one message."""
+"""Characters of a base64-encoded file that go into one message."""
 MAX_CHUNKS = 5_000
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""The largest file that is sent or taken in pieces."""
+"""The largest file, in bytes, that is sent or received in pieces."""
 
 
 def check_tag(tag: str) -> str:
-    """A valid tag of a file sent in pieces: 1 to 100 printable characters without a space, or `InvalidInput`."""
+    """Return `tag` if it is valid for a file sent in pieces: 1 to 100 printable characters without a space.
+
+    Raises `InvalidInput` otherwise.
+    """
     if not tag or len(tag) > 100 or not tag.isprintable() or " " in tag:
         raise InvalidInput(f"tag {tag[:100]!a} is not valid: use 1-100 printable characters without spaces")
     return tag
 
 
 def check_message_count(count: int) -> None:
-    """At most as many messages as one request may settle."""
+    """Raise `InvalidInput` if one request may not settle this many messages."""
     if count > MAX_SETTLED:
         raise InvalidInput(f"{count} messages at once, the limit is {MAX_SETTLED}: settle them in several requests")

@@ -13,7 +13,7 @@ from .quoting import quoted
 
 
 class BusError(Exception):
-    """Any other error that the bus reports to a caller; the base of them all."""
+    """Base of all errors that the bus reports to a caller."""
 
     code = "error"
     http_status = 500
@@ -25,12 +25,12 @@ class BusError(Exception):
         self.data = data
 
     def as_dict(self) -> dict[str, object]:
-        """The error as programs get it: `{"error": code, "message": ..., **data}`."""
+        """Return the error as programs get it: `{"error": code, "message": ..., **data}`."""
         return {"error": self.code, "message": self.message, **self.data}
 
 
 class InvalidInput(BusError):
-    """An argument does not have the form it must have."""
+    """An argument does not have the required form."""
 
     code = "invalid_input"
     http_status = 400
@@ -38,7 +38,7 @@ class InvalidInput(BusError):
 
 
 class Misconfigured(BusError):
-    """A setting that the way to a bus elsewhere needs, or a file that it names, cannot be used."""
+    """A setting of this program, or a file that it names, cannot be used to reach a remote bus."""
 
     code = "misconfigured"
     http_status = 500
@@ -54,7 +54,7 @@ class TooLarge(BusError):
 
 
 class SecretRefused(BusError):
-    """The text looks like it holds a secret; `found` has kinds and lines, never the secret."""
+    """Content to be stored looks as if it contains a secret; `found` has kinds and lines, never the secret itself."""
 
     code = "secret_refused"
     http_status = 422
@@ -72,7 +72,7 @@ class SecretRefused(BusError):
 
 
 class NotRegistered(BusError):
-    """The verb needs a name and the caller has none yet."""
+    """The operation needs a name, and the caller has none yet."""
 
     code = "not_registered"
     http_status = 403
@@ -85,7 +85,7 @@ class NotRegistered(BusError):
 
 
 class NameTaken(BusError):
-    """Another live session holds the name; `suggestion` is free."""
+    """Another live session holds the name; the name `suggestion` is free."""
 
     code = "name_taken"
     http_status = 409
@@ -102,7 +102,7 @@ class NameTaken(BusError):
 
 
 class RateLimited(BusError):
-    """A session sends too much; `retry_after` is in seconds, where waiting helps."""
+    """A session sends too much; `retry_after` is in seconds, and is set only where waiting helps."""
 
     code = "rate_limited"
     http_status = 429
@@ -110,7 +110,7 @@ class RateLimited(BusError):
 
 
 class Unauthorized(BusError):
-    """The request has no token, or one that is not valid."""
+    """The request carries no valid token."""
 
     code = "unauthorized"
     http_status = 401
@@ -118,7 +118,7 @@ class Unauthorized(BusError):
 
 
 class Forbidden(BusError):
-    """The token may not do this: it is for other names or channels."""
+    """The token does not permit this: it is for other names or channels."""
 
     code = "forbidden"
     http_status = 403
@@ -126,7 +126,7 @@ class Forbidden(BusError):
 
 
 class WrongHost(BusError):
-    """The request is addressed to a host name that is not this server's."""
+    """The request is addressed to a host name that is not one of this server's."""
 
     code = "wrong_host"
     http_status = 421
@@ -134,7 +134,7 @@ class WrongHost(BusError):
 
 
 class RequestTimeout(BusError):
-    """The head or body of a request did not arrive in time."""
+    """The head or the body of a request did not arrive in time."""
 
     code = "too_slow"
     http_status = 408
@@ -142,7 +142,7 @@ class RequestTimeout(BusError):
 
 
 class ShuttingDown(BusError):
-    """The server is about to end; requests that wait are answered with this."""
+    """The server is about to stop, and no longer lets requests wait."""
 
     code = "ending"
     http_status = 503
@@ -150,7 +150,7 @@ class ShuttingDown(BusError):
 
 
 class AlreadyRunning(BusError):
-    """Another process is already doing this, and only one may."""
+    """Another process already does something that only one process may do."""
 
     code = "already_running"
     http_status = 409
@@ -158,7 +158,7 @@ class AlreadyRunning(BusError):
 
 
 class NotFound(BusError):
-    """The named thing does not exist, or is not the caller's to see."""
+    """The named thing does not exist, or the caller may not see it."""
 
     code = "not_found"
     http_status = 404
@@ -166,7 +166,7 @@ class NotFound(BusError):
 
 
 class VersionConflict(BusError):
-    """A compare-and-set met another version than the expected one."""
+    """A compare-and-set found another version than the expected one."""
 
     code = "version_conflict"
     http_status = 409
@@ -229,7 +229,7 @@ class NoAnswer(BusError):
 
 
 class StoreError(BusError):
-    """The database could not do its part; the verb had no effect."""
+    """The database operation failed; it had no effect."""
 
     code = "store_failed"
     http_status = 500
@@ -253,7 +253,7 @@ class StoreFull(StoreError):
 
 
 class StoreReadOnly(StoreError):
-    """The database file or its folder may not be written or created."""
+    """The database file or its folder cannot be written or created."""
 
     code = "store_read_only"
     http_status = 500
@@ -261,7 +261,7 @@ class StoreReadOnly(StoreError):
 
 
 class StoreCorrupt(StoreError):
-    """The file is damaged, or is not a database of the bus."""
+    """The file is damaged, or is not a database of claude-bus."""
 
     code = "store_corrupt"
     http_status = 500
@@ -269,7 +269,7 @@ class StoreCorrupt(StoreError):
 
 
 class StoreUnsuitable(StoreError):
-    """The file system or the file at the path cannot hold a database that processes share."""
+    """The file system, or the file at the path, cannot hold a database that processes share."""
 
     code = "store_unsuitable"
     http_status = 500
@@ -277,7 +277,7 @@ class StoreUnsuitable(StoreError):
 
 
 class Unreachable(StoreError):
-    """The bus is served elsewhere, and no answer came from there; `sent` says whether the request may have arrived."""
+    """The remote bus did not answer; `sent` says whether the request may have arrived."""
 
     code = "unreachable"
     http_status = 502
@@ -285,7 +285,7 @@ class Unreachable(StoreError):
 
 
 def from_dict(document: Mapping[str, object]) -> BusError:
-    """The error that another program reported with `as_dict`; one of a kind unknown here is a plain `BusError`."""
+    """Return the error that another program reported with `as_dict`; a plain `BusError` if its code is unknown here."""
     data = dict(document)
     code, message = str(data.pop("error", "")), str(data.pop("message", ""))
     error = BusError.__new__(kinds().get(code, BusError))

@@ -9,14 +9,14 @@ from .quoting import size, visible
 from .text import ago, clock, name, path
 
 MAIL_SPACE = 6_500
-"""Of these, characters for message blocks; the rest is for what stands above and below them."""
+"""Characters of it for message blocks; the rest is for the text above and below them."""
 
 SAMPLE_LABEL = "xxxxxx"
-"""As long as the label of a fence, to measure with."""
+"""As long as the label of a fence, for measuring."""
 
 
 def message_block(message: Message, label: str) -> str:
-    """One message in its fence; `label` must be unguessable for its sender."""
+    """Return one message in its fence; `label` must be unguessable for its sender."""
     marks = [f'id="{message.id}"', f'from="{name(message.sender)}"']
     if message.to in ("all", "any"):
         marks.append('to="all"')
@@ -38,15 +38,15 @@ def message_block(message: Message, label: str) -> str:
 
 
 def _file_line(file: File, label: str) -> str:
-    """One file of a message; under the fence's label, so that no content can pass for it."""
+    """Return one file of a message, under the fence's label, so that no content can imitate it."""
     marks = f'state="{file.state}" size="{file.size}" sha256="{file.sha256}"'
     return f"<bus-file-{label} {marks}>{path(file.path)}</bus-file-{label}>"
 
 
 def fitting(messages: Sequence[Message], label: str, limit: int) -> list[str]:
-    """Blocks of the first messages that fit into `limit` characters together.
+    """Return the blocks of the first messages that fit into `limit` characters together.
 
-    Stops at the first that does not fit: later ones must not overtake it.
+    Stops at the first that does not fit: later messages must not overtake it.
     """
     blocks: list[str] = []
     for message in messages:

@@ -1,8 +1,8 @@
-"""Files that messages name: what they are when they are sent, and whether they still are that.
+"""Files that messages name: measuring them when they are sent, and checking later whether they changed.
 
 A message carries a file's path, size and digest, never its content. A path may lead
-anywhere: to a pipe, a device, a file without end, a server that does not answer. So every
-look is limited in bytes and in time, and runs on a thread that may hang.
+anywhere: to a pipe, a device, an endless file, a server that does not respond. So every
+check is limited in bytes and in time, and runs on a thread that may hang.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .model.messages import File, FileState, Message
 from .offload import Aside, GivenUp
 
 HASHED_PER_READING = 64 * 1024 * 1024
-"""Bytes that are read to see whether files still match, each time messages are read."""
+"""Bytes that are hashed to check whether files still match, each time messages are read."""
 LOOK = 1.0
-"""Seconds for which files are looked at then. Mail does not wait for longer: the rest is `unchecked`."""
+"""Seconds for these checks. Mail does not wait longer: the remaining files are `unchecked`."""
 MEASURE = 30.0
-"""Seconds within which the files of a message must have been read, for it to be sent."""
+"""Seconds within which the files of a message must have been read for it to be sent."""
 MAX_HANGING = 4
-"""Looks that hang, with which no other is begun: each of them holds a thread."""
+"""Hanging checks at which no new one is started, because each of them holds a thread."""
 
 _CHUNK = 1024 * 1024
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY"))
@@ -34,16 +34,16 @@ _aside = Aside(MAX_HANGING)
 
 
 class _GaveUp(Exception):
-    """The time is over: nobody waits for the digest any more."""
+    """The time is over: the caller no longer waits for the digest."""
 
 
 async def measured(
     cwd: str, written: Sequence[str], understood: Callable[[Sequence[str]], Sequence[str]] = list
 ) -> tuple[File, ...]:
-    """The files as they are now; relative paths are meant from `cwd`.
+    """Return the files as they are now; relative paths start at `cwd`.
 
-    `understood` makes paths of what was written, and may look at the disk for that. Raises `InvalidInput` for whatever
-    is not a readable, regular file, or is not read within `MEASURE` seconds.
+    `understood` makes paths of the written texts, and may access the disk for that. Raises `InvalidInput` for anything
+    but a readable, regular file, or if reading takes more than `MEASURE` seconds.
     """
     drafts.check_file_count(len(written))
     if not written:
@@ -73,7 +73,7 @@ async def measured(
 
 
 async def examined(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages, each of their files with its state; after `LOOK` seconds, with those that are known."""
+    """Return the messages, each of their files with its state; after `LOOK` seconds, with the states known by then."""
     named = [file for message in messages for file in message.files]
     if not named:
         return tuple(messages)
@@ -88,7 +88,7 @@ async def examined(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def _measure_all(cwd: str, paths: Sequence[str], found: list[File | InvalidInput], given_up: GivenUp) -> None:
-    """Put what the paths name into `found`, as far as the time goes. `InvalidInput` for what cannot be sent."""
+    """Append a `File` for each path to `found`, as far as the time allows. Raises `InvalidInput` for others."""
     drafts.check_file_count(len(paths))
     for path in paths:
         try:
@@ -108,13 +108,13 @@ def _measure(cwd: str, path: str, given_up: GivenUp) -> File:
 
 
 def _digest(path: str, most: int | None, given_up: GivenUp) -> tuple[int, str]:
-    """Size and SHA-256 of a regular file; `ValueError` for anything else.
+    """Return size and SHA-256 of a regular file. Raises `ValueError` for anything else.
 
-    With `most`, of so many bytes and one more at most. Without, of as many as there are when it is opened: `ValueError`
-    where the file does not say how many that is, as those of `/proc` do not.
+    With `most`, reads at most one byte more than that. Without it, reads the size that the file has when it is opened,
+    and raises `ValueError` if the file does not report its size, as those of `/proc` do not.
     """
     real = os.path.realpath(path)
-    _require_regular(os.stat(real))  # noqa: PTH116 - it is text, and stays it. To open a device may set it going
+    _require_regular(os.stat(real))  # noqa: PTH116 - text suffices. Opening a device may trigger it
     descriptor = os.open(real, _FLAGS)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         size = _require_regular(os.fstat(descriptor))
@@ -131,14 +131,14 @@ def _digest(path: str, most: int | None, given_up: GivenUp) -> tuple[int, str]:
 
 
 def _require_regular(found: os.stat_result) -> int:
-    """The size of a regular file; `ValueError` for anything else."""
+    """Return the size of a regular file. Raises `ValueError` for anything else."""
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("not a regular file")
     return found.st_size
 
 
 def _look_at_all(files: Sequence[File], found: list[FileState], given_up: GivenUp) -> None:
-    """Put the state of each file into `found`, as far as time and bytes go."""
+    """Append the state of each file to `found`, as far as time and bytes allow."""
     left = HASHED_PER_READING
     for file in files:
         if given_up():
@@ -149,11 +149,11 @@ def _look_at_all(files: Sequence[File], found: list[FileState], given_up: GivenU
 
 
 def _state(file: File, most: int, given_up: GivenUp) -> tuple[FileState, int]:
-    """What became of the file, and how many bytes it took to see."""
+    """Return the state of the file, and how many bytes were read for it."""
     try:
-        now = os.stat(file.path)  # noqa: PTH116 - it is text, and stays it
+        now = os.stat(file.path)  # noqa: PTH116 - text suffices
         here = file.host == processes.host()
-        other: FileState = "changed" if here else "unchecked"  # of another machine: here it may be something else
+        other: FileState = "changed" if here else "unchecked"  # a path of another machine may mean another file here
         if not stat.S_ISREG(now.st_mode) or now.st_size != file.size:
             return other, 0
         if file.size > most:

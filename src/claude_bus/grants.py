@@ -15,17 +15,17 @@ MAX_TOKEN_TTL = 10 * 365 * 86_400.0
 
 
 def permits(grant: Grant, who: Address) -> bool:
-    """Whether the grant lets its bearer be `who`."""
+    """Return whether the grant lets its bearer act as `who`."""
     return _among(who.name, grant.names) and permits_channel(grant, who.channel)
 
 
 def permits_channel(grant: Grant, channel: str) -> bool:
-    """Whether the grant lets its bearer use `channel`, under whichever name."""
+    """Return whether the grant lets its bearer use `channel`, whatever the name."""
     return _among(channel, grant.channels)
 
 
 def require(grant: Grant, who: Address) -> Address:
-    """`who`, if the bearer of the grant may be that; "" as its name is anybody who only looks. Else `Forbidden`."""
+    """Return `who` if the bearer of the grant may act as it; an empty name only reads. Raises `Forbidden` otherwise."""
     require_channel(grant, who.channel)
     if who.name and not _among(who.name, grant.names):
         raise Forbidden(
@@ -37,7 +37,7 @@ def require(grant: Grant, who: Address) -> Address:
 
 
 def require_channel(grant: Grant, channel: str) -> str:
-    """`channel`, if the bearer of the grant may use it, else `Forbidden`."""
+    """Return `channel` if the bearer of the grant may use it. Raises `Forbidden` otherwise."""
     if not permits_channel(grant, channel):
         raise Forbidden(
             f"the token of '{grant.owner}' is not for the channel '{channel}'; it may use {', '.join(grant.channels)}",
@@ -47,22 +47,24 @@ def require_channel(grant: Grant, channel: str) -> str:
 
 
 def require_recipients(grant: Grant, to: Sequence[str], channel: str) -> None:
-    """Raise `Forbidden` if one of the recipients, as addressed from `channel`, is on another than permitted;
-    `InvalidInput` for more of them than one message has."""
+    """Raise `Forbidden` if a recipient, as addressed from `channel`, is on a channel that the grant does not permit.
+
+    Raises `InvalidInput` if there are more recipients than one message may have.
+    """
     check_recipient_count(len(to))
     for recipient in to:
         require_channel(grant, parse_address(recipient, channel).channel)
 
 
 def permitted_name(grant: Grant, name: str) -> str:
-    """`name`, or what a pattern of the grant makes of it: `alice-*` makes `alice-shop` of `shop`."""
+    """Return `name`, or the permitted name that a pattern makes of it: `alice-*` makes `alice-shop` of `shop`."""
     made = (pattern.replace("*", name) for pattern in grant.names if pattern.count("*") == 1)
     names = (name, *(candidate[:MAX_NAME] for candidate in made))
     return next((candidate for candidate in names if _among(candidate, grant.names)), name)
 
 
 def check_patterns(patterns: Sequence[str], what: str) -> tuple[str, ...]:
-    """What a token is for: at least one, each a name in which `*` and `?` stand for other characters."""
+    """Return the patterns of a token: at least one, each a name in which `*` and `?` stand for other characters."""
     if not patterns:
         raise InvalidInput(f"{what} must name at least one, such as 'anna-*', or '*' for all")
     for pattern in patterns:

@@ -1,8 +1,8 @@
 """JSON from outside: counted before it is parsed.
 
-A parser makes an object of each two bytes, and everything behind it looks at each of
-them; nesting ends in a RecursionError wherever somebody walks down. So the depth of a
-document and the number of its values are counted first, which costs a hundredth of that.
+A parser makes an object of every two bytes, and all code after it processes each of them;
+deep nesting causes a RecursionError in any recursive code. So the depth of a document and the
+number of its values are counted first, which costs a hundredth of parsing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from .errors import InvalidInput, TooLarge
 
 MAX_DEPTH = 64
-"""Lists and objects within one another, in what comes through a door."""
+"""Levels of lists and objects in a document from any transport."""
 MAX_VALUE_DEPTH = 50
-"""And in a value of the state: it passes every door with what is around it there."""
+"""Levels in a value of the state, which must fit into the documents of every transport."""
 MAX_VALUES = 20_000
-"""Values in one document: those of lists and those of fields, lists and objects themselves included."""
+"""Values in one document: items of lists and values of fields, including lists and objects themselves."""
 
 _OPENING = b"[{"
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -28,13 +28,13 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
 class TooDeep(ValueError):
-    """JSON with more levels than are read."""
+    """JSON with more levels than are accepted."""
 
 
 def check(document: bytes, what: str, depth: int = MAX_DEPTH) -> None:
-    """Raise `TooLarge` for more than `MAX_VALUES`, `InvalidInput` for more levels than `depth`, or what is not UTF-8.
+    """Raise `TooLarge` for more than `MAX_VALUES`, `InvalidInput` for more levels than `depth`, or if it is not UTF-8.
 
-    Whether it is JSON at all is for the parser to say. The time is that of reading it a few times.
+    The parser has to check whether it is valid JSON. This takes as long as reading the document a few times.
     """
     if document.startswith(_NOT_UTF8) or b"\0" in document[:4]:
         raise InvalidInput(f"{what} is not UTF-8: send JSON in UTF-8")
@@ -50,19 +50,19 @@ def check(document: bytes, what: str, depth: int = MAX_DEPTH) -> None:
 
 
 def is_deeper(document: bytes, depth: int = MAX_DEPTH) -> bool:
-    """Whether lists and objects are nested deeper than that, however many there are."""
+    """Return whether lists and objects are nested deeper than that, however many there are."""
     return _count(document) > depth and _is_deeper(_outside_of_texts(document)[0], depth)
 
 
 def loads(document: str | bytes, depth: int = MAX_DEPTH) -> Any:
-    """A document that may be of any size, parsed. `ValueError` for what is not JSON, or nested too deeply."""
+    """Parse a document of any size. Raises `ValueError` if it is not valid JSON, or nested too deeply."""
     if is_deeper(document if isinstance(document, bytes) else document.encode(errors="replace"), depth):
         raise TooDeep(f"it is nested deeper than {depth} levels")
     return json.loads(document)
 
 
 def outline(document: bytes) -> dict[str, Any]:
-    """The fields of an object, with null for what is an object or a list; {} for anything else."""
+    """Return the fields of an object, with null in place of objects and lists; {} for anything else."""
     kept, depth, last = [], 0, 0
     for token in _TOKEN.finditer(document):
         first = document[token.start()]
@@ -81,14 +81,14 @@ def outline(document: bytes) -> dict[str, Any]:
 
 
 def _count(document: bytes) -> int:
-    """More values and levels there cannot be; outside of texts, that many values there are."""
+    """Return an upper bound of values and levels; outside of texts, the exact number of values."""
     return document.count(b",") + document.count(b"[") + document.count(b"{") + 1
 
 
 def _outside_of_texts(document: bytes, most: int = -1) -> tuple[bytes, bool]:
-    """The document without its texts, and whether that is all of it, which it is not beyond `most` quotes around them.
+    """Return the document without its texts, and whether it was processed whole (at most `most` quotes around texts).
 
-    Without escaped quotes, and escaped backslashes before quotes that are not, every quote begins or ends a text.
+    Once escaped quotes, and escaped backslashes before other quotes, are removed, every quote begins or ends a text.
     """
     if b"\\" in document:
         document = document.replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -98,7 +98,7 @@ def _outside_of_texts(document: bytes, most: int = -1) -> tuple[bytes, bool]:
 
 
 def _is_deeper(outside: bytes, most: int, brackets: int | None = None) -> bool:
-    """Whether it is nested deeper than that, as far as so many brackets show."""
+    """Return whether it is nested deeper than `most`, as far as the first `brackets` brackets show."""
     depth = 0
     for bracket in outside.translate(None, _NOT_BRACKETS)[:brackets]:
         depth += 1 if bracket in _OPENING else -1

@@ -1,4 +1,4 @@
-"""Which names are valid, which pass as somebody else's, and which look alike. Pure."""
+"""Rules for names: which are valid, which pretend to be another agent, and which look alike. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from .errors import InvalidInput
 
 BROADCASTS = frozenset({"all", "any"})
-"""Both words of the earlier systems mean everybody on the channel."""
+"""Two words of the earlier systems that address all agents on the channel."""
 MAX_NAME = 64
 
 _SEPARATORS = "._-:+~#"
@@ -18,9 +18,9 @@ _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u316
 _SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _NON_JOINER, _JOINER = "\u200c", "\u200d"
 _VIRAMA = 9
-"""The combining class of the marks after which Indic scripts need a joiner (RFC 5892, appendix A)."""
+"""Combining class of the marks after which Indic scripts need a joiner (RFC 5892, appendix A)."""
 _MOST_MARKS = 6
-"""Marks on one letter: Tibetan and Burmese stack so many, and more only disfigure the line."""
+"""Marks on one letter: Tibetan and Burmese stack that many, and more only disfigure the line."""
 
 _AUTHORITIES = frozenset(
     {
@@ -28,7 +28,7 @@ _AUTHORITIES = frozenset(
         *("assistant", "developer", "operator", "administrator", "anthropic", "claudebus"),
     }
 )
-"""Names, without separators, that a model obeys, or takes for itself or for the bus."""
+"""Names, without separators, that a model obeys, or mistakes for itself or for the bus."""
 
 _ALIKE = {
     **dict(zip("аеорсухіјѕһԁԛԝѵкгӏҽоѡ", "aeopcyxijshdqwvkrleow", strict=True)),
@@ -43,14 +43,14 @@ _ALIKE = {
 }
 """Letters that look like Latin ones."""
 _ONE_SCRIPT = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU"})
-"""Scripts with letters that look like another's: no word has letters of two of them."""
+"""Scripts with letters that look like another script's: one word may use only one of them."""
 
 
 def check_name(name: str, what: str = "name") -> str:
-    """A valid agent or channel name, or `InvalidInput`.
+    """Return `name` if it is a valid agent or channel name. Raises `InvalidInput` otherwise.
 
-    1 to 64 letters with their marks, digits and `. _ - : + ~ #`, beginning with a letter or digit; any
-    script. `all` and `any` are taken: they address everybody.
+    A name has 1 to 64 letters with their marks, digits and `. _ - : + ~ #`, beginning with a letter or digit, in
+    any script. `all` and `any` are reserved: they address all agents.
     """
     if not name or len(name) > MAX_NAME or cleaned(name) != name:
         raise InvalidInput(
@@ -65,9 +65,9 @@ def check_name(name: str, what: str = "name") -> str:
 
 
 def check_new_name(name: str, known: Iterable[str]) -> str:
-    """A name that nobody had yet, or `InvalidInput` for one that could be taken for somebody else's.
+    """Return `name` if a new agent may take it. Raises `InvalidInput` if it could be mistaken for another's name.
 
-    Nobody passes as the user, the model or the bus, nor as one of the names `known` on the channel.
+    No agent may pretend to be the user, the model or the bus, or one of the names `known` on the channel.
     """
     check_name(name)
     if skeleton(name).casefold().translate(_NO_SEPARATORS) in _AUTHORITIES:
@@ -83,14 +83,14 @@ def check_new_name(name: str, known: Iterable[str]) -> str:
 
 
 def looks_like(name: str, known: Iterable[str]) -> str:
-    """Another name among the known ones that looks the same, or "". Names of ASCII letters never do."""
+    """Return another one of the known names that looks the same, or "". Two names in ASCII never do."""
     others = (other for other in known if other != name and not (name.isascii() and other.isascii()))
     shape = skeleton(name)
     return next((other for other in others if skeleton(other) == shape), "")
 
 
 def skeleton(name: str) -> str:
-    """The look of a name: names with the same skeleton are hard to tell apart."""
+    """Return the look of a name: names with the same skeleton are hard to tell apart."""
     folded = unicodedata.normalize("NFKD", name)
     return unicodedata.normalize("NFC", "".join(map(_shape, folded)))
 
@@ -103,12 +103,12 @@ def _shape(char: str) -> str:
 
 
 def _scripts(word: str) -> set[str]:
-    """The scripts of a word, of those that can be mistaken for one another."""
+    """Return the scripts of a word, among those that can be mistaken for one another."""
     return {unicodedata.name(char, "").split(" ")[0] for char in word if char.isalpha()} & _ONE_SCRIPT
 
 
 def cleaned(text: str, instead: str = "") -> str:
-    """The text without what no name has, or with something else for each such character."""
+    """Return the text without characters that names cannot have, or with `instead` for each of them."""
     kept: list[str] = []
     for at, char in enumerate(text):
         fits = _fits(text[max(0, at - _MOST_MARKS) : at], char, text[at + 1 : at + 2])
@@ -117,7 +117,7 @@ def cleaned(text: str, instead: str = "") -> str:
 
 
 def _fits(before: str, char: str, after: str) -> bool:
-    """Whether a character may stand where it stands."""
+    """Return whether a character is allowed at its position."""
     if char.isascii():
         return char.isalnum() or char in _SEPARATORS
     if char in (_NON_JOINER, _JOINER):
@@ -130,7 +130,7 @@ def _fits(before: str, char: str, after: str) -> bool:
 
 
 def _joins(before: str, char: str, after: str) -> bool:
-    """A joiner within a word of a script that needs it."""
+    """Return whether a joiner is within a word of a script that needs it."""
     if not (before and after):
         return False
     persian = all(unicodedata.name(each, "").startswith("ARABIC LETTER") for each in (before, after))
@@ -138,7 +138,7 @@ def _joins(before: str, char: str, after: str) -> bool:
 
 
 def _is_marked(before: str) -> bool:
-    """Whether a mark may follow: on a letter, or on marks that are not too many."""
+    """Return whether a mark may follow: on a letter, or on a limited number of marks."""
     bare = [char for char in before if unicodedata.category(char) not in ("Mn", "Mc")]
     return bool(bare) and before[-1] not in _SEPARATORS
 

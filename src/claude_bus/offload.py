@@ -1,6 +1,6 @@
-"""Work that may hang, such as a look at a file system that does not answer: on threads that hold nobody up.
+"""Work that may hang, such as access to a file system that does not respond, on threads that block nothing else.
 
-Python's own pools wait for their threads when the process ends. These do not.
+Python's own pools wait for their threads when the process ends. These threads are not waited for.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable
 import anyio
 
 GivenUp = Callable[[], bool]
-"""Whether nobody waits for the work any more."""
+"""Tells whether the caller has stopped waiting for the work."""
 
 
 class Aside:
-    """Runs work on threads of its own. Nothing is begun while `most` of them hang."""
+    """Runs work on separate threads. No work is started while `most` of them hang."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -25,9 +25,9 @@ class Aside:
         self._lock = threading.Lock()
 
     async def run(self, work: Callable[[GivenUp], None], patience: float) -> bool:
-        """Whether the work was done within `patience` seconds. It is told when that is over, and should end then.
+        """Return whether the work was done within `patience` seconds. After that, `GivenUp` tells the work to end.
 
-        The work raises nothing. It may still run when this returns False, or is cancelled.
+        The work must not raise. It may still run when this returns False, or is cancelled.
         """
         if self._hanging >= self._most:
             return False

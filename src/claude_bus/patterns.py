@@ -1,10 +1,10 @@
-"""Path patterns: what claims and ownership are made of. Pure, exact, no file system.
+"""Path patterns, the basis of claims and ownership. Pure, exact, no file system.
 
 A pattern is a slash-separated path in which `*` stands for any run of characters
 within a segment, `?` for one, `[abc]` / `[!a-c]` for one of a set, and a whole
-segment `**` for any number of segments, none included.
+segment `**` for any number of segments, including none.
 
-A pattern also stands for all that is below what it names, unless that is a file: one
+A pattern also stands for everything below the path it names, unless that is a file: one
 that is known to be a file, or whose name looks like a file's (see `names_files`).
 """
 
@@ -20,12 +20,12 @@ from itertools import groupby
 from typing import Generic, Literal, TypeVar
 
 Kind = Literal["", "file", "folder"]
-"""The kind of thing a plain path names, if somebody saw it; "" if nobody did."""
+"""The kind of thing a plain path names, if that was checked on disk; otherwise ""."""
 
 T = TypeVar("T", bound=Hashable)
 
-# A token of a segment is the set of characters that it may consume one of, as sorted ranges
-# of code points that do not touch; None is `*`. Of a path it is a segment; None is `**`.
+# A token of a segment is the set of characters of which it consumes one, as sorted ranges of
+# code points that do not touch; None is `*`. A token of a path is a segment; None is `**`.
 _Set = tuple[tuple[int, int], ...]
 _LAST = 0x10FFFF
 _ANY: _Set = ((0, _LAST),)
@@ -36,29 +36,29 @@ _WILDCARD = re.compile(r"\*+|\?|\[!?\]?[^\]/]*\]")
 
 
 class BudgetExceeded(Exception):
-    """The comparisons at hand take more steps than there are for them."""
+    """The comparisons take more steps than the budget allows."""
 
 
 class StepBudget:
-    """How many steps there are for some comparisons: what bounds a verb, whatever others have claimed."""
+    """The budget of steps for comparisons, which bounds an operation however many claims there are."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
     def spend(self, steps: int) -> None:
-        """Raise `Exhausted` if there are not as many left."""
+        """Use up this many steps. Raises `Exhausted` if fewer are left."""
         self.steps -= steps
         if self.steps < 0:
             raise BudgetExceeded
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether the pattern can stand for more than one path."""
+    """Return whether the pattern can stand for more than one path."""
     return _MAGIC.search(pattern) is not None
 
 
 def normalize(path: str) -> str:
-    """One spelling per path: `a\\b`, `./a/../a/b` and `a//b/` become `a/b`.
+    """Return the one spelling of a path: `a\\b`, `./a/../a/b` and `a//b/` become `a/b`.
 
     A leading `/` (or drive) stays, and so do `..` that lead out of the root.
     """
@@ -76,16 +76,16 @@ def normalize(path: str) -> str:
 
 
 def wildcards(pattern: str) -> int:
-    """How many there are: runs of `*`, `?` and sets, but those that only quote (see `literal`)."""
+    """Return the number of wildcards: runs of `*`, `?` and sets, except those that only quote (see `literal`)."""
     return len(_WILDCARD.findall(_LITERAL.sub("", pattern)))
 
 
 def overlap(one: str, other: str, effort: StepBudget | None = None, *, kinds: tuple[Kind, Kind] = ("", "")) -> bool:
-    """Whether some path that can exist belongs to both patterns. Exact, and symmetric.
+    """Return whether some possible path belongs to both patterns. Exact, and symmetric.
 
-    A path belongs to a pattern that matches it, and to one that matches a folder above
-    it. `kinds` says what the two are, where they are plain paths that somebody saw. `.`
-    is the folder that all paths are below. Raises `Exhausted`.
+    A path belongs to a pattern that matches it, and to one that matches a folder above it.
+    `kinds` says what the two are, if they are plain paths that were checked on disk. `.` is
+    the folder above all paths. Raises `Exhausted`.
     """
     a, b = _compiled(one), _compiled(other)
     if not (a.stem.startswith(b.stem) or b.stem.startswith(a.stem)):
@@ -100,12 +100,12 @@ def overlap(one: str, other: str, effort: StepBudget | None = None, *, kinds: tu
     row, parts = 0, _Parts(b.segments, _is_name)
     for row in _rows(a.segments, parts, lambda x, y: _segments_meet(x, y, effort), effort):
         if below_b and row >> parts.size & 1:
-            return True  # what is left of one is below all of the other
-    return bool(row >> parts.size & 1) or (below_a and row != 0)  # they meet, or here the other way round
+            return True  # the rest of `one` is below all of `other`
+    return bool(row >> parts.size & 1) or (below_a and row != 0)  # they meet, or `other` continues below `one`
 
 
 _CANDIDATE, _COMPARISON, _CHARACTERS = 4, 10, 10
-"""Steps to look at a thing at all, those that each walk takes, and characters that are read in one step."""
+"""Steps for each candidate and for each walk, and the number of characters that are read in one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +115,10 @@ class _Compiled:
     pattern: str
     stem: str
     tail: str
-    """The end that all paths it matches have in common."""
+    """The common end of all paths that it matches."""
     segments: tuple[str | None, ...]
     plain: bool
-    """Whether it stands for one path, as it is written."""
+    """Whether it stands for exactly one path, as written."""
     names_files: bool
 
     def has_below(self, path: str) -> bool:
@@ -132,16 +132,16 @@ def _compiled(pattern: str) -> _Compiled:
 
 
 def _may_be_folder(pattern: _Compiled, kind: Kind, other: str) -> bool:
-    """Whether something may be below what the pattern names; a plain name is a folder if the other one says so."""
+    """Return whether the pattern may name a folder; a plain name is one if the other pattern goes below it."""
     if kind:
         return kind == "folder"
     return not pattern.names_files or (pattern.has_below(other) and not wildcards(pattern.pattern))
 
 
 def names_files(pattern: str) -> bool:
-    """Whether the last name has an extension, as files have: `*.py`, `package.json`, `a.[ch]`.
+    """Return whether the last name has an extension, as files have: `*.py`, `package.json`, `a.[ch]`.
 
-    Not `src`, `test_*`, `.github`, `v1.2`, nor `**`.
+    Not `src`, `test_*`, `.github`, `v1.2`, or `**`.
     """
     name = pattern.rpartition("/")[2]
     return _FILE_NAME.fullmatch("".join(map(_shape, _tokens(name))) if is_glob(name) else name) is not None
@@ -151,12 +151,12 @@ _FILE_NAME = re.compile(r".+\.(?:[a-z*?][a-z0-9*?]{0,9}|[A-Z][A-Z0-9]{0,9})", re
 
 
 def _shape(token: _Set | None) -> str:
-    """The character that a token stands for, or a wildcard."""
+    """Return the character that a token stands for, or a wildcard."""
     return "*" if token is None else chr(token[0][0]) if _is_plain(token) else "?"
 
 
 class Stems(Generic[T]):
-    """Things by what their paths begin with: those that can meet a pattern are found without looking at the others."""
+    """An index of things by the stems of their paths: finds those that can meet a pattern without checking all."""
 
     def __init__(self, things: Iterable[tuple[str, T]]) -> None:
         by_stem: dict[str, list[T]] = defaultdict(list)
@@ -166,7 +166,7 @@ class Stems(Generic[T]):
         self._sorted = sorted(by_stem)
 
     def near(self, begins: str, effort: StepBudget) -> Iterator[T]:
-        """Those whose stem continues this one, or the other way round. Raises `Exhausted`."""
+        """Yield the things whose stem continues this one, or the other way round. Raises `Exhausted`."""
         for size in range(len(begins)):
             effort.spend(1)
             yield from self._at(begins[:size], effort)
@@ -185,7 +185,7 @@ _ENOUGH = 2**63
 
 
 def stem(pattern: str) -> str:
-    """What every path of the pattern begins with. Patterns meet only if one's stem continues the other's."""
+    """Return the common beginning of the pattern's paths. Patterns meet only if one's stem continues the other's."""
     if pattern == ".":
         return ""
     magic = _MAGIC.search(pattern)
@@ -198,22 +198,22 @@ def _segments(pattern: str) -> tuple[str | None, ...]:
 
 
 def _collapsed(tokens: Sequence[T | None]) -> tuple[T | None, ...]:
-    """Several stars in a row are one."""
+    """Replace several stars in a row by one."""
     return tuple(token for token, run in groupby(tokens) for token in ([None] if token is None else run))
 
 
 def literal(path: str) -> str:
-    """The pattern that stands for this very path, whatever characters it has."""
+    """Return the pattern that stands for exactly this path, whatever characters it has."""
     return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 def plain(pattern: str, quoted: str = r"\1") -> str:
-    """The pattern as one reads it, the inverse of `literal`, for those it made; or with what was `quoted` made that."""
+    """Return a pattern as people write it, the inverse of `literal`; `quoted` replaces each quoted character."""
     return _LITERAL.sub(quoted, pattern)
 
 
 class _Parts(Generic[T]):
-    """A sequence of tokens, prepared for walks: where each of them is, as a number with a bit for each place."""
+    """A sequence of tokens, prepared for walks: the positions of each token as a number with a bit for each."""
 
     def __init__(self, tokens: Sequence[T | None], plain: Callable[[T], bool]) -> None:
         self.size = len(tokens)
@@ -227,19 +227,19 @@ class _Parts(Generic[T]):
 
 
 def _rows(a: Sequence[T | None], b: _Parts[T], meet: Callable[[T, T], bool], effort: StepBudget) -> Iterator[int]:
-    """A walk over two sequences of tokens at once, towards a word that both match.
+    """Walk over two sequences of tokens at once, to find a word that both match.
 
-    A token consumes one symbol; None, which never follows itself, any number of any. After
-    each token of `a`, and before the first, comes a number whose bit `j` says that a word
+    A token consumes one symbol; None, which never follows itself, any number of any symbols.
+    Yields a number before the first and after each token of `a`; its bit `j` says that some word
     is matched by `a` so far and by the first `j` tokens of `b`. Ends early with 0. So a
     walk takes as many steps as there are tokens, not their product. `meet` says whether
-    two tokens can consume the same symbol; those that are plain only if they are equal.
+    two tokens can consume the same symbol; plain tokens can only if they are equal.
     """
     effort.spend(1 + len(a) + b.size // _AT_A_TIME)
     known: dict[T, int] = {}
 
     def met(token: T) -> int:
-        """Where `b` can consume what the token does."""
+        """Return the positions where `b` can consume the same symbol as the token."""
         if token not in known:
             others = b.wild if b.plain(token) else list(b.where)
             effort.spend(len(others))
@@ -252,7 +252,7 @@ def _rows(a: Sequence[T | None], b: _Parts[T], meet: Callable[[T, T], bool], eff
     yield row
     for token in a:
         if token is None:
-            row = every & -(row & -row)  # it consumes whatever the next ones of `b` do
+            row = every & -(row & -row)  # it consumes whatever the next tokens of `b` do
         else:
             row = (row & met(token)) << 1 | row & b.stars
             row |= (row & b.stars) << 1
@@ -262,7 +262,7 @@ def _rows(a: Sequence[T | None], b: _Parts[T], meet: Callable[[T, T], bool], eff
 
 
 _AT_A_TIME = 64
-"""Places of a number that are as good as one step."""
+"""Positions of a number that cost as much as one step."""
 
 
 def _is_name(segment: str) -> bool:
@@ -270,7 +270,7 @@ def _is_name(segment: str) -> bool:
 
 
 def _segments_meet(one: str, other: str, effort: StepBudget) -> bool:
-    """Whether one string is matched by both segments."""
+    """Return whether some string matches both segments."""
     if len(one) > len(other):
         one, other = other, one
     b = _parts(other)
@@ -284,7 +284,7 @@ def _parts(segment: str) -> _Parts[_Set]:
 
 
 def _is_plain(token: _Set | None) -> bool:
-    """Whether it is one character."""
+    """Return whether the token is a single character."""
     return token is not None and len(token) == 1 and token[0][0] == token[0][1]
 
 
@@ -308,7 +308,7 @@ def _tokens(segment: str) -> tuple[_Set | None, ...]:
 
 
 def _set_end(segment: str, start: int) -> int:
-    """Index of the `]` that closes a set opened before `start`, or -1."""
+    """Return the index of the `]` that closes a set opened before `start`, or -1."""
     first = start + 1 if segment[start : start + 1] == "!" else start
     return segment.find("]", first + 1)
 
@@ -326,7 +326,7 @@ def _charset(body: str) -> _Set:
 
 
 def _joined(ranges: Sequence[tuple[int, int]]) -> _Set:
-    """Sorted, and those that touch made one."""
+    """Sort the ranges, and merge those that touch."""
     out: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if out and low <= out[-1][1] + 1:
@@ -337,14 +337,14 @@ def _joined(ranges: Sequence[tuple[int, int]]) -> _Set:
 
 
 def _others(ranges: _Set) -> _Set:
-    """All characters that are in none of the ranges."""
+    """Return all characters that are in none of the ranges."""
     lows = [0, *(high + 1 for _, high in ranges)]
     highs = [*(low - 1 for low, _ in ranges), _LAST]
     return tuple((low, high) for low, high in zip(lows, highs, strict=True) if low <= high)
 
 
 def _sets_meet(a: _Set, b: _Set) -> bool:
-    """Whether a character is in both."""
+    """Return whether some character is in both sets."""
     i = j = 0
     while i < len(a) and j < len(b):
         if max(a[i][0], b[j][0]) <= min(a[i][1], b[j][1]):

@@ -1,8 +1,8 @@
-"""Which processes there are, and whether they still run.
+"""Processes, and whether they still run.
 
-A process id means one process only within its PID domain: one PID namespace of one
-running kernel. A process can be asked after from within its own domain alone. Of any
-other (a container, a sandbox, another machine) nothing is known but its heartbeat.
+A process id means one process only within its PID domain: one PID namespace of one running
+kernel. A process can only be checked from within its own domain. Of a process in any other
+(a container, a sandbox, another machine) only the heartbeat is known.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from .model.identity import Process
 _TOLERANCE = 0.02
 """Seconds by which two readings of one process's start time may differ."""
 _UNKNOWN = 0.0
-"""The start time of a process that runs, where its start cannot be told."""
+"""Start time of a running process whose start cannot be read."""
 _LEAP = 10.0
-"""Seconds by which the clock may differ from what passed, before it counts as moved."""
+"""Seconds by which clock time and elapsed time may differ before the clock counts as moved."""
 _PROC = Path("/proc")
 _LINUX = sys.platform == "linux"
 
 
 @cache
 def host() -> str:
-    """The name of this machine (or container)."""
+    """Return the name of this machine (or container)."""
     return socket.gethostname() or "localhost"
 
 
@@ -42,14 +42,14 @@ def host() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """Where a process id means one process. Its text stands in `Process.host`."""
+    """The domain in which a process id means one process. `Process.host` contains it as text."""
 
     kernel: str
     """The running kernel: on Linux the id of its boot, elsewhere the machine."""
     namespace: str
-    """The PID namespace, where the system has any."""
+    """The PID namespace, if the system has any."""
     machine: str = ""
-    """An id of the machine that outlives a boot; "" where nothing tells."""
+    """An id of the machine that outlives a boot; "" if unknown."""
     numbers: bool = True
     """Whether the system lists processes under the ids that they have in this domain."""
 
@@ -57,18 +57,18 @@ class Domain:
         return f"{self.kernel}/{self.namespace}/{self.machine}"
 
     def holds(self, host: str) -> bool:
-        """Whether a process with this `Process.host` is of this domain."""
+        """Return whether a process with this `Process.host` is in this domain."""
         return host.split("/")[:2] == [self.kernel, self.namespace]
 
     def precedes(self, host: str) -> bool:
-        """Whether a process with this `Process.host` is of this machine, and of another boot."""
+        """Return whether a process with this `Process.host` is from an earlier boot of this machine."""
         kernel, _, rest = host.partition("/")
         return bool(self.machine) and kernel != self.kernel and rest.partition("/")[2] == self.machine
 
 
 @cache
 def domain() -> Domain:
-    """The domain of this process. One that cannot be told is nobody else's: its name is drawn."""
+    """Return the domain of this process. If that is unknown, it is a random one that no other process has."""
     if not _LINUX:
         return Domain(_hashed(_machine_elsewhere()), sys.platform)
     boot, namespace, machine = _text("sys/kernel/random/boot_id"), _link("self/ns/pid"), _text("/etc/machine-id")
@@ -78,18 +78,18 @@ def domain() -> Domain:
         boot.replace("-", "")[:12] or _hashed(f"{machine} {host()}"),
         "".join(filter(str.isdigit, namespace)),
         _hashed(machine) if machine else "",
-        numbers=_link("self") == str(os.getpid()),  # else /proc is that of another namespace
+        numbers=_link("self") == str(os.getpid()),  # otherwise /proc is that of another namespace
     )
 
 
 @cache
 def network() -> str:
-    """The network namespace of this process: containers have loopbacks of their own. "" where nothing tells."""
+    """Return the network namespace of this process, since each container has its own loopback; "" if unknown."""
     return "".join(filter(str.isdigit, _link("self/ns/net"))) if _LINUX else ""
 
 
 def _machine_elsewhere() -> str:
-    """The id that Windows or macOS gives this machine, which a change of its name leaves alone; else the name."""
+    """Return the id that Windows or macOS gives this machine, which survives a change of its name; else its name."""
     with contextlib.suppress(OSError, AttributeError):
         if sys.platform == "win32":
             import winreg
@@ -107,7 +107,7 @@ def _machine_elsewhere() -> str:
 
 
 def _hashed(identifier: str) -> str:
-    """An identifier of a machine is not to be shown around."""
+    """Hash an identifier of a machine, which must not be shown."""
     return hashlib.sha256(identifier.encode()).hexdigest()[:12]
 
 
@@ -115,21 +115,21 @@ def _hashed(identifier: str) -> str:
 
 
 def this_process() -> Process:
-    """The process that asks."""
+    """Return this process."""
     return Process(str(domain()), os.getpid(), _own_start())
 
 
 def process(pid: int) -> Process | None:
-    """The running process with this pid, or None."""
+    """Return the running process with this pid, or None."""
     started = _started(pid)
     return None if started is None else Process(str(domain()), pid, started)
 
 
 def is_alive(which: Process, heartbeat: float, now: float) -> bool:
-    """Whether this very process still runs.
+    """Return whether exactly this process still runs.
 
-    One that cannot be asked after counts as alive as long as its last heartbeat is recent,
-    unless it is known to be from before this machine was started.
+    A process that cannot be checked counts as alive while its last heartbeat is recent,
+    unless it is known to be from before this machine's last boot.
     """
     seen = _seen(which)
     if seen is not None:
@@ -140,11 +140,11 @@ def is_alive(which: Process, heartbeat: float, now: float) -> bool:
 
 
 class Patience:
-    """How heartbeats count after a time in which nobody could give one.
+    """Adjusts heartbeats after a time in which no process could send one.
 
-    While a machine sleeps no heart beats, and when its clock is set all beats are old at
-    once. `counted` gives everybody the time for the next beat, counted from then. `awake`
-    counts the seconds in which this machine ran.
+    While a machine sleeps, no heartbeat is sent; when its clock is set, all heartbeats are old at
+    once. `counted` then gives all processes the time to send the next one. `awake` counts the
+    seconds in which this machine ran.
     """
 
     def __init__(self, awake: Callable[[], float] = time.monotonic) -> None:
@@ -153,19 +153,19 @@ class Patience:
         self._since = float("-inf")
 
     def counted(self, heartbeat: float, now: float) -> float:
-        """The time that a heartbeat counts for."""
+        """Return the time that a heartbeat counts for."""
         if self.leapt(now):
             self._since = now
         return now if 0 <= now - self._since < FOREIGN_HOST_SILENCE else heartbeat
 
     def leapt(self, now: float) -> bool:
-        """Whether the clock, which shows `now`, was moved since the last call, or the machine slept."""
+        """Return whether the clock, which shows `now`, was moved since the last call, or the machine slept."""
         ahead, self._ahead = self._ahead, now - self._awake()
         return ahead is not None and abs(self._ahead - ahead) > _LEAP
 
 
 def _seen(which: Process) -> bool | None:
-    """Whether it runs, as the system says; None where that cannot be asked."""
+    """Return whether the system says that it runs; None if that cannot be checked."""
     if not domain().holds(which.host):
         return None
     if which.pid == os.getpid():
@@ -177,10 +177,10 @@ def _seen(which: Process) -> bool | None:
 
 
 def _started(pid: int) -> float | None:
-    """When the process started, on a scale that a change of the clock does not move; None if it does not run.
+    """Return when the process started, on a scale that does not move with the clock; None if it does not run.
 
-    psutil's `create_time` is on the clock, and on Linux moves with it; so there the
-    kernel's own figure (seconds since boot) is read.
+    psutil's `create_time` is a clock time, and on Linux it moves with the clock, so the kernel's
+    own figure (seconds since boot) is read there.
     """
     if _LINUX:
         stat = _stat(str(pid)) if domain().numbers else None
@@ -199,7 +199,7 @@ def _started(pid: int) -> float | None:
 
 
 def ticks(which: Process) -> str:
-    """The start of a process as Linux and those who ask it write it."""
+    """Return the start of a process in the unit of Linux (clock ticks), as text."""
     return str(round(which.started * os.sysconf("SC_CLK_TCK")))
 
 
@@ -211,18 +211,18 @@ def _own_start() -> float:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there is such a process, which /proc may hide."""
+    """Return whether such a process exists; /proc may hide it."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's
+    except OSError:  # another user's process
         return True
     return True
 
 
 def ancestors() -> list[tuple[Process, str]]:
-    """This process's ancestors within its domain with their names, nearest first."""
+    """Return this process's ancestors within its domain with their names, nearest first."""
     if _LINUX:
         return [(Process(str(domain()), stat.pid, stat.started), stat.name) for stat in _line()]
     import psutil
@@ -235,7 +235,7 @@ def ancestors() -> list[tuple[Process, str]]:
     return [(which, name) for which, name in found if which]
 
 
-# -- what Linux says ---------------------------------------------------------------------
+# -- /proc on Linux ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,25 +244,25 @@ class _Stat:
     name: str
     runs: bool
     parent: str
-    """As /proc lists it."""
+    """Its number as /proc lists it."""
     started: float
 
 
 def _stat(listed: str) -> _Stat | None:
-    """The `stat` of a process that /proc lists; None if it cannot be read."""
+    """Read the `stat` of a process that /proc lists; None if it cannot be read."""
     text = _text(f"{listed}/stat")
     head, _, rest = text.rpartition(")")
     number, _, name = head.partition(" (")
     fields = rest.split()
-    if len(fields) < 20 or not number.isdigit():  # the start is the twentieth
+    if len(fields) < 20 or not number.isdigit():  # the start time is the twentieth field
         return None
     return _Stat(int(number), name, fields[0] not in "ZX", fields[1], int(fields[19]) / os.sysconf("SC_CLK_TCK"))
 
 
 def _line() -> Iterator[_Stat]:
-    """This process's ancestors as far as they are of its own namespace, nearest first.
+    """Yield this process's ancestors within its own namespace, nearest first.
 
-    Under a /proc of an outer namespace they are listed by other numbers than they know themselves by.
+    A /proc of an outer namespace lists them under other numbers than those of their own namespace.
     """
     here, stat = len(_numbers("self")), _stat("self")
     while stat and stat.parent != "0":
@@ -274,7 +274,7 @@ def _line() -> Iterator[_Stat]:
 
 
 def _numbers(listed: str) -> list[int]:
-    """The pids of a process, one for each namespace that it is in and that /proc shows, outermost first."""
+    """Return the pids of a process, one for each of its namespaces that /proc shows, outermost first."""
     for line in _text(f"{listed}/status").splitlines():
         label, _, numbers = line.partition(":")
         if label == "NSpid":
@@ -283,12 +283,12 @@ def _numbers(listed: str) -> list[int]:
 
 
 def _uptime() -> float:
-    """Seconds since this machine was started; any number where that is not told."""
+    """Return the seconds since this machine was started; infinity if unknown."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if _LINUX else float("inf")
 
 
 def _text(path: str) -> str:
-    """A file below /proc; "" for one that cannot be read."""
+    """Return a file below /proc as text; "" if it cannot be read."""
     try:
         return Path(_PROC, path).read_text(encoding="utf-8", errors="replace").strip()
     except (OSError, ValueError):
@@ -297,6 +297,6 @@ def _text(path: str) -> str:
 
 def _link(path: str) -> str:
     try:
-        return os.readlink(_PROC / path)  # noqa: PTH115 - no file of this name need be there
+        return os.readlink(_PROC / path)  # noqa: PTH115 - the target need not be a file
     except OSError:
         return ""

@@ -1,7 +1,7 @@
-"""Peers' words wherever a model or a person reads them. Pure.
+"""Peers' text wherever a model or a user reads it. Pure.
 
 Text that acts on a reader (control characters, invisible and direction-changing ones, tags
-to which the client gives a meaning) is made visible; in a line of ours it stands in quotes.
+that have a meaning to the client) is made visible; within a line of the bus it is quoted.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _WORDS = (
     "assistant|channel|developer|earlier_message|function|human|instructions|invoke|parameter|reminder|system|thinking|"
     "tick|tool|user"
 )
-"""Such tags of one word. `List<User>` is not one: a tag does not follow a word directly."""
+"""Such tags of a single word. `List<User>` is not one: a tag does not directly follow a word."""
 _WHOLE = "antml|new-diagnostics|partial-response|previous-conversation"
 _TAG = rf"(?:(?:{_FAMILIES})[-_]|(?:{_WORDS})(?![\w-]))"
 _TAGS = re.compile(
     rf"<(?=[\s/]*[a-z])(?:(?=[\s/]*(?:{_WHOLE}|(?:{_FAMILIES})-)|[\s/]*/\s*{_TAG}|\s*{_TAG}[\w-]*\s+[\w:-]+\s*=)|(?<![\w.]<)(?=\s*{_TAG}))",
     re.IGNORECASE,
 )
-# Characters that print nothing or turn the writing round: fillers, joiners, direction marks, line
+# Characters that print nothing or change the writing direction: fillers, joiners, direction marks, line
 # separators, invisible operators, variation selectors, annotations, and the tag block
-# that can carry whole hidden texts.
+# that can hide whole texts.
 _NEVER_SEEN = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
     "\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
@@ -43,10 +43,10 @@ _SELECTOR = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f]")
 
 
 def visible(text: str) -> str:
-    """The text with whatever would act on its reader spelled out instead.
+    """Return the text with everything that would act on its reader spelled out instead.
 
-    Newlines and tabs stay, so do joiners within words and emoji; a carriage return
-    before a newline is dropped. Everything else that prints nothing becomes an escape.
+    Newlines and tabs stay, and so do joiners within words and emoji; a carriage return
+    before a newline is dropped. Any other character that prints nothing becomes an escape.
     """
     text = _RUNS.sub(_escape, text.replace("\r\n", "\n"))
     hidden = [char for char in set(text) if _is_control(char) or (char not in _JOINERS and _is_hidden(char))]
@@ -62,7 +62,7 @@ def _is_hidden(char: str) -> bool:
 
 
 def _escape(match: re.Match[str]) -> str:
-    """Joiners and one variation selector at a time are part of the writing, in their place."""
+    """Keep joiners and single variation selectors where they are part of the writing; escape the others."""
     before = match.string[match.start() - 1] if match.start() else "\n"
     return "".join(
         char if _stays(last, char) else _escape_char(char)
@@ -81,9 +81,9 @@ def _escape_char(char: str) -> str:
 
 
 def one_line(text: str, limit: int) -> str:
-    """The text on one line, cut to `limit` characters, as the client counts them.
+    """Return the text on one line, cut to `limit` characters as the client counts them.
 
-    Of a long text only the beginning is looked at.
+    Only the beginning of a long text is processed.
     """
     piece = text[: 10 * limit]
     more = "…" if len(piece) < len(text) else ""
@@ -91,7 +91,7 @@ def one_line(text: str, limit: int) -> str:
 
 
 def clipped(text: str, limit: int) -> str:
-    """The text, cut to `limit` characters as the client counts them."""
+    """Return the text, cut to `limit` characters as the client counts them."""
     if size(text) <= limit:
         return text
     room = limit - 1
@@ -102,18 +102,21 @@ def clipped(text: str, limit: int) -> str:
 
 
 def size(text: str) -> int:
-    """Length as the client counts it, in UTF-16 units: most emoji are two."""
+    """Return the length as the client counts it, in UTF-16 units: most emoji are two."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def quoted(given: str, limit: int) -> str:
-    """A peer's words, fit to stand in a line of ours: on one line, cut to `limit` characters, made visible,
-    and in quotes that it cannot close. A reader takes nothing in it for ours, or for the user's."""
+    """Return a peer's words for use within a line of the bus.
+
+    They are on one line, cut to `limit` characters, made visible, and in quotes that they cannot close, so a reader
+    takes none of them for words of the bus or the user.
+    """
     return '"{}"'.format(one_line(given, limit - 2).replace('"', "'"))
 
 
 def inert(value: object) -> Any:
-    """A JSON value with all its texts made visible, keys too. Without recursion: peers nest as deep as they like."""
+    """Return a JSON value with all its texts and keys made visible. Not recursive, because peers may nest deeply."""
     out: list[Any] = [value]
     containers: list[Any] = [out]
     while containers:

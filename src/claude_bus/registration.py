@@ -1,7 +1,7 @@
-"""How Claude Code knows of us: the client, the servers registered with it, the plugin; and how this program is started.
+"""Claude Code's knowledge of the bus: the client, its registered servers, the plugin; and the command of this program.
 
-Read from the client's own files; changed through its own commands only. Nothing here but the standard library is
-needed, so that an installation whose packages are lost can still be taken out.
+Read from the client's own files; changed only through its own commands. Needs nothing but the standard library, so
+that an installation whose packages are lost can still be removed.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from urllib.parse import unquote, urlsplit
 from .claude_settings import HOOKS_SINCE, SERVER, Refused
 
 _PATIENCE = 120.0
-"""Seconds until a command of the client is given up."""
+"""Seconds after which a command of the client is given up."""
 _VERSIONS = (re.compile(r"(\d+)\.(\d+)\.(\d+)\S* \(Claude Code\)"), re.compile(r"(\d+)\.(\d+)\.(\d+)"))
-"""How a client tells its version; a wrapper may print another program's before."""
+"""Forms in which a client prints its version; a wrapper may print another program's version before."""
 _KNOWN = re.compile(r"claude[-_]bus|\bbus_server\.py\b|\.claude-plugin[/\\]launch\.py")
-"""A part of the command that marks a server as ours, or as the original."""
+"""Text in a command that marks a server as that of claude-bus, or of the original."""
 _UV_CACHE = re.compile(r"(archive|env\w+|builds)-v\d+")
 _INDEX = "claude-bus>=0.3"
-"""The package as an index has it; older ones are the original."""
+"""The package as an index has it; older versions are the original."""
 
 Definition = dict[str, Any]
-"""A server as the client keeps it: type, command, args, env, or url."""
+"""A server as the client stores it: type, command, args, env, or url."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """One `claude` on this machine."""
+    """One `claude` program on this machine."""
 
     path: str
 
     @cached_property
     def version(self) -> tuple[int, ...] | None:
-        """Its version; None if it does not tell."""
+        """Its version; None if it does not print one."""
         try:
             told = self.run("--version").stdout
         except Refused:
@@ -56,7 +56,7 @@ class Client:
 
     @property
     def knows_hooks(self) -> bool:
-        """Whether settings with our hooks are settings to it."""
+        """Whether it accepts settings with the hooks of claude-bus."""
         return self.version is not None and self.version >= HOOKS_SINCE
 
     def __str__(self) -> str:
@@ -64,8 +64,8 @@ class Client:
         return f"Claude Code {told} ({self.path})"
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command of the client to its end; it may fail. Raises `Refused` if it cannot be run."""
-        root = Path(sys.executable).anchor or os.sep  # no project's settings count there
+        """Run a command of the client to its end; it may fail. Raises `Refused` if it cannot be run."""
+        root = Path(sys.executable).anchor or os.sep  # no project's settings apply there
         try:
             return subprocess.run(  # noqa: S603
                 [self.path, *arguments],
@@ -81,7 +81,7 @@ class Client:
             raise Refused(f"{self.path} cannot be run: {error}") from error
 
     def must(self, *arguments: str) -> None:
-        """A command of the client that must succeed."""
+        """Run a command of the client. Raises `Refused` if it fails."""
         done = self.run(*arguments)
         if done.returncode:
             said = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
@@ -89,14 +89,14 @@ class Client:
 
 
 def clients(env: Mapping[str, str], home: Path) -> list[Client]:
-    """Those on PATH, then those in the places where installers put them; each once, the one that is used first."""
+    """Return the clients on PATH, then those in the usual folders of installers; each once, the one in use first."""
     folders = [*env.get("PATH", os.defpath).split(os.pathsep), str(home / ".claude/local"), str(home / ".local/bin")]
     found = [path for folder in folders if folder and (path := shutil.which("claude", path=folder))]
     once = {os.path.realpath(path): path for path in reversed(found)}
     return [Client(path) for path in found if path in once.values()]
 
 
-# -- what is registered ---------------------------------------------------------------
+# -- registered servers ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ class Known:
     state: Mapping[str, Any]
     """The client's own file of servers and projects."""
     ours: Mapping[str, Path]
-    """The ids of our plugin, where it is enabled for the user, and where each is."""
+    """The ids under which the plugin of claude-bus is enabled for the user, each with its folder."""
     originals: tuple[str, ...]
-    """Those of the original's plugin."""
+    """The ids under which the original's plugin is enabled."""
 
     @classmethod
     def read(cls, env: Mapping[str, str], home: Path) -> Known:
-        """From the folder that the environment names, or `~/.claude`."""
+        """Read the files of the configuration folder that the environment names, or of `~/.claude`."""
         given = env.get("CLAUDE_CONFIG_DIR")
         config = Path(given).absolute() if given else home / ".claude"
         state = _json(config / ".claude.json" if given else home / ".claude.json")
@@ -123,13 +123,13 @@ class Known:
 
     @property
     def plugins(self) -> tuple[str, ...]:
-        """The ids of our plugin, where it is enabled for the user."""
+        """The ids under which the plugin of claude-bus is enabled for the user."""
         return tuple(self.ours)
 
     def is_plugin(self, folder: Path) -> bool:
-        """Whether this is the folder of our plugin.
+        """Return whether this is the folder of the plugin of claude-bus.
 
-        The client copies an installed plugin, and runs one of a marketplace that is a folder from that folder.
+        The client copies an installed plugin; if the marketplace is a folder, it runs the plugin from that folder.
         """
         markets = _json(self.config / "plugins" / "known_marketplaces.json")
         named = [markets.get(name.partition("@")[2]) for name in self.ours]
@@ -139,7 +139,7 @@ class Known:
 
     @property
     def settings(self) -> Path:
-        """The user's settings."""
+        """The path of the user's settings."""
         return self.config / "settings.json"
 
     @property
@@ -148,13 +148,13 @@ class Known:
         return _server(self.state)
 
     def local(self) -> dict[str, Definition]:
-        """Servers of our name that hold in one project only, by the project's folder."""
+        """Return servers of the same name that apply in one project only, by the project's folder."""
         projects = self.state.get("projects")
         found = {folder: _server(project) for folder, project in projects.items()} if isinstance(projects, dict) else {}
         return {folder: server for folder, server in found.items() if server is not None}
 
     def switched_off(self, folder: Path) -> bool:
-        """Whether the user has switched the server off in this project."""
+        """Return whether the user has switched the server off in this project."""
         projects = self.state.get("projects")
         project = projects.get(str(folder)) if isinstance(projects, dict) else None
         off = project.get("disabledMcpServers") if isinstance(project, dict) else None
@@ -162,7 +162,7 @@ class Known:
 
 
 def in_project(folder: Path) -> Iterator[tuple[Path, Definition]]:
-    """Servers of our name in the `.mcp.json` of this folder and those above, the one that counts first."""
+    """Yield servers of the same name in the `.mcp.json` of this folder and its parents, the one in effect first."""
     for place in (folder, *folder.parents):
         found = _server(_json(place / ".mcp.json"))
         if found is not None:
@@ -176,7 +176,7 @@ def _server(holder: Any) -> Definition | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A file of the client's; {} if it is not there, or not what it was."""
+    """Return the content of a client's file; {} if it does not exist, or is not an object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
     except (OSError, ValueError, RecursionError):
@@ -185,7 +185,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def plugins(config: Path, settings: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """The ids of our plugin, with its folder, and of the original's, where these settings enable them."""
+    """Return the plugin ids of claude-bus, with their folders, and of the original, that these settings enable."""
     enabled = _json(settings).get("enabledPlugins")
     installed = _json(config / "plugins" / "installed_plugins.json").get("plugins")
     on = [name for name, value in enabled.items() if value] if isinstance(enabled, dict) else []
@@ -196,32 +196,32 @@ def plugins(config: Path, settings: Path) -> tuple[dict[str, Path], tuple[str, .
 
 
 def _path_of(places: Any) -> Path | None:
-    """The folder of a plugin, of what the client keeps of its installations."""
+    """Return the folder of a plugin from the client's record of its installations."""
     last = places[-1] if isinstance(places, list) and places else None
     path = last.get("installPath") if isinstance(last, dict) else None
     return Path(path) if isinstance(path, str) else None
 
 
 def command_of(server: Definition) -> list[str]:
-    """The command line of a server, as far as it is text; [] for one that is not started by a command."""
+    """Return the command line of a server, as far as it is text; [] for a server that no command starts."""
     arguments = server.get("args") or []
     words = [server.get("command"), *(arguments if isinstance(arguments, list) else [])]
     return [word for word in words if isinstance(word, str)]
 
 
 def is_known(server: Definition) -> bool:
-    """Whether a server is ours, however installed, or the original."""
+    """Return whether a server is that of claude-bus, however installed, or of the original."""
     return bool(_KNOWN.search(" ".join(command_of(server))))
 
 
 def env_of(server: Definition) -> dict[str, str]:
-    """The variables that a server is started with."""
+    """Return the environment variables that a server is started with."""
     env = server.get("env")
     return {str(name): str(value) for name, value in env.items()} if isinstance(env, dict) else {}
 
 
 def shown(server: Definition) -> str:
-    """A server in a line; values of its variables are not shown."""
+    """Describe a server in one line, without the values of its variables."""
     where = server.get("url") or shlex.join(command_of(server))
     names = ", ".join(env_of(server))
     return f"{where}{f' (with {names})' if names else ''}"
@@ -234,12 +234,12 @@ def add(client: Client, command: Sequence[str], env: Mapping[str, str]) -> None:
 
 
 def add_back(client: Client, server: Definition) -> None:
-    """Register a server as it was."""
+    """Register a server as it was before."""
     client.must("mcp", "add-json", "-s", "user", SERVER, json.dumps(server))
 
 
 def remove(client: Client) -> None:
-    """Register it no more."""
+    """Remove the registration."""
     client.must("mcp", "remove", "-s", "user", SERVER)
 
 
@@ -255,18 +255,18 @@ class Program:
     command: tuple[str, ...]
     """The command that starts it, now and after an upgrade."""
     earlier: tuple[Path, ...] = ()
-    """Copies of itself that an installation has put there before."""
+    """Copies of the program that earlier installations put there."""
 
     @property
     def again(self) -> str:
-        """The command that sets Claude Code up, for a shell."""
+        """The shell command that sets Claude Code up."""
         return shlex.join([*self.command, "setup"])
 
     @classmethod
     def find(cls, env: Mapping[str, str], place: Path | None = None) -> Program:
-        """Wherever this runs from: the installer's copy, a checkout or a plugin, an environment, uvx or pipx run.
+        """Return this program: the installer's copy, a checkout or a plugin, an environment, or a run of uvx or pipx.
 
-        With `place` the installer's copy that is there, whatever runs this.
+        With `place`, returns the installer's copy in that folder, whatever program runs this.
         """
         package = Path(__file__).parent
         root = package.parents[1]
@@ -281,7 +281,7 @@ class Program:
 
 
 def _of_environment(prefix: Path, env: Mapping[str, str]) -> tuple[str, ...]:
-    """The command that starts the package in this environment; for a passing one of uvx or pipx, that tool's own."""
+    """Return the command that starts the package in this environment; uvx or pipx for one of their temporary ones."""
     path = env.get("PATH", os.defpath)
     if any(_UV_CACHE.fullmatch(part) for part in prefix.parts):
         return shutil.which("uvx", path=path) or "uvx", "--from", _source() or _INDEX, "claude-bus"
@@ -290,12 +290,12 @@ def _of_environment(prefix: Path, env: Mapping[str, str]) -> tuple[str, ...]:
     script = Path(sysconfig.get_path("scripts"), "claude-bus.exe" if os.name == "nt" else "claude-bus")
     on_path = shutil.which("claude-bus", path=path)
     if on_path and script.exists() and os.path.realpath(on_path) == os.path.realpath(script):
-        return (str(Path(on_path).absolute()),)  # uv tool's and pipx's link outlives the environment
+        return (str(Path(on_path).absolute()),)  # the link of uv tool and pipx outlives the environment
     return (str(script),) if script.exists() else (sys.executable, "-m", "claude_bus")
 
 
 def _source() -> str:
-    """Where the package was installed from, if from no index."""
+    """Return the source that the package was installed from; "" for an index."""
     try:
         told = json.loads(distribution("claude-bus").read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):

@@ -1,7 +1,7 @@
-"""Texts that only have the form of a secret: development passwords, published examples, placeholders.
+"""Texts that only look like a secret: development passwords, published examples, placeholders.
 
-A password is a development password if anybody would try it first *and* the host is one that only this machine or its
-network reaches. Neither alone is enough.
+A password is a development password if it is an obvious guess *and* its hosts are reachable only from this machine
+or its network. Neither alone is enough.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 MAX_GUESSED = 5
-"""Characters that may stand beside known words in a password that anybody would try: digits, an exclamation mark."""
+"""Characters besides known words in a password that is an obvious guess: digits, an exclamation mark."""
 MAX_PASSWORD = 64
 
 _WORDS = (
@@ -34,12 +34,12 @@ _KNOWN = re.compile("|".join(sorted(_WORDS.split(), key=len, reverse=True)))
 _LEET = str.maketrans("013457@$!", "oieastasi")
 
 _LOCAL_NAMES = ("localhost", "local", "internal", "test", "lan", "home", "localdomain", "svc", "home.arpa")
-"""Last parts of names that no public name server answers (RFC 2606, 6761, 6762, 8375; Docker, Kubernetes)."""
+"""Last parts of names that no public name server resolves (RFC 2606, 6761, 6762, 8375; Docker, Kubernetes)."""
 _NOBODYS = ("example", "invalid", "example.com", "example.net", "example.org")
-"""Names under which there is nothing (RFC 2606)."""
+"""Names reserved for documentation, which have no hosts (RFC 2606)."""
 
 _PUBLISHED = frozenset({"0011cc25eb432071", "aa6547439583c3a2"})
-"""How the SHA-256 of each begins: the account keys of Azure's storage and database emulators."""
+"""Beginnings of the SHA-256 of published secrets: the account keys of Azure's storage and database emulators."""
 _PLACEHOLDER = re.compile(
     r"your[-_]|example|placeholder|change[-_]?me|redacted|dummy|insert[-_]|<[^<>]*>", re.IGNORECASE
 )
@@ -59,14 +59,14 @@ class Login:
 
 
 def is_sample(secret: str, login: Login | None) -> bool:
-    """Whether something found in a text is harmless; `login` if it is a password that is used at a host."""
+    """Return whether a finding is harmless; `login` if it is a password that is used at a host."""
     if login:
         return _is_nobodys(login) or (_is_guessed(login) and bool(login.hosts) and all(map(_is_local, login.hosts)))
     return len(secret.split()) == 1 and (_is_published(secret) or _is_placeholder(secret))
 
 
 def login_of_url(captures: dict[str, str]) -> Login | None:
-    """The login in a URL, of its parts."""
+    """Return the login in the parts of a URL; None if it has no password."""
     if not captures.get("password"):
         return None
     hosts = (_without_port(host) for host in captures.get("host", "").split(","))
@@ -75,7 +75,7 @@ def login_of_url(captures: dict[str, str]) -> Login | None:
 
 
 def login_of_command(secret: str, line: str) -> Login | None:
-    """The login that curl is given in a line, as `user:password` or that in base64; its hosts are all in the line."""
+    """Return the login of a curl command in a line, as `user:password` or that in base64; its hosts are in the line."""
     given = secret if ":" in secret else _decoded(secret).decode("utf-8", "replace")
     user, colon, password = given.partition(":")
     return Login(user, password, tuple(_HOST.findall(line))) if colon else None
@@ -89,7 +89,7 @@ def _without_port(host: str) -> str:
 
 
 def _is_local(host: str) -> bool:
-    """Whether only this machine or its network reaches it: a name without a dot is a service of a compose file."""
+    """Return whether only this machine or its network reaches a host; a name without a dot is a compose service."""
     bare = host.strip("[]").rstrip(".").lower()
     try:
         address = ipaddress.ip_address(bare.partition("%")[0])
@@ -103,7 +103,7 @@ def _is_under(host: str, names: Iterable[str]) -> bool:
 
 
 def _is_nobodys(login: Login) -> bool:
-    """Whether there is nobody at the host, or everybody is let in."""
+    """Return whether the host cannot exist, or accepts every user."""
     if login.user.lower() == "anonymous" and login.scheme.lower() in ("ftp", "ftps"):
         return True
     hosts = [host.rstrip(".").lower() for host in login.hosts]
@@ -114,7 +114,7 @@ def _is_nobodys(login: Login) -> bool:
 
 
 def _is_guessed(login: Login) -> bool:
-    """Whether anybody would try it: known words, the user's or the service's name, and little else."""
+    """Return whether a password is an obvious guess: known words, the name of user or service, and little else."""
     password = login.password.lower()
     if len(password) > MAX_PASSWORD:
         return False
@@ -131,7 +131,7 @@ def _is_published(secret: str) -> bool:
 
 
 def _is_of_jwt_io(secret: str) -> bool:
-    """The token with which jwt.io, and half the tutorials on the web, begin."""
+    """Return whether it is the example token of jwt.io, which many tutorials use."""
     try:
         claims = json.loads(_decoded(secret.split(".")[1]))
     except (IndexError, ValueError):
@@ -140,7 +140,7 @@ def _is_of_jwt_io(secret: str) -> bool:
 
 
 def _decoded(text: str) -> bytes:
-    """The bytes of base64 in either alphabet; b"" if the text is not base64."""
+    """Decode base64 in either alphabet; b"" if the text is not base64."""
     try:
         return base64.b64decode(
             text.replace("-", "+").replace("_", "/").rstrip("=") + "=" * (-len(text.rstrip("=")) % 4)
@@ -150,14 +150,14 @@ def _decoded(text: str) -> bytes:
 
 
 def _is_placeholder(secret: str) -> bool:
-    """Whether somebody wrote it by hand: `xxxx`, `1234567890abcdef`, `your_token_here`."""
+    """Return whether a person wrote it as a placeholder: `xxxx`, `1234567890abcdef`, `your_token_here`."""
     if "://" not in secret and _PLACEHOLDER.search(secret):
         return True
     return 2 * _written_by_hand(secret) >= len(secret)
 
 
 def _written_by_hand(secret: str) -> int:
-    """How many of its characters are in long runs."""
+    """Return how many of its characters are in long runs."""
     total, run = 0, 1
     for before, after in zip(secret, f"{secret[1:]}\0", strict=True):
         if ord(after) - ord(before) in (0, 1) or before + after == "90":

@@ -1,11 +1,11 @@
-"""`python -m claude_bus.selftest [SERVER COMMAND]`: proof that it works here.
+"""`python -m claude_bus.selftest [SERVER COMMAND]`: proof that the bus works on this machine.
 
-Starts two server processes, as two Claude Code sessions would, on a database made for
-the purpose, and lets them exchange messages. The server is this package, unless a
-command is given. Exit status 1 says that it does not work, and stdout why.
+Starts two server processes, as two Claude Code sessions would, on a temporary database,
+and lets them exchange messages. The server is this package, unless a command is given.
+Exit status 1 means that it does not work; stdout says why.
 
-The few lines of the protocol that it takes are spoken here, without the MCP library:
-what loads in the servers need not load a third time.
+The few protocol messages it needs are written here, without the MCP library, which the
+servers load already and which need not be loaded a third time.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any, Self
 
 TIMEOUT = 60.0
-"""Seconds until a server that does not answer is ended; a slow machine needs three or four for all."""
+"""Seconds after which a server that does not answer is ended; a slow machine needs three or four for everything."""
 _LEAVING = 10.0
-"""Seconds until a server that does not end with its input is killed. One that is killed at once leaves a process
-behind, which would make the database anew when that is gone."""
+"""Seconds after which a server that does not end with its input is killed. If it were killed at once, its child process
+would stay behind and create the database again after it was deleted."""
 
 
 class Broken(Exception):
-    """Something did not happen as it must; the message says what."""
+    """A step did not have the expected result; the message says which."""
 
 
 class Server:
@@ -51,7 +51,7 @@ class Server:
 
     def __exit__(self, *exc: object) -> None:
         try:
-            self._process.communicate(timeout=_LEAVING)  # the end of its input ends it, and what it started
+            self._process.communicate(timeout=_LEAVING)  # the end of its input ends it, and its child processes
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
@@ -64,7 +64,7 @@ class Server:
         self._write({"method": "notifications/initialized"})
 
     def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """The result of a request; raises `Broken` if there is none."""
+        """Return the result of a request. Raises `Broken` for an error or no answer."""
         self._id += 1
         self._write({"id": self._id, "method": method, "params": params})
         answer = self._read()
@@ -93,18 +93,18 @@ class Server:
         return message
 
     def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """The result of a tool; raises `Broken` if it fails."""
+        """Return the result of a tool. Raises `Broken` if it fails."""
         result = self.ask("tools/call", {"name": tool, "arguments": arguments})
         if result.get("isError"):
             raise Broken(f"{tool} of '{self.name}' fails: {_text(result)}")
         return result
 
     def does(self, tool: str, **arguments: Any) -> None:
-        """Call a tool that answers in words, and show them."""
+        """Call a tool that answers with text, and print that."""
         self._show(_text(self.call(tool, **arguments)))
 
     def receives(self, content: str) -> int:
-        """Read the inbox, which must hold this one message; returns its id."""
+        """Read the inbox, which must contain exactly this message; return its id."""
         messages = self.call("inbox")["structuredContent"]["messages"]
         if [message["content"] for message in messages] != [content]:
             raise Broken(f"'{self.name}' reads {messages} instead of {content!r}")
@@ -112,7 +112,7 @@ class Server:
         return int(messages[0]["id"])
 
     def sees(self, message: int, state: str) -> None:
-        """The receipt of a message must say this."""
+        """Check that the receipt of a message has this state."""
         deliveries = self.call("message_status", message_id=message)["structuredContent"]["deliveries"]
         states = [delivery["state"] for delivery in deliveries]
         if states != [state]:
@@ -128,7 +128,7 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def converse(command: Sequence[str], env: Mapping[str, str]) -> None:
-    """Two sessions join, and one asks the other; raises `Broken` if anything is not as it must be."""
+    """Let two sessions join and exchange a request. Raises `Broken` if a result is not as expected."""
     with Server("alice", command, env) as alice, Server("bob", command, env) as bob:
         alice.greet()
         bob.greet()
@@ -144,13 +144,13 @@ def converse(command: Sequence[str], env: Mapping[str, str]) -> None:
 
 
 def surroundings(db: Path) -> dict[str, str]:
-    """The environment of the servers: none of the user's bus, nor of a session this may run in."""
+    """Return the servers' environment without the user's bus settings and those of a surrounding session."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BUS_", "CLAUDE", "MCP_"))}
     return {**kept, "BUS_DB": str(db), "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 def main(command: Sequence[str]) -> int:
-    """Print the exchange, and in the last line whether it was as it must be."""
+    """Print the exchange, and in the last line whether it worked; return the exit status."""
     started = time.monotonic()
     print("Two servers, as two Claude Code sessions start them, on a new database:", flush=True)
     with tempfile.TemporaryDirectory(prefix="claude-bus-") as folder:

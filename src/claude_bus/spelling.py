@@ -1,7 +1,7 @@
-"""Paths and names as people and models write them: understood if they can only mean one thing.
+"""Paths and names as people and models write them: accepted if they can only mean one thing.
 
-`src/{a,b}.ts` are two paths, "`src/a.ts:10-20` (the login)" is one. A text that could
-mean several things, or nothing that can be claimed, is refused with a word on what to write.
+`src/{a,b}.ts` means two paths, "`src/a.ts:10-20` (the login)" means one. A text that could
+mean several things, or nothing that can be claimed, is refused with a hint on what to write.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .errors import InvalidInput
 from .patterns import is_glob, names_files
 
 MAX_WRITTEN = 32_768
-"""Characters of one string, which may be a list."""
+"""Characters of one string, which may contain a list."""
 _MAX_READ = MAX_WRITTEN
-"""Characters that are read in all, by what takes more than a glance."""
+"""Characters of one request that the more expensive rules read."""
 _TAIL = 200
-"""Characters in which a place in a file is told."""
+"""Characters at the end of a text that may point to a location in a file."""
 _PLAIN = re.compile(r"[\w./*-]*[\w*-]")
 
 _PAIRS = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "<": ">"}
@@ -31,36 +31,36 @@ _SOURCES = re.compile(
     r".*\.(?:pyi?|[cm]?[jt]sx?|go|rs|java|kt|c|h|cc|[ch]pp|cs|rb|php|swift|vue|svelte|mdx?|json|ya?ml|toml|s?css|html|sql|sh"
     r"|txt|xml)"
 )
-"""Names of files in which one points at a line."""
+"""Names of files that people point into by line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The view of the writer's files, as far as there is one, and how paths are written there."""
+    """The view of the caller's files, as far as there is one, and how paths are written there."""
 
     exists: Callable[[str], bool] = lambda _path: False
-    """Whether there is a file or folder of that name, seen from the writer's folder."""
+    """Whether a file or folder of that name exists, seen from the caller's folder."""
     root: str = ""
-    """The root of its working tree."""
+    """The root of the caller's working tree."""
     home: str = ""
     looks: bool = False
-    """Whether anything can be seen at all."""
+    """Whether any files can be seen at all."""
     windows: bool = False
 
 
 UNSEEN = Seen()
-"""Of a writer on another machine."""
+"""For a caller on another machine."""
 
 
 @dataclass(slots=True)
 class Budget:
-    """How many characters may still be read of what one request has written."""
+    """How many characters of one request may still be read."""
 
     left: int = _MAX_READ
 
 
 def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path", budget: Budget | None = None) -> list[str]:
-    """The paths, globs and resources that are meant, each once. Raises `InvalidInput` for what is not clear.
+    """Return the paths, globs and resources that are meant, each once. Raises `InvalidInput` for an unclear text.
 
     All texts of one request share one `budget`.
     """
@@ -80,10 +80,10 @@ def paths(written: Sequence[str], seen: Seen = UNSEEN, what: str = "path", budge
 
 
 def recipients(written: str | Sequence[str]) -> tuple[str, ...]:
-    """The names that are meant; whether they are valid ones is for others to say."""
+    """Return the names that are meant; the caller must check that they are valid."""
     texts = [written] if isinstance(written, str) else written
     if len(texts) > addresses.MAX_RECIPIENTS or sum(map(len, texts)) > MAX_WRITTEN:
-        return tuple(texts)  # too many or no names, which others say
+        return tuple(texts)  # too many or too long, which a later check reports
     return tuple(islice((name for text in texts for name in _recipients(text)), addresses.MAX_RECIPIENTS + 1))
 
 
@@ -104,7 +104,7 @@ def _recipients(text: str) -> Iterator[str]:
 
 
 class _Reading:
-    """One step of understanding after the other. A step makes a text plainer, or several of one."""
+    """Applies one rule after another. Each makes a text simpler, or several texts of it."""
 
     def __init__(self, seen: Seen, what: str, budget: Budget) -> None:
         self._seen = seen
@@ -129,10 +129,10 @@ class _Reading:
         )
 
     def step(self, text: str) -> list[str] | None:
-        """The texts that the first fitting rule gives, or None if it is plain: a path, a pattern or a resource."""
+        """Return the texts that the first matching rule gives, or None for a plain path, pattern or resource."""
         if len(text) > MAX_WRITTEN:
             raise InvalidInput(f"{self._what} has {len(text)} characters, at most {MAX_WRITTEN} are read: name fewer")
-        if text and self._is_there(text):  # "" is the folder itself to the file system
+        if text and self._is_there(text):  # to the file system, "" would be the folder itself
             return None
         bare = text.strip()
         if not bare:
@@ -154,7 +154,7 @@ class _Reading:
         return len(text) <= claim_paths.MAX_PATH and not claim_paths.is_resource(text) and self._seen.exists(text)
 
     def _stands_alone(self, text: str) -> bool:
-        """Whether it is surely a whole path by itself."""
+        """Return whether the text is certainly a complete path by itself."""
         text = _unquoted(text) or text
         if self._is_there(text):
             return True
@@ -170,7 +170,7 @@ class _Reading:
     def _refusal(self, text: str, why: str) -> InvalidInput:
         return InvalidInput(f"{self._what} {text[:80]!a} {why}")
 
-    # -- several in one
+    # -- several paths in one text
 
     def _list_in_a_string(self, text: str) -> list[str] | None:
         if text.startswith(('{"', "{'")):
@@ -210,7 +210,7 @@ class _Reading:
         return None
 
     def _tells(self, n: int, pieces: list[str]) -> bool:
-        """Whether a piece is a path of its own: the last may be the end of a name with blanks, unless it is there."""
+        """Return whether a piece is a path by itself: the last may end a name with blanks, unless it exists."""
         return n < len(pieces) - 1 or self._is_there(pieces[n])
 
     def _braces(self, text: str) -> list[str] | None:
@@ -220,7 +220,7 @@ class _Reading:
         start, end = group
         return [text[:start] + choice + text[end + 1 :] for choice in _split(text[start + 1 : end], ",", empty=True)]
 
-    # -- what is round a path
+    # -- text around a path
 
     def _quoted(self, text: str) -> list[str] | None:
         bare = _unquoted(text)
@@ -262,7 +262,7 @@ class _Reading:
             return None
         return [found[1]]
 
-    # -- other ways to say where
+    # -- other ways to write a path
 
     def _address(self, text: str) -> list[str] | None:
         """`file:///home/me/a.ts`."""
@@ -305,24 +305,24 @@ class _Reading:
         if found:
             return ["." + text[found.end() :]]
         if "${" in text or "$(" in text or re.match(r"\$\w+[/\\]|%\w+%", text):
-            raise self._refusal(text, "has a variable in it, which nobody fills in: write the path itself")
+            raise self._refusal(text, "has a variable in it, which is not expanded: write the path itself")
         return None
 
     def _escaped(self, text: str) -> list[str] | None:
-        """`my\\ file.ts`, `app/\\[id\\]/page.tsx`, as shells want them."""
+        """`my\\ file.ts`, `app/\\[id\\]/page.tsx`, as shells need them."""
         if self._seen.windows or "\\" not in text or not _ESCAPES.fullmatch(text):
             return None
         return [re.sub(r"\\(.)", lambda found: f"[{found[1]}]" if found[1] in "*?[" else found[1], text)]
 
     def _all_below(self, text: str) -> list[str] | None:
-        """`src/...`, and folders that are named by a glob: `*.app/`."""
+        """`src/...`, and folders named by a glob: `*.app/`."""
         if text.endswith("/...") or text == "...":
             return [f"{text[:-3]}**"]
         bare = text.rstrip("/")
         return [f"{bare}/**"] if bare != text and is_glob(bare) and names_files(bare) else None
 
     def _from_root(self, text: str) -> list[str] | None:
-        """A path from the root of the repository, where that is the only one there is."""
+        """A path from the root of the repository, if it exists only there."""
         first = text.lstrip("/").partition("/")[0]
         if not self._seen.root or not first or is_glob(first) or first in (".", "..") or claim_paths.is_resource(text):
             return None
@@ -332,10 +332,10 @@ class _Reading:
             return None
         return [f"{there}/{text.lstrip('/')}"]
 
-    # -- what cannot be understood
+    # -- texts that cannot be understood
 
     def _refuse_unclear(self, text: str) -> None:
-        """Raise for what would be claimed and hold nothing."""
+        """Raise `InvalidInput` for a text that could be claimed but would match nothing."""
         if claim_paths.is_resource(text):
             self._refuse_no_resource(text)
             return
@@ -366,7 +366,7 @@ _ESCAPES = re.compile(r"(?:[^\\]|\\[ ()\[\]{}'\"&$*?!#;,|<>~`])+")
 _NO_KINDS = frozenset({"HEAD", "ORIG_HEAD", "FETCH_HEAD", "path", "paths", "glob", "folder", "dir", "git"})
 _UNCLEAR = (
     (r"^!", "excludes something, which a claim cannot: name what you edit"),
-    (r"[@+!?*]\([^()]*\)|\|", "has alternatives that are no glob: name each, as {a,b} or in a list"),
+    (r"[@+!?*]\([^()]*\)|\|", "has alternatives that are not a glob: name each, as {a,b} or in a list"),
     (r"\{\w+\.\.\w+(?:\.\.\w+)?\}", "has a range in braces: name each, or use [0-9]"),
     (r"\.\*\\", "looks like a regular expression: write a glob such as src/**/*.py"),
     (r"[\"`“”]|=>", "is not one path: write only the path, or a list of paths"),
@@ -374,7 +374,7 @@ _UNCLEAR = (
 
 
 def _json_list(text: str) -> list[str] | None:
-    """The strings of a list in a string, as JSON or Python write it."""
+    """Return the strings of a list that was written into a string, as JSON or Python; None if it is not a list."""
     items: list[object]
     if not (text.startswith("[") and text.endswith("]")):
         return None
@@ -391,7 +391,7 @@ def _in_single_quotes(text: str) -> str | None:
 
 
 def _unquoted(text: str) -> str | None:
-    """The text without the quotes round all of it; None without such quotes."""
+    """Return the text without the quotes around all of it; None without such quotes."""
     if len(text) < 3 or _PAIRS.get(text[0]) != text[-1]:
         return None
     inner = text[1:-1]
@@ -399,7 +399,7 @@ def _unquoted(text: str) -> str | None:
 
 
 def _split(text: str, separators: str, *, empty: bool = False) -> list[str]:
-    """The pieces between separators, but not between those in quotes or brackets."""
+    """Split at separators, except within quotes or brackets."""
     if not set(separators) & set(text):
         return [text]
     pieces, depth, quote, start = [], 0, "", 0
@@ -420,7 +420,7 @@ def _split(text: str, separators: str, *, empty: bool = False) -> list[str]:
 
 
 def _brace_group(text: str) -> tuple[int, int] | None:
-    """Where the first braces with a choice in them begin and end."""
+    """Return the start and end of the first braces that contain a choice."""
     opened: list[tuple[int, bool]] = []
     found: list[tuple[int, int]] = []
     for at, char in enumerate(text):

@@ -14,14 +14,14 @@ MAX_KEYS = 10_000
 
 
 def check_key(key: str) -> str:
-    """A valid state key: one printable line of 1 to 200 characters."""
+    """Return `key` if it is a valid state key: one printable line of 1 to 200 characters."""
     if not key:
         raise InvalidInput("key is empty: name the state entry")
     return check_line(key, "key")
 
 
 def check_key_count(count: int, channel: str) -> None:
-    """Raise `TooLarge` if there are as many keys as there may be, and one more is to come."""
+    """Raise `TooLarge` if the channel has no room for one more key."""
     if count >= MAX_KEYS:
         raise TooLarge(
             f"channel '{channel}' has {count} state keys, the limit is {MAX_KEYS}: delete some, or keep several values "
@@ -32,7 +32,7 @@ def check_key_count(count: int, channel: str) -> None:
 
 
 def check_values_size(size: int) -> None:
-    """Raise `TooLarge` for more values than one answer has."""
+    """Raise `TooLarge` if values of this total size (characters) do not fit into one answer."""
     if size > MAX_ANSWER:
         raise TooLarge(
             f"these values have {size} characters together, one answer at most {MAX_ANSWER}: ask for the keys without "
@@ -43,17 +43,20 @@ def check_values_size(size: int) -> None:
 
 
 def check_value(value: str) -> str:
-    """A value that fits: at most 256 KB of UTF-8."""
+    """Return `value` if it has at most 256 KB of UTF-8. Raises `TooLarge` otherwise."""
     return check_utf8(value, "value", MAX_VALUE_BYTES, "store a path and sha256 instead")
 
 
 def check_json(value: str) -> str:
-    """A value declared as JSON that is JSON, with no more values and levels than everybody can read."""
+    """Return `value` if it is valid JSON that every reader can parse (limited nesting and number of values).
+
+    Raises `InvalidInput` otherwise.
+    """
     jsons.check(value.encode(errors="replace"), "value", jsons.MAX_VALUE_DEPTH)
     try:
         json.loads(value, parse_constant=_no_json)
     except (ValueError, RecursionError):
-        raise InvalidInput("value is no JSON; store it as text (json: false)") from None
+        raise InvalidInput("value is not valid JSON; send it as text (json: false)") from None
     return value
 
 

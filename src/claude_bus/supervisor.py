@@ -1,14 +1,14 @@
-"""A thin parent of the stdio server, which starts it again should it be killed.
+"""A thin parent of the stdio server, which restarts the server if it is killed.
 
-Claude Code does not start a stdio server anew that has died: the session's tools are
-gone until its user reconnects them (seen on 2.1.328). So what the client starts is this
-process. It holds the client's pipes, loads little but the standard library, and passes
-lines on; what is large enough to be killed for its memory is the server, its child.
+Claude Code does not restart a stdio server that died: the session's tools are gone until
+its user reconnects them (seen on 2.1.328). So the client starts this process. It holds the
+client's pipes, loads little but the standard library, and passes lines on. The server, which
+is large enough to be killed for its memory, is its child.
 
-A request that was with a server when it died is put to the next one if repeating it is
-harmless, and answered with an error otherwise. A handshake (`initialize`) that a server
-accepted is repeated for the client, and no other: one that was slow to get an answer may
-have tried both kinds of opening (seen on 2.1.328).
+If a server dies while it handles a request, the next server gets the request if a repetition is
+harmless; otherwise the client gets an error. Only a handshake (`initialize`) that a server
+accepted is repeated for the client: a client that waited long for an answer may have tried both
+kinds of opening (seen on 2.1.328).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from typing import Any, BinaryIO
 from . import jsons
 
 VARIABLE = "CLAUDE_BUS_SUPERVISOR"
-"""In the environment of a server: the process id of its supervisor."""
+"""Environment variable of a server: the process id of its supervisor."""
 
 OPENED = "CLAUDE_BUS_OPENED"
-"""In the environment of a supervisor whose launcher has already answered the client, on a first start: the file with
-what the client said. `opening` is the handshake, which was answered; `rest` is not, and may end within a line."""
+"""Environment variable of a supervisor whose launcher has already answered the client, on a first start: a file with
+the client's input. `opening` is the handshake, which was answered; `rest` is not, and may end within a line."""
 
 REPEATABLE = frozenset(
     {
@@ -47,11 +47,11 @@ REPEATABLE = frozenset(
 could not tell a subagent's call from its session's."""
 
 ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
-"""The client ends its servers with the first and, 100 ms later, the second; a terminal that closes with the third."""
+"""The client ends its servers with the first and, 100 ms later, the second; a closing terminal with the third."""
 
 _PAUSES = (0.0, 0.2, 1.0, 2.0, 5.0)
-"""Seconds before the next start, by the number of servers that died one after the other without a word.
-One more, and the supervisor ends as well."""
+"""Seconds before the next start, by the number of servers that died in a row without an answer.
+After one more, the supervisor ends as well."""
 _UNKNOWN = (
     "the bus server was killed during this call and runs again; whether the call took effect is not known: "
     "look (history, get_state, list_claims) before you repeat it"
@@ -71,7 +71,7 @@ _TOO_DEEP = f"the request is nested deeper than {jsons.MAX_DEPTH} levels of JSON
 
 @dataclass(slots=True)
 class _Request:
-    """A request of the client that has no answer yet. `given`: how many servers it was put to."""
+    """An unanswered request of the client. `given`: the number of servers that got it."""
 
     line: bytes
     message: dict[str, Any]
@@ -79,7 +79,7 @@ class _Request:
 
     @property
     def repeatable(self) -> bool:
-        """Calls of some tools once more; what is no call (an opening above all) as often as it takes."""
+        """Tool calls in `REPEATABLE` may be retried once; other requests (`initialize`) without limit."""
         if self.message["method"] != "tools/call":
             return True
         params = self.message.get("params")
@@ -87,7 +87,7 @@ class _Request:
 
 
 class Supervisor:
-    """Passes lines between a client and whichever server runs. `run` returns the exit status."""
+    """Passes lines between a client and the current server. `run` returns the exit status."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Supervisor:
         self._command = list(command)
         self._env = {**env, VARIABLE: str(os.getpid())}
         self._in, self._out = client_in, client_out
-        self._lock = threading.Lock()  # of what both threads touch: the server's stdin, and the open requests
+        self._lock = threading.Lock()  # for state of both threads: the server's stdin, and the open requests
         self._server: subprocess.Popen[bytes] | None = None
         self._open: dict[int | str, _Request] = {}
         self._greeting = [_Request(line, _parsed(line)) for line in opening]
@@ -119,18 +119,18 @@ class Supervisor:
             status = self._serve()
             unproven = unproven and not self._answered
             if unproven and status > 0:
-                return status  # it cannot run at all, and has said why
+                return status  # the server cannot run at all, and has printed the reason
             mute = 0 if self._answered else mute + 1
         return 0 if self._ending else 1
 
     # -- one server
 
     def _serve(self) -> int:
-        """Run one server to its end; returns its exit status, negative for a signal."""
+        """Run one server to its end; return its exit status, negative for a signal."""
         pipe = subprocess.PIPE
         try:
             server = subprocess.Popen(self._command, env=self._env, stdin=pipe, stdout=pipe)  # noqa: S603
-        except OSError as error:  # no room for a process, or for its files: there may be some in a moment
+        except OSError as error:  # too many processes or open files, which may pass in a moment
             print(f"claude-bus: the server cannot be started: {error}", file=sys.stderr, flush=True)
             return -1
         assert server.stdout
@@ -141,7 +141,7 @@ class Supervisor:
             if self._ending:
                 self._hang_up()
         for line in server.stdout:
-            if line.endswith(b"\n"):  # the last words of a killed one may be torn
+            if line.endswith(b"\n"):  # the last line of a killed server may be incomplete
                 self._answer(line)
         with self._lock:
             self._server = None
@@ -152,7 +152,7 @@ class Supervisor:
         return server.wait()
 
     def _greet(self, server: subprocess.Popen[bytes]) -> bool:
-        """Open the conversation once more as the client did; False if the server is gone already."""
+        """Repeat the client's handshake; return False if the server is already gone."""
         assert server.stdout
         for request in self._greeting:
             self._put(request.line)
@@ -166,7 +166,7 @@ class Supervisor:
         return True
 
     def _take_up(self) -> None:
-        """Settle what was with the server before: put it to this one, or say that it came to nothing."""
+        """Give the open requests of the previous server to this one, or answer them with an error."""
         for number, request in list(self._open.items()):
             if request.given == 0 or request.repeatable:
                 self._give(request)
@@ -177,9 +177,9 @@ class Supervisor:
     # -- lines
 
     def _pass_requests(self) -> None:
-        """What the client says goes to the server; its end is the end. A thread of its own."""
-        if hasattr(signal, "pthread_sigmask"):  # a signal of a process that was suspended may come to any thread,
-            signal.pthread_sigmask(signal.SIG_BLOCK, _endings())  # and would not rouse the one that handles it
+        """Pass the client's lines to the server; the client's end ends the supervisor. Runs on its own thread."""
+        if hasattr(signal, "pthread_sigmask"):  # a signal to a process that was suspended may go to any thread,
+            signal.pthread_sigmask(signal.SIG_BLOCK, _endings())  # and would not wake the one that handles it
         for line in self._in:
             with self._lock:
                 self._request(line)
@@ -203,13 +203,13 @@ class Supervisor:
         self._give(request)
 
     def _refuse(self, line: bytes) -> None:
-        """The server could not read it, and would answer nothing."""
+        """Answer a request that the server could not parse and would not answer."""
         number = jsons.outline(line).get("id")
         error = {"code": _INVALID_REQUEST, "message": _TOO_DEEP}
         self._say({"jsonrpc": "2.0", "id": number if isinstance(number, int | str) else None, "error": error})
 
     def _forget(self, params: object) -> None:
-        """The client gave a request up: nobody needs to answer it."""
+        """Drop a request that the client cancelled: it needs no answer."""
         number = params.get("requestId") if isinstance(params, dict) else None
         if isinstance(number, int | str):
             self._open.pop(number, None)
@@ -218,18 +218,18 @@ class Supervisor:
         request.given += self._put(request.line)
 
     def _put(self, line: bytes) -> bool:
-        """Whether the server could be given the line; one that dies now may have had it or not."""
+        """Return whether the server took the line; one that dies now may or may not have read it."""
         if not (self._server and self._server.stdin):
             return False
         try:
             self._server.stdin.write(line)
             self._server.stdin.flush()
-        except (OSError, ValueError):  # dead, or hung up on
+        except (OSError, ValueError):  # the server died, or its stdin was closed
             return False
         return True
 
     def _answer(self, line: bytes) -> None:
-        """What the server says goes to the client."""
+        """Pass a line of the server to the client."""
         self._answered = True
         message = _parsed(line)
         number = message.get("id")
@@ -247,13 +247,13 @@ class Supervisor:
         try:
             self._out.write(line)
             self._out.flush()
-        except OSError:  # the client is gone, and its stdin will say so
+        except OSError:  # the client is gone, which its stdin will show
             self._ending = True
 
     # -- the end
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
-        """One of the `ENDINGS` came."""
+        """Handle one of the `ENDINGS`."""
         self._ending = True
         if not self._server:
             os._exit(0)
@@ -266,7 +266,7 @@ class Supervisor:
 
 
 def _endings() -> list[signal.Signals]:
-    """The `ENDINGS` that this system has."""
+    """Return the `ENDINGS` that this system has."""
     return [getattr(signal, name) for name in ENDINGS if hasattr(signal, name)]
 
 
@@ -279,9 +279,9 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def supervise(command: Sequence[str]) -> int:
-    """Run a stdio server for this process's client; returns the exit status.
+    """Run a stdio server for this process's client; exit with its status.
 
-    Ends the process at once: the thread that reads stdin cannot be interrupted.
+    Ends the process at once, because the thread that reads stdin cannot be interrupted.
     """
     left = os.environ.pop(OPENED, "")
     opening, rest = _taken(left)
@@ -333,7 +333,7 @@ def _opened_anew(lines: Iterator[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
 
 
 def _lines(first: bytes, more: BinaryIO) -> Iterator[bytes]:
-    """The lines of both, one after the other."""
+    """Yield the lines of both, one after the other."""
     *whole, torn = first.split(b"\n")
     yield from (line + b"\n" for line in whole)
     if last := torn + more.readline():

@@ -1,4 +1,4 @@
-"""Where a session's client runs: its folder and its files, as far as this process sees them."""
+"""The workspace of a session's client: its folder and its files, as far as this process sees them."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def _ignored(_path: str) -> None:
 
 
 class Workspace:
-    """A client on this machine, in `folder`."""
+    """The workspace of a client on this machine, in `folder`."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
 
     async def measured(self, paths: Sequence[str]) -> tuple[File, ...]:
-        """The files at these paths, for a message that names them; `InvalidInput` if they cannot be sent."""
+        """Return the files at these paths, for a message. Raises `InvalidInput` if they cannot be sent."""
         drafts.check_file_count(len(paths))
         return await files.measured(self._folder.cwd, paths, lambda written: self.understood(written, "files"))
 
     async def examined(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages, each of their files with its state."""
+        """Return the messages, each of their files with its state."""
         return await files.examined(messages)
 
     async def owned(self, written: Sequence[str]) -> list[str]:
@@ -105,18 +105,18 @@ class Workspace:
         )
 
     def from_here(self, place: ClaimTarget) -> ClaimTarget:
-        """The place as somebody working there has it: of a submodule's file, the path in the outer repository."""
+        """Return the target as seen from this workspace: for a submodule's file, the path in the outer repository."""
         return worktree.from_here(self._folder, place)
 
     def shown(self, scope: str, path: str) -> str:
-        """A claim's path as somebody working there would write it."""
+        """Return a claim's path as an agent in this workspace would write it."""
         return worktree.shown(self._folder, scope, path)
 
 
 class RemoteWorkspace(Workspace):
-    """A client on another machine, or on one we must take for another: nothing of ours is looked at for it.
+    """The workspace of a client that is, or may be, on another machine: none of its files are accessed.
 
-    `tree` stands for its working tree, which may be nobody else's.
+    `tree` stands for its working tree, which no other client shares.
     """
 
     def __init__(self, tree: str) -> None:

@@ -691,7 +691,7 @@ STATES: dict[Callable[[Machine], None], str] = {
     _twice: "not those of this version, or not there once; run: ",
     _without_hooks: "mail does not come by itself; run: ",
     _disabled: "disableAllHooks",
-    _broken: "mend it and try again",
+    _broken: "fix it and try again",
     _denied: '"mcp__bus" is denied',
     _project_hooks: "take them out",
     _without_command: "not there; run: ",

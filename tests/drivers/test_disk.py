@@ -167,7 +167,7 @@ def a_loop(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"), [(a_folder, "is a folder"), (a_pipe, "is not a regular file"), (a_loop, "cannot be looked at")]
+    ("make", "said"), [(a_folder, "is a folder"), (a_pipe, "is not a regular file"), (a_loop, "cannot be checked")]
 )
 def test_what_is_no_file_is_named_as_what_it_is(make: Callable[[Path], None], said: str, tmp_path: Path) -> None:
     """By whoever opens it and by `doctor`, with what to set instead."""
@@ -189,7 +189,7 @@ def test_a_path_that_is_too_long_for_sqlite_is_said_to_be_that(tmp_path: Path) -
 
 def test_a_name_that_no_file_can_have_is_a_finding(tmp_path: Path) -> None:
     """`doctor` ends with no traceback, whatever BUS_DB is."""
-    assert "cannot be looked at: File name too long" in problems(tmp_path / ("a" * 300))
+    assert "cannot be checked: File name too long" in problems(tmp_path / ("a" * 300))
 
 
 def test_two_names_of_one_file_are_a_problem(tmp_path: Path) -> None:

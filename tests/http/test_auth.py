@@ -583,7 +583,7 @@ def test_a_port_that_is_taken_is_named(db: Path) -> None:
     assert "cannot listen at no-such-host.invalid port" in unknown
     assert not re.search("attempting|Unknown error", unknown)
     assert "BUS_ALLOWED_ORIGINS" in refused(db, "--allow-origins", "*")
-    assert "BUS_ALLOWED_HOSTS: 'http://foo' is no host" in refused(db, "--allow-hosts", "http://foo")
+    assert "BUS_ALLOWED_HOSTS: 'http://foo' is not a host" in refused(db, "--allow-hosts", "http://foo")
 
 
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])

@@ -361,7 +361,7 @@ async def test_what_is_said_to_be_json_is(house: House) -> None:
     """A program that reads it can rely on that."""
     root = await house.of("root", ("*",), ("*",))
     for value in ("{", "NaN", "[" * 20):
-        with pytest.raises(InvalidInput, match="no JSON"):
+        with pytest.raises(InvalidInput, match="not valid JSON"):
             await root.run(state.set_state, ALICE, "key", value, json=True)
     with pytest.raises(InvalidInput, match="nested deeper"):
         await root.run(state.set_state, ALICE, "key", "[" * 100, json=True)

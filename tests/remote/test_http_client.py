@@ -120,7 +120,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, a
 @pytest.mark.parametrize("url", ["http://ü..x", "https://\N{HEAVY BLACK HEART}"])
 def test_a_host_that_can_be_none_is_named(url: str) -> None:
     """As the address, and not as anything else that is wrong."""
-    with pytest.raises(Misconfigured, match="is no address"):
+    with pytest.raises(Misconfigured, match="is not an address"):
         http_client.client(url, Access(), "tester")
 
 
@@ -179,8 +179,8 @@ async def test_a_proxy_that_gave_up_does_not_know_what_was_done(status: int, *, 
 @pytest.mark.parametrize(
     ("access", "said"),
     [
-        (Access(), "without a token: set BUS_TOKEN or BUS_TOKEN_FILE"),
-        (Access("bus_x"), "refuses the token in BUS_TOKEN: .* Ask whoever serves it for another"),
+        (Access(), "requires a token: set BUS_TOKEN or BUS_TOKEN_FILE"),
+        (Access("bus_x"), "refuses the token in BUS_TOKEN: .* Ask the server's operator for another"),
         (Access(token="bus_x", basic=("me", "hidden")), "the user and password in its address"),
     ],
 )

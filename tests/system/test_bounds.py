@@ -280,10 +280,10 @@ def test_bodies_are_held_up_to_a_limit() -> None:
     held = Bodies()
     size = 2 * 1024 * 1024
     each = bodies.MAX_OF_TOKEN // size
-    with pytest.raises(RateLimited, match="of 'owner1' under way"):
+    with pytest.raises(RateLimited, match="of 'owner1' in flight"):
         fill(held, grant(1), size, each + 1)
     fill(held, grant(1), size, each)
-    with pytest.raises(RateLimited, match="of all requests under way"):
+    with pytest.raises(RateLimited, match="of all requests in flight"):
         fill(held, UNRESTRICTED, size, bodies.MAX_HELD // size + 1)
 
 

@@ -196,7 +196,7 @@ def test_settings_that_cannot_be_written_back_are_left_alone(tmp_path: Path, con
     """Refused with a sentence, not with a traceback, and before anything is changed."""
     tmp_path.joinpath("settings.json").write_text(content, encoding="utf-8")
 
-    with pytest.raises(claude_settings.Refused, match="mend it"):
+    with pytest.raises(claude_settings.Refused, match="fix it"):
         claude_settings.install(tmp_path, Path(__file__).parents[2], [])
 
     assert [file.name for file in tmp_path.iterdir()] == ["settings.json"]

@@ -1,1 +1,1 @@
-"""The command line: the door for people and scripts."""
+"""The command line: the transport for people and scripts."""

@@ -1,4 +1,4 @@
-"""The text that a command sends."""
+"""The message text that a command sends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import InvalidInput
 
 
 def content(options: argparse.Namespace, *, files: bool = False) -> str:
-    """The text; where none is given, stdin's, as it is. A person who names files need not say more."""
+    """Return the given text, or that of stdin unchanged. At a terminal, text is optional if files are sent."""
     if options.content != "-":
         return str(options.content)
     if sys.stdin.isatty() and files:
@@ -19,9 +19,9 @@ def content(options: argparse.Namespace, *, files: bool = False) -> str:
     if sys.stdin.isatty():
         print("Type the message, then Ctrl-D:", file=sys.stderr)
     data = sys.stdin.buffer.read(_MOST)
-    if len(data) == _MOST:  # too large in any encoding, which is told later
+    if len(data) == _MOST:  # too large in any encoding, which a later check reports
         return data.decode(errors="replace")
-    declared = "utf-8" if sys.platform == "win32" else sys.stdin.encoding  # there it is not what programs write
+    declared = "utf-8" if sys.platform == "win32" else sys.stdin.encoding  # programs on Windows do not write that
     return _decoded(data, declared)
 
 
@@ -31,7 +31,7 @@ _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BO
 
 
 def _decoded(data: bytes, encoding: str) -> str:
-    """The text, by its byte order mark; else as UTF-8, or in the encoding given where it is not. Never a guess."""
+    """Decode by the byte order mark; without one as UTF-8, or in the given encoding if it is not UTF-8. Never guess."""
     marked = next((known for mark, known in _MARKS.items() if data.startswith(mark)), "")
     if not marked and _is_utf8(data):
         marked = "utf-8"

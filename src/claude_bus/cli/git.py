@@ -11,7 +11,7 @@ from ..quoting import one_line
 
 
 def git(*arguments: str, cwd: Path | None = None) -> str:
-    """The output of git, without the newline at its end; a `BusError` in one line if it fails."""
+    """Return the output of git without the final newline. Raises a one-line `BusError` if git fails."""
     try:
         done = subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True)  # noqa: S603, S607
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""The shell that git runs before a commit: the guard script of a repository, and the lines that call it.
+"""The shell code that git runs before a commit: the guard script of a repository, and the lines that call it.
 
-Only the status `REFUSED` of `claude-bus guard check` refuses a commit. Python, a shell and the system have other
-statuses for what goes wrong, and then the commit goes through.
+Only the status `REFUSED` of `claude-bus guard check` refuses a commit. Failures of Python, a shell or the system have
+other statuses; they let the commit through.
 """
 
 from __future__ import annotations
@@ -14,47 +14,47 @@ from pathlib import Path
 from .. import text
 
 REFUSED = 86
-"""Exit status of `guard check` if another session claims what is committed. Nothing else exits with it: Python has
-1, 2 and 120, the bus 1 to 5, sysexits 64 to 78, shells and signals 124 and up."""
+"""Exit status of `guard check` if another session claims a file in the commit. No other program exits with it: Python
+has 1, 2 and 120, the bus 1 to 5, sysexits 64 to 78, shells and signals 124 and up."""
 
 DEADLINE = 10
 """Seconds after which a commit no longer waits for its check."""
 
 NAME = "claude-bus-guard"
-"""The guard script, in the git folder that all working trees of a repository share."""
+"""Name of the guard script, in the git folder that all working trees of a repository share."""
 
 BEGIN = "# >>> claude-bus guard >>> `claude-bus guard uninstall` removes these lines"
 END = "# <<< claude-bus guard <<<"
 
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from claude_bus.__main__ import main; sys.exit(main())"
-"""Runs the package in the folder that follows. It comes last on the path: its neighbours there shadow nothing."""
+"""Runs the package in the folder that follows, which goes last on the path so that it shadows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """How the guard script starts this claude-bus; `shell` sets its positional parameters to the command."""
+    """How the guard script starts this claude-bus; `shell` sets the positional parameters to its command."""
 
     path: Path
-    """Without it the program is gone."""
+    """File without which the program is gone."""
     shell: str
 
 
 def script(program: Program) -> bytes:
-    """The guard script: exits with `REFUSED`, or says in one line why nothing was checked and exits with 0."""
+    """Return the guard script: it exits with `REFUSED`, or says why nothing was checked and exits with 0."""
     return _bytes(
         _SCRIPT.format(program=program.shell, gone=_quoted(_gone(program)), refused=REFUSED, deadline=DEADLINE)
     )
 
 
 def calling(interpreter: str = "") -> str:
-    """The lines in a hook that call the guard script, where there is one; `interpreter` begins the file."""
+    """Return the lines of a hook that call the guard script if it exists; `interpreter` begins the file."""
     return f"{interpreter}{BEGIN}\n{_CALL}{END}\n"
 
 
 def wrapper(earlier: str, interpreter: list[str]) -> str:
-    """A hook that calls the guard script and then the earlier hook, which lies at `earlier` from this hook's folder.
+    """Return a hook that calls the guard script and then the earlier hook, at the relative path `earlier`.
 
-    With an `interpreter`, which is a shell's, the earlier hook still sees the hook's own path as its `$0`.
+    With an `interpreter`, which is a shell's, the earlier hook still sees the path of this hook as its `$0`.
     """
     run = 'exec "$claude_bus_earlier" "$@"'
     if interpreter:
@@ -67,7 +67,7 @@ def wrapper(earlier: str, interpreter: list[str]) -> str:
 
 
 def yaml() -> str:
-    """The entry in a configuration of lefthook that calls the guard script."""
+    """Return the entry of a lefthook configuration that calls the guard script."""
     return f"{BEGIN}\n{_YAML}{END}\n"
 
 
@@ -140,10 +140,10 @@ exit 0
 
 
 def this_program() -> Program:
-    """The claude-bus that runs now, as a later commit finds it: an upgrade may have put another in its place."""
+    """Return the running claude-bus as a later commit finds it: an upgrade may have replaced it."""
     source = Path(__file__).resolve().parents[2]
     command = source.parent.parent / "bin" / "claude-bus"
-    if source.parent.name.startswith("app-") and command.is_file():  # by the installer
+    if source.parent.name.startswith("app-") and command.is_file():  # the installer's
         return Program(command, _plain(command, [str(command)]))
     launcher = source.parent / ".claude-plugin" / "launch.py"
     environment = _environment(launcher)
@@ -154,7 +154,7 @@ def this_program() -> Program:
 
 
 def _environment(launcher: Path) -> Path | None:
-    """The environment that the plugin's launcher started this process in, if it did."""
+    """Return the environment in which the plugin's launcher started this process; None if it did not."""
     words = sys.orig_argv
     if "--in" not in words or not any(_is_same(word, launcher) for word in words):
         return None
@@ -163,7 +163,7 @@ def _environment(launcher: Path) -> Path | None:
 
 
 def _is_same(word: str, launcher: Path) -> bool:
-    """Whether a word of the command is the launcher, however the path to it is spelled."""
+    """Return whether a word of the command is the launcher, however its path is spelled."""
     return word.endswith(launcher.name) and Path(word).resolve() == launcher
 
 
@@ -172,7 +172,7 @@ def _plain(program: Path, command: list[str]) -> str:
 
 
 def _launched(launcher: Path, environment: Path) -> str:
-    """The plugin's launcher: this version's or, once that is gone, another's, in one of its environments."""
+    """Return the shell code for the plugin's launcher: this version's or, once that is gone, another version's."""
     root = launcher.parents[1]
     launchers, pythons = _quoted(str(launcher)), _quoted(sys.executable)
     if {"plugins", "cache"} <= set(root.parts):  # each version has a folder there

@@ -1,6 +1,6 @@
 """Checks of `doctor` on Claude Code: registration, hooks, `/bus`, permissions, plugins, remains of the original.
 
-Each check is a function of a `Case` and gives findings; one that is wrong says what to do about it.
+Each check is a function of a `Case` that yields findings; a finding of a problem says how to fix it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ITS_COMMAND = "Bus de mensajes y estado compartido con otras sesiones"
 
 @dataclass(frozen=True)
 class Case:
-    """Subjects of the checks: this program, the user's Claude Code, the folder the user is in, the bus's database."""
+    """Subjects of the checks: this program, the user's Claude Code, the working directory, the database."""
 
     program: Program
     known: Known
@@ -38,17 +38,17 @@ class Case:
 
     @classmethod
     def find(cls, env: Mapping[str, str], home: Path, folder: Path, db: Path) -> Case:
-        """As this process finds it."""
+        """Return the case of this process."""
         return cls(Program.find(env), Known.read(env, home), registration.clients(env, home), env, home, folder, db)
 
     @property
     def setup(self) -> str:
-        """The way out of most."""
+        """The fix for most problems."""
         return f"run: {self.program.again}"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The user's settings; {} where they cannot be read, which `_hooks` tells."""
+        """The user's settings; {} if they cannot be read, which `hooks` reports."""
         try:
             return claude_settings.read(self.known.settings)[0]
         except Refused:
@@ -56,13 +56,13 @@ class Case:
 
     @property
     def server(self) -> Definition | None:
-        """The server at user scope, if it is ours or the original's."""
+        """The server at user scope, if it is that of claude-bus or of the original."""
         there = self.known.server
         return there if there is not None and registration.is_known(there) else None
 
     @property
     def above(self) -> list[Path]:
-        """The folders whose settings count in this one: it, and those above, but not the user's home."""
+        """The folders whose settings apply in this one: itself and its parents, except the user's home."""
         return [place for place in (self.folder, *self.folder.parents) if place != self.home]
 
 
@@ -70,7 +70,7 @@ Check = Callable[[Case], Iterator[Finding]]
 
 
 def client(case: Case) -> Iterator[Finding]:
-    """The client that is used; too old a one does not start with our hooks in its settings."""
+    """Check the client in use; one that is too old does not start with the hooks in its settings."""
     if not case.clients:
         yield Finding("claude", None, "not on PATH (only needed to set it up)")
         return
@@ -90,7 +90,7 @@ def client(case: Case) -> Iterator[Finding]:
 
 
 def server(case: Case) -> Iterator[Finding]:
-    """The server at user scope."""
+    """Check the server at user scope."""
     there = case.known.server
     if there is None:
         yield _unregistered(case)
@@ -131,7 +131,7 @@ def _ours(case: Case, there: Definition) -> Iterator[Finding]:
 
 
 def shadows(case: Case) -> Iterator[Finding]:
-    """Servers of the same name that count before the user's."""
+    """Check for servers of the same name that take precedence over the user's."""
     for place, found in case.known.local().items():
         if Path(place) in case.above and not _same(found, case.known.server):
             told = f"in {place} '{SERVER}' is {registration.shown(found)}; to be rid of it, there: "
@@ -150,13 +150,13 @@ def _same(one: Definition, other: Definition | None) -> bool:
 
 
 def _harmless(found: Definition) -> bool | None:
-    """None for a server of ours, False for any other."""
+    """Return None for a server of claude-bus, False for any other."""
     original = _OF_THE_ORIGINAL.search(" ".join(registration.command_of(found)))
     return None if registration.is_known(found) and not original else False
 
 
 def hooks(case: Case) -> Iterator[Finding]:
-    """Ours in the user's settings: all of them, once, and none of the original."""
+    """Check the hooks in the user's settings: all of them, each once, and none of the original."""
     try:
         document, _ = claude_settings.read(case.known.settings)
     except Refused as refused:
@@ -185,7 +185,7 @@ def _own_hooks(case: Case, document: dict[str, Any]) -> Finding:
 
 
 def projects(case: Case) -> Iterator[Finding]:
-    """Hooks and plugins of a project's settings: they are there beside those of the user."""
+    """Check hooks and plugins in a project's settings, which apply in addition to the user's."""
     for place in case.above:
         for file in (place / ".claude" / "settings.json", place / ".claude" / "settings.local.json"):
             yield from _project(case, file)
@@ -210,7 +210,7 @@ def _project(case: Case, file: Path) -> Iterator[Finding]:
 
 
 def command(case: Case) -> Iterator[Finding]:
-    """`/bus` of the user."""
+    """Check the user's `/bus`."""
     config, plugin = case.known.config, case.program.plugin
     place = claude_settings.command_path(config)
     state = claude_settings.command_state(config, plugin, case.program.earlier)
@@ -231,7 +231,7 @@ def command(case: Case) -> Iterator[Finding]:
 
 
 def permission(case: Case) -> Iterator[Finding]:
-    """Whether sessions may use the tools without a question."""
+    """Check whether sessions may use the tools without asking."""
     permissions = case.settings.get("permissions", {})
     rule = RULES[1] if case.known.plugins else RULES[0]
     denied = permissions.get("deny", [])
@@ -244,7 +244,7 @@ def permission(case: Case) -> Iterator[Finding]:
 
 
 def plugins(case: Case) -> Iterator[Finding]:
-    """Our plugin, and that of the original."""
+    """Check for the plugin of claude-bus, and that of the original."""
     if case.known.plugins:
         first, *more = case.known.plugins
         told = "".join(f"; the same again, so uninstall it: claude plugin uninstall {name}" for name in more)
@@ -254,19 +254,19 @@ def plugins(case: Case) -> Iterator[Finding]:
 
 
 def leftovers(case: Case) -> Iterator[Finding]:
-    """The original's program in the place where it was installed."""
+    """Check for the original's program in the folder of its installation."""
     place = case.home / "claude-bus"
     if (place / "bus_server.py").is_file() and (place / "setup.sh").is_file():
         yield Finding("original", None, f"{place} is its program; it may be removed when no session uses it")
 
 
 def examine(case: Case) -> Iterator[Finding]:
-    """All findings. A check that fails is one: the others still say what they find."""
+    """Yield all findings. A check that fails is a finding itself; the others still run."""
     for check in CHECKS:
         try:
             yield from check(case)
         except (OSError, ValueError, Refused) as error:
-            yield Finding(check.__name__, False, f"could not be looked at: {error}")
+            yield Finding(check.__name__, False, f"could not be checked: {error}")
 
 
 CHECKS: tuple[Check, ...] = (

@@ -1,9 +1,9 @@
 """The command line: arguments, dispatch, exit status.
 
 Exit status: 0 done; 1 unexpected, or `doctor` found a problem; 2 bad input; 3 not
-found; 4 refused because somebody else was first; 5 the store failed; 86 `guard check`
+found; 4 refused because another agent was first; 5 the store failed; 86 `guard check`
 refuses a commit; 130 interrupted.
-With `--json` the only thing on stdout is one JSON document, also for an error.
+With `--json`, stdout contains nothing but one JSON document, even for an error.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _DESCRIPTION = (
 
 
 _SEND = (
-    "Send a message. If AGENT_BUS_URL is set, it goes to that bus as AGENT_NAME, and its server's answer is printed; "
-    "not so with --as, --db, --reply-to, --kind, --urgent, --key or --file, which only our own bus knows."
+    "Send a message. If AGENT_BUS_URL is set, it goes to that bus as AGENT_NAME, and its server's answer is printed. "
+    "With --as, --db, --reply-to, --kind, --urgent, --key or --file it goes to our own bus, which alone has these."
 )
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""How writing fails for reasons that are not ours."""
+"""Errors of writing that have causes outside of this program."""
 
 
 class _Unusable(Exception):
@@ -50,14 +50,14 @@ class _Unusable(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, which leaves it to the caller how a problem is told."""
+    """argparse's parser, except that the caller reports a problem."""
 
     def error(self, message: str) -> NoReturn:
         raise _Unusable(message, f"{self.format_usage()}{self.prog}: error: {message}")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit status."""
+    """Run one command line; return the exit status."""
     prepare()
     parser = build_parser()
     try:
@@ -90,9 +90,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Run what the command line says; a refusal is told, and its exit status returned."""
+    """Run the command; report a refusal and return its exit status."""
     try:
-        if options.command == "setup":  # works whatever BUS_* says, and without our packages
+        if options.command == "setup":  # works with any BUS_* settings, and without third-party packages
             from .setup import setup
 
             return setup(options, os.environ, _needed_home())
@@ -110,7 +110,7 @@ def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _stdout_fails() -> bool:
-    """Whether what was printed cannot be put out; it is kept until it can."""
+    """Return whether the printed output cannot be written; it stays in the buffer."""
     try:
         if sys.stdout:
             sys.stdout.flush()
@@ -120,12 +120,12 @@ def _stdout_fails() -> bool:
 
 
 def _say_no_more() -> None:
-    """Nobody reads it: what is left must not be tried once more when the process ends."""
+    """Discard the rest of the output, so that the end of the process does not try to write it again."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as the process lasts
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Also `send bob --kind fyi text`: argparse gives an optional word up at the first option before it."""
+    """Parse also `send bob --kind fyi text`: argparse drops an optional word at the first option before it."""
     options, rest = parser.parse_known_args(arguments)
     if options.command == "send" and options.content == "-" and rest and not rest[0].startswith("-"):
         options.content = rest.pop(0)
@@ -163,13 +163,13 @@ def build_parser() -> argparse.ArgumentParser:
     send.add_argument("--urgent", action="store_true", help="a broadcast wakes idle sessions too")
     send.add_argument("--key", default="", help="send once, however often this is repeated with the same key")
     send.add_argument("--file", action="append", default=[], metavar="PATH", help="name a file; may be repeated")
-    send.add_argument("--allow-secret", action="store_true", help="send what looks like a secret all the same")
+    send.add_argument("--allow-secret", action="store_true", help="send text that looks like a secret anyway")
     send.set_defaults(command="send")
 
     inbox = commands.add_parser("inbox", parents=[_shared(), named], help="read your messages")
     inbox.add_argument("--peek", action="store_true", help="leave them unread")
     inbox.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for the first message")
-    inbox.add_argument("--oneline", action="store_true", help="one line per message; nothing where there is none")
+    inbox.add_argument("--oneline", action="store_true", help="one line per message; no output without messages")
     inbox.set_defaults(command="inbox")
 
     agents = commands.add_parser("agents", parents=[_shared()], help="who is on the bus")
@@ -179,17 +179,17 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command="doctor")
 
     setup = commands.add_parser("setup", parents=[_shared()], help="tell Claude Code about the bus, or take it back")
-    setup.add_argument("--remove", action="store_true", help="take out what setup has put in")
+    setup.add_argument("--remove", action="store_true", help="remove all that setup added")
     setup.add_argument("--yes", action="store_true", help="ask nothing: for scripts")
     setup.add_argument(
         "--permissions",
         choices=("yes", "no", "ask"),
-        help="whether sessions may use the bus's tools without a question (default: ask; with --yes: yes)",
+        help="whether sessions may use the bus's tools without asking (default: ask; with --yes: yes)",
     )
     setup.add_argument("--place", default="", help=argparse.SUPPRESS)  # of install_claude_bus.sh --uninstall
     setup.set_defaults(command="setup")
 
-    guard = commands.add_parser("guard", parents=[_shared()], help="look at claims when git commits")
+    guard = commands.add_parser("guard", parents=[_shared()], help="check claims when git commits")
     guard.add_argument(
         "action", choices=("install", "uninstall", "check"), help="the pre-commit hook of this repository"
     )
@@ -226,8 +226,8 @@ def _add_token(commands: Any) -> None:
     create.add_argument(
         "--in-url",
         action="store_true",
-        help="may stand in an address (https://host/t/SECRET/send), for clients that can present it nowhere else: "
-        "weaker, and only for the wires of the two earlier systems",
+        help="may be part of an address (https://host/t/SECRET/send), for clients that can send it nowhere else: "
+        "weaker, and only for the wire protocols of the two earlier systems",
     )
     listing = actions.add_parser("list", parents=[_shared()], help="the valid tokens, without their secrets")
     listing.add_argument("--all", action="store_true", help="also those that were revoked or have expired")
@@ -238,7 +238,7 @@ def _add_token(commands: Any) -> None:
 
 
 def _shared() -> argparse.ArgumentParser:
-    """The options that go before or after the command. Unless given they set nothing."""
+    """Return the options that may go before or after the command. They set nothing unless given."""
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument("--json", action="store_true", help="print one JSON document")
     shared.add_argument("--db", help="the database file (default: BUS_DB, or ~/.claude-bus/bus.db)")
@@ -249,15 +249,15 @@ def _shared() -> argparse.ArgumentParser:
 SERVING = {
     "host": ("BUS_HOST", "address to listen at; any but loopback needs a token"),
     "port": ("BUS_PORT", "port, 8765 unless given; 0 for a free one"),
-    "prefix": ("BUS_PREFIX", "path under which everything is"),
+    "prefix": ("BUS_PREFIX", "path under which everything is served"),
     "allow-hosts": ("BUS_ALLOWED_HOSTS", "names by which clients reach this server, by commas"),
     "allow-origins": ("BUS_ALLOWED_ORIGINS", "origins whose browser pages may call, by commas"),
     "tls-cert": ("BUS_TLS_CERT", "file with the certificate chain"),
     "tls-key": ("BUS_TLS_KEY", "file with its key"),
-    "connections": ("BUS_CONNECTIONS", "requests of one token under way at once"),
+    "connections": ("BUS_CONNECTIONS", "requests of one token in flight at once"),
     "requests": ("BUS_REQUESTS", "requests of one token per minute"),
 }
-"""Options of `serve` that stand for a variable."""
+"""Options of `serve` that set a variable."""
 
 
 def _serving(options: argparse.Namespace) -> Serving:
@@ -268,32 +268,30 @@ def _serving(options: argparse.Namespace) -> Serving:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    """A database that is named on the command line is meant, whatever BUS_URL says."""
+    """Return the settings. A database named on the command line takes precedence over BUS_URL."""
     given = {"BUS_DB": _whole(options.db), "BUS_CHANNEL": options.channel}
     env = {**os.environ, **{k: v for k, v in given.items() if v}, **({"BUS_URL": ""} if options.db else {})}
     return Config.from_env(env, home())
 
 
 def _needed_home() -> Path:
-    """The home folder, where Claude Code keeps its files."""
+    """Return the home folder, where Claude Code keeps its files."""
     found = home()
     if found is None:
         raise InvalidInput(
-            "this user has no home folder, where Claude Code keeps what setup changes: set HOME to its whole path"
+            "this user has no home folder, where Claude Code keeps its files: set HOME to its whole path"
         )
     return found
 
 
 def _whole(db: str) -> str:
-    """The path that `--db` names: a relative one is meant from here, as in every command."""
+    """Return the path that `--db` names; as in every command, a relative one starts from the working directory."""
     if not db or db.startswith(("~", "$", ":")) or ":/" in db:
         return db
     try:
         return str(Path(db).absolute()) + ("/" if db.endswith("/") else "")
     except OSError:
-        raise InvalidInput(
-            f"--db {db!a} is relative to a folder that does not exist any more: give the whole path"
-        ) from None
+        raise InvalidInput(f"--db {db!a} is relative to a folder that no longer exists: give the whole path") from None
 
 
 def _complain(error: BusError, as_json: bool) -> None:
@@ -308,7 +306,7 @@ def _complain(error: BusError, as_json: bool) -> None:
     if as_json:
         print(document(error.as_dict()))
     else:
-        print(f"claude-bus: {visible(error.message)}", file=sys.stderr)  # it may quote what others wrote
+        print(f"claude-bus: {visible(error.message)}", file=sys.stderr)  # it may quote what peers wrote
 
 
 def _serve(options: argparse.Namespace, config: Config) -> int:
@@ -331,7 +329,7 @@ def _run(options: argparse.Namespace, config: Config, parser: argparse.ArgumentP
 
     command = COMMANDS.get(options.command) or compat_commands().get(options.command, show_status)
     with asyncio.Runner() as runner:
-        runner.get_loop()  # before there is a coroutine that nobody would await if there is no room for a loop
+        runner.get_loop()  # first, so that no coroutine is left unawaited if the loop cannot be created
         status = runner.run(command(options, config))
     if options.command is None and not options.json:
         print()

@@ -1,4 +1,4 @@
-"""How commands say what they did, whatever encoding the terminal, the pipe or the locale has."""
+"""Output of commands, whatever encoding the terminal, the pipe or the locale has."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 
 def prepare() -> None:
-    """Let everything be printed: what the encoding lacks is written as `\\u2192`, and nothing is lost on the way.
+    """Make all text printable and all output complete; characters that the encoding lacks are written as `\\u2192`.
 
-    Undoes PYTHONUNBUFFERED: without a buffer Python drops what the system does not take at once, half a message, say,
-    of a process that is suspended while it writes.
+    Undoes PYTHONUNBUFFERED: without a buffer, Python drops output that the system does not accept at once, such as half
+    a message of a process that is suspended while it writes.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -27,13 +27,13 @@ def prepare() -> None:
 
 
 def document(content: dict[str, Any]) -> str:
-    """A JSON document as stdout can take it: with `\\u00e9` in it where stdout's encoding is not UTF-8."""
+    """Return a JSON document that stdout can encode: escaped, as in `\\u00e9`, if its encoding is not UTF-8."""
     plain = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
     return json.dumps(content, ensure_ascii=plain, default=str)
 
 
 def show(options: argparse.Namespace, content: dict[str, Any], plain: str, *, error: bool = False) -> None:
-    """Print the document with `--json`, else the text: on stderr if it tells of a refusal."""
+    """Print the document with `--json`, otherwise the text; a refusal goes to stderr."""
     if options.json:
         print(document(content))
     else:
@@ -41,5 +41,5 @@ def show(options: argparse.Namespace, content: dict[str, Any], plain: str, *, er
 
 
 def local(ts: float) -> str:
-    """A time for a person: `2026-11-20 11:31:02+01:00`."""
+    """Format a time for people: `2026-11-20 11:31:02+01:00`."""
     return datetime.fromtimestamp(ts).astimezone().isoformat(sep=" ", timespec="seconds")

@@ -12,7 +12,7 @@ from ..text import ago, clock, name, path, plural
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned lines. Cells hold what others say: none breaks its line, or acts on a terminal."""
+    """Format rows of cells as aligned lines. Peers' text in a cell cannot break its line, or act on a terminal."""
     rows = [[path(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
@@ -20,7 +20,7 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def printed_message(message: Message, when: Callable[[float], str] = clock) -> str:
-    """A message for a person's terminal: who and when, its files, then the text, indented."""
+    """Return a message for a user's terminal: sender and time, its files, then the text, indented."""
     marks: list[str] = [message.kind] if message.kind != "message" else []
     marks += [f"reply to #{message.reply_to}"] if message.reply_to is not None else []
     marks += ["to all"] if message.to == "all" else []
@@ -38,10 +38,10 @@ _BOUNDARY = re.compile(r"^([^\S\n]*+\\*)(?=---[^\S\n]*+$|\[\d\d:\d\d:\d\dZ\] fro
 
 
 def recv_block(sender: str, ts: float, body: str) -> str:
-    """A message as `recv` prints it: `[HH:MM:SSZ] from X:`, the body, `---`.
+    """Return a message as `recv` prints it: `[HH:MM:SSZ] from X:`, the body, `---`.
 
     A line of the body that could pass for the first or the last one begins with a
-    backslash (one more than it had), so nobody can write another's message.
+    backslash (one more than it had), so no sender can forge another's message.
     """
     head = f"[{datetime.fromtimestamp(ts, UTC):%H:%M:%S}Z] from {one_line(sender, 200)}:"
     return f"{head}\n{_BOUNDARY.sub(_backslash, visible(body))}\n---\n"
@@ -52,13 +52,13 @@ def _backslash(match: re.Match[str]) -> str:
 
 
 def log_line(sender: str, ts: float, body: str) -> str:
-    """A message on one line of `listen`'s log, by tabs: time, sender, the first 120 characters."""
+    """Return a message as one line of `listen`'s log, separated by tabs: time, sender, the first 120 characters."""
     flat = visible(body[:1_000]).replace("\n", " | ").replace("\t", " ")
     return f"{ts!r}\t{one_line(sender, 200)}\t{flat[:120]}\n"
 
 
 def mail_line(message: Message) -> str:
-    """A message on one line: `[time] from: body`, and the files it names."""
+    """Return a message on one line: `[time] from: body`, and the files it names."""
     parts = [message.content, *(path(file.path) for file in message.files)]
     said = one_line(" ".join(part for part in parts if part), 1 << 20)
     return f"[{clock(message.ts)}] {name(message.sender)}: {said}"

@@ -1,4 +1,4 @@
-"""Files of the user's own: nobody else may read them, and none is ever half written."""
+"""Private files of the user: nobody else can read them, and they are written atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..text import path as shown
 
 
 def refusal(path: Path, error: OSError) -> BusError:
-    """The bus's error for what the system says of a file."""
+    """Return the bus's error for a system error of a file."""
     if isinstance(error, FileExistsError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return InvalidInput(f"{shown(str(path))}: {error.strerror}")
     kind = StoreReadOnly if isinstance(error, PermissionError) else StoreFull
@@ -21,9 +21,9 @@ def refusal(path: Path, error: OSError) -> BusError:
 
 
 def save(path: Path, content: bytes, *, replace: bool) -> None:
-    """Write a file that the user asked for; what stands against it is a `BusError`."""
+    """Write a file that the user asked for. Raises `BusError` if that is not possible."""
     if path.exists() and not path.is_file():
-        raise InvalidInput(f"{shown(str(path))} is no file that can be replaced")
+        raise InvalidInput(f"{shown(str(path))} is not a file that can be replaced")
     try:
         write(path, content, replace=replace)
     except FileExistsError:
@@ -33,15 +33,15 @@ def save(path: Path, content: bytes, *, replace: bool) -> None:
 
 
 def folder_of(path: Path) -> None:
-    """Make the folder that the file is in, for the user alone; one that is there stays as it is."""
+    """Create the folder of the file for the user alone; an existing folder is not changed."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def write(path: Path, content: bytes, *, replace: bool = True) -> None:
-    """Put the content where `path` says, at once or not at all; raises `OSError`.
+    """Write the file atomically. Raises `OSError`.
 
-    Without `replace` a file that is there already is a `FileExistsError`. A link that is
-    replaced is replaced itself: nothing is written where it points.
+    Without `replace`, raises `FileExistsError` if the file exists. A link is replaced itself:
+    nothing is written to its target.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)  # 0600
     try:
@@ -71,14 +71,14 @@ def _appear(temporary: Path, path: Path) -> None:
 
 
 def append(*parts: tuple[Path, bytes]) -> None:
-    """Append to each file what is given for it: to all of them or, where the disk is full, to none."""
+    """Append the given content to each file: to all of them or, if the disk is full, to none."""
     before: list[tuple[int, int]] = []
     try:
         for path, content in parts:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             before.append((descriptor, os.fstat(descriptor).st_size))
             while content:
-                content = content[os.write(descriptor, content) :]  # noqa: PLW2901 - what is left of it
+                content = content[os.write(descriptor, content) :]  # noqa: PLW2901 - the rest of it
             _settle(descriptor)
     except OSError:
         for descriptor, size in before:
@@ -91,7 +91,7 @@ def append(*parts: tuple[Path, bytes]) -> None:
 
 
 def _settle(descriptor: int) -> None:
-    """Wait until it is on the disk, where it goes to one."""
+    """Wait until the data is on the disk, if the file is on one."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -100,7 +100,7 @@ def _settle(descriptor: int) -> None:
 
 
 def note(path: Path, content: bytes) -> None:
-    """Make this the whole content of a small file, whatever kind of file it is."""
+    """Overwrite a small file, whatever kind of file it is."""
     descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, content)

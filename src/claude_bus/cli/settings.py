@@ -14,9 +14,9 @@ from ..errors import InvalidInput
 
 
 def home() -> Path | None:
-    """This user's home folder.
+    """Return this user's home folder.
 
-    None for a user without one, and where HOME is relative: it would be another in each folder.
+    None for a user without one, and if HOME is relative, because it would differ in each folder.
     """
     try:
         found = Path(os.environ.get("HOME") or _of_passwd()) if os.name == "posix" else Path.home()
@@ -32,7 +32,7 @@ def _of_passwd() -> str:
 
 
 def agent_bus(options: argparse.Namespace, *, needed: bool = False) -> AgentBus:
-    """From the environment; `--channel` goes before it. With `needed` an address must be set."""
+    """Return the settings from the environment; `--channel` overrides it. With `needed` an address must be set."""
     settings = AgentBus.from_env(os.environ, home(), sys.platform)
     if needed and not settings.url:
         raise InvalidInput("AGENT_BUS_URL env var required: the address of the bus, such as https://host:8765")

@@ -1,7 +1,7 @@
-"""`claude-bus setup`: tells Claude Code about the bus, or takes all of it back.
+"""`claude-bus setup`: tells Claude Code about the bus, or removes all of that.
 
-A failure at any step leaves a state that works: everything is looked at before anything is written, the server is
-registered before hooks that call it are written, and taken out after them.
+A failure at any step leaves a working state: everything is checked before anything is written. The server is
+registered before the hooks that call it are written, and removed after them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ..text import plural
 from .output import show
 
 NO_CLIENT = 3
-"""Exit status where there is no Claude Code to set up."""
+"""Exit status if there is no Claude Code to set up."""
 FOLDERS = "folders-made"
-"""A file of the installer's copy: the folders that were made for it, and that are removed with it once empty."""
+"""A file in the installer's copy: the folders that were created for it, to be removed with it once they are empty."""
 _QUESTION = 'May sessions use the bus\'s tools without asking you each time (permission "{}")? [y/N] '
 _NEXT = """\
 Next: open two terminals, run claude in each, and type
@@ -40,7 +40,7 @@ Sessions that are open now take part after a restart."""
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: what is said of it before, and the work."""
+    """One step: the text that announces it, and the work."""
 
     name: str
     text: str
@@ -49,7 +49,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Situation:
-    """This program, and the Claude Code it is set up in."""
+    """This program, and the Claude Code that it is set up in."""
 
     program: Program
     known: Known
@@ -59,7 +59,7 @@ class Situation:
 
     @classmethod
     def find(cls, env: Mapping[str, str], home: Path, place: str = "") -> Situation:
-        """The situation of this process; with `place`, the program is the installation in that folder."""
+        """Return the situation of this process; with `place`, the program is the installation in that folder."""
         found = registration.clients(env, home)
         return cls(
             Program.find(env, Path(place) if place else None),
@@ -76,22 +76,22 @@ class Situation:
 
     @property
     def hooks(self) -> bool:
-        """Whether hooks of ours belong into the settings."""
+        """Whether the settings should contain the hooks of claude-bus."""
         return bool(self.client and self.client.knows_hooks and not self.known.plugins)
 
     @property
     def kept(self) -> Path:
-        """Where a server that made room is kept."""
+        """File that keeps another server of the same name, which made room."""
         return self.known.config / f"mcp-server-{SERVER}.json{BACKUP}"
 
     @property
     def passing(self) -> Path:
-        """Where an earlier registration of ours is kept while it is renewed."""
+        """File that keeps an earlier registration of claude-bus while it is renewed."""
         return self.known.config / f"mcp-server-{SERVER}.json.being-renewed"
 
     @cached_property
     def variables(self) -> dict[str, str]:
-        """The variables of our registration, or of the one that a run which was killed had taken out."""
+        """The variables of the registration, or of one that a killed run had removed."""
         there = self.known.server
         if there is None:
             return registration.env_of(_kept(self.passing))
@@ -99,7 +99,7 @@ class Situation:
 
 
 def setup(options: argparse.Namespace, env: Mapping[str, str], home: Path) -> int:
-    """Run `setup` or `setup --remove`; returns the exit status."""
+    """Run `setup` or `setup --remove`; return the exit status."""
     try:
         situation = Situation.find(env, home, options.place)
         return _remove(options, situation) if options.remove else _install(options, situation)
@@ -108,7 +108,7 @@ def setup(options: argparse.Namespace, env: Mapping[str, str], home: Path) -> in
         return 1
 
 
-# -- in -------------------------------------------------------------------------------
+# -- install --------------------------------------------------------------------------
 
 
 def _install(options: argparse.Namespace, at: Situation) -> int:
@@ -133,7 +133,7 @@ def _install(options: argparse.Namespace, at: Situation) -> int:
 
 
 def _without_client(options: argparse.Namespace, at: Situation) -> int:
-    """Only the command on PATH can be had; the way to the rest is told last."""
+    """Without a client only the command can be put on PATH; the last line says how to do the rest."""
     told = "claude is not on your PATH, so Claude Code was told nothing. Where it is, run: " + at.program.again
     wanted = _link(at) if options.yes or _terminal(options) else []
     _tell(options, at, wanted)
@@ -151,12 +151,12 @@ def _wanted(at: Situation, rule: str) -> list[Step]:
 
 
 def _server(at: Situation) -> list[Step]:
-    """The server at user scope: that of the plugin where there is one, else ours."""
+    """Return the steps for the server at user scope: the plugin's if there is one, otherwise this program."""
     there = at.known.server
     if at.known.plugins:
         ours = there is not None and registration.is_known(there)
-        return [Step("server", f"'{SERVER}' is registered no more: the plugin has its own", _unregister(at))] * ours
-    if there is not None and "url" in there:  # a served bus, which the user has chosen
+        return [Step("server", f"'{SERVER}' is no longer registered: the plugin has its own", _unregister(at))] * ours
+    if there is not None and "url" in there:  # a remote bus that the user has chosen
         return []
     if there is not None and registration.command_of(there) == list(at.program.command):
         return []
@@ -170,9 +170,9 @@ def _server(at: Situation) -> list[Step]:
 
 
 def _register(at: Situation) -> None:
-    """Register it, with the variables it had; where that fails, what was there is there again.
+    """Register the server with the variables it had; if that fails, restore the earlier registration.
 
-    Between the client's two commands nothing is registered: who is killed then finds in a file what was.
+    Between the client's two commands nothing is registered; a file keeps the earlier registration for a killed run.
     """
     assert at.client
     there = at.known.server
@@ -191,7 +191,7 @@ def _register(at: Situation) -> None:
 
 
 def _kept(place: Path) -> registration.Definition:
-    """The server that is kept there; {} without one."""
+    """Return the server that a file keeps; {} without one."""
     try:
         found = json.loads(claude_settings.kept(place) or "{}")
     except ValueError:
@@ -200,7 +200,7 @@ def _kept(place: Path) -> registration.Definition:
 
 
 def _settings(at: Situation, rule: str) -> list[Step]:
-    """Hooks and permission; also out, where they would be there twice or the client would not know them."""
+    """Return the steps for hooks and permission. Duplicate hooks, and those that the client cannot use, are removed."""
     document, _ = claude_settings.read(at.known.settings)
     hooks = claude_settings.hooks_of(at.program.plugin) if at.hooks else {}
     hooked = claude_settings.with_hooks(document, hooks)
@@ -219,13 +219,13 @@ def _settings(at: Situation, rule: str) -> list[Step]:
 
 
 def _rule_given(options: argparse.Namespace, at: Situation) -> str:
-    """The permission rule that the command line wants written; "" for none."""
+    """Return the permission rule that the command line asks for; "" for none."""
     wanted = options.permissions or ("yes" if options.yes else "ask")
     return at.rule if wanted == "yes" and not _is_allowed(at) else ""
 
 
 def _may_ask(options: argparse.Namespace, at: Situation) -> bool:
-    """Whether the user decides about the permission now."""
+    """Return whether to ask the user about the permission now."""
     asks = options.permissions == "ask" or not (options.permissions or options.yes)
     return asks and _terminal(options) and not _is_allowed(at)
 
@@ -235,7 +235,7 @@ def _is_allowed(at: Situation) -> bool:
 
 
 def _command(at: Situation) -> list[Step]:
-    """`/bus`: that of the plugin where there is one, else ours."""
+    """Return the steps for `/bus`: the plugin's if there is one, otherwise this program's."""
     config, plugin, earlier = at.known.config, at.program.plugin, at.program.earlier
     place, state = claude_settings.command_path(config), claude_settings.command_state(config, plugin, earlier)
     if at.known.plugins:
@@ -243,7 +243,7 @@ def _command(at: Situation) -> list[Step]:
         return [Step("/bus", f"{place} goes: the plugin has its own", take)] * (state in ("current", "outdated"))
     if state == "current":
         return []
-    kept = f"; what is there is kept as {place.name}{BACKUP}" if state == "users" else ""
+    kept = f"; the present file is kept as {place.name}{BACKUP}" if state == "users" else ""
     return [Step("/bus", f"{place}{kept}", lambda: claude_settings.install_command(config, plugin, earlier))]
 
 
@@ -252,7 +252,7 @@ def _link_place(at: Situation) -> Path:
 
 
 def _link(at: Situation) -> list[Step]:
-    """The command on PATH, for the installer's copy; others have their own way."""
+    """Return the step that puts the command on PATH, only for the installer's copy."""
     place, command = _link_place(at), at.program.command[0]
     if not at.program.earlier or place.exists() or place.is_symlink():
         return []
@@ -268,7 +268,7 @@ def _link(at: Situation) -> list[Step]:
 
 
 def _open_points(at: Situation) -> list[str]:
-    """Remarks for the user after an installation, most with a command to run."""
+    """Return remarks for the user after an installation, most with a command to run."""
     assert at.client
     found = []
     if at.known.plugins and not at.known.is_plugin(at.program.plugin):
@@ -279,7 +279,7 @@ def _open_points(at: Situation) -> list[str]:
     elif not at.known.plugins and not at.client.knows_hooks:
         found.append(
             f"{at.client} does not know our hooks (they need {'.'.join(map(str, HOOKS_SINCE))} or newer), so there are "
-            f"none. Tools and /bus work; mail is read when you ask for it. After an update of it: {at.program.again}"
+            f"no hooks. Tools and /bus work; mail is read when you ask for it. After updating it: {at.program.again}"
         )
     return [*found, *_shell_points(at)]
 
@@ -291,7 +291,7 @@ def _permission_point(options: argparse.Namespace, at: Situation) -> list[str]:
 
 
 def _shell_points(at: Situation) -> list[str]:
-    """Remarks on the user's shell: its database, the command, its PATH."""
+    """Return remarks on the user's shell: its database, the command, its PATH."""
     place = _link_place(at)
     found = []
     bus = at.variables.get("BUS_DB")
@@ -304,7 +304,7 @@ def _shell_points(at: Situation) -> list[str]:
     return found
 
 
-# -- out ------------------------------------------------------------------------------
+# -- remove ---------------------------------------------------------------------------
 
 
 def _remove(options: argparse.Namespace, at: Situation) -> int:
@@ -321,17 +321,17 @@ def _remove(options: argparse.Namespace, at: Situation) -> int:
     if options.json:
         show(options, {"done": done, "open": open_points}, "")
         return 0
-    print("Taken out." if open_points else "Claude Code knows nothing of claude-bus any more.")
+    print("Taken out." if open_points else "Claude Code no longer knows claude-bus.")
     for point in open_points:
         print(f"\nOpen: {point}")
     return 0
 
 
 def _server_out(at: Situation) -> list[Step]:
-    """Our registration; and what an earlier run that was killed had still to do."""
+    """Return the steps for the registration, and for the rest of an earlier run that was killed."""
     there, before = at.known.server, _kept(at.kept)
     if at.client and there is not None and registration.is_known(there):
-        return [Step("server", f"'{SERVER}' is registered no more", _unregister(at))]
+        return [Step("server", f"'{SERVER}' is no longer registered", _unregister(at))]
     if at.client and there is None and before:
         return [Step("server", f"'{SERVER}' is {registration.shown(before)} again", lambda: _bring_back(at))]
     if at.passing.exists():
@@ -354,7 +354,7 @@ def _command_out(at: Situation) -> list[Step]:
 
 
 def _left(at: Situation, *, registered: bool) -> list[str]:
-    """Remains that `--remove` leaves to the user, with the commands for them."""
+    """Return what `--remove` leaves to the user, with the commands for it."""
     found = []
     if registered:
         found.append(f"claude is not on your PATH. Run this where it is: claude mcp remove -s user {SERVER}")
@@ -366,7 +366,7 @@ def _left(at: Situation, *, registered: bool) -> list[str]:
 
 
 def _unregister(at: Situation) -> Callable[[], None]:
-    """Take the server out, and bring back the one that made room for it."""
+    """Return the work that removes the server, and brings back the one that made room for it."""
 
     def work() -> None:
         assert at.client
@@ -377,7 +377,7 @@ def _unregister(at: Situation) -> Callable[[], None]:
 
 
 def _bring_back(at: Situation) -> None:
-    """Register again the server that made room, where nothing is registered."""
+    """Register the server that made room again, if nothing is registered."""
     assert at.client
     before = _kept(at.kept)
     if before:
@@ -392,7 +392,7 @@ def _is_our_link(at: Situation) -> bool:
 
 
 def _forget(rules: list[Path]) -> None:
-    """Remove the scanner's compiled rules, and the folders that are empty then."""
+    """Remove the scanner's compiled rules, and the folders that this leaves empty."""
     for file in rules:
         file.unlink(missing_ok=True)
         for folder in (file.parent, file.parent.parent):
@@ -404,7 +404,7 @@ def _forget(rules: list[Path]) -> None:
 
 
 def _tell(options: argparse.Namespace, at: Situation, wanted: list[Step]) -> None:
-    """Show what would be done."""
+    """Show the planned steps."""
     if not wanted:
         return
     if options.json:
@@ -417,7 +417,7 @@ def _tell(options: argparse.Namespace, at: Situation, wanted: list[Step]) -> Non
 
 
 def _agreed(options: argparse.Namespace) -> bool:
-    """Whether the user wants what was shown."""
+    """Return whether the user agrees to the steps that were shown."""
     if options.yes:
         return True
     if not _terminal(options):
@@ -428,7 +428,7 @@ def _agreed(options: argparse.Namespace) -> bool:
 
 
 def _work(wanted: list[Step]) -> list[str]:
-    """Do it step by step; returns what was done. Raises `Refused`, naming what was done before."""
+    """Work step by step; return the names of the steps done. Raises `Refused`, naming the steps done before."""
     done: list[str] = []
     for step in wanted:
         try:

@@ -1,7 +1,7 @@
 """A client of the agent-bus protocol: `POST /send`, and `GET /recv` with its long poll.
 
-Whatever server speaks it may be on the other side, so an answer is checked before
-anything in it is believed.
+Any server that speaks the protocol may be on the other side, so every answer is
+checked before it is used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HOLD = 60.0
 """Seconds after which a long poll is given up: servers hold it for 30 to 35."""
 _CONNECT = 10.0
 _LAST_TS = 253_402_300_799.0
-"""The end of the year 9999: a time stamp beyond it is none."""
+"""The end of the year 9999; later time stamps are not valid."""
 
 _REFUSALS: dict[int, type[BusError]] = {
     403: Forbidden,
@@ -38,7 +38,7 @@ _REFUSALS: dict[int, type[BusError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A message as the server gave it. `fields` is all of it."""
+    """A message as the server gave it. `fields` has all its fields."""
 
     ts: float
     sender: str
@@ -48,7 +48,7 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a poll brought, oldest first. `unusable`: entries that are no messages, or have no time."""
+    """The result of a poll, oldest first. `unusable`: entries that are not messages, or have no time."""
 
     mail: tuple[Mail, ...]
     unusable: int = 0
@@ -79,14 +79,14 @@ class AgentBusClient:
             await self._http.aclose()
 
     async def send(self, to: str, body: str) -> dict[str, Any]:
-        """Post a message; returns what the server answers."""
+        """Post a message; return the server's answer."""
         settings = self._settings
         return await self._ask(
             "POST", "/send", {"channel": settings.channel, "from": settings.name, "to": to, "msg": body}
         )
 
     async def recv(self, name: str, since: float, *, block: bool, most: int = 100) -> Batch:
-        """Mail for `name` that is newer than `since`; with `block` the server waits for some, for about 30 s."""
+        """Return mail for `name` that is newer than `since`; with `block` the server waits for it, for about 30 s."""
         answer = await self._ask(
             "GET",
             "/recv",
@@ -101,7 +101,7 @@ class AgentBusClient:
         return _batch(answer, since)
 
     async def now(self) -> float | None:
-        """The server's time; None where it does not tell."""
+        """Return the server's time; None if the server does not tell it."""
         try:
             answer = await self._ask("GET", "/healthz", {})
         except NotFound:
@@ -109,7 +109,7 @@ class AgentBusClient:
         return _time(answer.get("now"))
 
     async def _ask(self, method: str, path: str, fields: dict[str, str]) -> dict[str, Any]:
-        """One request; the JSON object in its answer."""
+        """Make one request; return the JSON object in its answer."""
         import httpx2
 
         from ..remote import http_client
@@ -134,7 +134,7 @@ class AgentBusClient:
 
 
 def _document(content: bytes, where: str, way: proxies.Route) -> dict[str, Any]:
-    """The JSON object in an answer; bytes that are no UTF-8 are replaced."""
+    """Return the JSON object in an answer; invalid UTF-8 is replaced."""
     try:
         found = jsons.loads(content.decode(errors="replace"))
         if not isinstance(found, dict):
@@ -145,10 +145,10 @@ def _document(content: bytes, where: str, way: proxies.Route) -> dict[str, Any]:
 
 
 def _refusal(answer: httpx2.Response, content: bytes, where: str, way: proxies.Route) -> BusError:
-    """The error for an answer that is none of success."""
+    """Return the error for an unsuccessful answer."""
     status = answer.status_code
     if answer.is_redirect:
-        return Unreachable(f"{where} sends its callers elsewhere ({status}); set the address it moved to", sent=False)
+        return Unreachable(f"{where} redirects its callers ({status}); set the address it moved to", sent=False)
     reason = _reason(content) or way.refusal(status)
     said = f"{where} refuses ({status}){reason}"
     if status == 429 or (400 <= status < 500 and "retry-after" in answer.headers):
@@ -163,7 +163,7 @@ def _refusal(answer: httpx2.Response, content: bytes, where: str, way: proxies.R
 
 
 def _reason(content: bytes) -> str:
-    """What the server says of it, where it does."""
+    """Return the server's reason, if it gives one."""
     try:
         found = jsons.loads(content.decode(errors="replace"))
     except ValueError:
@@ -177,10 +177,10 @@ def _seconds(header: str) -> int:
 
 
 def _batch(answer: Mapping[str, Any], since: float) -> Batch:
-    """The messages in an answer that are newer than `since`, whatever the server made of that.
+    """Return the messages in an answer that are newer than `since`, whichever ones the server sent.
 
-    Where all that the server has is older (`now`), the cursor is none of this server's times, or its clock was set
-    back: then what it gives is new, and the cursor is that of these messages from then on.
+    If the server's newest time (`now`) is older, the cursor comes from another server, or its clock was set back.
+    Then all messages in the answer are new, and the cursor continues from their times.
     """
     now = _time(answer.get("now"))
     after = since if now is None or now >= since else 0.0
@@ -193,7 +193,7 @@ def _batch(answer: Mapping[str, Any], since: float) -> Batch:
 
 
 def _mail(entry: object) -> Mail | None:
-    """None for what has no time, without which no cursor can pass it."""
+    """Return the message; None for an entry without a time, which no cursor could pass."""
     if not isinstance(entry, dict) or (ts := _time(entry.get("ts"))) is None:
         return None
     return Mail(ts, _text(entry.get("from")), _text(entry.get("msg", "")), entry)
@@ -204,7 +204,7 @@ def _text(value: object) -> str:
 
 
 def _time(value: object) -> float | None:
-    """Seconds since the epoch, if it can be that."""
+    """Return the value if it is a possible time in seconds since the epoch; otherwise None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) <= _LAST_TS and math.isfinite(value) and value >= 0 else None

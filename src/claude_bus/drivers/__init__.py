@@ -1,1 +1,1 @@
-"""Storage engines: each opens its store, runs verbs in transactions, and tells who waits."""
+"""Storage engines: each opens its store, runs operations in transactions, and notifies waiting readers."""

@@ -1,4 +1,4 @@
-"""A look at a database file for `doctor`: changes nothing, creates nothing."""
+"""Inspection of a database file for `doctor`: changes nothing, creates nothing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .migrate import OURS, VERSION, has_tables, is_foreign
 from .sqlite import translate
 
 WAL_RESET_FIXED = (3, 51, 3)
-"""The SQLite version without the WAL-reset bug; before it, our checkpoints avoid it."""
+"""The SQLite version without the WAL-reset bug; with earlier versions, the checkpoints of claude-bus avoid it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `ok` is None for what is only worth knowing."""
+    """The result of one check. `ok` is None for mere information."""
 
     name: str
     ok: bool | None
@@ -29,7 +29,7 @@ class Finding:
 
 
 def inspect(path: Path, busy_timeout: float) -> list[Finding]:
-    """Findings about the file at `path`, worst cases included: this never raises."""
+    """Return findings about the file at `path`. Never raises, whatever is wrong with the file."""
     if unusable := disk.no_file(path):
         return [_sqlite(), Finding("database", False, unusable)]
     found = [_sqlite(), *_file_system(path)]
@@ -58,7 +58,7 @@ def _absent(path: Path) -> Finding:
 
 
 def _file_system(path: Path) -> list[Finding]:
-    """A word on one that other machines may write to as well: their sessions must not use the file."""
+    """Warn of a file system that other machines may also write to: their sessions must not use the file."""
     kind = disk.network(path)
     if not kind:
         return []
@@ -152,5 +152,5 @@ def _tokens(db: sqlite3.Connection) -> Finding:
     return Finding(
         "tokens",
         None,
-        f"{count} valid: whoever calls a served bus needs one" if count else "none: only loopback can be served",
+        f"{count} valid: callers of a served bus need one" if count else "none: only loopback can be served",
     )

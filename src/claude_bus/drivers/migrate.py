@@ -1,4 +1,4 @@
-"""Bringing an SQLite file to the current schema, whatever version it has."""
+"""Bringing an SQLite file to the current schema, from any earlier version."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def has_tables(connection: sqlite3.Connection) -> bool:
 
 
 def is_foreign(connection: sqlite3.Connection) -> bool:
-    """Whether it is a database of another program."""
+    """Return whether it is a database of another program."""
     tables = _tables(connection)
     return bool(tables) and not tables >= _TABLES
 
@@ -46,8 +46,8 @@ def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Create or upgrade the tables, in one transaction, once among all processes.
 
-    Versions 1 and 2 are the original claude-bus's files, of which a copy is kept beside
-    `path`; a newer version than ours only added things, so it is left alone.
+    Versions 1 and 2 are files of the original claude-bus; a copy of such a file is kept next to
+    `path`. A version newer than `VERSION` only adds things, so it is not changed.
     """
     if _version(connection) >= VERSION:
         return
@@ -80,7 +80,7 @@ def _tell(path: Path, copy: Path | None, renamed: Mapping[str, str]) -> None:
 
 
 def _scripts(connection: sqlite3.Connection) -> list[str]:
-    """The scripts that are missing, decided inside the write transaction."""
+    """Return the scripts still to run, decided inside the write transaction."""
     version = _version(connection)
     if version >= VERSION:
         return []  # another process was faster
@@ -112,7 +112,7 @@ def _read(script: str) -> str:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, one by one: `executescript` would commit first."""
+    """Yield the statements of a script one by one, because `executescript` would commit first."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

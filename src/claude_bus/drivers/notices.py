@@ -1,11 +1,11 @@
 """Telling other processes that mail was stored: a datagram on loopback.
 
-A listener costs nothing while it waits and hears within a millisecond or so. The
-datagram holds the word that is a part of the listener's address, which only those who can
-read the store know; whoever hears it looks into the store. Anything else that comes is a
-stranger's: it is dropped, and after some the listener hears nothing for a moment, so that
-a flood costs it next to nothing. A notice that got lost meanwhile, or of a sender that was
-sandboxed or killed, is made good by the listener's own slow look, see `session`.
+A listener costs nothing while it waits and hears within a millisecond or so. The datagram
+contains the secret word from the listener's address, which only processes that can read the
+store know; the listener then reads the store. Any other datagram is a stranger's and is
+dropped. After strangers' datagrams the listener stops listening for a moment, so a flood costs
+it next to nothing. The listener's own slow polling makes up for notices that got lost meanwhile,
+and for those of a sender that was sandboxed or killed, see `session`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .. import processes
 _LOOPBACK = "127.0.0.1"
 _SCHEME = "udp"
 _ROOM = 16 * 1024
-"""Bytes that may wait to be heard: what does not fit is dropped by the system, at no cost to us."""
+"""Bytes that may wait to be received; the system drops the rest, at no cost to this process."""
 _AT_ONCE = 200
-"""Datagrams that are read in one go: more than there is room for."""
+"""Datagrams that are read in one go: more than the buffer can hold."""
 _DEAF = 0.2
-"""Seconds without listening after nothing but strangers' datagrams came."""
+"""Seconds without listening after only strangers' datagrams came."""
 
 
 def announce(addresses: Iterable[str]) -> None:
-    """Send a notice to each address; whoever is gone or deaf is no error.
+    """Send a notice to each address; an address where no process listens is not an error.
 
-    An address on the loopback of another network namespace (a container's) cannot be reached.
-    One of an earlier version's has no word in it, and believes whatever comes.
+    An address on the loopback of another network namespace (a container's) cannot be reached. The
+    address of an earlier version has no word in it; such a listener accepts any datagram.
     """
     for address in addresses:
         scheme, _, rest = address.partition(f":{_LOOPBACK}:")
@@ -51,7 +51,7 @@ def announce(addresses: Iterable[str]) -> None:
 
 
 class Signal:
-    """What one waiter is rung by. A ring that comes before `rung` is waited for is not lost."""
+    """The signal for one waiter. A ring before the waiter calls `rung` is not lost."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
@@ -60,7 +60,7 @@ class Signal:
         self._event.set()
 
     async def rung(self, patience: float) -> bool:
-        """Wait for at most `patience` seconds; whether it rang."""
+        """Wait for at most `patience` seconds; return whether it rang."""
         with anyio.move_on_after(patience):
             await self._event.wait()
         rang = self._event.is_set()
@@ -69,7 +69,7 @@ class Signal:
 
 
 class Ear:
-    """Where this process can be told. `address` goes to the store; `heard` waits."""
+    """The notice socket of this process. `address` goes to the store; `heard` waits."""
 
     def __init__(self, bound: socket.socket) -> None:
         self._socket = bound
@@ -80,7 +80,7 @@ class Ear:
         self.address = f"{place}/{network}" if network else place
 
     async def heard(self, patience: float) -> bool:
-        """Wait for a notice for at most `patience` seconds; whether one came."""
+        """Wait for a notice for at most `patience` seconds; return whether one came."""
         with anyio.move_on_after(patience):
             while True:
                 await anyio.sleep_until(self._deaf_until)
@@ -91,14 +91,14 @@ class Ear:
         return False
 
     def _told(self) -> bool:
-        """Take what has come; whether a notice was among it."""
+        """Read the datagrams that have come; return whether a notice was among them."""
         told = False
         for _ in range(_AT_ONCE):
             try:
                 came = self._socket.recv(len(self._word) + 1)
             except (BlockingIOError, InterruptedError):
                 break
-            except OSError:  # one that is too long, on Windows, or that somebody we wrote to is gone
+            except OSError:  # on Windows: the datagram is too long, or the receiver of an earlier one is gone
                 continue
             told = told or hmac.compare_digest(came, self._word.encode())
         return told

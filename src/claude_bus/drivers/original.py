@@ -1,4 +1,4 @@
-"""Taking over a file of the original claude-bus: a copy of it is kept, and its names become ones that can be used."""
+"""Taking over a file of the original claude-bus: keeps a copy, and makes its names valid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORDER BY 1
 
 
 def keep_copy(path: Path, version: int) -> Path:
-    """Copy the database, as it is before the transaction that is open now, into a file beside it; returns that."""
+    """Copy the database, as it was before the open transaction, into a file next to it; return the copy's path."""
     copy = _new_file(f"{path}.version-{version or 1}")
     try:
         with (
@@ -29,7 +29,7 @@ def keep_copy(path: Path, version: int) -> Path:
         ):
             source.execute("PRAGMA wal_autocheckpoint = 0")
             source.backup(target)
-            target.execute("PRAGMA journal_mode = DELETE").fetchall()  # one file, whole by itself
+            target.execute("PRAGMA journal_mode = DELETE").fetchall()  # a single file, complete by itself
     except BaseException:
         copy.unlink(missing_ok=True)
         raise
@@ -37,19 +37,19 @@ def keep_copy(path: Path, version: int) -> Path:
 
 
 def _new_file(name: str) -> Path:
-    """An empty file, this user's alone, under the name or the first free one like it."""
+    """Create an empty file that only this user can read, under the name or the first free one like it."""
     for number in itertools.count():
         path = Path(f"{name}.{number}" if number else name)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             return path
-    raise AssertionError  # there is no end of names
+    raise AssertionError  # the names never run out
 
 
 def rename_unusable(connection: sqlite3.Connection) -> dict[str, str]:
-    """Give agents whose name is not valid one that is, with all that is theirs; returns old names and new ones.
+    """Give agents with an invalid name a valid one, and update all that refers to them; return new names by old ones.
 
-    A sender to the old name is told of the new one where the old can be written at all (`formerly`).
+    A sender to the old name is told the new one, if the old name can be written at all (`formerly`).
     """
     taken = {row[0] for row in connection.execute(_NAMES)}
     renamed = {name: "" for name in sorted(taken) if not _is_valid(name)}
@@ -73,7 +73,7 @@ def _is_valid(name: str) -> bool:
 
 
 def _usable(name: str, taken: set[str]) -> str:
-    """A valid name like this one that nobody has."""
+    """Return a valid name like this one that is free."""
     base = addresses.folder_name(name, "")
     made = (base if number == 1 else f"{base[: names.MAX_NAME - 6]}-{number}" for number in itertools.count(1))
     return next(each for each in made if each not in taken and _is_valid(each))

@@ -1,1 +1,1 @@
-"""The HTTP door: one app that serves the bus to other machines, programs and people."""
+"""The HTTP transport: one app that serves the bus to other machines, programs and people."""

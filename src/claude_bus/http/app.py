@@ -1,4 +1,4 @@
-"""The app: everything that is served, behind one guard."""
+"""The ASGI app: everything that is served, behind authentication."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from .token_in_url import InUrl
 
 
 def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool) -> Starlette:
-    """The app that serves `bus`. `tokens`: whether every caller must present one.
+    """Return the app that serves `bus`. `tokens`: whether every caller must present one.
 
-    Its `state.visits` are the requests under way; whoever runs it ends them when it ends.
+    Its `state.visits` are the requests in flight; the code that runs the app ends them when it stops.
     """
     token_cache = TokenCache(bus, closed=tokens)
     in_flight = InFlight(token_cache, serving.connections)
@@ -67,14 +67,14 @@ def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool)
         exception_handlers={BusError: refused, HTTPException: unserved},
         lifespan=lifespan,
     )
-    # A redirect names a scheme: http where a proxy does not say that it is https, and the token goes there.
+    # A redirect names a scheme: http if a proxy does not report https, and the client would send its token there.
     app.router.redirect_slashes = False
     app.state.in_flight = in_flight
     return app
 
 
 def _before_routes(serving: Serving, token_cache: TokenCache, in_flight: InFlight) -> list[Middleware]:
-    """What a request passes, from the outside: what every answer has, whom it is for, who asks."""
+    """Return the layers around the routes, outermost first: response headers, Host/Origin check, authentication."""
     allowed = Allowed(_machine(serving), serving.hosts, serving.origins)
     return [
         Middleware(ResponseHeaders),
@@ -91,7 +91,7 @@ def _before_routes(serving: Serving, token_cache: TokenCache, in_flight: InFligh
 
 
 def _machine(serving: Serving) -> set[str]:
-    """The names by which others know this machine. Its full one may have to be asked for: only where it matters."""
+    """Return the host names of this machine. The full one may take a DNS query, so it is only asked for if needed."""
     name = socket.gethostname()
     short = name.split(".")[0]
     full = set() if is_loopback(serving.host) else {socket.getfqdn()}

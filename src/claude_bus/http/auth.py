@@ -1,9 +1,9 @@
-"""The one guard in front of everything: who calls, and whether they may.
+"""Authentication in front of everything: who calls, and whether they may.
 
 It finds the caller's grant and leaves it in the request's state (see `service.grant_of`).
-Without tokens, on loopback, everybody has the grant that permits everything. It reads the
-body before anybody else does, so that no route meets one that is too large, never ends, or
-costs more to parse than others should wait for, and cuts off requests whose token ends while they are under way.
+Without tokens, on loopback, every caller gets the unrestricted grant. The whole body is read
+here first, so no route meets a body that is too large, never ends, or costs more to parse
+than other requests should wait for. Requests whose token ends while they are in flight are cut off.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from .token_cache import TokenCache
 from .token_in_url import check_use, secret_in
 
 OPEN_PATH = "/healthz"
-"""What anybody may ask: whether the server is there."""
+"""Path that needs no token: whether the server runs."""
 MAX_BODY_BYTES = 2 * 1024 * 1024
-"""Of a request's body, decoded from its chunks."""
+"""Bytes of a request's body, after decoding its chunks."""
 BODY_PATIENCE = 30.0
 """Seconds for a body to arrive."""
 
 _TO_READ = 1.0
-"""Seconds for the end of an answer that was cut off to get through."""
+"""Seconds for the end of a cut-off answer to be sent."""
 
 _NOBODY = Grant(names=(), channels=())
 _MAY_BE_CUT = ("GET", "HEAD", "OPTIONS")
-"""What is asked with these is asked for the answer: whoever has not got that asks again."""
+"""Methods that only read: a client that gets no answer can repeat the request."""
 
 
 class Authenticate:
-    """ASGI middleware. `prefix`: the path under which everything is."""
+    """ASGI middleware for authentication. `prefix`: the path under which everything is served."""
 
     def __init__(
         self, app: ASGIApp, *, token_cache: TokenCache, in_flight: InFlight, quotas: Quotas, prefix: str
@@ -63,7 +63,7 @@ class Authenticate:
         try:
             await self._admit(scope, receive, send)
         except BusError as error:
-            error.__traceback__ = error.__context__ = None  # where the body is, for as long as the connection is open
+            error.__traceback__ = error.__context__ = None  # they keep the body alive
             await refusal(error)(scope, receive, send)
         except _Gone:
             return
@@ -111,7 +111,7 @@ class Authenticate:
 
 @contextlib.asynccontextmanager
 async def _watched(tracked: RequestInFlight, incoming: _Incoming) -> AsyncIterator[None]:
-    """A request that may be cut ends with its client; any other is done whoever waits for the answer."""
+    """End a request that may be cut when its client disconnects; any other is completed regardless."""
     if not tracked.may_be_cut:
         yield
         return
@@ -122,11 +122,11 @@ async def _watched(tracked: RequestInFlight, incoming: _Incoming) -> AsyncIterat
 
 
 class _Gone(Exception):
-    """The client left before its request was whole."""
+    """The client disconnected before its request was complete."""
 
 
 class _Incoming:
-    """What the app receives: the body that was read already, and then whatever else comes."""
+    """The messages that the app receives: the body, which was already read, and then all that follow."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._body: bytes | None = body
@@ -143,7 +143,7 @@ class _Incoming:
         return {"type": "http.disconnect"}
 
     async def watch(self, tracked: RequestInFlight) -> None:
-        """End a request that may be cut once nobody is there to read the answer."""
+        """End a request that may be cut once its client has disconnected."""
         self._gone = anyio.Event()
         while (await self._receive())["type"] != "http.disconnect":
             pass
@@ -152,7 +152,7 @@ class _Incoming:
 
 
 class _Answer:
-    """What the app sends, for as long as its token is good."""
+    """The messages that the app sends, for as long as the token is valid."""
 
     def __init__(self, in_flight: InFlight, tracked: RequestInFlight, send: Send) -> None:
         self._in_flight = in_flight
@@ -164,24 +164,24 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if self._tracked.is_due:
             await self._in_flight.check(self._tracked)
-            await anyio.lowlevel.checkpoint()  # where a request that was cut off ends
+            await anyio.lowlevel.checkpoint()  # a request that was cut off ends here
         self._started = True
         self._complete = message["type"] == "http.response.body" and not message.get("more_body")
-        # Once it is being answered in parts, what was asked for is done: nothing is lost by cutting it off.
+        # Once the answer is sent in parts, the operation is done: cutting it off loses nothing.
         self._tracked.may_be_cut = self._tracked.may_be_cut or message["type"] == "http.response.body"
         await self._send(message)
 
     async def cut(self, error: BusError, scope: Scope, receive: Receive) -> None:
-        """Say why there is no answer; one that has begun just ends."""
+        """Send the error as the answer; an answer that has begun just ends."""
         if not self._started:
             await refusal(error)(scope, receive, self._send)
         elif not self._complete:
-            with anyio.move_on_after(_TO_READ):  # whoever does not read does not keep us
+            with anyio.move_on_after(_TO_READ):  # a client that does not read must not hold the server up
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _body(headers: Headers, receive: Receive, counted: Body) -> bytes:
-    """A request's whole body; raises `TooLarge`, `TooSlow`, `RateLimited` where there is no room, or `_Gone`."""
+    """Return a request's whole body. Raises `TooLarge`, `TooSlow`, `RateLimited` if there is no room, or `_Gone`."""
     length = headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
         raise _too_large(int(length[:20]))
@@ -215,7 +215,7 @@ def _too_large(size: int) -> TooLarge:
 
 
 def _secret(headers: Headers) -> str:
-    """The token in the request: a bearer, or the password of Basic, whoever its user. "" if there is none."""
+    """Return the token in the request: a bearer token, or the password of Basic with any user. "" without a token."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()

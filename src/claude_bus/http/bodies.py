@@ -1,4 +1,4 @@
-"""The bodies of the requests under way: how much of them the server holds in memory."""
+"""The bodies of requests in flight: a limit on how much of them the server holds in memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..errors import RateLimited
 from ..model.tokens import Grant
 
 MAX_HELD = 64 * 1024 * 1024
-"""Bytes of bodies that are held at once, of all callers together; without tokens, of those."""
+"""Bytes of bodies held at once for all callers together; for all callers without a token, if none is needed."""
 MAX_OF_TOKEN = 16 * 1024 * 1024
-"""Of these, bytes of requests with one token."""
+"""Bytes of bodies held at once for requests with one token."""
 FREE = 16 * 1024
-"""Bytes of each body that do not count: an ordinary message gets through, whoever sends large ones."""
+"""Bytes of each body that do not count, so that ordinary messages get through while others send large ones."""
 
 
 class Bodies:
-    """Counts the bytes of all bodies, from their arrival until their requests are over."""
+    """Counts the bytes of all bodies, from their arrival until their requests end."""
 
     def __init__(self) -> None:
         self._held = 0
@@ -26,7 +26,7 @@ class Bodies:
 
     @contextlib.contextmanager
     def body(self, grant: Grant) -> Iterator[Body]:
-        """The body of a request that is under way for as long as the context lasts."""
+        """Count the body of a request for as long as the context lasts."""
         body = Body(self, grant)
         try:
             yield body
@@ -34,14 +34,14 @@ class Bodies:
             self._count(grant, -body.counted)
 
     def take(self, grant: Grant, size: int) -> None:
-        """Count so many bytes more, or raise `RateLimited`."""
+        """Count this many more bytes. Raises `RateLimited` if that exceeds a limit."""
         for held, limit, whose in (
             (self._held, MAX_HELD, "all requests"),
             (self._of[grant.token], MAX_OF_TOKEN if grant.token else MAX_HELD, f"the requests of '{grant.owner}'"),
         ):
             if held + size > limit:
                 raise RateLimited(
-                    f"the bodies of {whose} under way have {limit} bytes together, which is the limit: send this one "
+                    f"the bodies of {whose} in flight have reached the limit of {limit} bytes together: send this one "
                     "again in a moment",
                     retry_after=1,
                 )
@@ -50,11 +50,11 @@ class Bodies:
     def _count(self, grant: Grant, size: int) -> None:
         self._held += size
         self._of[grant.token] += size
-        self._of += Counter()  # forgets those that have none
+        self._of += Counter()  # drops the entries that are zero
 
 
 class Body:
-    """One body, as it arrives."""
+    """One body, while it arrives."""
 
     def __init__(self, bodies: Bodies, grant: Grant) -> None:
         self._bodies = bodies
@@ -62,7 +62,7 @@ class Body:
         self.counted = 0
 
     def grow(self, size: int) -> None:
-        """It has so many bytes now. Raises `RateLimited` where there is no room for them."""
+        """Record the size that the body has now. Raises `RateLimited` if there is no room for it."""
         more = max(0, size - FREE) - self.counted
         if more > 0:
             self._bodies.take(self._grant, more)

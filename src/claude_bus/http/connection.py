@@ -1,8 +1,9 @@
-"""A connection: uvicorn's, with an end for clients that are silent or slow, or whose head is too large or no HTTP.
+"""uvicorn's connection, plus timeouts and a header limit.
 
-uvicorn limits how long a connection may be idle between two requests, and how much it
-keeps of a head that is not whole yet. Of itself it waits for the rest for ever, and
-takes a head of any size that arrives at once.
+It closes clients that are idle, slow, send too large a head or do not speak HTTP. uvicorn
+limits how long a connection may be idle between two requests, and how much it keeps of an
+incomplete head. By itself it waits forever for the rest, and accepts a head of any size that
+arrives at once.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol, Request
 from .response_headers import HEADERS
 
 MAX_HEADER_BYTES = 32 * 1024
-"""Of the request line and headers together, as they are sent; larger ones are answered with 431."""
+"""Bytes of the request line and headers together, as sent; larger ones are answered with 431."""
 HEAD_PATIENCE = 20.0
-"""Seconds for a request's head to be whole, from when it is the client's turn, and for the rest of a refused body."""
+"""Seconds for a request's head to arrive, from when the server waits for it, and for the rest of a refused body."""
 WRITE_PATIENCE = 60.0
-"""Seconds for a client to go on reading an answer."""
+"""Seconds for a client to resume reading an answer."""
 MAX_SILENT = 1_500
-"""Connections at once without a request under way. With one more the oldest ends, so that new clients get through."""
+"""Connections at once without a request in flight. One more closes the oldest, so that new clients get through."""
 
 
 class Silent:
-    """The connections where it is the client's turn to speak, the longest silent first.
+    """The connections on which the server waits for the client, the longest silent first.
 
-    `room` is how many connections there may be in all: more than the process may open files cannot even be refused.
+    `room` is the limit for all connections: beyond the process's limit of open files, one cannot even be refused.
     """
 
     def __init__(self, room: int = 1_000_000) -> None:
@@ -38,7 +39,7 @@ class Silent:
         self._waiting: dict[Connection, asyncio.TimerHandle] = {}
 
     def add(self, connection: Connection) -> None:
-        """Its time begins now, unless it runs already."""
+        """Start the timeout of a connection, unless it already runs."""
         if connection not in self._waiting:
             self._waiting[connection] = connection.loop.call_later(HEAD_PATIENCE, connection.was_silent)
             if len(self._waiting) > MAX_SILENT:
@@ -51,7 +52,7 @@ class Silent:
 
 
 class _Requests(h11.Connection):
-    """h11's reading of a connection: that of itself limits the part of a head that it keeps, not what comes whole."""
+    """h11's parser with a limit for every head: h11 itself limits only a head that arrives in parts."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MAX_HEADER_BYTES)
@@ -64,7 +65,7 @@ class _Requests(h11.Connection):
         return event
 
     def _kept(self) -> int:
-        """How many bytes came that are not read yet."""
+        """Return how many received bytes have not been parsed yet."""
         return len(self.trailing_data[0])
 
 
@@ -98,7 +99,7 @@ class Connection(H11Protocol):
         request = self._request()
         super().on_response_complete()
         if request:
-            request.body = bytearray()  # what came of it that nobody wanted; the rest is dropped as it comes
+            request.body = bytearray()  # parts of the body that nothing read; the rest is dropped on arrival
         self._settle()
 
     def _settle(self) -> None:
@@ -109,17 +110,17 @@ class Connection(H11Protocol):
             self._silent.add(self)
 
     def _request(self) -> RequestResponseCycle | None:
-        """The last one, which may be answered by now; None before the first."""
+        """Return the last request, which may already be answered; None before the first."""
         return self.cycle
 
     def was_silent(self) -> None:
-        """The client had its time. Half a head is answered; silence is not."""
+        """Handle the timeout. A partial head gets an answer, silence does not."""
         if not self._request() and self.conn.trailing_data[0]:
             self._refuse(408, "too_slow", f"the request's head did not arrive within {HEAD_PATIENCE:.0f} s")
         self.give_up()
 
     def give_up(self) -> None:
-        """End the connection, whatever is still under way on it."""
+        """Close the connection, even with a request in flight."""
         self._silent.remove(self)
         if self.transport.get_write_buffer_size():
             self.transport.abort()
@@ -127,15 +128,15 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP, or more of it than fits. uvicorn calls this while it handles h11's error."""
+        """Answer data that is not HTTP, or that exceeds a limit. uvicorn calls this while it handles h11's error."""
         if getattr(sys.exc_info()[1], "error_status_hint", 400) == 431:
-            self._refuse(431, "too_large", "the request's head is too large; send what is long in the body")
+            self._refuse(431, "too_large", "the request's head is too large; send long values in the body")
         else:
             self._refuse(400, "invalid_input", msg)
         self.transport.close()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer where there is no request that an app could answer; one that was answered is not answered again."""
+        """Answer if no request exists that an app could answer; a request is never answered twice."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         body = json.dumps({"error": code, "message": message}).encode()

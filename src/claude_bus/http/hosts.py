@@ -1,8 +1,8 @@
-"""By which names a server is called, and from which pages. Pure.
+"""The host names that a server answers to, and the browser pages that may call it. Pure.
 
-A browser that was tricked into calling this server says so: by a Host that is the
+A browser that was tricked into calling this server reveals that: by a Host that is the
 attacker's name (DNS rebinding), by an Origin that is the attacker's page, or by
-Sec-Fetch-Site. Programs send only a Host, and that is one they were given.
+Sec-Fetch-Site. Programs send only a Host, the one they were configured with.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a Host header says: a name in lower case, or an address in its one spelling; its port, if it says one."""
+    """A parsed Host header: a name in lower case, or an address in normalized form, and its port, if there is one."""
 
     name: str
     port: int | None = None
@@ -36,7 +36,7 @@ class Host:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a name or address always means this very machine."""
+    """Return whether a name or address always means this machine."""
     address = _address(name)
     if address is None:
         return name == "localhost"
@@ -52,7 +52,7 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def host_of(header: str) -> Host:
-    """A Host header read strictly, or `InvalidInput`: no user, no zone, one dot at its end, a real port."""
+    """Parse a Host header strictly: no user, no zone, one trailing dot at most, a valid port. Raises `InvalidInput`."""
     name, port = _split(header)
     if name is None:
         raise InvalidInput(f"the Host header {header[:100]!a} is not valid: it is a name or address, and maybe a port")
@@ -71,7 +71,7 @@ def _split(header: str) -> tuple[str | None, int | None]:
 
 
 def _name(text: str) -> str | None:
-    """`Host.Example.` as `host.example`; None for what no name can be."""
+    """Return `Host.Example.` as `host.example`; None if it is not a valid name."""
     name = text.lower().removesuffix(".")
     if len(name) > 253 or not all(map(_LABEL.fullmatch, name.split("."))):
         return None
@@ -80,7 +80,7 @@ def _name(text: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a page of a browser comes from."""
+    """The origin of a browser page."""
 
     scheme: str
     name: str
@@ -96,7 +96,7 @@ class Origin:
 
 
 def origin_of(header: str) -> Origin | None:
-    """An Origin header; None for `null` and whatever else is not the origin of a page on http or https."""
+    """Parse an Origin header; None for `null` and for anything but the origin of an http or https page."""
     scheme, _, rest = header.partition("://")
     if scheme not in _PORTS:
         return None
@@ -105,10 +105,10 @@ def origin_of(header: str) -> Origin | None:
 
 
 class Allowed:
-    """Which Hosts and Origins are answered.
+    """The Hosts and Origins that are answered.
 
     `here`: the names of this machine. `hosts`: further names, `*.example.org` for all below
-    one. `origins`: those of pages elsewhere that may call. Raises `InvalidInput` for one that is none.
+    one. `origins`: those of other sites' pages that may call. Raises `InvalidInput` for an invalid one.
     """
 
     def __init__(self, here: Iterable[str], hosts: Iterable[str], origins: Iterable[str]) -> None:
@@ -119,10 +119,10 @@ class Allowed:
         self.origins = frozenset(map(_configured, origins))
 
     def check_host(self, header: str, *, open_to_all: bool) -> Host:
-        """The Host that a request is addressed to, or `WrongHost`.
+        """Return the Host that a request is addressed to. Raises `WrongHost` if it is not one of this server's.
 
-        Addresses are fine, no attacker can make one resolve; but where no token is needed
-        (`open_to_all`) only loopback is meant to be reached.
+        Addresses are allowed, because no attacker can make one resolve. Where no token is needed
+        (`open_to_all`), only loopback is allowed.
         """
         host = host_of(header)
         if host.is_loopback or self._is_configured(host.name):
@@ -130,7 +130,7 @@ class Allowed:
         if not open_to_all and (host.is_address or host.name in self._here):
             return host
         raise WrongHost(
-            f"this server does not answer to the name '{host.name}': if it is one of its own, let it be served with "
+            f"this server does not answer to the name '{host.name}': if it is one of its own, serve with "
             f"--allow-hosts {host.name} (BUS_ALLOWED_HOSTS)"
         )
 
@@ -140,7 +140,7 @@ class Allowed:
     def check_page(self, host: Host, scheme: str, origin: str | None, site: str | None) -> None:
         """Raise `Forbidden` for a browser's request from a page that is not the server's own or a configured one.
 
-        `origin` and `site` are the headers Origin and Sec-Fetch-Site, None where there is none.
+        `origin` and `site` are the headers Origin and Sec-Fetch-Site, None if they are missing.
         """
         page = origin_of(origin) if origin is not None else None
         if page and page in self.origins:
@@ -153,18 +153,18 @@ class Allowed:
             )
         if site not in (None, "same-origin", "none"):
             raise Forbidden(
-                "pages elsewhere may not call this server, nor lead here: open its address yourself, or serve with "
-                "--allow-origins and their origin (BUS_ALLOWED_ORIGINS) if they should"
+                "pages of other sites may not call this server, nor link to it: open its address yourself, or serve "
+                "with --allow-origins and their origin (BUS_ALLOWED_ORIGINS) if they should"
             )
 
 
 def _host(text: str) -> str:
-    """A configured name, `*.` before it included."""
+    """Return a configured name, including a `*.` before it."""
     below = "*." if text.startswith("*.") else ""
     name, _ = _split(text.removeprefix(below))
     if name is None:
         raise InvalidInput(
-            f"BUS_ALLOWED_HOSTS: {text[:100]!a} is no host: give names or addresses such as bus.example.org, or "
+            f"BUS_ALLOWED_HOSTS: {text[:100]!a} is not a host: give names or addresses such as bus.example.org, or "
             "*.example.org for all below one"
         )
     return below + name
@@ -174,5 +174,5 @@ def _configured(text: str) -> Origin:
     parts = urlsplit(text)
     found = origin_of(f"{parts.scheme}://{parts.netloc}") if parts.path in ("", "/") and not parts.query else None
     if not found:
-        raise InvalidInput(f"BUS_ALLOWED_ORIGINS: {text!a} is no origin: give one such as https://pages.example.org")
+        raise InvalidInput(f"BUS_ALLOWED_ORIGINS: {text!a} is not an origin: use the form https://pages.example.org")
     return found

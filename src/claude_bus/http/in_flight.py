@@ -1,4 +1,4 @@
-"""The requests under way: how many of each token, and ending those whose token ended, or all."""
+"""The requests in flight: a limit for each token, and ending those whose token ended, or all."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from ..model.tokens import Grant
 from .token_cache import TokenCache
 
 _LOOK_EVERY = 0.5
-"""Seconds between two looks at whether the tokens of those who wait are still good."""
+"""Seconds between two checks of the tokens of waiting requests."""
 _SHORT = 1.0
-"""Seconds for which a request is answered as who came; later its token is looked at again before anything goes out."""
+"""Seconds for which the token of a request counts as checked; later it is checked before anything is sent."""
 _LAST_CALL = 3.0
-"""Seconds after which a server that ends gives up on what is not done."""
+"""Seconds after which a stopping server abandons unfinished requests."""
 
 
 class RequestInFlight:
-    """One request under way. `may_be_cut`: at any time, as whoever asked loses nothing by it that asking again does not
-    bring; any other is finished even if nobody waits for the answer."""
+    """One request in flight.
+
+    `may_be_cut`: it may end at any time, because its client loses nothing that a repetition would not bring. Any other
+    request is completed even if its client has disconnected.
+    """
 
     def __init__(self, grant: Grant, *, may_be_cut: bool) -> None:
         self.grant = grant
@@ -32,18 +35,18 @@ class RequestInFlight:
         self._began = anyio.current_time()
 
     def end(self, error: BusError | None) -> None:
-        """Cut it off; the error is for whoever waits for an answer."""
+        """Cut the request off; the error is the answer to its client."""
         self.ended = error
         self.scope.cancel()
 
     @property
     def is_due(self) -> bool:
-        """Whether it went on for so long that its token must be looked at again."""
+        """Whether it took so long that its token must be checked again."""
         return anyio.current_time() > self._began + _SHORT
 
 
 class InFlight:
-    """All requests under way; at most `limit` of each token (or, where none is needed, of all); 0: any number."""
+    """All requests in flight; at most `limit` per token (or of all callers, if none is needed); 0: no limit."""
 
     def __init__(self, token_cache: TokenCache, limit: int) -> None:
         self._token_cache = token_cache
@@ -58,7 +61,7 @@ class InFlight:
 
     @contextlib.contextmanager
     def tracked(self, grant: Grant, *, may_be_cut: bool) -> Iterator[RequestInFlight]:
-        """A request that begins and ends with the context. Raises `RateLimited` if there are too many, or `Ending`."""
+        """Track a request for as long as the context lasts. Raises `RateLimited` if there are too many, or `Ending`."""
         self._check(grant)
         tracked = RequestInFlight(grant, may_be_cut=may_be_cut)
         self._all.add(tracked)
@@ -68,7 +71,7 @@ class InFlight:
         finally:
             self._all.discard(tracked)
             self._counts[grant.token] -= 1
-            self._counts += Counter()  # forgets those that have none
+            self._counts += Counter()  # drops the entries that are zero
             if self._ending and not self._all:
                 self._nobody.set()
 
@@ -78,18 +81,18 @@ class InFlight:
         if self._limit and self._counts[grant.token] >= self._limit:
             whose = f"'{grant.owner}' has" if grant.token else "there are"
             raise RateLimited(
-                f"{whose} {self._limit} requests under way, which is the limit (BUS_CONNECTIONS): end one of them, "
+                f"{whose} {self._limit} requests in flight, which is the limit (BUS_CONNECTIONS): end one of them, "
                 "or try again",
                 retry_after=1,
             )
 
     async def check(self, tracked: RequestInFlight) -> None:
-        """Look again whether the token of a request is good; if it is not, the request is cut off."""
+        """Check the token of a request again; if it is no longer valid, the request is cut off."""
         if not await self._token_cache.still(tracked.grant):
             tracked.end(_revoked())
 
     async def run(self) -> None:
-        """Cut off whoever waits with a token that ended, for as long as the server runs."""
+        """Cut off waiting requests whose token ended, for as long as the server runs."""
         while True:
             await anyio.sleep(_LOOK_EVERY)
             grants = {tracked.grant.token: tracked.grant for tracked in self._all if tracked.may_be_cut}
@@ -103,7 +106,7 @@ class InFlight:
             tracked.end(_revoked())
 
     async def end(self) -> None:
-        """The server ends: whoever waits is told, what was begun may be finished, but not for long."""
+        """Stop the server: waiting requests get an error, running ones a short time to finish."""
         self._ending = True
         for tracked in [each for each in self._all if each.may_be_cut]:
             tracked.end(_ending())
@@ -111,14 +114,12 @@ class InFlight:
             with anyio.move_on_after(_LAST_CALL):
                 await self._nobody.wait()
         for tracked in self._all:
-            tracked.end(_ending("; what was asked for may have been done"))
+            tracked.end(_ending("; the work of this request may have been done"))
 
 
 def _revoked() -> Unauthorized:
-    return Unauthorized(
-        "the token was revoked or expired while the request was under way; what it asked for may have been done"
-    )
+    return Unauthorized("the token was revoked or expired while the request was in flight; its work may have been done")
 
 
 def _ending(more: str = "") -> ShuttingDown:
-    return ShuttingDown(f"the server is about to end{more}; try again in a moment", retry_after=1)
+    return ShuttingDown(f"the server is about to stop{more}; try again in a moment", retry_after=1)

@@ -1,4 +1,4 @@
-"""`/metrics`: what the server does, in the format of Prometheus. Labels are few: no names, no paths as they came."""
+"""`/metrics` in the format of Prometheus. Labels are few: no names, and no paths as clients sent them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class Metrics:
-    """The figures of one server, in a registry of their own."""
+    """The metrics of one server, in a separate registry."""
 
     def __init__(self, hub: Hub) -> None:
         self.registry = CollectorRegistry()
@@ -52,7 +52,7 @@ class Metrics:
         return Response(generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     def note(self, scope: Scope, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count a request that was answered."""
         method = scope["method"] if scope["method"] in _METHODS else "other"
         route = _template(scope)
         self.requests.labels(method, route, str(status)).inc()
@@ -63,7 +63,7 @@ class Metrics:
 
 
 class _OfHub(Collector):
-    """What the hub knows, as it is when somebody asks."""
+    """The figures of the hub, read when the metrics are requested."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -71,18 +71,20 @@ class _OfHub(Collector):
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("claude_bus_waiting", "Long polls and streams that wait", self._hub.waiting)
         yield CounterMetricFamily(
-            "claude_bus_messages", "Messages stored on the bus while this server ran, by anybody", self._hub.messages
+            "claude_bus_messages",
+            "Messages stored on the bus while this server ran, by any process",
+            self._hub.messages,
         )
 
 
 def _template(scope: Scope) -> str:
-    """The path of the route that answered, as it was declared; "other" for whatever nothing was declared for."""
+    """Return the declared path of the route that answered; "other" if no route matched."""
     path = getattr(scope.get("route"), "path", None)
     return path if isinstance(path, str) and path else "other"
 
 
 class Measure:
-    """ASGI middleware in front of everything, the guard as well."""
+    """ASGI middleware in front of everything, including authentication."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app = app

@@ -1,7 +1,7 @@
-"""The door: whether a request is addressed to this server, and not from a page that a browser was led to.
+"""The Host/Origin check: a request must be addressed to this server, and not come from a foreign page in a browser.
 
-What is no proper request ends its connection: whoever passed it on may have seen another
-end of it than we do, and what follows on the connection might be a part of it.
+An improper request ends its connection: a proxy may have seen another end of the request than
+this server does, so the bytes that follow on the connection might be part of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOLD = ["Mcp-Session-Id", "Retry-After"]
 
 
 class OriginCheck:
-    """ASGI middleware: checks Host, Origin and Sec-Fetch-Site, before anybody asks for a token."""
+    """ASGI middleware: checks Host, Origin and Sec-Fetch-Site, before authentication."""
 
     def __init__(self, app: ASGIApp, *, token_cache: TokenCache, allowed: Allowed) -> None:
         self._app = app
@@ -46,7 +46,7 @@ class OriginCheck:
 
     async def _check(self, scope: Scope) -> None:
         if not scope["path"].startswith("/"):
-            raise InvalidInput("this server is no proxy: ask for a path, such as /healthz")
+            raise InvalidInput("this server is not a proxy: ask for a path, such as /healthz")
         headers = Headers(scope=scope)
         _check_length(scope["http_version"], headers)
         open_to_all = await self._token_cache.is_open()
@@ -59,31 +59,30 @@ class OriginCheck:
 
 
 def _check_direct(version: str, headers: Headers) -> None:
-    """Raise `Unauthorized` for what a proxy passed on, as far as it shows: its port is open to more than this machine.
+    """Raise `Unauthorized` for a request that visibly came through a proxy, which other machines may use.
 
-    nginx says nothing of whom it speaks for unless told to; but before 1.29.7 it speaks
-    HTTP/1.0 unless told to, which the clients of today do not. Later ones do not show.
+    nginx sends no headers about its client unless told to. Before 1.29.7 it speaks HTTP/1.0
+    unless told otherwise, which current clients do not. Later versions cannot be recognized.
     """
     way_out = "make a token first, with `claude-bus token create NAME` where the bus is served"
     if any(name in headers for name in _FORWARDED):
-        raise Unauthorized(f"this came through a proxy, so others than this machine's users may call: {way_out}")
+        raise Unauthorized(f"this came through a proxy, so users of other machines may call: {way_out}")
     if version == "1.0":
         raise Unauthorized(
-            "this is HTTP/1.0, as proxies speak it that let others than this machine's users call: "
-            f"{way_out}; or use HTTP/1.1"
+            f"this is HTTP/1.0, as spoken by proxies that let users of other machines call: {way_out}; or use HTTP/1.1"
         )
 
 
 def _check_length(version: str, headers: Headers) -> None:
-    """Raise `InvalidInput` where two who read a request might disagree on where it ends (RFC 9112, 6.1)."""
+    """Raise `InvalidInput` if two readers of a request might disagree on where it ends (RFC 9112, 6.1)."""
     if not version.startswith("1."):
         raise InvalidInput("this server speaks HTTP/1.1")
     if "transfer-encoding" in headers and ("content-length" in headers or version == "1.0"):
-        raise InvalidInput("a request says once how long its body is: with Content-Length, or in HTTP/1.1 in chunks")
+        raise InvalidInput("send either Content-Length or, in HTTP/1.1, Transfer-Encoding: chunked, not both")
 
 
 def _only(headers: Headers, name: str) -> str:
-    """The one value of a header that must not be there twice."""
+    """Return the value of a header that must occur exactly once. Raises `InvalidInput` otherwise."""
     values = headers.getlist(name)
     if len(values) != 1:
         raise InvalidInput(f"a request has one {name.capitalize()} header, this has {len(values)}")
@@ -91,7 +90,7 @@ def _only(headers: Headers, name: str) -> str:
 
 
 def cors(allowed: Allowed) -> list[Middleware]:
-    """What answers the questions of browsers for pages of the configured origins; nothing if there are none."""
+    """Return the middleware that answers CORS requests for the configured origins; nothing if none is configured."""
     if not allowed.origins:
         return []
     return [

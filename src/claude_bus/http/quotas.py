@@ -1,4 +1,4 @@
-"""How often: requests of a token per minute, and wrong tokens of an address."""
+"""Rate limits: requests of a token per minute, and wrong tokens from one address."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..errors import RateLimited
 from ..model.tokens import Grant
 
 WRONG_TOKENS = 60
-"""Wrong tokens that one address may try per minute before it hears 429 instead of 401.
+"""Wrong tokens that one address may try per minute before it gets 429 instead of 401.
 
-Those with a valid token never notice, also when they share the address: a token has 256
-random bits, so this only keeps the noise down.
+Callers with a valid token are not affected, even if they share the address. A token has 256
+random bits, so this only reduces noise.
 """
 
 
 class Quotas:
-    """Counts in memory, for as long as the server runs. `requests` per token and minute; 0: any number."""
+    """Counts in memory, for as long as the server runs. `requests` per token and minute; 0: no limit."""
 
     def __init__(self, requests: int) -> None:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
@@ -30,7 +30,7 @@ class Quotas:
         self._wrong = RateLimitItemPerMinute(WRONG_TOKENS)
 
     async def count(self, grant: Grant) -> None:
-        """Note a request, or raise `RateLimited`. Whoever needs no token may ask any number of times."""
+        """Count a request. Raises `RateLimited` beyond the limit. Callers that need no token have none."""
         if self._requests and grant.token:
             await self._hit(
                 self._requests,
@@ -40,7 +40,7 @@ class Quotas:
             )
 
     async def count_wrong(self, address: str) -> None:
-        """Note a wrong token from an address, or raise `RateLimited`."""
+        """Count a wrong token from an address. Raises `RateLimited` beyond the limit."""
         await self._hit(self._wrong, f"address {_network(address)}", "too many wrong tokens from this address")
 
     async def _hit(self, item: RateLimitItem, key: str, what: str) -> None:
@@ -51,7 +51,7 @@ class Quotas:
 
 
 def _network(address: str) -> str:
-    """The address, or what one customer has of IPv6: a /64."""
+    """Return the address; for IPv6 the /64 network, which one customer has."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is the same for every answer: its security headers, its line in the log, and what a failure looks like."""
+"""The parts that all answers share: security headers, a line in the log, and the answer to a failure."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-"""Of every answer; a route may set its own instead."""
+"""Headers of every answer; a route may set its own instead."""
 HSTS = "max-age=31536000"
-"""Over https: browsers do not come back over http for a year."""
+"""Over https: browsers do not return over http for a year."""
 
 _log = logging.getLogger(__name__)
 _TOKEN = re.compile(r"bus_[A-Za-z0-9_-]{8,}")
 _MCP_SESSION = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{32}(?![0-9A-Za-z])")
-"""The id of an MCP session: who knows it, and needs no token, can be that session."""
+"""The id of an MCP session. If no token is needed, knowing it is enough to act as that session."""
 
 
 class ResponseHeaders:
-    """ASGI middleware around all that answers: nothing leaves the server without what is here."""
+    """ASGI middleware around everything that answers: no answer leaves the server without these headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -73,7 +73,7 @@ def _complete(headers: MutableHeaders, scope: Scope) -> None:
 
 
 def _asked(scope: Scope) -> str:
-    """Method and path on one line. Never the query: what people put there is theirs."""
+    """Return method and path on one line, but never the query, which is private to the caller."""
     return f"{scope['method'][:20]} {quote(scope['path'])[:200]}"
 
 
@@ -88,9 +88,9 @@ def _failed() -> Response:
 
 
 async def unserved(request: Request, error: Exception) -> Response:
-    """Starlette's handler for its own errors: unknown paths and methods."""
+    """Answer Starlette's own errors: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:  # "not found": to the letter what the first of the wires has for an unknown path
+    if error.status_code == 404:  # "not found": literally the text of the first wire protocol for an unknown path
         return responses.unserved(404, "not found", "there is nothing at this path")
     if error.status_code == 405:
         methods = (error.headers or {}).get("Allow", "")
@@ -100,7 +100,7 @@ async def unserved(request: Request, error: Exception) -> Response:
 
 
 class Discreet(logging.Formatter):
-    """Writes neither a token nor the id of an MCP session into a log, whoever let one get there."""
+    """Keeps tokens and ids of MCP sessions out of the log, whatever is logged."""
 
     def format(self, record: logging.LogRecord) -> str:
         return _MCP_SESSION.sub("***", _TOKEN.sub("bus_***", super().format(record)))

@@ -1,4 +1,4 @@
-"""How the app answers: JSON, and errors with the status of their code."""
+"""Responses of the app: JSON, and errors with the status of their code."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from starlette.types import Receive, Scope, Send
 from ..errors import BusError, InvalidInput
 
 _LATER = (429, 503)
-"""Statuses that say to come again."""
+"""Statuses that ask the client to retry."""
 REFUSED = "refused"
-"""Where in a request's state the error is that it was refused with."""
+"""Key in `request.state` that holds the error a request was refused with."""
 
 
 class Json(JSONResponse):
-    """JSON as UTF-8; half a surrogate pair, which no UTF-8 has, is replaced."""
+    """JSON as UTF-8; lone surrogates, which UTF-8 cannot encode, are replaced."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
 
 
 class _Refusal(Json):
-    """Leaves the error in the request's state, whoever answers with it."""
+    """Leaves the error in the request's state, for the log and the metrics."""
 
     def __init__(self, error: BusError, document: object, headers: Mapping[str, str]) -> None:
         super().__init__(document, error.http_status, headers)
@@ -38,7 +38,7 @@ class _Refusal(Json):
 
 
 def refusal(error: BusError, document: Mapping[str, object] | None = None) -> Response:
-    """The answer to a request that met this error; `document` is how its wire puts it, if not as all others do."""
+    """Return the response for this error; `document` is its body in another wire protocol than the usual one."""
     headers = {}
     if error.code == "unauthorized":
         headers["WWW-Authenticate"] = 'Bearer realm="claude-bus", Basic realm="claude-bus"'
@@ -48,9 +48,9 @@ def refusal(error: BusError, document: Mapping[str, object] | None = None) -> Re
 
 
 def unserved(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer where nothing is, or nothing for that method. Its fields are the same on all wires.
+    """Return the response for an unknown path, or an unknown method at a path. All wire protocols share its fields.
 
-    `error` is what each of them calls it; `code` is the same everywhere.
+    `error` is the protocol's own word; `code` is the same everywhere.
     """
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "invalid_input")
     return Json({"error": error, "code": code, "message": message}, status, headers)
@@ -61,13 +61,13 @@ def _plain(document: dict[str, object]) -> Any:
 
 
 async def refused(_request: Request, error: Exception) -> Response:
-    """Starlette's handler for every `BusError` that a route raises."""
+    """Answer any `BusError` that a route raises, as Starlette's exception handler."""
     assert isinstance(error, BusError)
     return refusal(error)
 
 
 async def body_of(request: Request) -> dict[str, Any]:
-    """The JSON object in a request's body, or `InvalidInput`."""
+    """Return the JSON object in a request's body. Raises `InvalidInput` if it is not one."""
     try:
         document = json.loads(await request.body())
     except (ValueError, RecursionError):

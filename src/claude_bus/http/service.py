@@ -1,4 +1,4 @@
-"""What every part of the app is given."""
+"""The objects that every part of the app gets."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class Service:
     token_cache: TokenCache
 
     async def still_granted(self, grant: Grant) -> bool:
-        """Whether a caller's token is neither revoked nor expired by now.
+        """Return whether the caller's token is still valid.
 
-        The guard asks this itself of requests that take longer, before anything more of
-        their answer goes out; a route that waits before it does something asks again.
+        Authentication asks this itself for slow requests, before it sends more of their answer. A
+        route that waits before it acts must ask again.
         """
         return await self.token_cache.still(grant)
 
 
 def grant_of(request: HTTPConnection) -> Grant:
-    """What the caller may do, as the guard found out. Every route asks: without it there is an error, never access."""
+    """Return the caller's grant. Every route asks for it; without authentication that is an error, never access."""
     grant: Grant = request.state.grant
     return grant
 
 
 def only_waits(request: HTTPConnection) -> None:
-    """All that is done for a request from now on is to wait for something: it may be cut off."""
+    """Mark the request as only waiting from now on, so that it may be cut off."""
     tracked: RequestInFlight = request.state.tracked
     tracked.may_be_cut = True

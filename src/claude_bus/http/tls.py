@@ -1,4 +1,4 @@
-"""TLS by files."""
+"""TLS with certificate and key from files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import InvalidInput
 
 
 def context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """A server's context with this chain and key; `InvalidInput` says which file is wrong, and how."""
+    """Return a server's context with this chain and key. Raises `InvalidInput`, naming the file and the reason."""
     for file, variable in ((certificate, "BUS_TLS_CERT"), (key, "BUS_TLS_KEY")):
         _check_readable(file, variable)
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -31,7 +31,7 @@ def _check_readable(file: Path, variable: str) -> None:
 
 
 def _no_password() -> str:
-    """The program that serves has nobody to ask; an unlocked key is a file of mode 0600."""
+    """Return no password, because a server cannot ask for one; the key must be an unencrypted file of mode 0600."""
     return ""
 
 

@@ -1,7 +1,7 @@
-"""Tokens in an address, `/t/SECRET/send`, for clients that can present one nowhere else.
+"""Tokens in a URL, `/t/SECRET/send`, for clients that can send a token nowhere else.
 
-The secret is taken out of the path before anything else sees it: nothing that logs,
-measures or answers is told more of the address than `/send`.
+The secret is removed from the path before any other code sees it: logs, metrics and answers
+get no more of the URL than `/send`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import Forbidden
 from ..model.tokens import Grant
 
-SECRET = "secret in the address"  # noqa: S105 - where it is, not one
-"""Where the secret is, in a request's state."""
+SECRET = "secret in the address"  # noqa: S105 - a key, not a secret
+"""Key of the secret in a request's state."""
 _BEGINS = "/t/"
 _WIRES = frozenset({"/send", "/recv", "/inbox", "/healthz", "/post", "/messages", "/health"})
 _ACK = "/ack/"
 
 
 class InUrl:
-    """ASGI middleware in front of everything. `prefix`: the path under which everything is."""
+    """ASGI middleware in front of everything. `prefix`: the path under which everything is served."""
 
     def __init__(self, app: ASGIApp, *, prefix: str) -> None:
         self._app = app
@@ -38,20 +38,20 @@ class InUrl:
 
 
 def secret_in(scope: Scope) -> str | None:
-    """The secret that stood in the address; None if there was no place for one."""
+    """Return the secret that was in the URL; None if the URL had no place for one."""
     found: str | None = scope.get("state", {}).get(SECRET)
     return found
 
 
 def check_use(grant: Grant, path: str, *, in_url: bool) -> None:
-    """Raise `Forbidden` unless a token that was presented like this may be used at this path (without the prefix)."""
+    """Raise `Forbidden` unless a token sent like this may be used at this path (without the prefix)."""
     if in_url and not grant.in_url:
         raise Forbidden(
-            "this token is not made to stand in an address, where others may read it: revoke it, and make one that is, "
+            "this token must not be part of an address, where others may read it: revoke it, and make one that may, "
             "with `claude-bus token create NAME --in-url`"
         )
     if grant.in_url and not (path in _WIRES or path.startswith(_ACK)):
         raise Forbidden(
-            "this token is one to stand in an address, and only for /send, /recv, /inbox, /post, /messages, /ack and "
+            "this token was made for use in an address, and only for /send, /recv, /inbox, /post, /messages, /ack and "
             "/health: make another for the rest"
         )

@@ -1,1 +1,1 @@
-"""The MCP door: tools for the model, one tool for the client's hooks, and stdio."""
+"""The MCP transport: tools for the model, one tool for the client's hooks, and stdio."""

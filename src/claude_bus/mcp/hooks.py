@@ -1,7 +1,7 @@
-"""The hook tool: what the client's hooks call, kept from the model.
+"""The hook tool: the client's hooks call it; the model does not see it.
 
-`hooks/hooks.json` of the plugin, and the user's settings after an installation, call
-it with the fields of their event. It answers with the JSON the client expects of a
+`hooks/hooks.json` of the plugin, or the user's settings after an installation, call it
+with the fields of their event. It answers with the JSON that the client expects of a
 hook, or with nothing.
 """
 
@@ -33,19 +33,19 @@ def _events() -> TypeAdapter[HookEvent]:
 
 
 def read(arguments: Mapping[str, Any]) -> HookEvent:
-    """The event that the client reports; fields that nobody knows are ignored. Raises `ValidationError`."""
+    """Parse the event that the client reports; unknown fields are ignored. Raises `ValidationError`."""
     return _events().validate_python(arguments)
 
 
 async def handle(group: SessionGroup, event: HookEvent) -> str:
-    """React to one event; returns hook JSON.
+    """Handle one event and return the hook's JSON.
 
-    With nothing to say that is an empty object: an answer without text would be told to
-    the model as "hook success". After a compaction it is no text at all: there the client
-    tells of the hook in any case, and would quote the object.
+    With nothing to say it returns an empty object: the client would show an answer without text
+    to the model as "hook success". After a compaction it returns no text at all, because the
+    client then reports the hook in any case and would quote the object.
 
-    The answer to an event of a subagent lands in the subagent: it gets its own mail, and
-    never the session's. Its edits are the session's.
+    The answer to an event of a subagent goes to the subagent: it gets its own mail, and never the
+    session's mail. Its edits count as edits of the session.
     """
     if event.event == "PreToolUse":
         return await _before_tool(group, event)
@@ -63,7 +63,7 @@ async def handle(group: SessionGroup, event: HookEvent) -> str:
 
 
 _SILENT = frozenset({"UserPromptSubmit", "PostToolBatch"})
-"""Events whose context the client puts before the model only: the person gets a line of his own."""
+"""Events whose context the client shows only to the model; the user gets a separate notice."""
 
 
 def _answer(event: str, found: Injection) -> str:
@@ -126,7 +126,7 @@ async def _batch(session: Session, event: HookEvent) -> Injection:
 
 
 def _worked(event: HookEvent) -> bool:
-    """True as well if the hook does not list its tools."""
+    """Return whether the event contains work; True as well if the hook does not list its tools."""
     names = event.tools.split()
     return not names or any(map(claude_code.is_work, names))
 

@@ -1,8 +1,8 @@
 """MCP over HTTP: one endpoint for clients of both protocol eras.
 
-A client of the older era opens an MCP session with `initialize`; that is who it is. The
-newer era (2026-07-28) has no session: there a handle in the client's configuration says
-who it is, and a client without one is sent back to the older era, as far as it knows that.
+A client of the older era opens an MCP session with `initialize`, which is its identity. The
+newer era (2026-07-28) has no sessions: there a handle in the client's configuration is its
+identity. A client without a handle is sent back to the older era, if it supports that.
 """
 
 from __future__ import annotations
@@ -45,37 +45,37 @@ HANDLE_PARAMETER = "session"
 MAX_HANDLE = 200
 _RESUMES = b"last-event-id"
 _CANCELLED = -32800
-"""The code with which a call is answered that nobody waits for any more; not that anybody reads it."""
+"""JSON-RPC error code of a cancelled call. Its client is gone, so nothing reads it."""
 _SESSION = "session "
-"""What the identity of an MCP session begins with."""
+"""Prefix of the identity of an MCP session."""
 _REFUSED = 400
-"""From this status on nothing was opened."""
+"""From this status on, the request opened no session."""
 _LINE = "line"
-"""Where a request's line is, in its state."""
+"""Key in `scope["state"]` of the request's `_Line`."""
 _PATIENCE = Patience()
 
 
 class _Line:
-    """One request's connection, and the calls that are answered on it."""
+    """The state of one HTTP request, and the calls that are answered on it."""
 
     def __init__(self) -> None:
         self.status = 0
         self.session = ""
-        """Which the answer says was opened, or is."""
+        """The MCP session that the answer names, or ""."""
         self.answered = False
         self._cut = False
         self._calls: list[anyio.CancelScope] = []
         self._gave_up: list[Callable[[], None]] = []
 
     def serve(self, call: anyio.CancelScope, gave_up: Callable[[], None]) -> None:
-        """A call is being answered; `gave_up` is for when the answer goes nowhere."""
+        """Register a call that is being answered; `gave_up` is called when its answer cannot be delivered."""
         self._calls.append(call)
         self._gave_up.append(gave_up)
         if self._cut:
             call.cancel()
 
     def cut(self) -> None:
-        """The client went away."""
+        """Cancel the calls of this request, because its client disconnected."""
         self._cut = True
         for call in self._calls:
             call.cancel()
@@ -83,7 +83,7 @@ class _Line:
             gave_up()
 
     def watch(self, send: Send) -> Send:
-        """`send`, seen from here."""
+        """Wrap `send` to observe the answer."""
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -102,14 +102,14 @@ async def _for_ever(_grant: Grant) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """What is known of callers by what is before the endpoint, which checks Host, Origin and token."""
+    """Access to the middleware before the endpoint, which checks Host, Origin and token."""
 
     grant_of: Callable[[HTTPConnection], Grant]
-    """What was found out."""
+    """Returns the grant of a request."""
     still: Still = _for_ever
-    """Whether that holds by now."""
+    """Tells whether a grant is still valid."""
     only_waits: Callable[[HTTPConnection], None] = lambda _connection: None
-    """To be told that a request does nothing any more but wait, and may be cut off."""
+    """Marks a request as only waiting, so that it may be cancelled."""
 
 
 class Endpoint:
@@ -165,7 +165,7 @@ class Endpoint:
 
     @contextlib.contextmanager
     def _seated(self, connection: HTTPConnection, grant: Grant, line: _Line) -> Iterator[None]:
-        """If the request opens an MCP session, there is a seat for it. Raises `RateLimited`."""
+        """Reserve a slot if the request opens an MCP session. Raises `RateLimited` if there is no free slot."""
         if SESSION_HEADER in connection.headers or not _is_older(connection):
             yield
             return
@@ -175,7 +175,7 @@ class Endpoint:
                 opening.became(key_of(grant, f"{_SESSION}{line.session}"))
 
     def _group(self, ctx: Any) -> SessionGroup:
-        """Who makes a call."""
+        """Return the caller's group."""
         connection = _connection(ctx)
         grant = self._grant_of(connection)
         identity = _identity(connection)
@@ -184,7 +184,7 @@ class Endpoint:
         return self._participants.group(key_of(grant, identity), grant)
 
     async def _accompany(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Serve one message, but no longer than its client waits for the answer."""
+        """Handle one message, but no longer than its client waits for the answer."""
         connection = _connection(ctx)
         if ctx.method == "server/discover" and not _handle(connection):
             raise MCPError(METHOD_NOT_FOUND, f"no session handle ({HANDLE_HEADER}): open a session with initialize")
@@ -204,24 +204,24 @@ class Endpoint:
 
 
 def _from_now_on(scope: Scope) -> Scope:
-    """The request without the wish to have a stream's events again: there are none that are kept, and the library
-    would not answer it at all."""
+    """Return the request without `Last-Event-ID`: no past events are kept, and with it the library would not answer
+    at all."""
     return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != _RESUMES]}
 
 
 def _connection(ctx: Any) -> HTTPConnection:
-    """The request that a message came with."""
+    """Return the HTTP request that carried a message."""
     assert isinstance(ctx.request, HTTPConnection)
     return ctx.request
 
 
 def _user(grant: Grant) -> AuthenticatedUser:
-    """The bearer of a token, as the MCP library compares it: a session answers to nobody else."""
+    """Return the bearer of a token as the MCP library compares it: a session answers only its own bearer."""
     return AuthenticatedUser(AccessToken(token="", client_id=str(grant.token), scopes=[]))
 
 
 def _identity(connection: HTTPConnection) -> str:
-    """What a client calls itself: its MCP session or its handle; "" for neither."""
+    """Return the identity that a client names: its MCP session or its handle; "" for neither."""
     if _is_older(connection):
         session = connection.headers.get(SESSION_HEADER, "")
         return f"{_SESSION}{session}" if session else ""
@@ -230,7 +230,7 @@ def _identity(connection: HTTPConnection) -> str:
 
 
 def _is_older(connection: HTTPConnection) -> bool:
-    """Whether a request is one of the era that has sessions."""
+    """Return whether a request is of the protocol era that has sessions."""
     return connection.headers.get(VERSION_HEADER, HANDSHAKE_PROTOCOL_VERSIONS[0]) in HANDSHAKE_PROTOCOL_VERSIONS
 
 

@@ -1,4 +1,4 @@
-"""A session whose client is reached over HTTP: who it is, and what it is listed as."""
+"""A session whose client connects over HTTP: its identity, and the name it is listed under."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..sql import bindings, sessions
 from ..workspace import RemoteWorkspace
 
 _NAMELESS = "(http)"
-"""Label of sessions whose token permits no neutral name. It is not a valid name, so it takes nobody's."""
+"""Label of sessions whose token permits no neutral name. It is not a valid name, so it blocks no other session."""
 _NO_HANDLE = (
     "this needs an identity, and the connection has none: add ?session=<handle> to the address of /mcp, or send "
     "the header Bus-Session: <handle>, with a handle of your own that stays the same"
@@ -27,17 +27,17 @@ _NO_HANDLE = (
 
 
 def key_of(grant: Grant, identity: str) -> str:
-    """The key of the participant that calls itself `identity` with this token.
+    """Return the key of the participant that calls itself `identity` with this token.
 
-    The journal shows keys; an MCP session's id is not to be read there.
+    The journal shows keys, so the key must not reveal the id of an MCP session.
     """
     return f"http:{grant.token}:{hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
 
 
 class HttpMembership(Membership):
-    """A participant whose client is elsewhere; it is known again by its conversation.
+    """The membership of a participant whose client is remote; its conversation identifies it.
 
-    `came` is called when it tells that it is another conversation than before.
+    `came` is called when the client reports another conversation than before.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class HttpMembership(Membership):
         self._came = came
 
     async def follow(self, conversation: str) -> None:
-        """Be again who this conversation was, if nobody is that now: its client reconnected, or it was resumed."""
+        """Take the last name of this conversation, if it is free: its client reconnected, or it was resumed."""
         if not conversation:
             return
         if conversation != self.presence.client.session_id:
@@ -76,7 +76,7 @@ class HttpMembership(Membership):
 
 
 class NoMembership(Membership):
-    """A caller without token, MCP session and handle: it may look, but never takes part."""
+    """A caller without token, MCP session or handle: it may read, but never takes part."""
 
     def __init__(self, bus: LocalBus, config: Config, grant: Grant) -> None:
         client = Client(key_of(grant, ""), processes.this_process())
@@ -95,19 +95,19 @@ class NoMembership(Membership):
 
 
 def _of_a_client(config: Config, channel: str) -> Config:
-    """The server's settings, without those that are for a session of its own."""
+    """Return the server's settings without those that describe a session."""
     return replace(config, name="", role="", channel=channel, share_prompts=False)
 
 
 def _home(grant: Grant, wanted: str) -> str:
-    """The channel to be on before another is named: `wanted`, or one that the grant permits."""
+    """Return the channel that a session starts on: `wanted`, or one that the grant permits."""
     literal = [pattern for pattern in grant.channels if not addresses.is_name_glob(pattern)]
     candidates = [wanted, *literal, *(pattern.replace("*", "http") for pattern in grant.channels)]
     return next((channel for channel in candidates if grants.permits_channel(grant, channel)), wanted)
 
 
 def _listed_name(grant: Grant, channel: str) -> str:
-    """A neutral name that the grant permits, also with a number after it; else one that is not valid."""
+    """Return a neutral name that the grant permits, also with a number appended; otherwise an invalid label."""
     stems = ["http", *(f"{pattern[:-1]}http" for pattern in grant.names if pattern.endswith("*"))]
     return next(
         (stem for stem in stems if all(_permitted(grant, name, channel) for name in (stem, f"{stem}-2"))), _NAMELESS

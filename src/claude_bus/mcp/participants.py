@@ -1,7 +1,7 @@
 """The participants over HTTP: one per MCP session, or per handle that a client was given.
 
-No process of this machine stands for them. They last no longer than the server, and
-within that for as long as they are heard of.
+No process of this machine represents them. They last no longer than the server, and are
+forgotten earlier if they are silent.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ from .quota import Opening, SessionQuota
 _log = logging.getLogger(__name__)
 
 SWEEP_EVERY = 5.0
-"""Seconds between two looks for those who are gone."""
+"""Seconds between two checks for participants that are gone."""
 HEARTBEAT_EVERY = 60.0
 MAX_PARTICIPANTS = 2000
-"""Participants that one server has at most, those included that opened an MCP session and did nothing yet."""
+"""Participants of one server at most, including those that opened an MCP session and did nothing since."""
 MAX_OF_TOKEN = 500
-"""Of these, participants with one token. A client that ended keeps its place for as long as `Patience.forgotten`."""
+"""Participants with one token. A client that ended keeps its slot for `Patience.forgotten` seconds."""
 MAX_REQUESTS = 100
-"""Requests of one participant that are under way at once, those that wait for mail included."""
+"""Requests of one participant in flight at once, including those that wait for mail."""
 
 
 class Bell(Protocol):
-    """What rings when a session that listens here should look."""
+    """The signal for a listening session to check for mail."""
 
     async def rung(self, patience: float) -> bool: ...
 
 
 Rings = Callable[[str], AbstractContextManager[Bell]]
-"""The bell of what is announced at an address."""
+"""Returns the signal for announcements at an address."""
 Still = Callable[[Grant], Awaitable[bool]]
 """Tells whether a grant is still valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """For how many seconds a participant counts as present that nothing is heard of."""
+    """Seconds for which a silent participant counts as present."""
 
     after_stream: float = 30.0
-    """Since the stream that it listened on was closed, as that of a client that ended is."""
+    """Since its notification stream was closed, which happens when its client ends."""
     after_call: float = 900.0
-    """Since its last request, where it never opened such a stream."""
+    """Since its last request, if it never opened such a stream."""
     forgotten: float = 1800.0
-    """After which nothing of it is remembered but what is in the store."""
+    """Until the server forgets the participant; only the store still knows it."""
 
 
 class _Participant:
-    """A session with its subagents, and when it was heard of."""
+    """A session with its subagents, and the time of its last request."""
 
     def __init__(self, group: SessionGroup) -> None:
         self.group = group
@@ -92,7 +92,7 @@ class _Participant:
 
 
 class HttpParticipants:
-    """All who take part through one server."""
+    """All participants of one server."""
 
     def __init__(self, bus: LocalBus, config: Config, rings: Rings, patience: Patience, still: Still) -> None:
         self._bus = bus
@@ -107,7 +107,7 @@ class HttpParticipants:
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Take part for as long as the context lasts; then all are gone."""
+        """Take part for as long as the context lasts; then all participants are gone."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             tasks.start_soon(self._watch)
@@ -120,30 +120,30 @@ class HttpParticipants:
                         await self._dismiss(key)
 
     def group(self, key: str, grant: Grant) -> SessionGroup:
-        """The participant with this key, new if need be. Raises `RateLimited` when there are too many."""
+        """Return the participant with this key; create it if needed. Raises `RateLimited` if there are too many."""
         participant = self._participants.get(key) or self._welcome(key, grant)
         participant.awake = True
         participant.heard = anyio.current_time()
         return participant.group
 
     def known(self, key: str) -> SessionGroup | None:
-        """The participant with this key, if there is one."""
+        """Return the participant with this key, if there is one."""
         participant = self._participants.get(key)
         return participant.group if participant else None
 
     def nobody(self, grant: Grant) -> SessionGroup:
-        """Whoever calls without an identity."""
+        """Return the group of a caller without an identity."""
         return SessionGroup(Session.of(NoMembership(self._bus, self._config, grant)))
 
     @contextlib.contextmanager
     def heard(self, key: str, *, stream: bool, limited: bool = True) -> Iterator[None]:
-        """A request of a participant is under way; `stream`: one that it only listens on.
+        """Count a request of a participant as in flight; `stream`: a request that only listens.
 
-        Raises `RateLimited` if it has too many of them. Those that nobody is behind yet are not `limited`.
+        Raises `RateLimited` if the participant has too many. Requests without an identity are not `limited`.
         """
         if limited and self._open[key] >= MAX_REQUESTS:
             raise RateLimited(
-                f"this session has {MAX_REQUESTS} requests under way: wait for one of them to end", retry_after=1
+                f"this session has {MAX_REQUESTS} requests in flight: wait for one of them to end", retry_after=1
             )
         self._open[key] += 1
         try:
@@ -158,16 +158,16 @@ class HttpParticipants:
                 participant.streamed = participant.streamed or stream
 
     def opening(self, grant: Grant) -> AbstractContextManager[Opening]:
-        """A request is under way that may open an MCP session. Raises `RateLimited` when there are too many."""
+        """Reserve a slot for a request that may open an MCP session. Raises `RateLimited` if there are too many."""
         return self._quota.opening(grant)
 
     async def end(self, key: str) -> None:
-        """The participant is gone for good; one that nobody knows is no error."""
+        """Remove the participant for good; an unknown one is not an error."""
         self._quota.free(key)
         await self._dismiss(key)
 
     async def _dismiss(self, key: str) -> None:
-        """Nobody takes part under this key any more, though its MCP session may be open still."""
+        """Stop taking part under this key, although its MCP session may still be open."""
         participant = self._participants.pop(key, None)
         if participant:
             participant.listening.cancel()
@@ -183,14 +183,14 @@ class HttpParticipants:
         return participant
 
     async def _end_predecessors(self, newest: Membership) -> None:
-        """A conversation came to another MCP session: those it had are over, if nothing of them is open."""
+        """End the earlier MCP sessions of a conversation that moved to a new one, if they have no request in flight."""
         for key, participant in list(self._participants.items()):
             other = participant.membership
             if other is not newest and _same_conversation(other, newest) and not self._open[key]:
                 await self._dismiss(key)
 
     async def _listen(self, participant: _Participant) -> None:
-        """Wake those of its calls that wait, for as long as it is known."""
+        """Wake the participant's waiting calls, for as long as it is known."""
         with participant.listening, self._rings(participant.presence.client.key) as bell:
             while True:
                 if await bell.rung(HEARTBEAT_EVERY):
@@ -209,7 +209,7 @@ class HttpParticipants:
     async def _look_after(self, key: str, participant: _Participant) -> None:
         if not self._open[key] and not await self._still(
             participant.membership.grant
-        ):  # what is under way ends by itself
+        ):  # requests in flight end by themselves
             await self._dismiss(key)
         elif self._present(key, participant):
             await self._keep(participant)
@@ -224,7 +224,7 @@ class HttpParticipants:
         return self._open[key] > 0 or participant.silence < patience
 
     async def _keep(self, participant: _Participant) -> None:
-        """Present, as others see: those on other machines with the same file by its heartbeat."""
+        """Keep the participant present; sessions on other machines with the same file see that by its heartbeat."""
         if not participant.awake:
             participant.awake = True
             await _guarded(participant.presence.attach)
@@ -240,10 +240,10 @@ def _same_conversation(one: Membership, other: Membership) -> bool:
 
 
 async def _guarded(step: Callable[..., Awaitable[object]], *args: object) -> None:
-    """The edge of the process: a store that fails now, or a defect of ours, must not end it for all."""
+    """Run `step`; a failing store, or a defect in claude-bus, must not end the server for all."""
     try:
         await step(*args)
     except BusError as error:
         _log.warning("%s", error)
     except Exception:  # noqa: BLE001 - see above
-        _log.exception("a participant over HTTP could not be looked after")
+        _log.exception("the upkeep of a participant over HTTP failed")

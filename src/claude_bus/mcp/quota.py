@@ -1,8 +1,8 @@
-"""How many may take part: a seat for each MCP session that is open, and for each handle in use.
+"""The quota of participants: one slot for each open MCP session, and for each handle in use.
 
 The MCP library keeps a session from its `initialize` on, whether or not anything follows,
-until it is closed or nothing is heard of it for long. So a seat is taken before the library
-is asked, and given up no sooner than the library gives the session up.
+until it is closed or was silent for long. So a slot is taken before the library is called,
+and is freed no sooner than the library drops the session.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import RateLimited
 from ..model.tokens import Grant
 
 _LATER = 5.0
-"""Seconds for which a seat outlasts its session, so that it is never given to another before."""
+"""Seconds for which a slot outlasts its session, so that it is never given away too early."""
 
 
 @dataclass(slots=True)
@@ -37,15 +37,14 @@ class Opening:
         self._grant = grant
 
     def became(self, key: str) -> None:
-        """It opened the session of the participant with this key, which has the seat from now on."""
+        """Record that the request opened the session of this participant, which keeps the slot."""
         self._quota.keep(key, self._grant)
 
 
 class SessionQuota:
-    """At most `of_token` seats for the bearer of each token, and `of_all` together.
+    """At most `of_token` slots for the bearer of each token, and `of_all` together.
 
-    Whoever needs no token shares `of_all`. A seat of which nothing is heard for `patience`
-    seconds is free again.
+    Callers that need no token share `of_all`. A slot is free again after `patience` seconds of silence.
     """
 
     def __init__(self, of_token: int, of_all: int, patience: float) -> None:
@@ -56,37 +55,37 @@ class SessionQuota:
         self._opening: Counter[int] = Counter()
 
     def take(self, key: str, grant: Grant) -> None:
-        """A seat for the participant with this key, unless it has one. Raises `RateLimited` if there is none left."""
+        """Take a slot for the participant with this key, unless it has one. Raises `RateLimited` if no slot is left."""
         if key not in self._seats:
             self._check(grant)
             self.keep(key, grant)
 
     def keep(self, key: str, grant: Grant) -> None:
-        """A seat is this participant's, whether or not there is one left."""
+        """Give this participant a slot, even if none is left."""
         self._seats[key] = _Seat(grant.token, anyio.current_time())
 
     @contextlib.contextmanager
     def opening(self, grant: Grant) -> Iterator[Opening]:
-        """A request is under way that may open a session. Raises `RateLimited` if there is no seat for one."""
+        """Reserve a slot for a request that may open a session. Raises `RateLimited` if no slot is left."""
         self._check(grant)
         self._opening[grant.token] += 1
         try:
             yield Opening(self, grant)
         finally:
             self._opening[grant.token] -= 1
-            self._opening += Counter()  # forgets those that have none
+            self._opening += Counter()  # drops the entries that are zero
 
     def heard(self, key: str) -> None:
-        """A request of this participant ended."""
+        """Record that a request of this participant ended."""
         if seat := self._seats.get(key):
             seat.heard = anyio.current_time()
 
     def free(self, key: str) -> None:
-        """The participant is gone; one that has no seat is no error."""
+        """Free the participant's slot; one that has none is not an error."""
         self._seats.pop(key, None)
 
     def sweep(self, is_busy: Callable[[str], object]) -> None:
-        """Free the seats of those who were silent for long and have no request under way."""
+        """Free the slots of participants that were silent for long and have no request in flight."""
         for key, seat in list(self._seats.items()):
             if is_busy(key):
                 seat.heard = anyio.current_time()
@@ -109,7 +108,7 @@ class SessionQuota:
             return
         wait = max(1, math.ceil(min(map(self._left, seats), default=1)))
         raise RateLimited(
-            f"{whose} of MCP over HTTP, which is the limit: close one, or wait {wait} s, when one that is silent is "
+            f"{whose} of MCP over HTTP, which is the limit: close one, or wait {wait} s until a silent one is "
             "forgotten",
             retry_after=wait,
         )

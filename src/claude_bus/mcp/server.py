@@ -1,4 +1,4 @@
-"""An MCP server around a session: lists the tools, runs a call, reports its errors."""
+"""The MCP server of a session: lists the tools, runs a call, reports its errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ claude-bus connects Claude Code sessions, scripts and people who work side by si
 
 _META = {"anthropic/alwaysLoad": True}
 RESULT_CHARS = 200_000
-"""Characters of an answer, as JSON, that the client is asked to show. Without asking it shows 50,000 (2.1.332)."""
+"""Characters of an answer, as JSON, that the client is asked to show. By default it shows 50,000 (2.1.332)."""
 _RESULT_CHARS = {"anthropic/maxResultSizeChars": RESULT_CHARS}
 _ERROR_CHARS = 4_000
 _LONG = frozenset({"inbox", "wait", "history", "message_status", "get_state", "list_state", "agents", "list_claims"})
@@ -44,9 +44,9 @@ _KEPT_FROM_MODEL = {"ui": {"visibility": ["app"]}}
 
 
 def create_server(group_of: Callable[[Any], SessionGroup]) -> Server[Any]:
-    """A server whose calls act as the session that `group_of` finds for a request context, or its subagents.
+    """Return a server whose calls act as the session, or subagent, that `group_of` finds for a request context.
 
-    Where `group_of` raises a `BusError`, the call fails with it.
+    If `group_of` raises a `BusError`, the call fails with it.
     """
 
     async def list_tools(ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
@@ -83,7 +83,7 @@ def create_server(group_of: Callable[[Any], SessionGroup]) -> Server[Any]:
 
 @cache
 def _listed() -> dict[str, types.Tool]:
-    """The tools as clients see them, by name. They are the same for everybody."""
+    """Return the tools as clients see them, by name. They are the same for every caller."""
     return {tool.name: tool for tool in (*map(_declared, tools.TOOLS.values()), _hook_tool())}
 
 
@@ -109,7 +109,7 @@ def _hook_tool() -> types.Tool:
 
 
 def _program(ctx: Any) -> str:
-    """Name and version of the client, as it says in its handshake or with each request."""
+    """Return name and version of the client, as its handshake or each request gives them."""
     said = ctx.session.client_params
     client = said.client_info if said else None
     return f"{client.name} {client.version}".strip() if client else ""
@@ -118,7 +118,7 @@ def _program(ctx: Any) -> str:
 async def _call(
     group: SessionGroup, call: str, name: str, arguments: dict[str, Any], program: str
 ) -> types.CallToolResult:
-    """Run a tool. The edge of the process: no error of a verb may end the server."""
+    """Run a tool. This is the edge of the process: no error in a call may end the server."""
     try:
         session = await group.caller(call)
         with group.at_work(session):
@@ -136,12 +136,12 @@ async def _call(
 
 
 async def _call_hook(group: SessionGroup, arguments: dict[str, Any]) -> types.CallToolResult:
-    """Run a hook event. A failure must not disturb the user's turn: at most one line, once."""
+    """Run a hook event. A failure must not disturb the user's turn: it shows at most one line, once."""
     try:
         answer = await hooks.handle(group, hooks.read(arguments))
     except ValidationError as error:
         return _result(f"hook: {error.error_count()} invalid fields", failed=True)
-    except InvalidInput as error:  # a file that no claim can name, say: nothing that the user could mend
+    except InvalidInput as error:  # e.g. a file that no claim can name: the user could not fix it
         _log.debug("hook: %s", error)
         answer = "{}"
     except BusError as error:
@@ -154,7 +154,7 @@ async def _call_hook(group: SessionGroup, arguments: dict[str, Any]) -> types.Ca
 
 
 def _said(message: str) -> str:
-    """An error in one line: it may quote what peers wrote."""
+    """Return an error as one line, because it may quote what peers wrote."""
     return quoting.one_line(message, _ERROR_CHARS)
 
 

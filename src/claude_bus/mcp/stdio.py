@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 def serve(config: Config) -> None:
     """Serve this process's stdin and stdout until the client ends."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="claude-bus: %(message)s")
-    gc.disable()  # importing makes many objects and no garbage; 8 % of a start
+    gc.disable()  # importing makes many objects and no garbage; this saves 8 % of a start
     anyio.run(_serve, config)
 
 
@@ -81,7 +81,7 @@ async def _serve(config: Config) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_on_signal, end)
         tasks.start_soon(bell.watch)
-        with contextlib.suppress(ExceptionGroup):  # the client went while it was being answered
+        with contextlib.suppress(ExceptionGroup):  # the client disconnected while it was being answered
             async with stdio_server() as (read, write):
                 await server.run(read, write, server.create_initialization_options())
         await end()
@@ -91,7 +91,7 @@ async def _close(session: Session) -> None:
     try:
         await session.presence.close()
     except BusError as error:
-        _log.warning("%s", error)  # the next to look finds this process gone
+        _log.warning("%s", error)  # the next process that checks finds this one gone
 
 
 async def _on_signal(end: Callable[[], Awaitable[None]]) -> None:
@@ -103,7 +103,7 @@ async def _on_signal(end: Callable[[], Awaitable[None]]) -> None:
 
 
 def _exit() -> NoReturn:
-    """At once: the thread that reads stdin cannot be interrupted, and holds nothing."""
+    """End the process at once: the thread that reads stdin cannot be interrupted, and holds no resource."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(0)

@@ -1,7 +1,7 @@
-"""The tools, declared once: their names, their arguments, what they answer.
+"""The tools, each declared once: name, arguments, answer.
 
-Every session pays for each word here: what the model is given stays within 6 KB
-(see the test). Answers are text where the original's were, else a JSON object.
+Every session pays for each word here: the texts for the model stay within 6 KB
+(see the test). Answers are text where those of the original server were text, otherwise a JSON object.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Tool:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of the arguments, without what a model can do without."""
+        """The JSON schema of the arguments, without the parts that a model does not need."""
         schema = _compact(self.arguments.model_json_schema())
         assert isinstance(schema, dict)
         return schema
@@ -51,7 +51,7 @@ TOOLS: dict[str, Tool] = {}
 
 
 def tool(arguments: type[BaseModel], *, changes: bool = True) -> Callable[[Handler], Handler]:
-    """Declare a tool: its name is the function's, its description the docstring."""
+    """Declare a tool: its name is the function's name, its description the docstring."""
 
     def declare(handler: Handler) -> Handler:
         name = handler.__name__.rstrip("_")
@@ -63,7 +63,7 @@ def tool(arguments: type[BaseModel], *, changes: bool = True) -> Callable[[Handl
 
 
 async def call(session: Session, name: str, arguments: dict[str, Any]) -> Answer:
-    """Call a tool by name. Raises `BusError` for whatever is wrong with the call."""
+    """Call a tool by name. Raises `BusError` for anything that is wrong with the call."""
     found = TOOLS.get(name)
     if not found:
         raise InvalidInput(f"unknown tool {name!r}; the bus has {', '.join(TOOLS)}")
@@ -75,7 +75,7 @@ async def call(session: Session, name: str, arguments: dict[str, Any]) -> Answer
 
 
 def _explain(found: Tool, error: ValidationError) -> str:
-    """What is wrong with the arguments, and which there are."""
+    """Describe the invalid arguments, and list the accepted ones."""
     if error.error_count() > limits.MAX_PROBLEMS:
         problems = [f"{error.error_count()} arguments or parts of them are not valid"]
     else:
@@ -88,7 +88,7 @@ def _explain(found: Tool, error: ValidationError) -> str:
 
 
 def _compact(schema: Any) -> Any:
-    """Without titles, nulls and defaults that say nothing; unions with null are optional anyway."""
+    """Return the schema without titles, nulls and empty defaults; unions with null are optional anyway."""
     if isinstance(schema, list):
         return [_compact(item) for item in schema]
     if not isinstance(schema, dict):
@@ -117,7 +117,7 @@ def _listed(value: OneOrMore) -> list[str]:
 
 
 def _several(value: object) -> object:
-    """A list, also where only one is given."""
+    """Return a list, even if a single item is given."""
     return [value] if isinstance(value, str) else value
 
 
@@ -125,7 +125,7 @@ Several = Annotated[list[str], BeforeValidator(_several)]
 
 
 def _seconds(value: object) -> object:
-    """`90`, `"90"`, `"90s"`, `"30m"`, `"2h"`, `"1d"` as seconds."""
+    """Return `90`, `"90"`, `"90s"`, `"30m"`, `"2h"` or `"1d"` as seconds."""
     return limits.parse_seconds(value) if isinstance(value, str) else value
 
 
@@ -280,7 +280,7 @@ class History(Arguments):
 
 @tool(History, changes=False)
 async def history(session: Session, args: History) -> Answer:
-    """What was said before, consuming nothing. thread: any message id of it; since, before: ids."""
+    """Earlier messages, consuming nothing. thread: any message id of it; since, before: ids."""
     found = await session.history(args.search, args.thread, args.since, args.limit, args.before)
     return documents.for_model(documents.history_for_model(found, args.part))
 

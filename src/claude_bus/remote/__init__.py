@@ -1,1 +1,1 @@
-"""Buses that are served elsewhere, and how to speak to them."""
+"""Remote buses, and clients for their protocols."""

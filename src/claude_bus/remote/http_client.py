@@ -1,8 +1,8 @@
-"""The line to a server elsewhere: how it is opened, what is read of an answer, how a failure is told.
+"""The HTTP client for a remote server: opening connections, reading answers, reporting failures.
 
-What goes over it must get nowhere else: a token, a password or mail is never in the
-message of an error. What a library says may quote any of them, so of its exceptions only
-the kind is shown.
+The data sent over it must not leak: an error message never contains a token, a password or
+mail. The text of a library's exception may quote any of them, so only the kind of the
+exception is shown.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from ..errors import Misconfigured, Unauthorized, Unreachable
 from . import proxies
 
 ANSWER_BYTES = 64 * 1024 * 1024
-"""The longest answer that is read."""
+"""The longest answer, in bytes, that is read."""
 _LINE_BYTES = 1000
-"""The longest line of an answer that is read line by line."""
+"""The longest line, in bytes, of an answer that is read line by line."""
 _TOKEN_BYTES = 4096
 
 FAILURES = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError)
-"""How a request fails."""
+"""Exceptions that a failing request raises."""
 
 
 def client(url: str, access: Access, program: str, **options: Any) -> httpx2.AsyncClient:
-    """A client for the server at `url`; `program` is what it calls itself. Raises `Misconfigured`.
+    """Return a client for the server at `url` that calls itself `program`. Raises `Misconfigured`.
 
-    Redirects are not followed: what a request carries is for the address that was set.
+    Redirects are not followed: the contents of a request are meant only for the configured address.
     """
     headers = {"User-Agent": program}
     token = "" if access.basic else secret(access)
@@ -50,7 +50,7 @@ def client(url: str, access: Access, program: str, **options: Any) -> httpx2.Asy
             verify=tls,
             follow_redirects=False,
             proxy=way.proxy or None,
-            trust_env=False,  # the way is ours to choose
+            trust_env=False,  # `proxies` chooses the route
             **options,
         )
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
@@ -64,17 +64,17 @@ def _address(url: str) -> httpx2.URL:
     try:
         return httpx2.URL(url)
     except (ValueError, httpx2.InvalidURL):
-        raise Misconfigured(f"{shown_address(url)!a} is no address: give one such as https://host:8765") from None
+        raise Misconfigured(f"{shown_address(url)!a} is not an address: give one such as https://host:8765") from None
 
 
 def show_anew(http: httpx2.AsyncClient, access: Access) -> None:
-    """Show what the token's file holds now. Raises `Misconfigured`."""
+    """Send the current token from the token's file from now on. Raises `Misconfigured`."""
     if access.token_file and not access.basic:
         http.headers["Authorization"] = f"Bearer {secret(access)}"
 
 
 def secret(access: Access) -> str:
-    """The token to present; "" if there is none. Raises `Misconfigured` for what can be none."""
+    """Return the token to present; "" without one. Raises `Misconfigured` if it cannot be a token."""
     if access.token or not access.token_file:
         where, said = "BUS_TOKEN", access.token
     else:
@@ -88,7 +88,7 @@ def secret(access: Access) -> str:
 
 
 def _read(path: Path) -> str:
-    """What a token's file holds, which is for its owner alone."""
+    """Return the content of a token's file, which only its owner may be able to read."""
     where = f"BUS_TOKEN_FILE={str(path)!a}"
     try:
         with path.open("rb") as file:
@@ -104,9 +104,9 @@ def _read(path: Path) -> str:
 
 
 def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext:
-    """Whose certificates are trusted: those of the system, and those of the file."""
+    """Return a context that trusts the system's certificates, and those in the file."""
     if urlsplit(url).scheme != "https":
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nobody's: none is shown
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used without https
     try:
         trusted = httpx2.create_ssl_context()
     except OSError as error:
@@ -116,7 +116,7 @@ def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext:
     try:
         if ca_file:
             trusted.load_verify_locations(cafile=ca_file)
-            trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own, whoever issued it
+            trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # accepts the server's own certificate
     except OSError as error:
         raise Misconfigured(f"BUS_CA_FILE={str(ca_file)!a} {_unusable(error)}") from None
     return trusted
@@ -129,7 +129,7 @@ def _unusable(error: OSError) -> str:
 
 
 async def content(answer: httpx2.Response, where: str) -> bytes:
-    """The whole of an answer; `Unreachable` for one that is too long."""
+    """Return the whole answer. Raises `Unreachable` if it is too long."""
     found = bytearray()
     async for part in answer.aiter_bytes():
         found += part
@@ -139,7 +139,7 @@ async def content(answer: httpx2.Response, where: str) -> bytes:
 
 
 async def lines(answer: httpx2.Response, where: str) -> AsyncIterator[bytes]:
-    """An answer that does not end, line by line."""
+    """Yield an endless answer line by line."""
     rest = b""
     async for part in answer.aiter_bytes():
         *whole, rest = (rest + part).split(b"\n")
@@ -150,7 +150,7 @@ async def lines(answer: httpx2.Response, where: str) -> AsyncIterator[bytes]:
 
 
 def kind(error: BaseException) -> str:
-    """What may be told of a failure."""
+    """Return the part of a failure that may be shown."""
     name = type(error).__name__
     cause: BaseException | None = error
     while cause:
@@ -164,15 +164,15 @@ def kind(error: BaseException) -> str:
 
 
 def unauthorized(where: str, access: Access) -> Unauthorized:
-    """The error for a server that lets nobody in who shows no more than this."""
+    """Return the error for a server that does not accept these credentials."""
     if access.basic:
         return Unauthorized(f"{where} does not know the user and password in its address")
     if not access.shown:
         return Unauthorized(
-            f"{where} lets nobody in without a token: set BUS_TOKEN or BUS_TOKEN_FILE. "
-            "Whoever serves it makes one: claude-bus token create NAME"
+            f"{where} requires a token: set BUS_TOKEN or BUS_TOKEN_FILE. "
+            "The operator of the server makes one: claude-bus token create NAME"
         )
     source = "BUS_TOKEN" if access.token else f"BUS_TOKEN_FILE={str(access.token_file)!a}"
     return Unauthorized(
-        f"{where} refuses the token in {source}: it is not valid, or not any more. Ask whoever serves it for another"
+        f"{where} refuses the token in {source}: it is not valid, or no longer. Ask the server's operator for another"
     )

@@ -1,7 +1,7 @@
-"""The proxy on the way to a bus elsewhere: which one it is, and how it is named when something fails.
+"""The proxy to a remote bus: which one is used, and how error messages name it.
 
-One rule for all that goes out: this machine itself is never reached through a proxy, and NO_PROXY may hold names,
-addresses, ports and networks (`10.0.0.0/8`), as other programs understand them.
+One rule for all outgoing connections: this machine itself is never reached through a proxy, and NO_PROXY may contain
+names, addresses, ports and networks (`10.0.0.0/8`), as in other programs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NETWORK = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How a host is reached. `proxy` is the address of the proxy, which may hold a password; "" for none."""
+    """The way to a host. `proxy` is the address of the proxy, which may hold a password; "" for none."""
 
     host: str
     proxy: str = field(default="", repr=False)
@@ -28,7 +28,7 @@ class Route:
 
     @property
     def blame(self) -> str:
-        """The end of a failure's sentence: that a proxy is on the way, and how to go past it; "" without one."""
+        """The end of an error message: which proxy is used, and how to bypass it; "" without one."""
         if not self.proxy:
             return ""
         return (
@@ -37,14 +37,14 @@ class Route:
         )
 
     def refusal(self, status: int) -> str:
-        """The same for an answer that the proxy may have given itself."""
+        """Return the same for a response that may come from the proxy itself."""
         if self.proxy and status == 407:
             return f"{self.blame}, a user and a password in its address go through it"
         return self.blame
 
 
 def route(url: str) -> Route:
-    """The way to a server, by the environment and the system's settings."""
+    """Return the way to a server, from the environment and the system's settings."""
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
     if is_this_machine(host):
@@ -60,7 +60,7 @@ def route(url: str) -> Route:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host is this machine by its very name or address."""
+    """Return whether a host name or address means this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     address = _address(host)
@@ -69,7 +69,7 @@ def is_this_machine(host: str) -> bool:
 
 
 def left_out(host: str, port: int | None, no_proxy: str) -> bool:
-    """Whether NO_PROXY says that a host is reached without a proxy."""
+    """Return whether NO_PROXY says that a host is reached without a proxy."""
     return any(_matches(entry.lower(), host, port) for entry in re.split(r"[,;\s]+", no_proxy) if entry)
 
 
@@ -92,7 +92,7 @@ def _network(entry: str) -> _NETWORK | None:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that is written there; also 127.1, as the system reads it."""
+    """Parse an address, including short forms such as 127.1 that the system accepts."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -104,12 +104,12 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _variable(scheme: str) -> str:
-    """The variable that names the proxy; "" if none does."""
+    """Return the variable that names the proxy; "" if none does."""
     names = [written for name in (f"{scheme}_proxy", "all_proxy") for written in (name, name.upper())]
     return next((name for name in names if os.environ.get(name)), "")
 
 
 def _shown(proxy: str) -> str:
-    """A proxy's address without user and password."""
+    """Return a proxy's address without user and password."""
     scheme, _, rest = proxy.partition("://")
     return ascii(f"{scheme}://{rest.rpartition('@')[2]}"[:100])[1:-1]

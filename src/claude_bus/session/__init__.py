@@ -1,1 +1,1 @@
-"""One session on the bus: who it is, what its model has had before it, how it waits and is woken."""
+"""One session on the bus: its identity, the mail that its model has received, and how it waits and is woken."""

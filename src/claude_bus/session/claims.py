@@ -1,4 +1,4 @@
-"""What a session claims, releases and edits, in paths as its client writes them."""
+"""Claims, releases and edits of a session, in paths as its client writes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .membership import Membership
 
 
 class Claims:
-    """The claims of one session, and the guard before its edits."""
+    """The claims of one session, and the claim check before its edits."""
 
     def __init__(self, membership: Membership) -> None:
         self.bus = membership.bus
@@ -25,7 +25,7 @@ class Claims:
         self._surroundings = membership.surroundings
 
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
-        """Claim all of these, or none; returns the claims as seen from the session's folder."""
+        """Claim all of these paths, or none; return the claims as seen from the session's folder."""
         me = await self._membership.claimant()
         claim_paths.check_place_count(len(paths))
         places = await self._surroundings.claimed(paths)
@@ -35,7 +35,7 @@ class Claims:
         return [replace(claim, scope=place.scope, path=place.path) for claim, place in zip(granted, seen, strict=True)]
 
     async def release(self, paths: list[str] | None, force: str = "") -> list[ClaimTarget]:
-        """Release own claims; with `force`, a reason, anybody's, whom it tells."""
+        """Release the session's own claims; with `force`, a reason, any agent's, who is notified."""
         me = await self._membership.claimant()
         places = None if paths is None else await self._held(me, paths, anybodys=bool(force))
         if not force:
@@ -45,7 +45,7 @@ class Claims:
         return self._as_from_here(places, await self.bus.run(guard.force_release, me, places, force))
 
     async def edit(self, path: str) -> Verdict:
-        """A file is about to be edited, by the session or a subagent: what stands against it."""
+        """Return whether the session or a subagent may edit a file, and the claim that conflicts."""
         guard = self._presence.config.guard
         if self._presence.absent or guard == "off" or not 0 < len(path) <= claim_paths.MAX_PATH_ON_DISK:
             return Verdict("pass")
@@ -62,7 +62,7 @@ class Claims:
         return [seen.get(place[:2], place) for place in ended]
 
     async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[ClaimTarget]:
-        """The places to release. A path as `list_claims` shows a claim means that claim, unless it names another."""
+        """Return the targets to release. A path as `list_claims` shows it means that claim, unless it names another."""
         claim_paths.check_place_count(len(paths))
         held = [c for c in await self.bus.run(claims.list_claims, me.channel) if anybodys or c.owner == me.name]
         shown = {self._surroundings.shown(c.scope, c.path): ClaimTarget(c.scope, c.path) for c in held}

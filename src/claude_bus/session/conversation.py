@@ -1,4 +1,4 @@
-"""What the model of one session has had before it, and what an event of its client brings it."""
+"""The conversation of one session: the mail that its model has received, and the mail that a hook event brings."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _NOTHING = Injection()
 
 
 class Conversation:
-    """The conversation of a session, as hook events of its client tell it.
+    """The conversation of a session, as the hook events of its client report it.
 
-    Events in subagents must not come here: each subagent has a conversation of its own.
+    Events in subagents must not come here: each subagent has its own conversation.
     """
 
     def __init__(self, membership: Membership) -> None:
@@ -38,19 +38,19 @@ class Conversation:
         self._hops = 0
         self._continuations = 0
         self._prolonged = False
-        """The turn ended for a ring that goes on with it."""
+        """The turn ended so that the doorbell can continue it with mail."""
         self._announced = 0
-        """The oldest message of which the model was told that it does not fit."""
+        """The oldest message that the model was told about but that did not fit."""
         self._left_over = False
-        """Mail that was not handed over at the last event."""
+        """Mail was left over at the last event."""
         self._problem = ""
 
     # -- hook events
 
     async def prompt(self, event: HookEvent, *, typed: bool = True) -> Injection:
-        """A prompt was submitted, `typed` by its user or pushed: what is new goes with it.
+        """Handle a submitted prompt, `typed` by the user or pushed: new mail goes with it.
 
-        Its words go nowhere unless the user shares them.
+        The text of the prompt goes nowhere unless the user shares prompts.
         """
         if self._presence.absent:
             return _NOTHING
@@ -62,7 +62,7 @@ class Conversation:
         return found
 
     async def _join(self, event: HookEvent) -> Injection:
-        """The prompt joins a turn that is under way, which brings what is new."""
+        """Join a prompt to the running turn, which brings new mail itself."""
         await self._presence.became("working", event.session_id)
         return _NOTHING
 
@@ -75,9 +75,9 @@ class Conversation:
         return await self._report(event, report)
 
     async def batch(self, event: HookEvent, *, worked: bool = True) -> Injection:
-        """A batch of tools is over: what came meanwhile goes into the next request.
+        """Handle the end of a batch of tools: mail that arrived meanwhile goes into the next request.
 
-        `worked`: not all of its tools were for talk.
+        `worked`: at least one of its tools did work other than messaging.
         """
         if self._presence.absent:
             return _NOTHING
@@ -88,7 +88,7 @@ class Conversation:
         return await self._report(event, HookReport("tool hook", fence.MAIL_SPACE, begins=begins))
 
     async def _catch_up(self, event: HookEvent) -> bool:
-        """Begin a turn whose prompt this server was not told of: it proves nothing of those before."""
+        """Begin a turn whose prompt this server did not see; it confirms nothing of earlier turns."""
         await self._presence.ensure_resumed()
         missed = bool(event.prompt_id) and self.turn.begins(event.session_id, event.prompt_id)
         if missed:
@@ -97,10 +97,10 @@ class Conversation:
         return missed
 
     async def stop(self, event: HookEvent) -> Injection:
-        """The model is about to end its turn: unread mail continues it, a few times at most.
+        """Handle the end of a turn: unread mail continues it, a few times at most.
 
-        The client prints what continues a turn. Where a person would read that, and the session may be woken,
-        the turn ends and the bell rings for the mail at once; where it may not, little is said.
+        The client prints the text that continues a turn. If a user would read that and the session may be woken, the
+        turn ends and the doorbell rings for the mail at once. If it may not be woken, the text is kept short.
         """
         if self._presence.absent:
             return _NOTHING
@@ -120,19 +120,19 @@ class Conversation:
         return found
 
     def _space_at_end(self, *, rings: bool) -> int:
-        """Characters of mail that may continue a turn."""
+        """Return how many characters of mail may continue a turn."""
         if rings:
             return 0
         return text.STOP_SPACE if self._wakeup.attended else fence.MAIL_SPACE
 
     async def failed(self, event: HookEvent) -> None:
-        """The model could not be reached: what its request carried waits again, and may ring again."""
+        """Handle a failed request to the model: the mail that it carried waits again, and may ring again."""
         if not self._presence.absent:
             self.turn.fail()
             await self._end(event)
 
     async def _end(self, event: HookEvent) -> None:
-        """The turn ends, and nothing is handed over."""
+        """End the turn without handing over any mail."""
         await self._membership.confirm(await self._presence.attach())
         await self._presence.became("idle", event.session_id)
 
@@ -141,26 +141,26 @@ class Conversation:
         await self.bus.run(bindings.forget, self._presence.client.key)
 
     async def start_subagent(self, event: HookEvent) -> Injection:
-        """This is a subagent's conversation, and the subagent begins, or goes on after it had ended."""
+        """Handle the start of the subagent that has this conversation, or its continuation after it had ended."""
         self._continuations = 0
         self.turn.begin(self._presence.client.session_id, "")
         return await self._report(event, HookReport("subagent hook", fence.MAIL_SPACE))
 
     def first_time(self, error: BusError) -> bool:
-        """Whether the user has not been told of this problem yet. It is over with a prompt that goes through."""
-        problem = error.code if isinstance(error, Unreachable) else error.message  # which tells when, and how
+        """Return whether the user was not yet told of this problem. A prompt that goes through resets it."""
+        problem = error.code if isinstance(error, Unreachable) else error.message  # its message varies
         new, self._problem = problem != self._problem, problem
         return new
 
     # -- an event, told to the store
 
     async def _report(self, event: HookEvent, report: HookReport) -> Injection:
-        """Complete the report of an event and tell it to the store; returns what is new, as the model reads it."""
+        """Complete the report of an event, send it to the store, and return the news as text for the model."""
         await self._membership.follow(event.session_id)
         self._presence.heard()
         try:
             result = await self._told(self._completed(report, event))
-        except BaseException:  # the store may have done it all
+        except BaseException:  # the store may have done all of it
             self.turn.one_time.retry()
             raise
         return self._carried(result) if result else _NOTHING
@@ -179,7 +179,7 @@ class Conversation:
         )
 
     async def _told(self, report: HookReport) -> HookResult | None:
-        """Tell the store; returns what it led to, with the files of the mail looked at."""
+        """Send the report to the store; return the result, with the attached files of its mail checked."""
         client = self._presence.client
         result = await self.bus.run(sessions.handle_hook_event, client, report)
         if not result:
@@ -192,7 +192,7 @@ class Conversation:
         return replace(result, mail=await self.examined(result.address, result.mail))
 
     def _carried(self, result: HookResult) -> Injection:
-        """The answer to the hook carries this result before the model."""
+        """Return the result as the hook's answer, and record what it carries."""
         mail = result.mail
         self._left_over = mail.pending > 0
         self.turn.handed_by_hook([*mail.unproven, *self.answered(mail, told_once=result.told_once)])
@@ -205,11 +205,11 @@ class Conversation:
 
     @property
     def hops(self) -> int:
-        """How many messages in a row led to what the session says now; 0 where hooks do not tell of its work."""
+        """How many messages in a row led to the session's next message; 0 if hooks do not report its work."""
         return self._hops if self.turn.hooked else 0
 
     def answered(self, found: HandOver, *, told_once: bool = False) -> list[int]:
-        """The request is answered with this mail. What the session says from now on may be owed to it."""
+        """Record that the request is answered with this mail. Later messages of the session may be replies to it."""
         self.owes(found)
         messages = [message.id for message in found.messages]
         if messages or told_once:
@@ -217,11 +217,11 @@ class Conversation:
         return messages
 
     def owes(self, found: HandOver) -> None:
-        """The session may answer this mail."""
+        """Record that the session may reply to this mail."""
         self._hops = max([self._hops, *(message.hops + 1 for message in found.messages)])
 
     async def examined(self, me: Address, found: HandOver) -> HandOver:
-        """What was handed over, its files looked at; an answer that will not be sent hands nothing over."""
+        """Return the mail with its files checked; withdraw the hand-over if the answer is cancelled."""
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
             return replace(found, messages=await self._membership.surroundings.examined(found.messages))
@@ -231,5 +231,5 @@ class Conversation:
             raise
 
     def gave_up(self, request: int | str) -> None:
-        """The client had given this request up when its answer came."""
+        """Record that the client had given this request up when its answer came."""
         self.turn.give_up(request)

@@ -1,7 +1,7 @@
 """Waking an idle session when mail waits for it, and a server's upkeep between calls.
 
-The watch sleeps until it is told of mail. A slow look of its own makes good for
-notices that got lost, rings again what is due, and keeps the heartbeat.
+The watch sleeps until a notice of mail arrives. It also polls slowly, to make up for lost
+notices, ring again when that is due, and keep the heartbeat.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _QUIET_FOR = 5.0
 _log = logging.getLogger(__name__)
 
 Push = Callable[[str, str], Awaitable[bool]]
-"""Put a text before the idle session as coming from a name; whether that worked."""
+"""Puts a text, as coming from a name, before the idle session; returns whether that worked."""
 
 
 async def _deaf(patience: float) -> bool:
-    """Hear nothing for so long."""
+    """Wait for that long without hearing anything."""
     await anyio.sleep(patience)
     return False
 
 
 class Beat:
-    """When a heartbeat is due: after some seconds, and at once when the machine slept or its clock was moved.
+    """Tells when a heartbeat is due: after some seconds, and at once when the machine slept or its clock was moved.
 
-    Nobody's heart beat meanwhile, and those who judge by heartbeats must not wait for it.
+    No process sent heartbeats meanwhile, and other processes judge a session by them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, awake: Callable[[], float] = time.monotonic) -> None:
@@ -51,7 +51,7 @@ class Beat:
         self._tried = float("-inf")
 
     def due(self, every: float) -> bool:
-        """Whether to give one now. One that fails is due again after `RETRY_AFTER` seconds."""
+        """Return whether a heartbeat is due now. One that fails is due again after `RETRY_AFTER` seconds."""
         self._leapt = self._patience.leapt(self._clock()) or self._leapt
         now = self._awake()
         due = (self._leapt or now - self._given > every) and now - self._tried > min(RETRY_AFTER, every)
@@ -59,12 +59,12 @@ class Beat:
         return due
 
     def given(self) -> None:
-        """It was given."""
+        """Record that the heartbeat was sent."""
         self._given, self._leapt, self._tried = self._awake(), False, float("-inf")
 
 
 class Doorbell:
-    """Watches for one session's mail. `push` is None where nothing can wake it."""
+    """Watches for one session's mail. `push` is None if nothing can wake the session."""
 
     def __init__(self, session: Session, bus: Bus, push: Push | None, says_idle: Callable[[], bool]) -> None:
         self._presence = session.presence
@@ -76,10 +76,10 @@ class Doorbell:
         self._pulse: object = None
         self._pending = True
         self._beat = Beat()
-        self._pruned = time.monotonic() - PRUNE_EVERY + HEARTBEAT_EVERY  # first when it has settled
+        self._pruned = time.monotonic() - PRUNE_EVERY + HEARTBEAT_EVERY  # not during the start
 
     async def watch(self) -> None:
-        """Run for as long as the server does; where nothing may be listened at, by looking alone."""
+        """Run for as long as the server does; poll if no notice socket can be opened."""
         try:
             async with self._bus.notice_socket() as notice_socket:
                 await self._guarded(self._presence.listen_at, notice_socket.address)
@@ -92,10 +92,10 @@ class Doorbell:
     async def _watch(self, heard: Callable[[float], Awaitable[bool]]) -> None:
         while True:
             await self._guarded(self._look, await self._told(heard))
-            await self._guarded(self._upkeep)  # also if looking fails: a heart that does not beat is taken for dead
+            await self._guarded(self._upkeep)  # even if polling fails: a session without heartbeat is taken for dead
 
     async def _told(self, heard: Callable[[float], Awaitable[bool]]) -> bool:
-        """Sleep until there may be something to do; whether that was a notice of mail."""
+        """Sleep until there may be something to do; return whether a notice of mail arrived."""
         noticed = False
 
         async def end_with_the_turn() -> None:
@@ -109,7 +109,7 @@ class Doorbell:
         return noticed
 
     async def _guarded(self, step: Callable[..., Awaitable[None]], *args: object) -> None:
-        """The edge of the process: whatever fails here must not end the server."""
+        """Run `step`. This is the edge of the process: no failure here may end the server."""
         try:
             await step(*args)
         except BusError as error:
@@ -151,7 +151,7 @@ class Doorbell:
         return True
 
     def _interrupted(self) -> bool:
-        """The session stopped without saying so: silent for a while, and its client idle."""
+        """Return whether the session stopped without reporting it: it is silent for a while, and its client is idle."""
         return self._presence.silent_for() > _QUIET_FOR and self._says_idle()
 
     async def _upkeep(self) -> None:

@@ -1,4 +1,4 @@
-"""What a client's hook reports."""
+"""The report of a client's hook."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ class HookEvent:
     """One event of a client. A field that the client leaves out is an empty string."""
 
     event: str
-    """Its name, as the client spells it: `UserPromptSubmit`, say."""
+    """Its name as the client spells it, for example `UserPromptSubmit`."""
     session_id: str = ""
-    """The conversation. Events in a subagent tell that of its session."""
+    """The conversation. Events in a subagent name that of its session."""
     prompt_id: str = ""
-    """The turn: a prompt and all that follows until the next have the same."""
+    """The turn: a prompt and everything until the next prompt share this id."""
     agent_id: str = ""
-    """The subagent that it happened in; empty for the main conversation."""
+    """The subagent in which the event happened; empty for the main conversation."""
     permission_mode: str = ""
     notification_type: str = ""
     prompt: str = ""
     tools: str = ""
     """Names of the first tools of a batch, separated by spaces."""
     tool_use_id: str = ""
-    """The call of a tool of the bus that is about to be made."""
+    """The call of a bus tool that is about to be made."""
     path: str = ""
     notebook_path: str = ""
 
@@ -33,5 +33,5 @@ class HookEvent:
         return self.path or self.notebook_path
 
     def without_session(self) -> HookEvent:
-        """The event as a subagent's own: without the conversation, the turn and the mode of its session."""
+        """Return the event as the subagent's own: without conversation, turn and mode of its session."""
         return replace(self, session_id="", prompt_id="", permission_mode="")

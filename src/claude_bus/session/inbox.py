@@ -13,7 +13,7 @@ from .membership import Membership
 
 
 class Inbox:
-    """Hands unread mail over through the answer of a tool, which the model has with its next request."""
+    """Hands unread mail over in the answer of a tool, which the model gets with its next request."""
 
     def __init__(self, membership: Membership, conversation: Conversation) -> None:
         self.bus = membership.bus
@@ -22,7 +22,7 @@ class Inbox:
         self._turn = conversation.turn
 
     async def read(self, *, peek: bool, limit: int) -> HandOver:
-        """Unread mail, oldest first. A session that is not registered, and has none, is told to register."""
+        """Return unread mail, oldest first. Raises `NotRegistered` if the session has neither mail nor a name."""
         binding = await self._membership.mailbox()
         found = await self._hand_over(binding.address, peek=peek, limit=limit)
         if not binding.registered and not found.messages:
@@ -40,7 +40,7 @@ class Inbox:
         return await self._carried(me, found)
 
     async def _carried(self, me: Address, found: HandOver) -> HandOver:
-        """The answer carries this mail."""
+        """Return this mail, and record that the answer carries it."""
         found = await self._conversation.examined(me, found)
         self._turn.handed_by_tool(self._conversation.answered(found))
         return found
@@ -49,7 +49,7 @@ class Inbox:
         return replace(found, messages=await self._membership.surroundings.examined(found.messages))
 
     async def _hand_over_part(self, me: Address, *, peek: bool) -> HandOver:
-        """The next part of a message that no answer can carry; with the last one it is handed over."""
+        """Return the next part of a message too large for one answer; the last part hands the message over."""
         found = await self._first(me, peek=True)
         if not found.messages:
             return found

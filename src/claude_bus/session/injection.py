@@ -1,4 +1,4 @@
-"""What a hook event led to, in the words that the model reads."""
+"""The result of a hook event, as the text that the model reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..model.hooks import HookResult, Injection
 
 
 def injection(result: HookResult, warning: str = "") -> Injection:
-    """What there is to tell, from who the session is to its mail; `warning` stands by itself."""
+    """Return the text for the model, from the session's name to its mail; `warning` gets a line of its own."""
     return Injection("\n".join(_lines(result, warning)), _notice(result))
 
 

@@ -1,4 +1,4 @@
-"""Who a session is: under which name it acts, and what it may do without one."""
+"""The membership of a session: the name it acts under, and what it may do without one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .presence import Presence
 class Membership:
     """A client that takes part under the name it registered, or under one that it is listed as.
 
-    `grant` limits which names and channels it may use, `surroundings` are where its client runs.
+    `grant` limits the names and channels that it may use; `surroundings` is the workspace that its client runs in.
     """
 
     def __init__(self, presence: Presence, surroundings: Workspace, grant: Grant = UNRESTRICTED) -> None:
@@ -26,16 +26,16 @@ class Membership:
         self.surroundings = surroundings
         self.grant = grant
 
-    # -- a sign of life of its client
+    # -- signs of life of the client
 
     async def called(self) -> Binding | None:
-        """A tool was called, which is a sign of life. None for a session that left."""
+        """Record a tool call, which is a sign of life. Returns None for a session that left."""
         self.presence.heard()
         if self.presence.absent:
             return None
         try:
             binding = await self.presence.seen()
-        except StoreFull:  # no room to note it: what only looks is answered all the same
+        except StoreFull:  # no room to record it: calls that only read are answered all the same
             binding = await self.presence.attach()
         self.turn.call()
         if self.turn.proven or self.turn.lost:
@@ -44,57 +44,57 @@ class Membership:
         return binding
 
     async def confirm(self, binding: Binding) -> None:
-        """Tell the store which messages the model has had, and which are lost."""
+        """Report to the store which messages the model received, and which are lost."""
         if self.turn.lost:
             await self.bus.run(deliveries.withdraw, binding.address, self.turn.lost)
         await self.bus.run(deliveries.confirm, binding.address, self.turn.proven)
         self.turn.settle()
 
     async def follow(self, conversation: str) -> None:
-        """An event of this conversation came; "" where the event does not tell. Nothing follows from it here."""
+        """Note that an event of this conversation came; "" if the event does not say. Does nothing here."""
 
     async def introduce(self, program: str) -> None:
-        """Its client said which program and version it is."""
+        """Record the program and version that the client reported."""
         await self.presence.introduce(program)
 
-    # -- for whom a call acts
+    # -- the name that a call acts for
 
     async def me(self) -> Address:
-        """The registered name, or `NotRegistered`."""
+        """Return the registered name. Raises `NotRegistered` without one."""
         binding = await self.present()
         if not binding.registered:
             raise self.stranger()
         return binding.address
 
     async def anyone(self) -> Address:
-        """The name for verbs that need none: "" where the session has not registered."""
+        """Return the name for operations that need none: "" if the session is not registered."""
         binding = await self.called()
         if not binding:
             return Address("", self.presence.config.channel)
         return binding.address if binding.registered else Address("", binding.address.channel)
 
     async def reader(self) -> Address:
-        """The name for looking back, registered or only listed."""
+        """Return the name for reading earlier messages, registered or only listed."""
         binding = await self.called()
         return binding.address if binding else Address("", self.presence.config.channel)
 
     async def present(self) -> Binding:
-        """The binding, registered or not. A session that left is told to register."""
+        """Return the binding, registered or not. Raises `NotRegistered` for a session that left."""
         binding = await self.called()
         if not binding:
             raise self.stranger()
         return binding
 
     async def mailbox(self) -> Binding:
-        """The binding whose unread mail it may read."""
+        """Return the binding whose unread mail the session may read."""
         return await self.present()
 
     async def claimant(self) -> Address:
-        """The registered name that its claims belong to."""
+        """Return the registered name that owns the session's claims."""
         return await self.me()
 
     def stranger(self) -> NotRegistered:
-        """What to tell it while it has no name."""
+        """Return the error for a session without a name."""
         return NotRegistered()
 
     # -- the name
@@ -102,7 +102,7 @@ class Membership:
     async def register(
         self, name: str, role: str = "", owns: list[str] | None = None, channel: str = ""
     ) -> tuple[Binding, Roster, int]:
-        """Take a name; returns the binding, who else is here, and how much mail waits."""
+        """Take a name; return the binding, the roster of the channel, and the number of unread messages."""
         self.come_back()
         binding = await self.present()
         who = Address(
@@ -115,11 +115,11 @@ class Membership:
         return await self.bus.run(sessions.join, self.presence.client.key, who, limits.check_line(role, "role"), globs)
 
     def come_back(self) -> None:
-        """Take part again, if it left."""
+        """Take part again, if the session left."""
         self.presence.absent = False
 
     async def leave(self) -> Address:
-        """Give up the name; returns it."""
+        """Give up the name; return it."""
         me = await self.me()
         await self.bus.run(bindings.leave, self.presence.client.key)
         self.presence.absent = True

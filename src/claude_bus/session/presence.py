@@ -1,4 +1,4 @@
-"""That a session takes part and lives, as the bus knows it: its binding, its listener, its heartbeat."""
+"""The presence of a session on the bus: its binding, its listener, its heartbeat."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .wakeup import Wakeup
 
 
 class Presence:
-    """One server process of a client, by which the client takes part.
+    """One server process of a client, through which the client takes part.
 
-    Mail is announced at `address`, or nowhere if that is empty. The store knows in which turn
-    the client is; `turn` goes on from there.
+    Mail is announced at `address`; if that is empty, it is not announced. The store knows the client's current
+    turn; `turn` continues from there.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Presence:
         self.wakeup = wakeup or Wakeup()
         self.address = address
         self.absent = False
-        """It left, or never takes part: no sign of life makes it take part."""
+        """The session left, or never takes part: no sign of life makes it take part."""
         self._listens = False
         """The bus knows that this server of the session runs, and where it listens."""
         self._resumed = False
@@ -61,7 +61,7 @@ class Presence:
         return binding
 
     async def ensure_resumed(self) -> None:
-        """Go on where an earlier server of this session was killed, if that was not done yet."""
+        """Resume the turn that an earlier, killed server of this session was in, unless that was done."""
         if not self._resumed:
             await self.attach()
 
@@ -90,11 +90,11 @@ class Presence:
         return binding
 
     def _wanted(self) -> Address | None:
-        """The name that the settings give the session."""
+        """Return the name that the settings give the session."""
         return Address(self.config.name, self.config.channel) if self.config.name else None
 
     def take_warning(self) -> str:
-        """Why it does not have the name that the settings give; told once."""
+        """Return, once, why the session does not have the name that the settings give it."""
         warning, self._warning = self._warning, ""
         return warning
 
@@ -115,19 +115,19 @@ class Presence:
             self._listens = True
 
     async def listen_at(self, address: str) -> None:
-        """Attach, and have mail announced at `address` from now on; "" for nowhere."""
+        """Attach, and have mail announced at `address` from now on; "" for no announcements."""
         self.address, self._listens = address, False
         await self.attach()
 
     async def go_on_listening(self) -> None:
-        """Listen, if that failed when it was due: the bus could not be reached, say."""
+        """Listen, if that failed earlier, for example because the bus was unreachable."""
         if not self._listens and not self.absent:
             await self.attach()
 
     # -- signs of life
 
     async def beat(self) -> None:
-        """Say that it lives. If others gave it up meanwhile (it was suspended for long, say), it comes back."""
+        """Send a heartbeat. If other processes gave the session up (it was suspended for long, say), it comes back."""
         if self.absent:
             return
         binding = await self.bus.run(bindings.bound, self.client.key)
@@ -139,15 +139,15 @@ class Presence:
             await self._take_due_name()
 
     async def _take_due_name(self) -> None:
-        """Take the name that the settings give and that was refused when the session began, if it is free now."""
+        """Take the name that the settings give, if it was refused at the start and is free now."""
         wanted = self._wanted()
-        with contextlib.suppress(NameTaken, Forbidden, InvalidInput, TooLarge):  # as when it began
+        with contextlib.suppress(NameTaken, Forbidden, InvalidInput, TooLarge):  # as at the start
             if wanted:
                 await self._take(wanted)
                 self._warning = ""
 
     async def seen(self, *, status: Status | None = None, session_id: str = "", program: str = "") -> Binding:
-        """It gives a sign of life, and may say more of itself. If it does not take part yet, it does now."""
+        """Record a sign of life and what the client reports with it. Attach if the session does not take part yet."""
 
         async def observe() -> Binding | None:
             return await self.bus.run(
@@ -163,21 +163,21 @@ class Presence:
         return binding
 
     async def became(self, status: Status, session_id: str = "") -> None:
-        """The client reported another status."""
+        """Record another status that the client reported."""
         if not self.absent:
             self.heard()
             await self.seen(status=status, session_id=session_id)
 
     async def introduce(self, program: str) -> None:
-        """The client said which program and version it is."""
+        """Record the program and version that the client reported."""
         if program != self._program and not self.absent:
             self._program = program
             await self.seen(program=program)
 
     def heard(self) -> None:
-        """A call or an event came; the store is told by what follows."""
+        """Note the time of a call or an event; the next operation tells the store."""
         self._heard = time.monotonic()
 
     def silent_for(self) -> float:
-        """Seconds since the last call or event."""
+        """Return the seconds since the last call or event."""
         return time.monotonic() - self._heard

@@ -22,9 +22,9 @@ from .waiting import WaitingCalls
 
 
 class Session:
-    """A participant: who it is, what its model has had, and how it waits.
+    """A participant: its membership, the mail that its model received, and its waiting calls.
 
-    A transport calls its verbs when the model calls a tool, and its `conversation` when a
+    A transport calls its methods when the model calls a tool, and its `conversation` when a
     hook reports an event.
     """
 
@@ -39,7 +39,7 @@ class Session:
 
     @classmethod
     def of(cls, membership: Membership) -> Session:
-        """A session whose conversation begins, and for which nobody else waits."""
+        """Return a session with a new conversation and no waiting calls."""
         return cls(membership, Conversation(membership), WaitingCalls(membership))
 
     @property
@@ -48,27 +48,27 @@ class Session:
 
     @property
     def surroundings(self) -> Workspace:
-        """Where its client runs."""
+        """The workspace that its client runs in."""
         return self.membership.surroundings
 
-    # -- who it is
+    # -- identity
 
     async def register(
         self, name: str, role: str = "", owns: list[str] | None = None, channel: str = ""
     ) -> tuple[Binding, Roster, int]:
-        """Take a name; returns the binding, who else is here, and how much mail waits."""
+        """Take a name; return the binding, the roster of the channel, and the number of unread messages."""
         return await self.membership.register(name, role, owns, channel)
 
     async def whoami(self) -> Binding | None:
-        """The binding, also of a session that did not register; None after leaving."""
+        """Return the binding, even if the session is not registered; None after leaving."""
         return await self.membership.called()
 
     async def leave(self) -> Address:
-        """Give up the name; returns it."""
+        """Give up the name; return it."""
         return await self.membership.leave()
 
     async def agents(self, within: float | None, channel: str) -> tuple[list[Agent], Address]:
-        """Who is on a channel, by default the session's own, and who asks."""
+        """Return the agents on a channel, by default the session's own, and the caller's address."""
         me = await self.membership.anyone()
         where = names.check_name(channel, "channel") if channel else me.channel
         return await self.bus.run(agents.listing, grants.require_channel(self.membership.grant, where), within), me
@@ -76,7 +76,7 @@ class Session:
     # -- messages
 
     async def send(self, draft: Draft, paths: Sequence[str] = ()) -> Sent:
-        """Send, with the files at `paths`; without a registered name only an answer to what was received goes out."""
+        """Send, with the files at `paths`; a session without a registered name can only reply to a message."""
         binding = await self.membership.present()
         if not (binding.registered or draft.reply_to):
             raise self.membership.stranger()
@@ -87,11 +87,11 @@ class Session:
         )
 
     async def inbox(self, *, peek: bool = False, limit: int = 50) -> HandOver:
-        """Unread mail; registered or not, but a session without either is told to register."""
+        """Return unread mail. Raises `NotRegistered` if the session has neither mail nor a registered name."""
         return await self._inbox.read(peek=peek, limit=limit)
 
     async def wait(self, timeout: float) -> HandOver:
-        """Like `inbox`, as soon as there is something, or empty after `timeout` seconds."""
+        """Like `inbox`, as soon as mail arrives; empty after `timeout` seconds."""
         limits.check_seconds(timeout, "timeout", limits.MAX_WAIT)
         await self.membership.me()
         return await self.waiting.for_mail(self.inbox, timeout)
@@ -101,7 +101,7 @@ class Session:
         return await self.bus.run(messages.status, await self.membership.reader(), message_id)
 
     async def history(self, search: str, thread: int | None, since: int, limit: int, before: int = 0) -> list[Message]:
-        """What was said before, with the state of its files."""
+        """Return earlier messages, with the state of their files."""
         me = await self.membership.reader()
         found = await self.bus.run(
             messages.history, me, search=search, thread=thread, since=since, before=before, limit=limit
@@ -111,12 +111,12 @@ class Session:
     # -- shared state
 
     async def set_state(self, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]) -> int:
-        """Write an entry of the session's channel; returns its version."""
+        """Write an entry of the session's channel; return its version."""
         me = await self.membership.anyone()
         return await self.bus.run(state.set_state, me, key, value, allow_secret=allow_secret, **options)
 
     async def get_state(self, key: str) -> list[StateEntry]:
-        """The entry with this key, if there is one; without a key all of the channel's."""
+        """Return the entry with this key, if there is one; without a key all entries of the channel."""
         me = await self.membership.anyone()
         if not key:
             return await self.bus.run(state.list_state, me.channel, values=True)
@@ -124,39 +124,41 @@ class Session:
         return [entry] if entry else []
 
     async def state_history(self, key: str, limit: int) -> list[StateEntry]:
-        """The newest versions of a key, newest first."""
+        """Return the newest versions of a key, newest first."""
         me = await self.membership.anyone()
         return await self.bus.run(state.history, me.channel, state_values.check_key(key), limit)
 
     async def list_state(self, prefix: str) -> list[StateEntry]:
-        """The entries of the channel, without their values."""
+        """Return the entries of the channel, without their values."""
         me = await self.membership.anyone()
         return await self.bus.run(state.list_state, me.channel, prefix=prefix)
 
     async def wait_for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
-        """The entry as soon as its version is another than `version` (by default today's), or
-        nothing after `timeout` seconds. What was deleted or ran out has no value."""
+        """Return the entry as soon as its version differs from `version` (by default the current one).
+
+        Returns nothing after `timeout` seconds. An entry that was deleted or expired has no value.
+        """
         return await self.waiting.for_change(key, version, timeout)
 
     # -- claims
 
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
-        """Claim all of these, or none; returns the claims as seen from the session's folder."""
+        """Claim all of these paths, or none; return the claims as seen from the session's folder."""
         return await self._claims.claim(paths, ttl=ttl, shared=shared, reason=reason)
 
     async def release(self, paths: list[str] | None, force: str = "") -> list[ClaimTarget]:
-        """Release own claims; with `force`, a reason, anybody's, whom it tells."""
+        """Release the session's own claims; with `force`, a reason, any agent's, who is notified."""
         return await self._claims.release(paths, force)
 
     async def list_claims(self) -> list[Claim]:
-        """All claims of the channel."""
+        """Return all claims of the channel."""
         me = await self.membership.anyone()
         return await self.bus.run(claims.list_claims, me.channel)
 
     def shown(self, scope: str, path: str) -> str:
-        """A claim's path as this session would write it."""
+        """Return a claim's path as this session would write it."""
         return self.surroundings.shown(scope, path)
 
     async def edit(self, path: str) -> Verdict:
-        """A file is about to be edited, by the session or a subagent: what stands against it."""
+        """Return whether the session or a subagent may edit a file, and the claim that conflicts."""
         return await self._claims.edit(path)

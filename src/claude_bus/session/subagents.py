@@ -1,12 +1,12 @@
-"""The subagents of a session: who makes a call, and those that take part under a name of their own.
+"""The subagents of a session: which of them makes a call, and which take part under their own name.
 
-A subagent calls the tools of its session's server, and nothing in a call tells whose it
-is. The hook before the call does (`tool_use_id` and `agent_id`, seen on 2.1.328).
+A subagent calls the tools of its session's server, and nothing in a call tells which agent
+made it. The hook before the call does (`tool_use_id` and `agent_id`, seen on 2.1.328).
 
-Without a name of its own a subagent speaks for its session and leaves the mail alone
-that is meant for it. With one (by convention the session's name, a dash, its job) it is
-an agent like others: its mail comes between its own tool calls. Claims and edits are
-the session's in either case.
+A subagent without its own name speaks for its session and cannot read the session's mail.
+A subagent with a name (by convention the session's name, a dash, its job) is an agent like
+others: its mail arrives between its own tool calls. Claims and edits belong to the session
+in either case.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from .session import Session
 from .turn import Turn
 
 _REMEMBERED = 100
-"""Calls announced by a hook that never came (refused by the user, say) are forgotten after so many."""
+"""Number of announced calls to remember; calls that never came (refused by the user, say) drop out."""
 KNOWN = 100
-"""Subagents of one session that its server knows of at once; the others it knows again once it hears of them."""
+"""Subagents of one session that its server remembers at once; it finds the others again in the store."""
 _MAX_ID = 200
-"""Of what a client calls a subagent or a call. Those of 2.1.328 have up to 30 characters."""
+"""Characters of a client's id for a subagent or a call. Those of 2.1.328 have up to 30."""
 
 
 class SubagentMembership(Membership):
-    """Who a subagent is: its session until it registers, an agent of its own from then on."""
+    """The membership of a subagent: that of its session until it registers, then its own."""
 
     def __init__(self, session: Membership, agent_id: str) -> None:
         super().__init__(_presence(session.presence, agent_id), session.surroundings, session.grant)
         self._session = session
         self._named: bool | None = None
-        """None: nobody asked the store yet."""
+        """None: the store has not been asked yet."""
 
     async def is_named(self) -> bool:
-        """Whether it has a name of its own, be it from before its server was killed."""
+        """Return whether it has its own name, even one from before its server was killed."""
         if self._named is None:
             self._named = await self.bus.run(bindings.resume, self.presence.client) is not None
         return self._named
 
     async def starts(self) -> bool:
-        """It begins, or goes on after it had ended: then it gets its name back. Whether it has one."""
+        """Handle its start, or its continuation after an end: it gets its name back. Return whether it has one."""
         self._named = None
         return await self.is_named()
 
     async def introduce(self, program: str) -> None:
-        await self._session.introduce(program)  # whose client it is
+        await self._session.introduce(program)  # the client is the session's
 
     async def called(self) -> Binding | None:
         return await (super().called() if await self.is_named() else self._session.called())
@@ -94,7 +94,7 @@ class SubagentMembership(Membership):
         await self._need_name()
         me = await super().leave()
         self._named = False
-        self.come_back()  # as one that speaks for its session
+        self.come_back()  # it speaks for its session again
         return me
 
     async def _need_name(self) -> None:
@@ -107,15 +107,15 @@ class SubagentMembership(Membership):
             )
 
     async def end(self) -> None:
-        """It has ended: its name is offline until it is started again, and what was not proven waits."""
+        """End it: its name is offline until it is started again, and unconfirmed mail waits."""
         if await self.is_named():
             await self.bus.run(bindings.detach, self.presence.client.key)
             self._named = False
 
     async def step_back(self) -> None:
-        """Like `end`, until it is heard of again: then it takes part as before.
+        """Like `end`, but the next event or call makes it take part as before.
 
-        What it was handed without proof waits again, as nobody is left to tell what becomes of it.
+        Unconfirmed mail waits again, because nothing would be left here to report what becomes of it.
         """
         if self._named:
             await self.bus.run(bindings.detach, self.presence.client.key)
@@ -123,12 +123,12 @@ class SubagentMembership(Membership):
 
     @property
     def is_forgettable(self) -> bool:
-        """Whether nothing is lost with what is known here of it: it has no name, or nobody asked yet."""
+        """Whether this object can be dropped without loss: it has no name, or the store was not asked yet."""
         return not self._named
 
 
 def _presence(session: Presence, agent_id: str) -> Presence:
-    """The subagent's own, which only counts while it has a name."""
+    """Return the subagent's own presence, which only counts while it has a name."""
     key = f"{session.client.key}#{agent_id}"
     client = replace(
         session.client, key=key, session_id=agent_id, session=session.client.key, program="subagent", hooked=True
@@ -138,7 +138,7 @@ def _presence(session: Presence, agent_id: str) -> Presence:
 
 
 class Subagent:
-    """One subagent of a session, with a conversation of its own. It waits where its session does."""
+    """One subagent of a session, with its own conversation. It shares the waiting calls of its session."""
 
     def __init__(self, parent: Session, agent_id: str) -> None:
         self.membership = SubagentMembership(parent.membership, agent_id)
@@ -146,19 +146,19 @@ class Subagent:
         self.session = Session(self.membership, self.conversation, parent.waiting)
 
     async def starts(self, event: HookEvent) -> Injection:
-        """It begins, or goes on after it had ended: then it gets its name back, and what waits for it."""
+        """Handle its start, or its continuation after an end: it gets its name back, and waiting mail."""
         if not await self.membership.starts():
             return Injection()
         return await self.conversation.start_subagent(event.without_session())
 
     async def used_tools(self, event: HookEvent, *, worked: bool) -> Injection:
-        """A batch of its tools is over: what came meanwhile goes into its next request."""
+        """Handle the end of a batch of its tools: mail that arrived meanwhile goes into its next request."""
         if not await self.membership.is_named():
             return Injection()
         return await self.conversation.batch(event.without_session(), worked=worked)
 
     async def stops(self, event: HookEvent) -> Injection:
-        """It is about to end, unless unread mail makes it go on."""
+        """Handle the end of its turn; unread mail makes it continue."""
         if not await self.membership.is_named():
             return Injection()
         return await self.conversation.stop(event.without_session())
@@ -167,20 +167,20 @@ class Subagent:
 class SessionGroup:
     """A session with its subagents.
 
-    A client may have any number of those, one after the other, and tells of their end only
-    where it has hooks. Known are the last ones; what the store has of the others is enough.
+    A client may start any number of them, one after another, and reports their end only if it
+    has hooks. The group remembers the latest ones; for the others the data in the store is enough.
     """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._subagents: dict[str, Subagent] = {}
-        """The one that was heard of last is the last."""
+        """By id, the most recently active one last."""
         self._at_work: Counter[Session] = Counter()
         self._calls: dict[str, str] = {}
-        """Announced to this server: the store need not be asked."""
+        """Calls announced to this server, which need no query of the store."""
 
     async def announce(self, call: str, agent_id: str) -> None:
-        """A hook tells who is about to make this call: a subagent, or ("") the session itself."""
+        """Record which agent is about to make this call: a subagent, or ("") the session itself."""
         limits.check_line(call, "the id of a call", _MAX_ID)
         limits.check_line(agent_id, "the id of a subagent", _MAX_ID)
         self._calls[call] = agent_id
@@ -190,7 +190,7 @@ class SessionGroup:
             await self.session.bus.run(calls.announce, self.session.client.key, call, agent_id)
 
     async def caller(self, call: str) -> Session:
-        """Who makes a call: a subagent if that was announced, be it to another server; else the session."""
+        """Return the session that makes a call: a subagent's if that was announced to any server, otherwise its own."""
         agent_id = self._calls.pop(call, None)
         if agent_id is None and call:
             agent_id = await self.session.bus.run(calls.caller, self.session.client.key, call)
@@ -198,25 +198,25 @@ class SessionGroup:
 
     @contextlib.contextmanager
     def at_work(self, session: Session) -> Iterator[None]:
-        """The session, or that of a subagent, is not forgotten while the context lasts."""
+        """Keep the session, or that of a subagent, from being forgotten while the context lasts."""
         self._at_work[session] += 1
         try:
             yield
         finally:
             self._at_work[session] -= 1
-            self._at_work += Counter()  # forgets those that are done
+            self._at_work += Counter()  # drops the entries that are zero
 
     def answers(self, request: int | str | None) -> None:
-        """What this task does is the answer to this request of the client."""
+        """Record that this task answers this request of the client."""
         REQUEST.set(_short(request))
 
     def gave_up(self, request: int | str) -> None:
-        """The client does not want the answer to this request any more."""
+        """Record that the client no longer wants the answer to this request."""
         for session in (self.session, *(subagent.session for subagent in self._subagents.values())):
             session.conversation.gave_up(_short(request))
 
     async def subagent(self, agent_id: str) -> Subagent:
-        """The subagent with this id."""
+        """Return the subagent with this id; it may be a new one."""
         limits.check_line(agent_id, "the id of a subagent", _MAX_ID)
         if agent_id not in self._subagents:
             await self._make_room()
@@ -225,17 +225,17 @@ class SessionGroup:
         return found
 
     async def end(self, agent_id: str) -> None:
-        """The subagent has ended; should it come back, the store knows its name."""
+        """End the subagent; if it comes back, the store knows its name."""
         known = self._subagents.get(agent_id)
         await (known or Subagent(self.session, agent_id)).membership.end()
         self._subagents.pop(agent_id, None)
 
     async def _make_room(self) -> None:
-        """Forget who was not heard of for longest; those that take part only if all do."""
+        """Forget the subagents that were silent for longest; those with a name only if all others have one too."""
         while len(self._subagents) >= KNOWN:
             idle = [one for one in self._subagents.items() if not self._at_work[one[1].session]]
             if not idle:
-                return  # no more than there are requests under way
+                return  # no more of them than requests in flight
             agent_id, oldest = next((one for one in idle if one[1].membership.is_forgettable), idle[0])
             await oldest.membership.step_back()
             if not self._at_work[oldest.session] and oldest.membership.is_forgettable:
@@ -243,5 +243,5 @@ class SessionGroup:
 
 
 def _short(request: int | str | None) -> int:
-    """What a request is remembered by: its client chose its id, as long as it liked."""
+    """Return the key under which a request is remembered: a client's id may have any length."""
     return request if isinstance(request, int) else hash(request)

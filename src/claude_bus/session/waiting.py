@@ -16,7 +16,7 @@ from ..sql import state
 from .membership import Membership
 
 _LOOK_EVERY = 2.0
-"""Seconds after which one who waits looks by itself: nobody tells when an entry runs out."""
+"""Seconds after which a waiting call polls: no notice tells that an entry expired."""
 
 
 class WaitingCalls:
@@ -29,12 +29,12 @@ class WaitingCalls:
         self._watched: Counter[tuple[str, str, str]] = Counter()
 
     def mail_arrived(self) -> None:
-        """Somebody said that mail was stored, or that an entry changed: all who wait look again."""
+        """Make all waiting calls check again, after a notice that mail was stored or an entry changed."""
         self._arrived.set()
         self._arrived = anyio.Event()
 
     async def for_mail(self, read: Callable[[], Awaitable[HandOver]], timeout: float) -> HandOver:
-        """What `read` finds as soon as there is something, or nothing after `timeout` seconds."""
+        """Return the result of `read` as soon as it has messages; nothing after `timeout` seconds."""
         with anyio.move_on_after(timeout):
             while True:
                 arrived = self._arrived
@@ -45,14 +45,16 @@ class WaitingCalls:
         return HandOver((), 0)
 
     async def for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
-        """The entry as soon as its version is another than `version` (by default today's), or
-        nothing after `timeout` seconds. What was deleted or ran out has no value."""
+        """Return the entry as soon as its version differs from `version` (by default the current one).
+
+        Returns nothing after `timeout` seconds. An entry that was deleted or expired has no value.
+        """
         limits.check_seconds(timeout, "timeout", limits.MAX_WAIT)
         channel = (await self._membership.anyone()).channel
         state_values.check_key(key)
         known = (await self._entry(channel, key)).version if version is None else version
         watched = self._membership.presence.address, channel, key
-        self._watched[watched] += 1  # before anything is awaited: whoever ends meanwhile leaves the watch alone
+        self._watched[watched] += 1  # before the first await: a call that ends meanwhile must not remove the watch
         try:
             with contextlib.suppress(StoreFull):  # no room to note it: this looks by itself
                 await self.bus.run(state.watch, *watched)
@@ -70,7 +72,7 @@ class WaitingCalls:
                 await self.bus.run(state.unwatch, *watched)
 
     async def _another(self, channel: str, key: str, known: int) -> StateEntry:
-        """The entry, once its version is another than `known`."""
+        """Return the entry once its version differs from `known`."""
         while True:
             arrived = self._arrived
             entry = await self._entry(channel, key)

@@ -1,4 +1,4 @@
-"""When a session may be woken, and whether it is owed a ring."""
+"""When a session may be woken, and whether the doorbell owes it a ring."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def _always() -> bool:
 
 
 class Wakeup:
-    """What decides whether a session's client is rung.
+    """Decides whether a session's client is rung.
 
-    `allowed` tells for a permission mode whether the session may be woken in it; "" is a mode
-    that is not known. `attended` says that a person reads what the client prints, `lets_in`
-    whether the client's settings let a ring in.
+    `allowed` tells whether the session may be woken in a permission mode; "" is an unknown
+    mode. `attended` says that a user reads what the client prints, `lets_in` whether the
+    client's settings permit rings.
     """
 
     def __init__(
@@ -34,21 +34,21 @@ class Wakeup:
         self.attended = attended
         self._lets_in = lets_in
         self.allowed_last = False
-        """Whether the session may be woken, as its last event said."""
+        """Whether the session may be woken, according to its last event."""
         self.works = True
-        """Whether the client took the last ring."""
+        """Whether the client accepted the last ring."""
         self.owed = False
-        """The turn ended with mail waiting, for which the session is to be rung at once."""
+        """The turn ended with mail waiting, so the session is to be rung at once."""
         self.turn_ended = Signal()
-        """Rings when the session is owed a ring."""
+        """Set when the doorbell owes the session a ring."""
 
     def note(self, permission_mode: str) -> bool:
-        """An event came in this mode; returns whether the session may be woken now."""
+        """Record the permission mode of an event; return whether the session may be woken now."""
         self.allowed_last = self.allowed(permission_mode)
         return self.allowed_last
 
     def brings_mail(self, permission_mode: str) -> bool:
-        """Whether mail at the end of a turn is better announced by a ring than printed before a person."""
+        """Return whether mail at the end of a turn is better announced by a ring than printed to the user."""
         return self.attended and self.works and self.allowed(permission_mode) and self._lets_in()
 
     def owe(self) -> None:

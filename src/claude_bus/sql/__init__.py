@@ -1,1 +1,1 @@
-"""The verbs: each a plain synchronous function over one open transaction."""
+"""The operations of the bus: each a plain synchronous function over one open transaction."""

@@ -10,7 +10,7 @@ from .transaction import Transaction
 
 
 def attach(tx: Transaction, message: int, files: Sequence[File]) -> None:
-    """Note what the message names, in that order."""
+    """Store the files that a message names, in that order."""
     for number, file in enumerate(files):
         tx.run(
             "INSERT INTO attachments (message, number, host, path, size, sha256) VALUES (?, ?, ?, ?, ?, ?)",
@@ -24,7 +24,7 @@ def attach(tx: Transaction, message: int, files: Sequence[File]) -> None:
 
 
 def of(tx: Transaction, messages: Sequence[int]) -> dict[int, tuple[File, ...]]:
-    """The files of those of the messages that name some; nobody has looked at them yet."""
+    """Return the files of those messages that name any, with their state unchecked."""
     if not messages:
         return {}
     marks = ", ".join("?" * len(messages))

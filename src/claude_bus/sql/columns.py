@@ -12,16 +12,16 @@ _TICK = 1e-6
 
 
 def mentions(content: str, search: str) -> bool:
-    """Whether a text has the other in it, whatever the case of ASCII letters.
+    """Return whether `content` contains `search`, ignoring the case of ASCII letters.
 
-    The time is that of reading both, whatever they are; SQLite's LIKE multiplies it with the length of what it looks
-    for where the text repeats the beginning of that.
+    The time is linear in both lengths. SQLite's LIKE would take their product for a text that keeps repeating the
+    beginning of `search`.
     """
     return search.encode().lower() in content.encode().lower()
 
 
 def next_ts(now: float, last: float) -> float:
-    """A timestamp later than every earlier one, also when the clock jumped back.
+    """Return a timestamp later than every earlier one, even if the clock jumped back.
 
     Readers with a time cursor (`ts > since`) rely on it.
     """
@@ -29,12 +29,12 @@ def next_ts(now: float, last: float) -> float:
 
 
 def dump_list(items: Sequence[str]) -> str:
-    """A list as a database column or a program reads it."""
+    """Encode a list for a database column or a program."""
     return json.dumps(list(items), ensure_ascii=False)
 
 
 def load_list(column: str | None) -> tuple[str, ...]:
-    """The list in a column; anything else (a foreign or damaged value) is an empty one."""
+    """Decode the list in a column; any other value (foreign or damaged) gives an empty list."""
     try:
         value = jsons.loads(column or "[]")
     except ValueError:

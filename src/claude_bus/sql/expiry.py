@@ -1,9 +1,9 @@
-"""Names that nobody has heard of for long: what waits for them does not wait for ever.
+"""Names that have been silent for long: mail for them does not wait forever.
 
-A name is heard of when its session or program does anything, if only to look. Mail waits
-for a name that was ever a session's, or that somebody wrote to, for `limits.SILENCE` at
-least; a program that comes by its cursor over one of the wires has the broadcasts of
-`limits.READER_SILENCE`: one request with a mistyped name makes such a reader.
+A name is heard of when its session or program does anything, even if it only reads. Mail waits
+for at least `limits.SILENCE` for a name that ever was a session's, or that an agent wrote to. A
+program that reads by a cursor over one of the earlier protocols has broadcasts kept for
+`limits.READER_SILENCE` only, because one request with a mistyped name creates such a reader.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .mailboxes import UNREAD, applies, becomes
 from .transaction import Transaction
 
 WIRES = ("recv/send", "messages/ack")
-"""What those are listed with who use the wires of the two earlier systems."""
+"""Clients listed for programs that use the wire protocols of the two earlier systems."""
 
 _SILENT = (
     "last_seen < ? AND NOT EXISTS (SELECT 1 FROM bindings b WHERE b.channel = agents.channel AND b.agent = agents.name)"
@@ -25,7 +25,7 @@ _ON_A_WIRE = f"({_NO_SESSION} AND client IN (?, ?))"
 
 
 def settle(tx: Transaction) -> None:
-    """Programs that have been silent for too long leave, and mail that waited for too long for somebody expires."""
+    """Make programs leave that have been silent for too long, and expire mail that waited for too long."""
     if not in_use(tx):
         return
     readers, all_ = tx.now - limits.READER_SILENCE, tx.now - limits.SILENCE
@@ -38,17 +38,17 @@ def settle(tx: Transaction) -> None:
 
 
 def in_use(tx: Transaction) -> bool:
-    """Whether the bus has been in use for a week, as the journal has it.
+    """Return whether the journal shows that the bus has been in use for a week.
 
-    If not, silence says nothing: nobody was there to be heard, or the clock is wrong, and was
-    right when everybody was heard of.
+    If not, silence means nothing: no session was there to be heard, or the clock is wrong now but was
+    right when the names were last heard of.
     """
     earliest, latest = tx.now - limits.RETENTION, tx.now - limits.IN_USE
     return tx.one("SELECT 1 FROM events WHERE ts BETWEEN ? AND ? LIMIT 1", earliest, latest) is not None
 
 
 def forget(tx: Transaction) -> int:
-    """Drop the rows of names that were no session's, have left or never came, and have no mail; returns how many."""
+    """Delete names that were no session's, have left or never came, and have no mail; return how many."""
     unused = " AND ".join(
         f"NOT EXISTS (SELECT 1 FROM {table} x WHERE x.channel = agents.channel AND x.{column} = agents.name)"
         for table, column in (("deliveries", "recipient"), ("claims", "owner"))
@@ -68,14 +68,14 @@ def _names(tx: Transaction, where: str, *values: str | float) -> list[Address]:
 
 
 def _leave(tx: Transaction, gone: list[Address]) -> None:
-    """Broadcasts are no longer kept for these."""
+    """Mark these names as left: broadcasts are no longer kept for them."""
     for who in gone:
         tx.run("UPDATE agents SET registered = 0 WHERE channel = ? AND name = ?", who.channel, who.name)
         events.append(tx, who, "leave", detail="not heard of for long")
 
 
 def _expire(tx: Transaction, who: Address, before: float, *, broadcasts_only: bool = False) -> None:
-    """What was sent to them before, and is unread, will not be read. In no living process's hands, that is."""
+    """Expire unread mail sent to `who` before the given time, except mail in the hands of a live process."""
     deliveries.recover(tx, who)
     tx.run(
         f"UPDATE deliveries SET {becomes('expire')}, expired_at = ? WHERE {UNREAD} AND {applies('expire')} "

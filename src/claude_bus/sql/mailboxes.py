@@ -1,4 +1,4 @@
-"""What waits for a name, whether or not anybody bears it."""
+"""Mail that waits for a name, whether or not a session has the name."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ..model.identity import Address
 from .transaction import Transaction
 
 UNREAD = "state IN ('queued', 'handed')"
-"""What waits, or was handed over and is not proven read.
+"""Condition for deliveries that wait, or were handed over and are not proven read.
 
-In every query for either, word for word: only then does SQLite know that the index of
-what is unread has the rows, and the query costs what is unread and not what is stored.
+Use it word for word in every query for either: only then can SQLite use the index of unread
+deliveries, so that the cost depends on what is unread and not on what is stored.
 """
 
 
@@ -27,11 +27,11 @@ def applies(cause: Cause) -> str:
 
 
 _NO_REQUEST = "CASE m.kind WHEN 'request' THEN 0 ELSE 1 END"
-"""`recalled` at first: only requests are ever recalled."""
+"""Initial value of `recalled`: only requests are ever recalled."""
 
 
 def ensure(tx: Transaction, who: Address) -> None:
-    """A row for `who`, so that mail can wait for a name nobody has yet."""
+    """Create a row for `who`, so that mail can wait for a name that no agent has yet."""
     tx.run(
         "INSERT INTO agents (channel, name, registered) VALUES (?, ?, 0) ON CONFLICT DO NOTHING",
         who.channel,
@@ -40,21 +40,21 @@ def ensure(tx: Transaction, who: Address) -> None:
 
 
 def expected(tx: Transaction, channel: str) -> int:
-    """How many names on the channel somebody wrote to, and nobody ever came under."""
+    """Return the number of names on the channel that have mail but were never used by an agent."""
     return int(tx.number("SELECT COUNT(*) FROM agents WHERE channel = ? AND registered = 0 AND last_seen = 0", channel))
 
 
 def check_new(tx: Transaction, who: Address) -> None:
-    """Raise `InvalidInput` if nobody bears the name yet, and it could be taken for somebody else's.
+    """Raise `InvalidInput` if no agent has the name yet, and it could be mistaken for another agent's.
 
-    Names from before this rule go on: they can be resumed, read and written to.
+    Names from before this rule stay valid: they can be resumed, read and written to.
     """
     if not tx.number("SELECT COUNT(*) FROM agents WHERE channel = ? AND name = ? AND registered = 1", *_key(who)):
         names.check_new_name(who.name, names_in_use(tx, who.channel))
 
 
 def names_in_use(tx: Transaction, channel: str) -> list[str]:
-    """The names on the channel that somebody bears, or bore: not those to which somebody only wrote."""
+    """Return the names on the channel that an agent has or had, without those that were only written to."""
     return [row["name"] for row in tx.all("SELECT name FROM agents WHERE channel = ? AND last_seen > 0", channel)]
 
 
@@ -69,10 +69,10 @@ def forget_if_unused(tx: Transaction, who: Address) -> None:
 
 
 def requeue(tx: Transaction, who: Address, by: str = "") -> int:
-    """What was handed to `who` without proof of having been read waits again.
+    """Make mail wait again that was handed to `who` without proof of having been read; return the number.
 
-    Limited to hand-overs made by the process `by`, if given. Returns how many. The
-    next hand-over carries a "possibly seen" mark.
+    `by` limits this to hand-overs made by that process. The next hand-over carries a
+    "possibly seen" mark.
     """
     if by:
         return tx.run(
@@ -91,7 +91,7 @@ def requeue(tx: Transaction, who: Address, by: str = "") -> int:
 
 
 def deliver(tx: Transaction, message: int, who: Address) -> None:
-    """The message waits for `who` from now on, unless it was delivered before."""
+    """Make the message wait for `who`, unless it was delivered before."""
     tx.run(
         f"INSERT INTO deliveries (message, channel, recipient, recalled) SELECT m.id, ?, ?, {_NO_REQUEST} "
         "FROM messages m WHERE m.id = ? ON CONFLICT DO NOTHING",
@@ -102,8 +102,10 @@ def deliver(tx: Transaction, message: int, who: Address) -> None:
 
 
 def deliver_retained(tx: Transaction, who: Address) -> None:
-    """A late joiner gets the channel's earlier broadcasts, the newest `limits.MAX_RETAINED`; those that are no news are
-    marked so."""
+    """Deliver earlier broadcasts of the channel to an agent that joins late, the newest `limits.MAX_RETAINED`.
+
+    Those that are no longer news are marked.
+    """
     tx.run(
         "INSERT INTO deliveries (message, channel, recipient, recalled, retained) "
         f"SELECT m.id, ?, ?, {_NO_REQUEST}, CASE WHEN m.ts < ? THEN 2 ELSE 1 END FROM messages m "

@@ -1,4 +1,4 @@
-"""Whose files meet whose: what agents own and claim."""
+"""Overlaps between the files that agents own and claim."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _Footprints = Mapping[str, Collection[ClaimTarget | tuple[str, str]]]
 
 
 def of(tx: Transaction, me: Address) -> tuple[Overlap, ...]:
-    """With which present agents the globs and claims of `me` meet, and where; see `all_of`."""
+    """Return the present agents whose globs and claims meet those of `me`, and where; see `all_of`."""
     prints = footprints(tx, me.channel, set(bindings.live(tx, me.channel)))
     return all_of(prints, {me.name}).get(me.name, ())
 
 
 def footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[ClaimTarget]]:
-    """The places that each of these agents owns or claims."""
+    """Return the claim targets that each of these agents owns or claims."""
     prints: dict[str, set[ClaimTarget]] = {name: set() for name in names}
     for row in tx.all("SELECT name, owns, repository, cwd FROM agents WHERE channel = ? AND owns != '[]'", channel):
         below = "" if row["repository"] or not row["cwd"] else f"{row['cwd']}/"
@@ -49,11 +49,11 @@ def footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[
 
 
 def all_of(prints: _Footprints, names: set[str]) -> dict[str, tuple[Overlap, ...]]:
-    """With whom each of these overlaps, and where: of two patterns that meet the plain one, or else the other's.
+    """Return for each of these names the agents it overlaps with, and where.
 
-    Whatever people own, this takes so many steps and not more (`claim_paths.MAX_EFFORT`), and says
-    not more than so many characters: what is not found by then is left out. It informs, and
-    decides nothing.
+    Of two patterns that meet, the plain one is shown, otherwise the other agent's. The number of steps
+    is limited (`claim_paths.MAX_EFFORT`), and so is the number of characters, whatever agents own: overlaps
+    that are not found within the limits are left out. The result informs, and decides nothing.
     """
     effort = StepBudget(claim_paths.MAX_EFFORT)
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -70,7 +70,7 @@ def all_of(prints: _Footprints, names: set[str]) -> dict[str, tuple[Overlap, ...
 
 
 class _Prints:
-    """All footprints, to be found by what their paths begin with."""
+    """An index of all footprints by the stems of their paths."""
 
     def __init__(self, prints: _Footprints) -> None:
         found: dict[str, list[tuple[str, tuple[str, ClaimTarget, str]]]] = defaultdict(list)
@@ -80,7 +80,7 @@ class _Prints:
         self._paths = {scope: Stems(paths) for scope, paths in found.items()}
 
     def met(self, me: str, place: ClaimTarget, effort: StepBudget) -> Iterator[tuple[str, str]]:
-        """(name, where) of everybody else's that meet the place, once each."""
+        """Yield (name, where) for each target of other agents that meets `place`, once each."""
         done: set[tuple[str, ClaimTarget]] = set()
         for scope, path in ((place.scope, place.path), *place.above):
             for theirs, other, name in self._near(scope, path, effort):
@@ -95,7 +95,7 @@ class _Prints:
 
 
 def _compared(scope: str, one: ClaimTarget, other: ClaimTarget) -> bool:
-    """Whether the two are compared as what they are in this scope; within one repository only its own paths count."""
+    """Return whether the two are compared in this scope; within one repository only its own paths count."""
     if claim_paths.is_machine(scope):
         return "" in (one.scope, other.scope)
     return one.scope != other.scope or scope == one.scope

@@ -1,4 +1,4 @@
-"""The arguments of the commands that the two earlier systems had as programs."""
+"""Arguments of the commands that the two earlier systems had as separate programs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 _RECV = (
     "Print the mail of NAME on the bus that AGENT_BUS_URL (or BUS_URL) names, one block per message as it comes: "
-    "'[HH:MM:SSZ] from X:', the text, '---'. Made for Claude Code's Monitor tool. What was printed is kept as a cursor "
-    "in the folder AGENT_BUS_STATE_DIR; with AGENT_BUS_NO_CURSOR=1 it is not, and each run starts at now. AGENT_BUS_UA "
-    "is the User-Agent of the requests."
+    "'[HH:MM:SSZ] from X:', the text, '---'. Made for Claude Code's Monitor tool. A cursor in the folder "
+    "AGENT_BUS_STATE_DIR keeps the position; with AGENT_BUS_NO_CURSOR=1 nothing is kept, and each run starts at now. "
+    "AGENT_BUS_UA is the User-Agent of the requests."
 )
 _LISTEN = (
     "Write the mail of AGENT_NAME on the bus that AGENT_BUS_URL (or BUS_URL) names into files: LOG (time, sender, the "
-    "first 120 characters), FULL (the messages as JSON lines), HEARTBEAT (when it asked last), PID_FILE. What is not "
-    "named is in the folder AGENT_BUS_STATE_DIR, and so is how far it has come, unless AGENT_BUS_NO_CURSOR=1. "
+    "first 120 characters), FULL (the messages as JSON lines), HEARTBEAT (time of the last poll), PID_FILE. Files that "
+    "are not named are in the folder AGENT_BUS_STATE_DIR, and so is the cursor, unless AGENT_BUS_NO_CURSOR=1. "
     "AGENT_BUS_UA is the User-Agent of the requests."
 )
 _SEND_FILE = (
@@ -33,7 +33,7 @@ _IMPORT = (
 
 
 def add(commands: Commands, shared: Callable[[], argparse.ArgumentParser], named: argparse.ArgumentParser) -> None:
-    """Add them to those of the command line."""
+    """Add these commands to the command line."""
     recv = commands.add_parser("recv", parents=[_there()], help="print mail of an agent-bus", description=_RECV)
     recv.add_argument("name", help="whose mail")
     recv.set_defaults(command="recv")
@@ -49,7 +49,7 @@ def add(commands: Commands, shared: Callable[[], argparse.ArgumentParser], named
     send.add_argument("to", metavar="PEER", help="a name")
     send.add_argument("path", metavar="PATH")
     send.add_argument("--tag", default="", help="what its pieces begin with (default: its name and digest)")
-    send.add_argument("--allow-secret", action="store_true", help="send what looks like a secret all the same")
+    send.add_argument("--allow-secret", action="store_true", help="send content that looks like a secret anyway")
     send.set_defaults(command="send-file")
 
     take = commands.add_parser(
@@ -74,7 +74,7 @@ def add(commands: Commands, shared: Callable[[], argparse.ArgumentParser], named
 
 
 def _there() -> argparse.ArgumentParser:
-    """The option of those that know no bus but the one that AGENT_BUS_URL names, and print no document."""
+    """Return the option of commands that only use the bus of AGENT_BUS_URL, and print no document."""
     there = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     there.add_argument("--channel", help="the channel there (default: AGENT_BUS_CHANNEL, or 'default')")
     return there

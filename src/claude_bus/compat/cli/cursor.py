@@ -1,4 +1,4 @@
-"""How far a reader of an agent-bus has come, kept between its runs."""
+"""The position of a reader of an agent-bus, kept between its runs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ...errors import InvalidInput
 
 
 class Cursor:
-    """The time of the last message that a program handed on. `since` is None before its first run."""
+    """The time of the last message that a program processed. `since` is None before its first run."""
 
     def __init__(self, path: Path | None) -> None:
-        """`path` is None for one that is not kept."""
+        """Create a cursor; `path` is None for one that is not stored."""
         self._path = path
         self.since = _read(path) if path else None
 
     def move(self, since: float) -> None:
-        """Everything up to this time was handed on. Raises `OSError` if that cannot be kept."""
+        """Record that all messages up to this time were processed. Raises `OSError` if that cannot be stored."""
         self.since = since
         if self._path:
             private_files.write(self._path, json.dumps({"since": since}).encode() + b"\n")
 
 
 def cursor(settings: AgentBus, program: str, name: str) -> Cursor:
-    """The cursor of a program that reads the mail of `name`; raises `InvalidInput` if its file is damaged."""
+    """Return the cursor of a program that reads the mail of `name`. Raises `InvalidInput` if its file is damaged."""
     if not settings.cursors:
         return Cursor(None)
     path = file_of(settings, program, name, "cursor")
@@ -41,10 +41,10 @@ def cursor(settings: AgentBus, program: str, name: str) -> Cursor:
 
 
 def file_of(settings: AgentBus, program: str, name: str, kind: str) -> Path:
-    """A file that belongs to one program, name, channel and server; `InvalidInput` if there is no folder for it."""
+    """Return a file for one program, name, channel and server. Raises `InvalidInput` if there is no folder for it."""
     if not settings.folder:
         raise InvalidInput(
-            "this user has no home folder to keep what was read in: set AGENT_BUS_STATE_DIR to a folder, or "
+            "this user has no home folder to store cursors in: set AGENT_BUS_STATE_DIR to a folder, or "
             "AGENT_BUS_NO_CURSOR=1"
         )
     whole = f"{settings.url}\0{name}\0{settings.channel}"
@@ -63,4 +63,4 @@ def _read(path: Path) -> float | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError):
-        raise InvalidInput(f"the cursor in {path} cannot be read; remove it to start with what comes now") from None
+        raise InvalidInput(f"the cursor in {path} cannot be read; remove it to start with new messages") from None

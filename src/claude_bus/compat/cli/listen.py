@@ -1,4 +1,4 @@
-"""`claude-bus listen`: writes mail of an agent-bus into files, whether or not anybody looks."""
+"""`claude-bus listen`: writes mail of an agent-bus into files."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .signals import until_terminated
 from .subscription import PAUSE, Subscription, complain
 
 _AT_ONCE = 50
-"""Messages that one request brings at most."""
+"""Messages in one answer at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where a listener writes: a line per message, the whole messages, when it polled last, and its pid."""
+    """Files that a listener writes: a line per message, whole messages, the time of its last poll, and its pid."""
 
     log: Path
     full: Path
@@ -38,21 +38,21 @@ class Outputs:
     pid_file: Path
 
     def beat(self) -> None:
-        """Note that the listener is about to ask."""
+        """Record that the listener is about to poll."""
         private_files.note(self.heartbeat, time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()).encode())
 
     def take(self, mail: Sequence[Mail]) -> None:
-        """Append the messages: to both files, or where one cannot take them to none."""
+        """Append the messages to both files, or to neither if one cannot be written."""
         lines = "".join(printing.log_line(one.sender, one.ts, one.body) for one in mail)
         full = "".join(json.dumps(dict(one.fields), ensure_ascii=False) + "\n" for one in mail)
-        # Half a surrogate pair has no UTF-8, but an escape, and within JSON that is the same.
+        # A lone surrogate has no UTF-8 encoding, but an escape, which means the same within JSON.
         private_files.append(
             (self.full, full.encode(errors="backslashreplace")), (self.log, lines.encode(errors="replace"))
         )
 
 
 async def listen(options: argparse.Namespace, _config: Config) -> int:
-    """Listen in the foreground until told to end."""
+    """Listen in the foreground until told to stop."""
     settings = agent_bus(options, needed=True)
     name = options.name or (settings.name if settings.named else "")
     if not name:
@@ -96,7 +96,7 @@ async def _listen(settings: AgentBus, name: str, position: Cursor, outputs: Outp
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Be the one listener that the file names, as long as this lasts; raises if another one is."""
+    """Be the only listener that holds the file, for as long as the context lasts. Raises `AlreadyRunning`."""
     try:
         descriptor = _locked(path)
     except OSError as error:
@@ -112,7 +112,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _locked(path: Path) -> int:
-    """The file, opened and locked for this process. The system lets the lock go however the process ends."""
+    """Open the file and lock it for this process. The system releases the lock however the process ends."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         if not _lock(descriptor):
@@ -125,12 +125,12 @@ def _locked(path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
-        os.close(descriptor)  # the one before removed it in between
+        os.close(descriptor)  # the listener before this one removed the file meanwhile
 
 
 def _lock(descriptor: int) -> bool:
-    """Whether this process has the file's lock now."""
-    if sys.platform == "win32":  # no such lock there: whoever the file names must have gone
+    """Return whether this process now holds the file's lock."""
+    if sys.platform == "win32":  # no such lock exists there: the process that the file names must have ended
         named = os.read(descriptor, 20).strip()
         os.lseek(descriptor, 0, os.SEEK_SET)
         return not (named.isdigit() and processes.process(int(named)))

@@ -1,4 +1,4 @@
-"""`claude-bus send` where AGENT_BUS_URL names the bus: posts there, and prints what that server answers."""
+"""`claude-bus send` with AGENT_BUS_URL: posts to that bus, and prints its server's answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..client import AgentBusClient
 
 
 def other_bus(options: argparse.Namespace) -> AgentBus | None:
-    """The bus to post to; None if our own is meant: nothing names another, or an option is one that only ours knows."""
+    """Return the bus to post to; None for this bus: no other is named, or an option exists only here."""
     ours = options.as_name or options.db or options.key or options.urgent or options.file
     if ours or options.kind != "message" or options.reply_to is not None:
         return None
@@ -24,7 +24,7 @@ def other_bus(options: argparse.Namespace) -> AgentBus | None:
 
 
 async def post(options: argparse.Namespace, settings: AgentBus) -> int:
-    """Send one message."""
+    """Send one message; return the exit status."""
     body = limits.check_utf8(content(options), "content", drafts.MAX_CONTENT_BYTES, "send the file's path and sha256")
     if not body.strip():
         raise InvalidInput("content is empty: say something")

@@ -1,8 +1,7 @@
-"""`claude-bus recv NAME`: mail of an agent-bus, one block per message, as it comes.
+"""`claude-bus recv NAME`: mail of an agent-bus, one block per message, as it arrives.
 
-Made for Claude Code's Monitor tool: each block is flushed by itself. The cursor moves
-when a block is out, never before, so a process that is killed prints its last message
-again at worst.
+Made for Claude Code's Monitor tool: each block is flushed by itself. The cursor moves only
+after a block is written, so a process that is killed prints at most its last message again.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from .signals import until_terminated
 from .subscription import Subscription, complain
 
 _ATOMIC: int = getattr(select, "PIPE_BUF", 512)
-"""Bytes that a pipe takes without waiting, once it says that it takes any."""
+"""Bytes that a pipe accepts without blocking, once it reports that it is writable."""
 
 
 async def recv(options: argparse.Namespace, _config: Config) -> int:
-    """Print mail until told to end."""
+    """Print mail until told to stop."""
     settings = agent_bus(options, needed=True)
     if not options.name.strip():
         raise InvalidInput("recv needs the name whose mail it prints: claude-bus recv NAME")
@@ -50,12 +49,12 @@ async def _print(mail: Sequence[Mail], position: Cursor) -> None:
     for message, following in pairwise([*mail, None]):
         assert message
         await _write(printing.recv_block(message.sender, message.ts, message.body).encode(errors="replace"))
-        if not following or following.ts > message.ts:  # of several at one time the cursor passes all or none
+        if not following or following.ts > message.ts:  # the cursor passes messages of the same time together
             _keep(position, message.ts)
 
 
 def _keep(position: Cursor, since: float) -> None:
-    """Without a place to keep it, the cursor still moves in this process."""
+    """Move the cursor; if it cannot be stored, it still moves in this process."""
     try:
         position.move(since)
     except OSError as error:
@@ -63,7 +62,7 @@ def _keep(position: Cursor, since: float) -> None:
 
 
 async def _write(block: bytes) -> None:
-    """Put the block out whole. Can be ended while nobody takes it, and not between its last byte and its cursor."""
+    """Write the whole block. It can be cancelled while the reader is slow, but not after the last byte."""
     out = sys.stdout.fileno()
     while block:
         await anyio.lowlevel.checkpoint()
@@ -83,5 +82,5 @@ def _written(out: int, part: bytes) -> int:
 
 
 def _takes(out: int) -> bool:
-    """Whether a write does not have to wait. Windows cannot tell."""
+    """Return whether a write would not block. Windows cannot tell."""
     return sys.platform == "win32" or bool(select.select([], [out], [], 0)[1])

@@ -1,4 +1,4 @@
-"""How a command that runs until it is told to end does end: as well by SIGTERM as by Ctrl-C."""
+"""Ending a command that runs until it is stopped, by SIGTERM as well as by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import anyio
 
 
 async def until_terminated(work: Awaitable[None]) -> int:
-    """Run `work` until SIGTERM, which ends it where it waits; 0 is its exit status then.
+    """Run `work` until SIGTERM, which ends it at its next wait; the exit status is 0 then.
 
-    What stands between two waits is never cut in two.
+    Code between two waits is never interrupted.
     """
     with anyio.CancelScope() as scope:
         with contextlib.suppress(NotImplementedError):  # Windows has no such signal

@@ -1,4 +1,4 @@
-"""Reading an agent-bus without an end: long polls one after the other, whatever the network does."""
+"""Reading an agent-bus endlessly: long polls one after another, in spite of network failures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..client import AgentBusClient, Batch, Mail
 from .cursor import Cursor
 
 PAUSE = 2.0
-"""Seconds after a failure, and after an answer that brought nothing although it came at once."""
+"""Seconds to wait after a failure, and after an empty answer that came at once."""
 _AT_ONCE = 1.0
 
 
 class Subscription:
-    """The mail of `name` from the cursor on, again and again `most` at a time."""
+    """The mail of `name` from the cursor on, up to `most` messages at a time."""
 
     def __init__(self, client: AgentBusClient, name: str, cursor: Cursor, most: int = 100) -> None:
         self._client = client
@@ -27,21 +27,21 @@ class Subscription:
         self._most = most
         self._begun = time.monotonic(), time.time()
         self._refused = ""
-        """What the server said when it refused the last request."""
+        """The server's message when it refused the last request."""
         self._explained = ""
 
     async def next(self, polling: Callable[[], None] = lambda: None) -> tuple[Mail, ...]:
-        """What is new, as soon as there is something. Whoever has handed it on moves the cursor.
+        """Return new mail as soon as there is some. The caller moves the cursor after handling it.
 
-        `polling` is called before each request, and may raise `OSError`. Raises `Unauthorized` and `Forbidden`:
-        the server is there, and lets this reader have nothing.
+        `polling` is called before each request, and may raise `OSError`. Raises `Unauthorized` and `Forbidden`: the
+        server runs, but gives this reader nothing.
         """
         while True:
             asked = time.monotonic()
             try:
                 polling()
                 batch = await self._poll()
-            except (Unauthorized, Forbidden):  # no outage: somebody must do something about it
+            except (Unauthorized, Forbidden):  # not an outage: a person has to act
                 raise
             except (BusError, OSError) as error:
                 complain(error)
@@ -54,10 +54,10 @@ class Subscription:
             if batch.mail:
                 return batch.mail
             if time.monotonic() - asked < _AT_ONCE:
-                await anyio.sleep(PAUSE)  # a server that does not hold the request: no busy loop
+                await anyio.sleep(PAUSE)  # the server does not hold requests: avoid a busy loop
 
     def _explain(self, error: Exception) -> None:
-        """Say once in full what the server refuses twice in a row. Once it may do so because it is just starting."""
+        """Print the server's message once if it refuses twice in a row. One refusal may mean that it is starting."""
         refused = error.message if isinstance(error, NotFound | InvalidInput) else ""
         if refused and refused == self._refused != self._explained:
             self._explained = refused
@@ -71,12 +71,12 @@ class Subscription:
         return await self._client.recv(self._name, self._cursor.since, block=True, most=self._most)
 
     async def _beginning(self) -> float:
-        """The moment the program began, by the server's clock if it tells: the cursor is compared with that one."""
+        """Return the time at which the program began, by the server's clock if it tells that, as cursors are."""
         monotonic, clock = self._begun
         now = await self._client.now()
         return clock if now is None else max(0.0, now - (time.monotonic() - monotonic))
 
 
 def complain(error: Exception) -> None:
-    """One line on stderr about what may pass. Never what the error says: it may name an address with its password."""
+    """Print one line on stderr about a failure. Never the error's text, which may contain a password."""
     print(f"# transient: {type(error.__cause__ or error).__name__}", file=sys.stderr, flush=True)

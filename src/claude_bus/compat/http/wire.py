@@ -1,4 +1,4 @@
-"""What the wires of the two earlier systems have in common: parameters in the query, errors as one text."""
+"""Common parts of the wire protocols of the two earlier systems: parameters in the query, errors as one text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ...http import responses
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 MAX_DIGITS = 18
-"""No id or count that is meant has more."""
+"""Digits of the largest id or count that is taken literally."""
 
 
 def plain_errors(endpoint: Endpoint) -> Endpoint:
-    """The endpoint, with errors as those clients read them: `{"error": text, "code": code}`."""
+    """Wrap an endpoint so that errors have the form that those clients read: `{"error": text, "code": code}`."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -30,7 +30,7 @@ def plain_errors(endpoint: Endpoint) -> Endpoint:
 
 
 def parameters(request: Request) -> dict[str, str]:
-    """The query's parameters; what is empty is left out. One that is given twice is an `InvalidInput`."""
+    """Return the query's parameters without empty ones. Raises `InvalidInput` for one that is given twice."""
     given = request.query_params.multi_items()
     found = dict(given)
     if len(found) < len(given):
@@ -39,19 +39,19 @@ def parameters(request: Request) -> dict[str, str]:
 
 
 def count(given: Mapping[str, str], name: str, default: int, most: int) -> int:
-    """A parameter that says how many: `default` if it is not there, never more than `most`."""
+    """Return a parameter that is a count: `default` if it is missing, never more than `most`."""
     return max(1, min(whole(given[name], name), most)) if name in given else default
 
 
 def whole(text: str, name: str) -> int:
-    """A whole number that is not negative; one that is too large to be meant is the largest there is."""
+    """Parse a whole number, 0 or more; one that is too large is replaced by the largest supported one."""
     if not (text.isascii() and text.isdigit()):
         raise InvalidInput(f"{name} must be a whole number, 0 or more")
     return int(text) if len(text) <= MAX_DIGITS else 10**MAX_DIGITS - 1
 
 
 def channel_of(given: Mapping[str, object]) -> str:
-    """The channel that a body or query names, else the default one."""
+    """Return the channel that a body or query names, or the default channel."""
     named = given.get("channel") or addresses.DEFAULT_CHANNEL
     if not isinstance(named, str):
         raise InvalidInput("channel must be text")

@@ -1,1 +1,1 @@
-"""`/v1`: the verbs of the bus as a JSON API for programs, with its OpenAPI document."""
+"""`/v1`: the operations of the bus as a JSON API for programs, with its OpenAPI document."""

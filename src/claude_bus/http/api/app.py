@@ -1,4 +1,4 @@
-"""The API as one app of its own below `/v1`, with its document at `/v1/openapi.json`."""
+"""The API as a separate app below `/v1`, with its document at `/v1/openapi.json`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from .refusals import handle_in
 
 _PARTS = (about, agents, inbox, messages, state, claims, events)
 _DESCRIPTION = (
-    "The verbs of the bus for programs. Durations are seconds. Every refusal is "
+    "The operations of the bus for programs. Durations are seconds. Every refusal is "
     '`{"error": code, "message": ..., ...}`. Fields may be added to answers; those named here stay.'
 )
 
 
 def routes(service: Service) -> list[BaseRoute]:
-    """Everything below `/v1`."""
+    """Return the routes for everything below `/v1`."""
     return [_Below(create_api(service))]
 
 
 def create_api(service: Service) -> FastAPI:
-    """The API of this service."""
+    """Return the API of this service."""
     api = FastAPI(
         title="claude-bus",
         version=__version__,
         description=_DESCRIPTION,
         openapi_url=None,  # see `document`
-        docs_url=None,  # these pages load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other sites
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
@@ -48,7 +48,7 @@ def create_api(service: Service) -> FastAPI:
 class _Below(BaseRoute):
     """Hands everything at and below `/v1` to the API: `Mount` would not serve `/v1` itself.
 
-    The path goes on as it was sent, still encoded: only so a key may have slashes.
+    The path is passed on as it was sent, still encoded; otherwise a key could not contain slashes.
     """
 
     def __init__(self, api: FastAPI) -> None:

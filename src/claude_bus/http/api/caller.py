@@ -1,4 +1,4 @@
-"""Who calls, and as whom: the one place where a request's name and channel become an address."""
+"""The caller of a request: the one place where its name and channel become an address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..service import Service, grant_of
 T = TypeVar("T")
 
 PROGRAM = "http"
-"""What a name that takes part through this door uses, as the list of agents shows it."""
+"""The client of a name that takes part over this API, as the list of agents shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +36,18 @@ class Caller:
         return self.service.bus
 
     def channel(self, given: str) -> str:
-        """The channel, which the caller may use; "" is the server's own."""
+        """Return the channel; "" means the server's own. Raises `Forbidden` if the caller may not use it."""
         name = names.check_name(given or self.service.config.channel, "channel")
         return grants.require_channel(self.grant, name)
 
     def looks(self, name: str, channel: str) -> Address:
-        """The name that the caller looks on behalf of, and may."""
+        """Return the name that the caller reads for. Raises `Forbidden` if it may not."""
         return grants.require(self.grant, Address(names.check_name(name), self.channel(channel)))
 
     def acts(self, name: str, channel: str) -> tuple[Address, LocalBus]:
-        """The name that the caller acts as, and may, and the bus to act on.
+        """Return the name that the caller acts as, and the bus to act on. Raises `Forbidden` if it may not.
 
-        What is done there makes the name a participant; it raises `NameTaken` for a live session's.
+        Operations on that bus make the name a participant; they raise `NameTaken` for the name of a live session.
         """
         who = self.looks(name, channel)
         return who, self.bus.acting_as(who, PROGRAM, self.grant)
@@ -55,9 +55,9 @@ class Caller:
     async def until(
         self, look: Callable[[], Awaitable[T]], wait: float, *topics: str, due: Callable[[], float | None] = never
     ) -> T:
-        """What `look` finds, as soon as that is true, or after `wait` seconds whatever it is. `due`: see `Hub.until`.
+        """Return the result of `look` as soon as it is true, or after `wait` seconds anyway. `due`: see `Hub.until`.
 
-        Nobody waits for a client that has gone, or whose token was revoked meanwhile.
+        Ends early for a client that disconnected, or whose token was revoked meanwhile.
         """
         looked = False
 
@@ -74,10 +74,10 @@ class Caller:
         if await self.request.is_disconnected():
             raise ClientDisconnect
         if not await self.still_granted():
-            raise Unauthorized("the token is not valid any more")
+            raise Unauthorized("the token is no longer valid")
 
     async def still_granted(self) -> bool:
-        """Whether the caller's token, where one is needed, has not ended since the request came."""
+        """Return whether the caller's token, if one is needed, is still valid."""
         return await self.service.still_granted(self.grant)
 
 

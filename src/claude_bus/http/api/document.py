@@ -21,7 +21,7 @@ _SCHEMES = {"bearer": {"type": "http", "scheme": "bearer"}, "basic": {"type": "h
 
 
 async def show(request: Request) -> Response:
-    """The document as it holds for the caller: where there are tokens, every operation needs one."""
+    """Return the document for the caller: if the server requires tokens, every operation needs one."""
     document = copy.deepcopy(_described(request.app))
     if grant_of(request).token:
         document["security"] = [{name: []} for name in _SCHEMES]
@@ -32,14 +32,14 @@ async def show(request: Request) -> Response:
 
 
 def methods_at(api: FastAPI, path: str) -> list[str]:
-    """All methods that there are at a path. Each operation is a route of its own."""
+    """Return all methods at a path. Each operation is a separate route."""
     operations = {**_described(api)["paths"], PATH: {"get": {}}}
     found = [methods for template, methods in operations.items() if compile_path(template)[0].match(path)]
     return sorted({method.upper() for methods in found for method in methods})
 
 
 def _described(api: FastAPI) -> dict[str, Any]:
-    """The document that all callers share. What is not valid is a 400 here, not FastAPI's own 422."""
+    """Return the document that all callers share. Invalid input is a 400 here, not FastAPI's own 422."""
     if not api.openapi_schema:
         document = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
         for path in document["paths"].values():

@@ -1,4 +1,4 @@
-"""Kinds of values in requests, with their limits, as the document shows them."""
+"""Types of the values in requests, with their limits, as the OpenAPI document shows them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ... import limits, names
 
 PATH = "/v1"
-"""Where the API is."""
+"""Path of the API."""
 LARGEST = 2**53 - 1
-"""The largest integer that every reader of JSON has."""
+"""The largest integer that every JSON parser represents exactly."""
 NUMBER = "[0-9]{1,15}"
-"""One as text, with as many digits as it always may have."""
+"""Pattern of such an integer as text, with as many digits as are always safe."""
 MAX_WAIT = 60.0
-"""Seconds that a request may wait; proxies end what is silent for longer."""
+"""Seconds that a request may wait; proxies close connections that are silent for longer."""
 
 
 def segment(given: object) -> object:
-    """A segment of the path as text. It arrives encoded, so that `/` can be part of it."""
+    """Decode a segment of the path. It arrives encoded, so that it can contain `/`."""
     if not isinstance(given, str):
         return given
     try:
@@ -31,7 +31,7 @@ def segment(given: object) -> object:
 
 
 def _whole(given: object) -> object:
-    """`3.0` is the integer 3 in JSON, which has one kind of number."""
+    """Return `3.0` as 3: JSON has one kind of number."""
     return int(given) if isinstance(given, float) and given.is_integer() else given
 
 
@@ -42,7 +42,7 @@ def _without_nul(given: str) -> str:
 
 
 def _text_of_header(given: object) -> object:
-    """A header's bytes are UTF-8 here, as in the rest of the API."""
+    """Decode a header's bytes as UTF-8, as in the rest of the API."""
     if not isinstance(given, str):
         return given
     try:
@@ -59,7 +59,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _few_fields(cls, given: Any) -> Any:
-        """With thousands of unknown ones, FastAPI would spend longer on saying which than others should wait."""
+        """Refuse thousands of unknown fields: FastAPI would take too long to list them, and block other requests."""
         if isinstance(given, dict) and len(given) > limits.MAX_PROBLEMS:
             raise ValueError(f"has {len(given)} fields, most of them unknown")
         return given
@@ -75,7 +75,7 @@ _FIRST = r"[^\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]"
 _PLAIN = r"[^\x00-\x22\x24-\x2a\x2c\x2f\x3b-\x40\x5b-\x5e\x60\x7b-\x7d\x7f]"
 _NAME = f"(?!(?:all|any)$){_FIRST}{_PLAIN}*"
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
-# What `rules` says of names and lines, as far as patterns can say it in the document. Beyond ASCII they allow more.
+# The rules for names and lines in `rules`, as far as patterns can express them. Beyond ASCII they allow more.
 
 
 def _documented(pattern: str, **more: str) -> dict[str, JsonValue]:
@@ -135,6 +135,6 @@ VersionInHeader = Annotated[
     Header(description="A version in quotes, as `ETag` gives it.", json_schema_extra=_documented(f'^("{NUMBER}")?$')),
 ]
 AnyInHeader = Annotated[
-    _FromHeader, Header(description="`*`: only if there is none.", json_schema_extra=_documented(r"^\*?$"))
+    _FromHeader, Header(description="`*`: only if it does not exist.", json_schema_extra=_documented(r"^\*?$"))
 ]
 NumberInHeader = Annotated[_FromHeader, Header(json_schema_extra=_documented(f"^({NUMBER})?$"))]

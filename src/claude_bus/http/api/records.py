@@ -1,6 +1,6 @@
-"""What the API answers, as its document shows it. `rows` makes the answers; fields may be added.
+"""The answers of the API, as its document shows them. `rows` makes the answers; fields may be added.
 
-A field with a default is left out where it says nothing.
+A field with a default is omitted if it is empty.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ...model.messages import DeliveryState, FileState, Kind
 class About(BaseModel):
     name: str
     version: str
-    channel: str = Field(description="The one that is meant where a request names none.")
-    last_event: int = Field(description="The newest event on the bus: from here on is from now on.")
-    owner: str = Field(description="Whose token it is; empty where none is needed.")
+    channel: str = Field(description="The channel of requests that name none.")
+    last_event: int = Field(description="The newest event on the bus; give it as `since` for events from now on.")
+    owner: str = Field(description="The owner of the token; empty if no token is needed.")
     names: list[str] = Field(description="Patterns of the names that the caller may use.")
     channels: list[str] = Field(description="Patterns of the channels that the caller may use.")
 
@@ -77,7 +77,7 @@ class Messages(BaseModel):
 
 class Inbox(BaseModel):
     messages: list[Message]
-    pending_count: int = Field(description="All that are unread, these included.")
+    pending_count: int = Field(description="All unread messages, including these.")
 
 
 class Expectation(BaseModel):
@@ -124,12 +124,12 @@ class MessageStatus(BaseModel):
 class Acknowledged(BaseModel):
     acked: list[int] = Field(description="Acknowledged, now or before.")
     expired: list[int] = Field(description="Their ttl ran out before.")
-    unknown: list[int] = Field(description="Never sent to this name, or kept no longer.")
+    unknown: list[int] = Field(description="Never sent to this name, or no longer kept.")
 
 
 class Entry(BaseModel):
     key: str
-    value: JsonValue = Field(default=None, description="Not there where the entry is not, or was not asked for.")
+    value: JsonValue = Field(default=None, description="Missing if the entry does not exist, or was not asked for.")
     updated_by: str
     updated_at: float
     version: int
@@ -181,4 +181,4 @@ class Event(BaseModel):
 
 class Events(BaseModel):
     events: list[Event]
-    last: int = Field(description="Give this as `since` for what comes after.")
+    last: int = Field(description="Give this as `since` for the events after these.")

@@ -1,4 +1,4 @@
-"""What the API answers when it refuses: always `{"error": code, "message": ..., ...}`."""
+"""Error responses of the API: always `{"error": code, "message": ..., ...}`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .document import methods_at
 Responses = dict[int | str, dict[str, Any]]
 
 _GONE = 499
-"""Nobody reads this answer: its client has gone. For the metrics."""
+"""Status, for the metrics, of an answer whose client disconnected before reading it."""
 _MEANING: dict[int, str] = {
     400: "the request is not valid",
     401: "no token, or none that is valid",
     403: "the token is not for this name or channel",
-    404: "not there, or not the caller's to see",
+    404: "it does not exist, or the caller may not see it",
     408: "the request did not arrive in time",
-    409: "somebody was first; the data says who or what",
+    409: "another agent was first; the data says which, or what",
     413: "the request, or what it would store, is too large",
     421: "the request is addressed to a host name that is not this server's",
     422: "it looks like a secret; repeat with `allow_secret`",
@@ -43,11 +43,11 @@ class Refusal(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     error: str = Field(description="A stable code.", examples=["invalid_input"])
-    message: str = Field(description="A sentence that names the way out.")
+    message: str = Field(description="A sentence that says what to do.")
 
 
 def refusals(*more: int) -> Responses:
-    """The document's part on refusals: those that any operation may meet, and these."""
+    """Return the document's part on refusals: those of every operation, and these."""
     return {status: {"model": Refusal, "description": _described(status)} for status in sorted((*_ALWAYS, *more))}
 
 
@@ -59,7 +59,7 @@ def _described(status: int) -> str:
 
 
 def handle_in(api: FastAPI) -> None:
-    """Have every error of the API answered in the one form."""
+    """Make the API answer every error in the one form."""
     api.add_exception_handler(BusError, refused)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _unrouted)
@@ -70,13 +70,13 @@ def handle_in(api: FastAPI) -> None:
 async def _invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if isinstance(error.body, bytes):
-        return refusal(InvalidInput("the body is not said to be JSON: send it with Content-Type: application/json"))
+        return refusal(InvalidInput("the body is not declared as JSON: send it with Content-Type: application/json"))
     problems = [f"{_place(problem['loc'])}: {problem['msg']}" for problem in error.errors()]
     return refusal(InvalidInput(f"{'; '.join(problems[:5])}. /v1/openapi.json says what is valid"))
 
 
 def _place(found: tuple[int | str, ...]) -> str:
-    """Where in the request, as one line of ASCII: names of fields come from outside."""
+    """Return the location in the request as one line of ASCII, because the client chooses the names of fields."""
     return ascii(".".join(map(str, found)))[1:-1][:200]
 
 
@@ -88,7 +88,7 @@ async def _unrouted(request: Request, error: Exception) -> Response:
         message = f"{request.method} is not possible here; use {methods}"
         return unserved(405, "method_not_allowed", message, {"Allow": methods})
     if error.status_code == 404:
-        return unserved(404, "not_found", "there is nothing at this path; /v1/openapi.json says what there is")
+        return unserved(404, "not_found", "there is nothing at this path; /v1/openapi.json lists the paths")
     if error.status_code == 413:
         return refusal(TooLarge("the body is too large"))
     return refusal(InvalidInput("the body is not JSON: send a JSON object in UTF-8"))
@@ -99,5 +99,5 @@ async def _unread(_request: Request, _error: Exception) -> Response:
 
 
 async def _unexpected(_request: Request, _error: Exception) -> Response:
-    """A defect of ours; the server's log has it."""
+    """Answer an unexpected exception; it is a defect in claude-bus, and the server's log has it."""
     return refusal(BusError("the server failed; its log says more"))
