@@ -27,7 +27,7 @@ import psutil
 from bench import BUS, HERE, environment
 from serving import running
 
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent))
 
 from tests.support.expensive_requests import LEGACY, Target, api, attacks, mcp, rpc, wires
 

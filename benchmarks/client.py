@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from tests.e2e.claude_e2e import Sandbox, Tui  # noqa: E402
 from tests.e2e.fake_anthropic import FakeAnthropic  # noqa: E402
