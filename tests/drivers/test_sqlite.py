@@ -617,7 +617,7 @@ def test_several_writers_keep_the_log_bounded_and_the_file_sound(tmp_path: Path)
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("way", ["run", "note", "look"])
+@pytest.mark.parametrize("way", ["run", "write_relaxed", "read"])
 async def test_whatever_writes_keeps_the_log_bounded(tmp_path: Path, way: str) -> None:
     """Verbs that seldom write as well: a server may be asked nothing else."""
     path = tmp_path / "bus.db"

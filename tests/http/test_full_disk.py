@@ -19,7 +19,7 @@ DOORS = {"/send", "/post", "/v1", "/mcp", "/rpc"}
 
 
 def scenario(name: str, folder: Path) -> Any:
-    return on_small_disk(name, folder / "disk", "small_disk_served")
+    return on_small_disk(name, folder / "disk", "tests.support.small_disk_served")
 
 
 def says_that_it_is_full(said: dict[str, list[Any]]) -> None:

@@ -38,7 +38,7 @@ from .token_in_url import InUrl
 def create_app(bus: LocalBus, config: Config, serving: Serving, *, tokens: bool) -> Starlette:
     """Return the app that serves `bus`. `tokens`: whether every caller must present one.
 
-    Its `state.visits` are the requests in flight; the code that runs the app ends them when it stops.
+    Its `state.in_flight` holds the requests in flight; the code that runs the app ends them when it stops.
     """
     token_cache = TokenCache(bus, closed=tokens)
     in_flight = InFlight(token_cache, serving.connections)

@@ -79,7 +79,7 @@ class Authenticate:
             self._in_flight.tracked(grant, may_be_cut=scope["method"] in _MAY_BE_CUT) as tracked,
             self._bodies.body(grant) as counted,
         ):
-            scope["state"]["visit"] = tracked
+            scope["state"]["tracked"] = tracked
             body = await _body(Headers(scope=scope), receive, counted)
             jsons.check(body, "the body")
             await self._serve(tracked, body, scope, receive, send)
