@@ -16,7 +16,7 @@ from tests.support.plugin_environment import Uv, checkout
 from tests.support.sessions import Party
 from tests.support.store import Store
 
-settings.register_profile("patient", deadline=None)  # machines are shared: how long an example takes says nothing
+settings.register_profile("patient", deadline=None)  # machines are shared: an example's duration says nothing
 settings.load_profile("patient")
 
 
@@ -44,7 +44,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_configure() -> None:
-    """Tests that were started in the background ignore Ctrl-C, and what they start would inherit that."""
+    """Restore Ctrl-C: tests started in the background ignore it, and the processes they start would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -56,7 +56,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """A new bus file, and verbs to run on it."""
+    """A new bus file, and the verbs of the bus on it."""
     store = Store(tmp_path / "bus.db")
     yield store
     store.connection.close()
@@ -64,7 +64,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture(params=["local", "served"])
 async def party(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Party]:
-    """A new bus file, and sessions to run on it: in their own processes, and over HTTP."""
+    """A new bus file with sessions on it: some in processes of their own, some over HTTP."""
     party = Party(tmp_path / "bus.db", served=request.param == "served")
     yield party
     await party.close()
@@ -72,13 +72,13 @@ async def party(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of `server`."""
+    """The database file of `server`."""
     return tmp_path_factory.mktemp("served") / "bus.db"
 
 
 @pytest.fixture(scope="module")
 def server(db: Path) -> Iterator[Serving]:
-    """One served bus for all tests of a module that need no other; each has a channel of its own."""
+    """One served bus, shared by the tests of a module that need no other; each test has a channel of its own."""
     with serving(db) as running:
         yield running
 
@@ -91,20 +91,20 @@ def api(server: Serving) -> Program:
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads to wait in."""
+    """A thread pool for calls that wait."""
     with ThreadPoolExecutor(16) as pool:
         yield pool
 
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
-    """A copy of the plugin, in a folder with a space in its name."""
+    """A copy of the plugin, in a folder whose name contains a space."""
     return checkout(tmp_path / "plug in")
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The plugin's data folder, which the client makes."""
+    """The plugin's data folder, which the client creates."""
     folder = tmp_path / "da ta"
     folder.mkdir()
     return folder
@@ -112,7 +112,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def uv(tmp_path: Path) -> Iterator[Uv]:
-    """A stand-in for uv, which is to be put on PATH."""
+    """A stand-in for uv, to be put on PATH."""
     made = Uv(tmp_path / "uv")
     yield made
     made.open()

@@ -15,7 +15,7 @@ HOME = Path("/home/me")
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
-    """Nothing needs to be set; an empty variable is as good as none."""
+    """No setting is required; an empty variable counts as unset."""
     expected = Config(
         HOME / ".claude-bus" / "bus.db",
         *("", "", "default", "auto", "confirm"),
@@ -31,7 +31,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_every_variable_sets_its_value() -> None:
-    """Each setting of the table comes from its variable."""
+    """Each setting of the table is read from its variable."""
     env = {
         "BUS_DB": "/data/bus.db",
         "BUS_NAME": "backend",
@@ -55,7 +55,7 @@ def test_every_variable_sets_its_value() -> None:
 
 @pytest.mark.parametrize("prefix", ["x y", "/../a", "/a/./b", "/{a}", "/é", "/a?b", "/a%20b", "https://h/a"])
 def test_a_prefix_is_a_path_as_it_stands_in_requests(prefix: str) -> None:
-    """Nothing would be found under another, or something else would be."""
+    """Under any other prefix no request would match, or the wrong one would."""
     with pytest.raises(InvalidInput, match="BUS_PREFIX="):
         Serving.from_env({"BUS_PREFIX": prefix}, HOME)
     assert Serving.from_env({"BUS_PREFIX": "team//agent-bus_2.0/"}, HOME).prefix == "/team/agent-bus_2.0"
@@ -78,7 +78,7 @@ def test_a_prefix_is_a_path_as_it_stands_in_requests(prefix: str) -> None:
     ],
 )
 def test_what_a_shell_would_have_understood_is_understood(written: str, path: Path) -> None:
-    """Clients pass variables on as they are written, without a shell."""
+    """Clients pass variables on as they are written, without a shell that would expand them."""
     assert Config.from_env({"BUS_DB": written, "TEAM": "red"}, HOME).db == path
 
 
@@ -93,7 +93,7 @@ def test_what_a_shell_would_have_understood_is_understood(written: str, path: Pa
     ],
 )
 def test_a_database_that_would_be_another_in_each_folder_is_refused(written: str, said: str) -> None:
-    """Anything but the whole path of a file gets a sentence that says what to set."""
+    """A path that is relative, or names no file, raises an error that says what to set."""
     with pytest.raises(InvalidInput, match=said) as refused:
         Config.from_env({"BUS_DB": written}, HOME)
     assert refused.value.message.startswith("BUS_DB=")
@@ -101,7 +101,7 @@ def test_a_database_that_would_be_another_in_each_folder_is_refused(written: str
 
 
 def test_without_a_home_folder_only_what_needs_it_is_refused() -> None:
-    """A container's user may have none: a whole path, or a bus elsewhere, is all that it takes."""
+    """A container's user may have no home folder: an absolute path, or a remote bus, is all that it needs."""
     assert Config.from_env({"BUS_DB": "/data/bus.db"}, None).db == Path("/data/bus.db")
     assert Config.from_env({"BUS_URL": "http://h:1"}, None).url == "http://h:1"
     for env in ({}, {"BUS_DB": "~/bus.db"}, {"BUS_DB": "/x", "BUS_TOKEN_FILE": "~/token"}):
@@ -132,7 +132,7 @@ def test_without_a_home_folder_only_what_needs_it_is_refused() -> None:
     ],
 )
 def test_an_unusable_setting_is_an_error_that_names_it(name: str, value: str) -> None:
-    """A mistake in the environment is told, not guessed around."""
+    """A mistake in the environment is reported and not guessed around."""
     with pytest.raises(InvalidInput, match=name) as refused:
         Config.from_env({name: value}, HOME)
 
@@ -143,13 +143,13 @@ def test_an_unusable_setting_is_an_error_that_names_it(name: str, value: str) ->
     ("written", "prefix"), [("", ""), ("/", ""), ("agent-bus", "/agent-bus"), ("/a//b.c/", "/a/b.c")]
 )
 def test_a_prefix_is_a_path_however_it_is_written(written: str, prefix: str) -> None:
-    """With slashes, or without."""
+    """The slashes at both ends are optional."""
     assert Serving.from_env({"BUS_PREFIX": written}, HOME).prefix == prefix
 
 
 @pytest.mark.parametrize("written", ["/a?b", "/a#b", "/a b", "/a%20b", "/{name}", "/../a", "/a/.", "/\u00fc", "/a\n"])
 def test_a_prefix_that_no_client_would_ask_for_is_refused(written: str) -> None:
-    """What means something else in an address, or is written there in another way."""
+    """A prefix is refused if it has a special meaning in a URL, or is spelled differently there."""
     with pytest.raises(InvalidInput, match="BUS_PREFIX"):
         Serving.from_env({"BUS_PREFIX": written}, HOME)
 
@@ -160,7 +160,7 @@ STATE = HOME / ".local" / "state" / "claude-bus"
 
 
 def test_without_variables_there_is_no_other_bus() -> None:
-    """Every variable of the table may be empty; nothing is assumed but a name and a channel."""
+    """Every variable of the table may be empty; only a name and a channel have defaults."""
     settings = re.findall(r"`((?:AGENT_\w+)|LOG|FULL|HEARTBEAT|PID_FILE)`", config.__doc__ or "")
     assert len(set(settings)) == 10
     for env in ({}, dict.fromkeys(settings, "")):
@@ -168,7 +168,7 @@ def test_without_variables_there_is_no_other_bus() -> None:
 
 
 def test_the_agent_bus_variables_set_their_values() -> None:
-    """The address goes without what was in it; files may begin with the home folder."""
+    """User and password are removed from the address; files may begin with the home folder."""
     env = {
         "AGENT_BUS_URL": "https://me:p%40ss@bus.example.org/agent-bus/",
         "AGENT_NAME": "spark",
@@ -203,7 +203,7 @@ def test_the_agent_bus_variables_set_their_values() -> None:
 
 
 def test_bus_url_serves_with_its_name_channel_and_token() -> None:
-    """Who uses a bus elsewhere anyway need not say it twice."""
+    """A user of a remote bus need not configure it twice."""
     env = {"BUS_URL": "http://h:1", "BUS_NAME": "me", "BUS_CHANNEL": "shop", "BUS_TOKEN": "t"}
 
     assert AgentBus.from_env(env, HOME, "linux") == AgentBus(
@@ -212,7 +212,7 @@ def test_bus_url_serves_with_its_name_channel_and_token() -> None:
 
 
 def test_a_password_in_the_address_is_not_a_part_of_it() -> None:
-    """Nobody who shows the address shows it."""
+    """A program that shows the address does not show the password."""
     found = Config.from_env({"BUS_URL": "https://me:p%40ss@h:1/bus", "BUS_TOKEN": "bus_x"}, HOME)
 
     assert (found.url, found.access.basic) == ("https://h:1/bus", ("me", "p@ss"))
@@ -231,7 +231,7 @@ def test_a_password_in_the_address_is_not_a_part_of_it() -> None:
     ],
 )
 def test_a_token_goes_to_the_server_it_is_for(ours: str, other: str, token: str) -> None:
-    """One for BUS_URL is not sent to an AGENT_BUS_URL on another server; its name and channel are not meant there."""
+    """A token for BUS_URL is not sent to an AGENT_BUS_URL on another server; neither are its name and channel."""
     env = {"BUS_URL": ours, "AGENT_BUS_URL": other, "BUS_TOKEN": "t", "BUS_NAME": "me", "BUS_CHANNEL": "shop"}
 
     found = AgentBus.from_env(env, HOME, "linux")
@@ -249,12 +249,12 @@ def test_a_token_goes_to_the_server_it_is_for(ours: str, other: str, token: str)
     ],
 )
 def test_state_is_kept_where_the_system_keeps_it(platform: str, env: dict[str, str], folder: Path) -> None:
-    """Each system has its place for such files."""
+    """Each system has its own folder for such files."""
     assert AgentBus.from_env(env, HOME, platform).folder == folder
 
 
 def test_a_user_agent_is_one_that_a_header_can_hold() -> None:
-    """Others are refused by name."""
+    """Others are refused with an error that names the setting."""
     with pytest.raises(InvalidInput, match="AGENT_BUS_UA"):
         AgentBus.from_env({"AGENT_BUS_UA": "Bücherwurm"}, HOME, "linux")
 
@@ -263,7 +263,7 @@ def test_a_user_agent_is_one_that_a_header_can_hold() -> None:
     "url", ["ftp://h", "host", "http://", "http://h:0", "http://h:99999", "http://h?x", "http://h\n"]
 )
 def test_an_unusable_address_is_an_error_that_names_it(url: str) -> None:
-    """No matter which of the two variables it is in."""
+    """The error names the right one of the two variables."""
     for name in ("AGENT_BUS_URL", "BUS_URL"):
         with pytest.raises(InvalidInput, match=name):
             AgentBus.from_env({name: url}, HOME, "linux")

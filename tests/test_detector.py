@@ -1,4 +1,4 @@
-"""What may not be on the bus: which texts are refused, and that nothing of them is kept."""
+"""The secret detector: which texts the bus refuses, and that it keeps nothing of them."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ TOKEN = SECRETS["github classic"]
 
 @pytest.mark.parametrize("kind", SECRETS)
 def test_a_secret_is_found_within_a_message(kind: str) -> None:
-    """Each kind of secret is found among other words, on its line."""
+    """Each kind of secret is found among other words, and on its line."""
     assert find(f"hello bob,\nuse this: {SECRETS[kind]}\nthanks")[0].line in (2, 3)
 
 
 @pytest.mark.parametrize("kind", ORDINARY)
 def test_what_only_resembles_a_secret_passes(kind: str) -> None:
-    """Hashes, placeholders, public keys and talk about keys are nobody's secret."""
+    """Hashes, placeholders, public keys and talk about keys are not secrets."""
     assert find(ORDINARY[kind]) == []
 
 
 @pytest.mark.parametrize("kind", SECRETS)
 def test_no_secret_is_too_short_to_look_for(kind: str) -> None:
-    """What has no word of that length is not looked at, so every secret must have one."""
+    """Texts without a word of a minimum length are not scanned, so every secret must have such a word."""
     assert detector._WORD.search(SECRETS[kind])
 
 
@@ -53,7 +53,7 @@ def test_no_secret_is_too_short_to_look_for(kind: str) -> None:
     st.sampled_from(["localhost", "db", "127.0.0.1", "10.0.0.5", "[::1]", "host.docker.internal", "shop.local"]),
 )
 def test_a_password_that_nobody_guesses_is_a_secret_wherever_it_is_for(password: str, host: str) -> None:
-    """A local host makes no password harmless that somebody had generated."""
+    """A generated password is a secret even in the URL of a local host."""
     assume(len(set(password)) > 10)
     login = samples.login_of_url({"username": "app", "password": password, "host": host, "scheme": "postgres"})
     assert not samples.is_sample(password, login)
@@ -61,20 +61,20 @@ def test_a_password_that_nobody_guesses_is_a_secret_wherever_it_is_for(password:
 
 @given(st.text(), st.text(), st.text(), st.text())
 def test_anything_at_all_can_be_asked_about(user: str, password: str, host: str, secret: str) -> None:
-    """Any text in place of a login or a token is answered without an error."""
+    """Any text in place of a login or a token is scanned without an error."""
     parts = {"username": user, "password": password, "host": host}
     samples.is_sample(secret, samples.login_of_url(parts))
     samples.is_sample(secret, samples.login_of_command(secret, f"curl -u {secret} http://{host}"))
 
 
 def test_each_secret_is_told_with_its_line() -> None:
-    """Several are told in the order in which they stand."""
+    """Several secrets are reported in the order of their lines."""
     text = f"one\n{TOKEN}\n\n{SECRETS['gitlab']} and {TOKEN}"
     assert find(text) == [Suspicion(2, "github-pat"), Suspicion(4, "github-pat"), Suspicion(4, "gitlab-pat")]
 
 
 def test_secrets_are_found_from_many_threads_at_once() -> None:
-    """Sessions of one server share the scanner."""
+    """All sessions of one server share the scanner."""
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(find, [TOKEN, ORDINARY["commit"]] * 50))
     assert found == [[Suspicion(1, "github-pat")], []] * 50
@@ -82,7 +82,7 @@ def test_secrets_are_found_from_many_threads_at_once() -> None:
 
 @given(st.text() | st.text(st.characters(codec=None, categories=["Cs", "Cc", "Co", "Lu"])))
 def test_any_text_can_be_looked_at(text: str) -> None:
-    """Control characters, half surrogate pairs and the like are no error, and hide no secret."""
+    """Control characters, unpaired surrogates and the like cause no error, and hide no secret."""
     found = find(f"{text}\n{TOKEN}\n")
     assert "github-pat" in {suspicion.kind for suspicion in found}
 
@@ -91,19 +91,19 @@ def test_any_text_can_be_looked_at(text: str) -> None:
     "piece", ["a", "://a:b@", "eyJ", "-----BEGIN PRIVATE KEY-----\n", "\0", "😀", "AKIA", "sk-ant-"]
 )
 def test_a_hostile_text_of_any_size_that_can_be_sent_is_looked_at(piece: str) -> None:
-    """What begins like a secret thousands of times neither fails nor hangs."""
+    """Thousands of beginnings of a secret make the scanner neither fail nor hang."""
     find((piece * 65_536)[:65_536])
 
 
 def test_nothing_is_asked_of_anybody() -> None:
-    """Of the scanner's library only what scans offline is used."""
+    """Only the offline scanners of the library are used."""
     source = Path(detector.__file__).read_text(encoding="utf-8")
     imported = [line.split(" import ")[1] for line in source.splitlines() if "from kingfisher_sdk" in line]
     assert imported == ["Finding, Scanner", "Rules, Scanner"]
 
 
 def test_plain_talk_does_not_load_the_scanner() -> None:
-    """A message of short words costs no half second."""
+    """A message of short words is not delayed by the half second that loading takes."""
     code = (
         "import sys; from claude_bus.detector import find; find('all is well'); print('kingfisher_sdk' in sys.modules)"
     )
@@ -120,19 +120,19 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing that is logged at any level has the secret."""
+    """All log records of any level; none may contain the secret."""
     caplog.set_level(logging.DEBUG)
     yield
     assert TOKEN not in caplog.text
 
 
 def kept(party: Party) -> bytes:
-    """All bytes of the database, its log included."""
+    """All bytes of the database, including its write-ahead log."""
     return b"".join(path.read_bytes() for path in party.path.parent.glob("bus.db*"))
 
 
 async def test_a_message_with_a_secret_is_refused(party: Party) -> None:
-    """The sender learns of what kind it is and where, and the way out; nothing of it is stored or repeated."""
+    """The sender learns the kind, the place and the way out; no part of the secret is stored or repeated."""
     alice, bob = await party.join("alice"), await party.join("bob")
 
     with pytest.raises(SecretRefused) as refused:
@@ -149,14 +149,14 @@ async def test_a_message_with_a_secret_is_refused(party: Party) -> None:
 
 
 async def test_a_refusal_of_many_stays_short(party: Party) -> None:
-    """Three are named, the rest counted."""
+    """Three secrets are named, the rest are counted."""
     alice = await party.join("alice")
     with pytest.raises(SecretRefused, match=r"line 3 and 5 more\)"):
         await say(alice, "bob", "\n".join([TOKEN] * 8))
 
 
 async def test_what_its_sender_allows_is_sent(party: Party) -> None:
-    """The override holds for one message."""
+    """The override applies to one message."""
     alice, bob = await party.join("alice"), await party.join("bob")
 
     await say(alice, "bob", TOKEN, allow_secret=True)
@@ -168,7 +168,7 @@ async def test_what_its_sender_allows_is_sent(party: Party) -> None:
 
 @pytest.mark.parametrize("mode", ["overwrite", "append"])
 async def test_state_is_no_place_for_secrets_either(party: Party, mode: state.Mode) -> None:
-    """A value is refused and allowed like a message, also one that is JSON."""
+    """A value is refused or allowed like a message, also if it is JSON."""
     alice = await party.join("alice")
     await alice.set_state("login", "nobody")
 
@@ -183,7 +183,7 @@ async def test_state_is_no_place_for_secrets_either(party: Party, mode: state.Mo
 
 
 async def test_deleting_looks_at_nothing(party: Party) -> None:
-    """A value that is not written is no reason to refuse a deletion."""
+    """A deletion writes no value, so its arguments are not scanned."""
     alice = await party.join("alice")
     await alice.set_state("login", "nobody")
     await alice.set_state("login", TOKEN, mode="delete")
@@ -191,7 +191,7 @@ async def test_deleting_looks_at_nothing(party: Party) -> None:
 
 
 async def test_the_tools_pass_the_override_on(party: Party) -> None:
-    """`send` and `set_state` have one name for it."""
+    """`send` and `set_state` use the same name for it."""
     alice = await party.join("alice")
     for tool, arguments in (("send", {"to": "bob", "content": TOKEN}), ("set_state", {"key": "k", "value": [TOKEN]})):
         with pytest.raises(SecretRefused):
@@ -200,7 +200,7 @@ async def test_the_tools_pass_the_override_on(party: Party) -> None:
 
 
 async def test_what_is_wrong_anyhow_is_told_first(party: Party) -> None:
-    """A message that could not be sent in any case is not looked at."""
+    """A message that is invalid in other ways is not scanned."""
     alice = await party.join("alice")
     with pytest.raises(InvalidInput):
         await alice.send(Draft((), TOKEN))
@@ -209,7 +209,7 @@ async def test_what_is_wrong_anyhow_is_told_first(party: Party) -> None:
 async def test_without_its_scanner_the_bus_still_carries_mail(
     party: Party, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A damaged installation of the scanner is logged and told by `doctor`, and stops nobody from sending."""
+    """A damaged installation of the scanner is logged and reported by `doctor`, and does not prevent sending."""
     detector._scanner.cache_clear()
     monkeypatch.setitem(sys.modules, "kingfisher_sdk", None)
     alice, bob = await party.join("alice"), await party.join("bob")
@@ -224,7 +224,7 @@ async def test_without_its_scanner_the_bus_still_carries_mail(
 
 
 def test_the_command_line_refuses_alike(tmp_path: Path) -> None:
-    """`claude-bus send` exits with the status of the table and one document; `--allow-secret` sends."""
+    """`claude-bus send` exits with the documented status and prints one document; `--allow-secret` sends."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "claude_bus", "send", "bob", "--json", *arguments]

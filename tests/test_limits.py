@@ -1,4 +1,4 @@
-"""The rules, by their properties."""
+"""The rules, tested by their properties."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ plain = st.text(st.sampled_from("abcXYZ019._-:+~#éß漢"), min_size=1, max_size
 
 @pytest.mark.parametrize("name", ["a", "backend", "api-2", "web.v2", "x" * 64, "Zoë", "前端", "team:a+b~c#1", "0"])
 def test_good_names_are_taken_as_they_are(name: str) -> None:
-    """Letters and digits of any script, and a few marks between them."""
+    """Letters and digits of any script are valid, with a few marks between them."""
     assert names.check_name(name) == name
 
 
@@ -59,7 +59,7 @@ def test_good_names_are_taken_as_they_are(name: str) -> None:
     ],
 )
 def test_bad_names_are_refused_without_being_echoed_raw(name: str) -> None:
-    """What acts on a reader, addresses, matches or spells itself in two ways is no name; nor does the error act."""
+    """Invisible, address, glob and ambiguous characters make a name invalid; the error shows them escaped."""
     with pytest.raises(InvalidInput) as refused:
         names.check_name(name)
 
@@ -69,7 +69,7 @@ def test_bad_names_are_refused_without_being_echoed_raw(name: str) -> None:
 
 @given(any_text)
 def test_a_name_is_plain_or_refused(text: str) -> None:
-    """No text passes as a name that could break a line, a fence, an address or a pattern."""
+    """No valid name can break a line, a fence, an address or a pattern."""
     try:
         name = names.check_name(text)
     except InvalidInput:
@@ -83,7 +83,7 @@ def test_a_name_is_plain_or_refused(text: str) -> None:
 
 @given(plain, plain)
 def test_an_address_reads_back_from_its_shortest_spelling(name: str, channel: str) -> None:
-    """What `seen_from` shows, `parse_address` understands, from the same or another channel."""
+    """`parse_address` understands the output of `seen_from`, on the same or another channel."""
     assume(unicodedata.is_normalized("NFC", name + channel))
     here = Address(name, channel)
 
@@ -105,20 +105,20 @@ def test_an_address_reads_back_from_its_shortest_spelling(name: str, channel: st
     ],
 )
 def test_addresses(text: str, address: tuple[str, str]) -> None:
-    """A name, a broadcast word or a glob, with or without a channel."""
+    """An address is a name, a broadcast word or a glob, with or without a channel."""
     assert addresses.parse_address(text, "here") == Address(*address)
 
 
 @pytest.mark.parametrize("text", ["", " ", "@web", "bob@", "bob@a b", "bob@web@x", "b b", "b\x1b", "bob@all", "bob@*"])
 def test_malformed_addresses_are_refused(text: str) -> None:
-    """A recipient without a name, or on an impossible channel, is a mistake."""
+    """A recipient without a name, or on an invalid channel, is an error."""
     with pytest.raises(InvalidInput):
         addresses.parse_address(text, "here")
 
 
 @given(st.sampled_from(["backend", "x" * 64, "a"]), st.integers(0, 40), st.sets(st.integers(2, 40)))
 def test_a_free_name_is_valid_free_and_close(wanted: str, more: int, numbers: set[int]) -> None:
-    """The suggestion for a taken name is a name, is not taken, and resembles what was wanted."""
+    """The suggestion for a taken name is valid, free, and resembles the wanted name."""
     taken = [wanted, *(f"{wanted[:59]}-{n}" for n in numbers)][: more + 1]
 
     free = addresses.free_name(wanted, taken)
@@ -131,7 +131,7 @@ def test_a_free_name_is_valid_free_and_close(wanted: str, more: int, numbers: se
 
 @given(any_text, any_text)
 def test_every_folder_makes_a_valid_name(root: str, branch: str) -> None:
-    """A session in any folder, on any branch, can be listed."""
+    """A session in any folder, on any branch, gets a name to be listed under."""
     name = addresses.folder_name(root, branch)
 
     assert names.check_name(name) == name
@@ -151,7 +151,7 @@ def test_every_folder_makes_a_valid_name(root: str, branch: str) -> None:
     ],
 )
 def test_folder_names(root: str, branch: str, name: str) -> None:
-    """Folder and special branch, made plain."""
+    """The name consists of the folder and a special branch, reduced to valid characters."""
     assert addresses.folder_name(root, branch) == name
 
 
@@ -165,12 +165,12 @@ def test_folder_names(root: str, branch: str, name: str) -> None:
     ],
 )
 def test_a_name_is_guessed_only_if_close(name: str, known: list[str], meant: str) -> None:
-    """A hint is given for a slip, not for something else entirely."""
+    """A hint is given for a typo, not for an unrelated name."""
     assert addresses.closest_name(name, known) == meant
 
 
 def test_globs_select_names_case_sensitively() -> None:
-    """A glob stands for the names it matches, sorted."""
+    """A glob stands for the names that it matches, sorted."""
     assert addresses.matching_names("api-?", ["api-2", "api-1", "API-3", "api-10"]) == ["api-1", "api-2"]
 
 
@@ -179,7 +179,7 @@ def test_globs_select_names_case_sensitively() -> None:
 
 @given(st.lists(clocks, min_size=2, max_size=30))
 def test_timestamps_increase_strictly_under_any_clock(readings: list[float]) -> None:
-    """A clock that stands, jumps back, or was once set far ahead still yields later and later times."""
+    """Timestamps increase even if the clock stands still, jumps back, or was once far ahead."""
     last = 0.0
     for now in readings:
         ts = columns.next_ts(now, last)
@@ -189,13 +189,13 @@ def test_timestamps_increase_strictly_under_any_clock(readings: list[float]) -> 
 
 @given(st.floats(1e9, 4e9), st.floats(0.001, 1e6))
 def test_timestamps_follow_the_clock_when_it_runs(last: float, passed: float) -> None:
-    """Where the clock is ahead of the last message, it is what counts."""
+    """If the clock is later than the last message, the timestamp is the clock's time."""
     assert columns.next_ts(last + passed, last) == last + passed
 
 
 @given(st.integers(0, 10), st.floats(0, 1e9))
 def test_rings_become_rarer_and_end(rings: int, since: float) -> None:
-    """The first ring comes at once, a later one only if the time of those before has passed, and after three none."""
+    """The first ring comes at once, each later one only after a longer delay, and there is no fourth."""
     due = waking.ring_due(rings, since)
 
     assert due == (rings == 0 or (rings == 1 and since >= 30) or (rings == 2 and since >= 120))
@@ -218,7 +218,7 @@ def test_the_limit_itself_is_allowed() -> None:
 
 @given(st.text(st.characters(), max_size=80))
 def test_limits_count_bytes_of_utf8(text: str) -> None:
-    """What cannot be stored as UTF-8 is refused; what can, is measured in bytes."""
+    """Text that cannot be encoded as UTF-8 is refused; other text is measured in bytes."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
@@ -254,13 +254,13 @@ DRAFT = {"to": ("bob",), "content": "hello"}
     ],
 )
 def test_a_malformed_draft_is_refused(wrong: dict[str, Any], error: type[BusError]) -> None:
-    """Each part of a message has its form."""
+    """Each part of a message is validated."""
     with pytest.raises(error):
         drafts.check_draft(Draft(**DRAFT | wrong))
 
 
 def test_a_good_draft_passes_unchanged() -> None:
-    """Everything at its limit is still fine."""
+    """A draft with everything at its limit is valid."""
     draft = Draft(("bob",) * 200, "x" * 65_536, "request", 1, ("x" * 64,), True, 60.0, "k" * 200)
 
     assert drafts.check_draft(draft) is draft
@@ -268,13 +268,13 @@ def test_a_good_draft_passes_unchanged() -> None:
 
 @given(st.lists(st.text(st.characters(codec="utf-8"))))
 def test_a_list_reads_back_from_its_column(items: list[str]) -> None:
-    """What is stored as a list is the same list again."""
+    """A list stored in a column reads back unchanged."""
     assert columns.load_list(columns.dump_list(items)) == tuple(items)
 
 
 @pytest.mark.parametrize("column", [None, "", "{}", "nonsense", "3", '"a"'])
 def test_a_column_of_something_else_is_an_empty_list(column: str | None) -> None:
-    """A foreign or damaged value does no harm."""
+    """A foreign or damaged value is harmless."""
     assert columns.load_list(column) == ()
 
 
@@ -297,14 +297,14 @@ def test_a_column_of_something_else_is_an_empty_list(column: str | None) -> None
     ],
 )
 def test_resources_are_told_from_paths(path: str, resource: bool) -> None:
-    """A word, a colon and a thing; drives, addresses and paths are something else."""
+    """A resource is a word, a colon and a name; drives, URLs and paths are not resources."""
     assert claim_paths.is_resource(path) == resource
     assert claim_paths.check_path(path) == (path if claim_paths.is_resource(path) else normalize(path))
 
 
 @pytest.mark.parametrize("path", ["", "a\nb", "a\x00", "x" * 1001, "\ud800", "a\u202eb"])
 def test_a_path_that_cannot_be_shown_cannot_be_claimed(path: str) -> None:
-    """One printable line of up to 1000 characters."""
+    """A path is one printable line of up to 1000 characters."""
     with pytest.raises(InvalidInput):
         claim_paths.check_path(path)
 

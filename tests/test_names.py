@@ -1,4 +1,4 @@
-"""Names: every script has them, and none passes as another's."""
+"""Names: they exist in every script, and none can be mistaken for another agent's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WORDS = {
 
 @pytest.mark.parametrize("word", WORDS.values(), ids=WORDS)
 def test_every_script_has_names(word: str) -> None:
-    """With its marks and, where it needs them, joiners; a folder of that name gives the very name."""
+    """A name may contain the marks and joiners of its script; a folder with that name yields exactly that name."""
     name = unicodedata.normalize("NFC", word)
 
     assert names.check_new_name(name, ["api", "backend"]) == name
@@ -64,7 +64,7 @@ def test_every_script_has_names(word: str) -> None:
     ],
 )
 def test_a_name_has_no_letter_that_is_not_seen(name: str) -> None:
-    """Marks without a letter, too many of them, joiners that join nothing, and letters that print nothing."""
+    """Marks without a letter, too many of them, joiners that join nothing, and blank letters are refused."""
     with pytest.raises(InvalidInput):
         names.check_name(name)
 
@@ -86,13 +86,13 @@ def test_nobody_passes_as_the_user_the_model_or_the_bus(name: str) -> None:
     "name", ["user-service", "users-api", "system-tests", "claude", "codex", "humana", "assistants"]
 )
 def test_ordinary_names_stay_free(name: str) -> None:
-    """A word of the reserved ones in a longer name is a job, not somebody."""
+    """A longer name that contains a reserved word describes a role, and is permitted."""
     assert names.check_new_name(name, ()) == name
 
 
 @pytest.mark.parametrize("name", ["bаckend", "аpi", "Ωmega", "сервисX"])
 def test_letters_of_two_scripts_that_look_alike_make_no_word(name: str) -> None:
-    """A reader cannot tell which letters they are."""
+    """A reader could not tell which letters they are."""
     with pytest.raises(InvalidInput, match="letters in one word"):
         names.check_new_name(name, ())
 
@@ -110,7 +110,7 @@ def test_letters_of_two_scripts_that_look_alike_make_no_word(name: str) -> None:
     ],
 )
 def test_a_name_that_looks_like_another_is_refused(name: str, taken: str) -> None:
-    """Either way round; and two names that look different are two."""
+    """The check works in both directions; two names that look different are two names."""
     for one, other in ((name, taken), (taken, name)):
         with pytest.raises(InvalidInput, match="looks like"):
             names.check_new_name(one, ["else", other])
@@ -118,15 +118,15 @@ def test_a_name_that_looks_like_another_is_refused(name: str, taken: str) -> Non
 
 
 def test_names_that_differ_in_ascii_are_two() -> None:
-    """As they always were."""
+    """They have always been different names."""
     assert names.check_new_name("api-l", ["api-1", "API-L"]) == "api-l"
 
 
-# -- who takes one ---------------------------------------------------------------------------------
+# -- registration ----------------------------------------------------------------------------------
 
 
 def test_a_program_cannot_take_what_is_somebody_elses(store: Store) -> None:
-    """Nor once somebody has written to that name; but who has the name from before goes on."""
+    """This includes names to which mail was already sent; but an agent that already has such a name keeps it."""
     ace = store.join("ace")
     for name in ("user", "асе"):
         store.send(ace, name)
@@ -139,7 +139,7 @@ def test_a_program_cannot_take_what_is_somebody_elses(store: Store) -> None:
 
 
 def test_a_session_cannot_rename_itself_to_what_is_somebody_elses(store: Store) -> None:
-    """Somebody who has a name already is refused like a newcomer, and keeps it."""
+    """An agent that already has a name is refused like a newcomer, and keeps its name."""
     store.join("ace")
     bob = store.join("bob")
     for name, channel in (("user", ""), ("System", ""), ("асе", ""), ("\u0430lpha", ""), ("assistant", "web")):
@@ -151,7 +151,7 @@ def test_a_session_cannot_rename_itself_to_what_is_somebody_elses(store: Store) 
 
 @pytest.mark.anyio
 async def test_a_session_that_is_given_such_a_name_is_told_and_listed(tmp_path: Path) -> None:
-    """BUS_NAME=user is no reason to be without the bus."""
+    """A session with BUS_NAME=user takes part under another name, and is told why."""
     party = Party(tmp_path / "bus.db")
     session = party.session(name="user")
     found = await session.presence.attach()
@@ -168,5 +168,5 @@ async def test_a_session_that_is_given_such_a_name_is_told_and_listed(tmp_path: 
     ("folder", "name"), [("/home/user", "session"), ("/srv/system", "session"), ("/x/bаck", "session")]
 )
 def test_a_folder_makes_nobody_pass_as_another(folder: str, name: str) -> None:
-    """A session is listed under its folder's name only if it could take that."""
+    """A session is listed under its folder's name only if it could register that name."""
     assert addresses.folder_name(folder, "") == name

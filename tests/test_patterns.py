@@ -1,4 +1,4 @@
-"""Path patterns: exact answers, checked against an enumeration of paths."""
+"""Path patterns: exact answers, compared with an enumeration of paths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from claude_bus.patterns import Kind
 
 @cache
 def as_regex(pattern: str) -> re.Pattern[str]:
-    """The paths that a pattern matches."""
+    """A regular expression for the paths that a pattern matches."""
     out = ""
     for segment in pattern.split("/"):
         out += r"(?:/[^/]+)*" if segment == "**" else "/" + segment_regex(segment)
@@ -48,7 +48,7 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def belongs(path: str, pattern: str, kind: Kind, other: str) -> bool:
-    """Whether a path is one of a pattern's: it matches, or is below a folder that matches."""
+    """Tells whether a pattern covers a path: it matches the path, or a folder above it."""
     if matches(pattern, path):
         return True
     above = ["/".join(path.split("/")[:n]) for n in range(1, path.count("/") + 1)]
@@ -56,7 +56,9 @@ def belongs(path: str, pattern: str, kind: Kind, other: str) -> bool:
 
 
 def may_be_folder(pattern: str, kind: Kind, other: str) -> bool:
-    """The kind that was seen decides; then another pattern below this path; then the look of the name."""
+    """Tells whether a path may be a folder. A known kind decides, else a pattern below it, else the look of the
+    name.
+    """
     if kind:
         return kind == "folder"
     named = is_plain(pattern) and other.startswith(f"{pattern}/")
@@ -64,16 +66,16 @@ def may_be_folder(pattern: str, kind: Kind, other: str) -> bool:
 
 
 def meet(one: str, other: str, kinds: tuple[Kind, Kind] = ("", ""), among: Sequence[str] = ()) -> bool:
-    """Whether one of the paths belongs to both."""
+    """Tells whether any of the paths is covered by both."""
     return any(belongs(path, one, kinds[0], other) and belongs(path, other, kinds[1], one) for path in among)
 
 
-# Every pattern of at most two such tokens meets another in a name of this list, if in any.
+# Two patterns of at most two such tokens that overlap share a name in this list.
 TOKENS = ["a", "b", "*", "?", "[ab]", "[!a]", "[a-b]"]
 NAMES = ["".join(chars) for size in (1, 2, 3, 4) for chars in product("abc", repeat=size)]
 WORDS = ["a", "b", "ab", "a*", "*b", "?", "[!a]", "[bc]", "*", "**"]
 PATHS = ["/".join(parts) for size in range(1, 7) for parts in product(["a", "b", "ab", "c"], repeat=size)]
-# The same with names of files: what looks like one has, as far as anybody knows, nothing below it.
+# The same with names of files: unless its kind is known, a name that looks like a file has no paths below it.
 FILE_WORDS = ["a", "b.x", "*", "*.x", "a.*", "*.[xy]", "**"]
 FILE_PATHS = ["/".join(parts) for size in range(1, 6) for parts in product(["a", "b.x", "a.x", "a.y"], repeat=size)]
 FILE_PATHS += ["/".join(parts) for parts in product(["a", "b.x"], repeat=6)]
@@ -94,13 +96,13 @@ def is_plain(pattern: str) -> bool:
 
 @given(names, names)
 def test_names_overlap_exactly_if_some_name_is_matched_by_both(one: str, other: str) -> None:
-    """Within a segment the answer is that of an enumeration of all short names."""
+    """Within a segment, the answer equals that of an enumeration of all short names."""
     assert patterns.overlap(one, other) == meet(one, other, among=NAMES)
 
 
 @given(paths, paths)
 def test_paths_overlap_exactly_if_some_path_is_covered_by_both(one: str, other: str) -> None:
-    """Across segments, `**` and folders, the answer is that of an enumeration of all short paths."""
+    """With several segments, `**` and folders, the answer equals that of an enumeration of all short paths."""
     assert patterns.overlap(one, other) == meet(one, other, among=PATHS)
 
 
@@ -109,7 +111,7 @@ def test_paths_overlap_exactly_if_some_path_is_covered_by_both(one: str, other: 
 @example("a/b.x", "**/*.y", "", "")
 @example("b.x", "b.x/a", "", "file")
 def test_files_have_nothing_below_them(one: str, other: str, seen: Kind, other_seen: Kind) -> None:
-    """With names of files among them, and of some plain paths what they are, it is still the enumeration's answer."""
+    """With names of files, and known kinds of some paths, the answer still equals the enumeration's."""
     kinds = (seen if is_plain(one) else "", other_seen if is_plain(other) else "")
 
     assert patterns.overlap(one, other, kinds=kinds) == meet(one, other, kinds, FILE_PATHS)
@@ -117,14 +119,14 @@ def test_files_have_nothing_below_them(one: str, other: str, seen: Kind, other_s
 
 @given(anything, anything)
 def test_overlap_is_symmetric(one: str, other: str) -> None:
-    """It does not matter who asks."""
+    """The order of the patterns does not matter."""
     assert patterns.overlap(one, other) == patterns.overlap(other, one)
 
 
 @given(anything)
 @example("[b-a]")
 def test_overlap_is_reflexive(pattern: str) -> None:
-    """Two who write the same pattern mean the same files."""
+    """A valid pattern overlaps with itself."""
     assert patterns.overlap(pattern, pattern)
 
 
@@ -164,7 +166,7 @@ def test_overlap_is_reflexive(pattern: str) -> None:
     ],
 )
 def test_patterns_as_people_write_them(one: str, other: str, expected: bool) -> None:
-    """The usual shapes of globs behave as one expects."""
+    """Common globs behave as people expect."""
     assert patterns.overlap(patterns.normalize(one), patterns.normalize(other)) == expected
 
 
@@ -173,14 +175,14 @@ def test_patterns_as_people_write_them(one: str, other: str, expected: bool) -> 
     [(("file", ""), False), (("folder", ""), True), (("", ""), False)],
 )
 def test_what_was_seen_decides(kinds: tuple[Kind, Kind], expected: bool) -> None:
-    """`next.js` may be a folder, whatever its name looks like, and `Makefile` a file."""
+    """`next.js` may be a folder and `Makefile` a file, whatever their names look like."""
     assert patterns.overlap("next.js", "**/*.ts", kinds=kinds) == expected
     assert patterns.overlap("**/*.ts", "next.js", kinds=(kinds[1], kinds[0])) == expected
     assert not patterns.overlap("Makefile", "**/*.ts", kinds=("file", ""))
 
 
 def test_hostile_patterns_cost_little() -> None:
-    """Many stars and sets in both patterns do not explode."""
+    """Many stars and sets in both patterns do not take exponential time."""
     one, other = "/".join(["**", "*a*b*[!x]*"] * 20), "/".join(["*b*a*[!y]*", "**"] * 20)
 
     assert patterns.overlap(one, other)
@@ -191,7 +193,7 @@ def test_hostile_patterns_cost_little() -> None:
 
 @given(anything)
 def test_normalizing_is_idempotent(path: str) -> None:
-    """The one spelling of a path is its own."""
+    """Normalizing a normalized path does not change it."""
     once = patterns.normalize(path)
 
     assert patterns.normalize(once) == once
@@ -199,7 +201,7 @@ def test_normalizing_is_idempotent(path: str) -> None:
 
 @given(st.lists(st.sampled_from(["a", "b", "c.py"]), min_size=1, max_size=4), st.data())
 def test_normalizing_is_proof_against_spellings(parts: list[str], data: st.DataObject) -> None:
-    """Detours, doubled, trailing and backward slashes all come to the same path."""
+    """Detours and doubled, trailing or backward slashes all lead to the same path."""
     detours = st.lists(st.sampled_from([".", "", "x/..", "x/y/../.."]), max_size=2)
     spelled: list[str] = []
     for part in parts:
@@ -225,5 +227,5 @@ def test_normalizing_is_proof_against_spellings(parts: list[str], data: st.DataO
     ],
 )
 def test_what_leads_out_of_the_root_stays(path: str, spelling: str) -> None:
-    """`..` that nothing precedes stays in a relative path and is nothing in an absolute one."""
+    """A leading `..` stays in a relative path and is dropped from an absolute one."""
     assert patterns.normalize(path) == spelling

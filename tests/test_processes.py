@@ -1,4 +1,4 @@
-"""Liveness: by evidence where there is any, by heartbeat elsewhere. In real PID namespaces, where there are any."""
+"""Liveness: by evidence where available, else by heartbeat. Tested in real PID namespaces where the system has them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NOW = 1_000_000.0
 LATELY, LONG_AGO = NOW - FOREIGN_HOST_SILENCE + 1, NOW - FOREIGN_HOST_SILENCE - 1
 
 
-# -- whom we can ask after -----------------------------------------------------------------------
+# -- processes that can be probed ----------------------------------------------------------------
 
 
 def test_a_process_of_our_own_domain_is_asked_after_whatever_its_heartbeat() -> None:
-    """One that was suspended for a night is alive, and one that ended a second ago is not."""
+    """A process suspended for a night is alive, and one that ended a second ago is not."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         which = processes.process(child.pid)
         assert which
@@ -42,7 +42,9 @@ def test_a_process_of_our_own_domain_is_asked_after_whatever_its_heartbeat() -> 
     "host", ["an-old-version-wrote-this", "@anna@{own}", "{kernel}/1/x", "other/{namespace}/x", ""]
 )
 def test_a_process_of_another_domain_is_judged_by_its_heartbeat_alone(host: str) -> None:
-    """Even if a process here has its number: in a container, elsewhere on a served bus, of an old version."""
+    """Processes in containers, on remote machines or of old versions: a local process with the same pid proves
+    nothing.
+    """
     me, domain = this_process(), processes.domain()
     there = host.format(own=me.host, kernel=domain.kernel, namespace=domain.namespace)
 
@@ -52,7 +54,7 @@ def test_a_process_of_another_domain_is_judged_by_its_heartbeat_alone(host: str)
 
 
 def test_a_change_of_the_hosts_name_or_machine_id_changes_no_domain() -> None:
-    """A container with the host's PID namespace has files of its own."""
+    """A container that shares the host's PID namespace has its own hostname and machine id."""
     me = this_process()
     kernel, namespace, _ = me.host.split("/")
 
@@ -61,7 +63,7 @@ def test_a_change_of_the_hosts_name_or_machine_id_changes_no_domain() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux hides processes")
 def test_a_process_that_is_hidden_is_judged_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`hidepid`: it is there, and nobody can say whether it is the one; what is not there is gone."""
+    """With `hidepid`, a process exists but cannot be identified; a missing pid is gone."""
     me = this_process()
     parent = processes.process(os.getppid())
     assert parent
@@ -73,7 +75,7 @@ def test_a_process_that_is_hidden_is_judged_by_its_heartbeat(tmp_path: Path, mon
 
 
 def test_processes_of_an_earlier_boot_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless their last beat is later than our boot, so that it is not this machine's."""
+    """The exception is a heartbeat later than our boot, which shows that the process is on another machine."""
     monkeypatch.setattr(processes, "domain", lambda: Domain("boot2", "4026531836", "machine"))
     monkeypatch.setattr(processes, "_uptime", lambda: 30.0)
     before = Process("boot1/4026531836/machine", 1, 1.0)
@@ -85,7 +87,7 @@ def test_processes_of_an_earlier_boot_are_gone(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_a_domain_nobody_is_probed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where /proc is missing, this process is the only one that is known to run."""
+    """Without /proc, this process is the only one known to run."""
     monkeypatch.setattr(processes, "_PROC", tmp_path)
     monkeypatch.setattr(processes, "_LINUX", True)
     processes.domain.cache_clear()
@@ -100,11 +102,11 @@ def test_without_a_domain_nobody_is_probed(monkeypatch: pytest.MonkeyPatch, tmp_
         processes.domain.cache_clear()
 
 
-# -- sleep, and clocks that are set --------------------------------------------------------------
+# -- sleep and changed clocks --------------------------------------------------------------------
 
 
 def test_nobody_is_given_up_because_the_machine_slept() -> None:
-    """All hearts stood still meanwhile: each has its time for the next beat."""
+    """All heartbeats stood still meanwhile, so each process gets time for its next one."""
     awake = 0.0
     patience = Patience(lambda: awake)
     before = patience.counted(NOW, NOW)
@@ -117,7 +119,7 @@ def test_nobody_is_given_up_because_the_machine_slept() -> None:
 
 
 def test_a_clock_that_was_put_back_does_not_keep_the_dead_alive() -> None:
-    """A heartbeat of next year counts as recent for as long as the living need for another one."""
+    """A heartbeat dated next year counts as recent for the usual silence limit only."""
     awake = 0.0
     patience = Patience(lambda: awake)
     there = Process("elsewhere", 1, 1.0)
@@ -136,8 +138,9 @@ def test_a_clock_that_was_put_back_does_not_keep_the_dead_alive() -> None:
 OWN_PROC = ("unshare", "-pf", "--mount-proc")
 OUTER_PROC = (*OWN_PROC, "unshare", "-pf")
 NO_PROC = ("unshare", "-m", "sh", "-c", 'umount -l /proc && exec "$@"', "sh")
-"""How a program is put into another PID namespace, into one whose /proc is that of the namespace outside of it, and
-where there is no /proc."""
+"""Commands that put a program into another PID namespace, into one that still has the outer /proc, and into one
+without /proc.
+"""
 
 
 def _works(prefix: tuple[str, ...]) -> bool:
@@ -153,7 +156,7 @@ needs_namespaces = pytest.mark.skipif(
 
 
 def _command(prefix: tuple[str, ...], db: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the bus there."""
+    """Run a command of the bus in one of these."""
     return subprocess.run(
         [*prefix, sys.executable, "-m", "claude_bus", *args],
         env=environment(db, **env),
@@ -167,7 +170,7 @@ def _command(prefix: tuple[str, ...], db: Path, *args: str, **env: str) -> subpr
 @needs_namespaces
 @pytest.mark.parametrize("prefix", [OWN_PROC, OUTER_PROC, NO_PROC])
 def test_a_command_in_a_sandbox_works_and_ends_nobody(tmp_path: Path, prefix: tuple[str, ...]) -> None:
-    """It sees no session's process, which is no reason to take any for dead."""
+    """It sees no process of a session, and must not take any for dead."""
     db = tmp_path / "bus.db"
     with wire(db) as alpha:
         alpha.call("register", name="alpha")
@@ -195,7 +198,7 @@ class Contained(Wire):
 
 @needs_namespaces
 def test_containers_with_one_pid_and_one_hostname_are_two_sessions(tmp_path: Path) -> None:
-    """Neither ends the other, on one file, whatever their sockets are called."""
+    """Neither ends the other on the shared file, whatever the names of their sockets."""
     socket = {"CLAUDE_CODE_MESSAGING_SOCKET": "/nowhere/cc-socks/1.sock"}
     servers = [Contained(tmp_path / "bus.db", CLAUDE_CODE_SESSION_ID=session, **socket) for session in ("s1", "s2")]
     try:
@@ -217,7 +220,7 @@ def test_containers_with_one_pid_and_one_hostname_are_two_sessions(tmp_path: Pat
 
 @needs_namespaces
 def test_ancestors_are_named_as_they_know_themselves(tmp_path: Path) -> None:
-    """Under the /proc of an outer namespace too, where they have other numbers, and no further than one's own."""
+    """Even under the /proc of an outer namespace, which has other pids, and only up to the own namespace."""
     code = (
         "import os; from claude_bus.processes import ancestors, domain, this_process; "
         "print([p.pid for p, _ in ancestors()] == [os.getppid()], this_process().pid == os.getpid(), domain().numbers)"

@@ -1,4 +1,4 @@
-"""The proof that it works here, as a program."""
+"""The self-test of an installation, run as a program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups are asked for")
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
-    """It has ended with all it started: a server that lives longer would make its database anew, and say so."""
+    """All of its processes have ended: a server that lived longer would recreate its database, and report it."""
     env = environment(tmp_path / "bus.db", TMPDIR=str(tmp_path))
     proof = subprocess.Popen(
         [sys.executable, "-m", "claude_bus.selftest"],

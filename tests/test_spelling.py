@@ -1,4 +1,4 @@
-"""Paths and names as models write them, understood or refused: by table."""
+"""Paths and names in the spellings of models: each is understood or refused, as a table lists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ THERE = {
 HERE = Seen(THERE.__contains__, root="", home="/home/me", looks=True)
 
 UNDERSTOOD: list[tuple[str, list[str]]] = [
-    # plain ones stay what they are
+    # plain paths stay unchanged
     ("src/a.ts", ["src/a.ts"]),
     ("src/new.ts", ["src/new.ts"]),
     ("src/**/*.py", ["src/**/*.py"]),
@@ -39,7 +39,7 @@ UNDERSTOOD: list[tuple[str, list[str]]] = [
     ("node_modules/@scope/pkg", ["node_modules/@scope/pkg"]),
     ("../other/a.ts", ["../other/a.ts"]),
     ("C++/x.h", ["C++/x.h"]),
-    # what is there as it is written is meant as it is written
+    # an existing path is taken literally
     ("odd, name.md", ["odd, name.md"]),
     ("odd name (1).md", ["odd name (1).md"]),
     ("app/[id]/page.tsx", ["app/[id]/page.tsx"]),
@@ -48,7 +48,7 @@ UNDERSTOOD: list[tuple[str, list[str]]] = [
     ("src/a.ts:7", ["src/a.ts:7"]),
     ("docs/v1.2 notes.md", ["docs/v1.2 notes.md"]),
     ("@types/new.d.ts", ["@types/new.d.ts"]),
-    # several in one
+    # several in one string
     ('["src/a.ts", "src/b.ts"]', ["src/a.ts", "src/b.ts"]),
     ('["src/a.ts"]', ["src/a.ts"]),
     ("['src/a.ts', 'src/b.ts']", ["src/a.ts", "src/b.ts"]),
@@ -73,7 +73,7 @@ UNDERSTOOD: list[tuple[str, list[str]]] = [
     ("src/{a,b/{c,d}}.ts", ["src/a.ts", "src/b/c.ts", "src/b/d.ts"]),
     ("src/a{,.test}.ts", ["src/a.ts", "src/a.test.ts"]),
     ("src/a.ts, src/a.ts", ["src/a.ts"]),
-    # a place in a file
+    # a position in a file
     ("src/a.ts:10", ["src/a.ts"]),
     ("src/a.ts:10:5", ["src/a.ts"]),
     ("src/a.ts:10-20", ["src/a.ts"]),
@@ -91,7 +91,7 @@ UNDERSTOOD: list[tuple[str, list[str]]] = [
     ("Makefile:10", ["Makefile"]),
     ("/abs/new.ts:10-20", ["/abs/new.ts"]),
     ("x:10", ["x:10"]),
-    # what is round a path
+    # decoration around a path
     ("  src/a.ts \n", ["src/a.ts"]),
     ("`src/a.ts`", ["src/a.ts"]),
     ("```src/a.ts```", ["src/a.ts"]),
@@ -121,7 +121,7 @@ UNDERSTOOD: list[tuple[str, list[str]]] = [
     ("./...", ["./**"]),
     ("*.app/", ["*.app/**"]),
     ("src/*/", ["src/*/"]),
-    # other ways to say where
+    # other ways to give a location
     ("~/shop/a.ts", ["/home/me/shop/a.ts"]),
     ("~", ["/home/me"]),
     ("$HOME/shop/a.ts", ["/home/me/shop/a.ts"]),
@@ -142,7 +142,7 @@ UNDERSTOOD: list[tuple[str, list[str]]] = [
 
 @pytest.mark.parametrize(("written", "meant"), [case for case in UNDERSTOOD if "C:" not in case[0]])
 def test_what_can_only_mean_one_thing_is_understood(written: str, meant: list[str]) -> None:
-    """One string, whatever is round the path, in it or behind it; and again what came of it."""
+    """One string with decoration around, inside or behind the path; the result reads back unchanged."""
     assert spelling.paths([written], HERE) == meant
     assert spelling.paths(meant, HERE) == meant
 
@@ -186,7 +186,7 @@ REFUSED: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("written", "way_out"), REFUSED)
 def test_what_is_not_clear_is_refused_with_a_way_out(written: str, way_out: str) -> None:
-    """Rather than granted and of no use."""
+    """An unclear path is refused, rather than granted as a claim that protects nothing."""
     with pytest.raises(InvalidInput) as refused:
         spelling.paths([written], HERE)
     assert way_out in refused.value.message
@@ -205,7 +205,7 @@ def test_what_is_not_clear_is_refused_with_a_way_out(written: str, way_out: str)
     ],
 )
 def test_a_path_from_the_root_is_understood_in_a_folder_below(written: str, meant: list[str]) -> None:
-    """Where only that is there: so it is that `list_claims` shows paths."""
+    """This applies if only that path exists, because `list_claims` shows paths from the root."""
     assert spelling.paths([written], Seen(THERE.__contains__, root="/repo", looks=True)) == meant
 
 
@@ -219,19 +219,19 @@ def test_a_path_from_the_root_is_understood_in_a_folder_below(written: str, mean
     ],
 )
 def test_of_a_writer_elsewhere_only_the_text_counts(written: str, meant: list[str]) -> None:
-    """Nothing of this machine is looked at."""
+    """The files of this machine are not examined."""
     assert spelling.paths([written]) == meant
 
 
 @pytest.mark.parametrize("written", ["~/a.ts", "$HOME/a.ts", "@src/a.ts", "file://src/a.ts"])
 def test_what_only_the_writers_machine_knows_is_refused_elsewhere(written: str) -> None:
-    """Its home is not ours."""
+    """The writer's home folder is not ours."""
     with pytest.raises(InvalidInput, match="write"):
         spelling.paths([written])
 
 
 def test_on_windows_a_backslash_is_between_folders() -> None:
-    """There it escapes nothing."""
+    """On Windows a backslash is a separator and escapes nothing."""
     seen = Seen(looks=True, windows=True, home="C:\\Users\\me")
 
     assert spelling.paths(["app\\[id]\\x.ts"], seen) == ["app\\[id]\\x.ts"]
@@ -271,18 +271,18 @@ def test_on_windows_a_backslash_is_between_folders() -> None:
     ],
 )
 def test_recipients_are_understood(written: str | list[str], meant: tuple[str, ...]) -> None:
-    """A name has no comma, blank or quotes in it, so what has can only be several, or dressed up."""
+    """Names contain no commas, blanks or quotes, so a string with these must be a list or decorated."""
     assert spelling.recipients(written) == meant
 
 
-# -- whatever is written -----------------------------------------------------------------
+# -- arbitrary input ---------------------------------------------------------------------
 
 odd = st.text(st.sampled_from("ab/.*?[]{}(),;:#@~$`'\"\\ <>|!0-9LT\n%"), max_size=30)
 
 
 @given(st.lists(odd, max_size=4))
 def test_whatever_is_written_is_understood_or_refused(written: list[str]) -> None:
-    """It ends, and what was understood once is understood as the same again."""
+    """The parser terminates, and parsing its output again does not change it."""
     try:
         meant = spelling.paths(written, HERE)
     except InvalidInput:
@@ -292,7 +292,7 @@ def test_whatever_is_written_is_understood_or_refused(written: list[str]) -> Non
 
 @given(odd)
 def test_whatever_names_are_written_it_ends(written: str) -> None:
-    """With names, valid or not."""
+    """The parser terminates for valid and invalid names."""
     assert all(isinstance(name, str) for name in spelling.recipients(written))
 
 
@@ -317,7 +317,7 @@ def test_whatever_names_are_written_it_ends(written: str) -> None:
     ],
 )
 def test_hostile_lists_ask_the_disk_little_and_end(hostile: list[str]) -> None:
-    """The disk is asked a few times for each path that may be named, whatever is written."""
+    """The number of disk accesses per named path is small for any input."""
     asked = 0
 
     def exists(_path: str) -> bool:
@@ -332,7 +332,7 @@ def test_hostile_lists_ask_the_disk_little_and_end(hostile: list[str]) -> None:
 
 @pytest.mark.parametrize("unit", ["a,", "'a',", "a\n", "[,]"])
 def test_what_one_request_can_hold_is_read_in_bounded_time(unit: str) -> None:
-    """However many recipients are written: what is too much is left as it is, and refused."""
+    """Recipients beyond the limit are left unparsed, and are refused later."""
     written = [unit * (spelling.MAX_WRITTEN // len(unit))] * 60
 
     assert spelling.recipients(written) == tuple(written)

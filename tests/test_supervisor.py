@@ -1,4 +1,4 @@
-"""The parent of the stdio server: whatever happens to the server, its client goes on."""
+"""The supervisor of the stdio server: it keeps the client connected, whatever happens to the server."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.slow
 
 
 class Supervised(Wire):
-    """What a client starts: a supervisor with its server."""
+    """The process that a client starts: a supervisor with its server."""
 
     program = ("-m", "claude_bus")
 
     def server(self) -> psutil.Process:
-        """The server that runs now, or will in a moment."""
+        """The server that is running, or about to run."""
         me, end = psutil.Process(self.process.pid), time.monotonic() + PATIENCE
         while time.monotonic() < end:
             for child in me.children():
@@ -59,7 +59,7 @@ def supervised(db: Path, **env: str) -> Iterator[Supervised]:
 
 
 class Mortal(Supervised):
-    """A supervisor whose servers are stand-ins: the first `lives` of them die of a request, `fatal`."""
+    """A supervisor whose servers are stand-ins: the first `lives` of them die of the request `fatal`."""
 
     def __init__(self, log: Path, lives: int, fatal: str) -> None:
         command = f"[{sys.executable!r}, '-m', 'tests.support.mortal_server', '{lives}', {fatal!r}]"
@@ -68,7 +68,7 @@ class Mortal(Supervised):
         super().__init__(log)
 
     def said(self) -> list[str]:
-        """What its servers were given, and when each died."""
+        """The requests that its servers received, and their deaths."""
         return self._log.read_text().split() if self._log.exists() else []
 
 
@@ -98,11 +98,11 @@ NEWEST = {
     "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
-"""What a client of the newest protocol, which has no handshake, says with each request."""
+"""The `_meta` of each request of the newest protocol, which has no handshake."""
 
 
 def test_the_newest_protocol_needs_no_greeting(client: Supervised) -> None:
-    """A client that speaks 2026-07-28 opens with nothing, so nothing is repeated for it."""
+    """A client of 2026-07-28 sends no opening, so none is repeated for it."""
     call = {"name": "register", "arguments": {"name": "alice"}, "_meta": NEWEST}
     assert not answer(client.ask("tools/call", **call)).failed
 
@@ -112,7 +112,7 @@ def test_the_newest_protocol_needs_no_greeting(client: Supervised) -> None:
 
 
 def test_a_handshake_that_was_refused_is_not_repeated(client: Supervised) -> None:
-    """A client that did not wait for the answer to its first opening tried another; the first is what holds."""
+    """A client may try a second opening before the first is answered; the first was accepted, and only it counts."""
     client.post("server/discover", _meta=NEWEST)
     client.start()
     assert answer(client.ask("tools/call", name="whoami", arguments={}, _meta=NEWEST)).text.startswith("not registered")
@@ -123,7 +123,7 @@ def test_a_handshake_that_was_refused_is_not_repeated(client: Supervised) -> Non
 
 
 def test_it_goes_on_where_its_launcher_left_off(tmp_path: Path) -> None:
-    """The launcher has answered the opening, and leaves a call and half a line: these are answered now."""
+    """The launcher has answered the opening, and leaves a call and half a line, which are answered now."""
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
     call = {"name": "register", "arguments": {"name": "é"}}
     said = [
@@ -174,7 +174,7 @@ def test_a_hand_over_that_is_lost_is_said_in_a_line_and_the_tools_work(tmp_path:
 
 
 def test_mail_that_a_killed_server_had_handed_over_comes_again(client: Supervised, tmp_path: Path) -> None:
-    """It was not proven to be read: it waits again as soon as a server runs, and comes marked."""
+    """The mail is unconfirmed: it waits again as soon as a server runs, and comes marked."""
     client.start().call("register", name="alice")
     peer = Peer(tmp_path / "bus.db", "bob")
     peer.send("alice", "are you there?")
@@ -195,7 +195,7 @@ def test_mail_that_a_killed_server_had_handed_over_comes_again(client: Supervise
 def test_a_prompt_typed_in_the_middle_of_a_turn_is_known_for_one_by_the_next_server(
     client: Supervised, tmp_path: Path
 ) -> None:
-    """It could go with a later turn, so it carries nothing; the batch that follows does."""
+    """The prompt may join a later turn, so it carries no mail; the batch that follows does."""
     client.start().call("register", name="alice")
     client.hook("UserPromptSubmit", prompt="p1")
     client.kill_server()
@@ -206,7 +206,7 @@ def test_a_prompt_typed_in_the_middle_of_a_turn_is_known_for_one_by_the_next_ser
 
 
 def test_a_harmless_request_is_put_to_the_next_server(client: Supervised) -> None:
-    """A hook event or a look that was with the server when it died is answered all the same."""
+    """A hook event or a read that was in flight when the server died is answered all the same."""
     client.start().call("register", name="alice")
     client.server().suspend()
     asked = client.post("tools/call", name="whoami", arguments={})
@@ -218,7 +218,7 @@ def test_a_harmless_request_is_put_to_the_next_server(client: Supervised) -> Non
 
 
 def test_a_request_that_changes_something_is_not_repeated(mortal: Callable[[int, str], Mortal]) -> None:
-    """Nobody knows whether it took effect; the answer says so, and how to find out."""
+    """Its effect is unknown; the answer says so, and how to find out."""
     client = mortal(1, "send")
 
     found = client.ask("tools/call", name="send", arguments={"to": "bob", "content": "once"})
@@ -240,7 +240,7 @@ def test_a_request_that_kills_servers_is_given_up(mortal: Callable[[int, str], M
 
 
 def test_an_opening_is_repeated_as_often_as_it_takes(mortal: Callable[[int, str], Mortal]) -> None:
-    """A client whose servers are killed while they start is greeted by the first that lives."""
+    """A client whose servers are killed while they start is greeted by the first that survives."""
     client = mortal(3, "initialize")
 
     client.start()
@@ -253,7 +253,7 @@ def test_an_opening_is_repeated_as_often_as_it_takes(mortal: Callable[[int, str]
 
 
 def test_a_request_the_client_gave_up_is_not_repeated(mortal: Callable[[int, str], Mortal]) -> None:
-    """Nobody waits for its answer."""
+    """No client waits for its answer."""
     client = mortal(1, "ping")
     asked = client.post("tools/call", name="whoami", arguments={})
     eventually(client.said, "a server is given the request")
@@ -265,7 +265,7 @@ def test_a_request_the_client_gave_up_is_not_repeated(mortal: Callable[[int, str
 
 
 def test_what_is_no_json_goes_through(client: Supervised) -> None:
-    """The supervisor judges nothing: what it cannot read is the server's to refuse."""
+    """The supervisor forwards lines that it cannot parse; the server refuses them."""
     client.start()
     client.write(b"not json")
     client.write(b"[1, 2]")
@@ -275,7 +275,7 @@ def test_what_is_no_json_goes_through(client: Supervised) -> None:
 
 
 def test_the_end_of_its_input_ends_both(client: Supervised) -> None:
-    """A client that closes the pipe leaves no process behind, and the session is over."""
+    """When a client closes the pipe, no process is left, and the session is over."""
     client.start()
     server = client.server()
 
@@ -285,7 +285,7 @@ def test_the_end_of_its_input_ends_both(client: Supervised) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_both(client: Supervised, number: signal.Signals) -> None:
-    """As Claude Code ends its servers; the session is off the bus at once."""
+    """Claude Code ends its servers with this signal; the session leaves the bus at once."""
     client.start()
     server = client.server()
 
@@ -296,7 +296,7 @@ def test_a_signal_ends_both(client: Supervised, number: signal.Signals) -> None:
 
 
 def test_a_signal_that_came_while_it_was_suspended_ends_both(mortal: Callable[[int, str], Mortal]) -> None:
-    """The system may give such a signal to any of its threads; which, is a matter of chance."""
+    """The system may deliver such a signal to any thread, chosen by chance."""
     for _ in range(8):
         client = mortal(0, "nothing")
         client.ask("ping")
@@ -311,7 +311,7 @@ def test_a_signal_that_came_while_it_was_suspended_ends_both(mortal: Callable[[i
 
 
 def test_a_killed_supervisor_leaves_no_server_behind(client: Supervised) -> None:
-    """The server sees the end of its input."""
+    """The server notices the end of its input."""
     client.start()
     server = client.server()
 
@@ -322,7 +322,7 @@ def test_a_killed_supervisor_leaves_no_server_behind(client: Supervised) -> None
 
 
 def test_a_server_that_cannot_run_ends_its_supervisor(tmp_path: Path) -> None:
-    """What is wrong is on stderr, the status is the server's, and nothing is tried again."""
+    """The reason is on stderr, the exit status is the server's, and nothing is retried."""
     code = "from claude_bus.supervisor import supervise; supervise([{0!r}, '-c', 'import sys; sys.exit(\"no\")'])"
     running = subprocess.Popen(
         [sys.executable, "-c", code.format(sys.executable)],
@@ -340,7 +340,7 @@ def test_a_server_that_cannot_run_ends_its_supervisor(tmp_path: Path) -> None:
 
 
 def test_servers_that_die_without_a_word_are_given_up(tmp_path: Path) -> None:
-    """Five in a row, and the client gets to know."""
+    """After five such deaths in a row the client is told."""
     log = tmp_path / "log"
     code = f"import os; open({str(log)!r}, 'a').write('started\\n'); os.kill(os.getpid(), {int(signal.SIGKILL)})"
     running = subprocess.Popen(
@@ -361,7 +361,9 @@ def test_servers_that_die_without_a_word_are_given_up(tmp_path: Path) -> None:
 
 
 def test_it_is_a_small_process() -> None:
-    """It loads neither the MCP library nor a database: what is killed for its memory is the server."""
+    """It loads neither the MCP library nor a database, so a shortage of memory kills the server rather than the
+    supervisor.
+    """
     code = "import sys, claude_bus.supervisor, claude_bus.cli.main; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(Path()), capture_output=True, text=True, check=True
@@ -373,7 +375,7 @@ def test_it_is_a_small_process() -> None:
 
 
 def test_the_tools_it_repeats_change_nothing() -> None:
-    """They only look; and hook events, which bring again what was not proven to be read."""
+    """They only read; hook events are repeated too, and bring unconfirmed mail again."""
     looking = {name for name, tool in TOOLS.items() if not tool.changes}
 
     assert looking | {hooks.NAME} == supervisor.REPEATABLE

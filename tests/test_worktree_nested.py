@@ -1,4 +1,4 @@
-"""Claims where repositories lie in one another: submodules, nested ones, worktrees. On real repositories."""
+"""Claims in nested repositories (submodules, repositories in others, worktrees), tested on real repositories."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUBMODULE = ("-c", "protocol.file.allow=always", "submodule", "--quiet", "add")
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """A folder with `app`, which has a submodule `libs/sub` and a repository of its own in `vendor/x`."""
+    """A folder with `app`, which has a submodule `libs/sub` and a nested repository in `vendor/x`."""
     lib = repository(tmp_path / "lib")
     (lib / "z.py").write_text("1\n")
     git(lib, "add", "-A")
@@ -70,7 +70,7 @@ async def claims(session: Session, path: str) -> None:
 async def test_what_is_claimed_outside_holds_inside_and_the_other_way_round(
     party: Party, work: Path, path: str, file: str
 ) -> None:
-    """An edit in there is refused, and so are both claims, whichever comes first, from wherever it is named."""
+    """Edits inside are refused, and so is the second of two claims, in either order and from any folder."""
     app = work / "app"
     alice, bob, inside = await joined(party, app, app, (app / file).parent)
     await claims(alice, path)
@@ -90,7 +90,7 @@ async def test_what_is_claimed_outside_holds_inside_and_the_other_way_round(
     ("path", "file"), [("src", "libs/sub/z.py"), ("libs/*.py", "libs/sub/z.py"), ("lib", "vendor/x/v.py")]
 )
 async def test_what_lies_beside_it_is_free(party: Party, work: Path, path: str, file: str) -> None:
-    """Only what is below a claim, or matches it, is held."""
+    """Only paths below a claim, or matching it, are covered."""
     app = work / "app"
     alice, bob = await joined(party, app, app)
     await claims(alice, path)
@@ -100,7 +100,7 @@ async def test_what_lies_beside_it_is_free(party: Party, work: Path, path: str, 
 
 
 async def test_a_clone_elsewhere_of_what_is_inside_is_not_below(party: Party, work: Path, tmp_path: Path) -> None:
-    """The library's own checkout is no part of the application; its files are the same ones, when they are claimed."""
+    """The library's own checkout is not part of the application; but a claim on its files covers both."""
     alice, bob, inside = await joined(party, work / "app", tmp_path / "lib", work / "app" / "libs" / "sub")
     await claims(alice, "libs")
     await claims(bob, "z.py")
@@ -113,7 +113,7 @@ async def test_a_clone_elsewhere_of_what_is_inside_is_not_below(party: Party, wo
 
 
 async def test_a_worktree_inside_is_another_tree_of_the_same_files(party: Party, work: Path) -> None:
-    """A claim holds there by the path from its root; the folder that it happens to lie in is not that."""
+    """A claim applies there by the path from the worktree's root, not by the folder in which the worktree lies."""
     app = work / "app"
     git(app, "worktree", "add", "-q", str(app / ".claude" / "worktrees" / "x"))
     inside = app / ".claude" / "worktrees" / "x"
@@ -134,7 +134,7 @@ async def test_a_worktree_inside_is_another_tree_of_the_same_files(party: Party,
 
 
 async def test_an_edit_claim_inside_is_seen_from_outside(party: Party, work: Path) -> None:
-    """It is of this very file, in whichever working tree one stands."""
+    """The claim is on this very file, in every working tree."""
     alice, bob = await joined(party, work / "app" / "libs" / "sub", work / "app")
     await alice.edit("z.py")
 
@@ -143,7 +143,7 @@ async def test_an_edit_claim_inside_is_seen_from_outside(party: Party, work: Pat
 
 
 async def test_three_deep(party: Party, work: Path) -> None:
-    """Each repository above counts."""
+    """The repositories of all levels count."""
     deep = repository(work / "app" / "vendor" / "x" / "deep")
     alice, bob = await joined(party, work / "app", deep)
     await claims(alice, "vendor")
@@ -152,7 +152,7 @@ async def test_three_deep(party: Party, work: Path) -> None:
 
 
 async def test_the_answer_shows_what_is_claimed_as_one_would_write_it(party: Party, work: Path) -> None:
-    """From outside by the path there; it can be released as it was written, or as it is listed."""
+    """A claim is shown by its path from the outer folder, and can be released as it was written or as it is listed."""
     [alice] = await joined(party, work / "app")
     for listed in (False, True):
         [claimed] = await alice.claim(["libs/sub/z.py"], ttl=600, shared=False, reason="")
@@ -164,7 +164,7 @@ async def test_the_answer_shows_what_is_claimed_as_one_would_write_it(party: Par
 
 
 async def test_overlaps_are_told_across_repositories(party: Party, work: Path) -> None:
-    """Where the others' files are, as the outer repository calls them."""
+    """The other agent's files are shown by their paths in the outer repository."""
     alice, bob = await joined(party, work / "app", work / "app" / "libs" / "sub")
     await alice.register("s0", owns=["libs/**"])
     await claims(bob, "z.py")
@@ -200,7 +200,7 @@ def within(outer: Repository, path: str) -> Repository:
 
 @pytest.mark.parametrize("path", [".", "sub", "**/*.py", "sub/z.py"])
 async def test_a_commit_in_a_submodule_of_what_is_claimed_outside_is_refused(outer: Repository, path: str) -> None:
-    """The hook of the submodule looks at the claims of what it lies in."""
+    """The hook of the submodule checks the claims of the repositories around it."""
     await outer.claim(path)
     inner = within(outer, "sub")
     inner.write("z.py", "2\n")
@@ -212,7 +212,7 @@ async def test_a_commit_in_a_submodule_of_what_is_claimed_outside_is_refused(out
 async def test_a_commit_of_the_submodule_itself_is_one_of_its_entry(
     outer: Repository, path: str, refused: bool
 ) -> None:
-    """A claim on the submodule holds; one on a file in it does not, for that is not changed by it."""
+    """A claim on the submodule applies; one on a file in it does not, because the commit does not change that file."""
     inner = within(outer, "sub")
     inner.write("z.py", "2\n")
     inner.git("commit", "-qm", "z")
@@ -223,7 +223,7 @@ async def test_a_commit_of_the_submodule_itself_is_one_of_its_entry(
 
 
 def test_a_folder_in_no_repository_has_no_place_above(tmp_path: Path) -> None:
-    """Only the machine that it is on."""
+    """Only its machine is above it."""
     found = worktree.claimed(Folder(str(tmp_path), str(tmp_path)), "x.py", "here")
 
     assert found.above == (("host:here", str(tmp_path / "x.py")),)

@@ -1,4 +1,4 @@
-"""Commands and servers where something is missing that one takes for granted: an encoding, a home, a folder, files."""
+"""Commands and servers where a usual part of the environment is missing: an encoding, a home, a folder, files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENCODINGS: dict[str, dict[str, str]] = {
 def run(
     arguments: Sequence[str | bytes], env: Mapping[str, str], cwd: Path | None = None, stdin: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command of the user's."""
+    """Run a command as the user."""
     command = [sys.executable, "-m", "claude_bus", *arguments]
     return subprocess.run(command, env=env, cwd=cwd, input=stdin, capture_output=True, timeout=60, check=False)
 
@@ -51,7 +51,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_everything_can_be_printed_in_any_encoding(encoding: str, env: dict[str, str]) -> None:
-    """Characters that it lacks are written as escapes. A JSON document is one whatever it is encoded in."""
+    """Missing characters are escaped. A JSON document remains valid in any encoding."""
     assert run(["send", "--as", "ann", "bob"], env, stdin=TEXT.encode()).returncode == 0
     spoken = {**env, **ENCODINGS[encoding]}
     commands = [
@@ -84,7 +84,7 @@ def test_everything_can_be_printed_in_any_encoding(encoding: str, env: dict[str,
 def test_text_from_stdin_is_in_the_encoding_that_something_says(
     data: bytes, encoding: str, text: str | None, env: dict[str, str]
 ) -> None:
-    """A mark at its beginning, or the locale; what neither explains is refused and not guessed at."""
+    """A byte order mark, or else the locale, decides; text that fits neither is refused and not guessed at."""
     done = run(["send", "--as", "ann", "bob"], {**env, "PYTHONIOENCODING": encoding}, stdin=data)
     if text is None:
         assert (done.returncode, b"UTF-8" in done.stderr) == (2, True)
@@ -99,7 +99,7 @@ def test_text_from_stdin_is_in_the_encoding_that_something_says(
 def test_a_session_in_a_folder_whose_name_is_no_text_takes_part(
     name: bytes, encoding: str, tmp_path: Path, env: dict[str, str]
 ) -> None:
-    """It registers, claims and sends; others see the name with what could not be read replaced."""
+    """It registers, claims and sends; others see its name with replacement characters."""
     folder = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - bytes
     os.makedirs(os.path.join(folder, b".git"))  # noqa: PTH103, PTH118
     with open(os.path.join(folder, b".git", b"HEAD"), "wb") as head:  # noqa: PTH118, PTH123
@@ -122,7 +122,7 @@ def test_a_session_in_a_folder_whose_name_is_no_text_takes_part(
 
 @pytest.mark.parametrize("home", ["", "relative", "."])
 def test_a_home_that_is_none_gives_no_bus_per_folder(home: str, tmp_path: Path, env: dict[str, str]) -> None:
-    """HOME is what the user's entry says if it is empty, and not used if it is relative."""
+    """An empty HOME is replaced by the home in the user database, and a relative one is not used."""
     del env["BUS_DB"]
     done = run(["agents"], {**env, "HOME": home}, cwd=tmp_path)
     assert b"Traceback" not in done.stderr
@@ -135,7 +135,7 @@ def test_a_user_without_home_and_entry_can_use_a_bus(tmp_path: Path, env: dict[s
     """Containers run programs as such users."""
     del env["HOME"]
     code = (
-        "import pwd, sys; pwd.getpwuid = lambda number: {}[number]; "  # a KeyError, as for a user without an entry
+        "import pwd, sys; pwd.getpwuid = lambda number: {}[number]; "  # raises KeyError, as for a user without an entry
         "from claude_bus.cli.main import run; sys.exit(run(sys.argv[1:]))"
     )
     sends = ["send", "bob", "hi"]
@@ -152,7 +152,7 @@ def test_a_user_without_home_and_entry_can_use_a_bus(tmp_path: Path, env: dict[s
 
 
 def test_setup_puts_nothing_into_a_home_that_is_relative(tmp_path: Path, env: dict[str, str]) -> None:
-    """Claude Code's files would be looked for in whatever folder one is in."""
+    """Claude Code would look for its files in a different folder for each working folder."""
     done = run(["setup", "--yes"], {**env, "HOME": "relative"}, cwd=tmp_path)
     assert (done.returncode, b"set HOME to its whole path" in done.stderr) == (2, True)
     assert list(tmp_path.iterdir()) == []
@@ -162,7 +162,7 @@ def test_setup_puts_nothing_into_a_home_that_is_relative(tmp_path: Path, env: di
 
 
 def gone(tmp_path: Path, command: Sequence[str]) -> list[str]:
-    """The command, run in a folder that was removed."""
+    """A command whose working folder was removed."""
     folder = tmp_path / "worktree"
     folder.mkdir(exist_ok=True)
     return ["sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(folder), *command]
@@ -173,7 +173,7 @@ def gone(tmp_path: Path, command: Sequence[str]) -> list[str]:
     "command", ["send --as ann bob hi", "inbox --as bob", "agents", "doctor", "guard check", "agents --json", "export"]
 )
 def test_commands_work_where_the_folder_is_gone(command: str, again: bool, tmp_path: Path, env: dict[str, str]) -> None:
-    """Another session has removed the worktree that a shell stands in, or made one of that name again."""
+    """Another session may have removed the worktree in which a shell stands, or recreated it under the same name."""
     whole = gone(tmp_path, [sys.executable, "-m", "claude_bus", *command.split()])
     if again:
         whole[2] = whole[2].replace("&& exec", '&& mkdir "$0" && exec')
@@ -183,7 +183,7 @@ def test_commands_work_where_the_folder_is_gone(command: str, again: bool, tmp_p
 
 
 def test_a_relative_path_is_not_looked_for_where_the_folder_is_gone(tmp_path: Path, env: dict[str, str]) -> None:
-    """Nor is the folder made again for it."""
+    """Nor is the folder created again for it."""
     for command in (["--db", "bus.db", "agents"], ["send", "--as", "ann", "bob", "--file", "a.txt"]):
         whole = gone(tmp_path, [sys.executable, "-m", "claude_bus", *command])
         done = subprocess.run(whole, env=env, capture_output=True, timeout=60, check=False)
@@ -193,7 +193,7 @@ def test_a_relative_path_is_not_looked_for_where_the_folder_is_gone(tmp_path: Pa
 
 
 class Gone(Supervised):
-    """A session that is started in a folder which is removed at once."""
+    """A session whose working folder is removed right after its start."""
 
     def __init__(self, db: Path, folder: Path) -> None:
         folder.mkdir()
@@ -203,7 +203,7 @@ class Gone(Supervised):
 
 
 def test_a_server_starts_and_comes_back_where_the_folder_is_gone(tmp_path: Path) -> None:
-    """A session keeps its tools when its worktree is removed, and also when it is started again there."""
+    """A session keeps its tools when its worktree is removed, also when its server is restarted there."""
     client = Gone(tmp_path / "bus.db", tmp_path / "worktree")
     try:
         client.start().call("register", name="alice")
@@ -214,18 +214,18 @@ def test_a_server_starts_and_comes_back_where_the_folder_is_gone(tmp_path: Path)
         client.kill()
 
 
-# -- no more files ---------------------------------------------------------------------------------------------
+# -- limits on open files --------------------------------------------------------------------------------------
 
 
 def limited(files: int, command: Sequence[str]) -> list[str]:
-    """The command, which may open so many files."""
+    """A command that may open only so many files."""
     return ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh", *command]
 
 
 @pytest.mark.parametrize("files", [6, 8, 12, 24])
 @pytest.mark.parametrize("command", ["send --as ann bob hi", "agents", "doctor", "export"])
 def test_a_command_that_may_open_few_files_works_or_says_why_not(command: str, files: int, env: dict[str, str]) -> None:
-    """In one line, whichever of its files it was."""
+    """The reason is one line, whichever file could not be opened."""
     whole = limited(files, [sys.executable, "-m", "claude_bus", *command.split()])
     done = subprocess.run(whole, env=env, capture_output=True, timeout=60, check=False)
     assert b"Traceback" not in done.stderr, done.stderr.decode()
@@ -234,7 +234,7 @@ def test_a_command_that_may_open_few_files_works_or_says_why_not(command: str, f
 
 
 def test_a_supervisor_that_cannot_start_a_server_says_so_and_ends(env: dict[str, str]) -> None:
-    """It tries again a few times, for files are closed as well."""
+    """It retries a few times, because other files may be closed meanwhile."""
     whole = limited(6, [sys.executable, "-m", "claude_bus"])
     pipe = subprocess.PIPE
     with subprocess.Popen(whole, env=env, stdin=pipe, stdout=pipe, stderr=pipe) as running:
@@ -246,7 +246,9 @@ def test_a_supervisor_that_cannot_start_a_server_says_so_and_ends(env: dict[str,
 
 
 def test_a_served_bus_refuses_connections_that_it_could_not_hold(env: dict[str, str]) -> None:
-    """With few files to open it answers those it has and refuses others with a word; its log stays short."""
+    """With few file descriptors it answers existing connections and refuses others with a message; its log stays
+    short.
+    """
     whole = limited(96, [sys.executable, "-m", "claude_bus", "serve", "--port", "0"])
     pipe = subprocess.PIPE
     with subprocess.Popen(whole, env=env, stdout=pipe, stderr=pipe) as running, contextlib.ExitStack() as opened:
@@ -269,7 +271,7 @@ def test_a_served_bus_refuses_connections_that_it_could_not_hold(env: dict[str, 
 
 
 def _asked(client: socket.socket) -> int:
-    """The status of the answer to a request; 0 for none."""
+    """The status of the response to a request; 0 for none."""
     try:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         return int((client.recv(65_536).split() or [b"", b"0"])[1])
@@ -278,7 +280,7 @@ def _asked(client: socket.socket) -> int:
 
 
 def test_connections_that_cannot_be_taken_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    """asyncio would log it, with a traceback, for each that waits, each second."""
+    """asyncio would log a traceback each second for each waiting connection."""
     loop = serve._Loop()
     error = OSError(24, "Too many open files")
     for _ in range(2000):

@@ -1,4 +1,4 @@
-"""The commit hook beside those of others: earlier hooks, hook managers, shared folders; removed without a trace."""
+"""The commit hook next to other hooks: earlier hooks, hook managers, shared folders; removed without a trace."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 @pytest.fixture
 async def repository(tmp_path: Path) -> Repository:
-    """One without a guard yet, in which Alice claims a file."""
+    """A repository without a guard, in which Alice claims a file."""
     found = Repository(tmp_path / "shop", tmp_path)
     await found.claim()
     return found
 
 
 def hook(repository: Repository, content: str, name: str = ".git/hooks/pre-commit", mode: int = 0o755) -> Path:
-    """Write a hook; what it notes in the file `ran` is what `ran` returns."""
+    """Write a hook that appends a note to the file `ran`; the function `ran` returns the notes."""
     path = repository.root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
@@ -37,7 +37,7 @@ def hook(repository: Repository, content: str, name: str = ".git/hooks/pre-commi
 
 
 def ran(repository: Repository) -> str:
-    """Commit an unclaimed file, which must go through; returns the notes of the hooks."""
+    """Commit an unclaimed file, which must succeed; returns the notes of the hooks."""
     (repository.root / "ran").unlink(missing_ok=True)
     repository.change("src/b.py")
     repository.git("commit", "-qm", "unclaimed")
@@ -45,7 +45,7 @@ def ran(repository: Repository) -> str:
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """All files with content and mode; links with where they lead."""
+    """All files with content and mode, and links with their targets."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
@@ -56,7 +56,7 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def doctor(repository: Repository) -> tuple[bool | None, str]:
-    """The finding of `claude-bus doctor` on the commit hook."""
+    """The finding of `claude-bus doctor` about the commit hook."""
     checks = json.loads(repository.run(*repository.program, "doctor", "--json").stdout)["checks"]
     (found,) = [(check["ok"], check["detail"]) for check in checks if check["name"] == "commit hook"]
     return found
@@ -67,9 +67,9 @@ _PYTHON = f"#!{sys.executable}\nimport sys\nopen('ran', 'a').write(sys.argv[0] +
 
 
 async def comes_and_goes(repository: Repository) -> str:
-    """Install (twice) beside what is there, see it check and the other hooks run; remove it, without a trace.
+    """Install (twice) beside the existing files; check that it and the other hooks run; remove it without a trace.
 
-    Returns what the hooks noted.
+    Returns the notes of the hooks.
     """
     before, alone = files(repository.root / ".git" / "hooks"), ran(repository)
     top = {name: file for name, file in files(repository.root).items() if "/.git/" not in name and "/src/" not in name}
@@ -94,7 +94,7 @@ async def comes_and_goes(repository: Repository) -> str:
 
 
 async def test_where_there_was_no_hook_none_is_left(repository: Repository) -> None:
-    """The hook goes with its guard."""
+    """The hook is removed together with its guard."""
     assert await comes_and_goes(repository) == ""
 
 
@@ -102,7 +102,7 @@ async def test_where_there_was_no_hook_none_is_left(repository: Repository) -> N
     "shell", ["#!/bin/sh\n", "#!/usr/bin/env bash\n", "#!/bin/bash -eu\n", "", "#! /bin/dash -e\n"]
 )
 async def test_an_earlier_shell_script_keeps_its_name(repository: Repository, shell: str) -> None:
-    """It sees its own path and arguments as before, so dispatchers find their folder; it may refuse as before, too."""
+    """It sees its own path and arguments as before, so dispatchers find their folder; it can still refuse a commit."""
     hook(repository, "#!/bin/sh\necho part >>ran\n", ".git/hooks/pre-commit.d/part")
     written = hook(repository, shell + _NOTES)
     assert await comes_and_goes(repository) == ".git/hooks/pre-commit pre-commit 0 \npart\n"
@@ -114,7 +114,7 @@ async def test_an_earlier_shell_script_keeps_its_name(repository: Repository, sh
 
 @pytest.mark.parametrize("target", ["_dispatch", "../../scripts/check", "{root}/scripts/check"])
 async def test_a_link_to_a_shell_script_keeps_its_name(repository: Repository, target: str) -> None:
-    """One script under several names, or one that the repository holds: nothing is written where the link leads."""
+    """For one script under several names, or a script in the repository, the link's target is not modified."""
     hook(repository, "#!/bin/sh\necho part >>ran\n", ".git/hooks/pre-commit.d/part")
     for path in (".git/hooks/_dispatch", "scripts/check"):
         hook(repository, "#!/bin/sh -e\n" + _NOTES, path)
@@ -123,7 +123,7 @@ async def test_a_link_to_a_shell_script_keeps_its_name(repository: Repository, t
 
 
 async def test_an_earlier_program_keeps_its_name(repository: Repository) -> None:
-    """A hook in another language is set aside and run from there, under the same name."""
+    """A hook in another language is moved aside and run from there, under the same name."""
     hook(repository, _PYTHON)
     repository.guarded()
     assert ran(repository).endswith("hooks.before-claude-bus/pre-commit in Python")
@@ -138,20 +138,22 @@ async def test_an_earlier_program_keeps_its_name(repository: Repository) -> None
 
 
 async def test_a_script_that_another_program_reads_is_left_as_it_is(repository: Repository) -> None:
-    """A file that is shell and Python at once cannot have a line that is only shell."""
+    """A file that is both shell and Python cannot contain a line that is only shell."""
     run = f'{sys.executable} "$0" "$@"'
     hook(repository, f"#!/bin/sh\n''':'\nexec {run}\n'''\nopen('ran', 'w').write('Python')\n")
     assert await comes_and_goes(repository) == "Python"
 
 
 async def test_a_hook_that_git_ignores_stays_ignored(repository: Repository) -> None:
-    """A hook that is not executable does not start to run because the guard does."""
+    """A hook that is not executable does not start to run because of the guard."""
     hook(repository, "#!/bin/sh\necho oops >>ran", mode=0o644)
     assert await comes_and_goes(repository) == ""
 
 
 async def test_folders_that_are_links_and_team_folders_are_followed(repository: Repository) -> None:
-    """Hooks may lie in a folder of the repository, by a link or by `core.hooksPath`; seen from any folder of it."""
+    """Hooks may lie in a folder of the repository, by a link or by `core.hooksPath`, and are found from any
+    subfolder.
+    """
     hook(repository, '#!/bin/sh\necho "$0" >>ran\n', "team/hooks/pre-commit")
     repository.git("config", "core.hooksPath", "team/hooks")
     repository.root /= "src"
@@ -176,7 +178,7 @@ async def test_folders_that_are_links_and_team_folders_are_followed(repository: 
 
 
 async def test_what_was_changed_meanwhile_stays(repository: Repository) -> None:
-    """Lines that somebody added to the hook stay when ours go; so does a hook that took the place of ours."""
+    """When our lines are removed, lines added by others stay; so does a hook that replaced ours."""
     written = hook(repository, "#!/bin/sh\ntrue\n")
     repository.guarded()
     written.write_text(written.read_text().replace("true", "false") + "exit 0\n")
@@ -193,7 +195,7 @@ async def test_what_was_changed_meanwhile_stays(repository: Repository) -> None:
 
 
 async def test_the_hook_of_an_early_build_is_replaced(repository: Repository) -> None:
-    """It refused every commit once its Python was gone; `doctor` tells it, and installing again mends it."""
+    """It refused every commit once its Python was gone; `doctor` detects it, and a new installation repairs it."""
     hook(
         repository, "#!/bin/sh\n# claude-bus guard: refuses a commit of files under another session's claim.\nexit 1\n"
     )
@@ -205,11 +207,11 @@ async def test_the_hook_of_an_early_build_is_replaced(repository: Repository) ->
     repository.refuses()
 
 
-# -- hook managers: what they write is written here as they write it ------------------------------
+# -- hook managers, whose files are written here as they write them -------------------------------
 
 
 def husky(repository: Repository) -> None:
-    """Do as `npm install` in a project with husky 9: write this folder anew, and tell git of it."""
+    """Do what `npm install` does in a project with husky 9: rewrite this folder, and configure git to use it."""
     hook(repository, "#!/usr/bin/env sh\n" + '. "$(dirname "$0")/h"', ".husky/_/pre-commit")
     hook(repository, "*", ".husky/_/.gitignore")
     run = 's=$(dirname "$(dirname "$0")")/$(basename "$0"); [ ! -f "$s" ] && exit 0; sh -e "$s" "$@"; exit $?'
@@ -219,7 +221,7 @@ def husky(repository: Repository) -> None:
 
 @pytest.mark.parametrize("own", ["", "echo husky >>ran\n"])
 async def test_husky_runs_it_and_keeps_it(repository: Repository, own: str) -> None:
-    """It is in the file that husky runs, so another `npm install` leaves it there."""
+    """The lines are in the file that husky runs, so another `npm install` keeps them."""
     husky(repository)
     if own:
         hook(repository, own, ".husky/pre-commit", 0o644)
@@ -230,7 +232,7 @@ async def test_husky_runs_it_and_keeps_it(repository: Repository, own: str) -> N
 
 
 async def test_husky_that_comes_later_runs_it(repository: Repository) -> None:
-    """In a clone in which `npm install` was not run yet, git's own hook and husky's have it."""
+    """In a clone where `npm install` has not run yet, both git's own hook and husky's get the lines."""
     hook(repository, "echo husky >>ran\n", ".husky/pre-commit")
     repository.guarded()
     repository.refuses()
@@ -240,7 +242,7 @@ async def test_husky_that_comes_later_runs_it(repository: Repository) -> None:
 
 
 async def test_husky_of_earlier_versions_runs_it_once(repository: Repository) -> None:
-    """Its script starts the hook anew; the lines stand below that."""
+    """Husky's script re-executes the hook; the lines stand below that point."""
     again = 'if [ -z "$again" ]; then export again=1; sh -e "$0" "$@"; exit $?; fi\n'
     hook(repository, again, ".husky/_/husky.sh")
     start = '#!/usr/bin/env sh\n. "$(dirname -- "$0")/_/husky.sh"\n\n'
@@ -253,7 +255,7 @@ async def test_husky_of_earlier_versions_runs_it_once(repository: Repository) ->
 
 
 async def test_colleagues_without_claude_bus_are_not_affected(repository: Repository) -> None:
-    """The lines in a hook that the repository holds do nothing where no guard is installed."""
+    """In a hook that is part of the repository, the lines do nothing where no guard is installed."""
     husky(repository)
     repository.guarded()
     repository.script.unlink()
@@ -273,7 +275,7 @@ if [ -x "$HERE/pre-commit.legacy" ]; then PRE_COMMIT_RUNNING_LEGACY=1 "$HERE/pre
 
 @pytest.mark.parametrize("name", ["pre-commit", "prek"])
 async def test_pre_commit_runs_it(repository: Repository, name: str) -> None:
-    """As the hook that was there before, which pre-commit runs first; with another one that is there already, too."""
+    """pre-commit runs it as the earlier hook, before its own checks, even if there already is another earlier hook."""
     hook(repository, _PRE_COMMIT.replace("generated by pre-commit", f"generated by {name}"))
     assert await comes_and_goes(repository) == "pre-commit\n"
     hook(repository, "#!/bin/sh\necho legacy >>ran\n", ".git/hooks/pre-commit.legacy")
@@ -282,7 +284,7 @@ async def test_pre_commit_runs_it(repository: Repository, name: str) -> None:
 
 @pytest.mark.parametrize("earlier", ["#!/bin/sh\necho earlier >>ran\n", _PYTHON])
 async def test_pre_commit_that_comes_later_runs_it(repository: Repository, earlier: str) -> None:
-    """`pre-commit install` renames the hook that it finds; removing finds it there, and the earlier hook is back."""
+    """`pre-commit install` renames the hook that it finds; the removal finds it there and restores the earlier hook."""
     written = hook(repository, earlier)
     repository.guarded()
     written.rename(written.with_name("pre-commit.legacy"))
@@ -300,7 +302,7 @@ async def test_pre_commit_that_comes_later_runs_it(repository: Repository, earli
     ("main", "local"), [("lefthook.yml", ""), (".lefthook.yaml", "."), (".config/lefthook.yml", ".config/")]
 )
 async def test_lefthook_is_told_of_it(repository: Repository, main: str, local: str) -> None:
-    """In its file for one's own settings: its hook is written anew whenever the settings change."""
+    """It is in lefthook's file for local settings, because lefthook rewrites the hook whenever its settings change."""
     hook(repository, "#!/bin/sh\ncall_lefthook run pre-commit\n")
     hook(repository, "pre-commit:\n  commands: {}\n", main, 0o644)
     said = repository.guarded()
@@ -322,13 +324,13 @@ async def test_lefthook_is_told_of_it(repository: Repository, main: str, local: 
 
 
 async def test_a_hook_that_only_speaks_of_lefthook_is_one_like_others(repository: Repository) -> None:
-    """Lefthook's settings are of use only where it runs."""
+    """Lefthook's settings matter only where lefthook runs."""
     hook(repository, "#!/bin/sh\n# lefthook used to run here\necho own >>ran\n")
     assert await comes_and_goes(repository) == "own\n"
 
 
 async def test_lefthook_settings_that_have_the_section_are_not_rewritten(repository: Repository) -> None:
-    """The lines to add are printed; once they are there they are found."""
+    """The lines to add are printed; once they have been added, they are found."""
     hook(repository, "#!/bin/sh\ncall_lefthook run pre-commit\n")
     own = hook(repository, "pre-commit:\n  parallel: true\n", "lefthook-local.yml", 0o644)
     done = repository.guard("install")
@@ -341,7 +343,7 @@ async def test_lefthook_settings_that_have_the_section_are_not_rewritten(reposit
 
 
 async def test_a_shared_folder_is_said_to_be_one(repository: Repository, tmp_path: Path) -> None:
-    """The lines there check only repositories with a guard, and go with the last of these."""
+    """The lines check only repositories with a guard, and are removed with the last of those."""
     shared = tmp_path / "my hooks"
     repository.env["GIT_CONFIG_GLOBAL"] = str(tmp_path / "gitconfig")
     other = Repository(tmp_path / "other", tmp_path)
@@ -366,7 +368,7 @@ async def test_a_shared_folder_is_said_to_be_one(repository: Repository, tmp_pat
 
 
 async def test_doctor_tells_a_guard_that_does_nothing(repository: Repository, tmp_path: Path) -> None:
-    """Not installed, displaced, not executable, or without its program: each with the way out."""
+    """The guard is not installed, displaced, not executable, or without its program: each with the way out."""
     assert doctor(repository) == (None, "none in this repository; `claude-bus guard install` adds one")
     repository.guarded()
     assert doctor(repository)[0] is True
@@ -392,7 +394,7 @@ async def test_doctor_tells_a_guard_that_does_nothing(repository: Repository, tm
 
 
 def test_outside_of_a_repository_doctor_says_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no commit hook to speak of."""
+    """There is no commit hook to check."""
     monkeypatch.chdir(tmp_path)
     assert git_hooks.findings() == []
 
@@ -400,7 +402,7 @@ def test_outside_of_a_repository_doctor_says_nothing_of_it(tmp_path: Path, monke
 async def test_a_copy_that_may_be_pruned_is_said_to_be_one(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of `uvx` lie in uv's cache; when it is gone the commit goes through and says so."""
+    """Copies run by `uvx` lie in uv's cache; when the copy is gone, commits succeed and print a warning."""
     monkeypatch.chdir(repository.root)
     python = Path("/home/wanda/.cache/uv/archive-v0/abc/bin/python")
     said = git_hooks.install(git_hooks.repository(), guard_script.Program(python, f"[ -x {python} ] || gone"))
@@ -418,7 +420,7 @@ def install(clone: Path, place: Path, env: dict[str, str]) -> None:
 
 
 async def test_the_installers_copy_is_found_after_an_upgrade(repository: Repository, tmp_path: Path) -> None:
-    """The hook runs the command, whatever version is behind it; without that it says so."""
+    """The hook runs the command, whatever its version; if the command is missing, it says so."""
     place = tmp_path / "it's my" / "place"
     place.mkdir(parents=True)
     (place / ".claude-bus").touch()
@@ -440,7 +442,7 @@ async def test_the_installers_copy_is_found_after_an_upgrade(repository: Reposit
 
 
 async def test_the_plugins_copy_is_found_after_an_upgrade(repository: Repository, tmp_path: Path) -> None:
-    """Each version has a folder of its own, and environments come and go."""
+    """Each version has its own folder, and environments come and go."""
     versions, data = tmp_path / "plugins" / "cache" / "the market" / "bus", tmp_path / "the data"
     first = checkout(versions / "0.3.0")
     data.mkdir()

@@ -1,4 +1,4 @@
-"""`claude-bus setup`: Claude Code is told about the bus, from any state it may be in, and forgets it again."""
+"""`claude-bus setup` registers the bus with Claude Code, from any initial state, and removes it again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ THEIRS: dict[str, list[dict[str, Any]]] = {"Stop": [{"hooks": [{"type": "command
 
 
 class Machine:
-    """A user's home with a client, and setup run in it."""
+    """A user's home with a client, in which setup is run."""
 
     def __init__(self, root: Path) -> None:
         self.home = root / "home"
@@ -55,7 +55,7 @@ class Machine:
         self.setup(remove=True)
 
     def has(self, document: dict[str, Any]) -> None:
-        """Settings that are there before."""
+        """Write settings that exist before setup runs."""
         self.config.mkdir(exist_ok=True)
         self.settings.write_text(json.dumps(document, indent=2), encoding="utf-8")
 
@@ -64,7 +64,7 @@ class Machine:
         return found
 
     def has_plugin(self, name: str = "bus@claude-bus", holds: str = ".claude-plugin/launch.py") -> None:
-        """A plugin that is installed and enabled."""
+        """Install and enable a plugin."""
         place = self.config / "plugins" / "cache" / name
         (place / holds).parent.mkdir(parents=True)
         (place / holds).touch()
@@ -76,7 +76,7 @@ class Machine:
         return {str(path): path.read_bytes() for path in self.home.rglob("*") if path.is_file()}
 
     def doctor(self, folder: Path | None = None) -> list[Finding]:
-        """The findings of `doctor` on Claude Code."""
+        """The findings of `doctor` about Claude Code."""
         case = Case.find(self.env, self.home, folder or self.home, self.home / ".claude-bus" / "bus.db")
         return list(installation.examine(case))
 
@@ -93,7 +93,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_all_is_there_and_gone_again(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """Server, hooks, /bus and permission; a second time nothing changes; --remove brings back the very bytes."""
+    """Server, hooks, /bus and permission are added; a second run changes nothing; --remove restores every byte."""
     machine.has({"model": "opus", "hooks": THEIRS, "permissions": {"allow": ["Bash(ls)"]}})
     machine.claude.has(numStartups=3)
     before = machine.files()
@@ -113,7 +113,7 @@ def test_all_is_there_and_gone_again(machine: Machine, capsys: pytest.CaptureFix
 
 
 def test_in_an_empty_home_nothing_is_left(machine: Machine) -> None:
-    """Files that were not there before are not there afterwards."""
+    """Files that did not exist before do not exist afterwards."""
     machine.setup()
     machine.remove()
     machine.remove()
@@ -121,7 +121,7 @@ def test_in_an_empty_home_nothing_is_left(machine: Machine) -> None:
 
 
 def test_without_a_word_nothing_is_done(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """A script that does not say --yes reads what would be done, with every file; a document says the same."""
+    """Without --yes, a script gets the list of changes, with every file, as text or as a document."""
     machine.setup(status=2, yes=False)
     out, err = capsys.readouterr()
     assert str(machine.settings) in out
@@ -140,7 +140,7 @@ def test_on_a_terminal_it_asks(
     answers: list[str],
     rules: list[str] | None,
 ) -> None:
-    """First all is listed. The permission has a question of its own, then comes whether to go on."""
+    """It lists all changes first. It asks separately for the permission, and then whether to go on."""
     monkeypatch.setattr(command, "_terminal", lambda _: True)
     left, listed = iter(answers), []
 
@@ -158,7 +158,7 @@ def test_on_a_terminal_it_asks(
 
 
 def test_a_permission_of_the_users_own_stays(machine: Machine) -> None:
-    """A rule that was there before we came is there after we are gone, also in settings that have changed since."""
+    """A rule from before the installation stays after the removal, also in settings that have changed since."""
     machine.has({"permissions": {"allow": ["mcp__bus"], "deny": ["WebFetch"]}})
     machine.setup()
     machine.settings.write_text(json.dumps(machine.read() | {"model": "sonnet"}))
@@ -167,7 +167,7 @@ def test_a_permission_of_the_users_own_stays(machine: Machine) -> None:
 
 
 def test_permissions_of_any_kind_stay(machine: Machine) -> None:
-    """Rules that are no text, of whichever program, are neither lost nor in the way."""
+    """Rules of other programs, and rules that are not text, are neither lost nor in the way."""
     before = {"permissions": {"allow": ["Bash", {"tool": "Read"}, ["x"], None]}}
     machine.has(before)
 
@@ -195,7 +195,7 @@ def test_only_our_permission_goes(machine: Machine) -> None:
 def test_a_client_that_does_not_know_our_hooks_gets_none(
     machine: Machine, version: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would refuse its settings as a whole: it gets server and /bus, and the user reads what to do."""
+    """Unknown hooks would make it reject all settings: it gets server and /bus, and the user is told what to do."""
     machine.claude = FakeClaude(machine.claude.folder, machine.claude.state, version)
     machine.has({"model": "opus"})
     machine.setup(permissions="no")
@@ -209,13 +209,13 @@ def test_a_client_that_does_not_know_our_hooks_gets_none(
     [("2.1.332", (2, 1, 332)), ("node 20.11.1\n2.1.9", (2, 1, 9)), ("3.0.0-beta.1", (3, 0, 0)), ("none", None)],
 )
 def test_versions_are_understood(machine: Machine, told: str, version: tuple[int, ...] | None) -> None:
-    """Also with a wrapper's remark before it."""
+    """A wrapper's text before the version is skipped."""
     client = FakeClaude(machine.claude.folder, machine.claude.state, told)
     assert registration.Client(str(client.program)).version == version
 
 
 def test_an_older_client_gets_its_settings_back(machine: Machine) -> None:
-    """Once it is there instead of a newer one, doctor says so and setup takes the hooks out; an update brings them."""
+    """After a downgrade of the client, doctor reports it and setup removes the hooks; an update restores them."""
     machine.setup()
     older = FakeClaude(machine.claude.folder, machine.claude.state, "2.1.100")
     assert any("refuses settings with our hooks" in problem for problem in machine.problems())
@@ -228,7 +228,7 @@ def test_an_older_client_gets_its_settings_back(machine: Machine) -> None:
 
 
 def test_without_a_client_nothing_is_done(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """Hooks without their server would be an error in each turn."""
+    """Hooks without their server would cause an error in each turn."""
     machine.claude.program.unlink()
     machine.env["PATH"] = "/nowhere"
     machine.setup(status=3)
@@ -245,7 +245,7 @@ def test_a_client_where_installers_put_it_is_found(machine: Machine, tmp_path: P
 
 
 def test_a_client_that_refuses_the_server_gets_no_hooks(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """A failed registration leaves nothing that calls our server; the one that was there is there again."""
+    """If the registration fails, no hook is left that calls our server, and an earlier server is registered again."""
     machine.claude = FakeClaude(machine.claude.folder, machine.claude.state, refuses="add")
     machine.claude.registered(command="other", env={"KEY": "value"})
     before = machine.files()
@@ -254,11 +254,11 @@ def test_a_client_that_refuses_the_server_gets_no_hooks(machine: Machine, capsys
     assert machine.files() == before
 
 
-# -- what is there already ------------------------------------------------------------
+# -- existing configuration -----------------------------------------------------------
 
 
 def test_variables_of_an_old_registration_stay(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """A database of the user's own goes over from the original; the shell is told, doctor too."""
+    """A database of the user's own is taken over from the original; the shell and doctor are told."""
     kept = {"BUS_DB": "/srv/my bus.db", "BUS_ROLE": "a=b"}
     machine.claude.registered(command="/opt/py", args=["/home/me/claude-bus/bus_server.py"], env=kept)
     assert any(problem.startswith("server: that of the original") for problem in machine.problems())
@@ -279,7 +279,7 @@ def killed(machine: Machine, *arguments: str, during: str) -> None:
 
 
 def test_a_kill_loses_no_variables(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """Between the client's two commands nothing is registered: the next run still finds what was."""
+    """Between the client's two commands no server is registered; the next run still restores the variables."""
     kept = {"BUS_DB": "/srv/my bus.db", "BUS_TOKEN": "hidden"}
     machine.claude.registered(command="/opt/claude-bus/bin/claude-bus", env=kept)
     killed(machine, during="add")
@@ -299,7 +299,7 @@ def test_a_kill_loses_no_variables(machine: Machine, capsys: pytest.CaptureFixtu
 
 
 def test_a_kill_before_a_removal_leaves_nothing(machine: Machine) -> None:
-    """Removed after all, a registration that was being renewed leaves no file."""
+    """A registration that was interrupted during its renewal, and then removed, leaves no file."""
     machine.claude.registered(command="/opt/claude-bus/bin/claude-bus", env={"BUS_DB": "/srv/bus.db"})
     killed(machine, during="add")
     machine.remove()
@@ -308,7 +308,7 @@ def test_a_kill_before_a_removal_leaves_nothing(machine: Machine) -> None:
 
 @pytest.mark.parametrize("during", ["add", "remove"])
 def test_a_kill_does_not_keep_another_server_away(machine: Machine, during: str) -> None:
-    """The server that made room comes back with --remove, whichever run was killed before."""
+    """--remove restores the server that was replaced, whichever run was killed before."""
     machine.claude.registered(command="transit", env={"TOKEN": "hidden"})
     before = machine.claude.server
     if during == "add":
@@ -325,7 +325,7 @@ def test_a_kill_does_not_keep_another_server_away(machine: Machine, during: str)
 def test_another_server_of_that_name_makes_room_and_comes_back(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is shown without its secrets, kept for the user alone, and registered again by --remove."""
+    """It is shown without its secrets, saved in a private file, and registered again by --remove."""
     machine.claude.registered(command="transit", args=["--city", "x"], env={"TOKEN": "hidden"})
     before = machine.claude.server
     machine.setup()
@@ -340,7 +340,7 @@ def test_another_server_of_that_name_makes_room_and_comes_back(
 
 
 def test_a_served_bus_stays_and_gets_hooks(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """A server at an address was put there on purpose: nothing is registered instead, hooks call it, and it stays."""
+    """A server registered by its address is intended: it is not replaced, hooks call it, and it stays."""
     served = {"type": "http", "url": "https://bus.example.org/mcp"}
     machine.claude.has(mcpServers={"bus": served})
     machine.setup()
@@ -352,7 +352,7 @@ def test_a_served_bus_stays_and_gets_hooks(machine: Machine, capsys: pytest.Capt
 
 
 def test_hooks_of_the_original_are_replaced(machine: Machine) -> None:
-    """They would fail in each turn. Others stay, and after --remove they do not come back."""
+    """The original's hooks would fail in each turn. Others stay; --remove does not restore the original's."""
     machine.has({"hooks": {**ORIGINALS, "Stop": ORIGINALS["Stop"] + THEIRS["Stop"]}})
     assert any("hooks of the original" in problem for problem in machine.problems())
     machine.setup()
@@ -364,7 +364,7 @@ def test_hooks_of_the_original_are_replaced(machine: Machine) -> None:
 
 
 def test_beside_the_plugin_nothing_is_there_twice(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """Setup takes out what it had put in, allows the plugin's tools, and tells the user."""
+    """Setup removes what it had added, permits the plugin's tools, and tells the user."""
     machine.setup(permissions="no")
     machine.has_plugin()
     machine.has({**machine.read(), "hooks": HOOKS})
@@ -384,7 +384,7 @@ def test_beside_the_plugin_nothing_is_there_twice(machine: Machine, capsys: pyte
 def test_the_plugins_own_setup_has_nothing_to_say_against_the_plugin(
     machine: Machine, capsys: pytest.CaptureFixture[str], way: str
 ) -> None:
-    """Run from the plugin, it gives the permission; there is no other installation to use instead."""
+    """Setup that is run from the plugin gives the permission, and does not recommend another installation."""
     plugins = machine.config / "plugins"
     machine.has_plugin()
     if way == "its copy":
@@ -402,7 +402,7 @@ def test_the_plugins_own_setup_has_nothing_to_say_against_the_plugin(
 
 
 def test_the_backup_is_the_users_alone(tmp_path: Path) -> None:
-    """The settings' own permissions make no difference; a link of its name is not written through."""
+    """The settings' own permissions do not matter; if its name is a link, the target is not written."""
     settings, victim = tmp_path / "settings.json", tmp_path / "victim"
     settings.write_text('{"env": {"KEY": "secret"}}')
     settings.chmod(0o644)
@@ -416,7 +416,7 @@ def test_the_backup_is_the_users_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_private_from_its_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no moment at which somebody else could open it."""
+    """Others cannot open the file at any moment."""
     seen = []
     original = os.fsync
 
@@ -434,7 +434,7 @@ def test_what_is_kept_is_private_from_its_first_byte(tmp_path: Path, monkeypatch
 
 
 def test_a_backup_that_is_a_link_is_not_believed(tmp_path: Path) -> None:
-    """A file that somebody put in its place does not become the user's settings."""
+    """A link that another user put in its place does not become the user's settings."""
     settings = tmp_path / "settings.json"
     settings.write_text('{"model": "opus"}')
     claude_settings.install(tmp_path, ROOT, [])
@@ -448,7 +448,7 @@ def test_a_backup_that_is_a_link_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_settings_that_change_meanwhile_are_read_again(tmp_path: Path) -> None:
-    """A change between our look and our writing is not lost."""
+    """A change between the read and the write is not lost."""
     settings = tmp_path / "settings.json"
     settings.write_text('{"model": "opus"}')
     others = iter(['{"model": "sonnet"}', '{"model": "haiku"}'])
@@ -464,7 +464,7 @@ def test_settings_that_change_meanwhile_are_read_again(tmp_path: Path) -> None:
 
 
 def test_settings_that_never_rest_are_left_alone(tmp_path: Path) -> None:
-    """After some tries it gives up, with a sentence, and nothing written."""
+    """After some attempts setup gives up with one sentence, and writes nothing."""
     settings = tmp_path / "settings.json"
     settings.write_text('{"n": 0}')
 
@@ -489,7 +489,7 @@ def test_settings_that_never_rest_are_left_alone(tmp_path: Path) -> None:
     ],
 )
 def test_what_could_not_be_written_back_is_refused(tmp_path: Path, written: str, told: str) -> None:
-    """Comments, keys that are there twice, numbers that JSON does not have: a sentence, and the file as it was."""
+    """Comments, duplicate keys and numbers outside of JSON cause one sentence, and the file does not change."""
     settings = tmp_path / "settings.json"
     settings.write_text(written)
     with pytest.raises(Refused, match=told):
@@ -499,7 +499,7 @@ def test_what_could_not_be_written_back_is_refused(tmp_path: Path, written: str,
 
 
 def test_settings_with_a_byte_order_mark_keep_it(tmp_path: Path) -> None:
-    """Windows' editors write one."""
+    """Windows editors write such a mark."""
     settings = tmp_path / "settings.json"
     settings.write_bytes(b'\xef\xbb\xbf{"model": "opus"}')
     claude_settings.install(tmp_path, ROOT, [])
@@ -517,13 +517,13 @@ EMPTY: tuple[dict[str, Any], ...] = (
     {"permissions": {"deny": [], "allow": []}},
     {},
 )
-"""Settings of which something is there and says nothing."""
+"""Settings with values that are empty."""
 
 
 @pytest.mark.parametrize("before", EMPTY)
 @pytest.mark.parametrize("changed", [False, True])
 def test_what_is_empty_stays(tmp_path: Path, before: dict[str, Any], changed: bool) -> None:
-    """Keys and lists of the user's that hold nothing, and their order; also in settings that have changed since."""
+    """The user's empty keys and lists stay, and so does their order, also in settings that have changed since."""
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps(before, indent=3))
     claude_settings.install(tmp_path, ROOT, [], "mcp__bus")
@@ -535,7 +535,7 @@ def test_what_is_empty_stays(tmp_path: Path, before: dict[str, Any], changed: bo
 
 @pytest.mark.parametrize("written", [b"", b"\n", b" \r\n", b"\xef\xbb\xbf"])
 def test_an_empty_file_stays(tmp_path: Path, written: bytes) -> None:
-    """It is no settings, and the user's."""
+    """It is not valid settings, but it is the user's."""
     (tmp_path / "settings.json").write_bytes(written)
     claude_settings.install(tmp_path, ROOT, [])
     claude_settings.uninstall(tmp_path, [ROOT])
@@ -546,7 +546,7 @@ def test_an_empty_file_stays(tmp_path: Path, written: bytes) -> None:
 @pytest.mark.parametrize("end", ["", "\n"])
 @pytest.mark.parametrize("line_break", ["\n", "\r\n"])
 def test_settings_that_changed_since_keep_their_form(tmp_path: Path, line_break: str, end: str) -> None:
-    """Indentation, line breaks and the end of the file are those of the user."""
+    """Indentation, line breaks and the end of the file are the user's."""
     settings = tmp_path / "settings.json"
     written = f'{{\n\t"model": "opus",\n\t"hooks": {{}}\n}}{end}'.replace("\n", line_break).encode()
     settings.write_bytes(written)
@@ -558,7 +558,7 @@ def test_settings_that_changed_since_keep_their_form(tmp_path: Path, line_break:
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/no/such/file")])
 def test_settings_that_are_no_file_are_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """A pipe would never end, and a link into nowhere may be a disk that is not mounted."""
+    """Reading a pipe would never end, and the target of a dangling link may be on a disk that is not mounted."""
     make(tmp_path / "settings.json")
     with pytest.raises(Refused, match=r"settings\.json"):
         claude_settings.install(tmp_path, ROOT, [])
@@ -566,7 +566,7 @@ def test_settings_that_are_no_file_are_refused(tmp_path: Path, make: Callable[[P
 
 
 def test_settings_on_a_mount_of_their_own_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container's settings.json may be a mount, which cannot be replaced."""
+    """A container's settings.json may be a mount, which cannot be replaced by renaming."""
     settings = tmp_path / "settings.json"
     settings.write_text("{}")
     original = Path.replace
@@ -582,7 +582,7 @@ def test_settings_on_a_mount_of_their_own_are_written(tmp_path: Path, monkeypatc
 
 
 def test_settings_that_cannot_be_written_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a home manager's, which lie in a store: the sentence names the link and where it leads."""
+    """A home manager keeps settings in a read-only store: the sentence names the link and its target."""
     kept = tmp_path / "store" / "settings.json"
     kept.parent.mkdir()
     kept.write_text("{}")
@@ -600,7 +600,7 @@ def test_settings_that_cannot_be_written_are_named(tmp_path: Path, monkeypatch: 
 
 
 def test_doctor_finds_nothing_wrong_with_no_claude_code(machine: Machine) -> None:
-    """A user of the bus from a shell alone does not need it."""
+    """A user of the bus from a shell alone does not need Claude Code."""
     machine.env["PATH"] = "/nowhere"
     machine.claude.program.unlink()
     assert machine.problems() == []
@@ -702,7 +702,7 @@ STATES: dict[Callable[[Machine], None], str] = {
 
 @pytest.mark.parametrize("change", STATES, ids=lambda change: change.__name__)
 def test_doctor_finds_each_state_with_its_way_out(machine: Machine, change: Callable[[Machine], None]) -> None:
-    """From a sound installation one thing is changed: doctor finds that, and says what to do."""
+    """After one change to a sound installation, doctor finds that change, and says what to do."""
     project = machine.home / "project"
     project.mkdir()
     machine.setup()
@@ -717,7 +717,7 @@ def test_doctor_finds_each_state_with_its_way_out(machine: Machine, change: Call
     ids=lambda change: change.__name__,
 )
 def test_the_way_out_is_one(machine: Machine, change: Callable[[Machine], None]) -> None:
-    """Where doctor says to run setup, nothing is wrong once that has run."""
+    """Where doctor recommends setup, it finds no problem after setup has run."""
     machine.setup()
     change(machine)
     machine.setup()
@@ -725,7 +725,7 @@ def test_the_way_out_is_one(machine: Machine, change: Callable[[Machine], None])
 
 
 def test_every_check_is_in_the_list() -> None:
-    """A check that is written is also run."""
+    """Every check that is defined is also run."""
     written = {
         name
         for name, value in vars(installation).items()
@@ -736,7 +736,7 @@ def test_every_check_is_in_the_list() -> None:
 
 
 def test_a_check_that_fails_is_a_finding(machine: Machine) -> None:
-    """A /bus that is a folder, say: doctor tells it, and the rest."""
+    """If /bus is a folder, for example, doctor reports it along with its other findings."""
     machine.setup()
     _without_command(machine)
     (machine.config / "commands" / "bus.md").mkdir()
@@ -748,7 +748,7 @@ def test_a_check_that_fails_is_a_finding(machine: Machine) -> None:
 
 
 def test_a_checkout_is_started_by_its_launcher() -> None:
-    """It makes its own environment: the registration outlives the one that ran setup."""
+    """The launcher makes its own environment, so the registration outlives the one that ran setup."""
     found = Program.find({})
     assert found.plugin == ROOT
     assert found.command[-1] == str(ROOT / ".claude-plugin" / "launch.py")
@@ -765,7 +765,9 @@ def test_a_checkout_is_started_by_its_launcher() -> None:
 def test_an_environment_of_the_moment_is_made_again(
     monkeypatch: pytest.MonkeyPatch, prefix: str, source: str, started: list[str]
 ) -> None:
-    """Environments of uvx and pipx run may be gone tomorrow: those tools are registered, and never the original."""
+    """Environments of uvx and pipx run are temporary: the tools themselves are registered, and never the original
+    package.
+    """
     monkeypatch.setattr(registration, "_source", lambda: source)
     monkeypatch.setattr("shutil.which", lambda name, path=None: f"/bin/{name}")
     assert list(registration._of_environment(Path(prefix), {})) == started
@@ -788,7 +790,7 @@ def test_an_environment_of_the_moment_is_made_again(
 def test_a_package_from_elsewhere_comes_from_there_again(
     monkeypatch: pytest.MonkeyPatch, told: str | None, source: str
 ) -> None:
-    """`uvx --from` a folder, a repository or a file is registered with that."""
+    """`uvx --from` with a folder, a repository or a file is registered with the same source."""
 
     class Installed:
         def read_text(self, name: str) -> str | None:
@@ -799,7 +801,7 @@ def test_a_package_from_elsewhere_comes_from_there_again(
 
 
 def test_the_wheel_holds_what_setup_installs(tmp_path: Path) -> None:
-    """Installed from a wheel, setup has hooks and /bus, from the one copy there is, and registers its own script."""
+    """Setup installed from a wheel has the repository's hooks and /bus, and registers its own script."""
     wheels, place = tmp_path / "wheels", tmp_path / "installed"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", wheels, ROOT], check=True, timeout=3 * PATIENCE)
@@ -820,7 +822,7 @@ def test_the_wheel_holds_what_setup_installs(tmp_path: Path) -> None:
 
 
 def test_setup_needs_none_of_our_packages_and_no_good_settings(tmp_path: Path) -> None:
-    """An installation whose packages are lost, or whose variables are wrong, can still be taken out."""
+    """An installation without its packages, or with invalid variables, can still be removed."""
     machine = Machine(tmp_path)
     env = {**machine.env, "PYTHONPATH": str(ROOT / "src"), "BUS_RATE": "many", "BUS_URL": "nonsense"}
     code = (

@@ -15,7 +15,7 @@ REVISIONS = ("2025-11-25", "2026-07-28")
 
 
 def test_the_suite_passes(tmp_path: Path) -> None:
-    """Every check of the suite passes but those that are listed, and those fail."""
+    """Every check of the suite passes except the listed ones, and those fail."""
     with served(tmp_path / "bus.db") as server:
         done = subprocess.run(
             [ROOT / "scripts" / "conformance", server.url], capture_output=True, text=True, check=False, timeout=600
@@ -29,7 +29,7 @@ def test_the_suite_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_each_exception_has_a_reason(revision: str) -> None:
-    """The page lists exactly the checks that are expected to fail, each with why."""
+    """The page lists exactly the checks that are expected to fail, each with its reason."""
     expected = re.findall(
         r"^  - (\S+)$", (ROOT / "tests" / "conformance" / f"{revision}.yaml").read_text(), re.MULTILINE
     )

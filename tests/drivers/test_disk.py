@@ -1,4 +1,4 @@
-"""File systems that cannot hold a bus, paths that are no file, and what happens to the files of a bus in use."""
+"""File systems that cannot hold a bus, paths that are not files, and damage to the files of a bus in use."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def get(tx: Transaction) -> str | None:
 
 
 def problems(path: Path) -> str:
-    """The faults that `doctor` finds with the database."""
+    """The faults that `doctor` finds in the database."""
     return "\n".join(finding.detail for finding in inspect(path, 0.1) if finding.ok is False)
 
 
@@ -48,11 +48,11 @@ def found(path: Path, name: str) -> Finding:
     return one
 
 
-# -- what SQLite needs of a file system -----------------------------------------------------------------------
+# -- requirements of SQLite -----------------------------------------------------------------------------------
 
 
 def test_where_there_is_no_log_one_sentence_says_so(tmp_path: Path) -> None:
-    """SQLite leaves the journal as it is there, without an error: that is not tried again for ever."""
+    """SQLite silently keeps its old journal mode there; switching must not be retried for ever."""
     uri = f"file:{tmp_path / 'bus.db'}?vfs=unix-dotfile"
     with (
         closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection,
@@ -63,7 +63,7 @@ def test_where_there_is_no_log_one_sentence_says_so(tmp_path: Path) -> None:
 
 @pytest.fixture
 def lock(tmp_path: Path) -> Iterator[Path]:
-    """A database that somebody has locked, which is how a file system without locks looks to SQLite."""
+    """A database that another connection has locked. SQLite sees a file system without locks in the same way."""
     path = tmp_path / "bus.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
@@ -71,7 +71,7 @@ def lock(tmp_path: Path) -> Iterator[Path]:
 
 
 def no(number: int) -> Callable[..., object]:
-    """A call that fails."""
+    """A call that always fails."""
 
     def fail(*_: object, **__: object) -> object:
         raise OSError(number, os.strerror(number))
@@ -80,7 +80,7 @@ def no(number: int) -> Callable[..., object]:
 
 
 def test_where_there_are_no_locks_one_sentence_says_so(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite says that somebody else is writing. `doctor` finds the reason, too."""
+    """SQLite reports a lock of another process; `doctor` finds the real reason, too."""
     monkeypatch.setattr(fcntl, "lockf", no(errno.ENOLCK))
 
     with pytest.raises(StoreUnsuitable, match=r"has no locks.*local disk.*BUS_URL"):
@@ -90,7 +90,7 @@ def test_where_there_are_no_locks_one_sentence_says_so(lock: Path, monkeypatch: 
 
 
 def test_where_memory_is_not_shared_one_sentence_says_so(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite says "disk I/O error"."""
+    """SQLite reports only "disk I/O error"."""
     monkeypatch.setattr(mmap, "mmap", no(errno.ENODEV))
 
     with pytest.raises(StoreUnsuitable, match="no memory that processes can share"):
@@ -99,7 +99,7 @@ def test_where_memory_is_not_shared_one_sentence_says_so(lock: Path, monkeypatch
 
 
 def test_a_lock_of_another_process_is_not_taken_for_a_bad_file_system(lock: Path) -> None:
-    """Somebody who writes for long is what it was: another process, and a reason to try again."""
+    """A long write of another process is reported as such, and as a reason to try again."""
     with pytest.raises(sqlite3.OperationalError) as refused:
         connect(lock, 0.1)
     assert isinstance(sqlite.translate(refused.value, lock), StoreBusy)
@@ -107,7 +107,7 @@ def test_a_lock_of_another_process_is_not_taken_for_a_bad_file_system(lock: Path
 
 
 def test_before_the_first_use_doctor_tries_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bus that could not be made is a problem before anybody tries."""
+    """A bus that could not be created is reported before its first use."""
     assert problems(tmp_path / "bus.db") == ""
     monkeypatch.setattr(fcntl, "lockf", no(errno.ENOLCK))
     assert "has no locks" in problems(tmp_path / "bus.db")
@@ -127,7 +127,7 @@ def test_before_the_first_use_doctor_tries_the_folder(tmp_path: Path, monkeypatc
 def test_a_network_file_system_is_known_by_where_it_is_mounted(
     path: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The innermost one counts, and of two at one place the later."""
+    """The innermost mount counts, and the later one of two at the same place."""
     mounts = [("/", "ext4"), ("/home", "nfs4"), ("/home/me/local", "xfs"), ("/mnt/c", "9p"), ("/srv/x", "ext4")]
     monkeypatch.setattr(disk, "_mounts", lambda: [*mounts, ("/srv/x", "fuse.sshfs")])
     monkeypatch.setattr(disk, "real", lambda path: path)
@@ -136,7 +136,7 @@ def test_a_network_file_system_is_known_by_where_it_is_mounted(
 
 
 def test_doctor_says_a_word_on_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It works from one machine, so it is no problem; what to do elsewhere is said."""
+    """It works from one machine, so it is not a problem; `doctor` says what to do on several."""
     monkeypatch.setattr(disk, "_mounts", lambda: [("/", "nfs4")])
     told = found(tmp_path / "bus.db", "file system")
     assert told.ok is None
@@ -144,14 +144,14 @@ def test_doctor_says_a_word_on_a_network_file_system(tmp_path: Path, monkeypatch
 
 
 def test_a_file_that_may_not_be_written_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another user's, or one on a disk that may only be read: SQLite opens it, and notices when it writes."""
+    """SQLite opens a file of another user, or on a read-only disk, and fails only when it writes."""
     Store(tmp_path / "bus.db").connection.close()
     assert problems(tmp_path / "bus.db") == ""
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert "may not be written; check its permissions, or set BUS_DB" in problems(tmp_path / "bus.db")
 
 
-# -- what is no database file ------------------------------------------------------------------------------------
+# -- paths that are not database files ---------------------------------------------------------------------------
 
 
 def a_folder(path: Path) -> None:
@@ -170,7 +170,7 @@ def a_loop(path: Path) -> None:
     ("make", "said"), [(a_folder, "is a folder"), (a_pipe, "is not a regular file"), (a_loop, "cannot be checked")]
 )
 def test_what_is_no_file_is_named_as_what_it_is(make: Callable[[Path], None], said: str, tmp_path: Path) -> None:
-    """By whoever opens it and by `doctor`, with what to set instead."""
+    """Both the opening process and `doctor` say what to set instead."""
     path = tmp_path / "bus.db"
     make(path)
 
@@ -180,7 +180,7 @@ def test_what_is_no_file_is_named_as_what_it_is(make: Callable[[Path], None], sa
 
 
 def test_a_path_that_is_too_long_for_sqlite_is_said_to_be_that(tmp_path: Path) -> None:
-    """Its own word is that the file cannot be opened."""
+    """SQLite's own message says only that the file cannot be opened."""
     path = tmp_path / ("a" * 250) / ("b" * 250) / "bus.db"
     with pytest.raises(StoreUnsuitable, match="bytes, and SQLite opens up to"):
         connect(path, 0.1)
@@ -193,19 +193,19 @@ def test_a_name_that_no_file_can_have_is_a_finding(tmp_path: Path) -> None:
 
 
 def test_two_names_of_one_file_are_a_problem(tmp_path: Path) -> None:
-    """Each would have a log of its own, and the file would be damaged."""
+    """Each name would have a log of its own, which would damage the file."""
     Store(tmp_path / "bus.db").connection.close()
     assert problems(tmp_path / "bus.db") == ""
     (tmp_path / "other.db").hardlink_to(tmp_path / "bus.db")
     assert "2 names" in problems(tmp_path / "bus.db")
 
 
-# -- a link in its place ---------------------------------------------------------------------------------------------
+# -- symbolic links --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.anyio
 async def test_a_bus_behind_a_link_keeps_its_log_bounded_and_tells_of_changes(tmp_path: Path) -> None:
-    """The log lies beside the file itself: it is checkpointed there, and its changes wake whoever waits."""
+    """The log lies beside the real file: it is checkpointed there, and changes to it wake waiting calls."""
     (tmp_path / "data").mkdir()
     link, path = tmp_path / "bus.db", tmp_path / "data" / "real.db"
     link.symlink_to(path)
@@ -225,7 +225,7 @@ async def test_a_bus_behind_a_link_keeps_its_log_bounded_and_tells_of_changes(tm
 
 @pytest.mark.anyio
 async def test_a_link_that_leads_elsewhere_now_is_followed(tmp_path: Path) -> None:
-    """As a file that was replaced."""
+    """The new target is followed in the same way as a replaced file."""
     link = tmp_path / "bus.db"
     for name in ("one.db", "two.db"):
         store = Store(tmp_path / name)
@@ -242,7 +242,7 @@ async def test_a_link_that_leads_elsewhere_now_is_followed(tmp_path: Path) -> No
     await database.close()
 
 
-# -- what happens to the files of a bus in use -------------------------------------------------------------------
+# -- damage to the files of a bus in use -------------------------------------------------------------------------
 
 
 def cut_off_the_index(path: Path) -> None:
@@ -273,7 +273,7 @@ def remove_both(path: Path) -> None:
 def test_harm_to_the_log_ends_no_server_and_loses_nothing(
     harm: Callable[[Path], None], others: int, tmp_path: Path
 ) -> None:
-    """A process that touched a cut-off index would be killed by the system. All servers still find what was stored."""
+    """The system would kill a process that touches a truncated index. All servers still find the stored data."""
     path = tmp_path / "bus.db"
     with wire(path) as server, wire(path) as other:
         servers = [server, other][: 1 + others]
@@ -304,7 +304,7 @@ def _value(server: Wire) -> object:
 @pytest.mark.anyio
 @pytest.mark.parametrize("left", [0, 0.5])
 async def test_a_log_that_was_cut_off_costs_what_was_in_it_and_no_more(tmp_path: Path, left: float) -> None:
-    """The calls after the first work, on what is left, and the file is sound."""
+    """From the second call on, calls succeed on the remaining data, and the file is sound."""
     path = tmp_path / "bus.db"
     databases = [Database(path, 5.0, alive=lambda *_: True) for _ in range(2)]
     for database in databases:

@@ -1,4 +1,4 @@
-"""Files of the original claude-bus, of newer versions, and of somebody else."""
+"""Opening files of the original claude-bus, of newer versions, and of other programs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ INSERT INTO listeners (address, host, pid, started) VALUES ('udp:127.0.0.1:1', '
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[[str], Path]:
-    """A function that makes an SQLite file of a script."""
+    """A function that creates an SQLite file from a script."""
 
     def make(script: str) -> Path:
         path = tmp_path / "old.db"
@@ -102,14 +102,18 @@ def file(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def schema(path: Path) -> dict[str, str]:
-    """What a database is made of, by name, but for comments and spaces: an older file has those of its time."""
+    """The definitions of a database by name, without comments and spaces, which an older file may have in another
+    form.
+    """
     with closing(sqlite3.connect(path)) as db:
         rows = db.execute("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
         return {name: _plain(sql) for name, sql in rows}
 
 
 def _plain(sql: str) -> str:
-    """One spelling; the parts of a table sorted, since a column that was added later stands at its end."""
+    """A canonical spelling; the columns of a table are sorted, because a column that was added later stands at the
+    end.
+    """
     words = " ".join(re.sub(r"--.*", "", sql).split())
     spelled = re.sub(r" ?([(),]) ?", r"\1", words)
     found = re.fullmatch(r"(CREATE TABLE [^(]*)\((.*)\)(.*)", spelled)
@@ -120,7 +124,7 @@ def _plain(sql: str) -> str:
 
 
 def _flat(nested: re.Match[str]) -> str:
-    """Parentheses within parentheses, as one level."""
+    """Flatten nested parentheses to one level."""
     return "(" + nested[0][1:-1].replace("(", "<").replace(")", ">") + ")"
 
 
@@ -145,7 +149,7 @@ def version(path: Path) -> int:
     ],
 )
 def test_both_ways_arrive_at_one_schema(script: str, file: Callable[[str], Path], tmp_path: Path) -> None:
-    """A migrated file is made of exactly what a new one is made of."""
+    """A migrated file has exactly the definitions of a new one."""
     Store(file(script)).connection.close()
     Store(tmp_path / "new.db").connection.close()
 
@@ -155,7 +159,7 @@ def test_both_ways_arrive_at_one_schema(script: str, file: Callable[[str], Path]
 
 @pytest.mark.parametrize("mark", ["", "PRAGMA user_version = 1;"])
 def test_version_1_keeps_state_and_agents_and_drops_messages(file: Callable[[str], Path], mark: str) -> None:
-    """As in the original's own migration; the file may carry no version at all."""
+    """As in the original's own migration; the file may even have no version."""
     store = Store(file(VERSION_1 + mark))
 
     entries = {e.key: (e.value, e.version, e.updated_by) for e in store(state.list_state, "default", values=True)}
@@ -169,7 +173,7 @@ def test_version_1_keeps_state_and_agents_and_drops_messages(file: Callable[[str
 
 
 def test_version_2_keeps_agents_with_their_globs(file: Callable[[str], Path]) -> None:
-    """Names, roles and globs go over; who was only written to, or only holds a claim, has a mailbox."""
+    """Names, roles and globs are kept; an agent that only received mail, or only holds a claim, gets a mailbox."""
     store = Store(file(VERSION_2 + TALK))
 
     assert store.rows("SELECT name, role, owns, registered FROM agents ORDER BY name") == [
@@ -184,7 +188,7 @@ def test_version_2_keeps_agents_with_their_globs(file: Callable[[str], Path]) ->
 
 
 def test_version_2_keeps_messages_in_order_with_increasing_times(file: Callable[[str], Path]) -> None:
-    """Ids stay, so that replies do; equal, missing and backward times become strictly increasing."""
+    """Ids stay, so that replies stay valid; equal, missing and decreasing times become strictly increasing."""
     store = Store(file(VERSION_2 + TALK))
 
     rows = store.rows("SELECT id, ts, sender, recipient, broadcast, content, reply_to FROM messages ORDER BY id")
@@ -201,7 +205,7 @@ def test_version_2_keeps_messages_in_order_with_increasing_times(file: Callable[
 
 
 def test_what_has_a_receipt_is_read_and_the_rest_is_unread(file: Callable[[str], Path]) -> None:
-    """Also what the original's cursor passed over without ever returning it comes now."""
+    """Messages that the original's cursor skipped without returning them are delivered now."""
     store = Store(file(VERSION_2 + TALK))
     alice, bob, carol = store.join("alice"), store.join("bob"), store.join("carol")
 
@@ -217,7 +221,7 @@ def test_what_has_a_receipt_is_read_and_the_rest_is_unread(file: Callable[[str],
 
 
 def test_receipts_of_version_2_go_over(file: Callable[[str], Path]) -> None:
-    """Who had read a message, and when, is still known to its sender."""
+    """A sender can still see who read a message, and when."""
     store = Store(file(VERSION_2 + TALK))
     alice = store.join("alice")
 
@@ -228,7 +232,7 @@ def test_receipts_of_version_2_go_over(file: Callable[[str], Path]) -> None:
 
 
 def test_state_of_version_2_keeps_its_versions(file: Callable[[str], Path]) -> None:
-    """A compare-and-set goes on where it was, and versions do not repeat after a deletion."""
+    """Compare-and-set continues from the old version, and versions do not repeat after a deletion."""
     store = Store(file(VERSION_2 + TALK))
     alice = store.join("alice")
 
@@ -238,7 +242,7 @@ def test_state_of_version_2_keeps_its_versions(file: Callable[[str], Path]) -> N
 
 
 def test_live_claims_of_version_2_hold_on(file: Callable[[str], Path]) -> None:
-    """A claim keeps its end; one without times is over."""
+    """A claim keeps its expiry; one without times has ended."""
     store = Store(file(VERSION_2 + TALK))
 
     assert [(c.path, c.owner, c.expires) for c in store(claims.list_claims, "default")] == [
@@ -257,7 +261,7 @@ INSERT INTO claims VALUES
 def test_relative_claims_of_version_2_hold_in_every_repository_until_they_are_released(
     file: Callable[[str], Path],
 ) -> None:
-    """The original did not note where they are relative to. Resources and absolute paths are what they were."""
+    """The original did not store their root. Resources and absolute paths keep their meaning."""
     store = Store(file(VERSION_2 + TALK + HELD))
     alice, bob = Address("alice", "default"), store.join("bob")
     for place in (
@@ -286,7 +290,7 @@ def test_relative_claims_of_version_2_hold_in_every_repository_until_they_are_re
 
 
 def test_a_sound_file_comes_out_sound(file: Callable[[str], Path]) -> None:
-    """After a migration every reference has its row, and the file its integrity."""
+    """After a migration every reference has its row, and the integrity check passes."""
     store = Store(file(VERSION_2 + TALK))
 
     assert store.rows("PRAGMA foreign_key_check") == []
@@ -294,7 +298,7 @@ def test_a_sound_file_comes_out_sound(file: Callable[[str], Path]) -> None:
 
 
 def test_many_processes_that_open_an_old_file_at_once_migrate_it_once(file: Callable[[str], Path]) -> None:
-    """Sessions start together; each finds the migrated file, whoever was first."""
+    """Sessions may start together; each finds the migrated file, whichever was first."""
     path = file(VERSION_2 + TALK)
 
     answers = together([actor("open", path) for _ in range(6)])
@@ -314,7 +318,7 @@ def test_many_processes_that_make_a_new_file_at_once_make_one(tmp_path: Path) ->
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(file: Callable[[str], Path]) -> None:
-    """An old file that does not fit is refused whole; nothing is half migrated."""
+    """An old file that does not fit is refused as a whole; no part of it is migrated."""
     path = file(VERSION_2 + TALK + "CREATE TABLE bindings (something TEXT);")
     before = schema(path)
 
@@ -345,7 +349,9 @@ PRAGMA user_version = 2;
 def test_an_original_file_is_kept_as_a_copy(
     script: str, file: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Beside it, whole by itself, for this user alone; it is said once, and a later start makes none."""
+    """The copy lies beside it, complete and private to this user; it is announced once, and a later start makes
+    none.
+    """
     path = file(script)
     path.chmod(0o644)
     with closing(sqlite3.connect(path)) as db:
@@ -363,7 +369,7 @@ def test_an_original_file_is_kept_as_a_copy(
 
 
 def test_an_earlier_copy_is_not_written_over(file: Callable[[str], Path]) -> None:
-    """Somebody who put the old file back and starts again has two."""
+    """A user who restores the old file and starts again has two copies."""
     path = file(VERSION_2 + TALK)
     Path(f"{path}.version-2").write_text("mine", encoding="utf-8")
     connect(path, 1.0).close()
@@ -373,7 +379,7 @@ def test_an_earlier_copy_is_not_written_over(file: Callable[[str], Path]) -> Non
 
 
 def test_our_own_file_is_not_copied(file: Callable[[str], Path]) -> None:
-    """Its migrations only add."""
+    """Migrations of our own files only add to them."""
     path = file(VERSION_3 + MAIL)
     connect(path, 1.0).close()
     assert not [found for found in path.parent.iterdir() if ".version-" in found.name]
@@ -382,11 +388,11 @@ def test_our_own_file_is_not_copied(file: Callable[[str], Path]) -> None:
 def test_a_name_that_is_not_valid_any_more_is_changed_with_all_that_is_its_own(
     file: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its mail can be read and answered, its claim released; the log says what it is called now."""
+    """Mail for the old name can be read and answered, and its claim released; the log gives the new name."""
     store = Store(file(VERSION_2 + ODD))
 
     names = {row[0] for row in store.rows("SELECT name FROM agents")}
-    assert names >= {"alice", "bob-smith", "Bob-Smith", "session", "session-2"}  # `system` passes for somebody else
+    assert names >= {"alice", "bob-smith", "Bob-Smith", "session", "session-2"}  # `system` could pass for the bus
     for name in names:
         assert check_name(name) == name
     bob, alice = store.join("Bob-Smith"), store.join("alice")
@@ -405,7 +411,7 @@ def test_a_name_that_is_not_valid_any_more_is_changed_with_all_that_is_its_own(
 
 
 def test_doctor_says_what_the_first_start_will_do(file: Callable[[str], Path], tmp_path: Path) -> None:
-    """A file that waits to be migrated is no problem, and stays as it is while it is looked at."""
+    """A file that waits to be migrated is not a problem, and `doctor` does not change it."""
     path = file(VERSION_2 + TALK)
     path.chmod(0o600)
     found = inspect(path, 1.0)
@@ -422,7 +428,7 @@ def test_doctor_says_what_the_first_start_will_do(file: Callable[[str], Path], t
 
 
 def test_version_3_keeps_what_waits_and_what_was_recalled(file: Callable[[str], Path]) -> None:
-    """Nothing is read or unread by a migration; a question that was read comes once before idling."""
+    """A migration does not change what is read; a request that was read is recalled once before idling."""
     store = Store(file(VERSION_3 + MAIL))
     bob = store.join("bob")
 
@@ -434,7 +440,7 @@ def test_version_3_keeps_what_waits_and_what_was_recalled(file: Callable[[str], 
 
 
 def test_claims_of_version_4_hold_on(file: Callable[[str], Path]) -> None:
-    """Without what lies above them, as they were; renewed they have it."""
+    """They stay unchanged, without the repositories above them; a renewal adds these."""
     held = (
         "INSERT INTO agents (name) VALUES ('alice'); INSERT INTO claims (scope, path, stem, owner, created, expires) "
         "VALUES ('example.org/sub', 'z.py', 'z.py', 'alice', 1.0, 9e9);"
@@ -454,7 +460,7 @@ def test_claims_of_version_4_hold_on(file: Callable[[str], Path]) -> None:
 
 
 def test_a_newer_file_is_left_alone_and_works(tmp_path: Path) -> None:
-    """Migrations only add: a process of today works on a file of tomorrow, and does not turn it back."""
+    """Because migrations only add, an old process works on a newer file, and does not downgrade it."""
     path = tmp_path / "bus.db"
     Store(path).connection.close()
     with closing(sqlite3.connect(path)) as db:
@@ -483,7 +489,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("script", FOREIGN.values(), ids=FOREIGN)
 def test_somebody_elses_database_is_refused_and_untouched(script: str, file: Callable[[str], Path]) -> None:
-    """A wrong BUS_DB does no harm: not a byte, a mode or a neighbouring file changes."""
+    """A wrong BUS_DB does no harm: no byte, mode or neighbouring file changes."""
     path = file(script)
     path.chmod(0o644)
     before = path.read_bytes()
@@ -498,7 +504,7 @@ def test_somebody_elses_database_is_refused_and_untouched(script: str, file: Cal
 
 @pytest.mark.parametrize("content", [b"# my notes\n" * 500, b"\x00" * 4096, b"SQLite format 3\x00" + b"\xff" * 4080])
 def test_a_file_that_is_no_database_is_refused_and_untouched(content: bytes, tmp_path: Path) -> None:
-    """Whatever BUS_DB points to, a file with content that we cannot read is never written."""
+    """A non-empty file that cannot be read as a database is never written."""
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     path.chmod(0o644)
@@ -511,7 +517,7 @@ def test_a_file_that_is_no_database_is_refused_and_untouched(content: bytes, tmp
 
 
 def test_a_server_on_such_a_file_says_so_and_lives(file: Callable[[str], Path], tmp_path: Path) -> None:
-    """The tool's answer names the file and the way out; after the user set it right, the same server works."""
+    """The tool's answer names the file and the way out; after the user has fixed it, the same server works."""
     path = file(FOREIGN["another program's"])
     with wire(path) as server:
         refused = server.call("register", name="alice")
@@ -526,7 +532,7 @@ def test_a_server_on_such_a_file_says_so_and_lives(file: Callable[[str], Path], 
 
 
 def test_the_schema_reads_with_the_plain_sqlite3_program(tmp_path: Path) -> None:
-    """Tables are STRICT and relational, so that anybody can look with what the system has."""
+    """Tables are STRICT and relational, so that any user can inspect them with the system's own tools."""
     Store(tmp_path / "bus.db").connection.close()
 
     tables = [name for name, sql in schema(tmp_path / "bus.db").items() if sql.startswith("CREATE TABLE")]

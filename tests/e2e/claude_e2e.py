@@ -1,7 +1,7 @@
-"""Run the real Claude Code client against `FakeAnthropic`: headless, or in a terminal.
+"""Runs the real Claude Code client against `FakeAnthropic`: headless, or in a terminal.
 
-The client never sees the caller's environment: it gets the variables of `Sandbox.env`
-only, with a HOME and a CLAUDE_CONFIG_DIR of its own.
+The client never sees the caller's environment. It gets only the variables of `Sandbox.env`, with a HOME and a
+CLAUDE_CONFIG_DIR of its own.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ class Sandbox:
         _merge(self.config / "settings.json", **values)
 
     def preferences(self, **values: object) -> None:
-        """Merge into what the client keeps of its user's choices beside the settings."""
+        """Merge into the preferences that the client keeps besides the settings."""
         _merge(self.config / ".claude.json", **values)
 
     def run(self, *args: str, stdin: str = "", env: dict[str, str] | None = None) -> str:
-        """Any `claude ...` command to its end; what it printed."""
+        """Run any `claude ...` command to its end; returns its output."""
         done = subprocess.run(
             [self.binary, *args],
             cwd=self.project,
@@ -163,13 +163,13 @@ class Tui:
         return self._tmux("capture-pane", "-p", "-e").rstrip()
 
     def keys(self, *names: str) -> None:
-        """Keys by their tmux names: Enter, Escape, C-c, Up, ..."""
+        """Press keys, by their tmux names: Enter, Escape, C-c, Up, ..."""
         self._tmux("send-keys", *names)
 
     def prompt(self, line: str) -> None:
         """Type a prompt (or a /command) and submit it.
 
-        The box takes text and Enter in one go as a paste: the line must be on screen first.
+        The input box takes text and Enter sent together as a paste, so the line must be on the screen before Enter.
         """
         self._tmux("send-keys", "-l", line)
         self.wait_for(line[-20:])
@@ -185,14 +185,14 @@ class Tui:
         self._wait(lambda: self._said("status") == "idle", "the client is idle", patience)
 
     def wait_until_kept(self, conversation: str) -> None:
-        """Wait until the client has written down all of a conversation's last turn, and could resume it.
+        """Wait until the client has stored the last turn of the conversation completely, so that it can be resumed.
 
-        The file alone is no proof: the client makes it for its own settings, before the first message is in it.
+        The file's existence is no proof: the client creates it for its own settings before the first message.
         """
         self._wait(lambda: self._answered(conversation), f"the last answer of {conversation} is written down", PATIENCE)
 
     def _answered(self, conversation: str) -> bool:
-        """Whether the last message written down is a text of the model's."""
+        """Tells whether the last stored message is a text of the model."""
         for path in self._sessions.parent.glob(f"projects/*/{conversation}.jsonl"):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             entries = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -220,14 +220,14 @@ class Tui:
         self.switch("/clear")
 
     def switch(self, command: str) -> None:
-        """Go over to another conversation with a /command."""
+        """Switch to another conversation with a /command."""
         before = self._said("sessionId")
         self.prompt(command)
         self._wait(lambda: self._said("sessionId") not in (None, before), "another conversation begins", PATIENCE)
         self.wait_until_idle()
 
     def interrupt(self) -> None:
-        """Press Esc in a turn the model has not begun to answer; the prompt comes back to the box and is deleted."""
+        """Press Esc in a turn that the model has not begun to answer; delete the prompt that returns to the box."""
         self.keys("Escape")
         self.wait_until_idle()
         self.keys("C-u")

@@ -32,27 +32,27 @@ class Session:
         self._bus = bus
 
     def say(self, prompt: str) -> Request:
-        """Submit a prompt; the request in which the model reads it."""
+        """Submit a prompt; returns the request in which the model reads it."""
         count = len(self.model.main)
         self.tui.prompt(prompt)
         return self.model.wait_main(count + 1)
 
     def turn(self, prompt: str) -> Request:
-        """Submit a prompt and wait for the end of the turn; the request that began it."""
+        """Submit a prompt and wait for the end of the turn; returns the request that began it."""
         request = self.say(prompt)
         self.wait_until("idle")
         return request
 
     def wait_until(self, status: str) -> None:
-        """Wait until the bus knows the session as working, idle or offline."""
+        """Wait until the bus shows the session as working, idle or offline."""
         self._bus.wait_for_status(self.name, status)
 
     def wait_until_resumable(self) -> None:
-        """Wait until the client has written the last turn down: what is killed before has nothing to resume."""
+        """Wait until the client has stored the last turn: a client killed earlier leaves nothing to resume."""
         self.tui.wait_until_kept(self._bus.conversation(self.name))
 
     def servers(self) -> list[psutil.Process]:
-        """The bus server and what stands between it and the client, the server first."""
+        """The processes of the bus server: the server first, then those between it and the client."""
         server = psutil.Process(self._bus.server_pid(self.name))
         above = itertools.takewhile(lambda parent: parent.pid != self.tui.pid, server.parents())
         return [server, *above]
@@ -64,7 +64,7 @@ class Session:
         eventually(lambda: self._bus.server_pid(self.name) != killed, "another server runs")
 
     def kill_all_servers(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Kill the bus server and what stands between it and the client: none of them sees another die."""
+        """Kill the bus server and the processes between it and the client, so that none of them sees another die."""
         servers = self.servers()
         for process in servers:
             process.suspend()
@@ -74,7 +74,7 @@ class Session:
         psutil.wait_procs(servers, PATIENCE)
 
     def lose_power(self) -> None:
-        """End the client and its bus server so that neither sees the other die."""
+        """Kill the client and its bus server so that neither sees the other die."""
         self.kill_all_servers(self.tui.kill)
 
     def exit(self) -> None:
@@ -84,7 +84,7 @@ class Session:
 
 
 class StartSession:
-    """Starts sessions of the plugin, registered under a name if one is given."""
+    """Starts sessions with the plugin, registered under a name if one is given."""
 
     def __init__(self, box: Sandbox, bus: Peer, running: ExitStack) -> None:
         self._box, self._bus, self._running = box, bus, running
@@ -92,7 +92,7 @@ class StartSession:
     def __call__(
         self, name: str, *script: Script, args: tuple[str, ...] = (), join: bool = True, default: Script | None = None
     ) -> Session:
-        """With `join=False` the session is not registered, and `name` the one it is listed under."""
+        """With `join=False` the session is not registered, and `name` is the one under which the bus lists it."""
         model = self._running.enter_context(FakeAnthropic(script, default=default))
         env = {"ANTHROPIC_BASE_URL": model.url} | ({"BUS_NAME": name} if join else {})
         plugin = ("--plugin-dir", str(PLUGIN), "--permission-mode", "manual")
@@ -100,9 +100,9 @@ class StartSession:
         return Session(tui, model, self._bus, name, self._box.project)
 
     def joined(self, name: str) -> Session:
-        """A session whose model took the name with the tool: nothing in its environment tells it.
+        """A session whose model took the name with the tool; nothing in its environment sets the name.
 
-        Whatever becomes of it now, its conversation can be resumed.
+        Its conversation has been stored, so a test may kill it and resume it.
         """
         started = self("", tool(f"{TOOLS}__register", name=name), text("joined"), join=False)
         started.say(JOINS)
@@ -124,13 +124,13 @@ def box(tmp_path: Path, db: Path) -> Sandbox:
 
 @pytest.fixture
 def onlooker(db: Path) -> Peer:
-    """Somebody who sees what happens on the bus, and has no part in it."""
+    """An observer that sees what happens on the bus and takes no part in it."""
     return Peer(db, "onlooker")
 
 
 @pytest.fixture
 def backend(db: Path) -> Peer:
-    """A peer that is no session."""
+    """A peer that is not a session."""
     peer = Peer(db, "backend")
     peer.join()
     return peer

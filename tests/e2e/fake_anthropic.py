@@ -1,7 +1,7 @@
-"""A scripted stand-in for the Anthropic Messages API, of the standard library only.
+"""A scripted stand-in for the Anthropic Messages API, written with the standard library only.
 
-The real Claude Code client, pointed at it with ANTHROPIC_BASE_URL, is answered from a
-script, and every request is kept: so a test knows what the model would have read.
+The real Claude Code client, pointed at it with ANTHROPIC_BASE_URL, is answered from a script. Every request is
+kept, so that a test knows what the model would have read.
 
     with FakeAnthropic([tool("Bash", command="echo hi"), text("done")]) as api:
         ...                                   # run claude with api.url
@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 
 PATIENCE = 90.0
-"""Seconds to wait for what must happen; a loaded machine takes long to start a client."""
+"""Seconds to wait for an expected event; a loaded machine takes long to start a client."""
 
 
 # -- script ---------------------------------------------------------------------
@@ -35,13 +35,13 @@ class Turn:
     text: str | None = None
     tools: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     hold: threading.Event | None = None
-    """The answer is not given before somebody sets this."""
+    """The answer is withheld until this event is set."""
     status: int = 200
-    """What the API answers with instead, if it is an error."""
+    """The error to answer with instead, if any."""
 
 
 Script = Turn | Callable[["Request"], Turn]
-"""A turn, or what decides on one from what the client sent."""
+"""A turn, or a function that chooses one from the client's request."""
 
 
 def text(value: str) -> Turn:
@@ -53,21 +53,21 @@ def tool(name: str, /, **tool_input: Any) -> Turn:
 
 
 def when(given: threading.Event, answer: Turn) -> Turn:
-    """An answer that is not given before its time."""
+    """An answer that is withheld until the event is set."""
     return replace(answer, hold=given)
 
 
 def held(value: str, until: threading.Event) -> Turn:
-    """A text that is not answered until the event is set."""
+    """A text that is withheld until the event is set."""
     return when(until, text(value))
 
 
 def refused(status: int, reason: str) -> Turn:
-    """An error of the API. The client repeats a request only for some, such as 429, 500 and 529."""
+    """An error of the API. The client retries only after some, such as 429, 500 and 529."""
     return Turn(text=reason, status=status)
 
 
-# -- what the client sent -------------------------------------------------------
+# -- requests of the client -----------------------------------------------------
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Request:
 
     @property
     def is_main(self) -> bool:
-        """A turn of the agent's loop, as opposed to a call for a title or a summary."""
+        """Tells whether the request is a turn of the agent's loop, as opposed to a call for a title or a summary."""
         return self.is_messages and bool(self.body.get("tools"))
 
     @property
@@ -104,15 +104,14 @@ class Request:
         return [_readable(block) for message in self.messages for block in _blocks(message)]
 
     def last_user(self) -> list[str]:
-        """The texts after the last answer: the newest prompt or tool results, and what
-        the client put with them, be it as blocks of the user's message or as a
-        message of role `system` after it.
+        """The texts after the last answer: the newest prompt or tool results, and the texts that the client added
+        to them, as blocks of the user's message or as a message of role `system` after it.
         """
         newest = list(itertools.takewhile(lambda m: m["role"] != "assistant", reversed(self.messages)))
         return [_readable(block) for message in reversed(newest) for block in _blocks(message)]
 
     def said(self) -> list[str]:
-        """The texts that stand for the user's, without what tools returned."""
+        """The texts of the user's messages, without the results of tools."""
         blocks = [block for message in self.messages if message["role"] == "user" for block in _blocks(message)]
         return [str(block["text"]) for block in blocks if block.get("type") == "text"]
 
@@ -125,7 +124,7 @@ class Request:
         ]
 
     def everything(self) -> str:
-        """All that the model would have read, descriptions of tools excepted."""
+        """Everything that the model would have read, except the descriptions of tools."""
         return "\n".join([self.system, *self.texts()])
 
 
@@ -141,7 +140,7 @@ def _readable(block: dict[str, Any]) -> str:
 
 
 def flatten(content: Any) -> str:
-    """The text of a content field in any of its shapes."""
+    """The text of a content field, whatever its form."""
     if isinstance(content, str):
         return content
     return "\n".join(_readable(block) for block in content or [])
@@ -153,8 +152,8 @@ def flatten(content: Any) -> str:
 class FakeAnthropic:
     """The model. Each request of an agent's loop takes the next turn of the script.
 
-    Once the script is empty the answer is `default`. Requests that are no turn of the
-    loop are answered too and take nothing.
+    Once the script is empty, the answer is `default`. Requests outside of the loop are answered too, and consume no
+    turn.
     """
 
     def __init__(self, script: Iterable[Script] = (), *, default: Script | None = None) -> None:
@@ -195,7 +194,7 @@ class FakeAnthropic:
             return [request for request in self._requests if request.is_main]
 
     def wait(self, look: Callable[[], T | None], patience: float = PATIENCE) -> T:
-        """What `look` returns as soon as it is true; it is asked again at every request."""
+        """Wait until `look` returns something true, and return it; `look` is called again at every request."""
         end = time.monotonic() + patience
         with self._changed:
             while not (found := look()):
@@ -205,7 +204,7 @@ class FakeAnthropic:
             return found
 
     def wait_main(self, count: int, patience: float = PATIENCE) -> Request:
-        """The `count`-th request of the agent's loop, once it came."""
+        """Wait for the `count`-th request of the agent's loop, and return it."""
         return self.wait(lambda: self.main[count - 1] if len(self.main) >= count else None, patience)
 
     # -- for the handler
@@ -216,7 +215,9 @@ class FakeAnthropic:
             self._changed.notify_all()
 
     def answer(self, request: Request) -> tuple[int, dict[str, Any]]:
-        """The status and the message, or the error, that answer a request, when it is time."""
+        """The status and the message, or the error, with which a request is answered; returns when the answer is
+        due.
+        """
         turn = self._next_turn(request)
         while turn.hold and not (turn.hold.wait(0.2) or self._stopped.is_set()):
             pass
@@ -267,7 +268,7 @@ class _Server(ThreadingHTTPServer):
         self.fake = fake
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away in the middle of an answer is not our error."""
+        """A client that disconnects in the middle of an answer is not our error."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""What the model read of the bus in a request."""
+"""The texts of the bus in a request, as the model read them."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Mail:
 
 
 def news(request: Request) -> list[str]:
-    """What hooks added to the newest part of the conversation, without what the client put before it."""
+    """Texts that hooks added to the newest part of the conversation, without the client's own wrapping."""
     return [text[found.start() :] for text in request.last_user() if (found := _HOOK.search(text))]
 
 
 def came_with(request: Request) -> list[str]:
-    """The hook events that the news came with."""
+    """The hook events that brought the news."""
     return [event for text in news(request) for event in _HOOK.findall(text)]
 
 
 def mail(request: Request) -> list[Mail]:
-    """The messages among the news, in the order in which they are read."""
+    """The messages in the news, in the order in which the model reads them."""
     return _mail(news(request))
 
 

@@ -1,4 +1,4 @@
-"""Layers between a session and its bus: a sandbox round its shell, a wrapper round its server."""
+"""Layers between a session and its bus: a sandbox around its shell, a wrapper around its server."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ needs_sandbox = pytest.mark.skipif(
 
 @pytest.fixture
 def db(tmp_path: Path) -> Path:
-    """In a folder of its own, as `~/.claude-bus` is."""
+    """The database, in a folder of its own, as `~/.claude-bus` is."""
     return tmp_path / "bus" / "bus.db"
 
 
 @pytest.fixture
 def box(box: Sandbox) -> Iterator[Sandbox]:
-    """The sandbox's own sockets need a folder whose name is short."""
+    """A box with a short path, which the sandbox's own sockets need."""
     with tempfile.TemporaryDirectory(prefix="s") as folder:
         box.env["TMPDIR"] = folder
         yield box
@@ -48,7 +48,7 @@ def settings(box: Sandbox, **values: Any) -> None:
 
 
 def sandboxed(box: Sandbox, *writable: Path) -> None:
-    """Commands run in the client's sandbox, which may write to these folders."""
+    """Run commands in the client's sandbox, which may write to these folders."""
     box.env["PYTHONPATH"] = SOURCE
     allowed = {"filesystem": {"allowWrite": [str(path) for path in writable]}} if writable else {}
     settings(
@@ -66,7 +66,7 @@ def sandboxed(box: Sandbox, *writable: Path) -> None:
 def test_a_sandboxed_shell_speaks_as_its_session_and_ends_nobody(
     box: Sandbox, session: StartSession, backend: Peer, db: Path
 ) -> None:
-    """It sees neither its own client's process nor anybody else's, which is no reason to take them for dead."""
+    """A sandboxed shell sees neither its own client's process nor any other, and must not take them for dead."""
     sandboxed(box, db.parent)
     frontend = session(
         "frontend",
@@ -109,7 +109,7 @@ def test_a_sandbox_that_keeps_the_bus_from_being_written_is_named(
 def test_a_session_whose_server_is_wrapped_is_woken_and_its_shell_is_its_own(
     box: Sandbox, backend: Peer, tmp_path: Path, wrapped: bool
 ) -> None:
-    """A program between client and server (`op run`, `doppler run`) changes nothing."""
+    """A program between client and server (`op run`, `doppler run`) makes no difference."""
     wrapper = tmp_path / "secrets-run"
     wrapper.write_text(f"#!{sys.executable}\nimport subprocess, sys\nsys.exit(subprocess.call(sys.argv[1:]))\n")
     wrapper.chmod(0o755)
@@ -144,7 +144,7 @@ def test_a_session_whose_server_is_wrapped_is_woken_and_its_shell_is_its_own(
 def test_a_server_that_is_started_in_a_sessions_shell_is_not_the_sessions(
     box: Sandbox, session: StartSession, backend: Peer
 ) -> None:
-    """`claude mcp list` there starts one to see whether it can; the session stays who it is, and rings once."""
+    """`claude mcp list` in a shell starts a server to test it; the session keeps its identity, and rings once."""
     box.env["PYTHONPATH"] = SOURCE
     box.run(
         *("mcp", "add", "-s", "user", "other", "--", sys.executable, "-m", "claude_bus"),

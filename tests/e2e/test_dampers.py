@@ -1,4 +1,4 @@
-"""What keeps two sessions from talking for ever."""
+"""Two sessions cannot keep each other talking for ever."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .peer import Peer, eventually
 
 
 def polite(peer: str) -> Script:
-    """A model that thanks for whatever it gets."""
+    """A model that replies with thanks to every message."""
 
     def answer(request: Request) -> Turn:
         return tool(f"{TOOLS}__send", to=peer, content="Thank you!") if reading.mail(request) else text("ok")
@@ -20,10 +20,10 @@ def polite(peer: str) -> Script:
 
 
 def test_two_sessions_that_thank_each_other_stop_by_themselves(session: StartSession, onlooker: Peer) -> None:
-    """Each wakes the other until ten messages have led to one another; the last waits for a user's prompt."""
+    """Each wakes the other until ten messages have led to one another; the last one waits for a prompt of the user."""
     alice = session("alice", default=polite("bob"))
     bob = session("bob", default=polite("alice"))
-    bob.turn("hello")  # now it can be woken
+    bob.turn("hello")  # from now on it can be woken
     alice.model.push(tool(f"{TOOLS}__send", to="bob", content="Done."))
     alice.say("tell bob")
 

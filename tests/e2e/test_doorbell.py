@@ -1,4 +1,4 @@
-"""An idle session is woken by mail, and nothing else is disturbed."""
+"""Mail wakes an idle session and disturbs nothing else."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .peer import Peer
 
 
 def rang(bus: Peer, name: str) -> bool:
-    """Whether the bus ever rang for a session."""
+    """Tells whether the bus has ever rung for a session."""
     ((rings,),) = bus.rows("SELECT rung_upto FROM bindings WHERE agent = ?", name)
     return bool(rings)
 
 
 def woken(session: Session) -> None:
-    """Wait until the session was woken a first time, and has finished that turn."""
+    """Wait until the session was woken for the first time and has finished that turn."""
     session.model.wait(lambda: any(map(reading.rings, session.model.main)))
     session.wait_until("idle")
 
 
 def test_a_message_wakes_an_idle_session(session: StartSession, backend: Peer) -> None:
-    """A message to an idle session is in its next model request, and nobody pressed a key."""
+    """A message to an idle session is in its next model request without any key press."""
     frontend = session("frontend")
     frontend.turn("hello")
     sent = backend.sent("frontend", "the build is green")
@@ -41,7 +41,7 @@ def test_a_message_wakes_an_idle_session(session: StartSession, backend: Peer) -
 
 
 def test_a_burst_rings_once(session: StartSession, backend: Peer) -> None:
-    """Five messages at once ring once, and all five are in that one request."""
+    """Five messages at once ring once, and all five are in the resulting request."""
     frontend = session("frontend")
     frontend.turn("hello")
     burst = backend.send_at_once("frontend", [f"part {n}" for n in range(1, 6)])
@@ -56,7 +56,7 @@ def test_a_burst_rings_once(session: StartSession, backend: Peer) -> None:
 
 
 def test_an_fyi_wakes_nobody(session: StartSession, backend: Peer) -> None:
-    """An fyi leaves an idle session alone, while a message sent after it to another one wakes that one."""
+    """An fyi leaves an idle session alone, while a later message to another session wakes that one."""
     frontend, docs = session("frontend"), session("docs")
     frontend.turn("hello")
     docs.turn("hello")
@@ -68,7 +68,7 @@ def test_an_fyi_wakes_nobody(session: StartSession, backend: Peer) -> None:
 
 
 def test_a_broadcast_wakes_nobody_unless_urgent(session: StartSession, backend: Peer) -> None:
-    """A broadcast waits for the next prompt; an urgent one wakes, and brings both."""
+    """A broadcast waits for the next prompt; an urgent one wakes the session and brings both."""
     frontend = session("frontend")
     frontend.turn("hello")
     backend.send("all", "lunch")
@@ -78,7 +78,7 @@ def test_a_broadcast_wakes_nobody_unless_urgent(session: StartSession, backend: 
 
 
 def test_a_session_without_permission_checks_is_left_alone(session: StartSession, backend: Peer, box: Sandbox) -> None:
-    """A session in bypassPermissions mode is woken only if its user chose BUS_WAKE=always; mail waits for it."""
+    """A session in bypassPermissions mode is woken only if its user chose BUS_WAKE=always; otherwise its mail waits."""
     box.env["IS_SANDBOX"] = "1"
     box.settings(skipDangerousModePermissionPrompt=True)
     unguarded = ("--dangerously-skip-permissions",)
@@ -97,7 +97,7 @@ def test_a_session_without_permission_checks_is_left_alone(session: StartSession
 
 
 def test_only_the_idle_are_woken(session: StartSession, backend: Peer) -> None:
-    """Mail rings neither in a running turn nor at a permission dialog; after an Esc, which no hook tells, it does."""
+    """Mail rings neither during a turn nor at a permission dialog. It does ring after an Esc, which no hook reports."""
     answered = threading.Event()
     thinking = session("thinking", held("done", answered))
     asking = session("asking", tool("Bash", command="touch allowed"))

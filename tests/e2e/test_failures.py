@@ -1,4 +1,4 @@
-"""What was handed over when something failed comes again, and nobody was told that it was read."""
+"""Mail whose hand-over failed comes again, and no sender was told that it was read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def unless(broken: threading.Event, answer: Turn) -> Script:
 
 
 def test_clear_right_after_an_injection(session: StartSession, backend: Peer) -> None:
-    """Mail whose prompt was interrupted and cleared before any answer comes again, marked as possibly seen."""
+    """Mail comes again, marked as possibly seen, if its prompt was interrupted and cleared before any answer."""
     waited = backend.send("frontend", "do not lose me")
     frontend = session("frontend", held("never read", threading.Event()))
     lost = frontend.say("hello")
@@ -41,7 +41,7 @@ def test_clear_right_after_an_injection(session: StartSession, backend: Peer) ->
 
 
 def test_an_interrupted_prompt_told_nothing(session: StartSession, backend: Peer) -> None:
-    """What the client took back with an interrupted prompt comes again: who the session is, and its mail, marked."""
+    """The client takes an interrupted prompt back; identity and mail that it carried come again, the mail marked."""
     waited = backend.send("frontend", "do not lose me")
     frontend = session("frontend", held("never read", threading.Event()))
     assert "You are 'frontend' on the bus." in reading.news(frontend.say("hello"))[0]
@@ -57,16 +57,17 @@ def test_an_interrupted_prompt_told_nothing(session: StartSession, backend: Peer
 
 
 def test_an_api_error_is_no_answer(session: StartSession, backend: Peer, box: Sandbox) -> None:
-    """Mail in a request that the API refused is not read, and comes again; what the model answered before is read.
+    """Mail in a request that the API refused is unread and comes again; mail that the model answered before is
+    read.
 
-    That the client tells its user later that it waits proves nothing either.
+    The client's later idle notification to its user proves nothing either.
     """
     broken, later, notified = threading.Event(), list[int](), box.project / "notified"
     box.preferences(messageIdleNotifThresholdMs=1000)
     box.settings(hooks={"Notification": [{"hooks": [{"type": "command", "command": f"touch {notified}"}]}]})
 
     def breaks(_request: Request) -> Turn:
-        later.append(backend.send("frontend", "later", kind="fyi"))  # which wakes nobody
+        later.append(backend.send("frontend", "later", kind="fyi"))  # which wakes no session
         broken.set()
         return tool("Bash", command="true")
 
@@ -83,7 +84,7 @@ def test_an_api_error_is_no_answer(session: StartSession, backend: Peer, box: Sa
     assert (backend.receipt(later[0]).state, backend.receipt(later[0]).read_at) == ("queued", None)
 
     broken.clear()
-    request = frontend.turn("try again")  # which carries what was refused as well
+    request = frontend.turn("try again")  # which carries the refused mail as well
     assert [(m.id, m.possibly_seen) for m in reading.mail(request)] == [(later[0], False), (later[0], True)]
     assert backend.receipt(later[0]).state == "read"
 
@@ -99,7 +100,7 @@ def kill_client(session: Session) -> None:
 def test_a_client_killed_before_the_model_answers(
     session: StartSession, backend: Peer, die: Callable[[Session], None]
 ) -> None:
-    """Mail handed to a client that was killed before its model answered is not read; resumed, it comes marked."""
+    """Mail is unread if its client was killed before the model answered; the resumed session gets it marked."""
     frontend = session("frontend", text("hello"), held("never read", threading.Event()))
     frontend.turn("hello")
     frontend.wait_until_resumable()
@@ -117,7 +118,7 @@ def test_a_client_killed_before_the_model_answers(
 
 
 def test_a_closed_terminal(session: StartSession, backend: Peer) -> None:
-    """When the terminal of a session is closed before its model answers, its mail waits again."""
+    """If a session's terminal is closed before the model answers, its mail waits again."""
     frontend = session("frontend", held("never read", threading.Event()))
     message = backend.send("frontend", "survive this")
     frontend.say("hello")
@@ -131,7 +132,7 @@ def test_a_closed_terminal(session: StartSession, backend: Peer) -> None:
 
 
 def test_a_server_killed_while_idle(session: StartSession, backend: Peer) -> None:
-    """A session whose idle server was killed is woken by its mail, and has its tools, as if nothing had happened."""
+    """A session whose idle server was killed is woken by its mail and has its tools, as if nothing had happened."""
     frontend = session("frontend")
     frontend.turn("hello")
     frontend.kill_server()
@@ -149,7 +150,7 @@ def test_a_server_killed_while_idle(session: StartSession, backend: Peer) -> Non
 
 
 def test_a_server_killed_after_a_slow_start(session: StartSession, backend: Peer, box: Sandbox) -> None:
-    """A server that started slowly, so that its client tried one handshake after the other, is replaced like others."""
+    """A server that started so slowly that the client tried several handshakes is replaced like any other."""
     slow = box.home / "slow-python"
     slow.write_text(f'#!/bin/sh\nsleep 3\nexec "{sys.executable}" "$@"\n')
     slow.chmod(0o755)
@@ -164,7 +165,7 @@ def test_a_server_killed_after_a_slow_start(session: StartSession, backend: Peer
 
 
 def test_a_server_killed_before_the_model_answers(session: StartSession, backend: Peer) -> None:
-    """Mail handed over by a server that was killed before the model answered is not read, and comes again, marked."""
+    """Mail is unread if its server was killed before the model answered; it comes again, marked."""
     answered = threading.Event()
     message = backend.send("frontend", "survive this")
     frontend = session("frontend", held("done", answered))
@@ -182,7 +183,7 @@ def test_a_server_killed_before_the_model_answers(session: StartSession, backend
 
 
 def test_a_server_killed_with_a_call(session: StartSession, backend: Peer) -> None:
-    """A model whose call the server was killed in is told so at once, and gets its mail without asking again."""
+    """If the server is killed during a call, the model is told at once, and gets its mail without asking again."""
     given, told = threading.Event(), threading.Event()
     wait = tool(f"{TOOLS}__wait", timeout="10m")
     frontend = session("frontend", when(given, wait), held("I shall look", told))
@@ -201,7 +202,7 @@ def test_a_server_killed_with_a_call(session: StartSession, backend: Peer) -> No
 
 
 def test_all_of_the_server_killed(session: StartSession, backend: Peer) -> None:
-    """When what supervises the server is killed as well, turns go on, mail waits, and a reconnect brings it."""
+    """If the server's supervisor is killed as well, turns go on, mail waits, and a reconnect brings it."""
     frontend = session("frontend")
     frontend.turn("hello")
     frontend.kill_all_servers()
@@ -216,7 +217,7 @@ def test_all_of_the_server_killed(session: StartSession, backend: Peer) -> None:
 
 
 def reconnect(tui: Tui) -> None:
-    """What a user does about a server that is gone."""
+    """Reconnect the server as a user does when it is gone."""
     tui.prompt("/mcp")
     tui.wait_for("Enter to view")
     tui.keys("Enter")

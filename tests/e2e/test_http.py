@@ -35,7 +35,7 @@ def server(db: Path) -> Iterator[Served]:
 
 
 class StartHttpSession:
-    """Starts sessions that have the hooks in their settings and the server at its address."""
+    """Starts sessions with the hooks in their settings and the server registered by its address."""
 
     def __init__(self, box: Sandbox, bus: Peer, running: ExitStack) -> None:
         self._box, self._bus, self._running = box, bus, running
@@ -43,7 +43,7 @@ class StartHttpSession:
     def __call__(
         self, name: str, *script: Script, args: tuple[str, ...] = (), default: Script | None = None
     ) -> Session:
-        """A session whose first turn took the name."""
+        """A session that took the name in its first turn."""
         joins = [tool(f"{TOOLS}__register", name=name), text("joined")]
         model = self._running.enter_context(FakeAnthropic([*joins, *script], default=default))
         allowed = ("--permission-mode", "manual", "--allowedTools", f"{TOOLS},Bash,Agent", *args)
@@ -64,7 +64,7 @@ def start(box: Sandbox, onlooker: Peer) -> Iterator[StartHttpSession]:
 
 
 def add(box: Sandbox, server: Served, *options: str) -> None:
-    """Make the server known as a user does."""
+    """Register the server as a user does."""
     box.run("mcp", "add", "--scope", "user", "--transport", "http", "bus", f"{server.url}/mcp", *options)
 
 
@@ -72,15 +72,15 @@ def add(box: Sandbox, server: Served, *options: str) -> None:
 def test_tools_and_mail(
     start: StartHttpSession, server: Served, backend: Peer, box: Sandbox, options: tuple[str, ...]
 ) -> None:
-    """In both eras of the protocol: tools work, and mail comes with each prompt and between tool calls, and is read."""
+    """In both eras of the protocol, tools work, and mail comes with each prompt and between tool calls, and is read."""
     add(box, server, *options)
     frontend = start("frontend", Turn(tools=[("Bash", slow_command())]), text("tested"))
     asked, answered = frontend.model.main[:2]
     assert {f"{TOOLS}__{name}" for name in ("agents", "inbox", "send", "wait")} <= set(asked.tool_names)
     assert f"{TOOLS}__hook" not in asked.tool_names
-    assert "claude-bus connects" in answered.everything()  # the client may say it a request later
+    assert "claude-bus connects" in answered.everything()  # the client may report it one request later
     assert "registered 'frontend'" in answered.tool_results()[0]
-    if options:  # the client is who the handle says
+    if options:  # the client is identified by the handle
         assert ModernCaller(server.url, handle=HANDLE).call("whoami").text == "frontend"
 
     assert backend.sent("frontend", "first", kind="fyi").expectations[0].outlook == "idle"
@@ -97,7 +97,7 @@ def test_tools_and_mail(
 
 
 def _told(session: Session, message: int) -> str:
-    """With which event a message came, or ""."""
+    """The hook event with which a message came, or ""."""
     for request in session.model.main:
         if message in [mail.id for mail in reading.mail(request)]:
             return " ".join(reading.came_with(request))
@@ -105,7 +105,7 @@ def _told(session: Session, message: int) -> str:
 
 
 def test_a_message_from_the_model(start: StartHttpSession, server: Served, backend: Peer, box: Sandbox) -> None:
-    """What the model sends arrives, and it is told honestly that nobody is woken over HTTP."""
+    """A message from the model arrives, and its answer states that nothing wakes a recipient over HTTP."""
     add(box, server)
     frontend = start("frontend", tool(f"{TOOLS}__send", to="backend", content="done"), text("sent"))
     frontend.turn("tell the backend")
@@ -116,7 +116,7 @@ def test_a_message_from_the_model(start: StartHttpSession, server: Served, backe
 
 
 def test_a_session_that_ended_is_offline(start: StartHttpSession, db: Path, backend: Peer, box: Sandbox) -> None:
-    """A client closes nothing when it ends; its stream is, and some time after it nobody has the name."""
+    """A client does not close its MCP session when it ends, but its stream closes; some time later its name is free."""
     with served(db, program="tests.support.gated_server", GATE_AFTER_STREAM="3") as server:
         add(box, server)
         frontend = start("frontend")
@@ -143,7 +143,7 @@ def _prompted(session: Session, message: int) -> bool:
 
 
 def test_a_subagent_over_http(start: StartHttpSession, server: Served, backend: Peer, box: Sandbox) -> None:
-    """A subagent that took a name of its own gets its own mail between its tool calls."""
+    """A subagent with a name of its own gets its own mail between its tool calls."""
     add(box, server)
     waits = Turn(tools=[("Bash", slow_command())])
     family = Family(start, tool(f"{TOOLS}__register", name="frontend-tests"), waits)

@@ -1,4 +1,4 @@
-"""Who a session is, whatever becomes of its conversation, its client or its pid."""
+"""A session keeps its identity, whatever happens to its conversation, its client or its pid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .peer import Peer, eventually
 
 
 def test_clear_keeps_the_name(session: StartSession, backend: Peer) -> None:
-    """After /clear a session keeps the name it registered, and is told so with what comes next."""
+    """After /clear a session keeps the name it registered, and is told so with the next text from the bus."""
     frontend = session.joined("frontend")
     before = backend.conversation("frontend")
     frontend.tui.clear()
@@ -29,7 +29,7 @@ def test_clear_keeps_the_name(session: StartSession, backend: Peer) -> None:
 
 
 def test_compaction_keeps_the_name(session: StartSession, backend: Peer) -> None:
-    """After /compact the next injection tells the session again who it is."""
+    """After /compact the next injection tells the session its name again."""
     backend.send("frontend", "before")
     frontend = session("frontend")
     frontend.turn("hello")
@@ -43,7 +43,7 @@ def test_compaction_keeps_the_name(session: StartSession, backend: Peer) -> None
 
 
 def test_resume_brings_the_name_and_its_mail_back(session: StartSession, backend: Peer) -> None:
-    """A session that is resumed has its name without registering, and the mail that was sent while it was closed."""
+    """A resumed session has its name without registering, and the mail that was sent while it was closed."""
     frontend = session.joined("frontend")
     frontend.exit()
     frontend.wait_until("offline")
@@ -58,7 +58,7 @@ def test_resume_brings_the_name_and_its_mail_back(session: StartSession, backend
 
 
 def test_sessions_in_one_folder_are_told_apart(session: StartSession, backend: Peer) -> None:
-    """Two sessions in one folder that did not register have different names, and each gets its own mail."""
+    """Two unregistered sessions in one folder have different names, and each gets its own mail."""
     first = session("project", join=False)
     second = session("project-2", join=False)
     eventually(lambda: {"project", "project-2"} <= set(backend.agents()), "both are listed", backend.agents)
@@ -93,7 +93,7 @@ def test_a_fork_is_somebody_else(session: StartSession, backend: Peer) -> None:
 
 
 def test_a_fork_of_a_closed_session(session: StartSession, backend: Peer, box: Sandbox) -> None:
-    """A fork of a session that ended leaves the name and its mail to the session, which has them when it is resumed."""
+    """A fork of an ended session leaves the name and the mail to that session, which has them when it is resumed."""
     frontend = session.joined("frontend")
     frontend.exit()
     frontend.wait_until("offline")
@@ -113,7 +113,7 @@ def test_a_fork_of_a_closed_session(session: StartSession, backend: Peer, box: S
 
 
 def test_a_branch_takes_the_name_along(session: StartSession, backend: Peer) -> None:
-    """After /branch the session keeps its name; its first half, resumed in another terminal, is somebody else."""
+    """After /branch the session keeps its name; its first half, resumed in another terminal, is another agent."""
     frontend = session.joined("frontend")
     before = backend.conversation("frontend")
     frontend.tui.switch("/branch")
@@ -142,7 +142,9 @@ def test_a_conversation_that_runs_twice(session: StartSession, backend: Peer) ->
 
 
 def test_another_conversation_in_the_same_client(session: StartSession, backend: Peer) -> None:
-    """A session that changes to an earlier conversation with /resume stays who it is, whoever that conversation was."""
+    """A session that switches to an earlier conversation with /resume keeps its own identity, not that
+    conversation's.
+    """
     docs = session.joined("docs")
     docs.exit()
     docs.wait_until("offline")
@@ -159,7 +161,7 @@ def test_another_conversation_in_the_same_client(session: StartSession, backend:
 
 
 def test_a_restarted_client(session: StartSession, backend: Peer) -> None:
-    """A session whose client crashed and is started again with --continue has its name and its mail."""
+    """A session whose client crashed and was started again with --continue has its name and its mail."""
     frontend = session.joined("frontend")
     frontend.tui.kill()
     frontend.wait_until("offline")
@@ -174,7 +176,9 @@ def test_a_restarted_client(session: StartSession, backend: Peer) -> None:
 
 
 def test_a_reused_pid(session: StartSession, backend: Peer) -> None:
-    """A session that died with all it ran is offline, and its name free, though another process has its pid now."""
+    """A session that died with all of its processes is offline and its name free, though another process has its
+    pid now.
+    """
     frontend = session("frontend")
     frontend.turn("hello")
     frontend.lose_power()

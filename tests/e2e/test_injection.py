@@ -1,4 +1,4 @@
-"""Mail comes before the model by itself: with a prompt, between tool calls, before the turn ends."""
+"""Mail reaches the model by itself: with a prompt, between tool calls, before the turn ends."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .peer import Peer, eventually
 
 
 def slow_command(n: int = 1) -> dict[str, str]:
-    """A command that says that it runs, and runs until the test lets it end."""
+    """A command that reports its start, and runs until the test lets it end."""
     return {"command": f"touch started-{n}; until [ -e go ]; do sleep 0.05; done"}
 
 
 def test_waiting_mail_comes_with_the_prompt(session: StartSession, backend: Peer) -> None:
-    """Mail that waits is read in the request of the next prompt, fenced, with its id and sender, and only once."""
+    """Waiting mail is in the request of the next prompt, fenced, with its id and sender, and only once."""
     waited = backend.send("frontend", "the schema is in docs/schema.md")
     frontend = session("frontend")
 
@@ -36,7 +36,9 @@ def test_waiting_mail_comes_with_the_prompt(session: StartSession, backend: Peer
 
 
 def test_waiting_mail_without_a_terminal(backend: Peer, box: Sandbox) -> None:
-    """A headless session with a name reads its mail in its first request, and has read it when it ends."""
+    """A headless session with a name receives its mail in its first request, and the mail counts as read when it
+    ends.
+    """
     waited = backend.send("frontend", "the schema is in docs/schema.md")
     with FakeAnthropic() as model:
         env = {"ANTHROPIC_BASE_URL": model.url, "BUS_NAME": "frontend"}
@@ -49,7 +51,7 @@ def test_waiting_mail_without_a_terminal(backend: Peer, box: Sandbox) -> None:
 
 
 def test_more_mail_than_fits(session: StartSession, backend: Peer) -> None:
-    """Mail that is too much for one injection comes in order, by and by, nothing lost, cut or twice."""
+    """Mail that exceeds one injection comes in several, in order; none is lost, cut or repeated."""
     contents = [f"message {n} " + "x" * 900 for n in range(15)]
     sent = backend.send_at_once("frontend", contents)
     frontend = session("frontend")
@@ -64,7 +66,7 @@ def test_more_mail_than_fits(session: StartSession, backend: Peer) -> None:
 
 
 def test_mail_for_an_idle_session_comes_with_its_next_prompt(session: StartSession, backend: Peer) -> None:
-    """What does not wake an idle session is read in the request of its next prompt."""
+    """Mail that does not wake an idle session is in the request of its next prompt."""
     frontend = session("frontend")
     frontend.turn("hello")
     note = backend.send("frontend", "I renamed the module", kind="fyi")
@@ -76,7 +78,7 @@ def test_mail_for_an_idle_session_comes_with_its_next_prompt(session: StartSessi
 
 
 def test_mail_in_the_middle_of_a_turn(session: StartSession, backend: Peer, box: Sandbox) -> None:
-    """A message sent while tools run is read in the request right after them, once per batch."""
+    """A message sent while tools run is in the request right after them, once per batch."""
     frontend = session(
         "frontend", Turn(tools=[("Bash", slow_command(1)), ("Bash", slow_command(2))]), args=("--allowedTools", "Bash")
     )
@@ -95,7 +97,9 @@ def test_mail_in_the_middle_of_a_turn(session: StartSession, backend: Peer, box:
 
 
 def test_a_prompt_typed_in_the_middle_of_a_turn(session: StartSession, backend: Peer, box: Sandbox) -> None:
-    """A prompt that joins a running turn takes no mail with it: the batch brings it, once, and it counts as read."""
+    """A prompt that joins a running turn takes no mail with it. The batch brings the mail, once, and it counts as
+    read.
+    """
     frontend = session("frontend", Turn(tools=[("Bash", slow_command())]), args=("--allowedTools", "Bash"))
     frontend.say("run the tests")
     eventually((box.project / "started-1").exists, "the tool runs")
@@ -125,8 +129,9 @@ def test_waiting_for_an_answer(session: StartSession, backend: Peer) -> None:
 
 
 def test_mail_while_the_last_answer_is_written(session: StartSession, backend: Peer) -> None:
-    """A message that arrives while the model writes its last answer wakes the session as its turn ends, be it one
-    that wakes nobody later; the person reads a line, and not what the model reads."""
+    """A message that arrives while the model writes its last answer wakes the session as its turn ends, even one of
+    a kind that wakes nobody later. The person reads one line, not the text for the model.
+    """
     answered = threading.Event()
     frontend = session("frontend", held("all done", answered))
     frontend.say("finish up")
@@ -147,7 +152,9 @@ def test_mail_while_the_last_answer_is_written(session: StartSession, backend: P
 def test_mail_while_the_last_answer_is_written_where_nothing_may_ring(
     session: StartSession, backend: Peer, box: Sandbox
 ) -> None:
-    """It continues the turn: what is short comes at once, and of what is long the person sees a line only."""
+    """Where nothing may ring, mail continues the turn: a short message comes at once, and of a long one the person
+    sees only a line.
+    """
     box.env["BUS_WAKE"] = "never"
     answered, again = threading.Event(), threading.Event()
     inbox = tool(f"{TOOLS}__inbox")
@@ -172,7 +179,9 @@ def test_mail_while_the_last_answer_is_written_where_nothing_may_ring(
 
 
 def test_mail_continues_a_turn_three_times_at_most(session: StartSession, backend: Peer) -> None:
-    """Of messages that keep coming with each last answer, three go on with the turn; the next one wakes it anew."""
+    """Of messages that keep arriving with each last answer, three continue the turn; the next one wakes the session
+    anew.
+    """
     sent: list[int] = []
 
     def interrupted(request: Request) -> Turn:
@@ -189,7 +198,7 @@ def test_mail_continues_a_turn_three_times_at_most(session: StartSession, backen
 
 
 def test_a_subagent_gets_none_of_its_parents_mail(session: StartSession, backend: Peer, box: Sandbox) -> None:
-    """A message that comes while a subagent works is not put before the subagent, but before its session."""
+    """A message that arrives while a subagent works goes to its session, not to the subagent."""
     prompt, job = "how many files are there", "count the files"
 
     def answer(request: Request) -> Turn:

@@ -1,4 +1,4 @@
-"""Installed as users do it, as a plugin or by the installer, in the real client."""
+"""The plugin and the installer, installed as users do it, in the real client."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUILT_IN = {"agents", "inbox", "register", "send", "wait"}
 
 @pytest.fixture
 def box(box: Sandbox) -> Sandbox:
-    """Commands that need no model find none, and do not wait for one on the network."""
+    """A box for commands that need no model. The API address is closed, so they do not wait for the network."""
     box.env["ANTHROPIC_BASE_URL"] = "http://127.0.0.1:9"
     return box
 
@@ -36,14 +36,16 @@ def repository(tmp_path: Path) -> Path:
 
 
 def turn(box: Sandbox, prompt: str, *script: Any) -> list[Request]:
-    """A headless session without any option: what the model read."""
+    """Run a headless session without any option; returns the request that the model read."""
     with FakeAnthropic(script) as model:
         box.run("-p", stdin=prompt, env={"ANTHROPIC_BASE_URL": model.url})
         return model.main
 
 
 def joins(box: Sandbox, peer: Peer, tools: str, *, hidden: bool = True) -> None:
-    """A session has command, tools and hooks: `/bus` joins with no permission asked, and mail comes by itself."""
+    """Check that a session has command, tools and hooks: `/bus` joins without a permission dialog, and mail comes
+    by itself.
+    """
     waiting = peer.send("frontend", "it waited")
     asked, answered = turn(box, "/bus frontend the UI", tool(f"{tools}__register", name="frontend"), text("joined"))
     assert {f"{tools}__{name}" for name in BUILT_IN} <= set(asked.tool_names)
@@ -56,7 +58,9 @@ def joins(box: Sandbox, peer: Peer, tools: str, *, hidden: bool = True) -> None:
 
 
 def test_the_marketplace_and_the_plugin_are_valid(box: Sandbox) -> None:
-    """The client's own validation of this repository finds nothing, with the checks of the plugin directory."""
+    """The client's own validation, with the checks of the plugin directory, finds nothing wrong with this
+    repository.
+    """
     out = box.run("plugin", "validate", str(ROOT), "--strict", "--profile", "directory")
     assert "Validation passed" in out
     assert "These checks found nothing to report" in out
@@ -70,7 +74,7 @@ def test_from_the_marketplace(box: Sandbox, repository: Path, backend: Peer) -> 
 
 
 def test_the_plugin_makes_its_environment_with_its_data(box: Sandbox, repository: Path, backend: Peer) -> None:
-    """Without an interpreter chosen, the server runs in the environment in the plugin's data folder."""
+    """If no interpreter is chosen, the server runs in the environment in the plugin's data folder."""
     del box.env["CLAUDE_BUS_PYTHON"]
     box.run("plugin", "marketplace", "add", str(repository))
     box.run("plugin", "install", "bus@claude-bus")
@@ -79,7 +83,7 @@ def test_the_plugin_makes_its_environment_with_its_data(box: Sandbox, repository
 
 
 def test_the_shell_of_a_session_with_the_plugin_has_the_command(box: Sandbox, repository: Path, backend: Peer) -> None:
-    """It runs in the environment that the plugin's server has, though a shell is not told of the plugin's data."""
+    """The command runs in the environment of the plugin's server, though a shell is not told of the plugin's data."""
     del box.env["CLAUDE_BUS_PYTHON"]
     box.env["PATH"] = os.pathsep.join(place for place in box.env["PATH"].split(os.pathsep) if not has_command(place))
     box.run("plugin", "marketplace", "add", str(repository))
@@ -117,7 +121,7 @@ def test_a_call_on_the_first_start_waits_for_the_server(
 
 
 def test_the_person_sees_what_a_first_start_does(box: Sandbox, repository: Path, backend: Peer, uv: Uv) -> None:
-    """The first prompt goes through at once and says it; once the packages are there the session is on the bus."""
+    """The first prompt goes through at once and mentions the installation; afterwards the session is on the bus."""
     starts_first(box, uv)
     script = [text("hello"), tool("mcp__plugin_bus_bus__register", name="frontend"), text("joined"), text("read")]
     options = ("--plugin-dir", str(repository), "--permission-mode", "manual", "--allowedTools", "mcp__plugin_bus_bus")
@@ -138,7 +142,7 @@ def test_the_person_sees_what_a_first_start_does(box: Sandbox, repository: Path,
 
 
 def starts_first(box: Sandbox, uv: Uv) -> None:
-    """Nothing has been made for the plugin yet, and its packages come when one lets them."""
+    """The plugin has no environment yet, and its packages come when the test lets them."""
     del box.env["CLAUDE_BUS_PYTHON"]
     box.env["PATH"] = os.pathsep.join([str(uv.folder), box.env["PATH"]])
     uv.close()
@@ -149,7 +153,7 @@ def starts_first(box: Sandbox, uv: Uv) -> None:
 
 @pytest.mark.parametrize("folder", [".", "src/claude_bus"])
 def test_a_clone_as_a_project(box: Sandbox, repository: Path, backend: Peer, folder: str) -> None:
-    """The `.mcp.json` of a clone offers its bus to who opens it, wherever in it; also to who has a server `bus`."""
+    """The `.mcp.json` of a clone offers its bus to a user who opens any folder in it, even one with a server `bus`."""
     box.run("mcp", "add", "--scope", "user", "bus", "--", "python3", "-c", "print('other')")
     open_project(box, repository / folder)
     (asked, answered) = turn(box, "join", tool("mcp__bus__register", name="frontend"), text("joined"))
@@ -158,7 +162,7 @@ def test_a_clone_as_a_project(box: Sandbox, repository: Path, backend: Peer, fol
 
 
 def test_a_clone_as_a_project_beside_the_plugin(box: Sandbox, repository: Path, backend: Peer) -> None:
-    """Both servers run, are one session on the bus, and the plugin's hooks find theirs."""
+    """Both servers run and are one session on the bus, and the plugin's hooks find theirs."""
     waiting = backend.send("frontend", "it waited")
     box.run("plugin", "marketplace", "add", str(repository))
     box.run("plugin", "install", "bus@claude-bus")
@@ -172,7 +176,7 @@ def test_a_clone_as_a_project_beside_the_plugin(box: Sandbox, repository: Path, 
 
 @pytest.mark.parametrize("way", ["switched off", "named as its hooks do"])
 def test_with_servers_of_a_file_alone(box: Sandbox, repository: Path, tmp_path: Path, way: str) -> None:
-    """--strict-mcp-config takes the plugin's server away, not its hooks: the documented ways keep it quiet."""
+    """--strict-mcp-config removes the plugin's server but not its hooks; the documented ways keep it quiet."""
     box.run("plugin", "marketplace", "add", str(repository))
     box.run("plugin", "install", "bus@claude-bus")
     server = {"command": "python3", "args": [str(repository / ".claude-plugin" / "launch.py")]}
@@ -234,7 +238,9 @@ def installer(box: Sandbox, repository: Path, tmp_path: Path) -> Installer:
 
 
 def test_the_installer(box: Sandbox, installer: Installer, backend: Peer) -> None:
-    """After it sessions have command, tools and hooks; after --uninstall nothing is left; twice is as good as once."""
+    """The installer gives sessions command, tools and hooks; --uninstall leaves nothing; a second run changes
+    nothing.
+    """
     before = everything(box)
     assert "It works" in installer()
     joins(box, backend, "mcp__bus")
@@ -250,7 +256,7 @@ def test_the_installer(box: Sandbox, installer: Installer, backend: Peer) -> Non
 
 
 def everything(box: Sandbox) -> dict[str, Any]:
-    """What the user has: the settings, the commands, the servers registered, the programs."""
+    """The user's settings, commands, registered servers, and programs."""
     state = json.loads((box.config / ".claude.json").read_text(encoding="utf-8"))
     settings = box.config / "settings.json"
     return {
@@ -262,7 +268,7 @@ def everything(box: Sandbox) -> dict[str, Any]:
 
 
 def test_a_server_of_that_name_makes_room(box: Sandbox, installer: Installer) -> None:
-    """A server registered as `bus` before is replaced, and shown; --uninstall brings it back."""
+    """A server already registered as `bus` is shown and replaced; --uninstall brings it back."""
     box.run("mcp", "add", "--scope", "user", "bus", "--", "python3", "-c", "print('other')")
     before = everything(box)
     out = installer()
@@ -273,7 +279,9 @@ def test_a_server_of_that_name_makes_room(box: Sandbox, installer: Installer) ->
 
 
 def test_the_original_makes_room(box: Sandbox, installer: Installer, backend: Peer, db: Path) -> None:
-    """Its server keeps its variables under the new program, its hooks are gone, and sessions take part at once."""
+    """The original's server keeps its variables under the new program, its hooks are removed, and sessions join at
+    once.
+    """
     hook = {"type": "command", "command": 'python3 "$HOME/claude-bus/hooks/stop_bus.py" frontend'}
     box.settings(hooks={"Stop": [{"matcher": "", "hooks": [hook]}]})
     kept = ["-e", f"BUS_DB={db}", "-e", "BUS_ROLE=two words"]
@@ -285,7 +293,7 @@ def test_the_original_makes_room(box: Sandbox, installer: Installer, backend: Pe
 
 
 def test_where_the_user_agrees_tools_run_without_a_question(box: Sandbox, installer: Installer) -> None:
-    """Headless, where nobody can be asked, a tool is refused until the permission is there."""
+    """In a headless session, which can ask no user, a tool is refused until the permission has been given."""
     installer()
     _, refused = turn(box, "who is here?", tool("mcp__bus__agents"), text("done"))
     assert "permission" in refused.tool_results()[0]
@@ -308,19 +316,19 @@ def test_the_installer_beside_the_plugin(box: Sandbox, repository: Path, install
 
 @pytest.fixture
 def oldest(box: Sandbox) -> Sandbox:
-    """A machine with the oldest client that is supported."""
+    """A machine with the oldest supported client."""
     box.binary = oldest_binary()
     return box
 
 
 def test_the_plugin_in_the_oldest_client(oldest: Sandbox, repository: Path, backend: Peer) -> None:
-    """It has command, tools and hooks."""
+    """The plugin has command, tools and hooks in the oldest client."""
     oldest.run("plugin", "marketplace", "add", str(repository))
     oldest.run("plugin", "install", "bus@claude-bus")
     joins(oldest, backend, "mcp__plugin_bus_bus", hidden=False)
 
 
 def test_the_installer_with_the_oldest_client(oldest: Sandbox, installer: Installer, backend: Peer) -> None:
-    """Its settings, hooks and all, are understood."""
+    """The oldest client understands the installed settings, including the hooks."""
     assert "It works" in installer()
     joins(oldest, backend, "mcp__bus", hidden=False)

@@ -13,7 +13,7 @@ from .peer import Peer, eventually
 
 
 def joining(name: str) -> list[Script]:
-    """What a model does when it is told to join."""
+    """The tool call of a model that is told to join."""
     return [
         tool(f"{TOOLS}__register", name=name, role=f"the {name}"),
         Turn(tools=[(f"{TOOLS}__agents", {}), (f"{TOOLS}__inbox", {})]),
@@ -22,14 +22,14 @@ def joining(name: str) -> list[Script]:
 
 
 def command_lines() -> list[str]:
-    """The lines of /bus that are the same whatever its arguments."""
+    """The lines of /bus that do not depend on its arguments."""
     skill = (PLUGIN / "commands" / "bus" / "SKILL.md").read_text(encoding="utf-8")
     _, _, body = skill.partition("---\n")[2].partition("---\n")
     return [line.strip() for line in body.splitlines() if line.strip() and "$" not in line]
 
 
 def test_two_sessions_join_and_work_together(session: StartSession, onlooker: Peer) -> None:
-    """After `/bus NAME` in each, what one session sends the other reads untold, and the sender learns when."""
+    """After `/bus NAME` in each, one session reads the other's message unprompted, and the sender learns when."""
     backend = session("project", *joining("backend"), join=False)
     frontend = session("project-2", *joining("frontend"), join=False)
     for one, name in ((backend, "backend"), (frontend, "frontend")):
@@ -62,7 +62,7 @@ def test_two_sessions_join_and_work_together(session: StartSession, onlooker: Pe
 
 
 def state_told_to(sender: Session) -> str:
-    """The state of message 1, as the tool message_status tells its sender."""
+    """The state of message 1, as the tool message_status reports it to the sender."""
     sender.model.push(tool(f"{TOOLS}__message_status", message_id=1), text("I see"))
     sender.turn("did they read it")
     ((delivery),) = json.loads(sender.model.main[-1].tool_results()[-1])["deliveries"]
@@ -70,7 +70,7 @@ def state_told_to(sender: Session) -> str:
 
 
 def test_the_command_without_a_terminal(box: Sandbox, onlooker: Peer) -> None:
-    """`claude -p "/bus backend"` puts the command's text, with the name, before the model, and permits the tools."""
+    """`claude -p "/bus backend"` gives the model the command's text, with the name, and permits the tools."""
     with FakeAnthropic(joining("backend")) as model:
         env = {"ANTHROPIC_BASE_URL": model.url}
         out = box.run("-p", "--plugin-dir", str(PLUGIN), stdin="/bus backend", env=env)
@@ -91,7 +91,7 @@ def test_bus_name_joins_at_start(session: StartSession, onlooker: Peer) -> None:
 
 
 def test_a_name_in_use(session: StartSession, onlooker: Peer) -> None:
-    """A session that wants a live session's name is refused, told who holds it and which name is free."""
+    """A session that asks for a live session's name is refused, and told the owner and a free name."""
     session("frontend")
     eventually(lambda: is_registered(onlooker, "frontend"), "it is registered", onlooker.agents)
     other = session("project", tool(f"{TOOLS}__register", name="frontend"), join=False)

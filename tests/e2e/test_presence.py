@@ -1,4 +1,4 @@
-"""The bus shows what a session does."""
+"""The bus shows the activity of a session."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_presence_follows_the_session(session: StartSession, backend: Peer) -> N
 
 
 def test_claims_end_with_the_session(session: StartSession, backend: Peer) -> None:
-    """What a session claims is held against others until it releases it or ends."""
+    """A session's claim excludes other agents until the session releases it or ends."""
     frontend = session(
         "frontend", tool(f"{TOOLS}__claim", path=["src/pages/", "port:8080"], reason="redesign"), text("claimed")
     )
@@ -41,7 +41,7 @@ def test_claims_end_with_the_session(session: StartSession, backend: Peer) -> No
 
 
 def test_a_killed_client_is_offline(session: StartSession, backend: Peer) -> None:
-    """A session whose client was killed is seen as offline, and its claims no longer stand."""
+    """A session whose client was killed is shown as offline, and its claims no longer stand."""
     frontend = session("frontend", tool(f"{TOOLS}__claim", path="port:8080"))
     frontend.turn("claim the port")
     frontend.tui.kill()
@@ -51,7 +51,7 @@ def test_a_killed_client_is_offline(session: StartSession, backend: Peer) -> Non
 
 
 def test_a_session_that_asks_its_user_is_waiting(session: StartSession, box: Sandbox) -> None:
-    """While a permission dialog is open the session counts as waiting, and as working again once it is answered."""
+    """A session counts as waiting while a permission dialog is open, and as working again once it is answered."""
     answered = threading.Event()
     write = tool("Write", file_path=str(box.project / "new.txt"), content="hi")
     frontend = session("frontend", write, held("written", answered))

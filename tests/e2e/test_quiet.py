@@ -1,4 +1,4 @@
-"""Nothing new costs nothing."""
+"""Without mail the bus adds nothing to a conversation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def news_of(requests: list[Request]) -> list[list[str]]:
 
 
 def growth(requests: list[Request]) -> list[int]:
-    """By how many characters each conversation is longer than the one before."""
+    """The number of characters by which each conversation is longer than the one before."""
     sizes = [len(request.everything()) for request in requests]
     return [later - earlier for earlier, later in itertools.pairwise(sizes)]
 
 
 def test_ten_quiet_prompts(session: StartSession, backend: Peer, box: Sandbox) -> None:
-    """In ten prompts without mail the model reads what it would read without the plugin, to the character."""
+    """In ten prompts without mail the model reads exactly the characters that it would read without the plugin."""
     prompts = [f"prompt number {n}" for n in range(12)]
     frontend = session("frontend")
     for prompt in prompts:

@@ -1,4 +1,4 @@
-"""Sessions of the real client, with plugin, hooks and doorbell, on a bus that is served elsewhere."""
+"""Sessions of the real client, with plugin, hooks and doorbell, on a remote bus."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .test_injection import slow_command
 
 @pytest.fixture
 def secret(db: Path) -> str:
-    """A token for frontend and its helpers, and nobody else."""
+    """A token for frontend and its subagents only."""
     return token(db, "frontend", "frontend-*", owner="frontend", channels=("default",))[1]
 
 
@@ -39,7 +39,7 @@ def server(db: Path, secret: str) -> Iterator[Served]:
 
 @pytest.fixture
 def box(tmp_path: Path, server: Served, secret: str) -> Sandbox:
-    """A user's machine that knows the bus by its address, and has no file of it."""
+    """A user's machine that knows the bus by its address, and does not have its file."""
     token = tmp_path / "token"
     token.write_text(secret, encoding="utf-8")
     token.chmod(0o600)
@@ -47,7 +47,9 @@ def box(tmp_path: Path, server: Served, secret: str) -> Sandbox:
 
 
 def test_mail_comes_with_a_prompt_and_between_tools(session: StartSession, backend: Peer, box: Sandbox) -> None:
-    """The hooks reach over: what waits comes with the prompt, what comes meanwhile after the tool."""
+    """Hooks work remotely: waiting mail comes with the prompt, and mail that arrives during a turn after the next
+    tool.
+    """
     waited = backend.send("frontend", "before you begin")
     frontend = session("frontend", Turn(tools=[("Bash", slow_command())]), args=("--allowedTools", "Bash"))
     first = frontend.say("run the tests")
@@ -65,8 +67,9 @@ def test_mail_comes_with_a_prompt_and_between_tools(session: StartSession, backe
 def test_a_session_gets_over_an_outage_of_its_bus(
     session: StartSession, backend: Peer, db: Path, server: Served
 ) -> None:
-    """The server is killed while the session is idle: its user can go on, and once another serves, mail that came
-    meanwhile wakes the session."""
+    """The server is killed while the session is idle: its user can go on, and once another server runs, mail that
+    came meanwhile wakes the session.
+    """
     frontend = session("frontend")
     frontend.turn("hello")
     port = server.url.rpartition(":")[2]
@@ -85,7 +88,7 @@ def test_a_session_gets_over_an_outage_of_its_bus(
 
 
 def test_its_server_is_killed_and_nothing_is_lost(session: StartSession, backend: Peer) -> None:
-    """The session's own bus process dies: the next one is the same agent, and mail wakes it."""
+    """After the session's own bus process dies, the next one is the same agent, and mail wakes it."""
     frontend = session("frontend")
     frontend.turn("hello")
     frontend.kill_server()

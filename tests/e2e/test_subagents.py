@@ -1,4 +1,4 @@
-"""Subagents: they leave their session's mail alone, and have their own if they took a name."""
+"""Subagents leave their session's mail alone, and have mail of their own if they took a name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALLS = ("--allowedTools", "Bash,Agent,SendMessage,TaskStop")
 class Family:
     """A session whose first turn starts a subagent, and the script that the subagent follows.
 
-    A subagent runs in the background (the client knows no other kind): its session's turn ends meanwhile.
+    The subagent runs in the background (the client knows no other kind), so its session's turn ends meanwhile.
     """
 
     def __init__(self, start: Callable[..., Session], *script: Script, kind: str = "general-purpose") -> None:
@@ -36,7 +36,7 @@ class Family:
         return script if isinstance(script, Turn) else script(request)
 
     def push(self, *script: Script) -> None:
-        """More for the subagent to do, once it is started again."""
+        """Give the subagent more turns, for when it is started again."""
         self._script.extend(script)
 
     @property
@@ -48,20 +48,20 @@ class Family:
         return [request for request in self.session.model.main if not is_of_subagent(request)]
 
     def ended(self) -> Request:
-        """The request in which the session is told that the subagent ended, however it did."""
+        """The request in which the session is told that the subagent ended, for whatever reason."""
         return self.told(lambda request: "<task-notification>" in "".join(request.last_user()))
 
     def told(self, what: Callable[[Request], object]) -> Request:
-        """The session's first request of a kind."""
+        """The first matching request of the session."""
         return self.session.model.wait(lambda: next(filter(what, self.of_session), None))
 
     def subagent_told(self, what: Callable[[Request], object]) -> Request:
-        """The subagent's first request of a kind."""
+        """The first matching request of the subagent."""
         return self.session.model.wait(lambda: next(filter(what, self.of_subagent), None))
 
     @property
     def agent_id(self) -> str:
-        """What the client told the session of it when it started."""
+        """The subagent's id, as the client told the session when it started."""
         found = re.search(r"agentId: (\w+)", "".join(self.of_session[1].tool_results()))
         assert found
         return found[1]
@@ -72,7 +72,7 @@ def is_of_subagent(request: Request) -> bool:
 
 
 def then(do: Callable[[], object], answer: Turn) -> Script:
-    """An answer, once something was done."""
+    """An answer that runs an action first."""
 
     def script(_request: Request) -> Turn:
         do()
@@ -108,7 +108,7 @@ def test_a_subagent_does_not_empty_its_sessions_inbox(session: StartSession, bac
 
 
 def test_a_subagent_with_a_name_gets_its_own_mail(session: StartSession, backend: Peer) -> None:
-    """Mail for a subagent that registered comes between its tool calls and before it ends, and to nobody else."""
+    """Mail for a registered subagent comes between its tool calls and before it ends, and only to it."""
     mail: dict[str, int] = {}
 
     def send(to: str, content: str) -> None:
@@ -126,7 +126,7 @@ def test_a_subagent_with_a_name_gets_its_own_mail(session: StartSession, backend
         then(lambda: send("frontend-tests", "before the end"), text("nearly")),
         tool(f"{TOOLS}__send", to="backend", content="counted"),
     )
-    given.set()  # not before its session's turn ended, which would have taken the mail with it
+    given.set()  # not before the end of its session's turn, which would have taken the mail with it
     assert ids(family.ended()) == [mail["for the session"]]
     came = [(ids(request), reading.came_with(request)) for request in family.of_subagent if ids(request)]
     assert came == [([mail["between calls"]], ["PostToolBatch"]), ([mail["before the end"]], ["SubagentStop"])]
@@ -159,7 +159,7 @@ def test_a_subagent_that_comes_back(session: StartSession, backend: Peer) -> Non
 
 
 def test_an_api_error_in_a_subagent(session: StartSession, backend: Peer) -> None:
-    """Mail in a subagent's request that the API refused is not read; the subagent has ended, and its mail waits."""
+    """Mail in a subagent's request that the API refused is unread; the subagent has ended, and its mail waits."""
     sent: list[int] = []
     broken = [refused(400, "out of order")] * 20
     family = Family(
@@ -177,7 +177,7 @@ def test_an_api_error_in_a_subagent(session: StartSession, backend: Peer) -> Non
 
 
 def test_a_stopped_subagent(session: StartSession, backend: Peer) -> None:
-    """A subagent that its session stopped is offline, and what its model did not answer waits for it."""
+    """A subagent that its session stopped is offline, and mail that its model did not answer waits for it."""
     sent: list[int] = []
     family = Family(
         session,
@@ -194,7 +194,7 @@ def test_a_stopped_subagent(session: StartSession, backend: Peer) -> None:
 
 
 def test_a_server_killed_while_a_subagent_waits(session: StartSession, backend: Peer) -> None:
-    """A subagent whose server is killed in its call of wait gets its own mail after that, and none of its session's."""
+    """If its server is killed during a call of wait, a subagent later gets its own mail and none of its session's."""
     given, told = threading.Event(), threading.Event()
     wait, work = tool(f"{TOOLS}__wait", timeout="10m"), tool("Bash", command="true")
     family = Family(session, register("frontend-tests"), when(given, wait), when(told, work))

@@ -1,4 +1,4 @@
-"""The plugin and a server added by hand, with hooks of its own, in one session."""
+"""The plugin and a manually added server, with hooks of its own, in one session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .peer import Peer, eventually
 
 
 def add_by_hand(box: Sandbox) -> None:
-    """Register the server at user scope, and the plugin's hooks in the user's settings, for that server."""
+    """Register the server at user scope, and add the plugin's hooks for that server to the user's settings."""
     command = [sys.executable, str(PLUGIN / ".claude-plugin" / "launch.py")]
     box.run("mcp", "add", "--scope", "user", "bus", "--", *command)
     hooks = (PLUGIN / "hooks" / "hooks.json").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_two_copies_in_one_session(session: StartSession, backend: Peer, box: Sa
     everything = "".join(reading.news(first))
     assert everything.count("You are 'frontend'") == 1
     assert everything.count("On the bus: ") == 1
-    assert backend.wait_for_state(waited, "read").attempts == 1  # each of the two is told of the turn's end
+    assert backend.wait_for_state(waited, "read").attempts == 1  # each of the two servers is told of the turn's end
 
     rang = backend.send("frontend", "wake up")
     woken = frontend.model.wait_main(3)

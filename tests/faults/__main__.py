@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: run a campaign, say what happened; exit status 1 if a promise was broken."""
+"""`python -m tests.faults`: run a campaign and report on it. Exit status 1 if a promise was broken."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main() -> int:
     print(f"seed {plan.seed}", flush=True)
     nursery.end_with_parent()
     nursery.adopt_orphans()
-    detector._scanner()  # half a second for each process that is not forked with it
+    detector._scanner()  # half a second for each process that is not forked along with it
     gc.collect()
     gc.freeze()
     (disk / "bus").mkdir()
@@ -59,7 +59,7 @@ def _plan() -> Plan:
 
 
 def _on_small_disk(seed: int) -> int:
-    """Run all this in a mount namespace of its own, where a folder is a disk of 48 MB."""
+    """Run the campaign in a mount namespace of its own, where a folder is a disk of 48 MB."""
     disk = Path(tempfile.mkdtemp(prefix="faults-"))
     work = disk.with_suffix(".work")
     work.mkdir()

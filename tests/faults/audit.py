@@ -1,4 +1,4 @@
-"""What the store did, in order: triggers write each step down within the transaction that makes it."""
+"""The changes in the store, in order: triggers record each one within the transaction that makes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from claude_bus.drivers import sqlite
 
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"
-"""The machine's own clock, which the campaign leaves alone; to a millisecond or so."""
+"""The machine's own clock, which the campaign does not falsify; accurate to about a millisecond."""
 
 _DELIVERY = "{row}.message, {row}.recipient, {row}.state, {row}.attempts, {row}.handed_by"
 _CLAIM = "{row}.shared, {row}.owner, {row}.path, 0, {row}.scope"
@@ -31,7 +31,7 @@ _MARK = re.compile("^@[^@]*@")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change of one row. What `number` to `by` are depends on the table; see above."""
+    """One change of one row. The meaning of `number` to `by` depends on the table; see above."""
 
     n: int
     t: float
@@ -46,7 +46,7 @@ class Step:
 
 
 def install(path: Path) -> None:
-    """Make the bus file, and have it watch itself."""
+    """Create the bus file with the triggers that record its changes."""
     with closing(sqlite.connect(path, 10.0)) as connection:
         connection.execute(
             "CREATE TABLE faults_audit (n INTEGER PRIMARY KEY AUTOINCREMENT, t REAL, tbl TEXT, change TEXT, "
@@ -64,7 +64,7 @@ def install(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the file holds when all is over."""
+    """The contents of the file at the end of the round."""
 
     steps: list[Step]
     messages: dict[int, sqlite3.Row]
@@ -88,7 +88,9 @@ def collect(path: Path) -> Evidence:
 
 
 def _step(row: sqlite3.Row) -> Step:
-    """Whoever is elsewhere is known by the same words as here, less the mark that the served bus puts before them."""
+    """Build a step. Remote agents get the same identifiers as local ones, without the prefix that the served bus
+    adds.
+    """
     found = Step(*row)
     return replace(found, by=_MARK.sub("", found.by or ""))
 
@@ -99,7 +101,7 @@ def _all(db: sqlite3.Connection, sql: str) -> list[sqlite3.Row]:
 
 
 def _problems(db: sqlite3.Connection) -> list[str]:
-    """What SQLite itself finds wrong with the file."""
+    """Faults that SQLite's own checks find in the file."""
     integrity = [row[0] for row in db.execute("PRAGMA integrity_check")]
     keys = [f"a row of {row[0]} refers to no row of {row[2]}" for row in db.execute("PRAGMA foreign_key_check")]
     return [problem for problem in integrity if problem != "ok"] + keys

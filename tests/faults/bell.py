@@ -1,4 +1,4 @@
-"""A session's inbox socket: what is pushed into it becomes a prompt when the session is idle."""
+"""A session's inbox socket: text pushed into it becomes a prompt when the session is idle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Bell:
         self._socket.setblocking(False)
 
     def rang(self, patience: float) -> bool:
-        """Wait for a ring; whether one came."""
+        """Wait for a ring; returns whether one came."""
         ready, _, _ = select.select([self._socket], [], [], patience)
         if not ready:
             return False
@@ -29,7 +29,7 @@ class Bell:
             while connection.recv(4096):
                 pass
         except OSError:
-            return False  # whoever rang was stopped or killed halfway
+            return False  # the process that rang was stopped or killed halfway
         finally:
             connection.close()
         return True

@@ -1,4 +1,4 @@
-"""What the campaign tells all its processes at once, in memory they share."""
+"""Messages of the campaign to all of its processes, in memory that they share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from enum import IntEnum
 
 
 class Phase(IntEnum):
-    """Where the round is."""
+    """The phase of the round."""
 
     FAULTS = 0
     CALM = 1
-    """No more faults: finish what is under way, start nothing new."""
+    """No more faults: processes finish their current work and start nothing new."""
     DRAIN = 2
-    """Read all that waits."""
+    """Read all waiting mail."""
     END = 3
 
 
@@ -23,7 +23,7 @@ _LAYOUT = struct.Struct("=dI")
 
 
 class Blackboard:
-    """Anonymous shared memory: every process forked after it was made sees the same."""
+    """Anonymous shared memory: every process forked after its creation sees the same contents."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _LAYOUT.size)
@@ -38,7 +38,7 @@ class Blackboard:
 
     @property
     def offset(self) -> float:
-        """Seconds by which the bus's clock is wrong."""
+        """The error of the bus's clock, in seconds."""
         return self._read()[0]
 
     @offset.setter

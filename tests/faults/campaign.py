@@ -1,4 +1,4 @@
-"""Rounds: a bus, sessions on it, faults, peace, judgement."""
+"""A campaign's rounds: each has a bus, sessions on it, faults, a time of peace, and a judgement."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ from .roll import Roll
 from .stage import Stage
 
 _VICTIMS = {"client": 3, "server": 6, "host": 2, "supervisor": 2, "command": 3, "checkpointer": 1, "locker": 1}
-"""Kinds of processes that are killed at any moment, and how likely each."""
+"""The kinds of processes that are killed at random moments, with their relative likelihood."""
 _RESTARTS = 10.0
-"""Mean of seconds between two times that the served bus is told to end, and started again."""
+"""Mean interval, in seconds, at which the served bus is told to end and is started again."""
 _ENDING = 6.0
-"""Seconds that it may take for that."""
+"""Seconds that this restart may take."""
 _ENDS = (-signal.SIGKILL, -signal.SIGTERM, 0)
 SILENCE = 4.0
-"""Seconds without a heartbeat after which whoever is elsewhere counts as gone, in some rounds."""
+"""Seconds without a heartbeat after which a remote session counts as gone, in some rounds."""
 _PEACE = 120.0
-"""Seconds after which a session that neither finishes nor reads what waits counts as stuck."""
+"""Seconds after which a session that neither finishes nor reads its waiting mail counts as stuck."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a campaign is to be."""
+    """The parameters of a campaign."""
 
     seed: int
     rounds: int
     kills: int
-    """As a target over all rounds."""
+    """The number of kills to aim for over all rounds."""
     sessions: int
     seconds: float
-    """The longest that a round's faults may last."""
+    """The longest time that a round's faults may last."""
     pace: float
-    """Kills at any moment, per second; about as many come from within."""
+    """Kills per second at random moments; about as many more happen at chosen moments inside the processes."""
     doom: float
     real: float
     impatience: float
     far: float
-    """Probability that a seat of a round is elsewhere."""
+    """Probability that a seat of a round is remote."""
     outages: float
-    """Mean of seconds between two times that the line to those fails."""
+    """Mean interval, in seconds, between failures of the connection of remote seats."""
     sabotage: str
 
 
 @dataclass
 class Result:
-    """What came of the rounds so far."""
+    """The results of all rounds so far."""
 
     kills: Counter[str] = field(default_factory=Counter)
     hazards: Counter[str] = field(default_factory=Counter)
@@ -72,7 +72,7 @@ class Result:
 
 
 class Round:
-    """One bus from its making to the judgement. `disk` is small, `work` is not."""
+    """One bus from its creation to its judgement. `disk` is a folder on a small disk, `work` one on a normal disk."""
 
     def __init__(self, plan: Plan, number: int, kills: int, disk: Path, work: Path) -> None:
         self._plan, self._kills = plan, kills
@@ -109,10 +109,10 @@ class Round:
         self._order = itertools.count()
         self._rng = self.stage.rng("faults")
 
-    # -- its course
+    # -- the course of a round
 
     def run(self) -> Case:
-        """Live through the round; returns all there is to judge."""
+        """Run the round; returns all the evidence to judge."""
         audit.install(self.stage.db)
         try:
             self._begin()
@@ -157,7 +157,7 @@ class Round:
         self._clients[nursery.fork(body, [self.stage.roll.into], tied=True)] = seat
 
     def _suffer(self) -> None:
-        """Faults, until there were kills enough or the time is over."""
+        """Inject faults until enough processes were killed or the time is up."""
         end = time.monotonic() + self._plan.seconds
         self._later(0.5, self._kill)
         self._later(1.0, self._stop)
@@ -168,11 +168,11 @@ class Round:
             self._attend(end)
 
     def _recover(self) -> None:
-        """Peace: everybody finishes, then everybody reads."""
+        """The time of peace: every session finishes, then every session reads its mail."""
         self.stage.board.phase = Phase.CALM
         while self._agenda:
             _, _, action = heapq.heappop(self._agenda)
-            action()  # whatever was to end later ends now; in peace nothing new begins
+            action()  # endings planned for later happen now; during peace nothing new begins
         set_clock_right(self.stage)
         self.population.wake_all()
         for say, phase in (("calm", Phase.DRAIN), ("drained", Phase.END)):
@@ -197,7 +197,7 @@ class Round:
         self._stuck += sorted(f"{seat} never ended" for seat in self._clients.values())
 
     def _end(self) -> None:
-        """Nobody is left behind."""
+        """End every process that is left."""
         self.stage.board.phase = Phase.END
         while self._agenda:
             heapq.heappop(self._agenda)[2]()
@@ -206,7 +206,7 @@ class Round:
         self.population.end_all()
         if self.stage.orders >= 0:
             os.close(self.stage.orders)
-        while children := _children():  # orphans among them, which come one generation after the other
+        while children := _children():  # orphans among them, which arrive one generation after the other
             for child in children:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
@@ -218,7 +218,7 @@ class Round:
         heapq.heappush(self._agenda, (time.monotonic() + seconds, next(self._order), action))
 
     def _attend(self, end: float) -> None:
-        """Wait for the next thing to happen, and see to it."""
+        """Wait for the next event, and handle it."""
         due = min(end, self._agenda[0][0]) if self._agenda else end
         for line in self.stage.roll.news(min(0.2, due - time.monotonic())):
             self.population.hear(line)
@@ -231,7 +231,9 @@ class Round:
         self._reap()
 
     def _reap(self) -> None:
-        """A killed client is started again by its user, after a while; a served bus by its service manager."""
+        """Collect dead processes. After a while, the user restarts a killed client, and the service manager a
+        served bus.
+        """
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0] > 0:
                 pid, status = found
@@ -248,7 +250,7 @@ class Round:
             start()
 
     def _note_outages(self) -> None:
-        """Those that the deaths of the served bus made."""
+        """Note the outages caused by deaths of the served bus."""
         for death in self.population.deaths:
             if death.kind == "host":
                 self._outages += _sample(death.t, death.end - death.t + BACK_AFTER)
@@ -274,7 +276,7 @@ class Round:
         self._later(self._rng.expovariate(1.0), self._stop)
 
     def _restart_host(self) -> None:
-        """Who runs the served bus has it end, as for a new version."""
+        """The administrator of the served bus restarts it, as for a new version."""
         host = self.population.members.get(self._host)
         if not self._faulty or not self.stage.far:
             return
@@ -284,7 +286,7 @@ class Round:
         self._later(self._rng.expovariate(1 / _RESTARTS), self._restart_host)
 
     def _befall(self, name: str) -> None:
-        if not self._faulty or (name == "clock" and self.stage.silence):  # a heartbeat of tomorrow is never over
+        if not self._faulty or (name == "clock" and self.stage.silence):  # a heartbeat dated tomorrow never expires
             return
         begin, _ = HAZARDS[name]
         self.hazards[name] += 1
@@ -297,7 +299,7 @@ class Round:
         self._later(seconds + self._pause(name), lambda: self._befall(name))
 
     def _pause(self, name: str) -> float:
-        """Seconds until this hazard comes again."""
+        """Seconds until this hazard is injected again."""
         mean = self._plan.outages if name in CUTTING_OFF else HAZARDS[name][1]
         return self._rng.expovariate(1 / mean)
 
@@ -308,12 +310,12 @@ def _with_far_seats(stage: Stage, seats: list[str], share: float) -> Stage:
     if not far:
         return stage
     stage = replace(stage, far=far, host=relay.free_port(), line=relay.free_port())
-    # A server started with exec keeps the product's own pace, and would be taken for dead.
+    # A server started with exec uses the product's own heartbeat interval, and would be taken for dead.
     return replace(stage, silence=SILENCE, real=0.0) if rng.random() < 1 / 3 else stage
 
 
 def _sample(since: float, seconds: float) -> list[float]:
-    """Times that stand for a stretch of time, so close that no moment of it is `SLACK` away from all of them."""
+    """Sample a period so densely that no moment in it is more than `SLACK` away from a sample."""
     return [since + SLACK * n for n in range(int(seconds / SLACK) + 1)]
 
 
@@ -322,7 +324,7 @@ def _go_on(stopped: Member) -> None:
 
 
 def _children() -> list[int]:
-    """Children of this process, whoever brought them into the world. They stay until they are waited for."""
+    """All children of this process, including adopted ones. They remain until they are waited for."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -334,7 +336,7 @@ def _children() -> list[int]:
 
 
 def run(plan: Plan, disk: Path, work: Path, tell: Callable[[str], None]) -> Result:
-    """All rounds, one after the other; stops at the first that violates a rule."""
+    """Run all rounds, one after the other; stops at the first that violates a rule."""
     result = Result()
     while result.rounds < plan.rounds and result.kills.total() < plan.kills and not result.violations:
         left = plan.kills - result.kills.total()

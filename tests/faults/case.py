@@ -1,4 +1,4 @@
-"""What is known of a round when it is over: journals, the store's steps, deaths; and what follows from them."""
+"""The evidence of a finished round (journals, changes in the store, deaths) and the conclusions drawn from it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .population import Population
 from .stage import Stage
 
 SLACK = 0.01
-"""Seconds by which the store's clock and the journals' may seem to differ: one of them has milliseconds."""
+"""Seconds by which the clocks of store and journals may seem to differ, because one of them counts in milliseconds."""
 
 _LATE = 3.0
-"""Seconds for which a server may be stopped or locked out, generously."""
+"""A generous upper bound for the seconds that a server may be stopped or locked out."""
 
 _DISTURBING = frozenset(
     {
         *("started", "ending", "server gone", "lost", "interrupted", "cleared", "registering", "leaving"),
     }
 )
-"""Lines of a journal after which what was handed over and not proven may come again."""
+"""Kinds of journal lines after which an unconfirmed hand-over may come again."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A promise that was broken, with what is known of it."""
+    """A broken promise, with the evidence for it."""
 
     rule: str
     what: str
@@ -49,20 +49,20 @@ class Case:
     seats: list[str]
     stuck: list[str]
     trouble: list[float]
-    """When writes to the store failed for everybody: a sample of these times."""
+    """The times at which writes to the store failed for every process, as samples."""
     outages: list[float] = field(default_factory=list)
-    """When sessions elsewhere could not, or did not know that they could, reach the bus: the same."""
+    """The times at which remote sessions could not reach the bus, or did not yet know that they could; also samples."""
 
     @cached_property
     def journals(self) -> dict[str, list[Line]]:
         return {seat: read(self.stage.journal(seat)) for seat in [*self.seats, NAME]}
 
     def lines(self, *what: str) -> Iterator[tuple[str, Line]]:
-        """Lines of these kinds with their seats, each seat's in order."""
+        """The journal lines of these kinds with their seats, in order within each seat."""
         for seat, journal in self.journals.items():
             yield from ((seat, line) for line in journal if line["what"] in what)
 
-    # -- whose a process is
+    # -- the seat of a process
 
     @cached_property
     def seat_of_client(self) -> dict[int, str]:
@@ -70,7 +70,7 @@ class Case:
         return {line["pid"]: seat for seat, line in self.lines("started")}
 
     def seat_of_key(self, client: str) -> str:
-        """The seat of a client by its key in the store: its socket is named by its pid."""
+        """The seat of a client, found by its key in the store: the client's socket is named after its pid."""
         stem = client.rpartition("/")[2].removesuffix(".sock")
         return self.seat_of_client.get(int(stem), "") if stem.isdigit() else ""
 
@@ -80,10 +80,10 @@ class Case:
         return {**listening, **self.population.seat_of}
 
     def seat_of(self, process: str) -> str:
-        """The seat of a process that handed mail over."""
+        """The seat whose process handed mail over."""
         return self._seat_of_server.get(process, "")
 
-    # -- when something befell a seat
+    # -- disturbances of a seat
 
     @cached_property
     def _disturbances(self) -> dict[str, list[float]]:
@@ -105,17 +105,19 @@ class Case:
         return found
 
     def turn_of(self, seat: str, t: float) -> float:
-        """When the turn began that the seat was in at that time."""
+        """The start of the turn in which the seat was at that time."""
         times = self._turns.get(seat, [])
         at = bisect_right(times, t)
         return times[at - 1] if at else t
 
     def may_be_silent(self, seat: str) -> bool:
-        """Whether others may take the seat for gone while it lives: its heartbeats come late, or not through."""
+        """Tells whether others may take the live seat for gone, because its heartbeats are late or do not get
+        through.
+        """
         return bool(self.stage.silence) and seat in self.stage.far
 
     def disturbed(self, seat: str, since: float, until: float) -> bool:
-        """Whether a fault, or its session's own doing, hit the seat in that time."""
+        """Tells whether a fault, or an action of the session itself, disturbed the seat during that time."""
         return _any_within(self._disturbances.get(seat, []), since, until)
 
     @cached_property
@@ -135,11 +137,11 @@ class Case:
         return found
 
     def cancelled(self, seat: str, handed: float) -> bool:
-        """Whether a hand-over may be the answer to a request that was given up: a stopped server is late with it."""
+        """Tells whether a hand-over may be the answer to a cancelled request: a stopped server answers late."""
         return _any_within(self._given_up.get(seat, []), handed - _LATE, handed)
 
     def orphaned(self, process: str, until: float) -> bool:
-        """Whether what the process was there for was killed. It may still be at work on its last request."""
+        """Tells whether the parent of the process was killed. The process may still be at work on its last request."""
         begun = self.population.born.get(process, self._listening.get(process, until))
         return _any_within(self._orphanings.get(self.seat_of(process), []), begun, until)
 
@@ -147,11 +149,11 @@ class Case:
     def _listening(self) -> dict[str, float]:
         return {step.by: step.t for step in self.evidence.steps if step.table == "listeners"}
 
-    # -- what the models had
+    # -- contents of the models' conversations
 
     @cached_property
     def answered(self) -> dict[tuple[str, int], list[float]]:
-        """When the model of a seat answered a request that carried the message."""
+        """The times at which the seat's model answered a request that carried the message."""
         found: dict[tuple[str, int], list[float]] = defaultdict(list)
         for seat, line in self.lines("answered"):
             for id_ in line["ids"]:
@@ -170,7 +172,9 @@ class Case:
         return found
 
     def printed(self, seat: str, message: int, since: float) -> bool:
-        """Whether a command of the seat showed the message, or into a terminal that was killed before it was seen."""
+        """Tells whether a command of the seat printed the message, perhaps into a terminal that was killed before
+        it was seen.
+        """
         shown = _any_within(self._printed.get((seat, message), []), since, since + _LATE)
         return shown or _any_within(self._orphanings.get(seat, []), since, since + _LATE)
 
@@ -183,13 +187,13 @@ class Case:
         return found
 
     def first_handed(self, process: str, message: int) -> float:
-        """When the process handed the message over first, to whatever name its session bore; else never."""
+        """When the process first handed the message over, under any name of its session; infinity if never."""
         return self._first_handed.get((process, message), math.inf)
 
-    # -- what to show of a message
+    # -- reports
 
     def about(self, message: int) -> list[str]:
-        """All that store and sessions say of a message."""
+        """Everything that store and sessions recorded about a message."""
         told = [
             (s.t, f"store: {s.change} {s.name} {s.state} attempt {s.attempts} by {s.by}") for s in self._of(message)
         ]
@@ -219,5 +223,5 @@ def _mentions(line: Line, message: int) -> list[Any]:
 
 
 def _any_within(times: list[float], since: float, until: float) -> bool:
-    """Whether one of the sorted times lies between these, as far as clocks agree."""
+    """Tells whether one of the sorted times lies in this interval, as far as the clocks agree."""
     return bisect_left(times, since - SLACK) < bisect_right(times, until + SLACK)

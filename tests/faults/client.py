@@ -1,6 +1,6 @@
-"""A scripted Claude Code: a process with its server, a conversation, and a model that does anything.
+"""A scripted Claude Code: a process with its server, a conversation, and a model that acts at random.
 
-It writes down what it was told before it acts on it; see `journal`.
+It records every answer before it acts on it; see `journal`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .stage import Stage
 from .wire import Gone, How, Late, Wire, launch
 
 PATIENCE = 60.0
-"""Seconds after which a server that does not answer hangs."""
+"""Seconds after which a server that does not answer counts as hanging."""
 _STORE_FAILED = 5
-"""The status of a command to which the bus gave no answer, among others."""
+"""Exit status of a command that got no answer from the bus (other failures have it, too)."""
 _LONG = "lorem ipsum " * 400
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call came to. `unknown`: its answer never arrived, so it took effect or not."""
+    """The outcome of a call. `unknown`: the answer never arrived, so the call may have taken effect or not."""
 
     state: Literal["ok", "refused", "unknown"]
     text: str = ""
@@ -41,12 +41,12 @@ class Outcome:
 
 UNKNOWN = Outcome("unknown")
 _CUT_OFF, _UNSURE = "cannot be reached", " known"
-"""What the answers say of a call to a bus elsewhere that failed; and of one that may have been heard."""
+"""How the answers describe a failed call to a remote bus, and one that the bus may have received."""
 _AGAIN = "send the same again"
 
 
 class Client:
-    """One run of the client program for one seat, from start or resume to its end or death."""
+    """One run of the client program for one seat, from its start or resumption to its end or death."""
 
     def __init__(self, stage: Stage, seat: str, seats: list[str], generation: int) -> None:
         self.stage, self.seat, self.seats, self.generation = stage, seat, seats, generation
@@ -60,15 +60,15 @@ class Client:
         self._prompt = ""
         self._interrupted = False
         self.received = 0
-        """Messages that came in since somebody set it back."""
+        """Messages received since the counter was last reset."""
         self.failed = False
-        """Whether a call got no answer since."""
+        """Tells whether any call since the last reset got no answer."""
         self._session = self._resumed(earlier) or self._new_session()
         self._unsettled = _unsettled(earlier)
         self.journal.write("started", generation=generation, pid=os.getpid(), session=self._session)
 
     def _resumed(self, earlier: list[dict[str, Any]]) -> str:
-        """The conversation this seat had last; now and then it is left for a new one."""
+        """The last conversation of this seat; sometimes it is abandoned for a new one."""
         sessions = [line["session"] for line in earlier if "session" in line]
         return sessions[-1] if sessions and self.rng.random() < 0.9 else ""
 
@@ -108,7 +108,7 @@ class Client:
         return self._wire
 
     def _bury(self) -> None:
-        """The server is gone; unless it was killed, it should not be."""
+        """The server has ended, which is a fault unless it was killed."""
         assert self._wire
         status = self._wire.hang_up()
         self._wire = None
@@ -120,7 +120,7 @@ class Client:
         os._exit(1)
 
     def call(self, tool: str, patience: float = PATIENCE, /, **arguments: Any) -> Outcome:
-        """Call a tool; a server that died is started again first."""
+        """Call a tool. A dead server is restarted first."""
         wire = self._connected()
         try:
             answer = wire.call(tool, arguments, patience)
@@ -150,10 +150,10 @@ class Client:
         self.failed = True
         return UNKNOWN
 
-    # -- what reaches the conversation
+    # -- the conversation
 
     def event(self, event: str, **more: str) -> Outcome:
-        """Let the hook of an event run; what it put before the model is its outcome's text."""
+        """Run the hook of an event; the outcome's text is the text added for the model."""
         patience = 0.2 if self._impatient(self.stage.impatience) else PATIENCE
         common = {"session_id": self._session, "prompt_id": self._prompt, "permission_mode": "default"}
         outcome = self.call("hook", patience, event=event, **common, **more)
@@ -176,7 +176,7 @@ class Client:
             self.journal.write("got", via=via, letters=[asdict(letter) for letter in letters])
 
     def _answer(self) -> None:
-        """The model answers; from here on it has had what the request carried."""
+        """The model answers, and from now on has seen everything that the request carried."""
         ids = self.conversation.answer()
         if ids:
             self.journal.write("answered", ids=ids)
@@ -189,7 +189,7 @@ class Client:
     # -- a turn
 
     def turn(self, batches: int, act: Callable[[], None]) -> None:
-        """A prompt, some batches of tools, the end; or an interruption anywhere."""
+        """A prompt, some batches of tool calls, and the end of the turn; or an interruption at any point."""
         self._interrupted = False
         self._prompt = f"{self._session}-p{next(self._numbers)}"
         self.journal.write("prompted")
@@ -225,7 +225,7 @@ class Client:
         return self._answer()
 
     def _end_turn(self) -> None:
-        """Stop hooks may make the model go on, a few times."""
+        """End the turn; stop hooks may make the model continue it, a few times."""
         for _ in range(8):
             if not self.event("Stop").text:
                 return None
@@ -237,7 +237,7 @@ class Client:
     # -- a life
 
     def live(self) -> None:
-        """Take part while there are faults; then finish, read what waits, end."""
+        """Take part while there are faults; then finish, read the waiting mail, end."""
         self.join()
         while self.phase == Phase.FAULTS:
             self.turn(self.rng.randrange(4), self._act)
@@ -252,7 +252,7 @@ class Client:
             self.journal.write("ended", status=status)
 
     def join(self) -> None:
-        """Say who one is. A resumed session knows already."""
+        """Register a name. A resumed session knows its own already."""
         if self._name() is None:
             self._register(self.seat)
         self._settle()
@@ -272,8 +272,8 @@ class Client:
             time.sleep(0.02)
 
     def drain(self) -> None:
-        """Turn after turn until nothing more comes. Ends as an error if it never does."""
-        time.sleep(self.stage.silence * 1.5)  # until it is noticed of everybody who is gone
+        """Take turns until no more mail comes; journals a fault if it never stops coming."""
+        time.sleep(self.stage.silence * 1.5)  # until the deaths of all other sessions have been noticed
         if self._name() is None:
             self._register(self.seat)
         quiet = 0
@@ -294,7 +294,7 @@ class Client:
         chosen(self)
 
     def _name(self) -> str | None:
-        """Its name on the bus, or None if it has none (or that cannot be found out)."""
+        """The session's name on the bus, or None if it has none (or the name cannot be found out)."""
         for _ in range(100):
             outcome = self.call("whoami")
             if outcome.state == "ok":
@@ -346,7 +346,7 @@ class Client:
         self._attempt(token, draft)
 
     def _attempt(self, token: str, draft: dict[str, Any]) -> None:
-        """Send; where the answer is lost, a key allows to send again, or the answer to its asking."""
+        """Send a message. If the answer is lost, a key makes it safe to send again, or to ask whether it was sent."""
         for _ in range(4):
             self.journal.write("sending", token=token, draft=draft)
             outcome = self.call("send", **draft)
@@ -356,7 +356,9 @@ class Client:
                 return
 
     def _settle(self) -> None:
-        """What an earlier run of this seat sent with a key and had no answer for is sent again, under the same name."""
+        """Send again, under the same name, the messages that an earlier run of this seat sent with a key but
+        without an answer.
+        """
         name = self._name()
         for token, draft, sender in self._unsettled:
             if sender == name:
@@ -378,7 +380,7 @@ class Client:
         return None
 
     def _swap(self) -> None:
-        """Compare-and-set: the new value names the one it was made from."""
+        """Compare-and-set: the new value names the value that it was made from."""
         key = self.rng.choice(("x", "y"))
         token = f"{self.seat}.{self.generation}.{next(self._numbers)}"
         begun = time.time()
@@ -445,7 +447,7 @@ class Client:
 
 
 def _unsettled(earlier: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any], str]]:
-    """What was sent with a key through a tool and never answered, with the sender's name."""
+    """Messages sent with a key through a tool and never answered, with the sender's name."""
     found: dict[str, tuple[str, dict[str, Any], str]] = {}
     name = ""
     for line in earlier:
@@ -477,6 +479,6 @@ _ACTIONS, _WEIGHTS = list(_DOINGS), list(_DOINGS.values())
 
 
 def live(stage: Stage, seat: str, seats: list[str], generation: int) -> None:
-    """The body of a client's process."""
+    """The main function of a client's process."""
     stage.roll.born("client", seat)
     Client(stage, seat, seats, generation).live()

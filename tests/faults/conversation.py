@@ -1,4 +1,4 @@
-"""What the model of one session has before it: the truth that receipts are held against. Pure."""
+"""The contents of one session's conversation: the truth that receipts are compared with. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BLOCK = re.compile(r'<bus-message-(\w+) id="(\d+)"([^>]*)>\n(\S+)[^<]*</bus-mes
 
 @dataclass(frozen=True)
 class Letter:
-    """A message as it came: `token` is the first word of its text."""
+    """A message as received: `token` is the first word of its text."""
 
     id: int
     token: str
@@ -20,23 +20,23 @@ class Letter:
 
 
 def injected(text: str) -> list[Letter]:
-    """The messages in what a hook returned."""
+    """The messages in the output of a hook."""
     return [Letter(int(id_), token, 'possibly_seen="true"' in marks) for _, id_, marks, token in _BLOCK.findall(text)]
 
 
 def fetched(answer: dict[str, Any]) -> list[Letter]:
-    """The messages in what `inbox` returned."""
+    """The messages in the answer of `inbox`."""
     return [Letter(m["id"], m["content"].split()[0], bool(m.get("possibly_seen"))) for m in answer.get("messages", ())]
 
 
 @dataclass
 class Conversation:
-    """Requests are put together, and answered or given up; what was answered stays known."""
+    """A conversation. Requests are assembled, then answered or abandoned; answered contents stay known."""
 
     request: list[Letter] = field(default_factory=list)
-    """In the next request."""
+    """Contents of the next request."""
     batch: list[Letter] = field(default_factory=list)
-    """In answers of the tool batch under way: they go into the request after it."""
+    """Contents of the answers of the current tool batch, which go into the request after it."""
     known: list[Letter] = field(default_factory=list)
 
     def inject(self, letters: Iterable[Letter]) -> None:
@@ -50,14 +50,14 @@ class Conversation:
         self.batch = []
 
     def answer(self) -> list[int]:
-        """The model answers the request; returns the messages it carried."""
+        """The model answers the request; returns the messages that it carried."""
         ids = [letter.id for letter in self.request]
         self.known += self.request
         self.request = []
         return ids
 
     def give_up(self) -> None:
-        """Interrupted: what no answer began for is out of the conversation."""
+        """The user interrupts: contents of unanswered requests leave the conversation."""
         self.request, self.batch = [], []
 
     def clear(self) -> None:

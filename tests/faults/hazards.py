@@ -1,4 +1,4 @@
-"""What befalls the processes of a round besides being killed. Each hazard begins, and ends by itself or by force."""
+"""Faults of a round other than kills. Each hazard has a beginning, and ends by itself or by force."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HOUR = 3600.0
 
 
 def hold_lock(stage: Stage, rng: Random) -> tuple[float, End]:
-    """A process begins to write and lingers, mostly longer than servers wait for it."""
+    """A process begins a write and holds the lock, usually for longer than servers wait for it."""
     seconds = rng.uniform(0.5, 2.5) * BUSY_TIMEOUT
 
     def body() -> None:
@@ -35,7 +35,7 @@ def hold_lock(stage: Stage, rng: Random) -> tuple[float, End]:
 
 
 def storm(stage: Stage, rng: Random) -> tuple[float, End]:
-    """Processes do nothing but checkpoint, by the product's own rule."""
+    """Several processes do nothing but checkpoint, by the product's own rule."""
     seconds = rng.uniform(0.2, 0.6)
 
     def body() -> None:
@@ -56,7 +56,7 @@ def storm(stage: Stage, rng: Random) -> tuple[float, End]:
 
 
 def _ending(pid: int) -> End:
-    """How to end a child, should it not have ended by itself; whoever reaps all children reaps it."""
+    """A function that ends a child which has not ended by itself. The campaign collects it with all other children."""
     handle = os.pidfd_open(pid)
 
     def end() -> None:
@@ -68,7 +68,7 @@ def _ending(pid: int) -> End:
 
 
 def fill_disk(stage: Stage, rng: Random) -> tuple[float, End]:
-    """The disk is full, but for some odd bytes."""
+    """Fill the disk, except for a few bytes."""
     ballast = stage.bus.parent / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -79,7 +79,7 @@ def fill_disk(stage: Stage, rng: Random) -> tuple[float, End]:
 
 
 def jump_clock(stage: Stage, rng: Random) -> tuple[float, End]:
-    """All servers' clock is off by up to some hours, forwards or back."""
+    """Shift the clock of all servers by up to some hours, forwards or back."""
     stage.board.offset = rng.choice((-1, 1)) * rng.choice((1.0, 60.0, 2 * _HOUR)) * rng.random()
     return rng.uniform(0.1, 1.0), lambda: None
 
@@ -89,7 +89,7 @@ def set_clock_right(stage: Stage) -> None:
 
 
 def spoil_line(stage: Stage, rng: Random) -> tuple[float, End]:
-    """Whoever is elsewhere does not get the answers, or cannot ask; for a moment or for long."""
+    """Remote sessions lose answers, or cannot send requests, for a moment or for a long time."""
     if not stage.far:
         return 0.0, lambda: None
     relay.spoil(stage, rng)
@@ -103,14 +103,14 @@ HAZARDS: dict[str, tuple[Callable[[Stage, Random], tuple[float, End]], float]] =
     "clock": (jump_clock, 1.5),
     "line": (spoil_line, 1.5),
 }
-"""By name: how it begins, and the mean of seconds between two of them."""
+"""Each hazard by name: its beginning, and the mean interval in seconds."""
 
 
 LOCKING_OUT = frozenset({"held lock", "checkpoint storm", "full disk"})
-"""Those under which a write may fail, in whichever session."""
+"""Hazards under which a write may fail in any session."""
 CUTTING_OFF = frozenset({"line"})
-"""Those under which the same holds for sessions elsewhere."""
+"""Hazards under which a write may fail in remote sessions."""
 BACK_AFTER = 4.0
-"""Seconds after the end of an outage in which a session elsewhere may not have noticed that it is over."""
+"""Seconds after an outage in which a remote session may not have noticed that it is over."""
 PATIENCE = 2 * BUSY_TIMEOUT
-"""Seconds after their end in which a write may still be refused for them."""
+"""Seconds after the end of a hazard in which writes of remote sessions may still be refused."""

@@ -1,4 +1,4 @@
-"""What a session experienced, line by line; a line once written survives the end of its writer."""
+"""A session's experiences, line by line. A line, once written, survives the death of its writer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Line = dict[str, Any]
 
 
 class Journal:
-    """The journal of one seat; its clients write on, one after the other."""
+    """The journal of one seat; each client of the seat continues it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

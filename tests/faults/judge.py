@@ -1,4 +1,4 @@
-"""Holds the history of a round against the rules, and counts what there was."""
+"""Checks the history of a round against the rules, and counts the events in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RULES = (
 
 @dataclass(frozen=True)
 class Figures:
-    """How much happened."""
+    """Counts of events."""
 
     sent: int = 0
     unknown: int = 0
@@ -29,7 +29,7 @@ class Figures:
     expired: int = 0
     handed: int = 0
     again: int = 0
-    """Hand-overs of what had been handed over before."""
+    """Repeated hand-overs of the same message."""
     swaps: int = 0
     claims: int = 0
     clients: int = 0

@@ -1,4 +1,4 @@
-"""The rules of sessions, claims and processes: one bearer of a name, one holder of a path, no death of its own."""
+"""The rules of sessions, claims and processes: one bearer of a name, one holder of a path, no unforced death."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .case import Case, Violation
 from .program import HOST
 
 _START = 3.0
-"""Seconds that the start of a server may take, generously."""
+"""A generous upper bound for the seconds in which a server starts."""
 _MOMENT = 0.02
-"""Seconds that a transaction may take, generously."""
+"""A generous upper bound for the seconds that a transaction takes."""
 _TRIES = 5
-"""Servers that a supervisor starts one after the other before it gives up."""
+"""How many servers in a row a supervisor starts before it gives up."""
 
 
 def claims(case: Case) -> Iterator[Violation]:
-    """Never do two hold what excludes each other. (No claim of a round lives long enough to run out.)
+    """Two agents never hold conflicting claims. (No claim of a round lives long enough to expire.)
 
-    A renaming moves one claim after the other: what lasts no longer than that does not count.
+    A renaming moves the claims one by one, so conflicts that last no longer than that do not count.
     """
     live: dict[int, Step] = {}
     met: list[tuple[Step, Step]] = []
@@ -47,7 +47,7 @@ def _exclude(one: Step, other: Step) -> bool:
 
 
 def bindings(case: Case) -> Iterator[Violation]:
-    """A name has one bearer at a time, who loses it only by its own doing or end."""
+    """A name has one bearer at a time, who loses it only by an action of its own or by its end."""
     live: dict[int, Step] = {}
     for step in case.evidence.steps:
         if step.table != "bindings":
@@ -63,14 +63,14 @@ def bindings(case: Case) -> Iterator[Violation]:
 
 
 def _unbound(case: Case, since: Step, step: Step) -> Iterator[Violation]:
-    """A server whose parent was killed while it started may still bind its client, and then end the session."""
+    """A server whose parent was killed during the start may still bind its client, and then end the session."""
     seat = case.seat_of_key(step.by)
     if seat and not case.may_be_silent(seat) and not case.disturbed(seat, since.t - _START, step.t):
         yield Violation("identity", f"{seat} lost the name '{step.name}', and nothing had hit it", [str(step)])
 
 
 def processes(case: Case) -> Iterator[Violation]:
-    """Nothing hangs, no server ends but by a kill or with its client, no answer is a crash."""
+    """No process hangs, no server ends except by a kill or with its client, and no answer reports a crash."""
     for what in case.stuck:
         yield Violation("alive", what, _last_lines(case, what.split(maxsplit=1)[0].rstrip(":")))
     for seat, line in case.lines("server gone", "ended"):
@@ -84,7 +84,7 @@ def processes(case: Case) -> Iterator[Violation]:
 
 
 def _gave_up(case: Case, seat: str, t: float) -> bool:
-    """Whether so many servers of the seat were killed that its supervisor may have ended, which it says by status 1."""
+    """Tells whether the supervisor may have given up (exit status 1) because enough servers of the seat were killed."""
     recent = [d for d in case.population.deaths if d.kind == "server" and d.seat == seat and t - 60 < d.t < t]
     return len(recent) >= _TRIES
 
@@ -99,6 +99,6 @@ def _log(case: Case, seat: str) -> list[str]:
 
 
 def store(case: Case) -> Iterator[Violation]:
-    """SQLite finds nothing wrong with the file."""
+    """SQLite finds no fault in the file."""
     for problem in case.evidence.problems:
         yield Violation("integrity", problem)

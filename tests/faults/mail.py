@@ -1,4 +1,4 @@
-"""The rules of mail: nothing lost, nothing twice without a fault, in order, no false receipt."""
+"""The rules of mail: no message is lost, repeated without a fault, out of order, or falsely reported as read."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _SENT = re.compile(r"(?:^sent to|^already sent with this key to) .*\(id (\d+)\)"
 _PROMISED = re.compile(r"^- ([^:]+): ", re.MULTILINE)
 
 
-# -- what was accepted is stored -------------------------------------------------------
+# -- accepted messages are stored ------------------------------------------------------
 
 
 def sends(case: Case) -> Iterator[Violation]:
-    """What was accepted is there once, for everybody named; what was refused is not there."""
+    """An accepted message is stored once, for every recipient named; a refused message is not stored."""
     stored: dict[str, list[int]] = defaultdict(list)
     for id_, row in case.evidence.messages.items():
         stored[row["content"].split()[0]].append(id_)
     addressed = defaultdict(set)
     for step in case.evidence.steps:
         if step.table == "deliveries":
-            addressed[step.number].add(step.name)  # under its new name too, if it is told of after a renaming
+            addressed[step.number].add(step.name)  # under its new name too, if the sender heard of it after a renaming
     outcomes: dict[str, list[Line]] = defaultdict(list)
     for _, line in case.lines("sending", "sent"):
         outcomes[line["token"]].append(line)
@@ -61,7 +61,7 @@ def _promised(line: Line) -> tuple[int, set[str]]:
     return (int(found[1]) if found else 0), set(_PROMISED.findall(line["text"]))
 
 
-# -- what the store did with it ----------------------------------------------------------
+# -- deliveries in the store -------------------------------------------------------------
 
 
 @dataclass
@@ -76,7 +76,9 @@ class Delivery:
 
 
 def deliveries(case: Case) -> Iterator[Violation]:
-    """Step by step: oldest first, requeued only after a fault, read only after an answer, never simply gone."""
+    """Each step is legal: the oldest first, requeued only after a fault, read only after an answer, never simply
+    gone.
+    """
     live: dict[int, Delivery] = {}
     for step in case.evidence.steps:
         if step.table != "deliveries":
@@ -107,7 +109,7 @@ def _changed(case: Case, delivery: Delivery, step: Step, live: dict[int, Deliver
 
 
 def _in_order(case: Case, step: Step, live: dict[int, Delivery]) -> Iterator[Violation]:
-    """Whatever is handed over is the oldest that waits."""
+    """Each message handed over is the oldest that waits."""
     overtaken = [
         d.message for d in live.values() if d.name == step.name and d.state == "queued" and d.message < step.number
     ]
@@ -117,7 +119,7 @@ def _in_order(case: Case, step: Step, live: dict[int, Delivery]) -> Iterator[Vio
 
 
 def _requeued(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
-    """A fault excuses it that hit the turn it was handed over in: the server may not know which turn that is."""
+    """A fault excuses a requeue if it hit the turn of the hand-over; the server may not know which turn that is."""
     handed = delivery.handed[-1]
     seat = case.seat_of(handed.by)
     excuses = (
@@ -132,10 +134,10 @@ def _requeued(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]
 
 
 def _receipt(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
-    """A receipt needs a hand-over, and after it an answer of the model that it was made to.
+    """A receipt needs a hand-over, followed by an answer of the model that it was made to.
 
-    An answer to the message (`acked`) may rest on an earlier hand-over. What a command printed for the
-    person whose name it used is read by its being printed. What the model had under one of its names, it had.
+    A reply to the message (`acked`) may rest on an earlier hand-over. Mail that a command printed counts as read by
+    the person whose name the command used. Mail that the model had under one of its names counts for all of them.
     """
     if delivery.state == "read":
         return
@@ -155,7 +157,7 @@ def _receipt(case: Case, delivery: Delivery, step: Step) -> Iterator[Violation]:
 
 
 def _gone(case: Case, delivery: Delivery, live: dict[int, Delivery]) -> Iterator[Violation]:
-    """A delivery vanishes only when a name takes over another: the double, and the sender's own."""
+    """A delivery vanishes only when a name takes over another: duplicates, and the sender's own copy."""
     sender, seat = case.evidence.messages[delivery.message]["sender"], _token(case, delivery.message).split(".")[0]
     others = [d for d in live.values() if d.message == delivery.message]
     if delivery.state in ("queued", "handed") and not others and not _is_own(delivery.name, sender, seat):
@@ -165,12 +167,12 @@ def _gone(case: Case, delivery: Delivery, live: dict[int, Delivery]) -> Iterator
 
 
 def _is_own(name: str, sender: str, seat: str) -> bool:
-    """Names of one seat, whatever the sender is called since, or a name that more than one may bear."""
+    """Tells whether both names belong to one seat, allowing for renamings and for names that several may bear."""
     return "shared" in (name, sender) or name.split("-", maxsplit=1)[0] in (sender.split("-", maxsplit=1)[0], seat)
 
 
 def _left(case: Case, live: dict[int, Delivery]) -> Iterator[Violation]:
-    """Those who read all that waits have it all."""
+    """Every session that reads all of its waiting mail has all of it."""
     drained = {line["name"] for _, line in case.lines("drained")}
     for delivery in live.values():
         if delivery.name in drained and delivery.state in ("queued", "handed"):
@@ -178,11 +180,11 @@ def _left(case: Case, live: dict[int, Delivery]) -> Iterator[Violation]:
             yield Violation("nothing lost", what, case.about(delivery.message))
 
 
-# -- what the sessions got ---------------------------------------------------------------
+# -- mail in the sessions ----------------------------------------------------------------
 
 
 def marks(case: Case) -> Iterator[Violation]:
-    """A first hand-over is not marked, a further one is; and nothing comes that was not handed over."""
+    """A first hand-over is unmarked, a repeated one is marked, and no message arrives without a hand-over."""
     handed: dict[tuple[str, int], list[Step]] = defaultdict(list)
     attempts: Counter[int] = Counter()
     for step in case.evidence.steps:
@@ -210,7 +212,7 @@ def _token(case: Case, message: int) -> str:
 
 
 def sequence(case: Case) -> Iterator[Violation]:
-    """What comes for the first time comes in the order it was sent, from each sender."""
+    """Messages that arrive for the first time arrive in the order sent, for each sender."""
     late = _late(case)
     for seat, journal in case.journals.items():
         last: dict[str, int] = {}
@@ -228,7 +230,7 @@ def sequence(case: Case) -> Iterator[Violation]:
 
 
 def _late(case: Case) -> set[int]:
-    """Messages of which somebody got a delivery later than when they were sent: retained broadcasts."""
+    """Messages whose delivery to some recipient was created after the send: retained broadcasts."""
     found, newest = set(), 0
     for step in case.evidence.steps:
         if step.table == "deliveries" and step.change == "insert":

@@ -1,6 +1,7 @@
-"""Processes forked from this one, which has imported all that a server needs: a start costs some milliseconds.
+"""Forks processes from this one, which has already imported all modules of a server, so a start takes only
+milliseconds.
 
-A forked server is the real one in all but its exec: its own pipes, its own connection, its own threads.
+A forked server differs from the real one only in the missing exec: it has its own pipes, connection and threads.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ def _prctl(option: int, value: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent dies become children of this process: none can get away."""
+    """Make descendants whose parent dies children of this process, so that none escapes."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_parent() -> None:
-    """Be killed when the parent of this process dies."""
+    """Let the kernel kill this process when its parent dies."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def fork(body: Callable[[], None], keep: Iterable[int], *, tied: bool = False) -> int:
-    """Run `body` in a child with no descriptors but `keep` and the standard ones; returns its pid.
+    """Run `body` in a child that inherits only the descriptors `keep` and the standard ones; returns its pid.
 
     A `tied` child is killed when this process dies.
     """
@@ -61,7 +62,9 @@ def fork(body: Callable[[], None], keep: Iterable[int], *, tied: bool = False) -
 
 
 def _close_all_but(keep: set[int]) -> None:
-    """Above all the ends of other processes' pipes: who holds one open hides its owner's death."""
+    """Close inherited descriptors, above all the ends of other processes' pipes: an open copy hides the owner's
+    death.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     start = 0
     for end in [*sorted(keep), min(limit, 1 << 20)]:
@@ -71,7 +74,7 @@ def _close_all_but(keep: set[int]) -> None:
 
 
 def become(fd: int, number: int) -> None:
-    """Make `fd` this process's descriptor `number`."""
+    """Make `fd` descriptor `number` of this process."""
     if fd != number:
         os.dup2(fd, number, inheritable=True)
         os.close(fd)

@@ -1,4 +1,4 @@
-"""Somebody at a terminal, who uses the command line. The terminal is never killed, its commands are."""
+"""A person at a terminal who uses the command line. Only the commands are killed, never the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = "carol"
 
 
 class Person:
-    """Sends and reads under a name of its own. What its terminal shows is read."""
+    """Sends and reads under a name of its own, and reads all that its terminal shows."""
 
     def __init__(self, stage: Stage, seats: list[str]) -> None:
         self.stage, self.seats = stage, seats
@@ -62,14 +62,14 @@ class Person:
         self.journal.write("sent", token=token, outcome=outcome, text=said, id=answer.get("id"), recipients=recipients)
 
     def _read(self) -> bool:
-        """Whether there was mail, or that is not known."""
+        """Returns whether mail arrived, or may have arrived."""
         status, said = self._run("inbox")
         try:
             letters = fetched(json.loads(said))
         except ValueError:
             if status > 0:
                 self.journal.write("strange", tool="inbox", answer=said)
-            return True  # killed before or while it printed
+            return True  # killed before or during the printing
         if letters:
             self.journal.write("got", via="command", letters=[asdict(letter) for letter in letters])
             self.journal.write("answered", ids=[letter.id for letter in letters])
@@ -77,5 +77,5 @@ class Person:
 
 
 def live(stage: Stage, seats: list[str]) -> None:
-    """The body of the person's process."""
+    """The main function of the person's process."""
     Person(stage, seats).live()

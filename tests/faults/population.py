@@ -1,4 +1,4 @@
-"""Who lives in a round, as the roll tells; and what becomes of them."""
+"""The processes of a round, as the roll reports them, and their fates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .roll import Line
 
 @dataclass(frozen=True)
 class Member:
-    """A living process. It is addressed by a descriptor: a number may have got another owner."""
+    """A live process, addressed by a descriptor, because its pid may have been reused."""
 
     pid: int
     kind: str
@@ -36,7 +36,7 @@ class Member:
         return not ready
 
     def signal(self, number: int) -> bool:
-        """Whether it was still there to get the signal."""
+        """Send a signal; returns whether the process was still there to receive it."""
         try:
             signal.pidfd_send_signal(self.handle, number)
         except ProcessLookupError:
@@ -46,15 +46,15 @@ class Member:
 
 @dataclass
 class Death:
-    """A process that a fault killed."""
+    """The death of a process that a fault killed."""
 
     t: float
-    """When at the earliest."""
+    """The earliest possible time."""
     kind: str
     seat: str
     moment: str
     end: float
-    """When at the latest."""
+    """The latest possible time."""
 
 
 @dataclass
@@ -67,12 +67,12 @@ class Population:
     """Seats by `host:pid:started`, as the store names processes."""
     kind_of: dict[str, str] = field(default_factory=dict)
     born: dict[str, float] = field(default_factory=dict)
-    """When these processes began."""
+    """The start times of these processes."""
     _executed: dict[int, str] = field(default_factory=dict)
     """Seats by the pid of a supervisor that was started with exec."""
 
     def hear(self, line: Line) -> None:
-        """Take in a line of the roll."""
+        """Process a line of the roll."""
         if line["what"] == "born":
             self.seat_of[line["process"]] = line["seat"]
             self.kind_of[line["process"]] = line["kind"]
@@ -94,12 +94,12 @@ class Population:
                 os.close(handle)
 
     def bury(self) -> None:
-        """Forget the dead."""
+        """Remove dead processes."""
         for member in [m for m in self.members.values() if not m.alive()]:
             del self.members[member.pid]
 
     def kill(self, rng: Random, weights: dict[str, int]) -> bool:
-        """Kill somebody, of a kind that is chosen first; whether somebody was found."""
+        """Choose a kind and kill one process of it; returns whether there was one."""
         self.bury()
         self._look_below()
         kinds = sorted({m.kind for m in self.members.values()} & weights.keys())
@@ -114,7 +114,7 @@ class Population:
         return True
 
     def _look_below(self) -> None:
-        """Servers that were started with exec do not enter themselves in the roll."""
+        """Find servers started with exec, which do not report to the roll."""
         for pid, seat in self._executed.items():
             for child in self._children(pid) if pid in self.members else ():
                 if child not in self.members:
@@ -125,7 +125,7 @@ class Population:
             yield from (child.pid for child in psutil.Process(pid).children())
 
     def stop(self, rng: Random) -> Member | None:
-        """Stop somebody for a while."""
+        """Stop (SIGSTOP) a process for a while."""
         self.bury()
         movable = sorted((m for m in self.members.values()), key=lambda m: m.pid)
         victim = rng.choice(movable) if movable else None
@@ -136,7 +136,7 @@ class Population:
             member.signal(signal.SIGCONT)
 
     def end_all(self) -> None:
-        """Kill whoever is left, which counts for nothing."""
+        """Kill all remaining processes; these kills are not counted."""
         for member in list(self.members.values()):
             member.signal(signal.SIGKILL)
         self.members.clear()

@@ -1,4 +1,4 @@
-"""The way to the bus for sessions elsewhere: a line that loses, holds or cuts what the campaign tells it to."""
+"""The connection of remote sessions to the bus, which loses, holds or cuts traffic as the campaign tells it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _FAILS: tuple[Condition, ...] = ("swallows answers", "swallows answers", "holds 
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has now."""
+    """A loopback port that is currently free."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port: int = found.getsockname()[1]
     return port
 
 
 def run(stage: Stage, orders: int) -> None:
-    """The body of the line's process: it becomes what each order says, until there are none."""
+    """The main function of the relay's process: it obeys one order after the other, until the orders end."""
     stage.roll.born("line", "")
     line = Line(f"http://127.0.0.1:{stage.host}", stage.line)
     with os.fdopen(orders, encoding="utf-8") as told:
@@ -33,7 +33,7 @@ def run(stage: Stage, orders: int) -> None:
 
 
 def spoil(stage: Stage, rng: Random) -> None:
-    """From now on answers do not arrive: all of them, or those of one kind."""
+    """From now on, drop answers: all of them, or those of one kind."""
     tell(stage, rng.choice(_FAILS), rng.choice(_ABOUT))
 
 

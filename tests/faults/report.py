@@ -1,4 +1,4 @@
-"""What a campaign has to say at its end."""
+"""The report of a campaign."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .campaign import Plan, Result
 
 
 def report(plan: Plan, result: Result, work: Path) -> str:
-    """Figures, then each violation with what is known of it."""
+    """The figures, then each violation with its evidence."""
     lines = [
         f"seed {plan.seed}, {result.rounds} rounds{f', sabotage {plan.sabotage}' if plan.sabotage else ''}",
         f"{result.kills.total()} kills:",

@@ -1,4 +1,4 @@
-"""The roll: every process of a round reports here that it lives, and by which fault it dies."""
+"""The roll: every process of a round reports its birth here, and the fault by which it dies."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Line = dict[str, Any]
 
 
 class Roll:
-    """A pipe into which any process writes and the campaign reads.
+    """A pipe into which any process writes and from which the campaign reads.
 
-    A line is shorter than what a pipe takes at once, so lines do not mix, and one written before
-    a kill is there after it.
+    A line is short enough to be written atomically, so lines do not mix, and a line written before a kill survives
+    it.
     """
 
     def __init__(self) -> None:
@@ -36,12 +36,12 @@ class Roll:
         os.write(self.into, line.encode()[: select.PIPE_BUF - 1] + b"\n")
 
     def born(self, kind: str, seat: str) -> None:
-        """This very process begins."""
+        """Report the birth of this very process."""
         me = processes.this_process()
         self.say("born", kind=kind, seat=seat, started=me.started, process=str(me))
 
     def news(self, patience: float) -> list[Line]:
-        """What was said meanwhile; waits for something if nothing was."""
+        """The lines written since the last call; waits for a line if nothing was written."""
         ready, _, _ = select.select([self._out], [], [], max(0.0, patience))
         if not ready:
             return []

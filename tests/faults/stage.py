@@ -1,4 +1,4 @@
-"""What all processes of one round have in common."""
+"""The settings that all processes of one round share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .roll import Roll
 
 SOURCE = Path(__file__).parents[2] / "src"
 BUSY_TIMEOUT = 0.4
-"""Seconds a server waits for the write lock; some held locks last longer."""
+"""Seconds for which a server waits for the write lock; some locks are held longer."""
 
 
 @dataclass(frozen=True)
@@ -32,35 +32,37 @@ class Stage:
     real: float
     """Share of the servers that are started with exec, as a client does it."""
     impatience: float
-    """Probability that a client gives a hook up before its answer comes, and goes on without it."""
+    """Probability that a client abandons a hook before its answer comes, and goes on without it."""
     far: frozenset[str] = frozenset()
-    """Seats elsewhere: all their programs reach the bus over `line`."""
+    """Remote seats: all of their programs reach the bus over `line`."""
     host: int = 0
-    """The port at which the bus is served for them."""
+    """The port of the served bus."""
     silence: float = 0.0
-    """Seconds without a heartbeat after which whoever is elsewhere counts as gone; 0: nobody need wait for that."""
+    """Seconds without a heartbeat after which a remote session counts as gone; 0: the product's default, too long
+    for a round.
+    """
     line: int = 0
-    """The port of the line to it."""
+    """The port of the relay to it."""
     orders: int = -1
-    """Where the line is told what to do to answers."""
+    """The pipe on which the relay gets its orders."""
 
     @property
     def db(self) -> Path:
         return self.bus / "bus.db"
 
     def rng(self, *parts: object) -> Random:
-        """Decisions for one purpose: the same in every run with this seed."""
+        """A random generator for one purpose: the same in every run with this seed."""
         return Random("/".join(map(str, (self.seed, self.round, *parts))))
 
     def journal(self, seat: str) -> Path:
         return self.work / f"{seat}.journal"
 
     def log(self, seat: str) -> Path:
-        """Where the servers of a seat complain."""
+        """The file for the stderr of a seat's servers."""
         return self.work / f"{seat}.log"
 
     def environment(self, seat: str, **more: str) -> dict[str, str]:
-        """The environment of a seat's program on this bus, without whatever the campaign itself runs in."""
+        """The environment of a seat's program on this bus, without the campaign's own variables."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BUS_", "CLAUDE"))}
         own = {
             "PYTHONPATH": os.pathsep.join([str(SOURCE), *filter(None, sys.path)]),

@@ -1,4 +1,4 @@
-"""The fault campaign in short: the bus keeps its promises under it, and a bus that is broken on purpose does not."""
+"""A short fault campaign: the bus keeps its promises, and a deliberately broken bus is caught."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def campaign(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_nothing_is_lost_and_no_receipt_is_false() -> None:
-    """Some sessions, here and elsewhere, live through two rounds of every fault there is, without a promise broken."""
+    """Local and remote sessions go through two rounds of all faults without a broken promise."""
     done = campaign("--seed", 1, "--rounds", 2, "--kills", 80, "--seconds", 30, "--real", 0.05)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("0 violations\n")
@@ -40,8 +40,9 @@ def test_nothing_is_lost_and_no_receipt_is_false() -> None:
     ],
 )
 def test_the_campaign_sees_a_bus_that_breaks_its_promise(sabotage: str, rules: set[str]) -> None:
-    """Broken in one way that real systems are, a few rounds suffice to tell, and the report says which promise was
-    broken: one of those, whichever the first kills happened to meet."""
+    """A bus broken in one realistic way is detected within a few rounds. The report names a broken promise; which
+    of the expected ones depends on the first kills.
+    """
     done = campaign(
         *("--seed", 1, "--rounds", 8, "--kills", 240, "--doom", 0.006, "--pace", 1, "--real", 0),
         *("--far", 0, "--sabotage", sabotage),
@@ -51,7 +52,7 @@ def test_the_campaign_sees_a_bus_that_breaks_its_promise(sabotage: str, rules: s
 
 
 def test_the_campaign_sees_a_bus_that_takes_lost_answers_for_read() -> None:
-    """Sessions elsewhere, and a line that loses answers, tell of what no fault of a process does."""
+    """Remote sessions on a connection that loses answers reveal a fault that no death of a process reveals."""
     done = campaign(
         *("--seed", 37, "--rounds", 12, "--kills", 400, "--seconds", 8, "--doom", 0, "--pace", 0.2, "--real", 0),
         *("--far", 1, "--outages", 0.4, "--sabotage", "proof-of-all"),

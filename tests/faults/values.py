@@ -15,7 +15,7 @@ _VERSION = re.compile(r"\(version (\d+)\)")
 
 
 def versions(case: Case) -> Iterator[Violation]:
-    """The history of each key counts from one without a gap, and ends with what the key holds."""
+    """The history of each key counts from one without a gap, and ends with the key's current value."""
     for key, rows in _histories(case).items():
         found = [row["version"] for row in rows]
         if found != list(range(1, len(rows) + 1)):
@@ -26,7 +26,7 @@ def versions(case: Case) -> Iterator[Violation]:
 
 
 def swaps(case: Case) -> Iterator[Violation]:
-    """Each value was made from the one before; accepted ones are there, refused ones are not."""
+    """Each value was made from the one before; accepted values are stored, refused ones are not."""
     histories = _histories(case)
     for key in ("x", "y"):
         rows = histories.get(key, [])
@@ -52,7 +52,7 @@ def _swapped(seat: str, line: Line, rows: list[Row]) -> Iterator[Violation]:
 
 
 def appends(case: Case) -> Iterator[Violation]:
-    """Each version of the log is the one before and a line; a line that was accepted is there, once."""
+    """Each version of the log is the one before plus a line; an accepted line is there exactly once."""
     rows = _histories(case).get("log", [])
     lines: list[str] = []
     for row in rows:
@@ -67,7 +67,7 @@ def appends(case: Case) -> Iterator[Violation]:
 
 
 def real_time(case: Case) -> Iterator[Violation]:
-    """What is over before something else begins comes before it, for reads as well."""
+    """An operation that ends before another begins also precedes it in the history, for reads as well."""
     done: dict[str, list[tuple[float, float, int, str]]] = defaultdict(list)
     for seat, line in case.lines("swapped", "looked"):
         version = line.get("version")

@@ -1,4 +1,4 @@
-"""A client's end of a server's pipes: MCP, one JSON object per line."""
+"""The client's end of a server's pipes: MCP, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ class Wire:
     def __init__(self, pid: int, out: int, into: int, *, greets: bool, direct: bool) -> None:
         self.pid = pid
         self.direct = direct
-        """Whether nothing is between: as long as this is the wire, it is to the same process."""
+        """Tells whether the server is connected directly, without a supervisor, so this wire always leads to the
+        same process.
+        """
         self._out, self._into = out, into
         self._rest = b""
         self._number = 0
         self._greets = greets
 
     def greet(self, patience: float) -> None:
-        """Open the conversation, where the protocol has that."""
+        """Perform the handshake, in the protocols that have one."""
         if self._greets:
             self.ask("initialize", _GREETING, patience)
             self._write({"method": "notifications/initialized"})
@@ -76,7 +78,7 @@ class Wire:
             raise Gone from None
 
     def _read(self, end: float) -> dict[str, Any]:
-        """The next message of the server, or an empty one when the time is over."""
+        """The next message of the server, or an empty one at the timeout."""
         while b"\n" not in self._rest:
             ready, _, _ = select.select([self._out], [], [], max(0.0, end - time.monotonic()))
             if not ready:
@@ -90,7 +92,7 @@ class Wire:
         return found
 
     def hang_up(self) -> int:
-        """Close the conversation and wait for the end of the other side; returns its exit status."""
+        """Close stdin and wait until the other side ends; returns its exit status."""
         with contextlib.suppress(OSError):
             os.close(self._into)
         while os.read(self._out, 1 << 16):
@@ -100,7 +102,7 @@ class Wire:
 
 
 def launch(stage: Stage, seat: str, label: str, env: Mapping[str, str], how: How, *, greets: bool) -> Wire:
-    """Start a server for this very process: forked, under a forked supervisor, or as the real client does."""
+    """Start a server for this very process: forked, under a forked supervisor, or with exec as the real client does."""
     (source, into), (out, sink) = os.pipe(), os.pipe()
     if how == "real":
         pid = _execute(stage, seat, env, source, sink)

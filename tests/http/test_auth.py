@@ -1,4 +1,6 @@
-"""What a served bus lets in: real servers and raw sockets, requests that are foreign, broken, huge, slow, many."""
+"""Access control and limits of a served bus: real servers, raw sockets, and requests that are malformed, huge, slow
+or many.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def db(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def open_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A bus on loopback without tokens; pages of one origin elsewhere may call it."""
+    """A bus on loopback without tokens; pages of one other origin may call it."""
     db = tmp_path_factory.mktemp("open") / "bus.db"
     with served(db, "--allow-origins", "https://pages.example", program=GATED) as bus:
         yield bus
@@ -46,7 +48,7 @@ def open_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def closed_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
-    """A bus that needs a token, reached by two names; and such a token."""
+    """A bus that requires a token and is reached by two names; and such a token."""
     db = tmp_path_factory.mktemp("closed") / "bus.db"
     _, secret = new_token(db, "anna")
     hosts = "bus.example.org,*.team.example"
@@ -54,11 +56,11 @@ def closed_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serve
         yield bus, secret
 
 
-# -- addressed to whom ------------------------------------------------------------------------
+# -- the Host check ---------------------------------------------------------------------------
 
 
 def test_a_name_that_was_made_to_lead_here_is_refused(open_bus: Served) -> None:
-    """421, with the way out. A browser that was led here by DNS still sends the attacker's name."""
+    """The answer is 421, with the way out. After DNS rebinding a browser still sends the attacker's name."""
     for host in ("evil.example", "evil.example:8765", "10.0.0.7", "0.0.0.0", socket.gethostname() + ".evil"):
         answer = ask(open_bus.url, "GET /whoami", f"Host: {host}")
         assert (answer.status, answer.document["error"]) == (421, "wrong_host")
@@ -67,20 +69,20 @@ def test_a_name_that_was_made_to_lead_here_is_refused(open_bus: Served) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "localhost.", "127.0.0.1", "[::1]", "127.8.8.8:80"])
 def test_loopback_is_answered_by_any_of_its_names(open_bus: Served, host: str) -> None:
-    """Also with another port: forwarded ports are common, and it says nothing about the caller."""
+    """Any port is accepted as well: forwarded ports are common, and they say nothing about the caller."""
     assert ask(open_bus.url, "GET /whoami", f"Host: {host}").status == 200
 
 
 @pytest.mark.parametrize("host", ["bus.example.org", "a.b.TEAM.example:443", "192.0.2.7", "[2001:db8::1]:8765", "HERE"])
 def test_a_bus_with_tokens_is_answered_by_its_names(closed_bus: tuple[Served, str], host: str) -> None:
-    """The configured ones, any address, this machine's own."""
+    """It answers to configured names, any IP address, and this machine's names."""
     bus, secret = closed_bus
     name = socket.gethostname() if host == "HERE" else host
     assert ask(bus.url, "GET /whoami", f"Host: {name}", token=secret).status == 200
 
 
 def test_a_foreign_name_is_refused_before_the_token_is_looked_at(closed_bus: tuple[Served, str]) -> None:
-    """And the health check is no exception."""
+    """The health check is no exception."""
     bus, secret = closed_bus
     assert ask(bus.url, "GET /whoami", "Host: evil.example", token=secret).status == 421
     assert ask(bus.url, "GET /healthz", "Host: evil.example").status == 421
@@ -114,7 +116,7 @@ def test_a_foreign_name_is_refused_before_the_token_is_looked_at(closed_bus: tup
     ],
 )
 def test_what_is_no_proper_request_is_refused(open_bus: Served, line: str, headers: list[str]) -> None:
-    """No Host or several, users, absolute targets as for a proxy, and what is no HTTP: 400."""
+    """No Host or several, users in it, absolute targets as for a proxy, and data that is not HTTP: 400."""
     with connected(open_bus.url) as made:
         made.sendall(head(open_bus.url, line, *headers))
         answer = reply(made)
@@ -123,11 +125,11 @@ def test_what_is_no_proper_request_is_refused(open_bus: Served, line: str, heade
     assert ask(open_bus.url, "GET /whoami").status == 200
 
 
-# -- from which page --------------------------------------------------------------------------
+# -- the Origin check -------------------------------------------------------------------------
 
 
 def test_pages_elsewhere_are_refused(open_bus: Served, closed_bus: tuple[Served, str]) -> None:
-    """403 with the way out, with or without a token, for whatever a page can send without asking first."""
+    """The answer is 403 with the way out, with or without a token, for every request that needs no preflight."""
     for bus, secret in ((open_bus, ""), closed_bus):
         for header in ("Origin: https://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site", "Origin: "):
             answer = ask(bus.url, "POST /echo", header, "Content-Type: text/plain", body=b"{}", token=secret)
@@ -137,7 +139,7 @@ def test_pages_elsewhere_are_refused(open_bus: Served, closed_bus: tuple[Served,
 
 
 def test_the_servers_own_pages_may_call(open_bus: Served) -> None:
-    """Their origin is what the client addressed; another port or scheme of it is another page."""
+    """Their origin equals the address of the request; another port or scheme is another origin."""
     assert ask(open_bus.url, "GET /whoami", f"Origin: {open_bus.url}", "Sec-Fetch-Site: same-origin").status == 200
     named = open_bus.url.replace("127.0.0.1", "localhost")
     assert ask(open_bus.url, "GET /whoami", f"Host: {named[7:]}", f"Origin: {named}").status == 200
@@ -147,7 +149,7 @@ def test_the_servers_own_pages_may_call(open_bus: Served) -> None:
 
 
 def test_a_proxy_on_this_machine_says_which_scheme_it_is(closed_bus: tuple[Served, str]) -> None:
-    """X-Forwarded-Proto of loopback is believed: pages of the https address are its own, and browsers stay there."""
+    """X-Forwarded-Proto from loopback is trusted: https pages are same-origin, and browsers stay on https."""
     bus, secret = closed_bus
     via = ("Host: bus.example.org", "X-Forwarded-Proto: https", "X-Forwarded-For: 192.0.2.1")
 
@@ -159,7 +161,7 @@ def test_a_proxy_on_this_machine_says_which_scheme_it_is(closed_bus: tuple[Serve
 
 
 def test_configured_pages_are_answered_and_told_so(closed_bus: tuple[Served, str]) -> None:
-    """A browser asks first, without the token, and then reads the answers, refusals as well."""
+    """A browser first sends a preflight without the token, and may then read all answers, including refusals."""
     bus, secret = closed_bus
     page = ("Origin: https://pages.example", "Sec-Fetch-Site: cross-site")
     asked = ("Access-Control-Request-Method: POST", "Access-Control-Request-Headers: authorization, content-type")
@@ -179,7 +181,7 @@ def test_configured_pages_are_answered_and_told_so(closed_bus: tuple[Served, str
 
 
 def test_every_answer_has_the_security_headers(closed_bus: tuple[Served, str]) -> None:
-    """Those of routes, of refusals, of failures, of what is no request; none names the server's program."""
+    """Routes, refusals, failures and answers to malformed requests have them; no answer names the server's software."""
     bus, secret = closed_bus
     with connected(bus.url) as broken:
         broken.sendall(b"nonsense\r\n\r\n")
@@ -213,11 +215,11 @@ def test_every_answer_has_the_security_headers(closed_bus: tuple[Served, str]) -
     assert answers[405].headers["allow"]
 
 
-# -- how much ---------------------------------------------------------------------------------
+# -- size limits ------------------------------------------------------------------------------
 
 
 def large(url: str, line: str, size: int) -> bytes:
-    """A request's head of so many bytes."""
+    """A request head of so many bytes."""
     made = head(url, line, "Connection: close", "X-Long: {}")
     return made.replace(b"{}", b"x" * (size - len(made) + 2))
 
@@ -235,7 +237,9 @@ BEFORE = {
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("size", [31 * KIB, 32 * KIB, 32 * KIB + 1, 33 * KIB])
 def test_a_head_may_be_so_large(open_bus: Served, size: int, before: str, waits: bool, step: int) -> None:
-    """32 KiB, however it arrives, of the first request on a connection and of any other; more is 431, and the end."""
+    """A head of 32 KiB is accepted, however it arrives and on any request of a connection; a larger one is 431 and
+    closes it.
+    """
     line, headers, body, statuses = BEFORE[before]
     with connected(open_bus.url) as made:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -253,13 +257,13 @@ def test_a_head_may_be_so_large(open_bus: Served, size: int, before: str, waits:
 
 
 def test_the_blanks_of_a_head_count_too(open_bus: Served) -> None:
-    """What is counted is what was sent, not what it means."""
+    """The limit applies to the bytes sent, not to the parsed contents."""
     assert ask(open_bus.url, "GET /whoami", "X-Blank:" + " " * 40 * KIB + "x").status == 431
     assert ask(open_bus.url, "GET /whoami", "X-Blank:" + " " * 30 * KIB + "x").status == 200
 
 
 def test_a_head_of_a_megabyte_is_refused(open_bus: Served) -> None:
-    """In one header, in many, in the path."""
+    """It makes no difference whether one header, many headers or the path is so large."""
     for headers in (["X-Long: " + "x" * MIB], [f"X-{n}: {'x' * 1000}" for n in range(1000)]):
         answer = ask(open_bus.url, "GET /whoami", *headers)
         assert (answer.status, answer.document["error"]) == (431, "too_large")
@@ -267,7 +271,7 @@ def test_a_head_of_a_megabyte_is_refused(open_bus: Served) -> None:
 
 
 def chunked(url: str, body: bytes) -> Reply:
-    """Send a body in chunks, without saying how long it is."""
+    """Send a body in chunks, without announcing its length."""
     with connected(url) as made:
         with contextlib.suppress(ConnectionError):
             made.sendall(head(url, "POST /echo HTTP/1.1", "Transfer-Encoding: chunked"))
@@ -280,14 +284,14 @@ def chunked(url: str, body: bytes) -> Reply:
 
 @pytest.mark.parametrize("size", [0, MIB, auth.MAX_BODY_BYTES])
 def test_a_body_may_be_so_large(open_bus: Served, size: int) -> None:
-    """Up to the limit, with its length said and without."""
+    """A body up to the limit is accepted, with or without a Content-Length."""
     assert ask(open_bus.url, "POST /echo", body=b"x" * size).document == {"size": size}
     assert chunked(open_bus.url, b"x" * size).document == {"size": size}
 
 
 @pytest.mark.parametrize("size", [auth.MAX_BODY_BYTES + 1, 10 * MIB])
 def test_a_larger_body_is_refused(open_bus: Served, size: int) -> None:
-    """413, and the answer is read although not all was sent; whoever says the length hears it before sending."""
+    """The answer, 413, can be read though not all was sent; with a Content-Length it comes before the body is sent."""
     for answer in (
         ask(open_bus.url, "POST /echo", body=b"x" * size),
         chunked(open_bus.url, b"x" * size),
@@ -299,23 +303,23 @@ def test_a_larger_body_is_refused(open_bus: Served, size: int) -> None:
 
 
 def test_a_body_is_not_read_of_somebody_unknown(closed_bus: tuple[Served, str]) -> None:
-    """Who has no token hears so before the body is sent."""
+    """A caller without a token is refused before the body is sent."""
     bus, _ = closed_bus
     assert ask(bus.url, "POST /echo", f"Content-Length: {MIB}").status == 401
 
 
-# -- how long ---------------------------------------------------------------------------------
+# -- timeouts ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def hasty_bus(db: Path) -> Iterator[Served]:
-    """A bus with little patience for slow clients."""
+    """A bus with short timeouts for slow clients."""
     with served(db, program=GATED, GATE_HEAD_PATIENCE="2", GATE_BODY_PATIENCE="2") as bus:
         yield bus
 
 
 def ended(made: socket.socket) -> bytes:
-    """What still comes until the server ends the connection."""
+    """All data until the server closes the connection."""
     said = b""
     with contextlib.suppress(ConnectionError):
         while part := made.recv(65_536):
@@ -324,7 +328,9 @@ def ended(made: socket.socket) -> bytes:
 
 
 def test_half_a_head_is_not_waited_for(hasty_bus: Served) -> None:
-    """It is answered with 408, also if its bytes keep coming one by one; who says nothing hears nothing."""
+    """It is answered with 408, even if its bytes keep coming one by one; a silent connection is closed without an
+    answer.
+    """
     with connected(hasty_bus.url) as half, connected(hasty_bus.url) as silent, connected(hasty_bus.url) as slow:
         half.sendall(b"GET /whoami HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         slow.sendall(b"GET /whoami HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
@@ -340,7 +346,7 @@ def test_half_a_head_is_not_waited_for(hasty_bus: Served) -> None:
 
 
 def test_half_a_head_after_an_answer_is_not_waited_for_either(hasty_bus: Served) -> None:
-    """A connection that was of use once is no exception, nor is one that never sends what was refused."""
+    """This also holds for a connection that has served a request, and for one whose refused body never arrives."""
     with connected(hasty_bus.url) as used, connected(hasty_bus.url) as refused:
         used.sendall(head(hasty_bus.url, "GET /whoami HTTP/1.1"))
         assert reply(used).status == 200
@@ -354,7 +360,7 @@ def test_half_a_head_after_an_answer_is_not_waited_for_either(hasty_bus: Served)
 
 
 def test_half_a_body_is_not_waited_for(hasty_bus: Served) -> None:
-    """It is answered with 408, whether or not its length was said."""
+    """It is answered with 408, with or without a Content-Length."""
     with connected(hasty_bus.url) as half, connected(hasty_bus.url) as chunk:
         half.sendall(head(hasty_bus.url, "POST /echo HTTP/1.1", "Content-Length: 100") + b"x")
         chunk.sendall(head(hasty_bus.url, "POST /echo HTTP/1.1", "Transfer-Encoding: chunked") + b"5\r\nhello\r\n")
@@ -364,18 +370,18 @@ def test_half_a_body_is_not_waited_for(hasty_bus: Served) -> None:
 
 
 def memory(bus: Served) -> int:
-    """What the server has in memory, in bytes."""
+    """The resident memory of the server, in bytes."""
     return int(psutil.Process(bus.process.pid).memory_info().rss)
 
 
 def connections(bus: Served) -> int:
-    """How many the server has."""
+    """The number of the server's connections."""
     found = psutil.Process(bus.process.pid).net_connections()
     return sum(each.status == psutil.CONN_ESTABLISHED for each in found)
 
 
 def test_an_answer_that_nobody_reads_is_not_kept(db: Path) -> None:
-    """Its connection ends after a while, and until then it waits in little memory."""
+    """Its connection is closed after a while, and the answer takes little memory until then."""
     with served(db, program=GATED, GATE_WRITE_PATIENCE="3") as bus, connected(bus.url) as reader:
         ask(bus.url, "GET /whoami")
         before = memory(bus)
@@ -389,7 +395,7 @@ def test_an_answer_that_nobody_reads_is_not_kept(db: Path) -> None:
 
 
 def test_half_a_handshake_is_not_waited_for(db: Path, tmp_path: Path) -> None:
-    """Who connects to a bus on TLS and says nothing is sent away."""
+    """A client that connects to a TLS port and sends nothing is disconnected."""
     chain, key = certificate(tmp_path, "bus")
     tls = ("--tls-cert", str(chain), "--tls-key", str(key))
     with served(db, *tls, program=GATED, GATE_HANDSHAKE="2") as bus, connected(bus.url) as silent:
@@ -397,18 +403,18 @@ def test_half_a_handshake_is_not_waited_for(db: Path, tmp_path: Path) -> None:
 
 
 def test_requests_under_way_have_all_their_time(hasty_bus: Served) -> None:
-    """The limits are for what a client owes: a long poll outlasts them, and its connection is used again."""
+    """The time limits apply to the client's side: a long poll outlasts them, and its connection is used again."""
     with connected(hasty_bus.url) as made:
         for _ in range(2):
             made.sendall(head(hasty_bus.url, "GET /wait?block=4 HTTP/1.1"))
             assert reply(made).body == b"nothing"
 
 
-# -- how many ---------------------------------------------------------------------------------
+# -- quotas -----------------------------------------------------------------------------------
 
 
 def test_half_open_connections_do_not_keep_others_out(db: Path) -> None:
-    """With several hundred more than are kept the oldest end, and everybody else is served at once."""
+    """If several hundred exceed the limit, the oldest are closed, and other clients are served at once."""
     with served(db, program=GATED, GATE_MAX_SILENT="300") as bus, contextlib.ExitStack() as stack:
         ask(bus.url, "GET /whoami")
         before = memory(bus)
@@ -427,7 +433,9 @@ def test_half_open_connections_do_not_keep_others_out(db: Path) -> None:
 
 
 def test_a_thousand_wait_and_nobody_is_disturbed(db: Path) -> None:
-    """Long polls cost a connection and little memory each; others are served meanwhile, and all get their answers."""
+    """A long poll costs a connection and little memory; other clients are served meanwhile, and all polls are
+    answered.
+    """
     with served(db, program=GATED) as bus, contextlib.ExitStack() as stack:
         ask(bus.url, "GET /whoami")
         before = memory(bus)
@@ -445,7 +453,7 @@ def test_a_thousand_wait_and_nobody_is_disturbed(db: Path) -> None:
 
 
 def test_the_stores_trouble_keeps_no_answer_back(db: Path) -> None:
-    """Whoever waits or listens while the store cannot say whether he still may is answered as far as is known."""
+    """While the store cannot confirm a token, waiting clients and streams are served by the last known state."""
     with (
         served(db, program=GATED, BUS_BUSY_TIMEOUT="0.1") as server,
         connected(server.url) as waiting,
@@ -466,7 +474,7 @@ def test_the_stores_trouble_keeps_no_answer_back(db: Path) -> None:
 
 
 def test_a_token_has_so_many_requests_under_way(db: Path) -> None:
-    """One more is 429 and says when to come again; others with tokens do not notice; who leaves makes room."""
+    """One more is 429 and says when to retry; other tokens are not affected, and a closed connection makes room."""
     _, anna = new_token(db, "anna")
     _, bert = new_token(db, "bert")
     with served(db, "--connections", "3", program=GATED) as bus, contextlib.ExitStack() as stack:
@@ -486,7 +494,7 @@ def test_a_token_has_so_many_requests_under_way(db: Path) -> None:
 
 
 def test_an_open_bus_has_so_many_requests_under_way(db: Path) -> None:
-    """The limit is then for all together; there is none for how often."""
+    """The limit is then shared by all callers; there is no rate limit."""
     with served(db, "--connections", "2", "--requests", "5", program=GATED) as bus:
         assert {ask(bus.url, "GET /whoami").status for _ in range(20)} == {200}
         with connected(bus.url) as one, connected(bus.url) as other:
@@ -496,7 +504,7 @@ def test_an_open_bus_has_so_many_requests_under_way(db: Path) -> None:
 
 
 def test_a_token_has_so_many_requests_a_minute(db: Path) -> None:
-    """One more is 429 and says for how long; others with tokens do not notice."""
+    """One more is 429 and says when to retry; other tokens are not affected."""
     _, anna = new_token(db, "anna")
     _, bert = new_token(db, "bert")
     with served(db, "--requests", "10", program=GATED) as bus:
@@ -508,7 +516,9 @@ def test_a_token_has_so_many_requests_a_minute(db: Path) -> None:
 
 
 def test_who_tries_tokens_is_slowed_down_and_nobody_else(db: Path) -> None:
-    """429 after some wrong ones; a valid one passes from the same address, and so do other addresses behind a proxy."""
+    """Several wrong tokens lead to 429; a valid one still works from that address, and so do other addresses behind
+    a proxy.
+    """
     _, anna = new_token(db, "anna")
     with served(db, program=GATED, GATE_WRONG_TOKENS="5") as bus:
         tried = [ask(bus.url, "GET /whoami", token=f"bus_{n}") for n in range(7)]
@@ -523,7 +533,7 @@ def test_who_tries_tokens_is_slowed_down_and_nobody_else(db: Path) -> None:
 
 
 def test_the_bus_is_served_over_tls(db: Path, tmp_path: Path) -> None:
-    """With certificate and key from files; browsers are told to stay with https. Plain HTTP gets no answer."""
+    """Certificate and key come from files; browsers are told to stay with https. Plain HTTP gets no answer."""
     chain, key = certificate(tmp_path, "bus")
     with served(db, "--tls-cert", str(chain), "--tls-key", str(key), program=GATED) as bus:
         assert bus.url.startswith("https://127.0.0.1:")
@@ -542,7 +552,7 @@ def test_the_bus_is_served_over_tls(db: Path, tmp_path: Path) -> None:
 
 
 def refused(db: Path, *options: str) -> str:
-    """What a server says that cannot start."""
+    """The message of a server that cannot start."""
     command = [sys.executable, "-m", "claude_bus", "serve", "--port", "0", *options]
     done = subprocess.run(command, env=environment(db), capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -551,7 +561,7 @@ def refused(db: Path, *options: str) -> str:
 
 
 def test_wrong_files_are_named(db: Path, tmp_path: Path) -> None:
-    """Missing, mismatched, mixed up, damaged, locked, or only one of two: a sentence, and exit status 2."""
+    """Missing, mismatched, swapped, damaged or encrypted files, or only one of two: one sentence, and exit status 2."""
     chain, key = certificate(tmp_path, "bus")
     _, other = certificate(tmp_path, "other")
     _, locked = certificate(tmp_path, "locked", password=b"word")
@@ -573,7 +583,7 @@ def test_wrong_files_are_named(db: Path, tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_named(db: Path) -> None:
-    """A sentence, and exit status 2; so is an address that is not this machine's."""
+    """One sentence, and exit status 2; an address that is not this machine's is treated alike."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         said = refused(db, "--port", str(taken.getsockname()[1]))
     assert re.search(r"cannot listen at 127.0.0.1 port \d+: .*in use; choose another", said)
@@ -588,7 +598,7 @@ def test_a_port_that_is_taken_is_named(db: Path) -> None:
 
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_that_is_told_to_end_ends(db: Path, told: signal.Signals) -> None:
-    """Whoever waits is told, streams end; idle, half open, busy and unread connections do not hold it up."""
+    """Waiting clients are answered, streams end; idle, half-open, busy and unread connections do not delay the end."""
     with (
         served(db, program=GATED) as bus,
         connected(bus.url) as poll,
@@ -617,7 +627,7 @@ def test_a_server_that_is_told_to_end_ends(db: Path, told: signal.Signals) -> No
 
 
 def test_answers_are_sent_at_once(db: Path) -> None:
-    """A connection of the server never holds back what is written to it until the client has acknowledged more."""
+    """The server's sockets never hold data back until the client has acknowledged earlier data (TCP_NODELAY)."""
     from claude_bus.config import Serving
     from claude_bus.http.serve import _listening
 
@@ -628,7 +638,7 @@ def test_answers_are_sent_at_once(db: Path) -> None:
 
 
 def test_the_log_is_quiet_unless_asked(db: Path) -> None:
-    """A line for each request only with --verbose, and then without what stands behind the question mark."""
+    """Requests are logged only with --verbose, one line each, without the query string."""
     with served(db, program=GATED) as bus:
         ask(bus.url, "GET /whoami")
     assert bus.log.read_text() == ""

@@ -1,4 +1,4 @@
-"""A thousand who wait: nobody else notices, and each is woken by its own mail only."""
+"""A thousand waiting clients disturb no other client, and each is woken by its own mail only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 RECEIVERS, PROGRAMS, EARS = 900, 60, 40
 MEMORY = 200 * 1024 * 1024
-"""Bytes that a thousand who wait may cost the server: far more than they do."""
+"""Bytes that a thousand waiting clients may cost the server: far more than they actually do."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def server(tmp_path: Path) -> Iterator[Served]:
 
 @contextlib.asynccontextmanager
 async def crowd(waiters: Sequence[Waiter]) -> AsyncIterator[None]:
-    """They wait until the context ends; then all are gone at once. No answer may have been another than expected."""
+    """A crowd that waits until the context ends and then leaves at once. Every answer must be an expected one."""
     tasks = [asyncio.create_task(waiter.run()) for waiter in waiters]
     try:
         yield
@@ -69,7 +69,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def until_waiting(url: str, count: int, token: str = "") -> None:
-    """Return once exactly so many wait on the server."""
+    """Return once exactly so many requests wait on the server."""
 
     async def so_many() -> bool:
         return await metric(url, "claude_bus_waiting", token) == count
@@ -78,7 +78,7 @@ async def until_waiting(url: str, count: int, token: str = "") -> None:
 
 
 async def until_left(process: psutil.Process) -> None:
-    """Return once the server has closed the connections of all who left."""
+    """Return once the server has closed the connections of all clients that left."""
 
     async def few() -> bool:
         return len(process.net_connections()) < 10
@@ -92,7 +92,9 @@ async def send(line: Line, to: str, text: str) -> None:
 
 
 async def test_a_thousand_wait_and_each_has_its_own_mail(server: Served) -> None:
-    """Others are served meanwhile; one message wakes one, a broadcast all; and when they are gone nothing is left."""
+    """Other clients are served meanwhile. A message wakes one client, a broadcast all, and afterwards no resource
+    is in use.
+    """
     url, process = server.url, psutil.Process(server.process.pid)
     receivers = [Receiver(Line(url), f"reader{n}") for n in range(RECEIVERS)]
     programs = [Program(Line(url), f"program{n}") for n in range(PROGRAMS)]
@@ -126,7 +128,7 @@ async def test_a_thousand_wait_and_each_has_its_own_mail(server: Served) -> None
 
 
 async def test_one_tokens_crowd_is_nobody_elses_matter(tmp_path: Path) -> None:
-    """Who has as many requests under way as a token may have is refused one more, until one ends; others never are."""
+    """A token at its limit of requests in flight is refused one more until one ends; other tokens never are."""
     db, most = tmp_path / "bus.db", 20
     (_, crowded), (_, free) = new_token(db, "crowded", "--names", "*"), new_token(db, "free", "--names", "*")
     with served(db, BUS_CONNECTIONS=str(most)) as server:

@@ -1,4 +1,4 @@
-"""A served bus on a full disk: every door says so, nothing that was accepted is lost, and it goes on."""
+"""A served bus on a full disk: every transport reports it, no accepted message is lost, and service continues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scenario(name: str, folder: Path) -> Any:
 
 
 def says_that_it_is_full(said: dict[str, list[Any]]) -> None:
-    """Each answer is the error that is documented, and names the way out."""
+    """Check that each answer is the documented error and names the way out."""
     for door, (status, text) in said.items():
         assert status in (0, 507), (door, status, text)
         assert "store_full" in text or status == 0, (door, text)
@@ -33,32 +33,32 @@ def says_that_it_is_full(said: dict[str, list[Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What was seen when a disk was filled by way of all doors."""
+    """The observations made while a disk was filled over all transports."""
     return scenario("fill", tmp_path_factory.mktemp("filled"))
 
 
 def test_every_door_says_that_the_disk_is_full(filled: Any) -> None:
-    """Whatever would be stored is refused with 507 (a tool: an error), and a sentence that names the way out."""
+    """Every write is refused with 507 (a tool: an error), and with a sentence that names the way out."""
     assert set(filled["refused"]) == DOORS
     says_that_it_is_full(filled["refused"])
     says_that_it_is_full(filled["written"])
 
 
 def test_whoever_only_looks_is_answered_on_a_full_disk(filled: Any) -> None:
-    """Reading goes on at every door, though nobody can be noted as seen."""
+    """Reading works on every transport, though presence cannot be stored."""
     failed = {door: said for door, said in filled["looked"].items() if said[0] != 200}
     assert failed == {}
 
 
 def test_what_was_accepted_on_a_full_disk_is_there(filled: Any) -> None:
-    """And nothing else: what was refused is not. The file is sound."""
+    """Exactly the accepted messages are stored, and the file is sound."""
     assert filled["accepted"] > 20
     assert filled["lost"] == []
     assert filled["inside"]["integrity"] == "ok"
 
 
 def test_with_room_again_every_door_works(filled: Any) -> None:
-    """Without a restart."""
+    """No restart is needed."""
     assert set(filled["joined"]) == {"/mcp", "/rpc"}
     assert set(filled["after"]) == DOORS
     assert set(filled["written_after"]) == set(filled["written"])
@@ -66,7 +66,7 @@ def test_with_room_again_every_door_works(filled: Any) -> None:
 
 
 def test_a_bus_is_served_on_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
-    """The server runs and says at every door what is wrong, and needs no restart once there is room."""
+    """The server runs, reports the problem on every transport, and needs no restart once there is room."""
     seen = scenario("full_from_the_start", tmp_path)
 
     assert set(seen["refused"]) == DOORS
@@ -77,7 +77,7 @@ def test_a_bus_is_served_on_a_disk_that_is_full_from_the_start(tmp_path: Path) -
 
 
 def test_a_server_that_is_killed_on_a_full_disk_comes_back(tmp_path: Path) -> None:
-    """It starts on the full disk, has all that was accepted, lets who can read, and works once there is room."""
+    """It starts on the full disk, has all accepted messages, serves readers, and accepts writes once there is room."""
     seen = scenario("killed_while_full", tmp_path)
 
     says_that_it_is_full(seen["refused"])
@@ -94,7 +94,7 @@ def test_a_server_that_is_killed_on_a_full_disk_comes_back(tmp_path: Path) -> No
 
 
 def test_a_server_starts_while_somebody_has_the_file_to_himself(tmp_path: Path) -> None:
-    """It says that the store is busy for as long as it is."""
+    """It reports that the store is busy for as long as it is."""
     with served_busy(tmp_path / "bus.db") as (server, free):
         before = agents(server)
         free()
@@ -105,7 +105,7 @@ def test_a_server_starts_while_somebody_has_the_file_to_himself(tmp_path: Path) 
 
 
 def test_a_server_that_could_not_look_for_tokens_lets_nobody_in_without(tmp_path: Path) -> None:
-    """Whether there are any is found out before anybody is let in, and not only when it starts."""
+    """Whether tokens exist is determined before the first caller is admitted, not only at the start."""
     db = tmp_path / "bus.db"
     _, secret = token(db)
     with served_busy(db) as (server, free):
@@ -117,5 +117,5 @@ def test_a_server_that_could_not_look_for_tokens_lets_nobody_in_without(tmp_path
 
 
 def agents(server: Served, **headers: str) -> httpx2.Response:
-    """What the server answers to who asks for the agents."""
+    """The server's answer to a request for the agents."""
     return httpx2.get(f"{server.url}/v1/agents", headers=headers, timeout=PATIENCE)

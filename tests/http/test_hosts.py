@@ -1,4 +1,4 @@
-"""Hosts and origins: what is read from a header, and what is let in."""
+"""Hosts and origins: which headers are understood, and which are admitted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PORTS = st.integers(0, 65_535)
 
 @given(st.text(max_size=60))
 def test_a_host_is_read_or_refused(text: str) -> None:
-    """Any text at all is a host or `InvalidInput`; what is a host is read the same again."""
+    """Any text either is a host or raises `InvalidInput`; a host's text form reads back as the same host."""
     try:
         host = host_of(text)
     except InvalidInput:
@@ -34,7 +34,7 @@ def test_a_host_is_read_or_refused(text: str) -> None:
 
 @given(NAMES, PORTS)
 def test_a_name_is_itself_in_any_case_with_a_dot_and_a_port(name: str, port: int) -> None:
-    """None of these makes another name of it."""
+    """Case, a trailing dot and a port do not make a different name."""
     for written in (name, name.upper(), f"{name}."):
         assert host_of(written) == Host(name)
         assert host_of(f"{written}:{port}") == Host(name, port)
@@ -69,14 +69,14 @@ def test_a_name_is_itself_in_any_case_with_a_dot_and_a_port(name: str, port: int
     ],
 )
 def test_what_is_no_host_is_refused(header: str) -> None:
-    """Users, zones, half brackets, ports that are none, empty labels, white space."""
+    """Users, zones, unbalanced brackets, invalid ports, empty labels and white space are refused."""
     with pytest.raises(InvalidInput):
         host_of(header)
 
 
 @given(st.one_of(ADDRESSES, NAMES), st.one_of(st.none(), PORTS))
 def test_a_bus_that_needs_no_token_answers_to_loopback_only(name: str, port: int | None) -> None:
-    """Whatever else it is called, somebody led a browser here; the port says nothing."""
+    """A request under any other name comes from a browser that was lured here; the port is irrelevant."""
     header = name if port is None else f"{name}:{port}"
     loopback = name == "localhost" or is_loopback(name.strip("[]"))
     assume(name != "bus.example.org" and not name.endswith(".team.example"))
@@ -90,13 +90,13 @@ def test_a_bus_that_needs_no_token_answers_to_loopback_only(name: str, port: int
 
 @given(ADDRESSES)
 def test_a_bus_with_tokens_answers_to_any_address(address: str) -> None:
-    """Nobody can make a name of theirs out of an address."""
+    """An attacker cannot make an IP address resolve to this server, as a name can be."""
     ALLOWED.check_host(address, open_to_all=False)
 
 
 @pytest.mark.parametrize("header", ["box", "BOX.local:1", "bus.example.org.", "a.team.example", "a.b.team.example:443"])
 def test_a_bus_with_tokens_answers_to_its_names(header: str) -> None:
-    """Those of its machine, and those that were configured, wildcards too."""
+    """It answers to its machine's names and to configured ones, including wildcards."""
     ALLOWED.check_host(header, open_to_all=False)
 
 
@@ -108,14 +108,16 @@ def test_a_bus_with_tokens_answers_to_its_names(header: str) -> None:
     ],
 )
 def test_it_answers_to_no_other_name(header: str) -> None:
-    """Those that only look like one of its own, and addresses in the spellings that only some read as such."""
+    """Names that only resemble its own are refused, and so are addresses in spellings that only some programs
+    accept.
+    """
     with pytest.raises(WrongHost, match="--allow-hosts"):
         ALLOWED.check_host(header, open_to_all=False)
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "localhost"])
 def test_loopback_has_several_names(name: str) -> None:
-    """All of 127.0.0.0/8, the one of IPv6, and the former written as the latter."""
+    """All of 127.0.0.0/8, the IPv6 loopback, and IPv4 loopback addresses written as IPv6."""
     assert is_loopback(name)
     assert not is_loopback(f"{name}.x")
 
@@ -125,14 +127,14 @@ def test_loopback_has_several_names(name: str) -> None:
 
 @given(st.text(max_size=60))
 def test_an_origin_is_read_or_is_none(text: str) -> None:
-    """No text is an error; what is an origin is written the same again."""
+    """Parsing never fails on any text; an origin's text form is that same origin."""
     found = origin_of(text)
     assert found is None or origin_of(str(found)) == found
 
 
 @given(NAMES, PORTS.filter(bool), st.sampled_from(["http", "https"]))
 def test_a_page_of_the_server_itself_may_call(name: str, port: int, scheme: str) -> None:
-    """Its origin is how the client addressed the server: scheme, name and port, the usual one left out or not."""
+    """Its origin equals the address of the request: scheme, name and port, with or without the default port."""
     host = Host(name, port)
     ALLOWED.check_page(host, scheme, f"{scheme}://{name}:{port}", "same-origin")
     ALLOWED.check_page(host, scheme, str(Origin.of(scheme, host)), None)
@@ -165,7 +167,7 @@ def test_no_other_page_may(name: str, port: int, scheme: str) -> None:
     ],
 )
 def test_pages_that_hide_are_refused(origin: str | None, site: str | None) -> None:
-    """No origin to speak of, or one that does not fit with what the browser says of the site."""
+    """An opaque origin is refused, and one that contradicts the browser's Sec-Fetch-Site."""
     with pytest.raises(Forbidden):
         ALLOWED.check_page(Host("bus.example.org", 8765), "http", origin, site)
 
@@ -175,7 +177,7 @@ def test_pages_that_hide_are_refused(origin: str | None, site: str | None) -> No
     [(None, None), (None, "none"), (None, "same-origin"), ("https://pages.example", "cross-site")],
 )
 def test_programs_people_and_configured_pages_may(origin: str | None, site: str | None) -> None:
-    """No browser at all, an address that was typed, the dashboard's own requests, a page that was configured."""
+    """Requests without a browser, typed addresses, the dashboard's own requests and configured pages are admitted."""
     ALLOWED.check_page(Host("bus.example.org", 8765), "http", origin, site)
 
 
@@ -194,6 +196,6 @@ def test_programs_people_and_configured_pages_may(origin: str | None, site: str 
     ],
 )
 def test_settings_that_say_nothing_are_refused(hosts: list[str], origins: list[str]) -> None:
-    """A server does not start with a name or origin that could never match, or would match all."""
+    """A server does not start with a name or origin that could never match, or would match everything."""
     with pytest.raises(BusError):
         Allowed([], hosts, origins)

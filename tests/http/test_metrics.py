@@ -1,4 +1,4 @@
-"""`/metrics`: what a server does, told to Prometheus."""
+"""`/metrics`: a server's figures in the format of Prometheus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def requests(api: Program, method: str, route: str, status: int) -> float:
 
 
 def test_requests_are_counted_by_the_route_that_was_declared(api: Program) -> None:
-    """Not by the path that came: whatever names and keys there are, there is one figure for them."""
+    """The label is the declared route and not the requested path, so names and keys do not add figures."""
     for number in range(5):
         api.put(f"/state/key-{number}", **{"as": "ci"}, value=1)
     api.refused("GET", "/state/nothing", channel=api.channel)
@@ -31,7 +31,7 @@ def test_requests_are_counted_by_the_route_that_was_declared(api: Program) -> No
 
 
 def test_nobody_can_make_figures_without_end(api: Program) -> None:
-    """Unknown paths and methods are one each, below the API and beside it."""
+    """All unknown paths share one figure, below the API and elsewhere, and so do all unknown methods."""
     before = requests(api, "GET", "other", 404)
     for number in range(20):
         api.http.get(f"/nothing-{number}")
@@ -45,17 +45,17 @@ def test_nobody_can_make_figures_without_end(api: Program) -> None:
 
 
 def test_who_waits_and_what_is_under_way_is_told(api: Program, pool: ThreadPoolExecutor) -> None:
-    """While it lasts."""
+    """The figures are current: they show calls only while these last."""
     found = waiting(api, pool, "/agents/ci/inbox")
     assert metric(api, "claude_bus_waiting") == 1
-    assert metric(api, "claude_bus_requests_under_way") == 2  # the poll, and this very question
+    assert metric(api, "claude_bus_requests_under_way") == 2  # the poll, and this very request
     api.send("ann", "ci")
     found.result(PATIENCE)
     eventually(lambda: metric(api, "claude_bus_waiting") == 0)
 
 
 def test_messages_are_counted_whoever_sends_them(api: Program, db: Path) -> None:
-    """Through the API, and by a session on the same file."""
+    """Messages through the API and of sessions on the same file are all counted."""
     before = metric(api, "claude_bus_messages_total")
     api.send("ann", "ci")
     with wire(db, BUS_NAME="bob", BUS_CHANNEL=api.channel) as session:
@@ -64,7 +64,7 @@ def test_messages_are_counted_whoever_sends_them(api: Program, db: Path) -> None
 
 
 def test_it_is_what_prometheus_reads(api: Program) -> None:
-    """In its text format, with the content type that it knows the format by."""
+    """The text format and its content type are those that Prometheus expects."""
     api.get("/agents")
     answer = api.http.get("/metrics")
     families = {family.name for family in text_string_to_metric_families(answer.text)}
@@ -73,20 +73,20 @@ def test_it_is_what_prometheus_reads(api: Program) -> None:
 
 
 def test_failures_of_the_store_are_counted_by_their_code(tmp_path: Path) -> None:
-    """Here another program holds the lock: nothing was changed, and the next request is answered again."""
+    """Another program holds the lock: nothing was changed, and the next request succeeds."""
     db = tmp_path / "bus.db"
     with serving(db, BUS_BUSY_TIMEOUT="0.1") as running:
         api = running.program()
         api.get("/agents")
         with locked(db):
-            api.get("/agents")  # who only looks needs no lock
+            api.get("/agents")  # a read needs no lock
             assert api.refused("PUT", "/agents/ci") == (503, "store_busy")
         api.get("/agents")
         assert metric(api, 'claude_bus_store_errors_total{code="store_busy"}') == 1
 
 
 def test_the_store_fails_at_every_door_alike(tmp_path: Path) -> None:
-    """Also on the wires of the earlier systems, which put errors in their own way, and where tokens are looked up."""
+    """This includes the original wires, which have error formats of their own, and the lookup of tokens."""
     db = tmp_path / "bus.db"
     with served_busy(db) as (server, free), httpx2.Client(base_url=server.url, timeout=PATIENCE) as http:
         assert http.get("/health").status_code == 503
@@ -99,7 +99,7 @@ def test_the_store_fails_at_every_door_alike(tmp_path: Path) -> None:
 
 
 def test_what_the_server_itself_failed_is_no_failure_of_the_store(tmp_path: Path) -> None:
-    """Its status says nothing of the store."""
+    """An internal error of the server does not count as an error of the store."""
     db = tmp_path / "bus.db"
     with (
         served(db, program="tests.support.gated_server") as server,
@@ -110,7 +110,7 @@ def test_what_the_server_itself_failed_is_no_failure_of_the_store(tmp_path: Path
 
 
 def test_it_needs_a_token_where_everything_does(tmp_path: Path) -> None:
-    """And with any, it says nothing of names: not in a label either."""
+    """Any valid token will do, because no figure or label contains a name."""
     db = tmp_path / "bus.db"
     secret = token(db, "ci*")[1]
     with serving(db) as running:

@@ -1,4 +1,4 @@
-"""Requests that two servers in a row could read differently: none brings in a second one that was not asked for."""
+"""Request smuggling: two servers in a row might parse these requests differently; none may hide a second request."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ _VICTIMS = (f"victim-{number}" for number in count())
 
 @pytest.fixture(scope="module")
 def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One server for all of them: whatever came before, it answers the next."""
+    """One server for all tests: it answers each request, whatever came before."""
     with served(tmp_path_factory.mktemp("bus") / "bus.db", program="tests.support.gated_server") as running:
         yield running
 
 
 def request(bus: Served, line: str, *headers: str, end: str = "\r\n") -> bytes:
-    """A request's head."""
+    """The head of a request."""
     lines = [line, f"Host: {urlsplit(bus.url).netloc}", *headers, ""]
     return "".join(f"{each}{end}" for each in lines).encode("latin-1")
 
 
 def smuggled(bus: Served, victim: str) -> bytes:
-    """A whole request that sends somebody a message."""
+    """A complete request that sends a message."""
     body = json.dumps({"from": "mallory", "to": victim, "msg": "smuggled"}).encode()
     return request(bus, "POST /send HTTP/1.1", "Content-Type: application/json", f"Content-Length: {len(body)}") + body
 
 
 def got(bus: Served, victim: str) -> int:
-    """How many messages somebody was sent."""
+    """The number of messages that arrived."""
     return len(ask(bus.url, f"GET /recv?to={victim}").document["messages"])
 
 
 def answers(bus: Served, sent: bytes, *, in_pieces: bool) -> list[int]:
-    """The statuses of all that the server answers to these bytes and one last request, until the connection ends."""
+    """The statuses of all answers to these bytes and a final request, until the connection ends."""
     last = request(bus, "GET /whoami HTTP/1.1", "Connection: close")
     said = b""
     with connected(bus.url) as made, contextlib.suppress(ConnectionError):
@@ -70,7 +70,7 @@ REFUSED = {
     "identity": (ECHO, "Transfer-Encoding: identity", "Content-Length: 0", "\r\n{}"),
     "no coding there is": (ECHO, "Transfer-Encoding: xchunked", "Content-Length: 0", "\r\n{}"),
     "a coding in quotes": (ECHO, 'Transfer-Encoding: "chunked"', "\r\n0\r\n\r\n{}"),
-    "a coding after a tab that is none": (ECHO, "Transfer-Encoding: \x0bchunked", "\r\n0\r\n\r\n{}"),
+    "a coding after a vertical tab": (ECHO, "Transfer-Encoding: \x0bchunked", "\r\n0\r\n\r\n{}"),
     "chunks twice": (ECHO, CHUNKED, CHUNKED, "\r\n0\r\n\r\n{}"),
     "chunks, with a space before the colon": (ECHO, "Transfer-Encoding : chunked", "Content-Length: 0", "\r\n{}"),
     "two lengths": (ECHO, "Content-Length: 0", "Content-Length: 300", "\r\n{}"),
@@ -97,7 +97,7 @@ REFUSED = {
     "HTTP/2 by name": ("POST /echo HTTP/2.0", "Content-Length: 0", "\r\n{}"),
     "HTTP/0.9 by name": ("GET /whoami HTTP/0.9", "\r\n{}"),
 }
-"""Of each the lines of its head, and what follows those; `{}` is where a whole second request stands."""
+"""The header lines of each request, and the bytes that follow; `{}` stands for a complete second request."""
 
 
 def filled(bus: Served, lines: tuple[str, ...], victim: str) -> bytes:
@@ -108,7 +108,7 @@ def filled(bus: Served, lines: tuple[str, ...], victim: str) -> bytes:
 @pytest.mark.parametrize("in_pieces", [False, True], ids=["whole", "byte by byte"])
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_could_be_read_in_two_ways_is_refused(bus: Served, case: str, in_pieces: bool) -> None:
-    """400 and the end of the connection; what stands behind it on the connection is nobody's request."""
+    """The answer is 400 and the connection is closed; the bytes behind the request are never executed."""
     victim = next(_VICTIMS)
 
     statuses = answers(bus, filled(bus, REFUSED[case], victim), in_pieces=in_pieces)
@@ -128,13 +128,13 @@ INSIDE = {
     "a refused request's": (ECHO, "Origin: https://evil.example", "Content-Length: {length}"),
     "of one that wants another protocol": (ECHO, "Connection: Upgrade", "Upgrade: h2c", "Content-Length: {length}"),
 }
-"""Heads of requests whose body is a request."""
+"""Heads of requests whose body looks like a request."""
 
 
 @pytest.mark.parametrize("in_pieces", [False, True], ids=["whole", "byte by byte"])
 @pytest.mark.parametrize("case", INSIDE)
 def test_a_body_is_no_request(bus: Served, case: str, in_pieces: bool) -> None:
-    """What a body holds is the body's, whatever it looks like; the connection goes on behind it."""
+    """The bytes of a body are never executed, whatever they look like; the connection continues after them."""
     victim = next(_VICTIMS)
     body = b"0\r\n\r\n" + smuggled(bus, victim)
     line, *headers = (each.format(length=len(body)) for each in INSIDE[case])
@@ -161,7 +161,7 @@ ORDINARY = {
 @pytest.mark.parametrize("in_pieces", [False, True], ids=["whole", "byte by byte"])
 @pytest.mark.parametrize("case", ORDINARY)
 def test_one_request_after_the_other_is_served_once(bus: Served, case: str, in_pieces: bool) -> None:
-    """A client may send its next request before it has read the answer: each is done once, in order."""
+    """With pipelining, each request is executed once, in order."""
     victim = next(_VICTIMS)
 
     statuses = answers(bus, filled(bus, ORDINARY[case], victim), in_pieces=in_pieces)
@@ -172,7 +172,7 @@ def test_one_request_after_the_other_is_served_once(bus: Served, case: str, in_p
 
 @pytest.mark.parametrize(("line", "status"), [(ECHO, 200), ("POST /echo HTTP/1.0", 401)])
 def test_nothing_follows_on_a_connection_that_ends(bus: Served, line: str, status: int) -> None:
-    """After a request that is the last by its own word, or its version, nothing is read."""
+    """After a request with `Connection: close`, or of HTTP/1.0, nothing more is read."""
     victim = next(_VICTIMS)
     more = ["Connection: close"] if line is ECHO else []
     sent = request(bus, line, *more, "Content-Length: 2") + b"xx" + smuggled(bus, victim)
@@ -181,7 +181,9 @@ def test_nothing_follows_on_a_connection_that_ends(bus: Served, line: str, statu
 
 
 def test_a_body_that_breaks_off_after_its_answer(bus: Served) -> None:
-    """Who was refused before the body was sent hears nothing more for it: a second answer would be the next one's."""
+    """After an early refusal, no second answer follows the incomplete body: it would be taken for the next
+    request's.
+    """
     victim = next(_VICTIMS)
     with connected(bus.url) as made:
         made.sendall(request(bus, ECHO, "Origin: https://evil.example", CHUNKED))
@@ -193,7 +195,7 @@ def test_a_body_that_breaks_off_after_its_answer(bus: Served) -> None:
 
 
 def test_a_chunk_that_never_ends(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What follows a size that nobody sends is the chunk's, until the time for it is over."""
+    """After a huge chunk size, all bytes belong to that chunk, until the time limit."""
     limits = {"GATE_BODY_PATIENCE": "2", "GATE_HEAD_PATIENCE": "2"}
     with served(tmp_path_factory.mktemp("bus") / "bus.db", program="tests.support.gated_server", **limits) as bus:
         sent = request(bus, ECHO, CHUNKED) + b"f" * 20 + b"\r\nxx\r\n0\r\n\r\n" + smuggled(bus, "victim")

@@ -1,4 +1,4 @@
-"""When the gate looks at the tokens, and whose look counts for whom."""
+"""The token cache: when it reads the tokens, and for which requests a read counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRANT = Grant("anna", ("anna",), ("default",), 1)
 
 
 class Slow:
-    """A bus where something is stored all the time, and whose answers about tokens are on their way for a while."""
+    """A bus whose data changes all the time, and whose answers about tokens are delayed."""
 
     def __init__(self, *valid: str) -> None:
         self.valid = valid
@@ -36,8 +36,9 @@ class Slow:
 
 
 async def test_a_look_counts_for_those_who_came_before_it_began() -> None:
-    """A token that was revoked before a request came does not open, though an older look still says so; and those
-    who wait at the same time share one look."""
+    """A read of the tokens counts only for requests that came before it began: a token revoked before a request is
+    refused, though an older read still permits it. Requests that wait at the same time share one read.
+    """
     bus = Slow("secret")
     token_cache = TokenCache(cast(LocalBus, bus), closed=True)
     found: dict[str, Grant | None] = {}

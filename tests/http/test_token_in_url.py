@@ -1,4 +1,4 @@
-"""Tokens that stand in an address: for clients of the two wires that can present one nowhere else."""
+"""Tokens in the URL: for clients of the two original wires that can present one in no other way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def secret(db: Path) -> str:
-    """Of a token for ann's names, made as a user makes it."""
+    """The secret of a token for ann's names, created as a user does."""
     return new_token(db, "ann", "--in-url")[1]
 
 
@@ -35,7 +35,7 @@ def server(db: Path, secret: str) -> Iterator[Served]:
 
 
 def at(server: Served, secret: str) -> Caller:
-    """A client that knows an address, and nothing else."""
+    """A client that knows only a URL."""
     return Caller(f"{server.url}/t/{secret}")
 
 
@@ -65,14 +65,14 @@ def test_it_permits_what_the_token_does(server: Served, secret: str) -> None:
 )
 @pytest.mark.parametrize("where", ["address", "header"])
 def test_it_is_for_the_two_wires_only(server: Served, secret: str, path: str, where: str) -> None:
-    """It is read by more than its owner, so nothing else opens to it, wherever it is presented."""
+    """More people than its owner may read it, so it grants no other access, wherever it is presented."""
     caller = at(server, secret) if where == "address" else Caller(server.url, secret)
     reply = caller.get(path)
     assert (reply.status, reply.data["error"]) == (403, "forbidden")
 
 
 def test_any_other_token_may_not_stand_in_an_address(db: Path, server: Served) -> None:
-    """It was not made to be read by others. The caller who put it there learns that it has to be revoked."""
+    """It was not made to be seen by others. The caller who put it there is told to revoke it."""
     _, other = new_token(db, "bob")
     reply = at(server, other).get("/recv", to="bob")
     assert (reply.status, reply.data["error"]) == (403, "forbidden")
@@ -82,12 +82,12 @@ def test_any_other_token_may_not_stand_in_an_address(db: Path, server: Served) -
 
 @pytest.mark.parametrize("path", ["/t/bus_wrong/send", "/t/bus_wrong/healthz", "/t//healthz", "/t/", "/t/bus_wrong"])
 def test_a_wrong_one_opens_nothing(server: Served, path: str) -> None:
-    """401, as without any."""
+    """The answer is 401, as without a token."""
     assert Caller(server.url).get(path).status == 401
 
 
 def test_it_ends_when_it_is_revoked(db: Path, server: Served, secret: str) -> None:
-    """At once."""
+    """The revocation takes effect at once."""
     number, other = new_token(db, "bob", "--in-url")
     bob = at(server, other)
     assert bob.get("/recv", to="bob").status == 200
@@ -97,7 +97,7 @@ def test_it_ends_when_it_is_revoked(db: Path, server: Served, secret: str) -> No
 
 
 def test_nothing_tells_of_the_secret(server: Served, secret: str) -> None:
-    """Neither the log nor an answer nor the metrics, whatever becomes of the request."""
+    """Neither the log nor an answer nor the metrics contain it, whatever the outcome of the request."""
     ann = at(server, secret)
     replies = [
         ann.get("/recv", to="ann"),
@@ -116,7 +116,7 @@ def test_nothing_tells_of_the_secret(server: Served, secret: str) -> None:
 
 
 def test_the_command_says_how_to_use_it_and_that_it_is_weaker(tmp_path: Path) -> None:
-    """The address as each wire's clients take it; the list marks such tokens."""
+    """The URL is printed as each wire's clients take it; the list marks such tokens."""
     db = tmp_path / "bus.db"
     said = token_command(db, "create", "ann", "--in-url", "--names", "ann").stdout
     assert "export AGENT_BUS_URL=https://SERVER:8765/t/bus_" in said
@@ -128,13 +128,13 @@ def test_the_command_says_how_to_use_it_and_that_it_is_weaker(tmp_path: Path) ->
 
 
 def test_where_no_token_is_needed_the_address_still_leads_there(tmp_path: Path) -> None:
-    """A loopback without tokens lets everybody in, also whoever has one for another server."""
+    """A loopback bus without tokens admits every caller, also one that has a token of another server."""
     with served(tmp_path / "open.db") as server:
         assert Caller(f"{server.url}/t/bus_other").get("/healthz").status == 200
 
 
 def test_our_own_client_does_not_show_it(tmp_path: Path) -> None:
-    """Where it cannot reach its bus, it says which without the secret."""
+    """If it cannot reach its bus, it shows the URL without the secret."""
     env = environment(tmp_path / "bus.db", AGENT_BUS_URL="http://127.0.0.1:9/t/bus_secret", AGENT_NAME="ann")
     done = subprocess.run(
         [sys.executable, "-m", "claude_bus", "post", "bob", "hello"],

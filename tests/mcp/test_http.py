@@ -1,4 +1,4 @@
-"""MCP over HTTP: a server process, spoken to as clients of both eras do."""
+"""MCP over HTTP: a server process, called as clients of both eras call it."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def ids(found: Any) -> list[int]:
 
 
 def sent_id(text: str) -> int:
-    """The id in the answer of `send`."""
+    """The message id in the answer of `send`."""
     found = re.search(r"\(id (\d+)\)", text)
     assert found, text
     return int(found[1])
 
 
-# -- as the library's own client does ------------------------------------------------------
+# -- with the library's own client ---------------------------------------------------------
 
 
 @pytest.mark.anyio
@@ -79,13 +79,13 @@ def sent_id(text: str) -> int:
     ],
 )
 async def test_both_eras(server: Served, mode: str, query: str, version: str) -> None:
-    """Clients of either era list the tools and use them; without a handle the newer falls back to the older."""
+    """Clients of either era list and use the tools; a newer client without a handle falls back to the older era."""
     async with Client(f"{server.url}/mcp{query}", mode=mode) as client:
         assert client.protocol_version == version
         assert {tool.name for tool in (await client.list_tools()).tools} == {*TOOLS, "hook"}
         assert (mode == MODERN) or "claude-bus connects" in str(
             client.instructions
-        )  # who pins its version does not ask
+        )  # a client that pins its version does not probe
         await client.call_tool("register", {"name": "backend"})
         who = await client.call_tool("whoami", {})
         assert who.content[0].model_dump()["text"] == "backend"
@@ -93,7 +93,7 @@ async def test_both_eras(server: Served, mode: str, query: str, version: str) ->
 
 @pytest.mark.anyio
 async def test_the_prefix(db: Path) -> None:
-    """Under a prefix the endpoint is below it, and nowhere else."""
+    """Under a prefix the endpoint is below that prefix only."""
     with served(db, BUS_PREFIX="/agent-bus") as server:
         for path in ("/mcp", "/mcp/"):
             async with Client(f"{server.url}{path}") as client:
@@ -105,7 +105,9 @@ async def test_the_prefix(db: Path) -> None:
 
 
 def test_http_and_stdio_are_one_bus(db: Path, server: Served) -> None:
-    """Two sessions over HTTP and one over stdio see each other, exchange mail with true receipts, and collide."""
+    """Two sessions over HTTP and one over stdio see each other, exchange mail with true receipts, and collide on
+    claims.
+    """
     alice, bob = joined(server.url, "alice"), ModernCaller(server.url, handle="b")
     bob.call("register", name="bob")
     with wire(db) as carol:
@@ -125,7 +127,7 @@ def test_http_and_stdio_are_one_bus(db: Path, server: Served) -> None:
         assert receipt(alice, to_bob) == "handed"
         bob.call("whoami")
         assert receipt(alice, to_bob) == "read"
-        assert receipt(carol, to_alice) == "read"  # alice asked for a status meanwhile
+        assert receipt(carol, to_alice) == "read"  # alice has asked for a status meanwhile
 
         assert not alice.call("claim", path="port:8080").failed
         assert "claimed by 'alice'" in carol.call("claim", path="port:8080").text
@@ -137,7 +139,9 @@ def test_http_and_stdio_are_one_bus(db: Path, server: Served) -> None:
 
 
 def test_each_mcp_session_is_somebody_else(server: Served) -> None:
-    """Two MCP sessions are two participants, and so are two handles; one handle is one, whoever uses it."""
+    """Two MCP sessions are two participants, and so are two handles; one handle is one participant, on any
+    connection.
+    """
     first, second = joined(server.url, "first"), Caller(server.url).open()
     assert "not registered" in second.call("whoami").text
     taken = second.call("register", name="first")
@@ -151,7 +155,7 @@ def test_each_mcp_session_is_somebody_else(server: Served) -> None:
 
 
 def test_the_handle_may_stand_in_the_address(server: Served) -> None:
-    """Header and query mean the same."""
+    """Header and query parameter are equivalent."""
     ModernCaller(server.url, handle="x").call("register", name="x")
     in_query = ModernCaller(server.url)
     in_query.url += "?session=x"
@@ -160,7 +164,9 @@ def test_the_handle_may_stand_in_the_address(server: Served) -> None:
 
 
 def test_without_an_identity(server: Served) -> None:
-    """Without handle the newer era is sent to the older; a call all the same may look, and is told the way to more."""
+    """Without a handle the newer era is referred to the older; a call without one may only read, and is told how to
+    do more.
+    """
     nobody = ModernCaller(server.url)
     refused = nobody.post("server/discover")
     assert refused.json()["error"]["code"] == -32601
@@ -181,7 +187,7 @@ def test_without_an_identity(server: Served) -> None:
 
 
 def test_a_session_that_has_no_name_yet(server: Served) -> None:
-    """It is listed under a neutral name, may be written to, and keeps its mail when it takes a name."""
+    """It is listed under a neutral name, can receive mail, and keeps its mail when it takes a name."""
     alice, other = joined(server.url, "alice"), Caller(server.url).open()
     assert other.call("whoami").text == "not registered (call register); listed as 'http' until then"
     assert "reads it when it calls inbox" in alice.call("send", to="http", content="who are you?").text
@@ -191,7 +197,7 @@ def test_a_session_that_has_no_name_yet(server: Served) -> None:
 
 
 def test_what_is_the_servers_own_is_no_clients(db: Path) -> None:
-    """Name and role of the server's environment are nobody's over HTTP, nor are its users' prompts to be seen."""
+    """HTTP participants get neither name nor role from the server's environment, nor see the prompts of its users."""
     with served(db, BUS_NAME="server", BUS_ROLE="serves", BUS_SHARE_PROMPTS="1") as server:
         caller = Caller(server.url).open()
         assert "not registered" in caller.call("whoami").text
@@ -205,7 +211,7 @@ def test_what_is_the_servers_own_is_no_clients(db: Path) -> None:
 
 
 def test_no_file_of_the_server_is_looked_at(db: Path, server: Served, tmp_path: Path) -> None:
-    """A remote caller cannot have files measured, learn whether they exist, or claim them by what they are."""
+    """A remote caller cannot measure files, learn whether they exist, or claim them by their identity."""
     there = tmp_path / "there.txt"
     there.write_text("secret")
     alice = joined(server.url, "alice")
@@ -227,7 +233,7 @@ def test_no_file_of_the_server_is_looked_at(db: Path, server: Served, tmp_path: 
 
 
 def test_edits_over_http(server: Served) -> None:
-    """The guard refuses an edit of what another claims by the very path that the client's machine knows."""
+    """The guard refuses an edit of a path that another agent claims, by the path on the client's machine."""
     alice, bob = joined(server.url, "alice"), joined(server.url, "bob")
     alice.call("claim", path="/home/me/shop/app.py", reason="moving it")
 
@@ -237,19 +243,19 @@ def test_edits_over_http(server: Served) -> None:
     refused = json.loads(edit("/home/me/shop/app.py"))["hookSpecificOutput"]
     assert refused["permissionDecision"] == "deny"
     assert "alice" in refused["permissionDecisionReason"]
-    assert edit("/home/me/shop/app.py") == "{}"  # repeated, it goes through
+    assert edit("/home/me/shop/app.py") == "{}"  # the repeated edit goes through
     assert edit("/home/me/shop/other.py") == "{}"
     assert edit("x" * 5000) == "{}"
 
 
-# -- mail that comes by itself ------------------------------------------------------------------
+# -- injected mail ------------------------------------------------------------------------------
 
 
 def test_hooks_over_http(db: Path, server: Served) -> None:
-    """Hook events on the session's connection bring its mail, and prove it read."""
+    """Hook events on the session's connection bring its mail and prove it read."""
     alice = joined(server.url, "alice")
     peer = Peer(db, "backend")
-    assert peer.send("alice", "the schema changed") == "inbox"  # no hook of it has come yet
+    assert peer.send("alice", "the schema changed") == "inbox"  # no hook of the session has come yet
     assert "the schema changed" in alice.hook("UserPromptSubmit")
     assert peer.state(1) == "handed"
     assert alice.hook("PostToolBatch") == ""
@@ -260,7 +266,7 @@ def test_hooks_over_http(db: Path, server: Served) -> None:
 
 @pytest.mark.parametrize("caller", [Caller, ModernCaller])
 def test_waiting(db: Path, server: Served, caller: type[Caller]) -> None:
-    """A call that waits is answered as soon as mail is stored by any process, or a state entry changes."""
+    """A waiting call is answered as soon as any process stores mail, or changes a state entry."""
     alice = ModernCaller(server.url, handle="a") if caller is ModernCaller else Caller(server.url).open()
     alice.call("register", name="alice")
     peer = Peer(db, "backend")
@@ -287,7 +293,7 @@ def gone_while(caller: Caller, **arguments: Any) -> None:
 
 @pytest.mark.parametrize("caller", [Caller, ModernCaller])
 def test_a_call_ends_with_its_connection(db: Path, server: Served, caller: type[Caller]) -> None:
-    """Nothing waits on for a client that went away."""
+    """No call keeps waiting for a disconnected client."""
     alice = ModernCaller(server.url, handle="a") if caller is ModernCaller else Caller(server.url).open()
     alice.call("register", name="alice")
 
@@ -303,7 +309,7 @@ def test_a_call_ends_with_its_connection(db: Path, server: Served, caller: type[
 
 @pytest.mark.parametrize("caller", [Caller, ModernCaller])
 def test_mail_for_who_went_away(db: Path, server: Served, caller: type[Caller]) -> None:
-    """Mail that came about when the connection of a waiting call was closed comes with a later call."""
+    """Mail that came about when the connection of a waiting call was closed is returned by a later call."""
     alice = ModernCaller(server.url, handle="a") if caller is ModernCaller else Caller(server.url).open()
     alice.call("register", name="alice")
     for number in range(1, 6):
@@ -314,7 +320,7 @@ def test_mail_for_who_went_away(db: Path, server: Served, caller: type[Caller]) 
 
 
 def test_a_cancelled_call_is_not_handed_mail(db: Path, server: Served) -> None:
-    """The older era's notice of cancellation ends the call."""
+    """In the older era, the notification of a cancellation ends the call."""
     alice = joined(server.url, "alice")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(alice.post, "tools/call", name="wait", arguments={"timeout": 600})
@@ -334,7 +340,7 @@ def test_a_cancelled_call_is_not_handed_mail(db: Path, server: Served) -> None:
 
 
 def test_parallel_calls(server: Served) -> None:
-    """Calls of one session at the same time are all answered, each with its own answer."""
+    """Each of several parallel calls of one session gets its own answer."""
     alice = joined(server.url, "alice")
     with ThreadPoolExecutor(16) as pool:
         said = list(pool.map(lambda n: alice.call("set_state", key=f"k{n}", value=str(n)).text, range(64)))
@@ -342,7 +348,7 @@ def test_parallel_calls(server: Served) -> None:
 
 
 def test_too_many_calls_that_wait(server: Served) -> None:
-    """One session can have only so many requests under way; others are served all the same."""
+    """A session has a limit of requests in flight; other sessions are served all the same."""
     alice = joined(server.url, "alice")
     with contextlib.ExitStack() as open_calls:
         for _ in range(100):
@@ -352,7 +358,7 @@ def test_too_many_calls_that_wait(server: Served) -> None:
     eventually(lambda: alice.post("tools/call", name="whoami", arguments={}).status_code == 200, "alice is served")
 
 
-# -- who is who with tokens ------------------------------------------------------------------------
+# -- identity with tokens --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -364,7 +370,7 @@ def secrets(db: Path) -> dict[str, str]:
 
 
 def test_a_token_is_for_its_names(secrets: dict[str, str], server: Served) -> None:
-    """Nobody registers, or is listed under, a name that is not theirs, or sees a channel that is not."""
+    """No session registers or is listed under a foreign name, or sees a foreign channel."""
     alice, bob = Caller(server.url, secrets["alice"]).open(), Caller(server.url, secrets["bob"]).open()
     assert alice.call("whoami").text == "not registered (call register); listed as 'alice-http' until then"
     refused = alice.call("register", name="bob")
@@ -372,7 +378,7 @@ def test_a_token_is_for_its_names(secrets: dict[str, str], server: Served) -> No
     assert "not for the name 'bob'" in refused.text
     assert not alice.call("register", name="alice-ci").failed
 
-    assert "listed as '(http)'" in bob.call("whoami").text  # a name that nobody can write to, as none is permitted
+    assert "listed as '(http)'" in bob.call("whoami").text  # a name that cannot be addressed, as the token permits none
     assert alice.call("send", to="(http)", content="x").failed
     for tool, arguments in (
         ("register", {"name": "bob", "channel": "secret"}),
@@ -387,7 +393,7 @@ def test_a_token_is_for_its_names(secrets: dict[str, str], server: Served) -> No
 
 
 def test_a_subagent_is_bound_by_its_sessions_token(secrets: dict[str, str], server: Served) -> None:
-    """Neither names nor files are more open to a subagent than to its session."""
+    """A subagent has access to no more names and files than its session."""
     alice = Caller(server.url, secrets["alice"]).open()
     alice.call("register", name="alice")
 
@@ -405,7 +411,9 @@ def test_a_subagent_is_bound_by_its_sessions_token(secrets: dict[str, str], serv
 
 
 def test_ids_of_sessions_are_in_no_log(db: Path) -> None:
-    """However much it is to say: of sessions that come about, are asked for, end, or never were."""
+    """Even the most verbose log does not contain the ids of sessions that begin, are requested, end, or never
+    existed.
+    """
     handle, unknown = "a-handle-of-mine", "f" * 32
     with served(db, "-vv") as server:
         alice = joined(server.url, "alice")
@@ -422,7 +430,7 @@ def test_ids_of_sessions_are_in_no_log(db: Path) -> None:
 
 
 def test_a_session_that_failed_is_not_named_in_the_log() -> None:
-    """Whatever a library says about it, with its traceback."""
+    """Log records of libraries, with their tracebacks, do not contain it either."""
     session = "0123456789abcdef" * 2
     try:
         raise ValueError(f"in {session}")
@@ -432,7 +440,7 @@ def test_a_session_that_failed_is_not_named_in_the_log() -> None:
 
 
 def test_a_session_answers_only_to_its_token(secrets: dict[str, str], server: Served) -> None:
-    """Another token, or none, finds no session under an id that it learnt; nor a participant under a handle."""
+    """Another token, or none, finds no session under a leaked id, and no participant under a leaked handle."""
     alice = Caller(server.url, secrets["alice"]).open()
     alice.call("register", name="alice")
     thief = Caller(server.url, secrets["bob"]).adopt(alice.session)
@@ -453,8 +461,9 @@ def test_a_session_answers_only_to_its_token(secrets: dict[str, str], server: Se
 
 @pytest.mark.parametrize("caller", [Caller, ModernCaller])
 def test_a_session_ends_with_its_token(db: Path, server: Served, caller: type[Caller]) -> None:
-    """A call that waits ends when the token is revoked, mail that comes then is put into nobody's hands, and neither
-    name nor claims are kept from others."""
+    """After a revocation a waiting call ends, later mail is not handed over, and the session's name and claims
+    become free.
+    """
     number, secret = token(db, "alice", owner="alice")
     bob = Caller(server.url, token(db, owner="bob")[1]).open()
     bob.call("register", name="bob")
@@ -476,7 +485,7 @@ def test_a_session_ends_with_its_token(db: Path, server: Served, caller: type[Ca
 
 
 def under_way(server: Served, secret: str) -> float:
-    """How many requests are, this one included."""
+    """The number of requests in flight, including this one."""
     answer = httpx2.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {secret}"})
     found = re.search(r"^claude_bus_requests_under_way (\S+)$", answer.text, re.MULTILINE)
     assert found
@@ -484,7 +493,7 @@ def under_way(server: Served, secret: str) -> float:
 
 
 def test_a_conversation_cannot_be_claimed_by_its_id(secrets: dict[str, str], server: Served) -> None:
-    """Who tells another's conversation in a hook event does not become its agent."""
+    """A hook event that names another agent's conversation does not give its sender that agent's identity."""
     alice = Caller(server.url, secrets["alice"]).open()
     alice.call("register", name="alice")
     alice.hook("UserPromptSubmit", session="conversation")
@@ -498,7 +507,7 @@ def test_a_conversation_cannot_be_claimed_by_its_id(secrets: dict[str, str], ser
 
 
 def test_no_id_of_a_session_is_to_be_read(db: Path, server: Served) -> None:
-    """The database, whose journal others are shown, does not hold what opens a session."""
+    """The database, whose journal others can read, contains nothing that grants access to a session."""
     alice = joined(server.url, "alice")
     ModernCaller(server.url, handle="my-own-handle").call("register", name="bob")
     stored = b"".join(path.read_bytes() for path in db.parent.glob("bus.*"))
@@ -510,7 +519,7 @@ def test_no_id_of_a_session_is_to_be_read(db: Path, server: Served) -> None:
 
 
 def test_a_closed_session_is_over(db: Path, server: Served) -> None:
-    """Once it is closed its name is free, its claims have ended, and what it was handed without proof waits again."""
+    """After it is closed, its name is free, its claims have ended, and unconfirmed hand-overs wait again."""
     alice = joined(server.url, "alice")
     alice.call("claim", path="port:8080")
     peer = Peer(db, "backend")
@@ -527,7 +536,7 @@ def test_a_closed_session_is_over(db: Path, server: Served) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_server_that_starts_again(db: Path, how: signal.Signals) -> None:
-    """After a restart, orderly or not, the old session is unknown, and the conversation is its agent again."""
+    """After a restart, orderly or not, the old session is unknown, and the conversation gets its agent back."""
     with served(db) as first:
         alice = joined(first.url, "alice")
         alice.hook("UserPromptSubmit", session="conversation")
@@ -556,7 +565,7 @@ def test_a_conversation_that_goes_on_in_another_session(server: Served) -> None:
         alice.hook("UserPromptSubmit", session="conversation")
         other = Caller(server.url).open()
         other.hook("UserPromptSubmit", session="conversation")
-        assert "not registered" in other.call("whoami").text  # the first one is still there
+        assert "not registered" in other.call("whoami").text  # the first one still exists
     other = Caller(server.url).open()
 
     def taken_up() -> bool:
@@ -567,7 +576,7 @@ def test_a_conversation_that_goes_on_in_another_session(server: Served) -> None:
 
 
 def test_a_method_that_is_not_there_ends_nothing(server: Served) -> None:
-    """Who asks for what the bus does not offer stays who it is, and keeps its claims."""
+    """A client that calls an unsupported method keeps its identity and its claims."""
     for caller in (ModernCaller(server.url, handle="x"), Caller(server.url).open()):
         name = type(caller).__name__
         caller.call("register", name=name)
@@ -577,11 +586,11 @@ def test_a_method_that_is_not_there_ends_nothing(server: Served) -> None:
         assert f"{name}:1" in [claim["path"] for claim in caller.call("list_claims").data["claims"]]
 
 
-# -- what is wrong ------------------------------------------------------------------------------------
+# -- errors -------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_session(server: Served) -> None:
-    """404, with which a client opens a new one."""
+    """The answer is 404, after which a client opens a new session."""
     stranger = Caller(server.url).adopt("0123456789abcdef")
     assert stranger.post("tools/list").status_code == 404
     assert stranger.end() == 404
@@ -590,14 +599,14 @@ def test_an_unknown_session(server: Served) -> None:
 
 
 def test_a_session_that_was_never_opened(server: Served) -> None:
-    """A request without session that opens none is refused as bad, not as missing."""
+    """A request that needs a session and names none is a bad request, not a missing session."""
     caller = Caller(server.url)
     assert caller.post("tools/call", name="whoami", arguments={}).status_code == 400
 
 
 @pytest.mark.parametrize("handle", [b"x" * 201, b"tab\there", b"\x80"])
 def test_a_handle_that_is_none(server: Served, handle: bytes) -> None:
-    """A handle is one short, printable line."""
+    """A handle must be one short, printable line."""
     caller = ModernCaller(server.url)
     response = caller.http.post(
         caller.url,
@@ -650,7 +659,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     era=st.integers(0, 3),
 )
 def test_no_body_breaks_the_server(lasting: Served, body: bytes, era: int) -> None:
-    """Whatever is posted, by whomever: an answer, never a failure of the server."""
+    """Any body, from any caller, gets an answer and never causes a failure of the server."""
     caller = Caller(lasting.url)
     try:
         if b'"wait"' in body:
@@ -669,7 +678,7 @@ def test_no_body_breaks_the_server(lasting: Served, body: bytes, era: int) -> No
 
 
 def test_a_stream_is_not_resumed(server: Served) -> None:
-    """Whoever wants a stream's events again gets the stream: no event was kept, and none lost its id."""
+    """A client that asks for a stream's earlier events gets a new stream, because no events are kept."""
     caller = Caller(server.url).open()
     with caller.http.stream("GET", caller.url, headers={"Last-Event-ID": "5"}) as stream:
         assert (stream.status_code, stream.headers["content-type"]) == (200, "text/event-stream")
@@ -677,7 +686,7 @@ def test_a_stream_is_not_resumed(server: Served) -> None:
 
 
 def test_other_methods_and_types(server: Served) -> None:
-    """Refused as HTTP has it."""
+    """They are refused with the status that HTTP prescribes."""
     alice = Caller(server.url).open()
     assert alice.http.put(alice.url, content=b"{}").status_code == 405
     assert alice.http.post(alice.url, content=b"{}", headers={"Content-Type": "text/plain"}).status_code in (400, 415)

@@ -1,4 +1,4 @@
-"""SessionGroup over HTTP: how long each counts as present, and what becomes of it when it does not."""
+"""SessionGroup over HTTP: how long each participant counts as present, and what happens afterwards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALICE = Address("alice", "default")
 
 
 class Silent:
-    """A bell that nobody rings."""
+    """A bell that never rings."""
 
     async def rung(self, patience: float) -> bool:
         await anyio.sleep(patience)
@@ -65,7 +65,7 @@ async def for_ever(_grant: Grant) -> bool:
 
 
 def those_of(bus: LocalBus, still: Still = for_ever, **patience: float) -> HttpParticipants:
-    """Participants for whom nobody waits but as long as is said here."""
+    """Participants without time limits, except for those given."""
     given = {"after_stream": NEVER, "after_call": NEVER, "forgotten": NEVER, **patience}
     return HttpParticipants(bus, Config(Path()), no_rings, Patience(**given), still)
 
@@ -80,7 +80,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_who_listens_is_present(bus: LocalBus) -> None:
-    """While a stream is open a session stays, silent or not; some time after it was closed it is over."""
+    """A session with an open stream is present, silent or not; some time after the stream closes, its session is
+    over.
+    """
     here = those_of(bus, after_stream=0.05, after_call=0.05)
     async with here.run():
         key = key_of(ANYBODY, "one")
@@ -97,7 +99,7 @@ async def _not(found: Awaitable[bool]) -> bool:
 
 
 async def test_who_comes_back_is_the_same(bus: LocalBus) -> None:
-    """A session that counted as gone, and calls again, has its name and its mail again."""
+    """A session that counted as gone gets its name and its mail back with its next call."""
     here = those_of(bus, after_call=0.05)
     async with here.run():
         key = key_of(ANYBODY, "one")
@@ -131,7 +133,7 @@ async def test_who_listens_again_is_back(bus: LocalBus) -> None:
 
 
 async def test_who_is_let_in_no_more_is_gone(bus: LocalBus) -> None:
-    """With the token of a session its presence ends, once it has no request under way: its name is nobody's longer."""
+    """After a revocation a session is gone once its last request has ended, and its name is free."""
     good = True
 
     async def still(_grant: Grant) -> bool:
@@ -150,7 +152,7 @@ async def test_who_is_let_in_no_more_is_gone(bus: LocalBus) -> None:
 
 
 async def test_who_is_silent_for_long_is_forgotten(bus: LocalBus) -> None:
-    """Nothing grows with those who once were here."""
+    """The server's memory does not grow with former participants."""
     here = those_of(bus, after_call=0.02, forgotten=0.1)
     async with here.run():
         keys = [key_of(ANYBODY, str(n)) for n in range(5)]
@@ -167,7 +169,7 @@ async def _unknown(here: HttpParticipants, key: str) -> bool:
 
 
 async def test_all_are_gone_with_the_server(bus: LocalBus) -> None:
-    """When the server ends, its sessions have ended, and what they were handed without proof waits again."""
+    """When the server ends, its sessions end, and their unconfirmed hand-overs wait again."""
     here = those_of(bus)
     key = key_of(ANYBODY, "one")
     async with here.run():
@@ -181,7 +183,7 @@ async def test_all_are_gone_with_the_server(bus: LocalBus) -> None:
 
 
 async def test_there_is_a_limit(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more participant than are served is refused; those that are there go on."""
+    """A participant beyond the limit is refused; existing ones go on."""
     monkeypatch.setattr(participants, "MAX_PARTICIPANTS", 2)
     here = those_of(bus)
     async with here.run():
@@ -193,7 +195,7 @@ async def test_there_is_a_limit(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_store_that_fails_ends_nothing(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the store cannot be written when a session is to be ended, the others are looked after all the same."""
+    """If the store cannot be written when one session should end, the others are still looked after."""
     here = those_of(bus, after_call=0.02)
     failed = anyio.Event()
 
@@ -211,7 +213,7 @@ async def test_a_store_that_fails_ends_nothing(bus: LocalBus, monkeypatch: pytes
 
 
 async def test_others_see_that_it_lives(bus: LocalBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its heartbeat goes on while it only listens, for those on other machines with the same file."""
+    """Its heartbeat goes on while it only listens, so that other machines with the same file see it."""
     monkeypatch.setattr(participants, "HEARTBEAT_EVERY", 0.02)
     beats: list[str] = []
     monkeypatch.setattr(bus, "run", running(bus, {sessions.beat: _noting(beats)}))
@@ -248,7 +250,7 @@ async def _many(beats: list[str]) -> bool:
 
 
 async def test_nobody_comes_back_as_somebody_else(bus: LocalBus) -> None:
-    """Who told another's conversation, counted as gone and calls again, is not that conversation's agent."""
+    """A session that named another agent's conversation, counted as gone and calls again is not that agent."""
     here = those_of(bus, after_call=0.05)
     bobs = Grant("bob", ("bob", "bob-*"), ("*",), 2)
     async with here.run():
@@ -286,7 +288,7 @@ async def test_nobody_comes_back_as_somebody_else(bus: LocalBus) -> None:
 async def test_before_it_registers(
     bus: LocalBus, names: tuple[str, ...], channels: tuple[str, ...], listed: str
 ) -> None:
-    """A session is listed under a neutral name, on a channel, that its token permits, or under what is no name."""
+    """A session is listed under a neutral name, on a channel, that its token permits, or else under an invalid name."""
     grant = Grant("alice", names, channels, 7)
     here = those_of(bus)
     async with here.run():
@@ -297,7 +299,7 @@ async def test_before_it_registers(
 
 
 async def test_a_conversation_comes_back_though_another_told_it(bus: LocalBus) -> None:
-    """Whoever named it as his own meanwhile does not keep it from its agent's name."""
+    """Another session that named the conversation as its own does not keep it from its agent's name."""
     here = those_of(bus)
     alices, bobs = Grant("alice", ("alice",), token=1), Grant("bob", ("bob",), token=2)
     async with here.run():
@@ -318,7 +320,7 @@ async def test_a_conversation_comes_back_though_another_told_it(bus: LocalBus) -
 
 
 async def test_nobody_stays_nobody(bus: LocalBus) -> None:
-    """A caller without an identity is not made to take part by an event that follows a refused registration."""
+    """A hook event after a refused registration does not make an anonymous caller a participant."""
     nobody = those_of(bus).nobody(ANYBODY).session
     with pytest.raises(NotRegistered, match="Bus-Session"):
         await nobody.register("alice")

@@ -1,4 +1,4 @@
-"""How many take part over MCP: one token cannot take the places of all others."""
+"""Quotas of MCP sessions: one token cannot use up the slots of all others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ ANNA, BERT = Grant("anna", token=1), Grant("bert", token=2)
 
 @pytest.mark.anyio
 async def test_each_token_has_so_many() -> None:
-    """One more is refused, and says whose they are and for how long; others do not notice, until all are taken."""
+    """One more is refused, and told whose sessions they are and for how long; others do not notice until all slots
+    are taken.
+    """
     here = SessionQuota(of_token=2, of_all=3, patience=60)
     for key in ("one", "two", "two"):
         here.take(key, ANNA)
@@ -53,7 +55,7 @@ async def test_each_token_has_so_many() -> None:
 
 @pytest.mark.anyio
 async def test_what_is_being_opened_counts() -> None:
-    """Many who ask at the same time get no more than one after the other; who opened nothing leaves nothing."""
+    """Parallel requests get no more slots than sequential ones; a failed opening leaves no slot in use."""
     here = SessionQuota(of_token=2, of_all=9, patience=60)
     with here.opening(ANNA) as opening, here.opening(ANNA):
         with pytest.raises(RateLimited), here.opening(ANNA):
@@ -66,7 +68,7 @@ async def test_what_is_being_opened_counts() -> None:
 
 @pytest.mark.anyio
 async def test_who_is_silent_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After its time a seat is free, unless a request of its participant is under way."""
+    """A slot is freed after the idle time, unless a request of its participant is in flight."""
     monkeypatch.setattr(quota, "_LATER", 0.0)
     here = SessionQuota(of_token=2, of_all=9, patience=0.05)
     here.take("busy", ANNA)
@@ -78,11 +80,11 @@ async def test_who_is_silent_makes_room(monkeypatch: pytest.MonkeyPatch) -> None
     assert set(here._seats) == {"busy"}
 
 
-# -- as the library counts -----------------------------------------------------------------------
+# -- counted by the library ----------------------------------------------------------------------
 
 
 class Door:
-    """The endpoint, as one sees it whose token is named in the request."""
+    """The endpoint, for a client whose token is named in the request."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -96,20 +98,20 @@ class Door:
             await refusal(error)(scope, receive, send)
 
     async def ask(self, who: str, method: str, session: str = "") -> httpx2.Response:
-        """Send a request, to open a session or in one."""
+        """Send a request that opens a session or belongs to one."""
         client = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": client if method == "initialize" else {}}
         headers = {"Accept": ACCEPT, "Who": who} | ({"Mcp-Session-Id": session} if session else {})
         return await self.http.post("/mcp", json=request, headers=headers)
 
     def sessions(self) -> int:
-        """How many the library has."""
+        """The number of sessions that the library holds."""
         return len(self.endpoint._manager._server_instances)
 
 
 @pytest.fixture
 async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Awaitable[Door]]]:
-    """Makes an endpoint where each token has two sessions, and that forgets the silent after so many seconds."""
+    """Makes an endpoint with two sessions per token, which forgets idle ones after so many seconds."""
     monkeypatch.setattr(participants, "MAX_OF_TOKEN", 2)
     monkeypatch.setattr(participants, "SWEEP_EVERY", 0.01)
     monkeypatch.setattr(quota, "_LATER", 0.05)
@@ -131,7 +133,7 @@ async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 @pytest.mark.anyio
 async def test_a_refused_session_is_not_there(door: Callable[..., Awaitable[Door]]) -> None:
-    """The library has as many as were opened; one that only asks wrongly has none, and takes no place."""
+    """The library holds exactly the opened sessions; an invalid request opens none, and takes no slot."""
     here = await door(NEVER)
     for _ in range(5):
         assert (await here.ask("anna", "tools/list")).status_code == 400
@@ -144,7 +146,7 @@ async def test_a_refused_session_is_not_there(door: Callable[..., Awaitable[Door
 
 @pytest.mark.anyio
 async def test_a_half_made_session_is_forgotten(door: Callable[..., Awaitable[Door]]) -> None:
-    """A session in which nothing followed its `initialize` ends with its time, and so does what it took."""
+    """A session with nothing after its `initialize` ends after its time, and frees its slot."""
     here = await door(0.2)
     while (await here.ask("anna", "initialize")).status_code == 200:
         assert here.sessions() <= 2
@@ -171,13 +173,13 @@ def _all_hang_up() -> Iterator[None]:
 
 
 def opened(server: Served, secret: str = "") -> httpx2.Response:
-    """The answer to who opens a session, and does nothing in it."""
+    """The response to a client that opens a session and does nothing in it."""
     caller = Caller(server.url, secret)
     return caller.post("initialize", **caller.greeting())
 
 
 def test_a_token_cannot_lock_others_out(db: Path) -> None:
-    """With all its sessions open, used or not, a token gets 429; who has another is served, and so are those open."""
+    """With all its sessions open, used or not, a token gets 429; other tokens, and its open sessions, are served."""
     (_, anna), (_, bert) = token(db, "anna*", owner="anna"), token(db, "bert*", owner="bert")
     with served(db, program="tests.support.gated_server", GATE_MAX_OF_TOKEN="4", GATE_MAX_PARTICIPANTS="6") as server:
         first = Caller(server.url, anna).open()
@@ -206,7 +208,7 @@ def test_a_token_cannot_lock_others_out(db: Path) -> None:
 
 
 def test_without_tokens_the_limit_is_for_all(db: Path) -> None:
-    """On loopback everybody shares what there is; a session that is closed makes room."""
+    """On loopback all callers share the slots; a closed session frees one."""
     with served(db, program="tests.support.gated_server", GATE_MAX_OF_TOKEN="1", GATE_MAX_PARTICIPANTS="3") as server:
         callers = [Caller(server.url).open() for _ in range(3)]
         refused = opened(server)

@@ -1,4 +1,4 @@
-"""A first start of the plugin: its client is answered at once, nothing it asks is lost, what failed is tried again."""
+"""A first start of the plugin: the client is answered at once, no request is lost, and failed steps are tried again."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ HANDSHAKE = {"capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 
 @pytest.fixture
 def building(plugin: Path, data: Path, uv: Uv) -> Any:
-    """A server whose environment is not made before one lets the installation go on."""
+    """A server whose environment is not completed until the test releases the installation."""
     uv.close()
     with launched(plugin, user(data, uv)) as server:
         yield server
 
 
 def altered(plugin: Path, **seconds: float | tuple[float, ...]) -> None:
-    """Let the launcher wait for another time than it would."""
+    """Change how long the launcher waits."""
     path = plugin / ".claude-plugin" / "first_start.py"
     text = path.read_text(encoding="utf-8")
     for name, value in seconds.items():
@@ -46,7 +46,7 @@ def altered(plugin: Path, **seconds: float | tuple[float, ...]) -> None:
 
 
 def prompt(server: Wire, **more: str) -> dict[str, Any]:
-    """The hook JSON that a prompt of the session is answered with."""
+    """The answer to a prompt hook of the session."""
     found: dict[str, Any] = json.loads(server.call("hook", event="UserPromptSubmit", session_id="s1", **more).text)
     return found
 
@@ -55,13 +55,13 @@ def prompt(server: Wire, **more: str) -> dict[str, Any]:
 
 
 def test_the_answers_are_the_servers() -> None:
-    """The launcher's answers are those of this version's server; if not, run server_answers.py."""
+    """The launcher's answers equal those of this version's server; if they do not, run server_answers.py."""
     assert json.loads(server_answers.FILE.read_text(encoding="utf-8")) == server_answers.ask()
 
 
 @pytest.mark.parametrize("version", ["2024-11-05", "2025-11-25", "1999-01-01", "2026-07-28"])
 def test_a_handshake(building: Launched, tmp_path: Path, version: str) -> None:
-    """It is answered as by the server, and so is what the client asks next."""
+    """The handshake, and the client's next requests, are answered as the server would answer them."""
     real = Wire(tmp_path / "real.db")
     try:
         hello = {"protocolVersion": version, **HANDSHAKE}
@@ -73,7 +73,7 @@ def test_a_handshake(building: Launched, tmp_path: Path, version: str) -> None:
 
 
 def test_the_newest_protocol(building: Launched, tmp_path: Path) -> None:
-    """It has no handshake; a client that opened with it is refused one, as by the server."""
+    """It has no handshake; a client that opened with it is refused one, as the server would refuse it."""
     real = Wire(tmp_path / "real.db")
     try:
         for method in ("server/discover", "tools/list", "ping", "resources/list"):
@@ -86,23 +86,23 @@ def test_the_newest_protocol(building: Launched, tmp_path: Path) -> None:
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two answers are the same, in all but their ids; and no order counts in an object."""
+    """Compare two answers without their ids and without the order of keys."""
     assert {**one, "id": 0} == {**other, "id": 0}
     return True
 
 
 def test_what_is_no_message_is_passed_over(building: Launched) -> None:
-    """Neither a line that is no JSON nor one that is no request disturbs it."""
+    """A line that is not JSON, or not a request, has no effect."""
     for line in (b"not json", b"[1, 2]", b"[" * 100_000, b'{"id": 7}', b'{"method": 7, "id": 1}', b"\xff\xfe", b""):
         building.write(line)
     building.start()
 
 
-# -- while it is made ---------------------------------------------------------------------
+# -- during the installation --------------------------------------------------------------
 
 
 def test_a_call_waits_for_the_server(building: Launched, uv: Uv) -> None:
-    """It is put to the server as soon as that is there, after the handshake; so is any other that waits."""
+    """Waiting calls are sent to the server as soon as it runs, after the handshake."""
     building.start()
     posted = [building.post("tools/call", name=name, arguments={"name": "älice"}) for name in ("register", "agents")]
     with uv.installing():
@@ -113,7 +113,7 @@ def test_a_call_waits_for_the_server(building: Launched, uv: Uv) -> None:
 
 
 def test_a_client_of_the_newest_protocol_goes_on_with_it(building: Launched, uv: Uv) -> None:
-    """Nothing has to be repeated for it."""
+    """Such a client need not repeat any request."""
     building.ask("server/discover", _meta=NEWEST)
     asked = building.post("tools/call", name="register", arguments={"name": "alice"}, _meta=NEWEST)
     with uv.installing():
@@ -122,7 +122,7 @@ def test_a_client_of_the_newest_protocol_goes_on_with_it(building: Launched, uv:
 
 
 def test_the_session_is_on_the_bus_without_a_word_of_its_client(building: Launched, uv: Uv, data: Path) -> None:
-    """A sender is told of a session once the environment is there, and the next prompt brings the mail."""
+    """A sender sees the session once the environment is there, and the next prompt brings the mail."""
     building.start()
     with uv.installing():
         assert prompt(building)
@@ -133,7 +133,7 @@ def test_the_session_is_on_the_bus_without_a_word_of_its_client(building: Launch
 
 
 def test_it_becomes_the_supervisor(building: Launched, uv: Uv) -> None:
-    """No process is left over that the client did not start, and the server that is killed comes again."""
+    """No extra process is left over, and a killed server is restarted."""
     building.start()
     with uv.installing():
         pass
@@ -145,7 +145,7 @@ def test_it_becomes_the_supervisor(building: Launched, uv: Uv) -> None:
 
 
 def test_the_person_is_told_once(building: Launched) -> None:
-    """The first prompt says what is going on; no other hook says anything, and none fails."""
+    """The first prompt explains the installation; other hooks are silent, and none fails."""
     building.start()
     assert "its packages are being fetched" in prompt(building)["systemMessage"]
     assert prompt(building) == {}
@@ -155,14 +155,14 @@ def test_the_person_is_told_once(building: Launched) -> None:
 
 
 def test_a_subagent_is_not_told_in_the_persons_place(building: Launched) -> None:
-    """The person has yet to see it."""
+    """The person has still to see it."""
     building.start()
     assert prompt(building, agent_id="a1") == {}
     assert "systemMessage" in prompt(building)
 
 
 def test_a_call_that_waited_for_long_is_told_what_is_going_on(plugin: Path, data: Path, uv: Uv) -> None:
-    """Nothing was done, and it may be called again."""
+    """The call was not carried out, and may be repeated."""
     altered(plugin, HOLD=0.5)
     uv.close()
     with launched(plugin, user(data, uv)) as server:
@@ -173,7 +173,7 @@ def test_a_call_that_waited_for_long_is_told_what_is_going_on(plugin: Path, data
 
 
 def test_a_call_is_answered_before_its_client_gives_it_up(plugin: Path, data: Path, uv: Uv) -> None:
-    """Where the user has set a time limit for tool calls, it waits for less than that."""
+    """If the user has set a time limit for tool calls, the call waits for less than that."""
     altered(plugin, HOLD=10 * PATIENCE)
     uv.close()
     with launched(plugin, user(data, uv, MCP_TOOL_TIMEOUT="500")) as server:
@@ -182,7 +182,7 @@ def test_a_call_is_answered_before_its_client_gives_it_up(plugin: Path, data: Pa
 
 
 def test_a_call_shows_what_it_waits_for(plugin: Path, data: Path, uv: Uv) -> None:
-    """Where the client asks for progress: at once, and again while it goes on."""
+    """If the client asks for progress, it is reported at once, and again from time to time."""
     altered(plugin, TOLD=0.2)
     uv.close()
     with launched(plugin, user(data, uv)) as server:
@@ -192,7 +192,7 @@ def test_a_call_shows_what_it_waits_for(plugin: Path, data: Path, uv: Uv) -> Non
 
 
 def test_a_subagents_call_does_not_wait(building: Launched) -> None:
-    """The server did not hear whose it is, and would take it for the session's."""
+    """The server has not heard whose call it is, and would take it for the session's."""
     building.start()
     building.call("hook", event="PreToolUse", agent_id="a1", tool_use_id="t1")
     told = building.ask("tools/call", name="register", arguments={}, _meta={"claudecode/toolUseId": "t1"})
@@ -200,7 +200,7 @@ def test_a_subagents_call_does_not_wait(building: Launched) -> None:
 
 
 def test_a_call_that_was_given_up_is_not_made(building: Launched, uv: Uv) -> None:
-    """The server hears only of the others."""
+    """The server receives only the other calls."""
     building.start()
     gone = building.post("tools/call", name="register", arguments={"name": "alice"})
     building.write({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": gone}})
@@ -210,7 +210,7 @@ def test_a_call_that_was_given_up_is_not_made(building: Launched, uv: Uv) -> Non
 
 
 def test_half_a_line_is_completed_later(building: Launched, uv: Uv) -> None:
-    """Also when the process that read its beginning is another program by then."""
+    """This also holds if another program has meanwhile replaced the process that read its beginning."""
     building.start()
     line = b'{"jsonrpc": "2.0", "id": 99, "method": "tools/call", "params": {"name": "whoami", "arguments": {}}}'
     assert building.process.stdin
@@ -224,21 +224,21 @@ def test_half_a_line_is_completed_later(building: Launched, uv: Uv) -> None:
 
 
 def test_the_end_of_its_input_ends_it(building: Launched) -> None:
-    """A client that closes the pipe leaves no launcher behind."""
+    """The launcher ends when its client closes the pipe."""
     building.start()
     assert building.end() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it(building: Launched, number: signal.Signals) -> None:
-    """As Claude Code ends its servers."""
+    """Claude Code ends its servers with this signal."""
     building.start()
     building.process.send_signal(number)
     assert building.process.wait(PATIENCE)
 
 
 def test_what_was_left_for_the_server_is_removed(building: Launched, uv: Uv, data: Path) -> None:
-    """Calls may hold what is nobody else's business."""
+    """Calls may contain private data."""
     building.start()
     with uv.installing():
         pass
@@ -246,7 +246,7 @@ def test_what_was_left_for_the_server_is_removed(building: Launched, uv: Uv, dat
     assert not [path for path in (data / "environments").iterdir() if path.name.startswith(".opened")]
 
 
-# -- several at once, and ends in the middle ----------------------------------------------
+# -- parallel starts and early ends -------------------------------------------------------
 
 
 def test_two_first_starts_at_once(plugin: Path, data: Path, uv: Uv) -> None:
@@ -264,7 +264,7 @@ def test_two_first_starts_at_once(plugin: Path, data: Path, uv: Uv) -> None:
 
 
 def test_the_work_outlives_a_client_that_gives_up(plugin: Path, data: Path, uv: Uv) -> None:
-    """A launcher killed while the environment is made leaves a builder that completes it."""
+    """If the launcher is killed while the environment is made, the builder still completes it."""
     uv.close()
     with launched(plugin, user(data, uv)) as server, uv.installing():
         server.kill()
@@ -276,7 +276,7 @@ def test_the_work_outlives_a_client_that_gives_up(plugin: Path, data: Path, uv: 
 
 
 def test_a_killed_builder_is_followed_by_another(plugin: Path, data: Path, uv: Uv) -> None:
-    """Nothing half-made bears the environment's name, and the session works without a hand's turn."""
+    """No partial environment gets the final name, and the session works without manual repair."""
     altered(plugin, PAUSES=(0.0,))
     uv.close()
     with launched(plugin, user(data, uv)) as server:
@@ -292,11 +292,11 @@ def test_a_killed_builder_is_followed_by_another(plugin: Path, data: Path, uv: U
     assert len(named(data)) == 1
 
 
-# -- what fails, and is tried again --------------------------------------------------------
+# -- failures and retries ------------------------------------------------------------------
 
 
 def test_no_network_and_then_one(plugin: Path, data: Path, uv: Uv) -> None:
-    """Model and person are told once what is wrong; when it is no longer, the session works with its next call."""
+    """Model and person are told the problem once; when it is over, the session works with its next call."""
     altered(plugin, SOON=0.0, HOLD=PATIENCE)
     with launched(plugin, user(data, uv, **uv.go_offline())) as server:
         told = server.start().call("register", name="alice")
@@ -308,7 +308,7 @@ def test_no_network_and_then_one(plugin: Path, data: Path, uv: Uv) -> None:
 
 
 def test_it_is_tried_again_without_being_asked(plugin: Path, data: Path, uv: Uv) -> None:
-    """The session takes part in the bus as soon as it can, though nobody says a word in it."""
+    """The session joins the bus as soon as it can, even without a prompt."""
     altered(plugin, PAUSES=(0.5,), HOLD=PATIENCE)
     with launched(plugin, user(data, uv, BUS_NAME="alice", **uv.go_offline())) as server:
         assert server.start().call("whoami").failed
@@ -318,7 +318,7 @@ def test_it_is_tried_again_without_being_asked(plugin: Path, data: Path, uv: Uv)
 
 
 def test_the_person_is_told_of_each_reason_once(plugin: Path, data: Path, uv: Uv) -> None:
-    """A prompt that finds it failed says why; further ones are silent, however often it is tried in vain."""
+    """The first prompt after a failure gives the reason; later ones are silent, however often retries fail."""
     altered(plugin, SOON=0.0, HOLD=PATIENCE)
     with launched(plugin, user(data, uv, **uv.go_offline())) as server:
         server.start().call("whoami")
@@ -330,7 +330,7 @@ def test_the_person_is_told_of_each_reason_once(plugin: Path, data: Path, uv: Uv
 
 
 def test_an_environment_that_another_session_made(plugin: Path, data: Path, uv: Uv, tmp_path: Path) -> None:
-    """It is found, though the own attempt failed and is not tried again for long."""
+    """It is used, though the session's own attempt failed and its next retry is far away."""
     altered(plugin, PAUSES=(900.0,), SOON=900.0, GLANCE=0.1, HOLD=PATIENCE)
     with launched(plugin, user(data, uv, **uv.go_offline())) as server:
         assert server.start().call("whoami").failed
@@ -342,7 +342,7 @@ def test_an_environment_that_another_session_made(plugin: Path, data: Path, uv: 
 
 
 def test_a_folder_that_cannot_be_written(plugin: Path, data: Path) -> None:
-    """The tools name it."""
+    """The tools' answers name the folder."""
     (data / "environments").write_text("a file")
     with launched(plugin, user(data)) as server:
         told = server.start().call("whoami")
@@ -352,7 +352,7 @@ def test_a_folder_that_cannot_be_written(plugin: Path, data: Path) -> None:
 
 @pytest.mark.parametrize("chosen", ["/no/such/python", str(Path(sys.base_prefix, "bin", "python3"))])
 def test_a_chosen_interpreter_that_cannot_be_used(plugin: Path, data: Path, chosen: str) -> None:
-    """The tools say so, and so does the first prompt; no other is taken in its place."""
+    """The tools and the first prompt report it; no other interpreter is used instead."""
     with launched(plugin, user(data, CLAUDE_BUS_PYTHON=chosen)) as server:
         told = server.start().call("whoami")
         assert told.failed
@@ -362,12 +362,12 @@ def test_a_chosen_interpreter_that_cannot_be_used(plugin: Path, data: Path, chos
 
 
 def test_both_sides_know_the_same_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the launcher leaves what was said, the supervisor looks for it; neither can import the other."""
+    """The launcher hands data to the supervisor through this variable, and neither can import the other."""
     monkeypatch.syspath_prepend(str(LAUNCHER))
     assert importlib.import_module("first_start").OPENED == supervisor.OPENED
 
 
-# -- why it failed -------------------------------------------------------------------------
+# -- reasons of failures -------------------------------------------------------------------
 
 NETWORK, DISK = "there is no network", "the disk is full"
 SAID = {
@@ -388,7 +388,7 @@ SAID = {
 
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The program that makes the environment, as a module."""
+    """The program that makes the environment, imported as a module."""
     monkeypatch.syspath_prepend(str(LAUNCHER))
     return importlib.import_module("environment")
 
@@ -402,7 +402,7 @@ def test_the_reason_is_found_in_what_the_tools_said(builder: ModuleType, said: s
 def test_neither_uv_nor_a_python_that_is_new_enough(
     builder: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The builder, which an older Python may run, says what to install."""
+    """The builder, which also runs on an older Python, says what to install."""
     monkeypatch.setattr(builder, "OLDEST", (4, 0))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert builder.main(tmp_path / "made") == 1
@@ -410,7 +410,7 @@ def test_neither_uv_nor_a_python_that_is_new_enough(
 
 
 def test_two_that_wait_with_the_same_pid_leave_different_conversations(tmp_path: Path) -> None:
-    """Containers may share the folder and not the numbers: none takes, or removes, what another's client said."""
+    """Containers may share the folder but not the pids: none takes, or removes, the requests of another's client."""
     program = (
         f"import sys, os; sys.path.insert(0, {str(ROOT / '.claude-plugin')!r}); import first_start\n"
         f"for _ in 'ab': first_start.Conversation().leave({str(tmp_path)!r}); print(os.environ[first_start.OPENED])"

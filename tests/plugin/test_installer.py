@@ -1,4 +1,4 @@
-"""The installer without a client: the program in its place, its proof, what it puts into the user's settings."""
+"""The installer without a client: the installed program, its self-test, and its changes to the user's settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VERSION = f"claude-bus {claude_bus.__version__}\n"
 
 
 class User:
-    """Somebody without `claude` on PATH, who installs from a clone."""
+    """A user without `claude` on PATH who installs from a clone."""
 
     def __init__(self, home: Path, clone: Path) -> None:
         home.mkdir()
@@ -56,13 +56,13 @@ class User:
         )
 
     def installs(self, *arguments: str) -> str:
-        """Run the installer, which must succeed; what it printed."""
+        """Run the installer, which must succeed; returns its output."""
         done = self.run(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def version(self) -> str:
-        """What the installed command says."""
+        """The version that the installed command prints."""
         return subprocess.run(
             [self.command, "--version"], env=self.env, capture_output=True, text=True, check=True
         ).stdout
@@ -91,7 +91,7 @@ def newcomer(tmp_path: Path) -> User:
 
 @pytest.fixture
 def user(newcomer: User) -> User:
-    """One who has installed before, so that the packages are there."""
+    """A user who has installed before, so the packages are already there."""
     newcomer.place.mkdir(parents=True)
     (newcomer.place / ".claude-bus").touch()
     has_environment(newcomer.place / "environments")
@@ -102,7 +102,7 @@ def user(newcomer: User) -> User:
 
 
 def test_one_command_in_an_empty_home(newcomer: User) -> None:
-    """It installs with nothing prepared, shows two processes exchanging a message, and says what to do next."""
+    """It needs no preparation, shows two processes exchanging a message, and says what to do next."""
     newcomer.has_claude()
     out = newcomer.installs()
     assert "reads \"Is the build green?\" from 'alice'" in out
@@ -115,7 +115,7 @@ def test_one_command_in_an_empty_home(newcomer: User) -> None:
 
 
 def test_without_claude_nothing_half_done_stays(user: User) -> None:
-    """The program is there, with its command; Claude Code is told nothing, and the last line says what to run."""
+    """The program and its command are installed, Claude Code is not changed, and the last line says what to run."""
     *_, last = lines = user.installs().splitlines()
     assert (user.home / ".local" / "bin" / "claude-bus").resolve() == user.command
     assert any("export PATH=" in line for line in lines)
@@ -135,14 +135,14 @@ def test_twice_is_as_good_as_once(user: User) -> None:
 
 
 def everything(user: User) -> dict[str, bytes]:
-    """All files in the home but those that tell of the runs themselves, and what Python compiled."""
+    """All files in the home, without logs of the runs and without compiled Python."""
     transient = ("install.log", "__pycache__", ".lock")
     files = [path for path in user.home.rglob("*") if path.is_file() and not set(path.parts) & set(transient)]
     return {str(path): path.read_bytes() for path in files if "environments" not in path.parts}
 
 
 def test_another_place(user: User, tmp_path: Path) -> None:
-    """--dir, or a bare word as the original installer took it, chooses the folder of the program."""
+    """--dir, or a bare argument as the original installer took it, chooses the program's folder."""
     place = tmp_path / 'el*se [w]here "\\'
     (tmp_path / "else where").mkdir()
     (tmp_path / "else where" / "app-1").touch()
@@ -182,7 +182,7 @@ def test_another_place(user: User, tmp_path: Path) -> None:
 def test_places_where_more_than_a_program_is_are_refused(
     newcomer: User, arguments: list[str], told: str, verb: list[str]
 ) -> None:
-    """One sentence, and nothing is made or removed: what is put there is removed again one day."""
+    """One sentence, and no file is made or removed: an uninstallation would one day remove the whole folder."""
     for folder in ("sub", "with-a-bus/.claude-bus", "environments", "bin"):
         (newcomer.home / folder).mkdir(parents=True)
     (newcomer.home / "link").symlink_to(newcomer.home)
@@ -197,7 +197,9 @@ def test_places_where_more_than_a_program_is_are_refused(
 
 @pytest.mark.parametrize("way", ["piped", "copied", "in another folder"])
 def test_without_its_checkout_it_says_so(newcomer: User, tmp_path: Path, way: str) -> None:
-    """`curl ... | bash`, or the script alone: there is nothing to install, whatever lies in the folder one is in."""
+    """With `curl ... | bash`, or the script alone, there is nothing to install, whatever the working folder
+    contains.
+    """
     script = newcomer.clone / "install_claude_bus.sh"
     alone = tmp_path / "alone.sh"
     alone.write_bytes(script.read_bytes())
@@ -217,7 +219,7 @@ def test_without_its_checkout_it_says_so(newcomer: User, tmp_path: Path, way: st
 
 
 def test_a_search_path_for_cd_leads_nowhere(newcomer: User, tmp_path: Path) -> None:
-    """CDPATH makes `cd` go elsewhere and print where."""
+    """CDPATH makes `cd` go to another folder and print its path."""
     (tmp_path / "elsewhere" / newcomer.clone.name).mkdir(parents=True)
     newcomer.env["CDPATH"] = str(tmp_path / "elsewhere")
     done = subprocess.run(
@@ -233,7 +235,7 @@ def test_a_search_path_for_cd_leads_nowhere(newcomer: User, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("told", ["2.7", "3.6", "3.10"])
 def test_an_old_python_is_named(newcomer: User, tmp_path: Path, told: str) -> None:
-    """Where there is no other, and no uv: which one there is, and what is needed."""
+    """If there is no newer Python and no uv, the message names the version found and the one required."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name in ("bash", "dirname", "sed", "cat", "ls", "mkdir"):
@@ -249,7 +251,7 @@ def test_an_old_python_is_named(newcomer: User, tmp_path: Path, told: str) -> No
 
 
 def test_an_old_python_that_runs_the_package_is_told(newcomer: User) -> None:
-    """A sentence before the first import that it could not do."""
+    """The sentence comes before the first import that would fail."""
     code = "import sys; sys.version_info = (3, 9, 2); from claude_bus.__main__ import main; sys.exit(main())"
     env = {**newcomer.env, "PYTHONPATH": str(newcomer.clone / "src")}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
@@ -257,7 +259,7 @@ def test_an_old_python_that_runs_the_package_is_told(newcomer: User) -> None:
 
 
 def test_without_a_home_it_says_so(newcomer: User) -> None:
-    """As from a service: a sentence, and nothing in the root folder."""
+    """As from a service: one sentence, and no file in the root folder."""
     del newcomer.env["HOME"]
     done = newcomer.run()
     assert (done.returncode, done.stdout) == (1, "")
@@ -265,7 +267,7 @@ def test_without_a_home_it_says_so(newcomer: User) -> None:
 
 
 def test_nobody_else_may_write_where_it_is(user: User) -> None:
-    """Also for a user whose new files may be written by all."""
+    """This also holds for a user whose umask lets others write new files."""
     before = os.umask(0)
     try:
         user.installs()
@@ -276,7 +278,7 @@ def test_nobody_else_may_write_where_it_is(user: User) -> None:
 
 
 def test_a_copy_for_everybody_is_run_by_others(newcomer: User, tmp_path: Path) -> None:
-    """Installed into a folder like /opt, nothing on the way to its Python is for one user only."""
+    """When installed into a folder like /opt, other users may enter all folders on the way to its Python."""
     shared = tmp_path / "opt" / "claude-bus"
     newcomer.installs("--dir", str(shared))
     (environment,) = (shared / "environments").glob("*-python*")
@@ -285,7 +287,7 @@ def test_a_copy_for_everybody_is_run_by_others(newcomer: User, tmp_path: Path) -
 
 
 def test_an_installation_without_its_environment_can_be_removed(user: User) -> None:
-    """The checkout's own program takes out what the lost environment had put in."""
+    """The checkout's own program removes the settings that the lost environment had added."""
     client = user.has_claude()
     user.installs()
     shutil.rmtree(user.place / "environments")
@@ -296,7 +298,7 @@ def test_an_installation_without_its_environment_can_be_removed(user: User) -> N
 
 
 def test_open_points_come_last(user: User) -> None:
-    """After what to do next, so that nobody misses them: an older client, a PATH that lacks the command."""
+    """An older client, or a PATH without the command, is mentioned after the next steps, where it is not overlooked."""
     user.has_claude("2.1.117")
     lines = user.installs().splitlines()
     first = next(n for n, line in enumerate(lines) if line.startswith("Open: "))
@@ -307,7 +309,7 @@ def test_open_points_come_last(user: User) -> None:
 
 
 def test_a_folder_of_others_is_refused(user: User, tmp_path: Path) -> None:
-    """A folder that holds something, and no claude-bus, is neither installed into nor removed."""
+    """A folder with other files and without claude-bus is neither installed into nor removed."""
     (tmp_path / "precious" / "bin").mkdir(parents=True)
     (tmp_path / "precious" / "bin" / "claude-bus").write_text("mine")
     done = user.run("--dir", str(tmp_path / "precious"))
@@ -318,7 +320,7 @@ def test_a_folder_of_others_is_refused(user: User, tmp_path: Path) -> None:
 
 
 def test_an_upgrade_leaves_running_sessions_alone(user: User) -> None:
-    """A server of the version before goes on, its files stay; those of the version before that are removed."""
+    """A server of the previous version goes on and its files stay; files of the version before that are removed."""
     user.installs()
     with server(user) as old:
         user.edit(claude_bus.__version__, "99.0.0")
@@ -346,7 +348,7 @@ def server(user: User) -> Iterator[Launched]:
 
 
 def test_what_does_not_work_is_not_installed(user: User) -> None:
-    """If the proof fails, the command stays as it was and Claude Code is told nothing."""
+    """If the self-test fails, the command stays as it was and Claude Code is not changed."""
     user.installs()
     before = user.version(), everything(user)
     user.edit("async def inbox", "async def outbox", "src/claude_bus/mcp/tools.py")
@@ -358,7 +360,7 @@ def test_what_does_not_work_is_not_installed(user: User) -> None:
 
 
 def test_no_way_to_the_packages(newcomer: User) -> None:
-    """Where they cannot be had, it says so and how to help, and tells Claude Code nothing."""
+    """If the packages cannot be fetched, it says so and what to do, and does not change Claude Code."""
     newcomer.env |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull, "UV_OFFLINE": "1"}
     newcomer.env |= {"UV_NO_INDEX": "1", "UV_CACHE_DIR": str(newcomer.home / "cache"), "UV_FIND_LINKS": ""}
     done = newcomer.run()
@@ -368,7 +370,7 @@ def test_no_way_to_the_packages(newcomer: User) -> None:
 
 
 def test_uninstall_leaves_the_database_only(user: User) -> None:
-    """Program, command, hooks and /bus are gone; messages and state stay."""
+    """Program, command, hooks and /bus are removed; messages and state stay."""
     client = user.has_claude()
     user.installs()
     subprocess.run([user.command, "send", "bob", "a_word_of_more_letters"], env=user.env, check=True)
@@ -385,7 +387,7 @@ def test_uninstall_leaves_the_database_only(user: User) -> None:
     ("before", "client"), [([], True), ([], False), ([".local/bin", ".cache"], True), ([".local/share"], True)]
 )
 def test_uninstall_leaves_the_folders_that_were_there(newcomer: User, uv: Uv, before: list[str], client: bool) -> None:
-    """Those that were made for the program go where nothing else is in them; those of the user's stay, empty or not."""
+    """Folders made for the program are removed if they are empty; the user's own folders stay, empty or not."""
     for folder in before:
         (newcomer.home / folder).mkdir(parents=True)
     if client:
@@ -399,7 +401,7 @@ def test_uninstall_leaves_the_folders_that_were_there(newcomer: User, uv: Uv, be
 
 
 def test_uninstall_leaves_what_others_have_put_beside_it(user: User) -> None:
-    """A program of somebody else's in the folder that was made for our command."""
+    """Another program in the folder that was made for our command stays."""
     user.installs()
     other = user.home / ".local" / "bin" / "other"
     other.touch()
@@ -408,7 +410,7 @@ def test_uninstall_leaves_what_others_have_put_beside_it(user: User) -> None:
 
 
 def test_what_it_does_not_know_it_does_not_do(user: User) -> None:
-    """A mistyped option ends it before anything is done; --help explains itself."""
+    """A mistyped option ends the installer before it changes anything; --help explains the options."""
     assert user.run("--uninstal").returncode == 2
     assert "usage: bash install_claude_bus.sh" in user.installs("--help")
     assert not user.command.exists()
@@ -418,7 +420,7 @@ def test_what_it_does_not_know_it_does_not_do(user: User) -> None:
 
 
 def test_the_proof_fails_where_the_server_does(capsys: pytest.CaptureFixture[str]) -> None:
-    """It says what is wrong in its last line, and with its exit status."""
+    """Its last line gives the reason, and so does its exit status."""
     assert selftest(["/no/such/server"]) == 1
     assert "It does not work: /no/such/server: " in capsys.readouterr().out
     assert selftest(["false"]) == 1
@@ -444,14 +446,14 @@ settings = st.tuples(documents, st.none() | events).map(
 
 
 def said(document: dict[str, Any]) -> dict[str, Any]:
-    """The settings less events without hooks, which say nothing."""
+    """The settings without events that have no hooks, since those mean nothing."""
     filled = {event: groups for event, groups in document.get("hooks", {}).items() if groups}
     return {key: value for key, value in document.items() if key != "hooks"} | ({"hooks": filled} if filled else {})
 
 
 @given(settings)
 def test_hooks_come_and_go(document: dict[str, Any]) -> None:
-    """Added to any settings, ours stand after all others; adding again changes nothing; removing undoes it."""
+    """Our hooks are added after all others; adding again changes nothing; removing restores the settings."""
     added = with_hooks(document, HOOKS)
     for event, groups in HOOKS.items():
         assert added["hooks"][event] == [*document.get("hooks", {}).get(event, []), *groups]
@@ -461,19 +463,19 @@ def test_hooks_come_and_go(document: dict[str, Any]) -> None:
 
 @given(settings)
 def test_hooks_of_an_earlier_version_make_room(document: dict[str, Any]) -> None:
-    """After an upgrade only those of the new version are there."""
+    """After an upgrade only the hooks of the new version are there."""
     earlier = {"Stop": HOOKS["Stop"], "SessionStart": HOOKS["Stop"]}
     assert said(with_hooks(with_hooks(document, earlier), HOOKS)) == said(with_hooks(document, HOOKS))
 
 
 def test_hooks_call_the_server_at_user_scope() -> None:
-    """They are the plugin's, with the name under which the installer registers the server."""
+    """They equal the plugin's, with the name under which the installer registers the server."""
     assert set(HOOKS) == set(hooks.EVENTS)
     assert {hook["server"] for groups in HOOKS.values() for group in groups for hook in group["hooks"]} == {"bus"}
 
 
 def test_settings_keep_their_form(tmp_path: Path) -> None:
-    """Order and indentation stay; uninstalling brings back the very bytes, also of a hand-formatted file."""
+    """Order and indentation stay; uninstalling restores the file byte for byte, even one formatted by hand."""
     config = tmp_path
     written = b'{\r\n\t"model": "opus", "b": [1, 2],\r\n\t"a": "\xc3\xa9"}'
     (config / "settings.json").write_bytes(written)
@@ -487,7 +489,7 @@ def test_settings_keep_their_form(tmp_path: Path) -> None:
 
 
 def test_settings_changed_meanwhile(tmp_path: Path) -> None:
-    """What the user changed after the installation stays changed when it is removed."""
+    """Settings that the user changed after the installation stay changed when it is removed."""
     (tmp_path / "settings.json").write_text('{"model": "opus"}')
     install(tmp_path, ROOT, [])
     changed = json.loads((tmp_path / "settings.json").read_text()) | {"model": "sonnet"}
@@ -497,14 +499,14 @@ def test_settings_changed_meanwhile(tmp_path: Path) -> None:
 
 
 def test_no_settings_before(tmp_path: Path) -> None:
-    """Where there was no file, there is none afterwards."""
+    """If there was no file before, the removal leaves no file."""
     install(tmp_path / "new", ROOT, [])
     uninstall(tmp_path / "new", [ROOT])
     assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_linked_settings_stay_linked(tmp_path: Path) -> None:
-    """Settings kept elsewhere by a link are written there, with the permissions they have."""
+    """Settings kept elsewhere by a link are written there, and keep their permissions."""
     kept = tmp_path / "dotfiles.json"
     kept.write_text("{}\n")
     kept.chmod(0o640)
@@ -532,7 +534,7 @@ def test_linked_settings_stay_linked(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_are_none_are_left_alone(tmp_path: Path, written: str) -> None:
-    """What cannot be read as settings is refused, named, and not touched; nor is anything else done."""
+    """A file that is not valid settings is refused by name and not changed, and nothing else is done."""
     (tmp_path / "settings.json").write_bytes(written.encode("latin-1"))
     with pytest.raises(Refused, match=r"settings\.json"):
         install(tmp_path, ROOT, [])
@@ -546,14 +548,14 @@ def test_settings_that_are_none_are_left_alone(tmp_path: Path, written: str) -> 
 
 
 def is_bus(place: Path) -> bool:
-    """Whether a command is ours, but for the remark in it."""
+    """Tells whether a command is ours, apart from the remark in it."""
     lines = place.read_text(encoding="utf-8").splitlines()
     unsigned = [line for line in lines if not line.startswith("# written by claude-bus setup")]
     return unsigned == (ROOT / "commands" / "bus" / "SKILL.md").read_text(encoding="utf-8").splitlines()
 
 
 def test_a_command_of_the_users_own_is_kept(tmp_path: Path) -> None:
-    """Another /bus makes room, under a name that says why, and is brought back."""
+    """Another /bus is moved to a name that says why, and is restored later."""
     place = tmp_path / "commands" / "bus.md"
     place.parent.mkdir()
     place.write_text("the user's")
@@ -565,7 +567,7 @@ def test_a_command_of_the_users_own_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_command_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
-    """What an installation put there before is not taken for the user's."""
+    """A command of an earlier installation is not taken for the user's own."""
     earlier = checkout(tmp_path / "earlier")
     (earlier / "commands" / "bus" / "SKILL.md").write_text("as it was")
     config = tmp_path / "config"
@@ -576,7 +578,7 @@ def test_a_command_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_command_is_known_without_the_version_that_put_it_there(tmp_path: Path) -> None:
-    """An upgrade by uvx has no earlier copies to compare with: the command itself says that it is unchanged."""
+    """An upgrade by uvx has no earlier copies to compare with, so the command itself shows that it is unmodified."""
     earlier = checkout(tmp_path / "earlier")
     (earlier / "commands" / "bus" / "SKILL.md").write_text("---\nas it was\n---\n")
     config = tmp_path / "config"
@@ -587,7 +589,7 @@ def test_a_command_is_known_without_the_version_that_put_it_there(tmp_path: Path
 
 
 def test_a_command_that_was_edited_stays(tmp_path: Path) -> None:
-    """What the user made of it is not removed with the rest, nor overwritten by the next installation."""
+    """A command that the user edited is neither removed with the rest nor overwritten by the next installation."""
     install(tmp_path, ROOT, [])
     place = tmp_path / "commands" / "bus.md"
     place.write_text("edited")

@@ -1,4 +1,4 @@
-"""The launcher: how the plugin's server comes to run, on the first start, the later ones, and when things break."""
+"""The launcher: how it starts the plugin's server, on the first and later starts, and after damage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 def run(
     plugin: Path, env: dict[str, str], *arguments: str, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the launcher to its end; with arguments it runs the command line in place of the server."""
+    """Run the launcher to its end; with arguments it runs the command line instead of the server."""
     command = [sys.executable, "-I", "-S", str(plugin / ".claude-plugin" / "launch.py"), *arguments]
     return subprocess.run(
         command, env=env, cwd=cwd, input="", capture_output=True, text=True, timeout=3 * PATIENCE, check=False
@@ -48,7 +48,7 @@ def run(
 
 
 def test_first_and_second_start(plugin: Path, data: Path, uv: Uv) -> None:
-    """The first start makes the environment and then serves; the second finds it."""
+    """The first start makes the environment and then serves; the second reuses it."""
     with launched(plugin, user(data, uv)) as server:
         assert "registered 'alice'" in server.start().call("register", name="alice").text
     calls = uv.calls
@@ -65,7 +65,7 @@ def test_first_and_second_start(plugin: Path, data: Path, uv: Uv) -> None:
 
 
 def test_venv_and_pip_do_without_uv(tmp_path: Path) -> None:
-    """Where uv fails, venv and pip make an environment of the locked packages and no others."""
+    """If uv fails, venv and pip make an environment of exactly the locked packages."""
     code = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
     python = environment() / "bin" / "python"
     found = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
@@ -74,7 +74,7 @@ def test_venv_and_pip_do_without_uv(tmp_path: Path) -> None:
 
 
 def test_an_edit_takes_effect_with_the_next_start(plugin: Path, data: Path) -> None:
-    """Nothing stands between the plugin's source and the server: no build, no installed copy."""
+    """There is no build and no installed copy between the plugin's source and the server."""
     has_environment(data / "environments")
     assert run(plugin, user(data), "--version").stdout == f"claude-bus {claude_bus.__version__}\n"
     source = plugin / "src" / "claude_bus" / "__init__.py"
@@ -83,34 +83,34 @@ def test_an_edit_takes_effect_with_the_next_start(plugin: Path, data: Path) -> N
 
 
 def test_the_exit_status_is_that_of_the_program(plugin: Path, data: Path) -> None:
-    """What the program ends with, the launcher ends with."""
+    """The launcher exits with the program's exit status."""
     has_environment(data / "environments")
     assert run(plugin, user(data), "send", "no name", "hello").returncode == 2
 
 
 def test_a_chosen_interpreter(plugin: Path, data: Path) -> None:
-    """CLAUDE_BUS_PYTHON is used as it is, and no environment is made."""
+    """CLAUDE_BUS_PYTHON is used unchanged, and no environment is made."""
     env = user(data, CLAUDE_BUS_PYTHON=str(environment() / "bin" / "python"))
     assert run(plugin, env, "--version").stdout == f"claude-bus {claude_bus.__version__}\n"
     assert list(data.iterdir()) == []
 
 
 def test_a_chosen_interpreter_that_is_not_there(plugin: Path, data: Path) -> None:
-    """An error names it; no other is taken in its place."""
+    """An error names it; no other interpreter is used instead."""
     done = run(plugin, user(data, CLAUDE_BUS_PYTHON="/no/such/python"))
     assert (done.returncode, done.stdout) == (1, "")
     assert "cannot run /no/such/python" in done.stderr
 
 
 def test_without_the_client_the_environment_is_in_the_users_cache(plugin: Path, tmp_path: Path) -> None:
-    """Where no plugin data folder is given, as by a server added by hand, it is ~/.cache/claude-bus."""
+    """Without the plugin's data folder, as in a server added by hand, it is in ~/.cache/claude-bus."""
     has_environment(tmp_path / "cache" / "claude-bus" / "environments")
     env = machine({"XDG_CACHE_HOME": str(tmp_path / "cache")})
     assert run(plugin, env, "--version").returncode == 0
 
 
 def test_setup_needs_no_environment(plugin: Path, uv: Uv, tmp_path: Path) -> None:
-    """It is run by the Python that is there, and no packages are fetched for it, which nobody would remove."""
+    """Setup runs with the available Python; no packages are fetched for it, since none would be removed later."""
     env = machine({"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": ""}, without=("claude",), first=uv.folder)
     (tmp_path / "home").mkdir()
     done = run(plugin, env, "setup", "--yes")
@@ -122,7 +122,9 @@ def test_setup_needs_no_environment(plugin: Path, uv: Uv, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("way", ["installPath", "installLocation"])
 def test_a_command_before_the_plugins_first_session(plugin: Path, uv: Uv, tmp_path: Path, way: str) -> None:
-    """The environment is made where the plugin's own will be, and removed with the plugin: there is no second one."""
+    """The environment is made where the plugin's own belongs, and is removed with the plugin: there is no second
+    one.
+    """
     plugins = tmp_path / "home" / ".claude" / "plugins"
     plugins.mkdir(parents=True)
     copy = str(plugin if way == "installPath" else plugins / "cache")
@@ -143,7 +145,7 @@ def test_a_command_before_the_plugins_first_session(plugin: Path, uv: Uv, tmp_pa
 
 
 def test_nothing_of_the_users_python_gets_in(plugin: Path, data: Path, tmp_path: Path) -> None:
-    """Modules in the working folder or on PYTHONPATH that bear the names of ours are not imported."""
+    """Modules in the working folder or on PYTHONPATH with the names of ours are not imported."""
     has_environment(data / "environments")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -155,11 +157,11 @@ def test_nothing_of_the_users_python_gets_in(plugin: Path, data: Path, tmp_path:
         assert server.end() == 0
 
 
-# -- what breaks ------------------------------------------------------------------------
+# -- failures ---------------------------------------------------------------------------
 
 
 def test_a_machine_without_a_wheel_of_the_scanner(plugin: Path, data: Path, tmp_path: Path) -> None:
-    """The environment is made of all the rest, with the same hashes: the bus runs, and looks for no secrets."""
+    """The environment is made without the scanner, with the same hashes: the bus runs, and detects no secrets."""
     uv = Uv(tmp_path / "uv", lacks="kingfisher")
     env = user(data, uv, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
     assert run(plugin, env, "--version").stdout == f"claude-bus {claude_bus.__version__}\n"
@@ -172,7 +174,7 @@ def test_a_machine_without_a_wheel_of_the_scanner(plugin: Path, data: Path, tmp_
 
 
 def test_no_way_to_the_packages(plugin: Path, data: Path, tmp_path: Path) -> None:
-    """Where nothing works a command fails, tells why on stderr, and leaves nothing behind."""
+    """If every way fails, a command fails with the reason on stderr, and leaves nothing behind."""
     env = user(data, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
     done = run(plugin, env | {"PATH": str(broken_uv(tmp_path / "bin"))}, "--version")
     assert (done.returncode, done.stdout) == (1, "")
@@ -190,7 +192,7 @@ def test_a_folder_that_cannot_be_written(plugin: Path, data: Path) -> None:
 
 
 def test_an_environment_that_lost_its_packages(plugin: Path, data: Path, uv: Uv) -> None:
-    """As after an upgrade of its Python: it is made anew, and the start goes on."""
+    """After an upgrade of its Python, for example, it is made anew, and the start continues."""
     has_environment(data / "environments")
     (place,) = named(data)
     (packages,) = place.glob("lib/python*/site-packages")
@@ -202,7 +204,7 @@ def test_an_environment_that_lost_its_packages(plugin: Path, data: Path, uv: Uv)
 
 
 def test_an_environment_of_another_machine(plugin: Path, data: Path, uv: Uv) -> None:
-    """One whose Python is not here, as a container and its host see each other's, is left alone."""
+    """If its Python is missing here, as between a container and its host, the environment is left alone."""
     has_environment(data / "environments")
     (place,) = named(data)
     theirs = place.rename(place.with_name(f"{place.name[:-8]}00000000"))
@@ -217,7 +219,7 @@ def test_an_environment_of_another_machine(plugin: Path, data: Path, uv: Uv) -> 
 
 
 def test_environments_of_earlier_versions(plugin: Path, data: Path, uv: Uv, tmp_path: Path) -> None:
-    """When the requirements change, the environment before goes as soon as no server uses it."""
+    """When the requirements change, the old environment is removed as soon as no server uses it."""
     has_environment(data / "environments")
     (before,) = named(data)
     newer = checkout(tmp_path / "newer")
@@ -237,15 +239,15 @@ def test_environments_of_earlier_versions(plugin: Path, data: Path, uv: Uv, tmp_
 
 @pytest.mark.parametrize("name", ["launch.py", "first_start.py", "environment.py"])
 def test_old_pythons_can_read_it(name: str) -> None:
-    """Whatever Python from 3.8 on is `python3`, it understands the launcher, which then finds a newer one."""
+    """Any `python3` from 3.8 on can parse the launcher, which then finds a newer one."""
     ast.parse((LAUNCHER / name).read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
-# -- where it may be --------------------------------------------------------------------
+# -- permitted folders ------------------------------------------------------------------
 
 
 def planted(folder: Path) -> Path:
-    """An environment that says so when it is run."""
+    """An environment that leaves a trace when it is run."""
     has_environment(folder)
     (place,) = (place for place in folder.iterdir() if place.is_dir())
     python = place / "bin" / "python"
@@ -299,7 +301,7 @@ EXPOSED = (
 def test_an_environment_that_others_could_have_planted(
     plugin: Path, data: Path, uv: Uv, tmp_path: Path, expose: Callable[[Path], None]
 ) -> None:
-    """It is not run: one is made in the user's cache."""
+    """It is not run; another one is made in the user's cache."""
     expose(planted(data / "environments"))
     env = user(data, uv, XDG_CACHE_HOME=str(tmp_path / "cache"))
 
@@ -309,14 +311,14 @@ def test_an_environment_that_others_could_have_planted(
 
 
 def test_a_folder_in_a_sticky_one(plugin: Path, data: Path) -> None:
-    """As in /tmp: others can add to the folder above, but cannot take away what is the user's."""
+    """As in /tmp: others may add to the parent folder, but cannot remove or rename the user's folder."""
     has_environment(data / "environments")
     data.chmod(0o1777)
     assert run(plugin, user(data), "--version").returncode == 0
 
 
 def test_no_folder_that_only_the_user_can_change(plugin: Path, data: Path, uv: Uv, tmp_path: Path) -> None:
-    """An error names each, and nothing is run or made."""
+    """An error names each folder, and nothing is run or made."""
     shared = tmp_path / "shared"
     planted(shared / "claude-bus" / "environments")
     open_to_all(shared)
@@ -331,7 +333,9 @@ def test_no_folder_that_only_the_user_can_change(plugin: Path, data: Path, uv: U
 
 @pytest.mark.parametrize("home", ["relative", "."])
 def test_a_home_that_is_relative_holds_no_environment(plugin: Path, uv: Uv, tmp_path: Path, home: str) -> None:
-    """It would be another folder wherever one is; the user's part of the folder for what passes is used."""
+    """A relative home would be another folder in every working folder; the user's part of the temporary folder is
+    used.
+    """
     (tmp_path / "project").mkdir()
     passing = tmp_path / "passing"
     passing.mkdir()

@@ -1,4 +1,4 @@
-"""The plugin's files agree with the program and with each other."""
+"""The plugin's files are consistent with the program and with each other."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ def test_the_plugin_has_the_programs_version() -> None:
 
 
 def test_the_marketplace_offers_it() -> None:
-    """Marketplace `claude-bus` offers this folder under a name that the client permits, so not one with claude-."""
+    """Marketplace `claude-bus` offers this folder under a name that the client permits, that is, without a claude-
+    prefix.
+    """
     marketplace = read(".claude-plugin/marketplace.json")
     assert marketplace["name"] == "claude-bus"
     assert {entry["name"]: entry["source"] for entry in marketplace["plugins"]} == {"bus": "./"}
 
 
 def test_the_plugins_server_is_the_launcher() -> None:
-    """plugin.json starts the launcher, isolated from the user's Python, and wants its tools loaded at once."""
+    """plugin.json starts the launcher, isolated from the user's Python, and has its tools loaded at once."""
     (server,) = read(".claude-plugin/plugin.json")["mcpServers"].items()
     name, settings = server
     *options, script = settings["args"]
@@ -54,9 +56,9 @@ def test_the_plugins_server_is_the_launcher() -> None:
 
 
 def test_the_projects_server_is_another_to_the_client() -> None:
-    """.mcp.json is for who opens a clone. It names the same server, which plugin.json overrides for the plugin; and not
-    by the same command: the client takes one away of two servers that are started in the same way, and it is the
-    plugin's, whose hooks then fail.
+    """.mcp.json is for users who open a clone. It names the same server, which plugin.json overrides for the
+    plugin. Its command must differ: of two servers with equal commands the client drops one, the plugin's, whose
+    hooks then fail.
     """
     ours, plugins = read(".mcp.json")["mcpServers"], read(".claude-plugin/plugin.json")["mcpServers"]
     assert list(ours) == list(plugins)
@@ -67,7 +69,7 @@ def test_the_projects_server_is_another_to_the_client() -> None:
 @pytest.mark.parametrize("plugin_root", ["", "/of/another/plugin"])
 @pytest.mark.parametrize("folder", [".", "src/claude_bus"])
 def test_the_projects_server_starts_anywhere_in_a_clone(folder: str, plugin_root: str, tmp_path: Path) -> None:
-    """From the folder in which the client was started, which need not be that of the file."""
+    """The client may be started in any folder of the clone."""
     server = read(".mcp.json")["mcpServers"]["bus"]
     env = machine(
         {"CLAUDE_BUS_PYTHON": sys.executable, "CLAUDE_PLUGIN_ROOT": plugin_root, "BUS_DB": str(tmp_path / "bus.db")}
@@ -81,7 +83,7 @@ def test_the_projects_server_starts_anywhere_in_a_clone(folder: str, plugin_root
 
 
 def test_the_clients_are_named_alike() -> None:
-    """CI installs the oldest client that the installer gives hooks to, and README says which were tested."""
+    """CI installs the oldest client that gets hooks from the installer, and README lists the tested clients."""
     script, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("scripts/client", "README.md"))
     versions = dict(re.findall(r"^(CLAUDE_CODE_\w+)=(\S+)$", script, re.MULTILINE))
     oldest, tested = versions["CLAUDE_CODE_OLDEST"], versions["CLAUDE_CODE_VERSION"]
@@ -109,7 +111,9 @@ def declared() -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_every_event_the_server_reacts_to_is_hooked() -> None:
-    """Each exactly once, and no other; that before a tool call once for edits, and once for the bus's own tools."""
+    """Each is hooked exactly once, and no other; the one before a tool call once for edits and once for the bus's
+    own tools.
+    """
     groups = read("hooks/hooks.json")["hooks"]
     matchers = {event: [group.get("matcher") for group in groups[event]] for event in groups}
     edits, calls = matchers.pop("PreToolUse")
@@ -123,7 +127,9 @@ def test_every_event_the_server_reacts_to_is_hooked() -> None:
 
 @pytest.mark.parametrize(("event", "hook"), declared())
 def test_a_hook_calls_the_plugins_own_server(event: str, hook: dict[str, Any]) -> None:
-    """A hook calls the hook tool of server plugin:bus:bus, with its event and the client's values for fields it has."""
+    """It calls the hook tool of server plugin:bus:bus, with its event and the client's values for the event's
+    fields.
+    """
     assert (hook["type"], hook["server"], hook["tool"]) == ("mcp_tool", "plugin:bus:bus", hooks.NAME)
     assert hook["input"]["event"] == event
     fields = {name: value for name, value in hook["input"].items() if name != "event"}
@@ -140,37 +146,37 @@ def front_matter() -> dict[str, str]:
 
 
 def calls() -> list[tuple[str, str]]:
-    """The tool calls that the command's text shows, and their arguments."""
+    """The tool calls in the command's text, with their arguments."""
     return re.findall(r"`(\w+)\(([^`]*)\)`", SKILL)
 
 
 def test_the_command_answers_to_its_bare_name() -> None:
-    """A skill-shaped command named `bus`: the plugin's `/bus backend` works without a prefix."""
+    """As a skill named `bus` it is available as `/bus backend`, without a prefix."""
     assert front_matter()["name"] == "bus"
     assert "$ARGUMENTS" in SKILL
 
 
 def test_the_command_may_use_the_tools_of_plugin_and_installation() -> None:
-    """The tools need no permission in its turn, under either prefix; and the model does not pay for its description."""
+    """The tools need no permission in its turn, under either prefix; and its description costs the model no tokens."""
     assert front_matter()["allowed-tools"] == "mcp__plugin_bus_bus, mcp__bus"
     assert front_matter()["disable-model-invocation"] == "true"
 
 
 def test_the_command_names_tools_and_arguments_that_exist() -> None:
-    """Every call in its text is of a tool of the bus, with arguments that it has."""
+    """Every call in its text names a tool of the bus and arguments of that tool."""
     for name, arguments in calls():
         named = re.findall(r"(\w+)(?=[,=)]|$)", re.sub(r'=("[^"]*"|\[[^]]*\]|<[^>]*>|\w+)', "=", arguments))
         assert set(named) <= set(TOOLS[name].arguments.model_fields), name
 
 
 def test_the_command_tells_what_each_tool_is_for() -> None:
-    """Whatever a user may want of the bus is in its map."""
+    """Its map covers every use of the bus."""
     assert {name for name, _ in calls()} == set(TOOLS)
     assert {"peek", "expected_version"} <= set(re.findall(r"\w+", " ".join(arguments for _, arguments in calls())))
 
 
 def test_the_command_is_compact() -> None:
-    """It is paid for in tokens, once per use: about 700 of them."""
+    """Each use costs its length in tokens: about 700."""
     assert len(SKILL.encode()) < 3_000
 
 
@@ -178,14 +184,14 @@ def test_the_command_is_compact() -> None:
 
 
 def locked(name: str) -> dict[str, str]:
-    """The packages of a lock file and their versions."""
+    """The packages of a lock file, with their versions."""
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     return dict(line.split()[0].split("==") for line in lines if "==" in line and not line.startswith("#"))
 
 
 @pytest.mark.parametrize(("name", "groups"), [("requirements.txt", []), ("requirements-dev.txt", ["dev"])])
 def test_what_is_needed_is_locked(name: str, groups: list[str]) -> None:
-    """Each requirement of pyproject.toml is locked, in a version that it allows."""
+    """Each requirement of pyproject.toml is locked, in a permitted version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = [
         *project["project"]["dependencies"],
@@ -196,13 +202,13 @@ def test_what_is_needed_is_locked(name: str, groups: list[str]) -> None:
 
 
 def test_developers_have_the_versions_that_users_get() -> None:
-    """The lock file for developers holds that for users."""
+    """The lock file for developers contains the one for users."""
     assert locked("requirements.txt").items() <= locked("requirements-dev.txt").items()
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_locks_pin_hashes_and_no_address(name: str) -> None:
-    """Every package has hashes; where packages come from is the user's setting."""
+    """Every package has hashes; the package index is the user's setting."""
     text = (ROOT / name).read_text(encoding="utf-8")
     packages = re.split(r"\n(?=\S)", text)
     assert all("--hash=sha256:" in package for package in packages if not package.startswith("#"))

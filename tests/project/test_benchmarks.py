@@ -1,4 +1,4 @@
-"""Every benchmark still runs: a few rounds of each. The figures are not looked at here."""
+"""Every benchmark still runs: a few rounds of each. The figures are not checked."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ BASELINES = ["nothing_http", "nothing_server"]
 
 
 def test_every_file_is_a_benchmark_or_a_part_of_one() -> None:
-    """None is forgotten here."""
+    """No file of the folder is missing from these tests."""
     assert sorted([*BENCHMARKS, *BASELINES, "wire"]) == sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_few_rounds_of_each_come_to_their_figures(name: str) -> None:
-    """It ends well, with a line for each figure."""
+    """The benchmark ends well, and prints a line for each figure."""
     command = [sys.executable, str(FOLDER / f"{name}.py"), "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=5 * PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -33,7 +33,7 @@ def test_a_few_rounds_of_each_come_to_their_figures(name: str) -> None:
 
 
 def test_memory_and_idling_are_those_of_both_processes(tmp_path: Path) -> None:
-    """A client starts a supervisor; the bus server below it counts as well."""
+    """A client starts a supervisor; the bus server below it must be counted as well."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import bench, pathlib; from wire import Server\n"
         "with Server(bench.BUS, bench.environment(pathlib.Path(sys.argv[2]))) as server:\n"

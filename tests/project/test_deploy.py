@@ -1,4 +1,4 @@
-"""The samples for running a bus: they say what they should, and those for proxies run."""
+"""The sample deployments: their settings are correct, and those for proxies run."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def sample(name: str) -> str:
 
 
 def instructions(name: str) -> list[list[str]]:
-    """The instructions of a Dockerfile, in words."""
+    """The instructions of a Dockerfile, split into words."""
     joined = sample(name).replace("\\\n", " ")
     return [line.split() for line in joined.splitlines() if line and not line.startswith("#")]
 
 
 def test_the_image_runs_as_nobody_in_particular() -> None:
-    """A user by number, so that it can be seen not to be root; what is installed is locked by hashes."""
+    """The user is numeric, so that a runtime can see that it is not root; installed packages are locked by hashes."""
     last = instructions("Dockerfile")[max(n for n, i in enumerate(instructions("Dockerfile")) if i[0] == "FROM") :]
     [user] = [words[1] for words in last if words[0] == "USER"]
 
@@ -52,7 +52,7 @@ def test_the_image_runs_as_nobody_in_particular() -> None:
 
 
 def test_the_health_check_asks_a_served_bus(tmp_path: Path) -> None:
-    """It is the very program of the image: it fails where no bus answers, and asks under the prefix."""
+    """The check is run from the image's own program: it fails where no bus answers, and respects the prefix."""
     [check] = [words for words in instructions("Dockerfile") if words[0] == "HEALTHCHECK"]
     command = [sys.executable, *yaml.safe_load(" ".join(check[check.index("CMD") + 1 :]))[1:]]
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -68,7 +68,7 @@ def test_the_health_check_asks_a_served_bus(tmp_path: Path) -> None:
 
 
 def test_the_composed_bus_can_do_little_to_its_machine() -> None:
-    """Read-only, without capabilities, on loopback, with one volume."""
+    """The container is read-only, without capabilities, on loopback, with one volume."""
     composed: dict[str, Any] = yaml.safe_load(sample("compose.yaml"))
     bus = composed["services"]["bus"]
 
@@ -84,7 +84,7 @@ def test_the_composed_bus_can_do_little_to_its_machine() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a unit is for Linux")
 def test_the_unit_is_one(tmp_path: Path) -> None:
-    """systemd finds nothing wrong with it but that the program is not installed here."""
+    """systemd finds no fault in the unit, except that the program is not installed here."""
     unit = tmp_path / "claude-bus.service"
     unit.write_text(sample("claude-bus.service").replace("/opt/claude-bus/bin/claude-bus", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
@@ -106,7 +106,7 @@ def program(name: str) -> str:
 
 
 def nginx(folder: Path, bus: Served, port: int) -> list[str]:
-    """The command that runs the sample, as it is but for ports, paths and certificate."""
+    """The command that runs the sample unchanged, except for ports, paths and certificate."""
     chain, key = certificate(folder, "proxy")
     text = sample("nginx.conf").replace("127.0.0.1:8765", bus.url.split("/")[2])
     text = text.replace("listen 80;", f"listen 127.0.0.1:{free_port()};")
@@ -116,7 +116,7 @@ def nginx(folder: Path, bus: Served, port: int) -> list[str]:
 
 
 def nginx_with(folder: Path, servers: str) -> list[str]:
-    """The command that runs nginx with these servers, in `folder`."""
+    """The command that runs nginx in `folder` with these `server` blocks."""
     user = "user root;\n" if os.geteuid() == 0 else ""
     places = "".join(
         f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -132,7 +132,7 @@ def nginx_with(folder: Path, servers: str) -> list[str]:
 
 
 def caddy(folder: Path, bus: Served, port: int) -> list[str]:
-    """The command that runs the sample, as it is but for ports, and a certificate that it need not fetch."""
+    """The command that runs the sample unchanged, except for ports, and for a certificate that need not be fetched."""
     chain, key = certificate(folder, "proxy")
     text = sample("Caddyfile").replace("127.0.0.1:8765", bus.url.split("/")[2])
     site = f"https://127.0.0.1:{port} {{\nbind 127.0.0.1\ntls {chain} {key}\n"
@@ -148,7 +148,7 @@ BOTH = pytest.mark.parametrize("proxy", [nginx, caddy])
 
 @contextlib.contextmanager
 def proxied(proxy: Command, folder: Path, bus: Served) -> Iterator[tuple[str, ssl.SSLContext]]:
-    """A proxy in front of the bus: its address, and who trusts it."""
+    """A proxy in front of the bus: its address, and a TLS context that trusts its certificate."""
     port = free_port()
     with running(proxy(folder, bus, port), f"https://127.0.0.1:{port}") as url:
         yield url, ssl.create_default_context(cafile=str(folder / "proxy.pem"))
@@ -156,7 +156,7 @@ def proxied(proxy: Command, folder: Path, bus: Served) -> Iterator[tuple[str, ss
 
 @contextlib.contextmanager
 def running(command: list[str], url: str) -> Iterator[str]:
-    """A proxy, once it can be reached at `url`."""
+    """Run a proxy; yields once it can be reached at `url`."""
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         _wait_for(url, process)
@@ -181,13 +181,13 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 @BOTH
 def test_a_bus_behind_a_proxy(tmp_path: Path, proxy: Command) -> None:
-    """Its pages are those of the proxy's https address; callers need a token; bodies, events and long polls pass."""
+    """The bus accepts pages of the proxy's https address and requires tokens; bodies, events and long polls pass."""
     db = tmp_path / "bus.db"
     _, secret = new_token(db, "anna")
     with served(db, program="tests.support.gated_server") as bus, proxied(proxy, tmp_path, bus) as (url, trusted):
         assert ask(url, "GET /whoami", trusted=trusted).status == 401
         foreign = ask(url, "GET /whoami", "Host: evil.example", token=secret, trusted=trusted)
-        assert foreign.status == 421 or not foreign.body  # Caddy answers for hosts it does not know, with nothing
+        assert foreign.status == 421 or not foreign.body  # Caddy sends an empty answer for hosts that it does not know
         assert ask(url, "GET /whoami", "Origin: https://evil.example", token=secret, trusted=trusted).status == 403
         own = ask(url, "GET /whoami", f"Origin: {url}", "X-Forwarded-Proto: http", token=secret, trusted=trusted)
         assert own.document == {"owner": "anna", "scheme": "https"}
@@ -198,7 +198,7 @@ def test_a_bus_behind_a_proxy(tmp_path: Path, proxy: Command) -> None:
         with contextlib.closing(connect(url, trusted)) as stream:
             stream.sendall(head(url, "GET /stream?every=60 HTTP/1.1", f"Authorization: Bearer {secret}"))
             said = b""
-            while b"data: here" not in said:  # at once, though the answer does not end
+            while b"data: here" not in said:  # at once, though the answer never ends
                 part = stream.recv(65_536)
                 assert part
                 said += part
@@ -206,7 +206,9 @@ def test_a_bus_behind_a_proxy(tmp_path: Path, proxy: Command) -> None:
 
 @BOTH
 def test_who_goes_away_waits_no_longer(tmp_path: Path, proxy: Command) -> None:
-    """The proxy ends the request of a client that has gone: what comes later is not handed to nobody."""
+    """When a client leaves, the proxy ends its request, so mail that comes later is not handed to a closed
+    connection.
+    """
     db = tmp_path / "bus.db"
     _, secret = new_token(db, "anna")
 
@@ -222,7 +224,7 @@ def test_who_goes_away_waits_no_longer(tmp_path: Path, proxy: Command) -> None:
 
 @BOTH
 def test_a_proxy_in_front_of_an_open_bus_lets_nobody_in(tmp_path: Path, proxy: Command) -> None:
-    """Until there is a token, what comes through the proxy is refused; and its first answer says what to do."""
+    """Until there is a token, requests through the proxy are refused, and the first answer says what to do."""
     with (
         served(tmp_path / "bus.db", program="tests.support.gated_server") as bus,
         proxied(proxy, tmp_path, bus) as (url, trusted),
@@ -234,7 +236,7 @@ def test_a_proxy_in_front_of_an_open_bus_lets_nobody_in(tmp_path: Path, proxy: C
 
 
 def test_a_proxy_that_says_nothing_lets_nobody_into_an_open_bus(tmp_path: Path) -> None:
-    """It sends the bus's own Host and not for whom it speaks; but it speaks HTTP/1.0, as nginx did until 1.29.7."""
+    """It sends the bus's own Host and no forwarding header; but it speaks HTTP/1.0, as nginx did until 1.29.7."""
     with served(tmp_path / "bus.db", program="tests.support.gated_server") as bus:
         port = free_port()
         way = f"location / {{ proxy_pass {bus.url}; proxy_http_version 1.0; }}"
@@ -248,7 +250,7 @@ def test_a_proxy_that_says_nothing_lets_nobody_into_an_open_bus(tmp_path: Path) 
 
 @BOTH
 def test_many_requests_on_few_connections_pass_a_proxy(tmp_path: Path, proxy: Command) -> None:
-    """The proxy keeps connections to the bus, and none of them ends under a request."""
+    """The proxy keeps connections to the bus open, and none of them is closed during a request."""
     db = tmp_path / "bus.db"
     _, secret = new_token(db, "anna")
     with (

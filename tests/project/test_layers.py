@@ -1,4 +1,4 @@
-"""The shape of the code: imports point down, each library has its place, nothing happens at import."""
+"""The structure of the code: imports point down, each library has its place, and imports have no side effects."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PURE = (
     "session.turn",
     "session.hook_event",
 )
-"""Values in, values out. Those that a later version adds to belong here as well, or below."""
+"""Pure modules: values in, values out. Modules that a later version adds belong here too, or in a layer below."""
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     PURE,
@@ -56,7 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("mcp", "http", "cli", "compat", "selftest"),
     ("__main__",),
 )
-"""From the bottom up. A module imports from its own layer and from those before it."""
+"""From the bottom up. A module imports only from its own layer and from those before it."""
 
 KNOWN = {
     ("cli", "mcp"),
@@ -83,7 +83,7 @@ PLACES = {
     "psutil": {"processes", "drivers"},
     "kingfisher_sdk": {"detector"},
 }
-"""Where each library may be known: a renamed major is one area's change."""
+"""The modules that may import each library, so that a new major version affects one area."""
 
 
 DISTRIBUTIONS = {
@@ -91,7 +91,7 @@ DISTRIBUTIONS = {
     "sse_starlette": "sse-starlette",
     "prometheus_client": "prometheus-client",
 }
-"""What a library is called where one installs it, if otherwise than where one imports it."""
+"""The name under which a library is installed, where it differs from the imported name."""
 
 
 def area(module: str) -> str:
@@ -109,7 +109,7 @@ def rank(module: str) -> int:
 
 
 def imports(module: str) -> set[str]:
-    """All that a module imports, anywhere in it: `claude_bus.x` as `.x`, others by their full name."""
+    """All imports of a module, at any depth: `claude_bus.x` as `.x`, others by their full name."""
     found: set[str] = set()
     package = module.split(".")[:-1] if MODULES[module].name != "__init__.py" else module.split(".")
     for node in ast.walk(TREES[module]):
@@ -126,19 +126,19 @@ def imports(module: str) -> set[str]:
 
 
 def own(module: str) -> set[str]:
-    """The modules of the package that it imports; the package itself only for its version."""
+    """The modules of the package that it imports; the package itself may be imported only for its version."""
     return {name.removeprefix(".") for name in imports(module) if name.startswith(".")} - {"", "__init__"}
 
 
 def libraries(module: str) -> set[str]:
-    """The top names of what it imports from elsewhere, without the standard library."""
+    """The top-level names of its other imports, without the standard library."""
     tops = {name.split(".")[0] for name in imports(module) if not name.startswith(".")}
     return tops - sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module: str) -> None:
-    """A module knows its own layer and those below it."""
+    """A module imports only from its own layer and those below."""
     if module == "__init__":
         assert not own(module)
         return
@@ -148,14 +148,14 @@ def test_imports_point_down(module: str) -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if area(name) not in ("__init__", "__main__")])
 def test_neighbours_in_a_layer_do_not_know_each_other(module: str) -> None:
-    """Doors do not import doors; only the pure modules, and those of one folder, build on one another."""
+    """Transports do not import transports. Only pure modules, and modules in one folder, build on each other."""
     for other in own(module):
         if rank(other) == rank(module) and area(module) not in PURE and area(other) != area(module):
             assert (area(module), area(other)) in KNOWN, f"{module} imports {other}"
 
 
 def test_no_module_imports_itself_round_a_corner() -> None:
-    """There is no cycle of imports."""
+    """The imports have no cycle."""
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -171,7 +171,7 @@ def test_no_module_imports_itself_round_a_corner() -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name in PURE])
 def test_rules_are_pure(module: str) -> None:
-    """Standard library only; no clock, no environment, no files, no network, no processes."""
+    """They use the standard library only, and no clock, environment, files, network or processes."""
     assert not libraries(module)
     outside = {
         "time",
@@ -197,14 +197,14 @@ def test_rules_are_pure(module: str) -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if is_sql(name)])
 def test_verbs_use_only_what_they_are_given(module: str) -> None:
-    """A verb has its connection, its time and its knowledge of processes from its transaction."""
+    """A verb gets its connection, its time and its knowledge of processes from its transaction."""
     assert not libraries(module)
     assert not {name.split(".")[0] for name in imports(module)} & {"time", "os", "sqlite3", "asyncio"}
 
 
 @pytest.mark.parametrize("library", PLACES)
 def test_a_library_is_known_in_one_place(library: str) -> None:
-    """So that its next major version is one place's change."""
+    """A new major version of a library then changes one place."""
     users = {area(module) for module in MODULES if library in libraries(module)}
 
     assert users <= PLACES[library]
@@ -212,7 +212,7 @@ def test_a_library_is_known_in_one_place(library: str) -> None:
 
 
 def test_all_libraries_are_those_we_declare() -> None:
-    """What is imported is a dependency, and what is a dependency is imported."""
+    """Every imported library is a declared dependency, and every declared dependency is imported."""
     import tomllib
 
     declared = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
@@ -228,7 +228,7 @@ SQL = ("SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ", "PRAGMA ", "BEGIN I
 
 @pytest.mark.parametrize("module", [name for name in MODULES if not is_sql(name) and area(name) != "drivers"])
 def test_sql_has_a_home(module: str) -> None:
-    """No text of SQL stands outside of the verbs and the drivers."""
+    """No SQL text stands outside of the verbs and the drivers."""
     texts = [n.value for n in ast.walk(TREES[module]) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
 
     assert not [text for text in texts if text.lstrip().startswith(SQL)]
@@ -236,7 +236,7 @@ def test_sql_has_a_home(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_happens_at_import(module: str) -> None:
-    """At its top level a module defines: it opens, reads, starts and asks nothing."""
+    """The top level of a module contains definitions only: it opens, reads, starts and queries nothing."""
     for node in TREES[module].body:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
             continue
@@ -288,7 +288,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_importing_everything_asks_and_opens_nothing() -> None:
-    """No module of ours reads the environment, opens a database or a socket while it is imported."""
+    """No module of ours reads the environment or opens a database or socket while it is imported."""
     modules = [f"claude_bus.{name}" for name in MODULES if name not in ("__init__", "__main__")]
 
     done = run(_WATCHED % ", ".join(modules))
@@ -300,7 +300,7 @@ def test_importing_everything_asks_and_opens_nothing() -> None:
     "module", ["cli.main", "cli.commands", "local", "session.session", "session.doorbell", "claude_code"]
 )
 def test_what_the_commands_import_is_light(module: str) -> None:
-    """A command of the CLI, and whatever it needs, starts without MCP, pydantic, HTTP and the secret scanner."""
+    """A command of the CLI, with all its imports, starts without MCP, pydantic, HTTP and the secret scanner."""
     heavy = {"mcp", "pydantic", "mcp_types", "httpx2", "kingfisher_sdk"}
     done = run(f"import sys, claude_bus.{module}; print(sorted({heavy} & set(sys.modules)))")
 

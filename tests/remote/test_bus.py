@@ -1,4 +1,4 @@
-"""A bus elsewhere: what sessions and commands rely on holds when the line to it does not."""
+"""A remote bus: sessions and commands keep their promises when the connection fails."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def relay(server: Served) -> Iterator[Line]:
 
 
 class Far:
-    """Starts sessions elsewhere: stdio servers that reach the bus over `url`, and have no file of it."""
+    """Starts remote sessions: stdio servers that reach the bus over `url`, and do not have its file."""
 
     def __init__(self, url: str, folder: Path, running: ExitStack) -> None:
         self._url, self._folder, self._running = url, folder, running
@@ -62,7 +62,7 @@ def contents(found: Any) -> list[str]:
     return [message["content"] for message in found["messages"]]
 
 
-# -- what a session does --------------------------------------------------------------------------------
+# -- sessions -------------------------------------------------------------------------------------------
 
 
 def test_sessions_here_and_elsewhere_are_on_one_bus(far: Far, db: Path, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_sessions_here_and_elsewhere_are_on_one_bus(far: Far, db: Path, tmp_path
 
 
 def test_one_who_waits_elsewhere_is_told_at_once(far: Far, db: Path) -> None:
-    """`wait` over the line comes back with the message that a session on the file sends, and with a changed value."""
+    """A remote `wait` returns as soon as a local session sends a message or changes the value."""
     there = far("there")
     number = there.post("tools/call", name="wait", arguments={"timeout": PATIENCE})
     Peer(db, "near").send("there", "now")
@@ -100,7 +100,7 @@ def test_one_who_waits_elsewhere_is_told_at_once(far: Far, db: Path) -> None:
 
 
 def test_an_idle_session_elsewhere_is_woken(relay: Line, db: Path, tmp_path: Path) -> None:
-    """The bell of a session elsewhere rings for mail that somebody on the file sends; and again after an outage."""
+    """The bell of a remote session rings for mail from a local sender, and again after an outage."""
     with inbox() as socket, socket.server(tmp_path / "no.db", BUS_URL=relay.url) as there:
         there.call("register", name="there")
         near = Peer(db, "near")
@@ -118,11 +118,11 @@ def test_an_idle_session_elsewhere_is_woken(relay: Line, db: Path, tmp_path: Pat
         assert socket.ring().line == "1 unread on the bus from near (#2)"
 
 
-# -- answers that get lost --------------------------------------------------------------------------------
+# -- lost answers -----------------------------------------------------------------------------------------
 
 
 def test_a_message_whose_answer_is_lost_is_sent_once(far: Far, relay: Line, db: Path) -> None:
-    """The error says that the same can be sent again; then there is one message."""
+    """The error says that the same call is safe to repeat; afterwards there is one message."""
     near, there = Peer(db, "near"), far("there")
     relay.condition, relay.about = "swallows answers", "/rpc/send "
     failed = there.call("send", to="near", content="once")
@@ -138,7 +138,7 @@ def test_a_message_whose_answer_is_lost_is_sent_once(far: Far, relay: Line, db: 
 
 
 def test_two_messages_that_say_the_same_are_two(far: Far, db: Path) -> None:
-    """Only what was left in doubt is taken for a repetition."""
+    """Only a call whose outcome was unknown counts as repeated."""
     Peer(db, "near")
     there = far("there")
     there.call("send", to="near", content="again")
@@ -149,7 +149,7 @@ def test_two_messages_that_say_the_same_are_two(far: Far, db: Path) -> None:
 
 @pytest.mark.parametrize("fetch", ["inbox", "hook"])
 def test_mail_in_a_lost_answer_is_never_called_read(far: Far, relay: Line, db: Path, fetch: str) -> None:
-    """Handed over and lost on its way, it proves nothing however the turn goes on, and comes again, marked."""
+    """Mail lost in the answer is never confirmed, however the turn goes on, and comes again, marked."""
     near, there = Peer(db, "near"), far("there")
     there.hook("UserPromptSubmit", prompt="p1")
     near.send("there", "did you get this?")
@@ -173,7 +173,7 @@ def test_mail_in_a_lost_answer_is_never_called_read(far: Far, relay: Line, db: P
 
 
 def test_mail_that_was_held_stays_held_through_an_outage(far: Far, relay: Line, db: Path) -> None:
-    """What the model has had before a line broke is read when its turn goes on, and does not come again."""
+    """Mail that the model received before the outage is read when its turn goes on, and does not come again."""
     near, there = Peer(db, "near"), far("there")
     near.send("there", "one")
     assert "one" in there.hook("UserPromptSubmit", prompt="p1")
@@ -188,7 +188,7 @@ def test_mail_that_was_held_stays_held_through_an_outage(far: Far, relay: Line, 
 
 
 def test_what_cannot_be_repeated_is_said_to_be_unknown(far: Far, relay: Line) -> None:
-    """A line is not appended twice behind the caller's back."""
+    """An append whose outcome is unknown is not repeated behind the caller's back."""
     there = far("there")
     there.call("set_state", key="log", value="first")
     relay.condition, relay.about = "swallows answers", "/rpc/set_state "
@@ -204,7 +204,7 @@ def test_what_cannot_be_repeated_is_said_to_be_unknown(far: Far, relay: Line) ->
 
 
 def until_reached(session: Wire, tool: str, **arguments: Any) -> Any:
-    """What a tool answers once the bus can be reached again."""
+    """Retry until the bus can be reached; returns the tool's answer."""
 
     def reached() -> Any:
         found = session.call(tool, **arguments)
@@ -214,8 +214,9 @@ def until_reached(session: Wire, tool: str, **arguments: Any) -> Any:
 
 
 def test_an_outage_is_said_clearly_and_ends_by_itself(db: Path, tmp_path: Path) -> None:
-    """Tools fail at once with where the bus should be; prompts go on, and their user is told once. Afterwards the
-    session is who it was, and gets what came meanwhile."""
+    """Tools fail at once and name the bus's address; prompts go on, and their user is told once. Afterwards the
+    session has the same identity, and gets the mail that came meanwhile.
+    """
     with ExitStack() as running:
         first = running.enter_context(ExitStack())
         server = first.enter_context(served(db))
@@ -242,13 +243,13 @@ def test_an_outage_is_said_clearly_and_ends_by_itself(db: Path, tmp_path: Path) 
 
 
 def told(session: Wire, prompt: str) -> str:
-    """What the user is told with a prompt."""
+    """The text that the user sees with a prompt."""
     found = session.call("hook", event="UserPromptSubmit", session_id="s1", prompt_id=prompt)
     return str(json.loads(found.text).get("systemMessage", ""))
 
 
 def test_each_outage_is_told_once(far: Far, relay: Line) -> None:
-    """However long it lasts, and in whatever words the next attempt is announced; the next one is told again."""
+    """An outage is reported once, however long it lasts and whatever its errors say; the next one is reported again."""
     there = far("there")
     relay.condition = "cut"
     first = told(there, "p0")
@@ -267,7 +268,7 @@ def test_each_outage_is_told_once(far: Far, relay: Line) -> None:
 
 
 def test_a_server_that_is_no_bus_is_named(tmp_path: Path) -> None:
-    """An address at which something else answers is said to be that."""
+    """If something else answers at the address, the error says so."""
     script = (
         "import http.server as s; h = s.ThreadingHTTPServer(('127.0.0.1', 0), s.BaseHTTPRequestHandler); "
         "print(h.server_port, flush=True); h.serve_forever()"
@@ -283,7 +284,7 @@ def test_a_server_that_is_no_bus_is_named(tmp_path: Path) -> None:
 
 
 def run(tmp_path: Path, url: str, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """A command on the bus at `url`."""
+    """Run a command on the bus at `url`."""
     return subprocess.run(
         [sys.executable, "-m", "claude_bus", *command],
         env=environment(tmp_path / "no.db", BUS_URL=url, **env),
@@ -295,7 +296,7 @@ def run(tmp_path: Path, url: str, *command: str, **env: str) -> subprocess.Compl
 
 
 def test_commands_work_on_a_bus_elsewhere(server: Served, tmp_path: Path) -> None:
-    """A script sends, waits for the answer and reads it, and sees who is there."""
+    """A script sends, waits for the answer and reads it, and lists the agents."""
     assert run(tmp_path, server.url, "send", "deploy", "is it done?", "--as", "ci").returncode == 0
     read = run(tmp_path, server.url, "inbox", "--as", "deploy", "--wait", "5", "--json")
     run(tmp_path, server.url, "send", "ci", "yes", "--as", "deploy", "--reply-to", "1")
@@ -309,7 +310,7 @@ def test_commands_work_on_a_bus_elsewhere(server: Served, tmp_path: Path) -> Non
 
 
 def test_doctor_asks_the_bus_elsewhere(server: Served, tmp_path: Path) -> None:
-    """It says whether the bus lets us in, and nothing of a database that is not used; so does the bare command."""
+    """It tests access to the remote bus, and does not check the unused local database; so does the bare command."""
     fine = run(tmp_path, server.url, "doctor", "--json")
     bad = run(tmp_path, "http://127.0.0.1:9", "doctor", "--json")
     status = run(tmp_path, server.url, "agents", "--json")
@@ -324,7 +325,7 @@ def test_doctor_asks_the_bus_elsewhere(server: Served, tmp_path: Path) -> None:
 
 
 def test_a_named_database_is_meant_whatever_the_address_says(server: Served, tmp_path: Path) -> None:
-    """`--db` goes before BUS_URL."""
+    """`--db` takes precedence over BUS_URL."""
     run(tmp_path, server.url, "send", "bob", "hello", "--as", "ann", "--db", str(tmp_path / "other.db"))
 
     assert (tmp_path / "other.db").exists()
@@ -332,7 +333,7 @@ def test_a_named_database_is_meant_whatever_the_address_says(server: Served, tmp
 
 
 def test_the_status_is_that_of_the_bus_elsewhere(far: Far, server: Served, tmp_path: Path) -> None:
-    """In a terminal, without a command: whoever is there is shown, though there is no file here."""
+    """The bare command, in a terminal, shows the remote agents, though there is no local file."""
     far("there")
     terminal, end = os.openpty()
     done = subprocess.run(
@@ -352,7 +353,7 @@ def test_the_status_is_that_of_the_bus_elsewhere(far: Far, server: Served, tmp_p
 
 
 def test_a_command_waits_for_mail_elsewhere(server: Served, db: Path, tmp_path: Path) -> None:
-    """`inbox --wait` is told of the message that comes while it waits."""
+    """`inbox --wait` returns the message that comes while it waits."""
     waiting = subprocess.Popen(
         [sys.executable, "-m", "claude_bus", "inbox", "--as", "ci", "--wait", str(PATIENCE)],
         env=environment(tmp_path / "no.db", BUS_URL=server.url),
@@ -368,7 +369,7 @@ def test_a_command_waits_for_mail_elsewhere(server: Served, db: Path, tmp_path: 
 
 
 def test_a_command_says_how_its_message_is_not_sent_twice(relay: Line, db: Path, tmp_path: Path) -> None:
-    """The next process that says the same is another: it needs the key that this one used."""
+    """A repetition runs in another process, so it needs the key that the first one used."""
     Peer(db, "near")
     relay.condition, relay.about = "swallows answers", "/rpc/send "
     failed = run(tmp_path, relay.url, "send", "near", "once", "--as", "ci")
@@ -382,7 +383,7 @@ def test_a_command_says_how_its_message_is_not_sent_twice(relay: Line, db: Path,
 
 
 def test_what_a_command_has_printed_is_all_that_it_prints(relay: Line, db: Path, tmp_path: Path) -> None:
-    """Where it cannot be said that the mail was shown, stdout still holds the one document; the mail comes again."""
+    """If the receipt cannot be sent, stdout still holds exactly one document, and the mail comes again."""
     near = Peer(db, "near")
     near.send("ci", "come in")
     relay.condition, relay.about = "swallows answers", "/rpc/confirm "
@@ -396,25 +397,25 @@ def test_what_a_command_has_printed_is_all_that_it_prints(relay: Line, db: Path,
 
 
 def listening(db: Path) -> bool:
-    """Whether somebody elsewhere listens for all mail."""
+    """Tells whether any remote session listens for all mail."""
     import sqlite3
 
     with sqlite3.connect(db) as look:
         return bool(look.execute("SELECT 1 FROM listeners WHERE address LIKE '@@remote:%'").fetchall())
 
 
-# -- how it is reached ----------------------------------------------------------------------------------------
+# -- addresses and access -------------------------------------------------------------------------------------
 
 
 def test_an_address_with_https_where_http_is_spoken(server: Served, tmp_path: Path) -> None:
-    """What is wrong is in the address, and the error says where to look."""
+    """The error says that the scheme of the address may be wrong."""
     done = run(tmp_path, server.url.replace("http:", "https:"), "agents")
 
     assert (done.returncode, "is it http:// that is spoken there?" in done.stderr) == (5, True)
 
 
 def test_over_https_with_a_token_from_a_file(db: Path, tmp_path: Path) -> None:
-    """A server with a certificate of one's own is trusted by naming that; without it nothing is sent."""
+    """A self-signed certificate is trusted if it is configured; otherwise nothing is sent."""
     cert, key = certificate(tmp_path, "localhost")
     token = tmp_path / "token"
     token.write_text(new_token(db, "ann")[1], encoding="utf-8")
@@ -438,7 +439,7 @@ def test_over_https_with_a_token_from_a_file(db: Path, tmp_path: Path) -> None:
 
 
 def test_a_certificate_is_trusted_whoever_issued_it(db: Path, tmp_path: Path) -> None:
-    """The server's own is enough; its issuer's need not be at hand."""
+    """The server's own certificate is enough; that of its issuer is not needed."""
     cert, key = certificate(tmp_path, "server", issued=True)
     with served(db, "--tls-cert", str(cert), "--tls-key", str(key)) as server:
         trusted = run(tmp_path, server.url, "agents", BUS_CA_FILE=str(cert))
@@ -449,7 +450,7 @@ def test_a_certificate_is_trusted_whoever_issued_it(db: Path, tmp_path: Path) ->
 
 
 def test_a_session_whose_token_ends_is_told(db: Path, tmp_path: Path) -> None:
-    """Its user hears once why no mail comes; its tools say so each time."""
+    """The user is told once why no mail comes; the tools say so each time."""
     number, secret = new_token(db, "ann")
     with served(db) as server, wire(tmp_path / "no.db", BUS_URL=server.url, BUS_TOKEN=secret) as there:
         there.call("register", name="ann")
@@ -464,7 +465,7 @@ def test_a_session_whose_token_ends_is_told(db: Path, tmp_path: Path) -> None:
 
 
 def test_a_session_with_a_setting_of_no_use_lives_and_says_so(server: Served, tmp_path: Path) -> None:
-    """Its tools say what to mend, its user hears it once; mended in a file, it works."""
+    """Its tools say what to fix and the user is told once; after the file is fixed, the session works."""
     token = tmp_path / "token"
     token.write_text("bus_first\nbus_second", encoding="utf-8")
     token.chmod(0o600)
@@ -482,7 +483,7 @@ def test_a_session_with_a_setting_of_no_use_lives_and_says_so(server: Served, tm
 
 
 def test_without_a_name_one_is_what_the_token_makes_of_the_login(db: Path, tmp_path: Path) -> None:
-    """As sessions are listed; where it is for other names only, the error says how to choose."""
+    """Its name is listed like a session's; if the token permits other names only, the error says how to choose."""
     (_, ann), (_, ci) = new_token(db, "ann"), new_token(db, "ci", "--names", "ci")
     with served(db) as server:
         read = run(tmp_path, server.url, "inbox", BUS_TOKEN=ann, LOGNAME="wanda")
@@ -494,7 +495,7 @@ def test_without_a_name_one_is_what_the_token_makes_of_the_login(db: Path, tmp_p
 
 
 def test_a_password_in_the_address_lets_in_and_is_not_shown(db: Path, tmp_path: Path) -> None:
-    """It goes as Basic; what says where the bus is says no more than that."""
+    """The password is sent as Basic; no text that shows the address contains it."""
     url = "http://ann:{}@127.0.0.1:{}"
     _, secret = new_token(db, "ann")
     with served(db) as server:
@@ -513,7 +514,7 @@ def test_a_password_in_the_address_lets_in_and_is_not_shown(db: Path, tmp_path: 
 
 
 def test_a_broken_token_file_stops_nobody_who_needs_none(tmp_path: Path) -> None:
-    """A named database is one of this machine."""
+    """Commands on a local database do not read it."""
     done = run(tmp_path, "", "agents", "--db", str(tmp_path / "here.db"), BUS_TOKEN_FILE=str(tmp_path / "none"))
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -521,7 +522,7 @@ def test_a_broken_token_file_stops_nobody_who_needs_none(tmp_path: Path) -> None
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its files have no modes")
 def test_a_token_that_others_can_read_is_refused(server: Served, tmp_path: Path) -> None:
-    """Before it is used, and with what to do."""
+    """The error says what to do, and the token is not used."""
     token = tmp_path / "token"
     token.write_text("bus_secret", encoding="utf-8")
     token.chmod(0o644)

@@ -1,4 +1,4 @@
-"""Proxies on the way to a bus elsewhere: this machine is never reached through one, and a failure names it."""
+"""Proxies on the way to a remote bus: this machine is never reached through one, and failures name the proxy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
-    """One that answers everything itself."""
+    """A proxy that answers every request itself."""
 
     status = 200
     asked: list[str]
@@ -54,7 +54,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def proxy(status: int) -> Iterator[tuple[str, list[str]]]:
-    """Its address, and what it is asked for."""
+    """The proxy's address, and the requests that it received."""
     handler: type[Proxy] = type("Handler", (Proxy,), {"status": status, "asked": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -76,7 +76,7 @@ def run(tmp_path: Path, *arguments: str, **env: str) -> subprocess.CompletedProc
     ],
 )
 def test_this_machine_is_never_reached_through_a_proxy(host: str, env: pytest.MonkeyPatch) -> None:
-    """The variables and the spelling of its name make no difference."""
+    """This holds for any variables and any spelling of its name."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         env.setenv(name, "http://proxy:3128")
     for scheme in ("http", "https"):
@@ -84,7 +84,7 @@ def test_this_machine_is_never_reached_through_a_proxy(host: str, env: pytest.Mo
 
 
 def test_the_proxy_is_the_one_of_the_scheme(env: pytest.MonkeyPatch) -> None:
-    """ALL_PROXY is for what has none of its own; an address may lack its scheme."""
+    """ALL_PROXY serves schemes without a proxy of their own; an address may lack its scheme."""
     env.setenv("ALL_PROXY", "socks5://everywhere:1080")
     env.setenv("https_proxy", "me:hidden@tls:3128")
 
@@ -120,7 +120,7 @@ def test_the_proxy_is_the_one_of_the_scheme(env: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_no_proxy_is_understood_as_others_do(no_proxy: str, host: str, out: bool, env: pytest.MonkeyPatch) -> None:
-    """Names with what is below them, ports, addresses and networks."""
+    """It may list names (which include their subdomains), ports, addresses and networks."""
     env.setenv("HTTP_PROXY", "http://proxy:3128")
     env.setenv("NO_PROXY", no_proxy)
     shown = f"[{host}]" if ":" in host else host
@@ -131,7 +131,7 @@ def test_no_proxy_is_understood_as_others_do(no_proxy: str, host: str, out: bool
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("variable", ["BUS_URL", "AGENT_BUS_URL"])
 def test_a_failure_behind_a_proxy_names_it(status: int, scheme: str, variable: str, tmp_path: Path) -> None:
-    """Its reader knows whom to ask, and how to go past it. A password in its address is not shown."""
+    """The user learns whom to ask, and how to bypass the proxy. A password in its address is not shown."""
     with proxy(status) as (address, asked):
         given = {variable: f"{scheme}://bus.example.org:8765", f"{scheme.upper()}_PROXY": f"http://me:hidden@{address}"}
         done = run(tmp_path, "send", "bob", "hi", **given)
@@ -146,13 +146,13 @@ def test_a_failure_behind_a_proxy_names_it(status: int, scheme: str, variable: s
 
 
 def test_a_proxy_that_is_gone_is_named(tmp_path: Path) -> None:
-    """The bus is not what cannot be reached."""
+    """The error says that the proxy, and not the bus, cannot be reached."""
     done = run(tmp_path, "agents", BUS_URL=BUS, ALL_PROXY="http://127.0.0.1:9")
     assert (done.returncode, "the proxy http://127.0.0.1:9, which ALL_PROXY names" in done.stderr) == (5, True)
 
 
 def test_a_bus_on_this_machine_works_whatever_proxies_there_are(tmp_path: Path) -> None:
-    """Also those that cannot be used at all."""
+    """Even proxies that cannot be used at all make no difference."""
     with served(tmp_path / "bus.db") as server, proxy(200) as (address, asked):
         for value in (f"http://{address}", "http://127.0.0.1:9", "socks5://127.0.0.1:1080", "nonsense://"):
             given = dict.fromkeys(("HTTP_PROXY", "ALL_PROXY"), value)

@@ -1,4 +1,4 @@
-"""Shared state as sessions use it: any JSON, its history, waiting for a key, and writers that compete."""
+"""Shared state as sessions use it: any JSON, its history, waiting for a key, and competing writers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALICE, BOB = Address("alice", CHANNEL), Address("bob", CHANNEL)
 
 
 async def calls(session: Session, *tools: tuple[str, dict[str, Any]]) -> list[Any]:
-    """What each call comes to for a model: its structure, or its text."""
+    """The outcome of each call as a model sees it: its structure, or its text."""
     async with Client(create_server(lambda _context: SessionGroup(session))) as client:
         found = [await client.call_tool(name, arguments) for name, arguments in tools]
     return [one.structured_content or getattr(one.content[0], "text", "") for one in found]
@@ -46,7 +46,7 @@ def rows(party: Party, sql: str) -> list[tuple[Any, ...]]:
 
 
 def contents(party: Party) -> list[list[tuple[Any, ...]]]:
-    """All there is of state, and of what the journal says of it."""
+    """The whole state, and the journal's entries about it."""
     events = "SELECT * FROM events WHERE verb LIKE 'state%'"
     return [rows(party, query) for query in ("SELECT * FROM state", "SELECT * FROM state_history", events)]
 
@@ -95,7 +95,7 @@ async def test_a_value_comes_back_as_it_was_given(party: Party, given: Any) -> N
 
 @pytest.mark.anyio
 async def test_a_value_may_change_between_text_and_json(party: Party) -> None:
-    """Each version is given back as what it was."""
+    """Each version is returned with its own type."""
     alice = await party.join("alice")
     writes = [("set_state", {"key": "k", "value": value}) for value in ("[1]", [1], "1", 1)]
     *_, found = await calls(alice, *writes, ("get_state", {"key": "k", "history": 9}))
@@ -105,7 +105,7 @@ async def test_a_value_may_change_between_text_and_json(party: Party) -> None:
 
 @pytest.mark.anyio
 async def test_nothing_is_appended_to_json_nor_json_to_anything(party: Party) -> None:
-    """Append is for text: the refusal says so, and the entry stays as it was."""
+    """Append works on text only: the refusal says so, and the entry does not change."""
     alice = await party.join("alice")
     onto_json, of_json, neither, found = (
         await calls(
@@ -128,7 +128,9 @@ async def test_nothing_is_appended_to_json_nor_json_to_anything(party: Party) ->
 
 @pytest.mark.anyio
 async def test_a_value_over_the_limit_names_the_way_out_and_changes_nothing(party: Party) -> None:
-    """262,144 bytes fit, one more does not, be it text, JSON or by appending; and many bytes may be few characters."""
+    """262,144 bytes fit and one more does not, as text, as JSON or by appending; the limit counts bytes, not
+    characters.
+    """
     alice = await party.join("alice")
     assert await alice.set_state("full", "x" * state_values.MAX_VALUE_BYTES) == 1
     assert await alice.set_state("short", "x") == 1
@@ -180,7 +182,7 @@ def test_the_history_tells_who_wrote_what_and_when(store: Store) -> None:
 
 @pytest.mark.anyio
 async def test_a_deletion_in_the_history_is_told_from_null(party: Party) -> None:
-    """A deleted version has no value at all; the value null is one."""
+    """A deleted version has no value at all, which differs from the value null."""
     alice = await party.join("alice")
     *_, found = await calls(
         alice,
@@ -195,7 +197,7 @@ async def test_a_deletion_in_the_history_is_told_from_null(party: Party) -> None
 
 
 def test_the_journal_has_a_row_for_every_change(store: Store) -> None:
-    """Every write and deletion is told with who, what and which version; what failed or changed nothing is not."""
+    """It records the writer, the key and the version of every write and deletion, and no failed or void calls."""
     put(store, ALICE, "k", "a")
     put(store, BOB, "k", "b", mode="append")
     put(store, BOB, "k", "[1]", json=True)
@@ -214,7 +216,7 @@ def test_the_journal_has_a_row_for_every_change(store: Store) -> None:
 
 
 def test_an_entry_past_its_time_is_as_if_it_were_not(store: Store) -> None:
-    """It is neither read, listed nor appended to, and create-only works again, with a version of its own."""
+    """It is neither read, listed nor appended to; create-only works again and continues the versions."""
     put(store, ALICE, "lock", "mine", ttl=30)
     store.now += 31
 
@@ -229,7 +231,7 @@ def test_an_entry_past_its_time_is_as_if_it_were_not(store: Store) -> None:
 
 @pytest.mark.anyio
 async def test_keys_are_listed_by_prefix(party: Party) -> None:
-    """A prefix is literal text, also with characters that mean something to SQL; values are left out."""
+    """A prefix is literal, even with characters that have a meaning in SQL; values are left out."""
     alice = await party.join("alice")
     keys = ["a%b", "a_b", "axb", "deploy/api", "deploy/web", "Deploy/x"]
     for key in keys:
@@ -244,7 +246,7 @@ async def test_keys_are_listed_by_prefix(party: Party) -> None:
 
 @pytest.mark.anyio
 async def test_as_many_keys_are_listed_as_a_model_is_shown(party: Party) -> None:
-    """The others are counted; a longer prefix leaves fewer."""
+    """The remaining keys are counted; a longer prefix returns fewer."""
     alice = await party.join("alice")
     for number in range(250):
         await alice.set_state(f"{number:03}{'x' * 190}", "1")
@@ -258,7 +260,7 @@ async def test_as_many_keys_are_listed_as_a_model_is_shown(party: Party) -> None
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """Return when something holds."""
+    """Return as soon as the condition holds."""
     with anyio.fail_after(PATIENCE):
         while True:
             if holds():
@@ -268,7 +270,7 @@ async def until(holds: Callable[[], object]) -> None:
 
 @contextlib.asynccontextmanager
 async def served(session: Session) -> AsyncIterator[Session]:
-    """The session with what its server does beside it: being told of changes."""
+    """The session along with its server's background work, which delivers notifications of changes."""
     bell = Doorbell(session, session.bus, None, lambda: False)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bell.watch)
@@ -278,7 +280,7 @@ async def served(session: Session) -> AsyncIterator[Session]:
 
 
 async def waited(party: Party, waiting: Session, changing: Session, **change: Any) -> list[StateEntry]:
-    """What waiting for `k` brings when it is changed as soon as somebody waits."""
+    """The result of waiting for `k` when it is changed as soon as the wait has begun."""
     found: list[StateEntry] = []
 
     async def wait() -> None:
@@ -293,7 +295,7 @@ async def waited(party: Party, waiting: Session, changing: Session, **change: An
 
 @pytest.mark.anyio
 async def test_waiting_for_a_key_ends_with_its_change(party: Party) -> None:
-    """Creation, a new value and deletion each end the wait, and tell what is there now and who did it."""
+    """Creation, a new value and deletion each end the wait, which returns the present value and the writer."""
     alice = await party.join("alice")
     async with served(await party.join("bob")) as bob:
         created = await waited(party, bob, alice, key="k", value="one")
@@ -307,7 +309,7 @@ async def test_waiting_for_a_key_ends_with_its_change(party: Party) -> None:
 
 @pytest.mark.anyio
 async def test_a_wait_for_an_old_version_ends_at_once(party: Party) -> None:
-    """Whoever names the version it knows misses no change that happened before it waits, a deletion included."""
+    """A caller that names its known version misses no change from before the wait, not even a deletion."""
     alice, bob = await party.join("alice"), await party.join("bob")
     await alice.set_state("k", "one")
     await alice.set_state("k", "two")
@@ -324,7 +326,9 @@ async def test_a_wait_for_an_old_version_ends_at_once(party: Party) -> None:
 
 @pytest.mark.anyio
 async def test_waiting_in_vain_ends_empty(party: Party) -> None:
-    """Without a change of that very key, on that channel, a wait brings nothing after its time, and leaves nothing."""
+    """Without a change of that very key, on that channel, a wait returns nothing after its time, and leaves nothing
+    behind.
+    """
     alice, carol = await party.join("alice"), party.session()
     await carol.register("carol", channel="web")
     await alice.set_state("k", "one")
@@ -343,7 +347,7 @@ async def test_waiting_in_vain_ends_empty(party: Party) -> None:
 
 @pytest.mark.anyio
 async def test_the_wait_tool_answers_like_get_state(party: Party) -> None:
-    """With a key it brings the entry, nothing when the time is over, and a deletion without a value."""
+    """With a key it returns the entry, nothing at the timeout, and a deletion without a value."""
     alice = await party.join("alice")
     _, at_once, nothing, _, deleted = await calls(
         alice,
@@ -360,19 +364,19 @@ async def test_the_wait_tool_answers_like_get_state(party: Party) -> None:
     assert [("value" in row, row["version"]) for row in deleted["state"]] == [(False, 2)]
 
 
-# -- writers that compete -----------------------------------------------------------------------------
+# -- competing writers --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file that exists already, as it does for all but the very first session."""
+    """A bus file that exists already, as it does for every session but the very first."""
     path = tmp_path / "bus.db"
     Store(path).connection.close()
     return path
 
 
 def test_eight_processes_count_exactly(path: Path) -> None:
-    """Eight processes count to 50 each by compare-and-set: the value is 400, and so are versions and journal."""
+    """Eight processes count to 50 each by compare-and-set: value, versions and journal all reach 400."""
     versions = together([actor("increment", path, 50) for _ in range(8)])
 
     store = Store(path)
@@ -386,7 +390,7 @@ def test_eight_processes_count_exactly(path: Path) -> None:
 
 
 def test_eight_processes_append_exactly(path: Path) -> None:
-    """Eight processes append 50 lines each to one list: all 400 are there, each writer's in order."""
+    """Eight processes append 50 lines each to one list: all 400 are there, in order for each writer."""
     together([actor("append", path, 50) for _ in range(8)])
 
     store = Store(path)

@@ -1,4 +1,4 @@
-"""Which hand-overs a conversation has demonstrably had before it."""
+"""Which hand-overs have demonstrably reached the conversation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from claude_bus.session.turn import Turn
 
 
 def test_what_a_prompt_brought_is_proven_by_the_next_batch() -> None:
-    """A tool batch can only be the answer to the request that carried the prompt's mail."""
+    """A tool batch can only answer the request that carried the prompt's mail."""
     turn = Turn()
     turn.begin("s", "p1")
     turn.handed_by_hook([1, 2])
@@ -21,7 +21,7 @@ def test_what_a_prompt_brought_is_proven_by_the_next_batch() -> None:
 
 
 def test_what_a_tool_brought_is_proven_one_request_later() -> None:
-    """The batch that ends with a tool's answer does not prove that answer; the one after does."""
+    """The batch that ends with a tool's answer does not prove that answer; the next one does."""
     turn = Turn()
     turn.begin("s", "p1")
     turn.handed_by_tool([1])
@@ -34,7 +34,7 @@ def test_what_a_tool_brought_is_proven_one_request_later() -> None:
 
 
 def test_the_end_of_a_turn_proves_all() -> None:
-    """A model that stops has answered the last request, with all that it carried."""
+    """A model that ends its turn has answered the last request, with everything that it carried."""
     turn = Turn()
     turn.begin("s", "p1")
     turn.handed_by_hook([1])
@@ -48,7 +48,7 @@ def test_the_end_of_a_turn_proves_all() -> None:
 
 
 def test_a_new_prompt_proves_nothing_and_gives_up_what_was_not_proven() -> None:
-    """Interrupted before its answer, a request is taken back with what it carried."""
+    """If a request is interrupted before its answer, the client takes it back with its mail."""
     turn = Turn()
     turn.begin("s", "p1")
     turn.handed_by_hook([1])
@@ -74,7 +74,7 @@ def test_another_conversation_gives_up_what_the_first_did_not_prove() -> None:
 
 
 def test_what_the_store_was_not_told_stays_to_be_told() -> None:
-    """Only `settle` forgets: a store that was busy at one event hears of it at the next."""
+    """Only `settle` removes them: a store that was busy at one event is told at the next."""
     turn = Turn()
     turn.begin("s", "p1")
     turn.handed_by_hook([1])
@@ -90,7 +90,7 @@ def test_what_the_store_was_not_told_stays_to_be_told() -> None:
 
 
 def test_what_is_told_once_is_told_until_it_was_proven() -> None:
-    """What an interrupted turn told is to be told again, and of a request one was reminded when that was answered."""
+    """The contents of an interrupted turn must be told again; a reminder counts only once its request was answered."""
     turn = Turn()
     turn.begin("s", "p1")
     turn.one_time.attach([1])
@@ -107,7 +107,7 @@ def test_what_is_told_once_is_told_until_it_was_proven() -> None:
 
 
 def test_a_turn_that_told_nothing_once_leaves_nothing_to_tell() -> None:
-    """Interrupting it costs no repetition."""
+    """Interrupting such a turn causes no repetition."""
     turn = Turn()
     turn.begin("s", "p1")
     turn.handed_by_hook([1])
@@ -118,7 +118,7 @@ def test_a_turn_that_told_nothing_once_leaves_nothing_to_tell() -> None:
 
 
 def test_only_the_newest_answers_can_be_given_up() -> None:
-    """Those that were given up are lost; older ones than twenty, and those nobody gave, are forgotten."""
+    """Messages of an abandoned answer are lost if it is among the newest twenty; other requests are ignored."""
     turn = Turn()
     for number in range(30):
         turn.handed_by_tool([number])
@@ -131,7 +131,7 @@ def test_only_the_newest_answers_can_be_given_up() -> None:
 
 
 def test_a_prompt_typed_during_a_turn_does_not_begin_one() -> None:
-    """It shares the id of the turn it joins."""
+    """It has the id of the turn that it joins."""
     turn = Turn()
 
     assert turn.begins("s", "p1")
@@ -141,7 +141,7 @@ def test_a_prompt_typed_during_a_turn_does_not_begin_one() -> None:
 
 
 def test_without_hooks_a_later_call_is_the_proof() -> None:
-    """Where no hooks report, a further tool call shows that the answers before it arrived."""
+    """Without reports of hooks, a further tool call shows that earlier answers arrived."""
     turn = Turn()
     turn.call()
     turn.handed_by_tool([1])
@@ -153,7 +153,7 @@ def test_without_hooks_a_later_call_is_the_proof() -> None:
 
 
 def test_with_hooks_a_call_proves_nothing() -> None:
-    """A call may run in the same batch as the one that handed over."""
+    """A call may be in the same batch as the one that handed mail over."""
     turn = Turn()
     turn.begins("s", "p1")
     turn.begin("s", "p1")
@@ -165,10 +165,10 @@ def test_with_hooks_a_call_proves_nothing() -> None:
 
 
 class Conversation(RuleBasedStateMachine):
-    """A client's conversation, as it really goes, with the requests it sends.
+    """A client's conversation, with the requests it sends, as in reality.
 
-    `context` is what the next request will carry, `sent` what an unanswered one carries,
-    `answered` what the model has demonstrably had. The store sometimes is too busy to be told.
+    `context` is the content of the next request, `sent` that of an unanswered one, `answered` all that the model
+    has demonstrably had. Sometimes the store is too busy to be told.
     """
 
     def __init__(self) -> None:
@@ -193,7 +193,9 @@ class Conversation(RuleBasedStateMachine):
         self.sent, self.context = [*(self.sent or []), *self.context], []
 
     def _tell_store(self, works: bool) -> None:
-        """The one thing that must hold: nothing is proven that no answered request carried, or given up before."""
+        """The main invariant: a hand-over is proven only if an answered request carried it and it was not given up
+        before.
+        """
         self.given_back |= set(self.turn.lost)
         assert set(self.turn.proven) <= self.answered - self.given_back
         self.proven |= set(self.turn.proven)
@@ -203,7 +205,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.sent is None)
     @rule(bring=st.booleans(), clear=st.booleans(), works=st.booleans())
     def prompt(self, bring: bool, clear: bool, works: bool) -> None:
-        """The user asks something; the prompt hook may bring mail; the request goes out."""
+        """The user submits a prompt; the prompt hook may bring mail; the request is sent."""
         session, prompt = ("s2" if clear else "s1"), str(next(self.prompts))
         assert self.turn.begins(session, prompt)
         self.turn.begin(session, prompt)
@@ -214,7 +216,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.sent is not None)
     @rule(reads=st.lists(st.booleans(), max_size=3), bring=st.booleans(), works=st.booleans())
     def answer_with_tools(self, reads: list[bool], bring: bool, works: bool) -> None:
-        """The model answers with a batch of calls, some of them reading mail; the next request carries it all."""
+        """The model answers with a batch of calls, some of which read mail; the next request carries the results."""
         self.answered |= set(self.sent or [])
         self.sent = None
         for reads_mail in reads:
@@ -244,11 +246,11 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.sent is not None)
     @rule()
     def interrupt(self) -> None:
-        """The user interrupts before the answer: nobody can tell whether the request was read."""
+        """The user interrupts before the answer, so it is unknown whether the request was read."""
         self.sent, self.context = None, []
 
     def teardown(self) -> None:
-        """Nothing is both proven and given back."""
+        """No hand-over is both proven and given back."""
         assert not self.proven & self.given_back
 
 
@@ -257,7 +259,7 @@ TestConversation = Conversation.TestCase
 
 
 def test_where_hooks_will_tell_a_later_call_proves_nothing() -> None:
-    """Calls of one batch follow each other without a request between them; also before the first hook event."""
+    """Calls of one batch have no request between them; this also holds before the first hook event."""
     turn = Turn(hooked=True)
     turn.handed_by_tool([1])
 

@@ -1,4 +1,4 @@
-"""How one session waits for several changes, and on a full disk. On a real file."""
+"""How one session waits for several changes, and on a full disk. Uses a real file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def bus(tmp_path: Path) -> AsyncIterator[LocalBus]:
 
 
 class Slow:
-    """A bus that has noted who watches, and says so only when it may."""
+    """A bus that stores a watch, and returns only when it is released."""
 
     def __init__(self, bus: LocalBus) -> None:
         self._bus = bus
@@ -54,7 +54,7 @@ class Slow:
 
 
 class Full:
-    """A bus that has no room to note who watches."""
+    """A bus without disk space to store a watch."""
 
     def __init__(self, bus: LocalBus) -> None:
         self._bus = bus
@@ -88,8 +88,8 @@ def waiting_on(bus: object) -> WaitingCalls:
 async def test_one_who_has_what_it_waited_for_leaves_the_others_their_watch(
     bus: LocalBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that begins in that very moment: the next change is announced to the session at once."""
-    monkeypatch.setattr("claude_bus.session.waiting._LOOK_EVERY", PATIENCE)  # so that none looks by itself
+    """This includes a wait that begins at that very moment: the next change is announced to the session at once."""
+    monkeypatch.setattr("claude_bus.session.waiting._LOOK_EVERY", PATIENCE)  # so that none polls by itself
     slow = Slow(bus)
     waiting = waiting_on(slow)
     found: list[list[StateEntry]] = []
@@ -124,7 +124,7 @@ async def test_one_who_has_what_it_waited_for_leaves_the_others_their_watch(
 
 
 async def test_a_change_is_waited_for_on_a_full_disk(bus: LocalBus) -> None:
-    """Whoever only looks is answered, though it cannot be noted where it listens."""
+    """A reader is answered, though its notice socket cannot be stored."""
     waiting = waiting_on(Full(bus))
     await bus.run(state.set_state, ME, "k", "v")
     with anyio.fail_after(PATIENCE):

@@ -1,4 +1,4 @@
-"""Claims: what somebody edits, nobody else is granted."""
+"""Claims: while an agent edits files, no other agent is granted them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def live(store: Store) -> list[tuple[str, str]]:
 
 
 def test_a_claim_is_granted_and_listed(store: Store) -> None:
-    """What is claimed is shown with its owner, reason and end."""
+    """A claim is listed with its owner, reason and expiry."""
     alice = store.join("alice")
 
     [granted] = take(store, alice, "src/a.py", reason="refactoring")
@@ -36,7 +36,7 @@ def test_a_claim_is_granted_and_listed(store: Store) -> None:
 
 
 def test_a_refusal_names_holder_reason_and_remaining_time(store: Store) -> None:
-    """Whoever is refused learns whom to ask, and how long the claim lasts."""
+    """A refused agent learns whom to ask, and how long the claim lasts."""
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "src/**", reason="refactoring")
     store.now += 20
@@ -76,7 +76,7 @@ def test_a_refusal_names_holder_reason_and_remaining_time(store: Store) -> None:
     ],
 )
 def test_what_overlaps_is_refused_and_nothing_else(store: Store, held: str, wanted: str, refused: bool) -> None:
-    """Paths, folders, globs and resources exclude exactly what they share a path with."""
+    """Paths, folders, globs and resources exclude exactly the claims that they share a path with."""
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, held, scope=scope_of(held))
 
@@ -88,12 +88,12 @@ def test_what_overlaps_is_refused_and_nothing_else(store: Store, held: str, want
 
 
 def scope_of(path: str) -> str:
-    """A resource is the same everywhere; a path is one of the repository."""
+    """The scope of a claim: a resource is the same everywhere, a path belongs to its repository."""
     return "" if ":" in path else REPO
 
 
 def test_a_file_that_is_called_like_a_resource_is_a_file(store: Store) -> None:
-    """In a repository `port:8080` is a path, which a claim on everything there holds; the resource is another thing."""
+    """In a repository `port:8080` is a path, which a claim on the whole repository covers; the resource is separate."""
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "**")
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_called_like_a_resource_is_a_file(store: Store) -> None:
 
 
 def test_what_a_claim_is_known_to_name_decides_what_is_below_it(store: Store) -> None:
-    """A plain file has nothing below it, and a folder has, whatever it is called."""
+    """A known file has no paths below it and a known folder has, whatever their names look like."""
     alice, bob = store.join("alice"), store.join("bob")
     store(claims.claim, alice, [ClaimTarget(REPO, "Makefile", "1:2:3"), ClaimTarget(REPO, "next.js", FOLDER)], ttl=60)
 
@@ -113,13 +113,13 @@ def test_what_a_claim_is_known_to_name_decides_what_is_below_it(store: Store) ->
 
 
 def test_a_folder_is_not_told_by_what_stands_for_its_identity(store: Store) -> None:
-    """Two folders are two, though both are noted as folders."""
+    """Two folders are different, though both are recorded as folders."""
     alice, bob = store.join("alice"), store.join("bob")
     for who, path in ((alice, "src"), (bob, "docs")):
         store(claims.claim, who, [ClaimTarget(REPO, path, FOLDER)], ttl=60)
 
 
-# -- repositories in one another ---------------------------------------------------------
+# -- nested repositories -----------------------------------------------------------------
 
 APP, SUB, HERE = "example.org/app", "example.org/sub", "host:here"
 INNER = ClaimTarget(SUB, "z.py", "", ((APP, "libs/sub/z.py"), (HERE, "/app/libs/sub/z.py")))
@@ -134,7 +134,7 @@ def outer(path: str) -> ClaimTarget:
 )
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_claim_holds_in_repositories_below(store: Store, path: str, refused: bool, turned: bool) -> None:
-    """Whichever is claimed first: what is outside, or what is inside."""
+    """It does not matter whether the outer or the inner path is claimed first."""
     alice, bob = store.join("alice"), store.join("bob")
     first, second = (INNER, outer(path)) if turned else (outer(path), INNER)
     store(claims.claim, alice, [first], ttl=60)
@@ -147,7 +147,9 @@ def test_a_claim_holds_in_repositories_below(store: Store, path: str, refused: b
 
 
 def test_a_claim_outside_of_repositories_holds_in_those_of_its_machine(store: Store) -> None:
-    """A folder with repositories in it can be claimed as a whole; the same path elsewhere is another folder."""
+    """A folder that contains repositories can be claimed as a whole; the same path on another machine is another
+    folder.
+    """
     alice, bob = store.join("alice"), store.join("bob")
     store(claims.claim, alice, [ClaimTarget("", "/app", FOLDER, ((HERE, "/app"),))], ttl=60)
 
@@ -158,7 +160,7 @@ def test_a_claim_outside_of_repositories_holds_in_those_of_its_machine(store: St
 
 
 def test_a_claim_of_an_earlier_version_holds_in_repositories_below(store: Store) -> None:
-    """It is stored without them."""
+    """Such a claim is stored without the repositories above it."""
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "libs", scope=APP)
 
@@ -167,7 +169,7 @@ def test_a_claim_of_an_earlier_version_holds_in_repositories_below(store: Store)
 
 
 def test_what_is_told_above_ends_with_its_claim(store: Store) -> None:
-    """Released, it is in nobody's way; renewed, it still is."""
+    """A released claim no longer blocks claims on outer paths; a renewed one still does."""
     alice, bob = store.join("alice"), store.join("bob")
     for _ in range(2):
         store(claims.claim, alice, [INNER], ttl=60)
@@ -179,7 +181,7 @@ def test_what_is_told_above_ends_with_its_claim(store: Store) -> None:
 
 
 def test_several_are_granted_all_or_none(store: Store) -> None:
-    """One place that is held by another refuses the whole list."""
+    """If another agent holds one of the paths, the whole list is refused."""
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "b.py")
 
@@ -192,7 +194,7 @@ def test_several_are_granted_all_or_none(store: Store) -> None:
 
 
 def test_claiming_again_renews(store: Store) -> None:
-    """One's own claim is no obstacle; its time starts anew and its reason is replaced."""
+    """An agent's own claim is no obstacle; its time starts anew and its reason is replaced."""
     alice = store.join("alice")
     take(store, alice, "a.py", reason="first")
     store.now += 50
@@ -204,7 +206,7 @@ def test_claiming_again_renews(store: Store) -> None:
 
 
 def test_an_expired_claim_is_free(store: Store) -> None:
-    """After its ttl a claim neither shows nor excludes."""
+    """After its ttl a claim is neither listed nor enforced."""
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "a.py", ttl=10)
     store.now += 10
@@ -215,7 +217,7 @@ def test_an_expired_claim_is_free(store: Store) -> None:
 
 
 def test_shared_claims_exclude_only_exclusive_ones(store: Store) -> None:
-    """Many may share; one who wants it alone must wait, and shuts out the sharers in turn."""
+    """Many agents may share; one that wants exclusive access must wait, and then shuts the others out."""
     alice, bob, carol = store.join("alice"), store.join("bob"), store.join("carol")
     take(store, alice, "docs/**", shared=True)
     take(store, bob, "docs/a.md", shared=True)
@@ -228,7 +230,7 @@ def test_shared_claims_exclude_only_exclusive_ones(store: Store) -> None:
 
 
 def test_a_shared_claim_becomes_exclusive_only_without_other_sharers(store: Store) -> None:
-    """Renewing as exclusive is a claim like any other."""
+    """Renewing a claim as exclusive follows the rules of any other claim."""
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "a.py", shared=True)
     take(store, bob, "a.py", shared=True)
@@ -242,7 +244,7 @@ def test_a_shared_claim_becomes_exclusive_only_without_other_sharers(store: Stor
 
 
 def test_the_claims_of_a_dead_session_end_with_it(store: Store) -> None:
-    """Nobody waits for a session that is gone, though it said nothing and its ttl is far."""
+    """They end at once, though the session never released them and their ttl is far away."""
     alice, bob, carol = store.join("alice"), store.join("bob"), store.join("carol")
     take(store, alice, "a.py", ttl=3600)
     take(store, carol, "c.py", ttl=3600)
@@ -255,7 +257,7 @@ def test_the_claims_of_a_dead_session_end_with_it(store: Store) -> None:
 
 
 def test_the_claims_of_a_participant_without_a_session_last_their_ttl(store: Store) -> None:
-    """A script has no process to die with."""
+    """A script has no process whose death could end its claims."""
     ci, bob = Address("ci", "default"), store.join("bob")
     store(agents.join_without_session, ci, "cli")
     take(store, ci, "a.py")
@@ -267,7 +269,7 @@ def test_the_claims_of_a_participant_without_a_session_last_their_ttl(store: Sto
 
 
 def test_a_place_in_one_repository_is_not_one_of_another(store: Store) -> None:
-    """The same path in different repositories, or on different channels, are different places."""
+    """The same path in different repositories, or on different channels, is a different claim target."""
     alice, bob, there = store.join("alice"), store.join("bob"), store.join("bob", channel="web")
     take(store, alice, "a.py")
 
@@ -276,7 +278,7 @@ def test_a_place_in_one_repository_is_not_one_of_another(store: Store) -> None:
 
 
 def test_release_frees_what_is_named_or_all(store: Store) -> None:
-    """Releasing returns what was held; without a path, everything."""
+    """Releasing returns the released claims; without a path, it releases all."""
     alice = store.join("alice")
     take(store, alice, "a.py", "b.py", "c.py")
 
@@ -287,7 +289,7 @@ def test_release_frees_what_is_named_or_all(store: Store) -> None:
 
 
 def test_nobody_releases_the_claim_of_another(store: Store) -> None:
-    """A release that names another's claim is refused and releases nothing."""
+    """A release that names another agent's claim is refused and releases nothing."""
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, "a.py")
     take(store, bob, "b.py")
@@ -306,7 +308,7 @@ def test_a_claim_without_a_sensible_end_is_refused(store: Store, ttl: float) -> 
 
 
 def test_claiming_nothing_or_for_a_muddled_reason_is_refused(store: Store) -> None:
-    """At least one place, and a reason of one printable line."""
+    """A claim needs at least one path, and a reason of one printable line."""
     alice = store.join("alice")
     with pytest.raises(InvalidInput):
         take(store, alice)
@@ -330,7 +332,7 @@ def test_claiming_nothing_or_for_a_muddled_reason_is_refused(store: Store) -> No
 def test_no_two_agents_ever_hold_overlapping_exclusive_claims(
     tmp_path_factory: pytest.TempPathFactory, asked: list[tuple[str, list[str], bool, float, float]]
 ) -> None:
-    """Whatever is claimed in whatever order, live claims that meet are shared or of one owner."""
+    """In any sequence of claims, live claims that overlap are shared or belong to one owner."""
     from claude_bus.patterns import overlap
 
     store = Store(tmp_path_factory.mktemp("claims") / "bus.db")

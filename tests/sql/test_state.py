@@ -1,4 +1,4 @@
-"""Shared state: values with versions that several writers can trust."""
+"""Shared state: versioned values on which several writers can rely."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def value(store: Store, key: str) -> str | None:
 
 
 def test_a_new_entry_has_version_1_and_each_write_one_more(store: Store) -> None:
-    """Versions count writes."""
+    """Each write adds one to the version."""
     assert [put(store, "k", v) for v in "abc"] == [1, 2, 3]
     assert value(store, "k") == "c"
 
 
 def test_an_entry_tells_who_wrote_it_and_when(store: Store) -> None:
-    """The last writer's name is kept; who has none writes as ''."""
+    """The entry has the last writer's name; an anonymous writer's is ''."""
     put(store, "k", "v")
     store.now += 5
     store(state.set_state, NOBODY, "n", "v")
@@ -57,7 +57,7 @@ def test_a_write_on_the_expected_version_goes_through(store: Store) -> None:
 
 @pytest.mark.parametrize("expected", [0, 1, 3])
 def test_a_stale_write_is_refused_naming_both_versions(store: Store, expected: int) -> None:
-    """A write on another version than the current changes nothing and says how to go on."""
+    """A write based on another version than the current one changes nothing, and the error says how to go on."""
     put(store, "k", "a")
     put(store, "k", "b")
 
@@ -68,14 +68,14 @@ def test_a_stale_write_is_refused_naming_both_versions(store: Store, expected: i
 
 
 def test_version_0_means_create_only(store: Store) -> None:
-    """Expecting version 0 creates an entry, and only creates."""
+    """Expecting version 0 creates an entry and never overwrites one."""
     assert put(store, "k", "a", expected_version=0) == 1
     with pytest.raises(VersionConflict):
         put(store, "k", "b", expected_version=0)
 
 
 def test_append_adds_a_line(store: Store) -> None:
-    """Appending to nothing creates; to something, adds a line."""
+    """Appending to a missing entry creates it; to an existing one, adds a line."""
     versions = [put(store, "log", line, mode="append") for line in ("one", "two", "three")]
 
     assert versions == [1, 2, 3]
@@ -83,14 +83,14 @@ def test_append_adds_a_line(store: Store) -> None:
 
 
 def test_append_can_be_conditional(store: Store) -> None:
-    """Append honours the expected version like any write."""
+    """Append checks the expected version like any write."""
     put(store, "log", "one")
     with pytest.raises(VersionConflict):
         put(store, "log", "two", mode="append", expected_version=7)
 
 
 def test_delete_removes_and_tells_whether_there_was_something(store: Store) -> None:
-    """Deleting what is there counts as a write; what is not, as nothing."""
+    """Deleting an existing entry counts as a write, deleting a missing one does not."""
     put(store, "k", "a")
 
     assert [put(store, "k", mode="delete") for _ in range(2)] == [2, 0]
@@ -99,7 +99,7 @@ def test_delete_removes_and_tells_whether_there_was_something(store: Store) -> N
 
 @pytest.mark.parametrize("end", ["delete", "expire", "prune"])
 def test_versions_never_repeat(store: Store, end: str) -> None:
-    """However an entry ended, a later one of the same key goes on counting."""
+    """However an entry ended, a later one of the same key continues the numbers."""
     put(store, "k", "a")
     put(store, "k", "b", ttl=None if end == "delete" else 10)
     if end == "delete":
@@ -113,7 +113,7 @@ def test_versions_never_repeat(store: Store, end: str) -> None:
 
 
 def test_an_entry_with_a_ttl_vanishes_by_itself(store: Store) -> None:
-    """After its time it is neither read nor listed; a write without a ttl keeps it."""
+    """After its ttl it is neither read nor listed; a write without a ttl keeps the expiry."""
     put(store, "a", "x", ttl=10)
     put(store, "b", "x", ttl=10)
     put(store, "b", "y")
@@ -124,7 +124,7 @@ def test_an_entry_with_a_ttl_vanishes_by_itself(store: Store) -> None:
 
 
 def test_listing_shows_keys_by_prefix_and_values_only_if_asked(store: Store) -> None:
-    """A prefix is taken literally and keys come in order."""
+    """A prefix is literal, and keys are sorted."""
     for key in ("db/b", "db/a", "dbx", "d_", "web"):
         put(store, key, key)
 
@@ -138,12 +138,12 @@ def test_listing_shows_keys_by_prefix_and_values_only_if_asked(store: Store) -> 
 
 
 def test_an_unknown_key_is_nothing(store: Store) -> None:
-    """Reading what nobody wrote is no error."""
+    """Reading a key that was never written is not an error."""
     assert store(state.get_state, "default", "nope") is None
 
 
 def test_channels_have_states_of_their_own(store: Store) -> None:
-    """The same key on two channels is two entries."""
+    """The same key on two channels means two entries."""
     put(store, "k", "here")
     store(state.set_state, Address("bob", "web"), "k", "there")
 
@@ -164,7 +164,7 @@ def test_channels_have_states_of_their_own(store: Store) -> None:
     ],
 )
 def test_malformed_input_is_refused(store: Store, wrong: dict[str, Any]) -> None:
-    """A bad key, mode, ttl or value is an error of the caller and writes nothing."""
+    """An invalid key, mode, ttl or value is the caller's error and writes nothing."""
     with pytest.raises(InvalidInput):
         store(state.set_state, ME, **{"value": "v"} | wrong)
 
@@ -172,7 +172,7 @@ def test_malformed_input_is_refused(store: Store, wrong: dict[str, Any]) -> None
 
 
 def test_a_value_has_a_limit_also_when_appended_to(store: Store) -> None:
-    """What would exceed the limit is refused, and the entry stays as it was."""
+    """A write or append that would exceed the limit is refused, and the entry does not change."""
     put(store, "k", "x" * state_values.MAX_VALUE_BYTES)
 
     with pytest.raises(TooLarge):
@@ -182,7 +182,7 @@ def test_a_value_has_a_limit_also_when_appended_to(store: Store) -> None:
 
 
 def test_the_history_of_a_key_tells_every_version(store: Store) -> None:
-    """Each write is kept with its version, the deletion as an entry without value."""
+    """Each write is kept with its version, a deletion as an entry without value."""
     put(store, "k", "a")
     put(store, "k", "b", mode="append")
     put(store, "k", mode="delete")
@@ -195,7 +195,7 @@ def test_the_history_of_a_key_tells_every_version(store: Store) -> None:
 
 
 class Entries(RuleBasedStateMachine):
-    """Any sequence of writes against a model of one key."""
+    """Any sequence of writes, compared with a model of one key."""
 
     @initialize()
     def start(self) -> None:
@@ -214,7 +214,7 @@ class Entries(RuleBasedStateMachine):
         guess=st.sampled_from(["none", "right", "wrong"]),
     )
     def write(self, text: str, mode: Any, guess: str) -> None:
-        """A write on the right or no expectation happens, on a wrong one does not; versions only rise."""
+        """A write with the right or no expectation succeeds, with a wrong one it does not; versions only rise."""
         expected = {"none": None, "right": self.current, "wrong": self.current + 1}[guess]
         if guess == "wrong":
             with pytest.raises(VersionConflict):

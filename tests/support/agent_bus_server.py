@@ -1,8 +1,8 @@
 """A server of the agent-bus protocol to test its clients with, and those clients as processes.
 
-`WIRES` has the servers: what is true of one is true of all. The clients are tested with
-the small one, and with our own too where `on_every_wire` says so: where the answer depends
-on how a server keeps, orders, holds and goes on with messages, not only on the client.
+`WIRES` lists the servers, which must all behave alike. Clients are tested with the small one. Tests marked
+`on_every_wire` run with our own server too, because their answer also depends on how a server stores, orders, holds
+and resumes messages.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HOLD = 5.0
 
 
 class Server(Protocol):
-    """A bus that can go down and come back with what it has."""
+    """A bus that can go down and come back with everything it had stored."""
 
     url: str
 
@@ -53,7 +53,7 @@ class Small:
         self.up = False
         self.port = 0
         self.seen: list[dict[str, str]] = []
-        """The headers of each request."""
+        """The headers of each request received."""
         self.start()
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -138,7 +138,7 @@ def small(_folder: Path) -> Iterator[Small]:
 
 
 class Own:
-    """Our own server."""
+    """Our own server, `claude-bus serve`."""
 
     def __init__(self, folder: Path) -> None:
         self._db = folder / "served" / "bus.db"
@@ -167,7 +167,8 @@ def own(folder: Path) -> Iterator[Own]:
 WIRES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Server]]] = {"small": small, "own": own}
 
 on_every_wire = pytest.mark.parametrize("wire", WIRES)
-"""For tests with the fixture `wire`, directly or not: it is one of `WIRES`, and else `small`."""
+"""Mark for tests that use the fixture `wire`, directly or not: they run with each of `WIRES`. Other tests get `small`.
+"""
 
 
 def post(url: str, to: str, msg: str, sender: str = "ann", channel: str = "default") -> float:
@@ -179,11 +180,11 @@ def post(url: str, to: str, msg: str, sender: str = "ann", channel: str = "defau
     return ts
 
 
-# -- a server that answers as told -------------------------------------------------------
+# -- a scripted server -------------------------------------------------------------------
 
 
 class Scripted:
-    """Answers each connection with the next of the bytes it is given, and then with the last ones again."""
+    """Answer each connection with the next of the given byte strings; once they run out, repeat the last one."""
 
     def __init__(self, *answers: bytes) -> None:
         self.requests: list[str] = []
@@ -198,7 +199,7 @@ class Scripted:
                 connection, _ = self._socket.accept()
                 with connection:
                     request = _request(connection)
-                    if not request:  # the client ended before it asked
+                    if not request:  # the client ended before it sent a request
                         continue
                     self.requests.append(request)
                     path = request.split(" ")[1]
@@ -214,7 +215,7 @@ class Scripted:
 
 
 def _request(connection: socket.socket) -> str:
-    """The request's head; its body, which is small, is read and forgotten."""
+    """Read a request and return its head; the (small) body is read and dropped."""
     data = b""
     while b"\r\n\r\n" not in data:
         part = connection.recv(65_536)
@@ -238,7 +239,7 @@ def scripted(*answers: bytes) -> Iterator[Scripted]:
 
 
 def raw(content: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    """An answer of HTTP with this content."""
+    """An HTTP response with this content."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
 
@@ -251,18 +252,18 @@ def ok(document: object) -> bytes:
 
 
 def surroundings(home: Path, **more: str) -> dict[str, str]:
-    """The environment of a user with this home and no settings but those given."""
+    """The environment of a user with this home and only the given settings."""
     return {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(SOURCE), "LOGNAME": "wanda", **more}
 
 
 def run(env: dict[str, str], *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """A command that ends by itself."""
+    """Run a command that ends by itself."""
     command = [sys.executable, "-m", "claude_bus", *arguments]
     return subprocess.run(command, env=env, input=stdin, capture_output=True, timeout=PATIENCE, check=False)
 
 
 class Program:
-    """A command that runs on. What it says on stdout is read from a pipe, its complaints from a file."""
+    """A command that keeps running. Its stdout is read from a pipe, its stderr from a file."""
 
     def __init__(self, folder: Path, env: dict[str, str], *arguments: str) -> None:
         self._complaints = folder / f"complaints-{time.monotonic_ns()}"
@@ -277,7 +278,7 @@ class Program:
         return self._complaints.read_text(encoding="utf-8")
 
     def until(self, end: bytes, count: int = 1) -> bytes:
-        """All it has said, once that has `end` so many times."""
+        """Wait until `end` has appeared in its output so many times; returns all output so far."""
         assert self.process.stdout
         limit = time.monotonic() + PATIENCE
         while self.said.count(end) < count:
@@ -289,7 +290,7 @@ class Program:
         return self.said
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Have it end; returns its status."""
+        """End it; returns its exit status."""
         self.process.send_signal(how)
         return self.wait()
 
@@ -304,7 +305,7 @@ class Program:
 
 @contextlib.contextmanager
 def program(folder: Path, env: dict[str, str], *arguments: str) -> Iterator[Program]:
-    """A running command, killed with the context if it still runs."""
+    """A running command; killed when the context ends, if it still runs."""
     running = Program(folder, env, *arguments)
     try:
         yield running

@@ -1,4 +1,4 @@
-"""The JSON API, called as programs do: over a socket, of a served bus."""
+"""The JSON API of a served bus, called over a socket as programs do."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Program:
         return Program(self.url, self._clients, channel=channel)
 
     def ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
-        """Any request at all; `path` begins below `/v1`."""
+        """Send any request; `path` is relative to `/v1`."""
         return self.http.request(method, f"/v1{path}", **more)
 
     def get(self, path: str, **query: Any) -> Any:
-        """What is answered, which must be 200."""
+        """The body of a GET that must be answered with 200."""
         return self._well(self.ask("GET", path, params=self._with_channel(query)))
 
     def post(self, path: str, **body: Any) -> Any:
@@ -47,7 +47,9 @@ class Program:
         return self._well(self.ask("DELETE", path, json=self._with_channel(body)))
 
     def refused(self, method: str, path: str, **body: Any) -> tuple[int, str]:
-        """The status and the code of a refusal; the body for those methods that have one, else the query."""
+        """The status and error code of a refusal. Arguments go in the body for methods that have one, else in the
+        query.
+        """
         more = {"params" if method == "GET" or (path.startswith("/state/") and method == "DELETE") else "json": body}
         answer = self.ask(method, path, **more)
         document = answer.json()
@@ -55,7 +57,7 @@ class Program:
         return answer.status_code, document["error"]
 
     def send(self, sender: str, to: str | list[str], content: str = "hello", **more: Any) -> int:
-        """Send; returns the message's id."""
+        """Send a message; returns its id."""
         number: int = self.post("/messages", **{"from": sender}, to=to, content=content, **more)["id"]
         return number
 
@@ -64,7 +66,7 @@ class Program:
         return found
 
     def states(self, message: int, name: str) -> dict[str, str]:
-        """How far a message of `name` is with each recipient."""
+        """The delivery state of a message of `name`, by recipient."""
         found = self.get(f"/messages/{message}", **{"as": name})["deliveries"]
         return {receipt["recipient"]: receipt["state"] for receipt in found}
 
@@ -90,7 +92,7 @@ class Serving:
 
 @contextlib.contextmanager
 def serving(db: Path, *options: str, **env: str) -> Iterator[Serving]:
-    """A served bus; whatever it was asked, no request may have made it complain of itself."""
+    """A served bus. No request of the test may make the server log a failure of its own."""
     with served(db, *options, **env) as server:
         with contextlib.ExitStack() as clients:
             yield Serving(server, clients)
@@ -99,18 +101,18 @@ def serving(db: Path, *options: str, **env: str) -> Iterator[Serving]:
 
 
 def metric(program: Program, name: str) -> float:
-    """One figure of `/metrics`, by its name with labels as it stands there."""
+    """One figure of `/metrics`, by its name and labels as they are printed there."""
     lines = program.http.get("/metrics").text.splitlines()
     return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.rsplit(" ", 1)[0] == name), 0.0)
 
 
 def until_waiting(program: Program, count: int) -> None:
-    """Return once so many requests wait on the server: whoever wakes them comes after that."""
+    """Return once so many requests wait on the server, so that a later change wakes them."""
     eventually(lambda: metric(program, "claude_bus_waiting") >= count)
 
 
 def waiting(program: Program, pool: ThreadPoolExecutor, path: str, **query: Any) -> Future[Any]:
-    """The answer to a long poll that waits by the time this returns."""
+    """Start a long poll; it is already waiting when this returns. Yields its future answer."""
     before = int(metric(program, "claude_bus_waiting"))
     found = pool.submit(program.get, path, **query, wait=60)
     until_waiting(program, before + 1)
@@ -121,5 +123,5 @@ _numbers = itertools.count()
 
 
 def new_channel() -> str:
-    """A channel that no test has used."""
+    """The name of a channel that no test has used."""
     return f"channel-{next(_numbers)}"

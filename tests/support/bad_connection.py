@@ -1,4 +1,4 @@
-"""A line between a program and a served bus that fails when a test wants it to."""
+"""A connection between a program and a served bus that fails on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Condition = Literal["good", "swallows answers", "holds answers", "cut"]
 
 
 class Line:
-    """A TCP relay on loopback. `condition` holds for all connections at once, from the next byte on.
+    """A TCP relay on loopback. `condition` applies to all connections at once, from the next byte on.
 
     Answers are swallowed or held only if the request was about `about`.
     """
@@ -32,7 +32,7 @@ class Line:
         self._changed = threading.Condition()
         self.about = ""
         self.swallowed = 0
-        """Answers that arrived here and went no further."""
+        """Answers that arrived at the relay and were not passed on."""
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -100,14 +100,14 @@ class Line:
 
 
 class _Asked:
-    """What was asked last on one connection."""
+    """The last request on one connection."""
 
     head = b""
 
 
 @contextlib.contextmanager
 def line(url: str) -> Iterator[Line]:
-    """A line to the bus at `url` for as long as the context lasts."""
+    """A relay to the bus at `url`, for as long as the context lasts."""
     relay = Line(url)
     try:
         yield relay

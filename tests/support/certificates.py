@@ -1,4 +1,4 @@
-"""Certificates of the tests' own making."""
+"""TLS certificates made by the tests."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from cryptography.x509.oid import NameOID
 
 
 def certificate(folder: Path, name: str, *, password: bytes | None = None, issued: bool = False) -> tuple[Path, Path]:
-    """A new certificate for 127.0.0.1, and its key. It is signed by itself, or `issued` by somebody of whom nothing is
-    kept."""
+    """Make a certificate for 127.0.0.1 and its key. It is self-signed, or, if `issued`, signed by a CA of which
+    nothing is kept.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     chain, private = folder / f"{name}.pem", folder / f"{name}.key"
     chain.write_bytes(_signed(key, name, issued=issued).public_bytes(serialization.Encoding.PEM))

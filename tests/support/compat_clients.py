@@ -1,4 +1,4 @@
-"""The original wires, spoken to as their clients do: urllib against a served bus."""
+"""The original wires, called as their clients do: with urllib, on a served bus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.served_bus import Served, served
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server answered."""
+    """The server's response."""
 
     status: int
     data: Any
@@ -28,7 +28,7 @@ class Reply:
 
 
 class Caller:
-    """A program that calls a served bus; with `token`, as one who has it."""
+    """A program that calls a served bus, with `token` if one is given."""
 
     def __init__(self, url: str, token: str = "") -> None:
         self.url = url
@@ -51,7 +51,7 @@ class Caller:
         )
 
     def send(self, sender: str, to: str, text: str, **more: object) -> Any:
-        """What `/send` answers, which must be that it was taken."""
+        """The answer of `/send`, which must have accepted the message."""
         reply = self.post("/send", {"from": sender, "to": to, "msg": text, **more})
         assert reply.status == 200, reply
         return reply.data
@@ -91,13 +91,13 @@ def caller(db: Path, *options: str, **env: str) -> Iterator[Caller]:
 
 
 def _said_nothing(server: Served) -> None:
-    """Whatever was sent: no request made the server complain of itself."""
+    """No request of the test may have made the server log a failure of its own."""
     log = server.log.read_text(encoding="utf-8")
     assert "Traceback" not in log, log
 
 
 def states(db: Path) -> dict[tuple[int, str], str]:
-    """How far each message is with each recipient."""
+    """The delivery state of each message, by recipient."""
     with contextlib.closing(sqlite3.connect(db)) as connection:
         rows = connection.execute("SELECT message, recipient, state FROM deliveries").fetchall()
     return {(message, recipient): state for message, recipient, state in rows}

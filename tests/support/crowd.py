@@ -1,4 +1,4 @@
-"""A crowd of clients that wait, each on a socket of its own, all in this process."""
+"""A crowd of waiting clients, each on its own socket, all in this process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 from tests.support.processes import PATIENCE
 
 MOST = 4_096
-"""Files that this process may have open while it is a crowd."""
+"""How many files this process may have open while it plays a crowd."""
 
 
 @contextlib.contextmanager
 def many_files() -> Iterator[None]:
-    """Systems give a process 1,024 open files, or fewer, unless it asks."""
+    """Raise the limit on open files: systems allow a process 1,024 or fewer unless it asks for more."""
     before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if most == resource.RLIM_INFINITY else min(most, MOST)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, wanted), most))
@@ -31,25 +31,25 @@ def many_files() -> Iterator[None]:
 
 @dataclass
 class Line:
-    """A connection that is kept, and one request after the other on it."""
+    """A persistent connection, with one request at a time."""
 
     url: str
     token: str = ""
     _streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, method: str, path: str, document: object = None) -> tuple[int, Any]:
-        """Status and document of an answer."""
+        """Send a request; returns the status and the document of the answer."""
         status, headers = await self.begin(method, path, document)
         body = await self.body(headers)
         return status, json.loads(body) if body else None
 
     async def body(self, headers: dict[str, str]) -> bytes:
-        """The body of an answer with these headers."""
+        """Read the body that follows these headers."""
         reader, _ = self._open
         return await asyncio.wait_for(reader.readexactly(int(headers.get("content-length", "0"))), PATIENCE)
 
     async def begin(self, method: str, path: str, document: object = None) -> tuple[int, dict[str, str]]:
-        """Send a request; returns status and headers of its answer, whose body is still to be read."""
+        """Send a request; returns the status and headers of the answer, whose body has still to be read."""
         parts = urlsplit(self.url)
         if self._streams is None:
             self._streams = await asyncio.open_connection(parts.hostname, parts.port)
@@ -69,20 +69,20 @@ class Line:
         return self._streams
 
     async def until_closed(self) -> None:
-        """Read what comes until the other end is done."""
+        """Read until the other end closes the connection."""
         reader, _ = self._open
         while await reader.read(65_536):
             pass
 
     def close(self) -> None:
-        """Be gone, without a word."""
+        """Disappear without a word."""
         if self._streams:
             self._streams[1].transport.abort()
 
 
 @dataclass
 class Waiter:
-    """A client that polls, again and again, and keeps what it was given."""
+    """A client that polls repeatedly and keeps all it was given."""
 
     line: Line
     name: str
@@ -98,13 +98,13 @@ class Waiter:
             self.came.set()
 
     async def next(self) -> None:
-        """Wait for what comes next."""
+        """Wait for the next message."""
         await asyncio.wait_for(self.came.wait(), PATIENCE)
         self.came.clear()
 
 
 class Receiver(Waiter):
-    """On `/recv`, with a cursor of its own."""
+    """A client of `/recv`, with a cursor of its own."""
 
     async def run(self) -> None:
         since = 0.0
@@ -116,7 +116,7 @@ class Receiver(Waiter):
 
 
 class Program(Waiter):
-    """On `/v1`, which acknowledges what it has had."""
+    """A client of `/v1` that acknowledges what it received."""
 
     async def run(self) -> None:
         await self.line.ask("PUT", f"/v1/agents/{self.name}", {})
@@ -131,7 +131,7 @@ class Program(Waiter):
 
 
 class Ear(Waiter):
-    """On `/rpc/ear`, as a session elsewhere waits."""
+    """A client of `/rpc/ear`: waits as a remote session does."""
 
     async def run(self) -> None:
         status, _ = await self.line.begin("GET", f"/rpc/ear?address=remote:{self.name}")

@@ -1,4 +1,4 @@
-"""Stands for the client where a test needs no model: its version, and the servers that are registered with it."""
+"""A stand-in for the client where a test needs no model: its version, and the servers registered with it."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ if arguments[0] == "mcp":
 
 
 class FakeClaude:
-    """A `claude` in a folder for PATH, which keeps its servers in the file `state`."""
+    """A `claude` in a folder for PATH that keeps its registered servers in the file `state`."""
 
     def __init__(
         self, folder: Path, state: Path, version: str = "2.1.332", *, refuses: str = "", kills: str = ""
     ) -> None:
-        """`refuses` is a command of `claude mcp` that fails, `kills` one during which who calls it is killed."""
+        """`refuses` is a `claude mcp` command that fails; `kills` is one during which the calling process is killed."""
         self.folder, self.state = folder, state
         folder.mkdir(parents=True, exist_ok=True)
         told = f"{version} (Claude Code)"
@@ -60,20 +60,20 @@ class FakeClaude:
         self.program.chmod(0o755)
 
     def read(self) -> dict[str, Any]:
-        """All that it keeps."""
+        """Everything that it keeps."""
         found: dict[str, Any] = json.loads(self.state.read_text(encoding="utf-8")) if self.state.exists() else {}
         return found
 
     @property
     def server(self) -> dict[str, Any] | None:
-        """The server `bus`."""
+        """The registered server `bus`."""
         found: dict[str, Any] | None = self.read().get("mcpServers", {}).get("bus")
         return found
 
     def has(self, **state: Any) -> None:
-        """Make it keep this."""
+        """Replace what it keeps."""
         self.state.write_text(json.dumps(self.read() | state), encoding="utf-8")
 
     def registered(self, **server: Any) -> None:
-        """Make a server `bus` registered."""
+        """Register a server `bus`."""
         self.has(mcpServers={"bus": {"type": "stdio", "args": [], "env": {}, **server}})

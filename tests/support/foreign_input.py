@@ -1,4 +1,4 @@
-"""What comes from outside, as bad as it can be: strategies for the fuzzers."""
+"""Hypothesis strategies for hostile input, for the fuzzers."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ HOSTILE = (
     "👩‍👩‍👧",
 )
 any_character = st.text(st.characters(), max_size=20)
-"""Of all of Unicode, halves of surrogate pairs included."""
+"""All of Unicode, including unpaired surrogates."""
 texts = st.lists(st.sampled_from(HOSTILE) | any_character, max_size=5).map("".join)
 clean_texts = texts.map(lambda text: text.encode("utf-8", "replace").decode())
-"""Those that can be encoded."""
+"""Text that can be encoded as UTF-8."""
 numbers = st.one_of(
     st.integers(-3, 60), st.sampled_from((2**31, 2**63 - 1, 2**63, -(2**63) - 1, 10**400)), st.floats(), st.booleans()
 )
@@ -50,7 +50,7 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=8,
 )
-"""Any JSON, and the numbers beyond it that Python reads as JSON."""
+"""Any JSON, and the numbers outside of JSON that Python's parser accepts."""
 JSON_BITS = (
     b"[" * 20_000,
     b'{"a":' * 10_000,
@@ -66,11 +66,11 @@ JSON_BITS = (
 files = st.one_of(
     st.binary(max_size=40), st.sampled_from(JSON_BITS), anything.map(lambda value: json.dumps(value).encode())
 )
-"""Contents of a file that should be JSON."""
+"""Contents of a file that should hold JSON."""
 
 
 def arguments(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Arguments of a call: some of its fields, right or wrong; sometimes others."""
+    """Arguments of a call: some of its fields, valid or not, and sometimes unknown ones."""
     wrong = {name: strategy | strategy | anything for name, strategy in fields.items()}
     return st.tuples(
         st.fixed_dictionaries({}, optional=wrong),

@@ -33,19 +33,19 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
     released: list[bool] = []
 
     async def whoami(request: Request) -> Response:
-        """Who the guard says that this is."""
+        """Tells as whom the caller was authenticated."""
         return Json({"owner": grant_of(request).owner, "scheme": request.url.scheme})
 
     async def echo(request: Request) -> Response:
         return Json({"size": len(await request.body())})
 
     async def be(request: Request) -> Response:
-        """Somebody, if one may be."""
+        """Act as a name, if the token permits it."""
         name = (await body_of(request))["name"]
         return Json({"name": grants.require(grant_of(request), Address(name, "default")).name})
 
     async def wait(request: Request) -> Response:
-        """A long poll, for what happens on a channel when somebody asks `/release`."""
+        """A long poll: returns when `/release` is requested for the channel."""
 
         async def look() -> bool:
             return bool(released)
@@ -60,14 +60,14 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
         return Json({"released": True})
 
     async def late(request: Request) -> Response:
-        """What does something, and says so only when its caller's token has ended, and a while later."""
+        """Takes effect, but answers only some time after the caller's token has ended."""
         while await service.still_granted(grant_of(request)):  # noqa: ASYNC110 - it asks, nobody tells
             await anyio.sleep(0.1)
         await anyio.sleep(1.5)
         return PlainTextResponse("done")
 
     async def stream(request: Request) -> Response:
-        """Server-sent events: one at once, then one now and then."""
+        """Server-sent events: one at once, then one from time to time."""
 
         async def events() -> AsyncIterator[str]:
             while True:
@@ -77,7 +77,7 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
         return StreamingResponse(events(), media_type="text/event-stream")
 
     async def flood(_request: Request) -> Response:
-        """More than anybody reads."""
+        """Send more than any client reads."""
 
         async def parts() -> AsyncIterator[bytes]:
             while True:
@@ -106,7 +106,7 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
 
 
 def set_limits(given: dict[str, str]) -> None:
-    """Limits that a test makes smaller than they are."""
+    """Lower the limits to what a test can reach."""
     modules: dict[str, Any] = {"HEAD_PATIENCE": connection, "MAX_SILENT": connection, "BODY_PATIENCE": auth}
     modules |= {"WRITE_PATIENCE": connection, "WRONG_TOKENS": quotas, "HANDSHAKE": serve}
     modules |= {"MAX_PARTICIPANTS": participants, "MAX_OF_TOKEN": participants, "HOLD": recv_send}

@@ -1,4 +1,4 @@
-"""The inbox socket of a Claude Code session, as far as a server can tell: it records what is pushed."""
+"""The inbox socket of a Claude Code session, as far as a server can see it: records everything pushed into it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.processes import PATIENCE, Wire, wire
 
 @dataclass(frozen=True)
 class Ring:
-    """One push: the token it came with, and what would be put before the model."""
+    """One push: the token it came with, and the text that the model would be shown."""
 
     token: str
     content: str
@@ -34,7 +34,7 @@ class Ring:
 
     @property
     def line(self) -> str:
-        """The text within its wrapping, which must be one line."""
+        """The text inside its wrapping, which must be a single line."""
         _, line, last = self.content.split("\n")
         assert last == "</cross-session-message>"
         return line
@@ -50,7 +50,7 @@ class _Connection(socketserver.StreamRequestHandler):
 
 
 class Inbox:
-    """The socket of a session that this very process plays: its servers take it for their client."""
+    """The socket of a session played by this very process, which its servers take for their client."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / f"{os.getpid()}.sock"
@@ -68,7 +68,7 @@ class Inbox:
         return self.rings.get(timeout=PATIENCE)
 
     def unheard(self) -> list[str]:
-        """What rang and was not asked for."""
+        """Rings that the test has not asked for."""
         found = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -90,7 +90,7 @@ class Inbox:
 
 @contextlib.contextmanager
 def inbox() -> Iterator[Inbox]:
-    """A session's inbox socket, in a folder whose name is short enough for one."""
+    """A session's inbox socket, in a folder whose path is short enough for a socket."""
     folder = Path(tempfile.mkdtemp(prefix="inbox"))
     opened = Inbox(folder)
     try:

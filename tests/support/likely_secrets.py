@@ -1,6 +1,6 @@
-"""Texts for the detector: each kind of secret, made up on the spot, and what only resembles one.
+"""Texts for the detector: secrets of every kind, made up at run time, and texts that only resemble secrets.
 
-No token stands here as such: other people's scanners read this file, too.
+No token is written out in this file, because other people's scanners read it too.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ DEVELOPMENT = {
     "https://www.example.org/": "alice:anything-at-all-4711",
     "ftp://ftp.gnu.org/": "anonymous:guest",
 }
-"""URLs, and the logins that people write into them while they develop."""
+"""URLs with the logins that people write into them during development."""
 
 ORDINARY: dict[str, str] = {
     "plain talk": "the build is green, you may deploy",

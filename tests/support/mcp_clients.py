@@ -1,4 +1,4 @@
-"""Clients of `/mcp` that say exactly what is on the wire: one for each era of the protocol."""
+"""Clients of `/mcp` that control exactly what is on the wire: one for each era of the protocol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACCEPT = "application/json, text/event-stream"
 
 
 class Caller:
-    """A client of the older era: opens an MCP session, and is that."""
+    """A client of the older era, identified by the MCP session that it opens."""
 
     everybody: ClassVar[list[Caller]] = []
 
@@ -31,7 +31,7 @@ class Caller:
 
     @classmethod
     def close_all(cls) -> None:
-        """Close the connections of all there are."""
+        """Close the connections of all callers."""
         while cls.everybody:
             cls.everybody.pop().http.close()
 
@@ -45,11 +45,11 @@ class Caller:
         return self
 
     def greeting(self, program: str = "test") -> dict[str, Any]:
-        """What `initialize` says."""
+        """The result of `initialize`."""
         return {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": program, "version": "1"}}
 
     def adopt(self, session: str) -> Self:
-        """Present this session's id from now on."""
+        """Use this session's id from now on."""
         self.http.headers.update({"Mcp-Session-Id": session, "MCP-Protocol-Version": LEGACY})
         return self
 
@@ -58,14 +58,14 @@ class Caller:
         return self.http.headers["Mcp-Session-Id"]
 
     def request(self, method: str, **params: Any) -> dict[str, Any]:
-        """A request as the older era has it."""
+        """A JSON-RPC request in the form of the older era."""
         return {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
 
     def post(self, method: str, **params: Any) -> httpx2.Response:
         return self.http.post(self.url, json=self.request(method, **params))
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        """The answer to a request, an error included."""
+        """Send a request; returns the answer, which may be an error."""
         response = self.post(method, **params)
         assert response.headers.get("content-type"), f"{response.status_code} {response.text}"
         if not response.headers["content-type"].startswith("text/event-stream"):
@@ -85,21 +85,21 @@ class Caller:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Hold the stream open on which a server may speak first."""
+        """Hold open the stream on which a server may send messages of its own."""
         with self.http.stream("GET", self.url, headers={"Accept": "text/event-stream"}) as response:
             assert response.status_code == 200
             yield
 
     @contextlib.contextmanager
     def calling(self, tool: str, **arguments: Any) -> Iterator[httpx2.Response]:
-        """Call a tool and do not wait for the answer; leaving the context closes the connection."""
+        """Call a tool without waiting for the answer; leaving the context closes the connection."""
         request = self.request("tools/call", name=tool, arguments=arguments)
         with httpx2.Client(timeout=PATIENCE, headers=self.http.headers) as http:  # noqa: SIM117 - the client goes as well
             with http.stream("POST", self.url, json=request, headers=self.routing("tools/call", tool)) as response:
                 yield response
 
     def routing(self, _method: str, _name: str) -> dict[str, str]:
-        """Headers that say what the body says."""
+        """The headers that repeat what the body says."""
         return {}
 
     def end(self) -> int:
@@ -108,7 +108,7 @@ class Caller:
 
 
 class ModernCaller(Caller):
-    """A client of the era without sessions; `handle` is who it is."""
+    """A client of the era without sessions, identified by `handle`."""
 
     def __init__(self, url: str, token: str = "", handle: str = "", **headers: str) -> None:
         super().__init__(url, token, **headers, **({"Bus-Session": handle} if handle else {}))

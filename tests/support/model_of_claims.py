@@ -1,6 +1,6 @@
 """Claims and the guard as docs/guides/claims.md describes them, in plain Python.
 
-Patterns come from a small world, in which one can say of each what files it covers.
+The patterns come from a world so small that the files each one covers can be listed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ WORLD: dict[str, frozenset[str]] = {
     "docs/x.md": frozenset({"x"}),
     "port:8080": frozenset({"port"}),
 }
-"""Patterns, and what they cover of the only files there are."""
+"""Each pattern with the files it covers; there are no other files."""
 FILES = ("src/a.py", "src/b.py", "docs/x.md")
 EDIT_CLAIM, REFUSAL_LASTS = 300.0, 600.0
 
 
 def scope_of(path: str) -> str:
-    """A resource is the same everywhere; a path is one of the repository."""
+    """The scope of a claim: a resource is the same everywhere, a path belongs to its repository."""
     return "" if ":" in path else REPOSITORY
 
 
@@ -47,7 +47,7 @@ class Held:
     expires: float
     edit: bool = False
     tree: str = ""
-    """Where a claim that an edit made holds; '' is everywhere."""
+    """The tree in which a claim made by an edit holds; '' means everywhere."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Refusal:
 
 @dataclass
 class ModelOfClaims:
-    """Who holds what, the oldest claim first. What the dead held is nobody's."""
+    """All claims, the oldest first. The claims of dead sessions are void."""
 
     died: Callable[[Address], bool]
     held: list[Held] = field(default_factory=list)
@@ -72,7 +72,7 @@ class ModelOfClaims:
         return [c for c in self.live(owner.channel, now) if c.owner == owner]
 
     def against(self, me: Address, path: str, tree: str, now: float, *, shared: bool) -> list[Held]:
-        """What stands against `me` having the path, in that tree."""
+        """The claims that keep `me` from having the path in that tree."""
         return [
             c
             for c in self.live(me.channel, now)
@@ -85,14 +85,16 @@ class ModelOfClaims:
     def claim(
         self, me: Address, paths: list[str], tree: str, now: float, *, ttl: float, shared: bool, reason: str
     ) -> None:
-        """All or nothing."""
+        """Claim all paths or none."""
         if any(self.against(me, path, tree, now, shared=shared) for path in paths):
             raise Refused("claim_held")
         for path in paths:
             self._put(Held(me, path, shared, reason, now + ttl), now)
 
     def _put(self, new: Held, now: float) -> None:
-        """A claim whose time was over when others could have its place does not come back with the clock."""
+        """Store a claim. A claim that had expired when others could take its place does not return if the clock is put
+        back.
+        """
         self.held = [c for c in self.held if c.expires > now]
         for claim in self.held:
             if (claim.owner, claim.path, claim.tree) == (new.owner, new.path, new.tree):
@@ -110,13 +112,13 @@ class ModelOfClaims:
         return ended
 
     def take_away(self, channel: str, paths: list[str], now: float) -> set[tuple[Address, str]]:
-        """End everybody's claims on these very paths; whose they were."""
+        """End all claims on exactly these paths; returns their owners."""
         ended = {(c.owner, c.path) for c in self.live(channel, now) if c.path in paths}
         self.held = [c for c in self.held if (c.owner, c.path) not in ended]
         return ended
 
     def edit(self, me: Address, client: str, path: str, tree: str, policy: Guard, now: float) -> tuple[str, list[Held]]:
-        """The guard's word on an edit, and what may stand against it; `override` means the holder is told."""
+        """The guard's decision on an edit, and the claims it may cite; `override` means that the holder is told."""
         against = self.against(me, path, tree, now, shared=self.shares(me, path, now))
         if not against:
             self._claim_by_edit(me, path, tree, now)
@@ -132,7 +134,7 @@ class ModelOfClaims:
             self._put(Held(me, path, False, "editing", now + EDIT_CLAIM, edit=True, tree=tree), now)
 
     def _confirm(self, client: str, holder: Address, path: str, now: float) -> str:
-        """Refused once; again within ten minutes it goes through, and the holder is told, once."""
+        """The first attempt is refused; a second within ten minutes goes through, and the holder is told once."""
         refusal = self.refusals.get((client, holder, path))
         if not refusal or abs(now - refusal.at) >= REFUSAL_LASTS:
             self.refusals[client, holder, path] = Refusal(now)
@@ -145,11 +147,11 @@ class ModelOfClaims:
         self.refusals = {at: r for at, r in self.refusals.items() if r.at >= now - REFUSAL_LASTS}
 
     def end(self, owner: Address) -> None:
-        """The session of the owner is over."""
+        """The owner's session has ended."""
         self.held = [c for c in self.held if c.owner != owner]
 
     def rename(self, was: Address, who: Address) -> None:
-        """What `was` holds is `who`'s; a path both claimed counts once."""
+        """Move the claims of `was` to `who`; a path that both had claimed counts once."""
         both = {c.path for c in self.held if c.owner == who}
         self.held = [c for c in self.held if c.owner != was or c.path not in both]
         for claim in self.held:

@@ -12,7 +12,7 @@ Mode = Literal["overwrite", "append", "delete"]
 
 @dataclass(frozen=True)
 class Version:
-    """What a key was at one time; without a value it was deleted."""
+    """A key at one point in time; without a value, it was deleted."""
 
     number: int
     value: str | None
@@ -30,7 +30,7 @@ class ModelOfState:
     versions: dict[tuple[str, str], list[Version]] = field(default_factory=dict)
 
     def get(self, channel: str, key: str, now: float) -> Version | None:
-        """The entry, unless its time is over."""
+        """The entry, unless it has expired."""
         entry = self.entries.get((channel, key))
         return entry if entry and (entry.expires is None or entry.expires > now) else None
 
@@ -47,7 +47,7 @@ class ModelOfState:
         ttl: float | None,
         json: bool,
     ) -> int:
-        """Write; versions of a key count up without gaps, also across its deletion."""
+        """Write. The versions of a key count up without gaps, also across a deletion."""
         entry = self.get(channel, key, now)
         if expected is not None and expected != (entry.number if entry else 0):
             raise Refused("version_conflict")
@@ -76,7 +76,7 @@ class ModelOfState:
         return self.versions.get((channel, key), [])[::-1][:limit]
 
     def prune(self, before: float, now: float) -> None:
-        """Entries whose time is over go, and old versions but the newest of each key."""
+        """Remove expired entries, and old versions except the newest of each key."""
         for at in [at for at in self.entries if not self.get(*at, now)]:
             del self.entries[at]
         for at, kept in self.versions.items():

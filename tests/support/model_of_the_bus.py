@@ -1,4 +1,4 @@
-"""The bus as its documentation describes it, in plain Python: what the real one is compared with.
+"""The bus as its documentation describes it, in plain Python; the real bus is compared with it.
 
 Written from docs/design/delivery.md, docs/guides/claims.md and docs/reference/; not from the SQL. A verb that
 must be refused raises `Refused` and changes nothing. Where the bus may choose the moment (a session
@@ -27,12 +27,12 @@ RATE_WINDOW = 60.0
 NEWS = 3_600.0
 PROGRAM_PRESENT = 180.0
 WAKES = ((6.0, 20), (60.0, 6))
-"""The seconds a wake costs and how many come in a row, for mail of sessions and of programs."""
+"""How many seconds a wake-up costs and how many may follow in a row, for mail of sessions and of programs."""
 RETENTION = 30 * 86_400.0
 SILENCE = 90 * 86_400.0
 UNPROVEN = ("queued", "handed")
 STEPS = ("queued", "expired", "handed", "read", "acked")
-"""How far a delivery is, for one that two names had and one has now."""
+"""Progress of a delivery, used when two names had the same message and one name takes over the other's."""
 BUSY_FIRST = ("working", "idle", "waiting")
 MOVES = {
     "queued": {"queued", "handed", "expired"},
@@ -41,14 +41,14 @@ MOVES = {
     "acked": {"acked"},
     "expired": {"expired"},
 }
-"""What a receipt may say next. Only a hand-over without proof goes back, and what went back may expire."""
+"""The states that may follow each state of a receipt. Only an unconfirmed hand-over goes back, and may then expire."""
 
 State = Literal["queued", "handed", "read", "acked", "expired"]
 
 
 @dataclass(eq=False)
 class Name:
-    """What is known of an agent, whether or not a session bears the name."""
+    """An agent as the bus knows it, whether or not a session bears its name."""
 
     registered: bool = False
     seen: float = 0.0
@@ -78,7 +78,7 @@ class Running:
     roster: frozenset[str] = frozenset()
     overlaps: frozenset[tuple[str, str]] = frozenset()
     servers: dict[str, Process] = field(default_factory=dict)
-    """Its bus servers, by the address each listens at."""
+    """Its bus servers, by the address at which each listens."""
 
 
 @dataclass(eq=False)
@@ -91,9 +91,9 @@ class Slip:
     recalled: bool = False
     retained: bool = False
     earlier: bool = False
-    """From before its reader joined; from long before."""
+    """Sent before its reader joined; sent long before."""
     expired: float = 0.0
-    """When, if because its reader was silent."""
+    """When it expired because its reader was silent."""
 
 
 @dataclass(eq=False)
@@ -106,7 +106,7 @@ class Letter:
     draft: Draft
     to: str
     broadcast: str
-    """The channel that all of is addressed, or ''."""
+    """The channel to which a broadcast (`all`) is addressed, or ''."""
     expires: float | None
     key: str
     by_program: bool = False
@@ -121,14 +121,14 @@ class Letter:
         return self.expires is not None and self.expires <= now
 
     def of(self, me: Address, *states: str) -> bool:
-        """Whether the delivery to `me` is in one of these states."""
+        """Tells whether the delivery to `me` is in one of these states."""
         return me in self.slips and self.slips[me].state in states
 
     def seen_by(self, me: Address) -> bool:
         return me == self.sender or me in self.slips or self.broadcast == me.channel
 
     def handed(self, me: Address, now: float) -> Message:
-        """As it is handed over: one from before its reader joined says how old it is."""
+        """The message as handed over; one from before its reader joined says how old it is."""
         slip = self.slips[me]
         shown = self.shown(me, again=slip.attempts > 0)
         return replace(shown, age=max(0.0, now - self.ts) if slip.retained else 0.0)
@@ -153,7 +153,7 @@ class Letter:
 
 @dataclass(frozen=True)
 class Handed:
-    """What a hand-over must come to."""
+    """The expected outcome of a hand-over."""
 
     messages: tuple[Message, ...]
     pending: int
@@ -163,7 +163,7 @@ class Handed:
 
 @dataclass(frozen=True)
 class Reacted:
-    """What a hook event must come to."""
+    """The expected outcome of a hook event."""
 
     who: Address
     registered: bool
@@ -177,21 +177,21 @@ class Reacted:
 
 
 class ModelOfTheBus:
-    """All of it. `now` moves only when it is moved."""
+    """The whole bus. `now` moves only when the test moves it."""
 
     def __init__(self, now: float) -> None:
         self.now = now
         self.dead: set[Process] = set()
         self.names: dict[Address, Name] = {}
         self.sessions: dict[str, Running] = {}
-        """By the client's key; with those that died and were not noticed yet."""
+        """By the client's key, including sessions that died unnoticed."""
         self.letters: dict[int, Letter] = {}
         self.sendings: list[tuple[Address, float, int]] = []
-        """Who sent when, under the name of then."""
+        """The sender, under its name at the time, and the time of each message."""
         self.state = ModelOfState()
         self.claims = ModelOfClaims(self.died)
 
-    # -- who is who
+    # -- identity
 
     def alive(self, session: Running) -> bool:
         return session.client.process not in self.dead
@@ -204,11 +204,11 @@ class ModelOfTheBus:
         return next((session for session in self.live() if session.who == who), None)
 
     def died(self, who: Address) -> bool:
-        """Whether a dead session bears the name, which nobody noticed yet."""
+        """Tells whether the name belongs to a dead session whose death was not noticed yet."""
         return any(session.who == who and not self.alive(session) for session in self.sessions.values())
 
     def attach(self, client: Client, wanted: Address | None, channel: str, chosen: Address) -> None:
-        """A client starts. `chosen` is who the bus says it is."""
+        """A client starts. `chosen` is the name that the bus gave it."""
         there = self.sessions.get(client.key)
         if there and self.alive(there):
             assert chosen == there.who
@@ -234,7 +234,7 @@ class ModelOfTheBus:
         return who in self.names and self.names[who].registered
 
     def _resumed(self, session_id: str) -> list[Address]:
-        """The name that the conversation bore last; several if it was forked and both went at once."""
+        """The name that the conversation bore last; several names if it was forked and both sessions ended at once."""
         bore = [who for who, name in self.names.items() if session_id and name.session_id == session_id]
         bore = [who for who in bore if self.names[who].registered]
         last = max((self.names[who].seen for who in bore), default=0.0)
@@ -271,7 +271,7 @@ class ModelOfTheBus:
         name.registered = True
 
     def _move(self, session: Running, who: Address) -> None:
-        """Register again: within the channel mail and claims follow, else the old name stays, offline."""
+        """Register again. Within the channel, mail and claims follow; otherwise the old name stays, offline."""
         was = session.who
         session.who = who
         old = self.names[was]
@@ -305,13 +305,13 @@ class ModelOfTheBus:
                     del letter.slips[who]
 
     def over(self, session: Running, seen: float) -> None:
-        """A session ended, or was noticed to be dead."""
+        """A session ended, or its death was noticed."""
         del self.sessions[session.client.key]
         self._offline(session.who, seen)
         self._forget_if_unused(session.who)
 
     def noticed(self, who: Address) -> None:
-        """Nobody can take a name without its dead session being over first."""
+        """The name is wanted by another session, so its dead session must end first."""
         for session in list(self.sessions.values()):
             if session.who == who and not self.alive(session):
                 self.over(session, session.heartbeat)
@@ -321,7 +321,7 @@ class ModelOfTheBus:
             self.noticed(session.who)
 
     def _offline(self, who: Address, seen: float) -> None:
-        """Claims end; what was handed over without proof waits again."""
+        """Go offline: claims end, and unconfirmed hand-overs wait again."""
         name = self.names[who]
         name.status, name.seen = "offline", max(name.seen, seen)
         self.claims.end(who)
@@ -339,7 +339,7 @@ class ModelOfTheBus:
         self.over(session, self.now)
 
     def detach(self, session: Running, by: Process) -> None:
-        """A server ends; with the last one the session, and its subagents."""
+        """A server ends. The last one ends the session and its subagents."""
         session.servers = {at: process for at, process in session.servers.items() if process != by}
         if not any(process not in self.dead for process in session.servers.values()):
             for subagent in [s for s in self.sessions.values() if s.client.session == session.client.key]:
@@ -350,7 +350,7 @@ class ModelOfTheBus:
             slip.state = "queued" if slip.by == by else slip.state
 
     def listen(self, session: Running, address: str, by: Process) -> None:
-        """A server begins its work: what those before it did not live to see confirmed waits again."""
+        """A server begins to work: hand-overs that earlier servers did not live to see confirmed wait again."""
         session.servers[address] = by
         self._recover(session.who)
 
@@ -359,7 +359,7 @@ class ModelOfTheBus:
             slip.state = "queued" if slip.by in self.dead else slip.state
 
     def observe(self, session: Running, status: Status | None, session_id: str, bell: bool | None) -> None:
-        """A sign of life."""
+        """A sign of life from the session."""
         name = self.names[session.who]
         name.seen = session.heartbeat = self.now
         name.status = status or name.status
@@ -368,7 +368,7 @@ class ModelOfTheBus:
             name.session_id = session.session_id = session_id
 
     def forget(self, session: Running) -> None:
-        """A new conversation, or a summarized one."""
+        """The conversation is new, or was summarized."""
         session.introduced, session.roster, session.overlaps = False, frozenset(), frozenset()
 
     def roster(self, me: Address) -> tuple[tuple[str, Status], ...]:
@@ -386,7 +386,7 @@ class ModelOfTheBus:
         return found
 
     def overlaps(self, me: Address) -> frozenset[tuple[str, str]]:
-        """With whom the files of `me` meet, and where."""
+        """The sessions whose files overlap with those of `me`, and where."""
         found = set()
         for other in {s.who for s in self.live() if s.who.channel == me.channel} - {me}:
             for mine in self._footprint(me):
@@ -400,7 +400,7 @@ class ModelOfTheBus:
     # -- messages
 
     def send(self, me: Address, draft: Draft, sent_id: int, ts: float, rate: int = 0) -> Letter:
-        """`sent_id` and `ts` are what the bus gave it: higher than all before."""
+        """Send a message. `sent_id` and `ts` are those that the bus chose; both are higher than all before."""
         earlier = [letter for letter in self.letters.values() if draft.key and letter.sender == me]
         for letter in earlier:
             if letter.key == draft.key:
@@ -423,7 +423,7 @@ class ModelOfTheBus:
         return letter
 
     def _too_many(self, me: Address, rate: int, recipients: set[Address], broadcast: str) -> bool:
-        """Of all within a minute, or to one recipient a quarter of that."""
+        """The rate limit: so many messages a minute, and a quarter of that to one recipient."""
         recent = [n for who, at, n in self.sendings if who == me and self.now - RATE_WINDOW < at <= self.now]
         known = [self.letters[n].slips for n in recent if n in self.letters]
         crowded = [who for who in recipients if sum(who in slips for slips in known) >= max(1, rate // 4)]
@@ -462,14 +462,14 @@ class ModelOfTheBus:
         return [who for who, name in self.names.items() if who.channel == channel and name.seen]
 
     def _mailbox(self, target: Address) -> Address:
-        """The name itself, or what it is called now, or a name that may come one day."""
+        """The mailbox of a name: the name itself, what it is called now, or a name that may come to exist."""
         if target in self._known(target.channel):
             return target
         renamed = [w for w in self.names if w.channel == target.channel and self.names[w].formerly == target.name]
         return max(renamed, key=lambda who: self.names[who].seen, default=target)
 
     def expected(self, letter: Letter, *, again: bool) -> dict[str, tuple[str, float]]:
-        """What its sender may expect for each recipient; sent again it is no news to anybody."""
+        """The outlook that the sender gets for each recipient; a repeated send reaches no recipient again."""
         rings, quiet = letter.rings and not again, letter.draft.hops >= MAX_HOPS and not again
         return {who.seen_from(letter.sender.channel): self._outlook(who, rings, quiet) for who in letter.slips}
 
@@ -505,7 +505,7 @@ class ModelOfTheBus:
         peek: bool = False,
         news: bool = False,
     ) -> Handed:
-        """The oldest first, as many as fit; what a dead process handed over waits again before."""
+        """Hand over the oldest messages, as many as fit. Hand-overs of a dead process wait again first."""
         self._recover(me)
         self._expire([letter for letter in self.letters.values() if me in letter.slips], me)
         waiting = [letter for letter in self._with(me, "queued") if not (news and letter.slips[me].earlier)]
@@ -521,7 +521,7 @@ class ModelOfTheBus:
         return Handed(tuple(shown[:count]), len(waiting) - count, rest, unproven)
 
     def _expire(self, letters: Iterable[Letter], me: Address | None = None) -> None:
-        """A ttl is looked at when somebody looks: from then on the message is expired."""
+        """Expiry takes effect when a call looks at the message: from then on it is expired."""
         for letter in letters:
             for who, slip in letter.slips.items():
                 if me in (None, who) and slip.state == "queued" and letter.over(self.now):
@@ -534,7 +534,7 @@ class ModelOfTheBus:
         return self._settle(me, messages, by, "queued")
 
     def _settle(self, me: Address, messages: Iterable[int], by: Process, state: State) -> int:
-        """End hand-overs that `by` made and that are still open."""
+        """Settle the hand-overs of `by` that are still open."""
         wanted = set(messages)
         mine = [letter.slips[me] for letter in self._with(me, "handed") if letter.id in wanted]
         made = [slip for slip in mine if slip.by == by]
@@ -543,7 +543,7 @@ class ModelOfTheBus:
         return len(made)
 
     def pass_on(self, me: Address, messages: Iterable[int], by: Process, to: Process) -> int:
-        """What `by` handed over reached the conversation that `to` serves."""
+        """The hand-overs of `by` reached the conversation that `to` serves."""
         wanted = set(messages)
         made = [m.slips[me] for m in self._with(me, "handed") if m.id in wanted and m.slips[me].by == by]
         for slip in made:
@@ -556,14 +556,14 @@ class ModelOfTheBus:
             slip.state = "acked"
 
     def news(self, me: Address) -> list[Letter]:
-        """Mail that waits, but for broadcasts from long before one joined."""
+        """Waiting mail, without broadcasts from long before the reader joined."""
         return [letter for letter in self.waiting(me) if not letter.slips[me].earlier]
 
     def waiting(self, me: Address) -> list[Letter]:
         return [letter for letter in self._with(me, "queued") if not letter.over(self.now)]
 
     def ring(self, session: Running, *, idle: bool) -> int | None:
-        """How often the batch rang before, if the session is to be rung now."""
+        """How often the batch rang before, if the session should be rung now."""
         mail = self.news(session.who)
         status = self.names[session.who].status
         if not session.bell or not (idle or status == "idle") or not any(m.rings for m in mail):
@@ -583,7 +583,7 @@ class ModelOfTheBus:
         return before
 
     def open_requests(self, me: Address) -> tuple[int, ...]:
-        """Those that one was not reminded of."""
+        """Open requests of which the session was not reminded yet."""
         found = [m for m in self._with(me, "read") if m.draft.kind == "request" and not m.slips[me].recalled]
         return tuple(letter.id for letter in found[:10])
 
@@ -593,7 +593,7 @@ class ModelOfTheBus:
                 self.letters[message].slips[me].recalled = True
 
     def look_at(self, me: Address, message: int) -> Letter:
-        """As `message_status` does: it also notices whose session or server died after a hand-over."""
+        """Act as `message_status` does, which also notices sessions and servers that died after a hand-over."""
         letter = self.visible(me, message)
         self._expire([letter])
         for who in [who for who in letter.slips if letter.of(who, "handed")]:
@@ -602,7 +602,7 @@ class ModelOfTheBus:
         return letter
 
     def replies(self, me: Address, message: int) -> tuple[Message, ...]:
-        """The newest that one may see."""
+        """The newest replies that the session may see."""
         found = [m for m in self.letters.values() if m.draft.reply_to == message and m.seen_by(me)]
         return tuple(letter.shown(me) for letter in found[-20:])
 
@@ -618,7 +618,7 @@ class ModelOfTheBus:
         return [letter.shown(me) for letter in found[-limit:]]
 
     def _root(self, message: int) -> int:
-        """What a conversation began with, even if that is forgotten."""
+        """The first message of a conversation, even if it was deleted."""
         letter = self.letters.get(message)
         up = letter.draft.reply_to if letter else None
         return message if up is None else self._root(up)
@@ -664,7 +664,7 @@ class ModelOfTheBus:
         return session.overlaps - told
 
     def _note(self, session: Running, happening: HookReport, status: Status) -> None:
-        """A sign of life that says nothing new is not written down."""
+        """A sign of life that adds nothing new is not stored."""
         same = (
             happening.session_id in ("", session.session_id)
             and happening.prompt_id in ("", session.prompt_id)
@@ -679,9 +679,9 @@ class ModelOfTheBus:
     # -- upkeep
 
     def prune(self, *, in_use: bool) -> None:
-        """Sessions that died are over; what is older than the retention and read by all is forgotten.
+        """End the sessions that died; delete messages that are older than the retention and read by all recipients.
 
-        `in_use`: the bus has been for a week, so that who is silent is taken to be gone.
+        `in_use`: the bus has been in use for a week, so that silent agents count as gone.
         """
         self.reap()
         self.claims.prune(self.now)
@@ -701,11 +701,11 @@ class ModelOfTheBus:
         self.state.prune(before, self.now)
 
     def _silent(self) -> list[Address]:
-        """Whom nobody has heard of for a quarter of a year, or ever."""
+        """Names that have not been heard of for a quarter of a year, or ever."""
         return [who for who, name in self.names.items() if not self.holder(who) and name.seen < self.now - SILENCE]
 
     def _settle_the_silent(self) -> None:
-        """What waited for so long expires; who never was a session leaves."""
+        """Mail that waited too long expires; names that never were a session are removed."""
         for who in self._silent():
             self.names[who].registered &= self.names[who].was_session
             self._recover(who)
@@ -714,7 +714,7 @@ class ModelOfTheBus:
                     letter.slips[who].state, letter.slips[who].expired = "expired", self.now
 
     def _forget_the_silent(self) -> None:
-        """Names without a session, without mail and claims."""
+        """Remove names that have no session, mail or claims."""
         for who in self._silent():
             name = self.names[who]
             used = any(who in m.slips for m in self.letters.values()) or any(c.owner == who for c in self.claims.held)
@@ -723,7 +723,7 @@ class ModelOfTheBus:
 
 
 def _fitting(messages: Iterable[Message], room: int) -> int:
-    """How many of the first fit into so many characters, each with a line break."""
+    """How many of the first texts fit into so many characters, each with a line break."""
     size: Callable[[Message], int] = lambda m: quoting.size(fence.message_block(m, fence.SAMPLE_LABEL)) + 1  # noqa: E731
     count = 0
     for message in messages:
@@ -735,7 +735,7 @@ def _fitting(messages: Iterable[Message], room: int) -> int:
 
 
 def _answering(messages: Sequence[Message], room: int) -> int:
-    """How many of the first an answer of a tool carries: they fit as JSON, or it is one that the client shows."""
+    """How many of the first items a tool's answer carries: those that fit as JSON, or one that the client can show."""
     sizes = [quoting.size(json.dumps(documents.message(m, for_model=True), ensure_ascii=False)) for m in messages]
     fitting = [n for n in range(1, len(sizes) + 1) if sum(sizes[:n]) <= room]
     return max([*fitting, int(bool(sizes) and sizes[0] <= text.MOST_SHOWN)])

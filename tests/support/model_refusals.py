@@ -1,4 +1,4 @@
-"""How the model of the bus says no."""
+"""The exception with which the model of the bus refuses."""
 
 from __future__ import annotations
 

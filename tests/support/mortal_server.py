@@ -1,8 +1,8 @@
 """A stand-in for the stdio server that dies of a request: `mortal_server.py LIVES FATAL`.
 
-What it is given it writes down, in the order in which it read it, to the file that BUS_DB names. The first LIVES
-of its kind answer nothing, and kill themselves once they have read a request of the method or tool FATAL; those that
-follow answer everything. So a test knows, without any waiting, which server had what when it died.
+It writes each request, in the order of reading, to the file that BUS_DB names. The first LIVES processes answer
+nothing, and kill themselves once they have read a request of the method or tool FATAL; later ones answer everything.
+So a test knows, without waiting, which server had received which requests when it died.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The environment that launcher and installer make, and what they find on a machine."""
+"""The environment that the launcher and the installer make, and the machines on which they run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARTS = (".claude-plugin", ".mcp.json", "bin", "commands", "hooks", "src", "requ
 def environments() -> Path:
     """A folder with the environment in it, made once for all tests.
 
-    As on a machine with a uv that does not work: by venv and pip, with packages from the network.
+    It is made as on a machine whose uv does not work: by venv and pip, with packages from the network.
     """
     folder = Path(tempfile.mkdtemp(prefix="claude-bus-environments-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -45,18 +45,18 @@ def broken_uv(folder: Path) -> Path:
 
 
 def environment() -> Path:
-    """The environment in it."""
+    """The environment in that folder."""
     (found,) = [place for place in environments().iterdir() if place.is_dir()]
     return found
 
 
 def has_environment(folder: Path) -> None:
-    """Make a folder look as if the environment had been made in it."""
+    """Make a folder look as if the environment had already been made in it."""
     shutil.copytree(environments(), folder, symlinks=True)
 
 
 def checkout(folder: Path) -> Path:
-    """A copy of this repository as a user clones it, less what only developers need."""
+    """A copy of this repository as a user clones it, without the files that only developers need."""
     folder.mkdir(parents=True)
     for part in PARTS:
         source = ROOT / part
@@ -68,7 +68,7 @@ def checkout(folder: Path) -> Path:
 
 
 def machine(more: dict[str, str], *, without: tuple[str, ...] = (), first: Path | None = None) -> dict[str, str]:
-    """A user's environment variables: some programs are lacking, a folder is before all others on PATH."""
+    """A user's environment variables: some programs are missing, and one folder comes first on PATH."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BUS_", "CLAUDE", "PYTHON", "VIRTUAL_ENV"))}
     path = [place for place in os.get_exec_path() if not any(Path(place, name).exists() for name in without)]
     return {**inherited, "PATH": os.pathsep.join([str(first)] * bool(first) + path)} | more
@@ -98,10 +98,10 @@ else:
 
 
 class Uv:
-    """Stands for uv where a test needs a hand in it: it takes the packages from the environment that was made."""
+    """Stands in for uv where a test needs control over it. It takes the packages from the environment made before."""
 
     def __init__(self, folder: Path, lacks: str = "nothing") -> None:
-        """`lacks` is a package of which there is no wheel here."""
+        """`lacks` names a package for which this machine has no wheel."""
         self.folder = folder
         self._log, self._gate = folder / "log", folder / "gate"
         folder.mkdir()
@@ -115,21 +115,23 @@ class Uv:
         program.chmod(0o755)
 
     def go_offline(self) -> dict[str, str]:
-        """Make as if there was no network; returns variables that keep pip from it as well."""
+        """Behave as if there were no network; returns variables that keep pip offline as well."""
         self._offline.touch()
         nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
-        return {**nowhere, "PIP_RETRIES": "1", "PIP_CONFIG_FILE": os.devnull}  # it names the reason when it retries
+        return {**nowhere, "PIP_RETRIES": "1", "PIP_CONFIG_FILE": os.devnull}  # names the reason when it retries
 
     def go_online(self) -> None:
         self._offline.unlink()
 
     def close(self) -> None:
-        """From now on installations wait until one lets them go on."""
+        """Make every installation wait from now on, until a test lets it continue."""
         self._gate.unlink()
         os.mkfifo(self._gate)
 
     def open(self) -> None:
-        """Let all installations go on, now and later: who makes an environment outlives the session that wanted it."""
+        """Let all installations continue, now and later: the process that makes an environment outlives the session
+        that wanted it.
+        """
         waiting = os.open(self._gate, os.O_RDWR)
         self._gate.unlink()
         self._gate.touch()
@@ -137,7 +139,7 @@ class Uv:
 
     @contextlib.contextmanager
     def installing(self) -> Iterator[None]:
-        """Entered when an installation waits; it goes on afterwards."""
+        """Enter once an installation waits; it continues when the context ends."""
         end = time.monotonic() + PATIENCE
         while (gate := self._opened()) is None:
             assert time.monotonic() < end, f"nothing is installed: {self.calls}"
@@ -148,7 +150,7 @@ class Uv:
             os.close(gate)
 
     def _opened(self) -> int | None:
-        """The gate for writing, which can be had when somebody waits at it."""
+        """Open the gate for writing, which succeeds once a process waits at it."""
         try:
             return os.open(self._gate, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as error:
@@ -158,7 +160,7 @@ class Uv:
 
     @property
     def calls(self) -> list[str]:
-        """What it was called with."""
+        """The arguments of each call."""
         return self._log.read_text(encoding="utf-8").splitlines()
 
 
@@ -170,17 +172,17 @@ def user(data: Path, uv: Uv | None = None, **more: str) -> dict[str, str]:
 
 
 def made(data: Path) -> list[Path]:
-    """The environments under the plugin's data, and whatever else of a builder is there."""
+    """The environments under the plugin's data folder, and everything else that a builder left there."""
     return sorted(place for place in (data / "environments").iterdir() if place.is_dir())
 
 
 def named(data: Path) -> list[Path]:
-    """Environments under their final names."""
+    """The environments that already bear their final names."""
     return [place for place in made(data) if not place.name.startswith(".")]
 
 
 class Launched(Wire):
-    """A server started by the launcher, or by whatever command."""
+    """A server started by the launcher, or by any other command."""
 
     def __init__(self, command: Sequence[str | Path], env: dict[str, str], cwd: Path | None = None) -> None:
         pipe = subprocess.PIPE
@@ -191,7 +193,7 @@ class Launched(Wire):
 
 @contextlib.contextmanager
 def launched(plugin: Path, env: dict[str, str], cwd: Path | None = None) -> Iterator[Launched]:
-    """A plugin's server, started as `.mcp.json` tells the client to; killed with the context."""
+    """The plugin's server, started as `.mcp.json` tells the client to; killed when the context ends."""
     server = Launched([sys.executable, "-I", "-S", plugin / ".claude-plugin" / "launch.py"], env, cwd)
     try:
         yield server

@@ -17,7 +17,7 @@ from tests.support.processes import PATIENCE
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, with its headers in lower case."""
+    """A response; its header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -37,7 +37,9 @@ def connect(url: str, trusted: ssl.SSLContext | None = None) -> socket.socket:
 
 
 def end_listening(listener: socket.socket) -> None:
-    """Close a socket that a thread may be waiting at: closing alone does not rouse it, and lets it serve one more."""
+    """Close a socket on which a thread may be waiting; plain `close` would not wake the thread, which could serve one
+    more client.
+    """
     with contextlib.suppress(OSError):
         listener.shutdown(socket.SHUT_RDWR)
     listener.close()
@@ -50,7 +52,7 @@ def connected(url: str) -> Iterator[socket.socket]:
 
 
 def reply(connection: socket.socket) -> Reply:
-    """The answer that comes next."""
+    """Read the next response."""
     response = HTTPResponse(connection)
     response.begin()
     headers = {name.lower(): value for name, value in response.getheaders()}
@@ -58,7 +60,7 @@ def reply(connection: socket.socket) -> Reply:
 
 
 def head(url: str, line: str, *headers: str) -> bytes:
-    """A request's head with the right Host, unless `headers` has one ('Host' alone: none at all)."""
+    """A request's head with the correct Host, unless `headers` contains one (a bare 'Host' means none at all)."""
     own = [] if any(each.lower().startswith("host") for each in headers) else [f"Host: {urlsplit(url).netloc}"]
     lines = [line, *own, *(each for each in headers if each != "Host")]
     return "".join(f"{each}\r\n" for each in lines).encode("latin-1") + b"\r\n"
@@ -72,11 +74,11 @@ def ask(
     body: bytes | None = None,
     trusted: ssl.SSLContext | None = None,
 ) -> Reply:
-    """Send a request (`line` is such as `GET /whoami`) and wait for its answer."""
+    """Send a request (`line` is for example `GET /whoami`) and wait for its response."""
     version = "" if " HTTP/" in line else " HTTP/1.1"
     more = [f"Authorization: Bearer {token}"] if token else []
     more += [f"Content-Length: {len(body)}"] if body is not None else []
     with contextlib.closing(connect(url, trusted)) as connection:
-        with contextlib.suppress(ConnectionError):  # refused before all of it was sent: the answer says why
+        with contextlib.suppress(ConnectionError):  # refused before it was all sent: the answer says why
             connection.sendall(head(url, line + version, *more, *headers) + (body or b""))
         return reply(connection)

@@ -14,7 +14,7 @@ from tests.support.processes import PATIENCE, environment
 
 
 class Served:
-    """A running server and where it is. `log` holds what it said on stderr."""
+    """A running server and its address. `log` holds its stderr."""
 
     def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         self.process = process
@@ -28,7 +28,7 @@ def served(
 ) -> Iterator[Served]:
     """Serve the file until the context ends. Once this returns, the server answers.
 
-    Its log is in the folder `logs`, or beside the file.
+    The log is in the folder `logs`, or beside the file.
     """
     log = Path(logs or db.parent) / f"{db.stem}.log"
     with log.open("wb") as stderr:
@@ -52,7 +52,7 @@ def served(
 
 @contextlib.contextmanager
 def locked(db: Path) -> Iterator[None]:
-    """Somebody has just written to the file, and keeps its lock."""
+    """Another connection has just written to the file and holds the write lock."""
     with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as other:
         other.execute("CREATE TABLE IF NOT EXISTS somebody_elses (n)")
         other.execute("BEGIN IMMEDIATE")
@@ -61,7 +61,9 @@ def locked(db: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reserved(db: Path) -> Iterator[None]:
-    """Somebody has the file, which nobody else has open, to himself: it cannot be read either."""
+    """Another connection holds the file exclusively, so that it cannot even be read. No other may have opened it
+    before.
+    """
     with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
@@ -70,7 +72,7 @@ def reserved(db: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def served_busy(db: Path) -> Iterator[tuple[Served, Callable[[], None]]]:
-    """A server that starts while somebody has the file to himself, and what ends that."""
+    """A server that starts while another connection holds the file exclusively, and a function to release the file."""
     with served(db):
         pass
     with contextlib.ExitStack() as others:
@@ -80,7 +82,7 @@ def served_busy(db: Path) -> Iterator[tuple[Served, Callable[[], None]]]:
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Where it says that it serves."""
+    """The address that the server prints."""
     assert process.stdout
     line = process.stdout.readline().decode()
     found = re.search(r"https?://\S+", line)

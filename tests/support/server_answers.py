@@ -1,4 +1,4 @@
-"""The server's answers to a client's opening, for the launcher to say in its place on a first start.
+"""The server's answers to a client's opening requests, which the launcher gives in its place on a first start.
 
 `PYTHONPATH=src python -m tests.support.server_answers` writes `.claude-plugin/answers.json`; a test compares the two.
 """
@@ -24,10 +24,10 @@ NEWEST = {
 
 
 def of(server: Wire) -> dict[str, Any]:
-    """The answers of a server that was just started, by the keys that the launcher knows them under.
+    """The answers of a freshly started server, under the keys by which the launcher looks them up.
 
-    `handshake` are the revisions that begin with `initialize`, the preferred one last. `modern` is what each result of
-    the newest revision has besides, and `kept` what each that clients may keep has.
+    `handshake` lists the revisions that begin with `initialize`, the preferred one last. `modern` holds the additional
+    fields of each result in the newest revision, and `kept` those of each result that clients may cache.
     """
     discovered = server.ask("server/discover", _meta=NEWEST)["result"]
     listed = server.ask("tools/list", _meta=NEWEST)["result"]
@@ -45,7 +45,7 @@ def of(server: Wire) -> dict[str, Any]:
 
 
 def ask() -> dict[str, Any]:
-    """The answers of this version's server."""
+    """Ask this version's server for its answers."""
     with tempfile.TemporaryDirectory() as folder:
         server = Wire(Path(folder) / "bus.db")
         try:

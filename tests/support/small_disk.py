@@ -1,6 +1,6 @@
-"""What happens on a small disk. Run as `python -m tests.support.small_disk SCENARIO FOLDER` by `on_small_disk`.
+"""Scenarios on a small disk. Run as `python -m tests.support.small_disk SCENARIO FOLDER` by `on_small_disk`.
 
-In a mount namespace of its own, where FOLDER is a disk of 3 MB; prints one JSON document.
+The program runs in a mount namespace of its own, in which FOLDER is a disk of 3 MB, and prints one JSON document.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOUNT = 'mount -t tmpfs -o size=3m,mode=755 none "$0" && exec "$@"'
 
 
 def on_small_disk(scenario: str, folder: Path, program: str = "tests.support.small_disk") -> dict[str, Any]:
-    """Run a scenario, of this program or another, on a disk of its own; returns what it saw."""
+    """Run a scenario, of this program or another, on a disk of its own; returns its observations."""
     folder.mkdir()
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     done = subprocess.run(
@@ -70,7 +70,7 @@ def send(server: Wire, n: int) -> Answer:
 
 
 def fill(folder: Path) -> dict[str, Any]:
-    """Send until the disk is full, look at what is there, make room, send again, read all."""
+    """Send until the disk is full, read, make room, send again, read everything."""
     ballast = folder / "ballast"
     ballast.write_bytes(b"x" * ROOM)
     with wire(folder / "bus.db") as server:
@@ -106,7 +106,7 @@ def read_as(folder: Path, name: str) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What another program finds in the file."""
+    """The database's contents as another program reads them."""
     with closing(sqlite3.connect(f"file:{folder}/bus.db?mode=rw", uri=True)) as db:
         return {
             "messages": db.execute("SELECT COUNT(*) FROM messages").fetchone()[0],
@@ -126,7 +126,7 @@ def full_from_the_start(folder: Path) -> dict[str, Any]:
 
 
 def full_at_a_restart(folder: Path) -> dict[str, Any]:
-    """Start where a server was killed, without room for what SQLite makes at first; then make room."""
+    """Start where a server was killed, without room for the files that SQLite first creates; then make room."""
     with wire(folder / "bus.db") as server:
         join(server)
     (folder / "bus.db-shm").unlink()
@@ -151,7 +151,7 @@ def full_for_a_moment(folder: Path) -> dict[str, Any]:
 
 
 def read_only(folder: Path) -> dict[str, Any]:
-    """Start where nothing can be created, then where the file cannot be written, then make it right."""
+    """Start where no file can be created, then where the file cannot be written, then with both repaired."""
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     with wire(folder / "bus.db") as server:
         no_file = server.call("register", name="alice")

@@ -22,11 +22,11 @@ from tests.support.served_bus import Served, served
 from tests.support.small_disk import ROOM, contents, stuff
 
 Said = tuple[int, str]
-"""What a door answered: the status of HTTP, or for a tool's call 200 (done) or 0 (failed); and its text."""
+"""The answer of a transport: the HTTP status, or for a tool call 200 (success) or 0 (failure), and its text."""
 
 
 class Doors:
-    """All doors of one served bus, with somebody in front of each: ways to send, and ways to look."""
+    """All transports of one served bus, with a client at each: ways to send, and ways to read."""
 
     def __init__(self, server: Served, elsewhere: Wire) -> None:
         self._http = httpx2.Client(base_url=server.url, timeout=PATIENCE)
@@ -41,7 +41,7 @@ class Doors:
         }
 
     def join(self) -> dict[str, Said]:
-        """What the sessions hear when they register."""
+        """The answers to the sessions' registration."""
         opened = self._mcp.post("initialize", **self._mcp.greeting())
         if opened.status_code != 200:
             return {"/mcp": (opened.status_code, opened.text), "/rpc": self._far_joins()}
@@ -52,15 +52,15 @@ class Doors:
         return _said(self._far.call("register", name="far"))
 
     def send(self, content: str) -> dict[str, Said]:
-        """What each door answers to a message."""
+        """The answer of each transport to a message."""
         return {door: send(f"{content} by {door} {'x' * 4000}") for door, send in self.sending.items()}
 
     def send_as_programs(self, content: str) -> dict[str, Said]:
-        """The same, for doors at which one need not be a session."""
+        """The same, for transports whose clients need not be sessions."""
         return {door: self.sending[door](f"{content} by {door}") for door in ("/send", "/post", "/v1")}
 
     def write(self) -> dict[str, Said]:
-        """What the doors answer to what else is stored."""
+        """The answers of the transports to other writes."""
         said = {
             "/ack": self._ask("POST", "/ack/1", {"reader": "bob"}),
             "/v1/agents/bob/inbox/ack": self._ask("POST", "/v1/agents/bob/inbox/ack", {"ids": [1]}),
@@ -73,7 +73,7 @@ class Doors:
         return said
 
     def look(self, sessions: Sequence[str] = ("/mcp", "/rpc")) -> dict[str, Said]:
-        """What the doors answer to whoever only looks, and is known."""
+        """The answers of the transports to known clients that only read."""
         paths = (
             *("/recv?to=agent&since=0", "/inbox", "/healthz", "/health", "/metrics"),
             *("/messages?to=bob", "/messages?unread_by=laptop"),
@@ -97,12 +97,12 @@ def _said(answer: Answer) -> Said:
 
 
 def done(said: dict[str, Said]) -> list[str]:
-    """The doors that did what they were asked."""
+    """The transports whose request succeeded."""
     return [door for door, (status, _) in said.items() if status in (200, 201)]
 
 
 class Small:
-    """A bus on the small disk, served to whoever is elsewhere; its log is where there is room."""
+    """A bus on the small disk, served to remote clients; its log is on another disk with room."""
 
     def __init__(self, folder: Path, running: ExitStack) -> None:
         self.folder = folder
@@ -116,7 +116,7 @@ class Small:
         return self._running.enter_context(served(self.folder / "bus.db", port=port, logs=str(self._logs)))
 
     def restart(self) -> None:
-        """Kill what serves it, as nobody can prevent, and start it again at the same place."""
+        """Kill the server without warning, and start it again at the same address."""
         self.server.process.kill()
         self.server.process.wait(PATIENCE)
         self.server = self._start(self.server.url.rpartition(":")[2])
@@ -125,7 +125,7 @@ class Small:
         return Doors(self.server, self._far)
 
     def ends_well(self) -> bool:
-        """Whether it ran until it was told to end, and complained of nothing of its own."""
+        """Tells whether the server ran until it was told to end, and logged no failure of its own."""
         self.server.process.terminate()
         status = self.server.process.wait(PATIENCE)
         return status in (0, -15) and "Traceback" not in self.server.log.read_text(encoding="utf-8")
@@ -138,13 +138,13 @@ def small(folder: Path) -> Iterator[Small]:
 
 
 def age(db: Path) -> None:
-    """Nobody was seen for a while: it is due to be noted that they are here."""
+    """Age the last signs of life, so that presence is due to be written again."""
     with contextlib.closing(sqlite3.connect(db)) as connection, connection:
         connection.execute("UPDATE agents SET last_seen = last_seen - 3600")
 
 
 def full(doors: Doors) -> tuple[list[str], dict[str, Said]]:
-    """Send until nobody can; returns what was accepted, by its first words, and what the doors say then."""
+    """Send until every send fails; returns the accepted messages by their first words, and the last answers."""
     accepted: list[str] = []
     for n in range(1000):
         said = doors.send(str(n))
@@ -155,7 +155,7 @@ def full(doors: Doors) -> tuple[list[str], dict[str, Said]]:
 
 
 def fill(folder: Path) -> dict[str, Any]:
-    """Send by every door until the disk is full, try them all, make room, send again, read all."""
+    """Send over every transport until the disk is full, try all of them, make room, send again, read everything."""
     ballast = folder / "ballast"
     ballast.write_bytes(b"x" * ROOM)
     with small(folder) as bus:
@@ -186,7 +186,7 @@ def _first_words(folder: Path) -> list[str]:
 
 
 def full_from_the_start(folder: Path) -> dict[str, Any]:
-    """Serve on a full disk, on which no bus is yet, then make room."""
+    """Serve on a full disk that has no bus yet, then make room."""
     ballast = stuff(folder)
     with small(folder) as bus:
         doors = bus.doors()
@@ -197,7 +197,7 @@ def full_from_the_start(folder: Path) -> dict[str, Any]:
 
 
 def killed_while_full(folder: Path) -> dict[str, Any]:
-    """What serves a full disk is killed and started again, then there is room."""
+    """Kill and restart the server of a full disk, then make room."""
     ballast = folder / "ballast"
     ballast.write_bytes(b"x" * ROOM)
     with small(folder) as bus:

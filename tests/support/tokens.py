@@ -1,4 +1,4 @@
-"""Tokens: made as a user makes them, by the command, or at once."""
+"""Tokens, made by the command as a user makes them, or directly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.processes import PATIENCE, environment
 
 
 def token_command(db: Path, *arguments: str, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-    """`claude-bus token ...` on this file; it must end with this status."""
+    """Run `claude-bus token ...` on this file; it must exit with this status."""
     command = [sys.executable, "-m", "claude_bus", "token", *arguments]
     done = subprocess.run(
         command, env=environment(db, **env), capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -32,7 +32,7 @@ def new_token(db: Path, owner: str, *options: str) -> tuple[int, str]:
 
 
 def token(db: Path, *names: str, owner: str = "somebody", channels: tuple[str, ...] = ("*",)) -> tuple[int, str]:
-    """The same without a process of its own: for these names, or for all."""
+    """A new token for these names, or for all, made without a process of its own."""
 
     async def create() -> tuple[int, str]:
         async with open_local(Config(db)) as bus:
@@ -43,5 +43,5 @@ def token(db: Path, *names: str, owner: str = "somebody", channels: tuple[str, .
 
 
 def revoke(db: Path, token: int) -> None:
-    """End a token."""
+    """Revoke a token."""
     token_command(db, "revoke", str(token))

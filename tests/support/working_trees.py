@@ -1,4 +1,4 @@
-"""Real repositories, made by git itself."""
+"""Real repositories, made with git itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several real processes on one file: nothing lost, nothing twice, nothing granted to two."""
+"""Several real processes on one file: no message is lost or repeated, and no claim is granted twice."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CHANNEL = "default"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file that exists already, as it does for all but the very first session."""
+    """A bus file that exists already, as it does for every session but the very first."""
     path = tmp_path / "bus.db"
     Store(path).connection.close()
     return path
 
 
 def by_sender(contents: list[str]) -> dict[str, list[int]]:
-    """The numbers each sender's messages carry, in the order they were read."""
+    """The numbers in each sender's messages, in the order in which they were read."""
     found: dict[str, list[int]] = {}
     for content in contents:
         name, number = content.split()
@@ -38,7 +38,7 @@ def by_sender(contents: list[str]) -> dict[str, list[int]]:
 
 
 def test_three_send_while_one_reads(path: Path) -> None:
-    """Three processes send 500 messages each while one reads: 1,500 come, each once, in each sender's order."""
+    """Three processes send 500 messages each while one reads: all 1,500 arrive, each once, in each sender's order."""
     names = ["ann", "ben", "cid"]
     reader = actor("read", path, "zoe", 1500, "yes")
     senders = [actor("send", path, name, "zoe", 500) for name in names]
@@ -57,7 +57,7 @@ def test_three_send_while_one_reads(path: Path) -> None:
 
 
 def test_broadcasts_of_many_reach_each_other_once(path: Path) -> None:
-    """Processes that broadcast at the same time each have all messages of the others, and none of their own."""
+    """Processes that broadcast at the same time each receive all messages of the others, and none of their own."""
     names = ["ann", "ben", "cid"]
 
     together([actor("send", path, name, "all", 40) for name in names])
@@ -84,7 +84,7 @@ def test_compare_and_set_loses_no_increment(path: Path) -> None:
 
 
 def test_appends_lose_no_line(path: Path) -> None:
-    """Four processes append 50 lines each: there are 200, each writer's in order."""
+    """Four processes append 50 lines each: all 200 are there, in order for each writer."""
     together([actor("append", path, 50) for _ in range(4)])
 
     store = Store(path)
@@ -97,7 +97,7 @@ def test_appends_lose_no_line(path: Path) -> None:
 
 
 def test_each_path_is_granted_to_one(path: Path) -> None:
-    """Four processes claim the same 100 paths: each is granted once, and all are granted."""
+    """Four processes claim the same 100 paths: each path is granted to exactly one of them."""
     claimers = [actor("claim", path, name, 100) for name in ("ann", "ben", "cid", "dan")]
     try:
         granted = _until_done(claimers)
@@ -109,7 +109,7 @@ def test_each_path_is_granted_to_one(path: Path) -> None:
 
 
 def _until_done(claimers: list[Actor]) -> list[int]:
-    """Let all claim; returns what was granted once each has tried everything."""
+    """Let all processes claim; returns the granted paths once each process has tried all of them."""
     for one in claimers:
         one.ready()
     for one in claimers:
@@ -122,7 +122,7 @@ def _until_done(claimers: list[Actor]) -> list[int]:
 
 
 def test_a_name_is_won_by_one(path: Path) -> None:
-    """Eight processes register the same name at once: one has it, each other is told of a free one."""
+    """Eight processes register the same name at once: one gets it, and each other is told a free one."""
     candidates = [actor("register", path, "backend") for _ in range(8)]
     try:
         for one in candidates:
@@ -138,7 +138,9 @@ def test_a_name_is_won_by_one(path: Path) -> None:
 
 
 def test_a_killed_sender_sent_what_it_said_it_sent(path: Path) -> None:
-    """Killed in the middle of sending, every message it had an answer for is there, whole, and the file is sound."""
+    """After a sender is killed in mid-send, every message that it had an answer for is complete, and the file is
+    sound.
+    """
     sender = actor("send", path, "ann", "zoe", 100_000)
     try:
         sender.ready()
@@ -158,7 +160,7 @@ def test_a_killed_sender_sent_what_it_said_it_sent(path: Path) -> None:
 
 
 def test_a_killed_reader_loses_nothing(path: Path) -> None:
-    """What it was handed and had not confirmed comes again to whoever takes its name, marked; the rest unmarked."""
+    """The next bearer of the name gets its unconfirmed hand-overs again, marked, and the rest unmarked."""
     store = Store(path)
     sender = store.join("ann")
     for n in range(50):
@@ -205,7 +207,7 @@ def test_readers_that_are_killed_again_and_again_lose_nothing(path: Path) -> Non
 
 
 def test_a_killed_server_holds_nothing_up(path: Path) -> None:
-    """A server that is killed leaves no lock, no name, no claim and no half write behind."""
+    """A killed server leaves no lock, no name, no claim and no partial write behind."""
     with wire(path) as bob, wire(path) as alice:
         bob.call("register", name="bob")
         bob.call("claim", path="port:8080")
@@ -224,7 +226,7 @@ def test_a_killed_server_holds_nothing_up(path: Path) -> None:
 
 
 def test_a_process_killed_while_others_write_leaves_the_file_sound(path: Path) -> None:
-    """Whenever a writer is killed, the others go on and every reference holds."""
+    """Whenever a writer is killed, the others go on and every reference in the file is valid."""
     victims = [actor("send", path, f"victim-{n}", "zoe", 100_000) for n in range(2)]
     survivor = actor("send", path, "ann", "zoe", 200)
     try:
@@ -247,7 +249,7 @@ def test_a_process_killed_while_others_write_leaves_the_file_sound(path: Path) -
 
 
 def test_the_upkeep_of_many_at_once_is_harmless(path: Path) -> None:
-    """Processes that prune at the same time as others send remove nothing that is unread."""
+    """Processes that prune while others send remove no unread message."""
     sender = actor("send", path, "ann", "zoe", 100)
     pruners = [actor("prune", path, 20) for _ in range(2)]
 
@@ -261,18 +263,18 @@ def test_the_upkeep_of_many_at_once_is_harmless(path: Path) -> None:
     store.connection.close()
 
 
-# -- which process is which ----------------------------------------------------------------------
+# -- identity of processes -----------------------------------------------------------------------
 
 
 def test_a_process_that_runs_is_alive_and_one_that_ended_is_not(path: Path) -> None:
-    """Also while it is a zombie that nobody has waited for."""
+    """A process also counts as ended while it is a zombie that its parent has not waited for."""
     one = actor("open", path)
     one.ready()
     which = processes.process(one.process.pid)
     assert which
     alive = processes.is_alive(which, 0.0, 0.0)
     one.process.kill()
-    os.waitid(os.P_PID, one.process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
+    os.waitid(os.P_PID, one.process.pid, os.WEXITED | os.WNOWAIT)  # ended, but still a zombie
     zombie = processes.is_alive(which, 0.0, 0.0)
     one.kill()
 
@@ -280,7 +282,7 @@ def test_a_process_that_runs_is_alive_and_one_that_ended_is_not(path: Path) -> N
 
 
 def test_a_pid_that_was_used_again_is_somebody_else() -> None:
-    """The same number with another start is another process."""
+    """The same pid with another start time is another process."""
     me = processes.this_process()
 
     assert processes.is_alive(me, 0.0, 0.0)
@@ -288,7 +290,7 @@ def test_a_pid_that_was_used_again_is_somebody_else() -> None:
 
 
 def test_a_process_of_another_host_is_believed_by_its_heartbeat() -> None:
-    """A container on the same file cannot be asked; after minutes of silence it is gone."""
+    """A process in a container on the same file cannot be probed; after minutes of silence it counts as gone."""
     there = replace(processes.this_process(), host="elsewhere")
 
     assert processes.is_alive(there, heartbeat=1000.0, now=1100.0)
@@ -296,7 +298,7 @@ def test_a_process_of_another_host_is_believed_by_its_heartbeat() -> None:
 
 
 def test_a_process_reads_back_as_it_was_written() -> None:
-    """A delivery names the process that made it in a way that tells it apart later."""
+    """A delivery stores its process in a form that still identifies it later."""
     me = processes.this_process()
     host, pid, started = str(me).rsplit(":", 2)
 

@@ -1,4 +1,4 @@
-"""Every door opens on the same bus: what one sends the others read, and each receipt says what is known, no more."""
+"""All transports share one bus: every participant reads every message, and receipts claim no more than is known."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tests.support.served_bus import served
 pytestmark = pytest.mark.slow
 
 Mail = list[tuple[str, str]]
-"""Sender and text of messages."""
+"""Sender and text of each message."""
 
 
 class Door(Protocol):
-    """A participant, and how it is on the bus."""
+    """A participant and its transport."""
 
     name: str
     looked: str
-    """How far a message is that it has been given."""
+    """The delivery state of a message that it has been given."""
     went_on: str
-    """And after it went on, or acknowledged what it had, as far as its door lets it."""
+    """The state after it went on, or acknowledged its mail as far as its transport can."""
 
     def send(self, to: list[str], text: str) -> None: ...
     def read(self) -> Mail: ...
@@ -40,7 +40,7 @@ class Door(Protocol):
 
 
 class Tools:
-    """The tools of a session: over stdio, on this machine or on a bus elsewhere, or over /mcp."""
+    """The tools of a session: over stdio, on a local or a remote bus, or over /mcp."""
 
     looked, went_on = "handed", "read"
 
@@ -65,7 +65,7 @@ class Tools:
 
 
 class Api:
-    """A program on /v1, which says what it has had."""
+    """A program on /v1, which acknowledges its messages."""
 
     looked, went_on = "queued", "acked"
 
@@ -87,7 +87,7 @@ class Api:
 
 
 class Receiver:
-    """A client of /send and /recv: what it has had is its own affair."""
+    """A client of /send and /recv, for which the bus cannot know what was read."""
 
     looked, went_on = "queued", "queued"
 
@@ -131,7 +131,7 @@ class Machine:
 
 
 class Shell:
-    """A person who types commands: what was printed was read."""
+    """A person who types commands: printed messages count as read."""
 
     looked, went_on = "read", "read"
 
@@ -168,7 +168,7 @@ def db(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def doors(db: Path, tmp_path: Path) -> Iterator[list[Door]]:
-    """One participant at each door."""
+    """One participant on each transport."""
     elsewhere = tmp_path / "elsewhere.db"
     with contextlib.ExitStack() as running:
         url = running.enter_context(served(db)).url
@@ -189,7 +189,7 @@ def doors(db: Path, tmp_path: Path) -> Iterator[list[Door]]:
 
 
 def how_far(db: Path) -> dict[str, set[str]]:
-    """By recipient, how far the messages to it are."""
+    """The delivery state of the messages to each recipient."""
     found: dict[str, set[str]] = {}
     for (_, recipient), state in states(db).items():
         found.setdefault(recipient, set()).add(state)
@@ -197,7 +197,7 @@ def how_far(db: Path) -> dict[str, set[str]]:
 
 
 def test_each_door_reads_what_each_sends_and_says_so_truly(doors: list[Door], db: Path) -> None:
-    """Once each, in order; a receipt says no more than what is known of that door's reader."""
+    """Each message arrives once, in order; its receipt claims no more than that transport can know."""
     names = [door.name for door in doors]
     for door in doors:
         door.send([name for name in names if name != door.name], f"from the door of {door.name}")

@@ -1,4 +1,4 @@
-"""`claude-bus listen`: real processes, a real server, real files."""
+"""`claude-bus listen`, with real processes, a real server and real files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Place:
-    """Where a listener of a bus writes, and the environment that tells it so."""
+    """The folder in which a listener writes, and the environment that configures it."""
 
     folder: Path
     server: Server
@@ -48,7 +48,7 @@ class Place:
         return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
 
     def messages(self) -> list[str]:
-        """What the messages in FULL say."""
+        """The texts of the messages in FULL."""
         return [json.loads(line)["msg"] for line in self.lines("full")]
 
     def begun(self) -> bool:
@@ -57,7 +57,7 @@ class Place:
 
 @pytest.fixture
 def wire() -> str:
-    """Which of the servers; see `on_every_wire`."""
+    """One of the servers; see `on_every_wire`."""
     return "small"
 
 
@@ -70,7 +70,9 @@ def place(wire: str, tmp_path: Path) -> Iterator[Place]:
 
 @on_every_wire
 def test_it_writes_what_comes(place: Place, tmp_path: Path) -> None:
-    """A line by tabs per message in LOG, the whole message in FULL, the time in HEARTBEAT, the pid in PID_FILE."""
+    """One tab-separated line per message in LOG, the whole message in FULL, the time in HEARTBEAT, the pid in
+    PID_FILE.
+    """
     body = "one\ttab\nnext " + "x" * 200
     with program(tmp_path, place.env, "listen") as listener:
         eventually(place.begun)
@@ -92,7 +94,7 @@ def test_it_writes_what_comes(place: Place, tmp_path: Path) -> None:
 
 
 def test_its_files_are_the_users_alone(place: Place, tmp_path: Path) -> None:
-    """Mail is nobody else's to read, whatever the umask is."""
+    """Only the user can read mail, whatever the umask is."""
     with program(tmp_path, place.env, "listen"):
         eventually(place.begun)
         post(place.server.url, "bob", "hello")
@@ -105,7 +107,7 @@ def test_its_files_are_the_users_alone(place: Place, tmp_path: Path) -> None:
 
 @on_every_wire
 def test_it_never_repeats(place: Place, tmp_path: Path) -> None:
-    """More messages than one request brings, over three runs: each is written once, in order."""
+    """More messages than one request returns, over three runs: each is written once, in order."""
     with program(tmp_path, place.env, "listen") as listener:
         eventually(place.begun)
         listener.end()
@@ -126,7 +128,7 @@ def test_it_never_repeats(place: Place, tmp_path: Path) -> None:
 
 @on_every_wire
 def test_a_killed_listener_loses_nothing(place: Place, tmp_path: Path) -> None:
-    """Killed while mail comes, the next one goes on; its files hold whole lines only."""
+    """If it is killed while mail comes, the next one continues; its files contain only complete lines."""
     for run_ in range(5):
         with program(tmp_path, place.env, "listen") as listener:
             eventually(place.begun)
@@ -141,7 +143,9 @@ def test_a_killed_listener_loses_nothing(place: Place, tmp_path: Path) -> None:
 
 
 def test_there_is_one_listener(place: Place, tmp_path: Path) -> None:
-    """A second one is refused and told who it is; it changes nothing. After the first has ended there may be one."""
+    """A second one is refused, told the pid of the first, and changes nothing. After the first has ended, another
+    may start.
+    """
     with program(tmp_path, place.env, "listen") as first:
         eventually(place.begun)
         second = run(place.env, "listen")
@@ -157,7 +161,7 @@ def test_there_is_one_listener(place: Place, tmp_path: Path) -> None:
 
 
 def test_of_many_that_start_at_once_one_listens(place: Place, tmp_path: Path) -> None:
-    """Whoever is first; all others are refused."""
+    """The first one wins; all others are refused."""
     started = [Program(tmp_path, place.env, "listen") for _ in range(5)]
     try:
         eventually(lambda: sum(one.process.poll() is not None for one in started) == 4)
@@ -169,7 +173,7 @@ def test_of_many_that_start_at_once_one_listens(place: Place, tmp_path: Path) ->
 
 
 def test_a_server_that_is_down_is_waited_for(place: Place, tmp_path: Path) -> None:
-    """The listener lives on, its heartbeat too; afterwards everything is written."""
+    """The listener and its heartbeat go on; afterwards everything is written."""
     with program(tmp_path, place.env, "listen") as listener:
         eventually(place.begun)
         place.server.stop()
@@ -182,14 +186,14 @@ def test_a_server_that_is_down_is_waited_for(place: Place, tmp_path: Path) -> No
 
 
 def test_a_full_disk_loses_and_repeats_nothing(place: Place, tmp_path: Path) -> None:
-    """What one of the files cannot take goes to none, and is written when there is room again."""
+    """A message that one of the files has no room for is written to none, until there is room again."""
     log = tmp_path / "log"
     log.symlink_to("/dev/full")
     with program(tmp_path, place.env, "listen") as listener:
         eventually(place.begun)
         post(place.server.url, "bob", "patience")
         eventually(lambda: listener.complaints.count("# transient: OSError") >= 2)
-        eventually(lambda: place.lines("full") == [])  # between two attempts: each writes there first
+        eventually(lambda: place.lines("full") == [])  # between two attempts: each one writes there first
         log.unlink()
         eventually(lambda: len(place.lines("log")) == 1)
         assert place.messages() == ["patience"]
@@ -198,7 +202,7 @@ def test_a_full_disk_loses_and_repeats_nothing(place: Place, tmp_path: Path) -> 
 
 
 def test_what_a_message_holds_cannot_break_a_line(tmp_path: Path) -> None:
-    """Tabs, newlines, terminal sequences and half surrogate pairs stay within one line of either file."""
+    """Tabs, newlines, terminal sequences and unpaired surrogates stay within one line of either file."""
     odd = 'a\tb\n1\t2\t3\r\x1b[2J\u2028 \\ud800 "'
     answer = ok({"messages": [{"ts": 2e9, "from": "eve\n1\tann", "msg": odd, "extra": {"deep": [1]}}]})
     with scripted(answer.replace(b"\\\\ud800", b"\\ud800 "), ok({"messages": []})) as server:
@@ -215,7 +219,7 @@ def test_what_a_message_holds_cannot_break_a_line(tmp_path: Path) -> None:
 
 
 def test_without_a_name_it_does_not_start(place: Place) -> None:
-    """As the original it needs AGENT_NAME; the name may be an argument too."""
+    """Like the original it needs AGENT_NAME; the name may also be an argument."""
     env = place.env | {"AGENT_NAME": ""}
     done = run(env, "listen")
     assert (done.returncode, b"AGENT_NAME env var required" in done.stderr) == (2, True)
@@ -225,7 +229,7 @@ def test_without_a_name_it_does_not_start(place: Place) -> None:
 
 
 def test_where_it_writes_unless_told(place: Place, tmp_path: Path) -> None:
-    """All its files are in the folder for state, by name and channel, so that two listeners do not meet."""
+    """All its files are in the state folder, by name and channel, so that two listeners do not collide."""
     env = {name: value for name, value in place.env.items() if name not in ("LOG", "FULL", "HEARTBEAT", "PID_FILE")}
     with (
         program(tmp_path, env, "listen"),

@@ -1,4 +1,4 @@
-"""`/v1`: what each operation does, asked over a socket of a server that is a process of its own."""
+"""`/v1`: the effect of each operation, tested over a socket of a server in its own process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_root_says_what_the_caller_may_do(server: Serving) -> None:
-    """Name, version and, where no token is needed, that everything is permitted."""
+    """The root tells name, version and, where no token is needed, that everything is permitted."""
     found = server.program().get("")
 
     assert (found["name"], found["version"]) == ("claude-bus", claude_bus.__version__)
@@ -31,7 +31,7 @@ def test_the_root_says_what_the_caller_may_do(server: Serving) -> None:
 
 
 def test_everything_is_below_the_prefix_too(tmp_path: Path) -> None:
-    """With a prefix the operations are below it, keys with slashes as well, and the document says where."""
+    """With a prefix, all operations are below it, also for keys with slashes, and the document gives the prefix."""
     with serving(tmp_path / "bus.db", "--prefix", "/team/bus") as running:
         api = running.program()
         assert api.put("/state/a%2Fb", **{"as": "ci"}, value=1)["version"] == 1
@@ -44,7 +44,7 @@ def test_everything_is_below_the_prefix_too(tmp_path: Path) -> None:
 
 
 def test_a_program_joins_and_is_found(api: Program) -> None:
-    """It has a role and files, and what was broadcast before waits for it."""
+    """A program has a role and files, and earlier broadcasts wait for it."""
     api.send("ann", "all", "welcome")
 
     joined = api.put("/agents/ci", role="builds", owns=["src/**"])
@@ -55,7 +55,7 @@ def test_a_program_joins_and_is_found(api: Program) -> None:
 
 
 def test_joining_again_keeps_what_it_does_not_name(api: Program) -> None:
-    """So a retry is harmless."""
+    """Fields that are not given keep their values, so a retry is harmless."""
     api.put("/agents/ci", role="builds", owns=["src/**"])
     api.put("/agents/ci")
     assert api.ask("PUT", "/agents/ci").json()["channel"] == "default"
@@ -65,7 +65,7 @@ def test_joining_again_keeps_what_it_does_not_name(api: Program) -> None:
 
 
 def test_a_program_leaves(api: Program) -> None:
-    """Its claims end, its mail is kept, and who is not there cannot leave."""
+    """Its claims end and its mail is kept; an agent that is not present cannot leave."""
     api.put("/agents/ci")
     api.post("/claims", **{"as": "ci"}, paths=["port:1"])
     mail = api.send("ann", "ci")
@@ -78,7 +78,7 @@ def test_a_program_leaves(api: Program) -> None:
 
 
 def test_nobody_acts_as_a_live_session(api: Program, db: Path) -> None:
-    """Whatever acts or reads for its name is refused from outside, and changes nothing."""
+    """Every operation that acts or reads under a live session's name is refused, and changes nothing."""
     with wire(db, BUS_NAME="bob", BUS_CHANNEL=api.channel) as session:
         assert session.call("whoami").text == f"bob@{api.channel}"
         here: dict[str, Any] = {"channel": api.channel}
@@ -104,7 +104,7 @@ def test_nobody_acts_as_a_live_session(api: Program, db: Path) -> None:
 
 
 def test_a_message_goes_to_whom_it_is_addressed(api: Program) -> None:
-    """A name, a list, a glob, everybody, another channel: `recipients` says who that is, and what to expect."""
+    """For a name, a list, a glob, everybody or another channel, `recipients` names each recipient and its prospects."""
     for name in ("api-1", "api-2", "web"):
         api.put(f"/agents/{name}")
 
@@ -122,7 +122,7 @@ def test_a_message_goes_to_whom_it_is_addressed(api: Program) -> None:
 
 
 def test_a_message_arrives_with_all_that_was_given(api: Program) -> None:
-    """Kind, tags, urgency, and what it answers: which is thereby acknowledged."""
+    """Kind, tags, urgency and the message that it answers, which is thereby acknowledged."""
     first = api.send("ann", "ci", "build it", kind="request", tags=["a", "b"], urgent=True)
     [message] = api.inbox("ci")
     assert message.pop("sent")
@@ -148,7 +148,7 @@ def test_a_message_arrives_with_all_that_was_given(api: Program) -> None:
 
 @pytest.mark.parametrize("where", ["body", "header", "both"])
 def test_a_key_makes_a_retry_harmless(api: Program, where: str) -> None:
-    """The same id again, 200 for 201, and `duplicate`."""
+    """The retry returns the same id, 200 instead of 201, and `duplicate`."""
     body = {"from": "ci", "to": "ann", "content": "done", "channel": api.channel}
     more: dict[str, Any] = {"json": body if where == "header" else {**body, "key": "run 7"}}
     if where != "body":
@@ -163,14 +163,14 @@ def test_a_key_makes_a_retry_harmless(api: Program, where: str) -> None:
 
 
 def test_keys_that_contradict_each_other_are_refused(api: Program) -> None:
-    """Nobody could know which of them was meant."""
+    """A key in the header and another in the body would be ambiguous."""
     body = {"from": "ci", "to": "ann", "content": "done", "key": "a"}
     answer = api.ask("POST", "/messages", json=body, headers={"Idempotency-Key": "b"})
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_input")
 
 
 def test_history_is_what_the_name_may_see(api: Program) -> None:
-    """By text, by thread, after an id; what others said to each other is not in it."""
+    """By text, by thread, after an id. Messages between others are not included."""
     first = api.send("ann", "ci", "the blue one")
     second = api.send("ci", "ann", "which?", reply_to=first)
     third = api.send("ann", "bob", "not for ci, blue")
@@ -189,7 +189,7 @@ def test_history_is_what_the_name_may_see(api: Program) -> None:
 
 
 def test_a_secret_is_refused_unless_it_is_allowed(api: Program) -> None:
-    """With its kind and line, and never with the secret."""
+    """The refusal names kind and line, and never contains the secret."""
     secret = "ghp_" + "wQ7rT2yU9iO4pA1sD6fG3hJ8kL5zX0cV2bN7"
     body = {"from": "ci", "to": "ann", "content": f"use\n{secret}", "channel": api.channel}
     answer = api.ask("POST", "/messages", json=body)
@@ -204,7 +204,7 @@ def test_a_secret_is_refused_unless_it_is_allowed(api: Program) -> None:
 
 
 def test_looking_marks_nothing_and_acknowledging_does(api: Program) -> None:
-    """At least once, and no receipt for what was only written into an answer."""
+    """Delivery is at least once; a message written into an answer has no receipt yet."""
     sent = [api.send("ann", "ci", str(n)) for n in range(3)]
     for _ in range(2):
         found = api.get("/agents/ci/inbox", limit=2)
@@ -220,19 +220,19 @@ def test_looking_marks_nothing_and_acknowledging_does(api: Program) -> None:
 
 
 def test_looking_makes_a_participant(api: Program) -> None:
-    """Who waits for mail is found, and has the broadcasts."""
+    """A program that waits for mail is listed, and gets broadcasts."""
     assert api.inbox("ci") == []
     broadcast = api.send("ann", "all")
     assert [message["id"] for message in api.inbox("ci")] == [broadcast]
 
 
 def test_who_waits_in_vain_gets_an_empty_answer(api: Program) -> None:
-    """After the seconds it gave, not with an error."""
+    """The answer comes after the given number of seconds, and is not an error."""
     assert api.get("/agents/ci/inbox", wait=0.05) == {"messages": [], "pending_count": 0}
 
 
 def test_a_session_wakes_who_waits(api: Program, db: Path, pool: ThreadPoolExecutor) -> None:
-    """What a stdio server, another process, sends is answered to the poll that waited for it."""
+    """A message sent through a stdio server, another process, is answered to the poll that waited for it."""
     found = waiting(api, pool, "/agents/ci/inbox")
     with wire(db, BUS_NAME="bob", BUS_CHANNEL=api.channel) as session:
         session.call("send", to="ci", content="wake up")
@@ -250,7 +250,7 @@ def test_a_command_wakes_who_waits(api: Program, db: Path, pool: ThreadPoolExecu
 
 
 def test_a_session_that_takes_the_name_ends_the_waiting(api: Program, db: Path, pool: ThreadPoolExecutor) -> None:
-    """Its mail is its own from then on, also for who waited before it came."""
+    """Its mail is its own from then on; a poll that began before is ended."""
     before = metric(api, "claude_bus_waiting")
     look = {"params": {"channel": api.channel, "wait": 60}}
     found = pool.submit(api.ask, "GET", "/agents/bob/inbox", **look)
@@ -264,7 +264,7 @@ def test_a_session_that_takes_the_name_ends_the_waiting(api: Program, db: Path, 
 
 
 def test_two_hundred_who_wait_disturb_nobody(tmp_path: Path) -> None:
-    """While they wait, everything else is answered; one broadcast then answers them all."""
+    """While they wait, everything else is answered; one broadcast then answers all of them."""
     with serving(tmp_path / "bus.db") as running:
         api = running.program()
         limits = httpx2.Limits(max_connections=300)
@@ -298,7 +298,7 @@ def test_two_hundred_who_wait_disturb_nobody(tmp_path: Path) -> None:
 
 
 def test_nobody_waits_for_who_has_gone(tmp_path: Path) -> None:
-    """A client that closed its connection is noticed, and its request ends."""
+    """The server notices a client that closed its connection, and ends its request."""
     with serving(tmp_path / "bus.db") as running:
         api = running.program()
         with pytest.raises(httpx2.ReadTimeout):
@@ -311,7 +311,7 @@ def test_nobody_waits_for_who_has_gone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["text", "", 7, 1.5, True, None, [], {"a": [None, "é"]}, "[1]"])
 def test_a_value_is_any_json(api: Program, value: Any) -> None:
-    """It comes back as it was given: text that looks like JSON stays text."""
+    """A value comes back unchanged: text that looks like JSON stays text."""
     written = api.put("/state/key", **{"as": "ci"}, value=value)
     found = api.get("/state/key")
     assert written == {"key": "key", "version": 1}
@@ -321,7 +321,7 @@ def test_a_value_is_any_json(api: Program, value: Any) -> None:
 
 @pytest.mark.parametrize("key", ["a/b", "a/history", "50% done", "ключ?#&", "a b", "%2F"])
 def test_a_key_is_any_printable_line(api: Program, key: str) -> None:
-    """Encoded, it may hold what has a meaning in paths."""
+    """Percent-encoded, a key may contain characters with a meaning in paths."""
     path = "/state/" + "".join(f"%{byte:02X}" for byte in key.encode())
     api.put(path, **{"as": "ci"}, value=1)
     assert api.get(path)["key"] == key
@@ -330,7 +330,7 @@ def test_a_key_is_any_printable_line(api: Program, key: str) -> None:
 
 
 def test_state_is_listed_with_values_if_asked(api: Program) -> None:
-    """Keys that begin so, in order."""
+    """All keys with the prefix, in order."""
     for key in ("b", "ab", "aa"):
         api.put(f"/state/{key}", **{"as": "ci"}, value=key)
     assert [entry["key"] for entry in api.get("/state", prefix="a")["state"]] == ["aa", "ab"]
@@ -340,7 +340,7 @@ def test_state_is_listed_with_values_if_asked(api: Program) -> None:
 
 @pytest.mark.parametrize("how", ["body", "header"])
 def test_compare_and_set(api: Program, how: str) -> None:
-    """Only the version that was read may be overwritten or deleted; `ETag` has it."""
+    """Only the version that was read may be overwritten or deleted; `ETag` gives it."""
 
     def put(value: Any, version: int) -> httpx2.Response:
         more: dict[str, Any] = {"expected_version": version} if how == "body" else {}
@@ -363,7 +363,7 @@ def test_compare_and_set(api: Program, how: str) -> None:
 
 
 def test_appending_adds_lines(api: Program) -> None:
-    """To text only."""
+    """A line can be appended to text only."""
     for line in ("one", "two"):
         api.put("/state/log", **{"as": "ci"}, value=line, mode="append")
     assert api.get("/state/log")["value"] == "one\ntwo"
@@ -372,7 +372,7 @@ def test_appending_adds_lines(api: Program) -> None:
 
 
 def test_history_of_a_key_shows_its_deletion(api: Program) -> None:
-    """Newest first; what was deleted has a version and no value."""
+    """Newest first; a deletion has a version and no value."""
     api.put("/state/key", **{"as": "ci"}, value=1)
     api.ask("DELETE", "/state/key", params={"as": "ann", "channel": api.channel})
 
@@ -383,7 +383,7 @@ def test_history_of_a_key_shows_its_deletion(api: Program) -> None:
 
 
 def test_who_waits_for_a_change_gets_it(api: Program, db: Path, pool: ThreadPoolExecutor) -> None:
-    """Creation, overwriting and deletion, whichever process made it."""
+    """Creation, overwriting and deletion, by any process, are reported."""
     with wire(db, BUS_NAME="bob", BUS_CHANNEL=api.channel) as session:
         for version, change in (
             (0, {"value": "one"}),
@@ -403,7 +403,7 @@ def test_who_waits_for_a_change_gets_it(api: Program, db: Path, pool: ThreadPool
 
 
 def test_claims_are_granted_all_or_none(api: Program) -> None:
-    """A refusal names who holds it, and nothing is claimed then."""
+    """A refusal names the holder, and no path has been claimed."""
     assert len(api.post("/claims", **{"as": "ci"}, paths=["src/**", "port:1"], reason="release")["claims"]) == 2
 
     answer = api.ask("POST", "/claims", json={"as": "ann", "channel": api.channel, "paths": ["doc", "src/a.py"]})
@@ -417,7 +417,7 @@ def test_claims_are_granted_all_or_none(api: Program) -> None:
 
 
 def test_paths_and_names_are_understood_as_models_write_them(api: Program) -> None:
-    """As far as that needs nobody's files; else it is refused, naming what to write."""
+    """They are understood if that needs no files of the caller's machine; otherwise the refusal says what to write."""
     wanted = ["src/{a,b}.ts:10", "`docs/x.md` (guide)", '["port:1", "port:2"]']
     claimed = api.post("/claims", **{"as": "ci"}, paths=wanted)["claims"]
     assert [claim["path"] for claim in claimed] == ["src/a.ts", "src/b.ts", "docs/x.md", "port:1", "port:2"]
@@ -430,7 +430,7 @@ def test_paths_and_names_are_understood_as_models_write_them(api: Program) -> No
 
 
 def test_shared_claims_stand_side_by_side(api: Program) -> None:
-    """They exclude exclusive ones only."""
+    """Shared claims exclude exclusive ones only."""
     for name in ("ann", "ci"):
         api.post("/claims", **{"as": name}, paths=["gpu:0"], shared=True, ttl=60)
     assert {claim["ttl_remaining"] <= 60 for claim in api.get("/claims")["claims"]} == {True}
@@ -439,7 +439,7 @@ def test_shared_claims_stand_side_by_side(api: Program) -> None:
 
 
 def test_claims_are_released_by_their_holder(api: Program) -> None:
-    """Some of them or all; another's not at all."""
+    """The holder may release some or all of its claims, and none of another's."""
     api.post("/claims", **{"as": "ci"}, paths=["a", "b", "c"])
     theirs = {"as": "ann", "channel": api.channel, "paths": ["a"]}
     assert api.refused("DELETE", "/claims", **theirs) == (403, "claim_of_other")

@@ -1,4 +1,4 @@
-"""`/v1/events`: as a list with a cursor, by long poll, and as a stream."""
+"""`/v1/events`: as a list with a cursor, as a long poll, and as a stream."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_an_event_says_what_happened_and_not_what_was_said(api: Program) -> None:
-    """No content, no recipients, no reasons, no roles, no address of a session."""
+    """Events contain no content, recipients, reasons, roles or session addresses."""
     api.put("/agents/ci", role="the-role")
     message = api.send("ci", "secret-recipient", "the-content")
     api.put("/state/key", **{"as": "ci"}, value="the-value")
@@ -44,7 +44,7 @@ def test_an_event_says_what_happened_and_not_what_was_said(api: Program) -> None
 
 
 def test_where_a_session_can_be_reached_is_nobodys_business(api: Program, db: Path) -> None:
-    """The journal notes it; the API does not tell it."""
+    """The journal records the address of a session; the API does not return it."""
     with wire(db, BUS_NAME="bob", BUS_CHANNEL=api.channel) as session:
         session.call("whoami")
     found = [(event["verb"], event["subject"]) for event in api.get("/events")["events"]]
@@ -52,7 +52,7 @@ def test_where_a_session_can_be_reached_is_nobodys_business(api: Program, db: Pa
 
 
 def test_a_cursor_leads_through_all_events(api: Program) -> None:
-    """Page after page, each once; at the end it stays where it is."""
+    """Each event is on one page exactly once; at the end the cursor no longer moves."""
     for number in range(7):
         api.put(f"/state/k{number}", **{"as": "ci"}, value=number)
     last, seen = 0, []
@@ -66,7 +66,7 @@ def test_a_cursor_leads_through_all_events(api: Program) -> None:
 
 
 def test_who_waits_for_events_gets_the_next(api: Program, pool: ThreadPoolExecutor) -> None:
-    """On its channel; what happens on another does not end the waiting."""
+    """An event on the same channel ends the waiting; one on another channel does not."""
     begin = api.another().get("")["last_event"]
     found = waiting(api, pool, "/events", since=begin)
     api.another(channel=new_channel()).put("/state/other", **{"as": "ci"}, value=1)
@@ -76,7 +76,7 @@ def test_who_waits_for_events_gets_the_next(api: Program, pool: ThreadPoolExecut
 
 
 def test_a_cursor_that_lies_ahead_is_now(api: Program, pool: ThreadPoolExecutor) -> None:
-    """The database it is of was put away: its program would wait until as much has happened in the new one."""
+    """A cursor of a database that was replaced must not wait until the new one has as many events."""
     ahead = api.another().get("")["last_event"] + 1_000_000
     assert api.get("/events", since=ahead)["last"] < ahead
     found = waiting(api, pool, "/events", since=ahead)
@@ -92,7 +92,7 @@ def test_a_cursor_that_lies_ahead_is_now(api: Program, pool: ThreadPoolExecutor)
 def test_who_waits_while_the_database_is_replaced_gets_what_happens_in_the_new_one(
     tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
-    """There the ids begin anew, before the cursors of those who wait: they would wait for as much again."""
+    """The ids of the new database begin below the waiting cursors, which must not wait until they are reached."""
     db = tmp_path / "bus.db"
     with serving(db) as running:
         api = running.program()
@@ -110,14 +110,14 @@ def test_who_waits_while_the_database_is_replaced_gets_what_happens_in_the_new_o
 
 
 class Stream:
-    """A program that follows the stream of events, and can come back where it was."""
+    """A client of the event stream that can resume where it was."""
 
     def __init__(self, api: Program, since: int | None = None) -> None:
         self.api = api
         self.last = "" if since is None else str(since)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Events until whoever iterates stops; then the connection is closed."""
+        """Yield events until the caller stops iterating; then the connection is closed."""
         headers = {"Last-Event-ID": self.last} if self.last else {}
         query = {"channel": self.api.channel}
         with self.api.http.stream("GET", "/v1/events/stream", params=query, headers=headers) as answer:
@@ -131,7 +131,7 @@ class Stream:
 
 
 def test_a_stream_resumes_without_loss_or_repetition(api: Program, pool: ThreadPoolExecutor) -> None:
-    """Four writers, a reader that hangs up again and again: it has each event once, in order."""
+    """With four writers, a reader that disconnects again and again gets each event once, in order."""
     begin = api.another().get("")["last_event"]
 
     def write(name: str) -> None:
@@ -155,7 +155,7 @@ def test_a_stream_resumes_without_loss_or_repetition(api: Program, pool: ThreadP
 
 
 def test_a_stream_begins_now_and_says_where(api: Program) -> None:
-    """Its first line is an id: who hangs up before the first event comes back without loss."""
+    """The first line is an id, so a client that disconnects before the first event resumes without loss."""
     api.put("/agents/early")
     now = api.another().get("")["last_event"]
     with api.http.stream("GET", "/v1/events/stream", params={"channel": api.channel}) as answer:
@@ -168,7 +168,7 @@ def test_a_stream_begins_now_and_says_where(api: Program) -> None:
 
 @contextlib.contextmanager
 def narrow(api: Program, path: str) -> Iterator[http.client.HTTPResponse]:
-    """The answer to a GET over a connection that takes next to nothing before it is read."""
+    """The answer to a GET over a connection that buffers almost nothing before it is read."""
     where = urlsplit(api.url)
     connection = http.client.HTTPConnection(str(where.hostname), where.port or 0, timeout=PATIENCE)
     connection.sock = socket.socket()
@@ -181,7 +181,7 @@ def narrow(api: Program, path: str) -> Iterator[http.client.HTTPResponse]:
 
 
 def test_a_slow_reader_is_not_queued_for(api: Program, pool: ThreadPoolExecutor) -> None:
-    """Events come while it takes nothing, and hold nobody up; what it takes later is each of them, in order."""
+    """Events that come while it reads nothing delay no other client; later it reads each of them, in order."""
     begin = api.another().get("")["last_event"]
 
     def write(name: str) -> None:
@@ -200,13 +200,13 @@ def test_a_slow_reader_is_not_queued_for(api: Program, pool: ThreadPoolExecutor)
 
 
 def test_a_quiet_stream_is_kept_alive(api: Program) -> None:
-    """With comments, so that no proxy takes it for dead."""
+    """Comments are sent, so that no proxy takes the stream for dead."""
     with api.http.stream("GET", "/v1/events/stream", params={"channel": api.channel}) as answer:
         assert next(line for line in answer.iter_lines() if line.startswith(":"))
 
 
 def test_a_server_ends_though_somebody_listens(tmp_path: Path) -> None:
-    """A stream does not keep it from ending; its client comes back to where it was when there is a server again."""
+    """A stream does not keep the server from ending; its client resumes once a server runs again."""
     with serving(tmp_path / "bus.db") as running:
         api = running.program()
         with api.http.stream("GET", "/v1/events/stream") as answer:
@@ -217,7 +217,7 @@ def test_a_server_ends_though_somebody_listens(tmp_path: Path) -> None:
 
 
 def test_a_stream_ends_with_its_token(tmp_path: Path) -> None:
-    """Once it is revoked nothing more is told, also of what happens in that moment."""
+    """Once the token is revoked nothing more is sent, not even an event of that very moment."""
     db = tmp_path / "bus.db"
     number, secret = token(db)
     admin = token(db)[1]

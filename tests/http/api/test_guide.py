@@ -20,13 +20,13 @@ GUIDE = Path(__file__).parents[3] / "docs" / "reference" / "api.md"
 
 
 def examples(text: str) -> Iterator[tuple[str, list[Any]]]:
-    """What is to be typed, and the documents that it prints."""
+    """The commands to type, and the documents that they print."""
     for commands, printed in re.findall(r"```sh\n(.*?)```\n\n```json\n(.*?)```", text, re.DOTALL):
         yield commands, [json.loads(line) for line in printed.splitlines()]
 
 
 def documents(printed: str) -> list[Any]:
-    """JSON documents that follow one another."""
+    """Parse JSON documents that follow one another."""
     found, rest = [], printed.strip()
     while rest:
         document, end = json.JSONDecoder().raw_decode(rest)
@@ -36,7 +36,7 @@ def documents(printed: str) -> list[Any]:
 
 
 def alike(expected: Any, found: Any) -> bool:
-    """Whether both are the same, where the expected one does not leave it open with "..."."""
+    """Compare two documents; "..." in the expected one matches anything."""
     if expected == "...":
         return bool(found)
     if isinstance(expected, dict) and isinstance(found, dict):
@@ -47,7 +47,7 @@ def alike(expected: Any, found: Any) -> bool:
 
 
 def test_the_examples_of_the_guide_print_what_it_says(tmp_path: Path) -> None:
-    """One after the other, in a shell, against a new bus."""
+    """One after the other, in a shell, on a new bus."""
     db = tmp_path / "bus.db"
     told = list(examples(GUIDE.read_text(encoding="utf-8")))
     assert len(told) >= 7
@@ -66,13 +66,13 @@ def test_the_examples_of_the_guide_print_what_it_says(tmp_path: Path) -> None:
 
 
 def test_every_example_is_tested() -> None:
-    """No block of commands stands without what it prints."""
+    """Every block of commands is followed by its output."""
     text = GUIDE.read_text(encoding="utf-8")
     assert text.count("```sh\n") == len(list(examples(text)))
 
 
 def test_every_metric_is_documented(tmp_path: Path) -> None:
-    """By its name, without what the format adds."""
+    """Each metric is documented by its name, without the suffixes of the format."""
     with serving(tmp_path / "bus.db") as running:
         text = running.program().http.get("/metrics").text
     names = set(re.findall(r"^# TYPE (\w+?)(?:_created)? ", text, re.MULTILINE))

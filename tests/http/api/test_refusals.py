@@ -1,4 +1,4 @@
-"""What `/v1` refuses: what is not valid, what is not there, and what a token is not for."""
+"""Refusals of `/v1`: invalid input, things that do not exist, and requests that a token does not permit."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ JSON = {"content-type": "application/json"}
     ],
 )
 def test_what_is_not_valid_is_a_400(api: Program, method: str, path: str, more: dict[str, Any]) -> None:
-    """With the code of that, and a sentence."""
+    """The answer has the documented code, and a sentence."""
     answer = api.ask(method, path, **more)
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_input"), answer.text
     assert answer.json()["message"]
@@ -86,7 +86,7 @@ def test_what_is_not_valid_is_a_400(api: Program, method: str, path: str, more: 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded"])
 def test_json_is_said_to_be_json(api: Program, kind: str) -> None:
-    """`curl -d` says that it is a form: whoever forgets the header is told which one."""
+    """`curl -d` declares a form: a caller who forgets the header is told which one to send."""
     answer = api.ask("POST", "/messages", content=b'{"from": "ci"}', headers={"Content-Type": kind} if kind else {})
     assert answer.status_code == 400
     assert "Content-Type: application/json" in answer.json()["message"]
@@ -104,14 +104,14 @@ def test_json_is_said_to_be_json(api: Program, kind: str) -> None:
     ],
 )
 def test_what_is_not_there_is_said_alike(api: Program, method: str, path: str, status: int, code: str) -> None:
-    """In the one form of all refusals; 405 names what is possible."""
+    """All refusals have the same form; a 405 names the permitted methods."""
     answer = api.ask(method, path)
     assert (answer.status_code, answer.json()["error"], answer.json()["code"]) == (status, code, code)
     assert ("allow" in answer.headers) is (status == 405)
 
 
 def test_what_is_too_large_is_a_413(api: Program) -> None:
-    """A message of more than 64 KB, a value of more than 256 KB."""
+    """A message of more than 64 KB, or a value of more than 256 KB, is refused."""
     message = {"from": "ci", "to": "ann", "content": "é" * 40_000, "allow_secret": True}
     assert api.refused("POST", "/messages", **message) == (413, "too_large")
     assert api.refused("PUT", "/state/key", **{"as": "ci"}, value="x" * 262_145) == (413, "too_large")
@@ -132,18 +132,18 @@ SAMPLES: dict[str, Any] = {
     "paths": ["port:1"],
     "all": True,
 }
-"""A valid value for every parameter and field that is required somewhere."""
+"""A valid value for every parameter and field that any operation requires."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of the document, to be called with valid values."""
+    """One operation of the OpenAPI document, to be called with valid values."""
 
     method: str
     path: str
     parameters: tuple[str, ...]
     fields: tuple[str, ...] = ()
-    """Of its body."""
+    """The required fields of its body."""
     required: tuple[str, ...] = ()
 
     @property
@@ -151,7 +151,7 @@ class Operation:
         return {*self.parameters, *self.fields}
 
     def call(self, program: Program, **given: Any) -> httpx2.Response:
-        """Call it with what it requires, and what is given."""
+        """Call it with its required values and the given ones."""
         values = SAMPLES | given
         query = {name: values[name] for name in self.parameters if name in values and f"{{{name}}}" not in self.path}
         more: dict[str, Any] = {"params": query}
@@ -162,7 +162,7 @@ class Operation:
 
 
 def operations(document: dict[str, Any]) -> Iterator[Operation]:
-    """All that the document has; one whose body has alternatives with the first."""
+    """All operations of the document; if a body has alternatives, with the first one."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             parameters = tuple(parameter["name"] for parameter in operation.get("parameters", ()))
@@ -183,14 +183,14 @@ def guarded_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(guarded_db: Path) -> Iterator[Serving]:
-    """A server where everybody needs a token."""
+    """A server on which every caller needs a token."""
     token(guarded_db, owner="admin")
     with serving(guarded_db) as running:
         yield running
 
 
 def test_nobody_acts_or_reads_for_a_name_that_is_not_theirs(guarded: Serving, guarded_db: Path) -> None:
-    """Whatever the document has with a `name`, `as` or `from`: another's is a 403, one's own is not."""
+    """Every operation with a `name`, `as` or `from` answers 403 for another's name, and works for one's own."""
     mine = guarded.program(token(guarded_db, "ci*")[1])
     asked = 0
     for operation in operations(mine.get("/openapi.json")):
@@ -206,7 +206,7 @@ def test_nobody_acts_or_reads_for_a_name_that_is_not_theirs(guarded: Serving, gu
 
 
 def test_nobody_reaches_a_channel_that_is_not_theirs(guarded: Serving, guarded_db: Path) -> None:
-    """Whatever the document has with a `channel`; recipients on another channel are refused as well."""
+    """Every operation with a `channel` refuses a foreign one; recipients on another channel are refused as well."""
     mine = guarded.program(token(guarded_db, channels=("team-*",))[1])
     asked = 0
     for operation in operations(mine.get("/openapi.json")):
@@ -222,7 +222,7 @@ def test_nobody_reaches_a_channel_that_is_not_theirs(guarded: Serving, guarded_d
 
 
 def test_nothing_is_answered_without_a_token(guarded: Serving) -> None:
-    """Neither an operation nor the document nor the metrics; a wrong token is none."""
+    """No operation, not even the document or the metrics, is answered without a valid token."""
     for secret in ("", "bus_wrong"):
         nobody = guarded.program(secret)
         for path in ("/v1", "/v1/openapi.json", "/v1/agents", "/v1/events/stream", "/v1/nothing", "/metrics"):
@@ -232,7 +232,7 @@ def test_nothing_is_answered_without_a_token(guarded: Serving) -> None:
 
 
 def test_the_document_says_that_a_token_is_needed(guarded: Serving, guarded_db: Path) -> None:
-    """Where one is; and the root says what it permits."""
+    """On a server that needs a token, the document says so; the root tells what the token permits."""
     mine = guarded.program(token(guarded_db, "ci*", owner="build machine", channels=("team-*",))[1])
     assert mine.get("/openapi.json")["security"] == [{"bearer": []}, {"basic": []}]
     found = mine.get("")
@@ -240,7 +240,7 @@ def test_the_document_says_that_a_token_is_needed(guarded: Serving, guarded_db: 
 
 
 def test_who_waits_gets_nothing_after_the_token_is_revoked(guarded: Serving, guarded_db: Path) -> None:
-    """Mail that comes then is not answered to a poll that began before."""
+    """Mail that comes after the revocation is not returned to a poll that began before."""
     number, secret = token(guarded_db, "waiter")
     mine, other = guarded.program(secret), guarded.program(token(guarded_db)[1])
     with ThreadPoolExecutor(1) as pool:
@@ -254,7 +254,7 @@ def test_who_waits_gets_nothing_after_the_token_is_revoked(guarded: Serving, gua
 
 
 def test_the_document_has_every_refusal_in_one_form(guarded: Serving, guarded_db: Path) -> None:
-    """Each operation names those that can happen; none speaks of FastAPI's own form."""
+    """Each operation lists its possible refusals; none uses FastAPI's own form."""
     document = guarded.program(token(guarded_db)[1]).get("/openapi.json")
     for path, methods in document["paths"].items():
         for method, operation in methods.items():

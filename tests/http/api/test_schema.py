@@ -1,7 +1,8 @@
-"""The OpenAPI document is the truth: schemathesis asks a served bus for all it permits, and for what it does not.
+"""The OpenAPI document is true: schemathesis sends a served bus every request that it permits, and many that it
+does not.
 
-It runs as a program of its own: what it imports warns, and warnings are errors here. By hand, for longer:
-`BUS_TEST_EFFORT=50 pytest tests/http/api/test_schema.py`.
+schemathesis runs as a program of its own, because its imports cause warnings, and warnings are errors here. To run
+it for longer: `BUS_TEST_EFFORT=50 pytest tests/http/api/test_schema.py`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ pytestmark = pytest.mark.slow
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 STREAM = "/v1/events/stream"
-"""Its answer never ends, so nothing that reads answers whole can ask for it."""
+"""Its answer never ends, so a tool that reads complete answers cannot call it."""
 
 
 def ask(running: Serving, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Have schemathesis ask all operations but one."""
+    """Let schemathesis test all operations but one."""
     program = Path(sys.executable).with_name("schemathesis")
     chosen = ["--exclude-path", STREAM, "--max-examples", str(looks(15).max_examples), "--continue-on-failure"]
-    # How long it takes, and how much is generated in vain, says nothing of the bus.
+    # The duration, and the number of examples generated in vain, say nothing about the bus.
     command = [program, "--config-file", CONFIG, "run", *chosen, "--suppress-health-check", "all", *options]
     return subprocess.run(
         [*map(str, command), f"{running.url}/v1/openapi.json"], cwd=folder, capture_output=True, text=True, check=False
@@ -38,14 +39,15 @@ def ask(running: Serving, folder: Path, *options: str) -> subprocess.CompletedPr
     "options",
     [
         ("--generation-codec", "ascii"),
-        # Beyond ASCII the document allows more names than there are, so what it allows may be refused.
+        # Beyond ASCII the document permits more names than are valid, so permitted input may be refused.
         ("--generation-codec", "utf-8", "--exclude-checks", "positive_data_acceptance", "--phases", "fuzzing,stateful"),
     ],
     ids=["ascii", "unicode"],
 )
 def test_every_answer_is_as_documented(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """No failure of the server, no status, header or form that the document does not have, what is valid is taken,
-    what is not is refused."""
+    """The server never fails; every status, header and form is in the document; valid requests are accepted and
+    others refused.
+    """
     with serving(tmp_path / "bus.db") as running:
         done = ask(running, tmp_path, *options)
 
@@ -53,7 +55,7 @@ def test_every_answer_is_as_documented(tmp_path: Path, options: tuple[str, ...])
 
 
 def test_every_operation_needs_its_token(tmp_path: Path) -> None:
-    """With tokens the document says so, and each operation refuses who has none or a wrong one."""
+    """With tokens the document says so, and each operation refuses callers with no token or a wrong one."""
     db = tmp_path / "bus.db"
     secret = token(db)[1]
     with serving(db) as running:
