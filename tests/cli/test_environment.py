@@ -218,7 +218,7 @@ def test_a_server_starts_and_comes_back_where_the_folder_is_gone(tmp_path: Path)
 
 
 def limited(files: int, command: Sequence[str]) -> list[str]:
-    """A command that may open only so many files."""
+    """The command, with a limit on the files that it may open."""
     return ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh", *command]
 
 

@@ -218,7 +218,7 @@ async def test_a_bus_behind_a_link_keeps_its_log_bounded_and_tells_of_changes(tm
     assert before is not None
     assert database.pulse() != before
     assert path.stat().st_mode & 0o777 == 0o600
-    assert Path(f"{path}-wal").stat().st_size < 2 * CHECKPOINT_BYTES  # noqa: ASYNC240 - nobody else runs
+    assert Path(f"{path}-wal").stat().st_size < 2 * CHECKPOINT_BYTES  # noqa: ASYNC240 - no other task runs
     assert not Path(f"{link}-wal").exists()  # noqa: ASYNC240
     await database.close()
 

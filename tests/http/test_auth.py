@@ -219,7 +219,7 @@ def test_every_answer_has_the_security_headers(closed_bus: tuple[Served, str]) -
 
 
 def large(url: str, line: str, size: int) -> bytes:
-    """A request head of so many bytes."""
+    """A request head of this size in bytes."""
     made = head(url, line, "Connection: close", "X-Long: {}")
     return made.replace(b"{}", b"x" * (size - len(made) + 2))
 

@@ -64,12 +64,12 @@ async def metric(url: str, name: str, token: str = "") -> float:
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not await holds():  # noqa: ASYNC110 - the server says it only when it is asked
+        while not await holds():  # noqa: ASYNC110 - the server only answers, it does not notify
             await asyncio.sleep(0.05)
 
 
 async def until_waiting(url: str, count: int, token: str = "") -> None:
-    """Return once exactly so many requests wait on the server."""
+    """Return once exactly this number of requests waits on the server."""
 
     async def so_many() -> bool:
         return await metric(url, "claude_bus_waiting", token) == count

@@ -48,7 +48,7 @@ def no_rings(_address: str) -> Iterator[Silent]:
 
 async def eventually(holds: Callable[[], Awaitable[object]], what: str) -> None:
     with anyio.move_on_after(PATIENCE):
-        while not await holds():  # noqa: ASYNC110 - nobody says so
+        while not await holds():  # noqa: ASYNC110 - no event announces it
             await anyio.sleep(0.01)
         return
     pytest.fail(f"not within {PATIENCE} s: {what}")

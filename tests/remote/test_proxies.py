@@ -46,7 +46,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_CONNECT = do_POST  # noqa: N815 - what the library calls
+    do_GET = do_CONNECT = do_POST  # noqa: N815 - the name that the library calls
 
     def log_message(self, *_: object) -> None:
         pass

@@ -278,7 +278,7 @@ class Program:
         return self._complaints.read_text(encoding="utf-8")
 
     def until(self, end: bytes, count: int = 1) -> bytes:
-        """Wait until `end` has appeared in its output so many times; returns all output so far."""
+        """Wait until `end` has appeared in its output the given number of times; returns all output so far."""
         assert self.process.stdout
         limit = time.monotonic() + PATIENCE
         while self.said.count(end) < count:

@@ -107,7 +107,7 @@ def metric(program: Program, name: str) -> float:
 
 
 def until_waiting(program: Program, count: int) -> None:
-    """Return once so many requests wait on the server, so that a later change wakes them."""
+    """Return once this number of requests waits on the server, so that a later change wakes them."""
     eventually(lambda: metric(program, "claude_bus_waiting") >= count)
 
 

@@ -15,7 +15,7 @@ _PATIENCE = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.funct
 
 
 def looks(examples: int, steps: int = 1) -> settings:
-    """Hypothesis settings: so many examples at the usual effort, and so many steps for each run of a state machine."""
+    """Hypothesis settings: the number of examples at the usual effort, and of steps in each run of a state machine."""
     return settings(
         max_examples=max(1, round(examples * _EFFORT)),
         stateful_step_count=steps,

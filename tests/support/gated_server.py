@@ -33,7 +33,7 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
     released: list[bool] = []
 
     async def whoami(request: Request) -> Response:
-        """Tells as whom the caller was authenticated."""
+        """The identity that authentication gave the caller."""
         return Json({"owner": grant_of(request).owner, "scheme": request.url.scheme})
 
     async def echo(request: Request) -> Response:
@@ -61,7 +61,7 @@ def routes(service: Service) -> list[BaseRoute]:  # noqa: C901 - one after anoth
 
     async def late(request: Request) -> Response:
         """Takes effect, but answers only some time after the caller's token has ended."""
-        while await service.still_granted(grant_of(request)):  # noqa: ASYNC110 - it asks, nobody tells
+        while await service.still_granted(grant_of(request)):  # noqa: ASYNC110 - no event announces it
             await anyio.sleep(0.1)
         await anyio.sleep(1.5)
         return PlainTextResponse("done")

@@ -94,7 +94,7 @@ class Caller:
     def calling(self, tool: str, **arguments: Any) -> Iterator[httpx2.Response]:
         """Call a tool without waiting for the answer; leaving the context closes the connection."""
         request = self.request("tools/call", name=tool, arguments=arguments)
-        with httpx2.Client(timeout=PATIENCE, headers=self.http.headers) as http:  # noqa: SIM117 - the client goes as well
+        with httpx2.Client(timeout=PATIENCE, headers=self.http.headers) as http:  # noqa: SIM117 - leaving closes the client as well
             with http.stream("POST", self.url, json=request, headers=self.routing("tools/call", tool)) as response:
                 yield response
 

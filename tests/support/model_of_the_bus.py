@@ -223,7 +223,7 @@ class ModelOfTheBus:
         else:
             assert not may_resume or any(map(self.holder, may_resume)), "a conversation did not get its name back"
             assert chosen.channel == channel
-            assert not self._is_registered(chosen), "a session that has not joined takes nobody's name"
+            assert not self._is_registered(chosen), "a session that has not joined took another's name"
         assert not self.holder(chosen), "two sessions bear one name"
         self.noticed(chosen)
         name = self.names.setdefault(chosen, Name())
@@ -423,7 +423,7 @@ class ModelOfTheBus:
         return letter
 
     def _too_many(self, me: Address, rate: int, recipients: set[Address], broadcast: str) -> bool:
-        """The rate limit: so many messages a minute, and a quarter of that to one recipient."""
+        """The rate limit: a number of messages per minute, and a quarter of it to one recipient."""
         recent = [n for who, at, n in self.sendings if who == me and self.now - RATE_WINDOW < at <= self.now]
         known = [self.letters[n].slips for n in recent if n in self.letters]
         crowded = [who for who in recipients if sum(who in slips for slips in known) >= max(1, rate // 4)]
@@ -723,7 +723,7 @@ class ModelOfTheBus:
 
 
 def _fitting(messages: Iterable[Message], room: int) -> int:
-    """How many of the first texts fit into so many characters, each with a line break."""
+    """How many of the first texts fit into this number of characters, each with a line break."""
     size: Callable[[Message], int] = lambda m: quoting.size(fence.message_block(m, fence.SAMPLE_LABEL)) + 1  # noqa: E731
     count = 0
     for message in messages:

@@ -151,7 +151,7 @@ def full_for_a_moment(folder: Path) -> dict[str, Any]:
 
 
 def read_only(folder: Path) -> dict[str, Any]:
-    """Start where no file can be created, then where the file cannot be written, then with both repaired."""
+    """Start where no file can be created, then where the file cannot be written; make the disk writable each time."""
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     with wire(folder / "bus.db") as server:
         no_file = server.call("register", name="alice")
