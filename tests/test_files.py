@@ -22,7 +22,7 @@ from claude_bus.errors import InvalidInput, TooLarge
 from claude_bus.mcp import tools
 from claude_bus.model.identity import Address, Folder
 from claude_bus.model.messages import Draft, File, Message
-from claude_bus.offload import Aside
+from claude_bus.offload import Offload
 from claude_bus.session.session import Session
 from claude_bus.sql import messages
 from tests.support.processes import PATIENCE, environment
@@ -262,7 +262,7 @@ class Disk:
         monkeypatch.setattr(os, "stat", stat)
         monkeypatch.setattr(files, "LOOK", 0.2)
         monkeypatch.setattr(files, "MEASURE", 0.2)
-        monkeypatch.setattr(files, "_aside", Aside(files.MAX_HANGING))
+        monkeypatch.setattr(files, "_offload", Offload(files.MAX_HANGING))
 
 
 @pytest.fixture
@@ -327,8 +327,8 @@ def test_a_look_that_hangs_does_not_keep_a_process_from_ending() -> None:
     """A command that has shown its mail is over."""
     script = (
         "import anyio, threading\n"
-        "from claude_bus.offload import Aside\n"
-        "print(anyio.run(Aside(1).run, lambda _: threading.Event().wait(), 0.1))\n"
+        "from claude_bus.offload import Offload\n"
+        "print(anyio.run(Offload(1).run, lambda _: threading.Event().wait(), 0.1))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout == "False\n"

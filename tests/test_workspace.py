@@ -18,7 +18,7 @@ from claude_bus.errors import BusError, InvalidInput, NoAnswer
 from claude_bus.mcp import tools
 from claude_bus.mcp.server import create_server
 from claude_bus.model.identity import Folder
-from claude_bus.offload import Aside
+from claude_bus.offload import Offload
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
 from tests.support.processes import PATIENCE
@@ -43,7 +43,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     for name in ("stat", "lstat"):
         monkeypatch.setattr(os, name, hanging(getattr(os, name)))
     monkeypatch.setattr(workspace, "LOOK", 0.2)
-    monkeypatch.setattr(workspace, "_aside", Aside(workspace.MAX_HANGING))
+    monkeypatch.setattr(workspace, "_offload", Offload(workspace.MAX_HANGING))
     yield answers
     answers.set()
 
@@ -92,7 +92,7 @@ async def test_looks_that_hang_hold_so_many_threads(party: Party, tmp_path: Path
     for number in range(workspace.MAX_HANGING + 3):
         with pytest.raises(NoAnswer):
             await alice.claim([f"hangs/{number}"], ttl=60, shared=False, reason="")
-    assert sum(thread.name == "aside" for thread in threading.enumerate()) <= workspace.MAX_HANGING
+    assert sum(thread.name == "offload" for thread in threading.enumerate()) <= workspace.MAX_HANGING
     silent.set()
 
 

@@ -17,7 +17,7 @@ from itertools import chain, repeat
 from . import drafts, processes
 from .errors import InvalidInput
 from .model.messages import File, FileState, Message
-from .offload import Aside, GivenUp
+from .offload import GivenUp, Offload
 
 HASHED_PER_READING = 64 * 1024 * 1024
 """Bytes that are hashed to check whether files still match, each time messages are read."""
@@ -30,7 +30,7 @@ MAX_HANGING = 4
 
 _CHUNK = 1024 * 1024
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY"))
-_aside = Aside(MAX_HANGING)
+_offload = Offload(MAX_HANGING)
 
 
 class _GaveUp(Exception):
@@ -58,7 +58,7 @@ async def measured(
         except InvalidInput as error:
             found.append(error)
 
-    done = await _aside.run(measure, MEASURE)
+    done = await _offload.run(measure, MEASURE)
     known = found.copy()
     for one in known:
         if isinstance(one, InvalidInput):
@@ -78,7 +78,7 @@ async def examined(messages: Sequence[Message]) -> tuple[Message, ...]:
     if not named:
         return tuple(messages)
     found: list[FileState] = []
-    await _aside.run(lambda given_up: _look_at_all(named, found, given_up), LOOK)
+    await _offload.run(lambda given_up: _look_at_all(named, found, given_up), LOOK)
     unknown: FileState = "unchecked"
     states = chain(found.copy(), repeat(unknown))
     return tuple(

@@ -16,7 +16,7 @@ GivenUp = Callable[[], bool]
 """Tells whether the caller has stopped waiting for the work."""
 
 
-class Aside:
+class Offload:
     """Runs work on separate threads. No work is started while `most` of them hang."""
 
     def __init__(self, most: int) -> None:
@@ -42,7 +42,7 @@ class Aside:
                     loop.call_soon_threadsafe(done.set)
 
         try:
-            thread = threading.Thread(target=go, daemon=True, name="aside")
+            thread = threading.Thread(target=go, daemon=True, name="offload")
             thread.start()
         except RuntimeError:  # the system gives no more threads
             return False

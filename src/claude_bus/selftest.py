@@ -143,7 +143,7 @@ def converse(command: Sequence[str], env: Mapping[str, str]) -> None:
         alice.receives("Green since noon.")
 
 
-def surroundings(db: Path) -> dict[str, str]:
+def environment(db: Path) -> dict[str, str]:
     """Return the servers' environment without the user's bus settings and those of a surrounding session."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BUS_", "CLAUDE", "MCP_"))}
     return {**kept, "BUS_DB": str(db), "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -155,7 +155,7 @@ def main(command: Sequence[str]) -> int:
     print("Two servers, as two Claude Code sessions start them, on a new database:", flush=True)
     with tempfile.TemporaryDirectory(prefix="claude-bus-") as folder:
         try:
-            converse(command or [sys.executable, "-m", "claude_bus"], surroundings(Path(folder, "bus.db")))
+            converse(command or [sys.executable, "-m", "claude_bus"], environment(Path(folder, "bus.db")))
         except Broken as error:
             print(f"It does not work: {error}")
             return 1

@@ -12,7 +12,7 @@ from .errors import InvalidInput, NoAnswer
 from .model.claims import ClaimTarget
 from .model.identity import Folder
 from .model.messages import File, Message
-from .offload import Aside
+from .offload import Offload
 
 T = TypeVar("T")
 Noted = Callable[[str], object]
@@ -21,7 +21,7 @@ LOOK = 3.0
 """Seconds within which the disk must have said what paths name."""
 MAX_HANGING = 8
 """Looks that hang, with which no other is begun: each of them holds a thread."""
-_aside = Aside(MAX_HANGING)
+_offload = Offload(MAX_HANGING)
 
 
 def _ignored(_path: str) -> None:
@@ -84,7 +84,7 @@ class Workspace:
             except Exception as error:  # noqa: BLE001 - raised where it is waited for
                 wrong.append(error)
 
-        await _aside.run(work, LOOK)
+        await _offload.run(work, LOOK)
         if wrong:
             raise wrong[0]
         if not found:

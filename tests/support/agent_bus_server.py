@@ -251,7 +251,7 @@ def ok(document: object) -> bytes:
 # -- programs ------------------------------------------------------------------------------
 
 
-def surroundings(home: Path, **more: str) -> dict[str, str]:
+def environment(home: Path, **more: str) -> dict[str, str]:
     """The environment of a user with this home and only the given settings."""
     return {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(SOURCE), "LOGNAME": "wanda", **more}
 

@@ -153,7 +153,7 @@ async def register(session: Session, args: Register) -> Answer:
     role = f" ({args.role})" if args.role else ""
     where = "" if binding.address.channel == addresses.DEFAULT_CHANNEL else f" on channel '{binding.address.channel}'"
     mail = f" {text.plural(unread, 'unread message')}: call inbox." if unread else ""
-    owned = await session.surroundings.owned(args.owns or [])
+    owned = await session.workspace.owned(args.owns or [])
     owns = f", owning {', '.join(map(repr, owned))}" if owned != (args.owns or []) else ""
     return f"registered '{binding.address.name}'{role}{where}{owns}. {text.roster_line(roster)}{mail}"
 

@@ -22,16 +22,16 @@ class Claims:
         self.bus = membership.bus
         self._membership = membership
         self._presence = membership.presence
-        self._surroundings = membership.surroundings
+        self._workspace = membership.workspace
 
     async def claim(self, paths: list[str], *, ttl: float, shared: bool, reason: str) -> list[Claim]:
         """Claim all of these paths, or none; return the claims as seen from the session's folder."""
         me = await self._membership.claimant()
         claim_paths.check_place_count(len(paths))
-        places = await self._surroundings.claimed(paths)
+        places = await self._workspace.claimed(paths)
         root = self._presence.client.folder.root
         granted = await self.bus.run(claims.claim, me, places, ttl=ttl, shared=shared, reason=reason, tree=root)
-        seen = [self._surroundings.from_here(place) for place in places]
+        seen = [self._workspace.from_here(place) for place in places]
         return [replace(claim, scope=place.scope, path=place.path) for claim, place in zip(granted, seen, strict=True)]
 
     async def release(self, paths: list[str] | None, force: str = "") -> list[ClaimTarget]:
@@ -52,20 +52,20 @@ class Claims:
         self._presence.heard()
         await self._presence.attach()
         try:
-            target, tree = await self._surroundings.edited(path)
+            target, tree = await self._workspace.edited(path)
         except NoAnswer as error:
             raise BusError(f"{error.message}; claims on it were not checked before this edit") from None
         return await self.bus.run(sql_guard.edit, self._presence.client, target, tree, guard)
 
     def _as_from_here(self, asked: Sequence[ClaimTarget] | None, ended: Sequence[ClaimTarget]) -> list[ClaimTarget]:
-        seen = {place[:2]: self._surroundings.from_here(place) for place in asked or ()}
+        seen = {place[:2]: self._workspace.from_here(place) for place in asked or ()}
         return [seen.get(place[:2], place) for place in ended]
 
     async def _held(self, me: Address, paths: Sequence[str], *, anybodys: bool) -> list[ClaimTarget]:
         """Return the targets to release. A path as `list_claims` shows it means that claim, unless it names another."""
         claim_paths.check_place_count(len(paths))
         held = [c for c in await self.bus.run(claims.list_claims, me.channel) if anybodys or c.owner == me.name]
-        shown = {self._surroundings.shown(c.scope, c.path): ClaimTarget(c.scope, c.path) for c in held}
+        shown = {self._workspace.shown(c.scope, c.path): ClaimTarget(c.scope, c.path) for c in held}
         places: set[tuple[str, ...]] = {place[:2] for place in shown.values()}
         budget = Budget()
         return [place for path in paths for place in await self._meant(places, shown, path, budget)]
@@ -74,7 +74,7 @@ class Claims:
         self, held: set[tuple[str, ...]], shown: Mapping[str, ClaimTarget], path: str, budget: Budget
     ) -> list[ClaimTarget]:
         try:
-            places = await self._surroundings.claimed([path], budget)
+            places = await self._workspace.claimed([path], budget)
         except (InvalidInput, NoAnswer):
             if path not in shown:
                 raise

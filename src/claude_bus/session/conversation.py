@@ -224,7 +224,7 @@ class Conversation:
         """Return the mail with its files checked; withdraw the hand-over if the answer is cancelled."""
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
-            return replace(found, messages=await self._membership.surroundings.examined(found.messages))
+            return replace(found, messages=await self._membership.workspace.examined(found.messages))
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self.bus.run(deliveries.withdraw, me, [message.id for message in found.messages])

@@ -46,7 +46,7 @@ class Inbox:
         return found
 
     async def _peeked(self, found: HandOver) -> HandOver:
-        return replace(found, messages=await self._membership.surroundings.examined(found.messages))
+        return replace(found, messages=await self._membership.workspace.examined(found.messages))
 
     async def _hand_over_part(self, me: Address, *, peek: bool) -> HandOver:
         """Return the next part of a message too large for one answer; the last part hands the message over."""

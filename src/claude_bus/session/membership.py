@@ -16,14 +16,14 @@ from .presence import Presence
 class Membership:
     """A client that takes part under the name it registered, or under one that it is listed as.
 
-    `grant` limits the names and channels that it may use; `surroundings` is the workspace that its client runs in.
+    `grant` limits the names and channels that it may use; `workspace` is where its client runs.
     """
 
-    def __init__(self, presence: Presence, surroundings: Workspace, grant: Grant = UNRESTRICTED) -> None:
+    def __init__(self, presence: Presence, workspace: Workspace, grant: Grant = UNRESTRICTED) -> None:
         self.bus = presence.bus
         self.presence = presence
         self.turn = presence.turn
-        self.surroundings = surroundings
+        self.workspace = workspace
         self.grant = grant
 
     # -- signs of life of the client
@@ -110,7 +110,7 @@ class Membership:
             names.check_name(channel, "channel") if channel else binding.address.channel,
         )
         grants.require(self.grant, who)
-        globs = None if owns is None else claim_paths.check_owns(await self.surroundings.owned(owns))
+        globs = None if owns is None else claim_paths.check_owns(await self.workspace.owned(owns))
         self.presence.take_warning()  # which is about another name
         return await self.bus.run(sessions.join, self.presence.client.key, who, limits.check_line(role, "role"), globs)
 

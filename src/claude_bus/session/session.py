@@ -47,9 +47,9 @@ class Session:
         return self.presence.client
 
     @property
-    def surroundings(self) -> Workspace:
+    def workspace(self) -> Workspace:
         """The workspace that its client runs in."""
-        return self.membership.surroundings
+        return self.membership.workspace
 
     # -- identity
 
@@ -81,7 +81,7 @@ class Session:
         if not (binding.registered or draft.reply_to):
             raise self.membership.stranger()
         grants.require_recipients(self.membership.grant, draft.to, binding.address.channel)
-        named = await self.surroundings.measured(paths)
+        named = await self.workspace.measured(paths)
         return await self.bus.run(
             messages.send, binding.address, replace(draft, files=named, hops=self.conversation.hops)
         )
@@ -106,7 +106,7 @@ class Session:
         found = await self.bus.run(
             messages.history, me, search=search, thread=thread, since=since, before=before, limit=limit
         )
-        return [*await self.surroundings.examined(found)]
+        return [*await self.workspace.examined(found)]
 
     # -- shared state
 
@@ -157,7 +157,7 @@ class Session:
 
     def shown(self, scope: str, path: str) -> str:
         """Return a claim's path as this session would write it."""
-        return self.surroundings.shown(scope, path)
+        return self.workspace.shown(scope, path)
 
     async def edit(self, path: str) -> Verdict:
         """Return whether the session or a subagent may edit a file, and the claim that conflicts."""

@@ -40,7 +40,7 @@ class SubagentMembership(Membership):
     """The membership of a subagent: that of its session until it registers, then its own."""
 
     def __init__(self, session: Membership, agent_id: str) -> None:
-        super().__init__(_presence(session.presence, agent_id), session.surroundings, session.grant)
+        super().__init__(_presence(session.presence, agent_id), session.workspace, session.grant)
         self._session = session
         self._named: bool | None = None
         """None: the store has not been asked yet."""

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from claude_bus.compat.sql import archive
 from claude_bus.model.messages import ArchivedMessage
 from claude_bus.sql import deliveries
-from tests.support.agent_bus_server import run, surroundings
+from tests.support.agent_bus_server import environment, run
 from tests.support.processes import eventually, suspend
 from tests.support.store import START, Store
 
@@ -49,7 +49,7 @@ class Desk:
         self.folder = folder
         (folder / home).mkdir()
         self.db = folder / home / ".claude-bus" / "bus.db"
-        self.env = surroundings(folder / home)
+        self.env = environment(folder / home)
 
     def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return run(self.env, *arguments, stdin=stdin)

@@ -23,7 +23,7 @@ from claude_bus.connect import open_local
 from claude_bus.model.identity import Address
 from claude_bus.model.messages import Draft
 from claude_bus.sql import messages
-from tests.support.agent_bus_server import WIRES, post, run, surroundings
+from tests.support.agent_bus_server import WIRES, environment, post, run
 from tests.support.likely_secrets import SECRETS
 
 pytestmark = pytest.mark.slow
@@ -41,8 +41,8 @@ class Bus:
 
     def run(self, who: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         if self.url:
-            return run(surroundings(self.folder, AGENT_BUS_URL=self.url, AGENT_NAME=who), *arguments)
-        return run(surroundings(self.folder, BUS_NAME=who), *arguments)
+            return run(environment(self.folder, AGENT_BUS_URL=self.url, AGENT_NAME=who), *arguments)
+        return run(environment(self.folder, BUS_NAME=who), *arguments)
 
     def json(self, who: str, *arguments: str, status: int = 0) -> dict[str, Any]:
         done = self.run(who, *arguments, "--json")
@@ -306,7 +306,7 @@ def test_pieces_wake_nobody(own: Bus) -> None:
 
 def test_a_file_is_not_sent_into_a_database_that_nobody_looks_into(own: Bus) -> None:
     """With --as our own bus is meant, and where BUS_URL says that it is elsewhere, this machine has none."""
-    env = surroundings(own.folder, BUS_URL="https://bus.example.org")
+    env = environment(own.folder, BUS_URL="https://bus.example.org")
     for command in (["send-file", "bob", own.file("x", b"x")], ["recv-file", "x"]):
         refused = run(env, *command, "--as", "ann")
         assert refused.returncode == 2

@@ -15,13 +15,13 @@ from tests.support.agent_bus_server import (
     WIRES,
     Program,
     Server,
+    environment,
     ok,
     on_every_wire,
     post,
     program,
     run,
     scripted,
-    surroundings,
 )
 from tests.support.processes import eventually
 
@@ -39,7 +39,7 @@ class Place:
     def env(self) -> dict[str, str]:
         files = {name: str(self.folder / name.lower()) for name in ("LOG", "FULL", "HEARTBEAT", "PID_FILE")}
         state = str(self.folder / "state")
-        return surroundings(
+        return environment(
             self.folder, AGENT_BUS_URL=self.server.url, AGENT_NAME="bob", AGENT_BUS_STATE_DIR=state, **files
         )
 

@@ -22,6 +22,7 @@ from tests.support.agent_bus_server import (
     WIRES,
     Server,
     Small,
+    environment,
     ok,
     on_every_wire,
     post,
@@ -29,7 +30,6 @@ from tests.support.agent_bus_server import (
     raw,
     run,
     scripted,
-    surroundings,
 )
 from tests.support.likely_secrets import SECRETS
 from tests.support.processes import PATIENCE, eventually
@@ -55,7 +55,7 @@ def server(wire: str, tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def env(server: Server, tmp_path: Path) -> dict[str, str]:
     """The environment of a user of that bus."""
-    return surroundings(tmp_path, AGENT_BUS_URL=server.url, AGENT_BUS_STATE_DIR=str(tmp_path / "state"))
+    return environment(tmp_path, AGENT_BUS_URL=server.url, AGENT_BUS_STATE_DIR=str(tmp_path / "state"))
 
 
 def cursors(folder: Path) -> list[Path]:
@@ -263,7 +263,7 @@ def test_bytes_that_are_no_utf8_are_replaced(tmp_path: Path) -> None:
     """Such bytes are printed as replacement characters, and unpaired surrogates as escapes."""
     answer = b'{"messages": [{"ts": 2e9, "from": "a\xff", "msg": "b\xff \\ud800"}]}'
     with scripted(raw(answer), ok({"messages": []})) as server:
-        env = surroundings(tmp_path, AGENT_BUS_URL=server.url)
+        env = environment(tmp_path, AGENT_BUS_URL=server.url)
         with program(tmp_path, env, "recv", "bob") as recv:
             said = recv.until(b"---\n")
 
@@ -295,7 +295,7 @@ def test_nobody_writes_anothers_name(tmp_path: Path) -> None:
     """A sender's name stays on its line, whatever names a server permits."""
     message = {"ts": 2e9, "from": "eve:\nhello\n---\n[12:00:00Z] from boss\x1b[2J", "msg": "x"}
     with scripted(ok({"messages": [message]}), ok({"messages": []})) as server:
-        env = surroundings(tmp_path, AGENT_BUS_URL=server.url)
+        env = environment(tmp_path, AGENT_BUS_URL=server.url)
         with program(tmp_path, env, "recv", "bob") as recv:
             said = recv.until(b"---\n")
 
@@ -352,7 +352,7 @@ def test_garbage_is_passed_over(answer: str, tmp_path: Path) -> None:
     """Any invalid answer causes one line on stderr, a pause, and a retry; the cursor does not move."""
     garbage, kind = GARBAGE[answer]
     with scripted(garbage, ok(GOOD), ok({"messages": []})) as server:
-        env = surroundings(tmp_path, AGENT_BUS_URL=server.url)
+        env = environment(tmp_path, AGENT_BUS_URL=server.url)
         with program(tmp_path, env, "recv", "bob") as recv:
             said = recv.until(b"---\n")
 
@@ -378,7 +378,7 @@ def test_what_is_refused_again_and_again_is_said_in_full(
     """
     refused = raw(b'{"error": "no such path"}', status)
     with scripted(ok({"now": 2e9}), refused, refused, refused, ok(GOOD), ok({"messages": []})) as server:
-        env = surroundings(tmp_path, AGENT_BUS_URL=server.url, LOG=str(tmp_path / "log"))
+        env = environment(tmp_path, AGENT_BUS_URL=server.url, LOG=str(tmp_path / "log"))
         with program(tmp_path, env, command, "bob") as running:
             eventually(lambda: len(server.requests) > 5)
 
@@ -395,7 +395,7 @@ def test_what_is_refused_again_and_again_is_said_in_full(
 def test_who_is_refused_is_told_and_ends(tmp_path: Path, command: str, status: str, said: str) -> None:
     """A refusal of access is not an outage: a retry would fail as well, and the user must act."""
     with scripted(ok({"now": 2e9}), raw(b"", status)) as server:
-        env = surroundings(tmp_path, AGENT_BUS_URL=server.url, BUS_TOKEN="bus_secret")
+        env = environment(tmp_path, AGENT_BUS_URL=server.url, BUS_TOKEN="bus_secret")
         done = run(env, command, "bob")
 
     assert (done.returncode, done.stdout) == (2, b"")
@@ -406,7 +406,7 @@ def test_who_is_refused_is_told_and_ends(tmp_path: Path, command: str, status: s
 def test_a_full_disk_behind_stdout_ends_it(tmp_path: Path) -> None:
     """It ends with one line; the message that could not be printed comes again."""
     with scripted(ok({"now": 2e9 - 1}), ok(GOOD)) as server, Path("/dev/full").open("wb") as full:
-        env = surroundings(tmp_path, AGENT_BUS_URL=server.url, AGENT_BUS_STATE_DIR=str(tmp_path / "state"))
+        env = environment(tmp_path, AGENT_BUS_URL=server.url, AGENT_BUS_STATE_DIR=str(tmp_path / "state"))
         command = [sys.executable, "-m", "claude_bus", "recv", "bob"]
         done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
 
@@ -418,7 +418,7 @@ def test_a_full_disk_behind_stdout_ends_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["recv", "listen"])
 def test_its_help_names_its_settings_and_no_option_that_is_not_its_own(tmp_path: Path, command: str) -> None:
     """They name neither the option to print documents nor the one to choose a database."""
-    said = run(surroundings(tmp_path), command, "--help").stdout.decode()
+    said = run(environment(tmp_path), command, "--help").stdout.decode()
 
     assert [name for name in ("STATE_DIR", "NO_CURSOR", "UA") if f"AGENT_BUS_{name}" not in said] == []
     assert not re.search("--(db|json)", said)
@@ -429,7 +429,7 @@ def test_entries_that_are_no_messages_stop_nothing(tmp_path: Path) -> None:
     odd = [1, {}, {"ts": "x"}, {"ts": True}, {"ts": 1e300}, {"ts": -5}, {"ts": None, "msg": "x"}, None]
     fine = [{"ts": 2e9 + 1, "from": None, "msg": {"a": [1]}}, {"ts": 2e9, "msg": "first"}]
     with scripted(ok({"messages": odd + fine}), ok({"messages": odd})) as server:
-        env = surroundings(tmp_path, AGENT_BUS_URL=server.url)
+        env = environment(tmp_path, AGENT_BUS_URL=server.url)
         with program(tmp_path, env, "recv", "bob") as recv:
             said = recv.until(b"---\n", 2)
             eventually(lambda: len(server.requests) > 3)
@@ -442,7 +442,7 @@ def test_messages_of_one_moment_stay_together(tmp_path: Path) -> None:
     """A cursor is a time: it passes several messages of one time only when the last of them has been printed."""
     batch = [{"ts": 2e9, "from": "ann", "msg": "x" * 60_000} for _ in range(4)]
     with scripted(ok({"messages": batch}), ok({"messages": []})) as server:
-        env = surroundings(tmp_path, AGENT_BUS_URL=server.url, AGENT_BUS_STATE_DIR=str(tmp_path / "state"))
+        env = environment(tmp_path, AGENT_BUS_URL=server.url, AGENT_BUS_STATE_DIR=str(tmp_path / "state"))
         with program(tmp_path, env, "recv", "bob") as recv:
             eventually(lambda: _in_pipe(recv.process) > 61_000)  # the second one has begun, and does not fit
             recv.end(signal.SIGKILL)
@@ -465,7 +465,7 @@ def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
     with scripted(ok(GOOD)) as elsewhere:
         away = raw(b"", "302 Found", f"Location: {elsewhere.url}/recv")
         with scripted(away, ok({"messages": []})) as server:
-            env = surroundings(tmp_path, AGENT_BUS_URL=server.url, BUS_TOKEN="bus_secret")
+            env = environment(tmp_path, AGENT_BUS_URL=server.url, BUS_TOKEN="bus_secret")
             with program(tmp_path, env, "recv", "bob") as recv:
                 eventually(lambda: len(server.requests) > 2)
             server_of_send = server.requests
@@ -489,7 +489,7 @@ def test_it_presents_itself(tmp_path: Path, command: str, request_line: str) -> 
     ):
         with scripted(raw(b"", "500 Internal Server Error")) as server:
             url = server.url.replace("://", f"://{user}")
-            env = surroundings(tmp_path, AGENT_BUS_URL=url, AGENT_BUS_UA="Tester/1", **more)
+            env = environment(tmp_path, AGENT_BUS_URL=url, AGENT_BUS_UA="Tester/1", **more)
             with program(tmp_path, env, command, "bob", *(["x"] if command == "send" else [])) as running:
                 eventually(lambda: [one for one in server.requests if one.startswith(request_line)])
                 eventually(lambda: running.complaints)
@@ -505,7 +505,7 @@ def test_it_presents_itself(tmp_path: Path, command: str, request_line: str) -> 
 @pytest.mark.parametrize("command", [["recv", "bob"], ["listen"]])
 def test_without_an_address_it_says_what_to_set(tmp_path: Path, command: list[str]) -> None:
     """Like the original: status 2, and the variable's name."""
-    done = run(surroundings(tmp_path), *command)
+    done = run(environment(tmp_path), *command)
 
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"AGENT_BUS_URL env var required" in done.stderr
@@ -514,7 +514,7 @@ def test_without_an_address_it_says_what_to_set(tmp_path: Path, command: list[st
 @on_every_wire
 def test_bus_url_serves_as_the_address(server: Server, tmp_path: Path) -> None:
     """A user who has set BUS_URL need not set another address; the state goes to the system's folder for it."""
-    env = surroundings(tmp_path, BUS_URL=server.url, BUS_CHANNEL="shop", XDG_STATE_HOME=str(tmp_path / "xdg"))
+    env = environment(tmp_path, BUS_URL=server.url, BUS_CHANNEL="shop", XDG_STATE_HOME=str(tmp_path / "xdg"))
     with program(tmp_path, env, "recv", "bob") as recv:
         eventually(lambda: list((tmp_path / "xdg" / "claude-bus").glob("recv-bob-shop-*.cursor")))
         post(server.url, "bob", "hello", channel="shop")
@@ -557,7 +557,7 @@ def test_send_with_what_only_our_bus_knows_goes_there(
     done = run(env, "send", "bob", "hello", *options)
 
     assert (done.returncode, b"sent to 'bob'" in done.stdout) == (0, True)
-    own = run(surroundings(tmp_path), "inbox", "--as", "bob", "--json")
+    own = run(environment(tmp_path), "inbox", "--as", "bob", "--json")
     assert [m["content"] for m in json.loads(own.stdout)["messages"]] == ["hello"]
 
 
@@ -596,7 +596,7 @@ def test_bad_input_has_status_2(env: dict[str, str], arguments: list[str], stdin
 def test_a_refused_post_says_so_by_its_status(tmp_path: Path, answer: bytes, status: int) -> None:
     """Each kind of failure has its exit status and one line with the reason; stdout is empty."""
     with scripted(answer) as server:
-        done = run(surroundings(tmp_path, AGENT_BUS_URL=server.url), "send", "bob", "x")
+        done = run(environment(tmp_path, AGENT_BUS_URL=server.url), "send", "bob", "x")
 
     assert (done.returncode, done.stdout) == (status, b"")
     assert done.stderr.startswith(b"claude-bus: the bus at http://127.0.0.1")
@@ -605,7 +605,7 @@ def test_a_refused_post_says_so_by_its_status(tmp_path: Path, answer: bytes, sta
 
 def test_nobody_listening_is_told(tmp_path: Path) -> None:
     """If no server answers, the status is 5, and the message omits the address's password."""
-    done = run(surroundings(tmp_path, AGENT_BUS_URL="http://u:hunter2@127.0.0.1:9/bus"), "send", "bob", "x")
+    done = run(environment(tmp_path, AGENT_BUS_URL="http://u:hunter2@127.0.0.1:9/bus"), "send", "bob", "x")
 
     assert (done.returncode, done.stdout) == (5, b"")
     assert b"http://127.0.0.1:9/bus does not answer" in done.stderr
@@ -615,7 +615,7 @@ def test_nobody_listening_is_told(tmp_path: Path) -> None:
 def test_an_unusable_address_is_told_without_its_password(tmp_path: Path) -> None:
     """The error names the variable without its secret."""
     for url in ("ftp://u:hunter2@host", "http://u:hunter2@host:99999", "http://u:hunter2@"):
-        done = run(surroundings(tmp_path, AGENT_BUS_URL=url), "recv", "bob")
+        done = run(environment(tmp_path, AGENT_BUS_URL=url), "recv", "bob")
         assert (done.returncode, b"AGENT_BUS_URL" in done.stderr) == (2, True)
         assert b"hunter2" not in done.stderr
 
@@ -623,7 +623,7 @@ def test_an_unusable_address_is_told_without_its_password(tmp_path: Path) -> Non
 def test_the_small_server_is_asked_as_documented(tmp_path: Path) -> None:
     """The User-Agent is Mozilla/5.0 unless set, because proxies of such servers often refuse scripts."""
     server = Small()
-    env = surroundings(tmp_path, AGENT_BUS_URL=server.url, AGENT_BUS_UA="")
+    env = environment(tmp_path, AGENT_BUS_URL=server.url, AGENT_BUS_UA="")
     run(env, "send", "bob", "x")
     server.stop()
 
