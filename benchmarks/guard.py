@@ -1,4 +1,4 @@
-"""What the guard costs an edit of an unclaimed file, beside a hook that does nothing.
+"""The cost of the guard for an edit of an unclaimed file, beside a hook that does nothing.
 
     python benchmarks/guard.py [--rounds N] [--quick] [--json]
 

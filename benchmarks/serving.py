@@ -1,4 +1,4 @@
-"""What a served bus costs its clients, each figure beside a Starlette route that does nothing, of the same run.
+"""The cost of a served bus for its clients, each figure beside a Starlette route that does nothing, of the same run.
 
     python benchmarks/serving.py [--rounds N] [--seconds N] [--crowd N] [--idle SECONDS] [--quick]
 
@@ -277,7 +277,7 @@ async def wakes(url: str, base: Line, rounds: int) -> dict[str, Times]:
 
 
 async def with_a_token(url: str, bare: str, secret: str, rounds: int) -> dict[str, Times]:
-    """What the guard adds: a token on each request."""
+    """The cost of authentication: a token on each request."""
     line, base, bearer = Line(url), Line(bare), {"Authorization": f"Bearer {secret}"}
     asked = {
         "GET /healthz, with a token": request("GET", "/healthz", **bearer),

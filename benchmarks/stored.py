@@ -1,4 +1,4 @@
-"""What a hook call and an inbox cost with much read mail in the store, beside the same on an empty bus.
+"""The cost of a hook call and an inbox with much read mail in the store, beside the same on an empty bus.
 
     python benchmarks/stored.py [--messages N] [--rounds N] [--quick]
 

@@ -94,7 +94,7 @@ def kind(schema: dict[str, Any]) -> str:
 
 
 def default(field: Any) -> str:
-    """What holds where the argument is not given."""
+    """The value that holds where the argument is not given."""
     if field.is_required():
         return "**required**"
     if field.default in (None, "", PydanticUndefined):
@@ -423,7 +423,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "limits everywhere": limits_everywhere,
     "operations": operations,
 }
-"""What is generated, by the name in its marker."""
+"""The functions that generate each part, by the name in its marker."""
 
 
 def generated(text: str) -> str:

@@ -21,10 +21,8 @@ RULES = {
     "a sentence opens with a relative clause: begin with a noun": re.compile(
         r"(?:^|(?<=[.!?:]\s)|(?<=[.!?:]\n))(?:What|Whoever)\s(?![^.?\n]{0,120}\?)"
     ),
-    "'by now' where 'still' or 'already' is meant": re.compile(r"\bby now\b"),
-    "'is none', 'is no X': write 'is not a valid X'": re.compile(
-        r"\b(?:is|are|was|were) none\b(?! of\b)|\bfor what is none\b|\bthat are none\b"
-    ),
+    "'by now' where 'still' or 'already' is meant": re.compile(r"(?<!\")\bby now\b"),
+    "'is none', 'is no X': write 'is not a valid X'": re.compile(r"(?<!there )\b(?:is|are|was|were) none\b(?! of\b)"),
     "'is said to be': name who says it": re.compile(r"\b(?:is|are) said to\b"),
     "'nobody ... any more', 'not ... any more': write 'no longer'": re.compile(r"\bnobody\b[^.\n]{0,60}\bany more\b"),
     "'is of no use': write 'cannot be used' or 'is invalid'": re.compile(r"\bof no use\b"),
@@ -58,7 +56,7 @@ def _paragraphs(source: str) -> Iterator[tuple[int, str]]:
             if text:
                 yield begun, text
             text = ""
-        if words and not fenced and not line.lstrip().startswith("```"):
+        if words and not fenced and not line.startswith(("```", "#")):
             begun, text = (begun, f"{text} {words}") if text else (number, words)
     if text:
         yield begun, text

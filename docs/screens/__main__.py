@@ -29,7 +29,7 @@ IMAGES = ROOT / "docs" / "images"
 COLUMNS = 92
 TOOLS = "mcp__plugin_bus_bus"
 HOME = "/home/ann"
-"""What stands in the pictures for the folder in which they are made."""
+"""The folder that the pictures show in place of the one they are made in."""
 
 
 class Session:
@@ -60,7 +60,7 @@ class Session:
         eventually(lambda: " · done " in self._last(), "the turn's end is on screen", self._last)
 
     def _last(self) -> str:
-        """What stands last above the box for prompts."""
+        """The last line above the box for prompts."""
         lines = [line for line in self._tui.screen().split("────")[0].splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
@@ -89,7 +89,7 @@ class Stage:
         return Session(self, name, script, joined=joined)
 
     def shell(self, *commands: str, **env: str) -> str:
-        """What a shell shows where these commands are typed. `claude-bus` and `claude` are on its PATH."""
+        """The screen of a shell in which these commands were typed. `claude-bus` and `claude` are on its PATH."""
         programs = self.box.home / ".local" / "bin"
         programs.mkdir(parents=True, exist_ok=True)
         for name, line in {

@@ -1,4 +1,4 @@
-"""What is said of claims: to who edits all the same, and to their holders. Pure."""
+"""Texts about claims: for those who edit all the same, and for the holders. Pure."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def newest(found: Sequence[Message], part: int = 1) -> tuple[list[Document], int
 
 
 def history_for_model(found: Sequence[Message], part: int = 1) -> Document:
-    """What was said, the newest that fits; of messages that no answer can carry, this part."""
+    """Messages for a model, the newest that fit; of those that no answer can carry, this part."""
     shown, older = newest(found, part)
     return {"messages": shown, **_filled(older=older and f"{older}: history(before={shown[0]['id']})")}
 

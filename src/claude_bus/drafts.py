@@ -1,4 +1,4 @@
-"""What a message may hold. Pure."""
+"""The limits on what a message may hold. Pure."""
 
 from __future__ import annotations
 

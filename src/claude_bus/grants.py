@@ -1,4 +1,4 @@
-"""What a token permits: names and channels. Pure."""
+"""The names and channels that a token permits. Pure."""
 
 from __future__ import annotations
 

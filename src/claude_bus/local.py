@@ -41,7 +41,7 @@ class LocalBus:
         """This bus for a process elsewhere, which holds what is handed over; see `deliveries.requeue_unconfirmed`.
 
         Sessions that attach get names that the grant permits. `permit` is asked in the transaction of every
-        verb and raises if the caller may not. Whoever calls verbs with an address has made sure that the
+        verb and raises if the caller may not. A caller that names an address has made sure that the
         grant permits it.
         """
         return self._for(process=process, grant=grant, held=held, first=permit)
@@ -155,11 +155,11 @@ async def _check_value(
 
 
 _CHECKS: Mapping[Checks, Callable[..., Awaitable[None]]] = {"draft": _check_draft, "value": _check_value}
-"""What is checked before a verb, by its declaration."""
+"""The checks before a verb, by the name in its declaration."""
 
 
 def digest_of(secret: str) -> str:
-    """By what a token is known. Who looks it up by that learns nothing of secrets from how long it takes.
+    """The SHA-256 under which a token is stored. Looking it up by digest leaks nothing through timing.
 
     A token has 256 random bits: nothing slower than SHA-256 is needed to keep it.
     """

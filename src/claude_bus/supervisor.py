@@ -63,7 +63,7 @@ _HANDSHAKE = (
     b'{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"","version":""}}}\n'
     b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n'
 )
-"""What a client says first, in the words of none."""
+"""A first request as any client could send it."""
 _INTERNAL_ERROR = -32603
 _INVALID_REQUEST = -32600
 _TOO_DEEP = f"the request is nested deeper than {jsons.MAX_DEPTH} levels of JSON: make it flatter, or send it as text"

@@ -1,4 +1,4 @@
-"""What a model or a person reads: times, counts, names, injections. Pure."""
+"""Texts for models and people: times, counts, names, injections. Pure."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Workspace:
     def understood(
         self, written: Sequence[str], what: str, budget: spelling.Budget | None = None, noted: Noted = _ignored
     ) -> list[str]:
-        """What is meant, however it is written; `what` it is, for errors. Looks at the disk, which may hang."""
+        """The paths that are meant, however written; `what` names them in errors. Looks at the disk, which may hang."""
         return spelling.paths(written, self._seen(self._folder.cwd, noted), what, budget)
 
     def _claimed(self, path: str, noted: Noted) -> ClaimTarget:
@@ -75,7 +75,7 @@ class Workspace:
         return worktree.claimed(self._folder, path, processes.host())
 
     async def _looked(self, look: Callable[[Noted], T], written: Sequence[str]) -> T:
-        """What a look at the disk finds, which may hang: a mount whose server is gone, say."""
+        """The result of a look at the disk, which may hang: a mount whose server is gone, say."""
         at, found, wrong = list(written[:1]), list[T](), list[Exception]()
 
         def work(_given_up: object) -> None:

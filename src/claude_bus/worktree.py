@@ -36,7 +36,7 @@ def here(env: Mapping[str, str]) -> Path:
 
 
 def folder(cwd: Path) -> Folder:
-    """What is to know about `cwd`; outside of a repository only itself."""
+    """The folder `cwd` with its working tree; outside of a repository only itself."""
     cwd = cwd.resolve()
     for root in (cwd, *cwd.parents):
         git = _git_folder(root)
@@ -76,7 +76,7 @@ def _branch(git: Path) -> str:
 
 
 def _repository(git: Path, hops: int = _HOPS) -> str:
-    """What worktrees and clones share, and a renamed folder keeps.
+    """The identity that worktrees and clones share, and a renamed folder keeps.
 
     The address of origin; for a clone of a folder, what that folder is; else the
     identity of the git folder in the file system.

@@ -121,7 +121,7 @@ def test_the_command_says_how_to_use_it_and_that_it_is_weaker(tmp_path: Path) ->
     said = token_command(db, "create", "ann", "--in-url", "--names", "ann").stdout
     assert "export AGENT_BUS_URL=https://SERVER:8765/t/bus_" in said
     assert "BUS_URL=https://SERVER:8765/t/bus_" in said
-    assert "Whoever reads the address can use it" in said
+    assert "Anyone who reads the address can use it" in said
     token_command(db, "create", "bob")
     listed = token_command(db, "list").stdout.splitlines()
     assert ["may stand in an address" in line for line in listed] == [True, False]

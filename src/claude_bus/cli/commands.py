@@ -1,4 +1,4 @@
-"""What each command does. All print their outcome and return the exit status."""
+"""The commands. Each prints its outcome and returns the exit status."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def send(options: argparse.Namespace, config: Config) -> int:
 
 
 async def inbox(options: argparse.Namespace, config: Config) -> int:
-    """Print unread messages. What was printed is read, except in a session's shell:
+    """Print unread messages. Printed messages count as read, except in a session's shell:
 
     there the model's next answer proves it, and once it is printed the session's server
     sees to that. Killed before, this process leaves it unread.
@@ -191,7 +191,7 @@ def _fenced(found: HandOver, *, peeked: bool) -> str:
 
 
 def _more(found: HandOver, *, peeked: bool) -> str:
-    """What to say of unread mail that is not shown; what was only looked at stays unread as well."""
+    """The words for unread mail that is not shown; peeked mail stays unread as well."""
     more = found.pending - (len(found.messages) if peeked else 0)
     return f"{text.plural(more, 'more message')} waiting" if more > 0 else ""
 

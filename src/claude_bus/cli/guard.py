@@ -167,7 +167,7 @@ def _is_there(db: Path) -> bool:
 
 
 def _staged() -> list[str]:
-    """What the commit changes itself; what a merge brings in unchanged is not its doing."""
+    """The files that the commit changes itself, without those that a merge brings in unchanged."""
     changed = _changed_since(None)
     for head in _merge_heads():
         changed &= _changed_since(head)

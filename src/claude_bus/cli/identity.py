@@ -83,7 +83,7 @@ async def _permitted(name: str, channel: str, act: Callable[[Address], Awaitable
 
 
 def _made_of(name: str, error: Forbidden) -> str:
-    """What a token that is not for `name` makes of it; raises the error, with the way out, if that is nothing."""
+    """The name that a token which is not for `name` makes of it; raises the error if it makes none."""
     names = error.data.get("names")
     grant = Grant(names=tuple(map(str, names)) if isinstance(names, list) else ())
     made = grants.permitted_name(grant, name)

@@ -104,7 +104,7 @@ def _use(made: Token, secret: str, url: str) -> list[str]:
             f"    export AGENT_BUS_URL={url}/t/{secret}",
             f"    BUS_URL={url}/t/{secret}     # in ~/.secrets/claude-bus.env",
             "",
-            "Whoever reads the address can use it, and addresses get into logs of proxies and histories of shells:",
+            "Anyone who reads the address can use it, and addresses get into logs of proxies and histories of shells:",
             "give it few names, an end (--ttl), and https.",
         ]
     return [

@@ -440,8 +440,7 @@ class Database:
             await self._disconnect()
 
     async def _reopen(self, worker: _Worker, files: disk.Files) -> None:
-        """Open the new log. SQLite would move the old one into the database once nobody has that open any more: so
-        the new connection comes first, unless it would get the index of the old one."""
+        """Open the new log. SQLite would move the old one into the database once no connection has it open. So the new connection comes first, unless it would get the index of the old one."""
         if files.same_index:
             await self._connect()
             with contextlib.suppress(sqlite3.Error, ValueError):
@@ -465,6 +464,6 @@ class Database:
 
 
 def _rescue(connection: sqlite3.Connection) -> None:
-    """Move a log that nobody else can open any more into the database."""
+    """Move a log that no other process can open into the database."""
     with contextlib.suppress(sqlite3.Error):
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

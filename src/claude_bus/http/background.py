@@ -1,4 +1,4 @@
-"""What a server does now and then, whoever calls: it forgets what is over, and says that it lives."""
+"""The periodic work of a server: pruning, and the heartbeat."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def run_for_good(run: Callable[[], Awaitable[None]]) -> None:
     """Run what goes on beside the requests, for as long as the server does.
 
     The edge of the process: what fails there, be it by a defect of ours, is for the log.
-    It must end neither the rest, nor the server by halves: nobody would be woken any more.
+    It must end neither the rest, nor the server by halves: no session would be woken again.
     """
     while True:
         try:

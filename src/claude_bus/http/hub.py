@@ -80,7 +80,7 @@ class Hub:
     async def until(
         self, look: Callable[[], Awaitable[T]], patience: float, *topics: str, due: Callable[[], float | None] = never
     ) -> T:
-        """What `look` finds, as soon as that is true, or after `patience` seconds whatever it is.
+        """The result of `look`, as soon as that is true, or after `patience` seconds whatever it is.
 
         `due` is the time at which something ends that `look` has found, if it does: nobody rings for that.
         """

@@ -81,7 +81,7 @@ async def _rings(service: Service, address: str) -> AsyncIterator[bytes]:
 
 
 class Scope:
-    """What the programs of one token's owner call theirs, as the store knows it.
+    """The keys, addresses and hosts of one token owner's programs, as the store spells them.
 
     The store's spelling begins with the owner between two `@`, which no name holds.
     """

@@ -46,7 +46,7 @@ class TokenCache:
         return not self._closed
 
     async def grant(self, secret: str) -> Grant | None:
-        """What the bearer of a secret may do; None if it is no valid token's."""
+        """The grant of the token with this secret; None if no valid token has it."""
         await self._ask()
         return _grant(self._keys.get(digest_of(secret)))
 

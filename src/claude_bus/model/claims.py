@@ -10,7 +10,7 @@ FOLDER = "folder"
 
 
 class ClaimTarget(NamedTuple):
-    """What can be claimed."""
+    """A path or resource that can be claimed."""
 
     scope: str
     """The repository the path is relative to; empty for resources and absolute paths."""
@@ -44,7 +44,7 @@ Guard = Literal["off", "warn", "confirm", "deny"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the guard says of an edit: let it pass, with a warning or after repetition, or refuse it."""
+    """The verdict of the guard on an edit: let it pass, with a warning or after repetition, or refuse it."""
 
     action: Literal["pass", "warn", "override", "refuse"]
     claim: Claim | None = None

@@ -1,4 +1,4 @@
-"""What a client's hook tells, and what it is answered."""
+"""The records of a hook event: its report to the store, and the result."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .messages import HandOver, Message
 
 @dataclass(frozen=True, slots=True)
 class HookReport:
-    """What a hook event says of a session, and how much mail it can carry."""
+    """The report of a hook event on a session, and how much mail its answer can carry."""
 
     via: str
-    """What a hand-over goes through, as receipts show it."""
+    """The way of a hand-over, as receipts show it."""
     space: int
     """Characters there are for message blocks."""
     session_id: str = ""
@@ -36,14 +36,14 @@ class HookReport:
     ends: bool = False
     """The turn ends unless there is something to tell; open requests are recalled."""
     again: bool = False
-    """What the conversation is told once may not have reached it, and is to be told anew."""
+    """One-time notices may not have reached the conversation, and are to be given again."""
     recalled: tuple[int, ...] = ()
     """Open requests of which it was reminded."""
 
 
 @dataclass(frozen=True, slots=True)
 class HookResult:
-    """What a hook event led to, and what to tell the session."""
+    """The result of a hook event, and what to tell the session."""
 
     address: Address
     registered: bool
@@ -69,7 +69,7 @@ class HookResult:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What a hook puts before the model, and one line for its user. Empty: nothing new."""
+    """The text that a hook puts before the model, and one line for its user. Empty: nothing new."""
 
     context: str = ""
     notice: str = ""

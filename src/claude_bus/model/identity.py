@@ -41,7 +41,7 @@ class Folder:
     root: str = ""
     """Top of the working tree, or `cwd` where there is none."""
     repository: str = ""
-    """What all clones and worktrees of one repository share; empty outside of one."""
+    """The identity that all clones and worktrees of one repository share; empty outside of one."""
     branch: str = ""
 
 
@@ -60,7 +60,7 @@ class Client:
     session: str = ""
     """For a subagent: the key of the session it belongs to, and ends with."""
     listed: str = ""
-    """What it is listed as before it registers; "" for a name made from its folder."""
+    """The name it is listed as before it registers; "" for one made from its folder."""
     hooked: bool = False
     """Its hooks are known to bring it mail; without them it reads when it calls inbox."""
 

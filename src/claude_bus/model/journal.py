@@ -22,7 +22,7 @@ class JournalEntry:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What came since an event: the journal's rows, and whom they concern."""
+    """The changes since an event: the journal's rows, and whom they concern."""
 
     last: int
     """The newest event that was looked at."""

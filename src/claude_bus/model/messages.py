@@ -41,7 +41,7 @@ class Draft:
     """Messages that led to this one, one by the other, without work or a user's word between."""
     files: tuple[File, ...] = ()
     allow_secret: bool = False
-    """What looks like a secret is sent all the same."""
+    """Text that looks like a secret is sent all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What the sender may expect for one recipient, as known when it was sent."""
+    """The outlook for one recipient, as known when the message was sent."""
 
     recipient: str
     outlook: Literal["working", "waking", "idle", "inbox", "quiet", "offline", "unknown"]
@@ -114,7 +114,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """What came to a name, oldest first, and the cursor to go on from: see `sql.feeds.received`."""
+    """The messages to a name, oldest first, and the cursor to go on from: see `sql.feeds.received`."""
 
     received: tuple[Received, ...]
     now: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a caller over HTTP may do: be one of these names, on these channels. Patterns, as in `fnmatch`."""
+    """The names that a caller over HTTP may use, and on which channels. Patterns, as in `fnmatch`."""
 
     owner: str = ""
     """Whose token it is; "" where none is needed."""
@@ -20,7 +20,7 @@ class Grant:
 
 
 UNRESTRICTED = Grant()
-"""What a caller may do who needs no token: be anybody."""
+"""The grant of a caller that needs no token: every name, every channel."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ M = TypeVar("M")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What goes to the server: the arguments, and on whose behalf the answer will be held."""
+    """A call as it goes to the server: the arguments, and on whose behalf the answer will be held."""
 
     process: Process
     """The program that calls: what is handed over is in its hands."""
@@ -82,7 +82,7 @@ class Form:
             raise InvalidInput("text holds half a surrogate pair; send valid Unicode text") from None
 
     def called(self, body: bytes) -> Call:
-        """A call that came over the wire. Raises `InvalidInput` for what is none."""
+        """A call that came over the wire. Raises `InvalidInput` if it is not a valid call."""
         try:
             envelope: Any = _envelope(self._arguments).model_validate_json(body)
             sent = envelope.arguments.model_fields_set
@@ -99,7 +99,7 @@ class Form:
         return self._answer.dump_json(value, warnings=False)
 
     def answered(self, body: bytes) -> Any:
-        """An answer that came over the wire; `ValueError` for what is none."""
+        """An answer that came over the wire; `ValueError` if it is not valid."""
         return self._answer.validate_json(body)
 
 

@@ -177,7 +177,7 @@ class Outage:
 
 
 def _unknown(verb: Verb[..., Any]) -> str:
-    """What else there is to say of a call whose answer got lost."""
+    """The sentence that is added for a call whose answer got lost."""
     return "" if verb.repeatable else ". It is not known whether it took effect: look before you repeat it"
 
 

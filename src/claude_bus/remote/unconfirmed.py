@@ -68,5 +68,5 @@ class Sendings:
 
 
 def _same(draft: Draft) -> Draft:
-    """What makes it the same message, said again."""
+    """The parts that make a repeated message the same message."""
     return replace(draft, hops=0)

@@ -179,7 +179,7 @@ def _leave_behind(tx: Transaction, old: Binding) -> None:
 
 
 def _rename_sender(tx: Transaction, was: Address, who: Address) -> None:
-    """What `was` sent is now from `who`: answers find it, and none of it comes back to it.
+    """The messages of `was` are now from `who`: answers find it, and none of it comes back to it.
 
     Where both used an idempotency key, the message of `who` keeps it.
     """

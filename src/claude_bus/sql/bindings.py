@@ -167,7 +167,7 @@ def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
 
 
 def end(tx: Transaction, binding: Binding, seen: float) -> None:
-    """A session is over: it is nobody any more, and see `go_offline`."""
+    """End a session: it is bound to no agent; see `go_offline`."""
     tx.run("DELETE FROM listeners WHERE client = ?", binding.client)
     tx.run("DELETE FROM bindings WHERE client = ?", binding.client)
     go_offline(tx, binding.address, seen)

@@ -97,7 +97,7 @@ def has_room(tx: Transaction, me: Address) -> bool:
 
 
 def put(tx: Transaction, me: Address, place: ClaimTarget, new: Claim, tree: str = "") -> None:
-    """Store a claim of `me`, or renew it. Claims whose time was over by now stay so if the clock goes back."""
+    """Store a claim of `me`, or renew it. Claims that have expired stay so if the clock goes back."""
     _end_expired(tx)
     _put(tx, me, place, new, tree)
 

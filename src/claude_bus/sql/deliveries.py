@@ -24,7 +24,7 @@ from .transaction import Row, Transaction, Unconfirmed
 from .verbs import verb
 
 PRINTED = "command line"
-"""What mail goes through that a command prints, in the shell of a session or elsewhere."""
+"""The way of mail that a command prints, in the shell of a session or elsewhere."""
 
 _SETTLED_AT_ONCE = 500
 """Messages in one statement: SQLite takes a few thousand values, on every system."""
@@ -135,7 +135,7 @@ def by_id(tx: Transaction, ids: Sequence[int]) -> dict[int, Row]:
 
 
 def _unproven(tx: Transaction, me: Address, by: Process) -> dict[int, str]:
-    """What `by` handed over and did not prove, each with what it went through."""
+    """The hand-overs that `by` made and did not prove, each with its way."""
     rows = tx.all(
         f"SELECT message, via FROM deliveries WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' "
         "AND handed_by = ? ORDER BY message",
@@ -161,11 +161,11 @@ def recover(tx: Transaction, me: Address) -> None:
 
 
 def requeue_unconfirmed(tx: Transaction, me: Address, held: Unconfirmed, *, prints: bool = False) -> int:
-    """What the caller handed over and does not hold waits again; returns how many.
+    """Requeue the hand-overs that the caller made and does not hold; returns how many.
 
     For a process elsewhere: an answer that got lost on its way carried mail that no model
-    has seen, and the store alone cannot know. `held` is all that it does know to have. What
-    a program in the session's shell printed was passed on to it, and is not its to know,
+    has seen, and the store alone cannot know. `held` is all that it does know to have. Mail
+    that a program in the session's shell printed was passed on to it, and is not its to know,
     unless it is (`prints`) such a program itself.
     """
     theirs = [message for message, via in _unproven(tx, me, tx.caller.process).items() if prints or via != PRINTED]
@@ -173,7 +173,7 @@ def requeue_unconfirmed(tx: Transaction, me: Address, held: Unconfirmed, *, prin
 
 
 def _process(column: str) -> Process | None:
-    """The process in a column; None for what is none."""
+    """Parse `host:pid:started`; None if it is malformed."""
     try:
         host, pid, started = column.rsplit(":", 2)
         return Process(host, int(pid), float(started))
@@ -222,7 +222,7 @@ def withdraw(tx: Transaction, me: Me, message_ids: MessageIds) -> int:
 
 @verb("pass_on")
 def transfer(tx: Transaction, me: Me, message_ids: MessageIds, to: Process) -> int:
-    """What the caller handed over reached the conversation that `to` serves: its proof is `to`'s to bring."""
+    """The caller's hand-overs reached the conversation that `to` serves, which has to prove them."""
     return _settle(tx, me, message_ids, "transfer", "handed_by = ?", str(to))
 
 
@@ -278,14 +278,14 @@ def acknowledge(tx: Transaction, me: Address, message: int, word: Word, via: str
 
 @verb("waiting", mode="read", with_unconfirmed=True)
 def waiting(tx: Transaction, me: Me) -> Waiting:
-    """What is unread for `me`, the mail of `take_back` included, and whether it is a reason to ring."""
+    """The unread mail of `me`, with that of `requeue_unconfirmed`, and whether it is a reason to ring."""
     if tx.caller.held is not None:
         requeue_unconfirmed(tx, me, tx.caller.held)
     return unread(tx, me)
 
 
 def unread(tx: Transaction, me: Address) -> Waiting:
-    """What is unread for `me`, and whether it is a reason to ring."""
+    """The unread mail of `me`, and whether it is a reason to ring."""
     return _waiting(_unread(tx, me), me)
 
 

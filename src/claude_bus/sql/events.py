@@ -54,7 +54,7 @@ def _known(tx: Transaction, after: int) -> int:
 
 @verb(mode="read")
 def changes(tx: Transaction, after: int) -> Changes:
-    """What came after an event, as far as one look goes, and whom it concerns."""
+    """The changes after an event, as many as one read takes, and whom they concern."""
     after = _known(tx, after)
     found = since(tx, None, after)
     mail = _recipients(tx, [int(event.subject) for event in found if event.verb == "send"])

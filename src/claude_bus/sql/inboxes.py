@@ -1,7 +1,7 @@
 """The inbox of a name without a session: a program or a person, who says itself what it has had.
 
-Looking marks nothing: an answer that was written may never arrive. What its reader
-acknowledges is `acked`; until then it comes again at every look.
+Looking marks nothing: an answer that was written may never arrive. A message
+that its reader acknowledges is `acked`; until then it comes again at every look.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def peek(tx: Transaction, me: Address, *, limit: int, max_chars: int) -> HandOve
 def acknowledge(tx: Transaction, me: Address, messages: Sequence[int], via: str) -> dict[int, DeliveryState]:
     """`me` has had these messages: they are `acked`, whatever came before; again changes nothing.
 
-    Returns how each stands now: `acked`, or `expired` where its ttl ran out before. What
-    was never sent to `me` is left out. Raises `NameTaken` if a live session bears the name.
+    Returns how each stands now: `acked`, or `expired` where its ttl ran out before. Messages
+    that were never sent to `me` are left out. Raises `NameTaken` if a live session bears the name.
     """
     bindings.refuse_if_held(tx, me, "")
     deliveries.expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)

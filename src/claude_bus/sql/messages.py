@@ -351,7 +351,7 @@ def history(
     before: int = 0,
     limit: int = 20,
 ) -> list[Message]:
-    """What `me` may see of what was said, oldest first: the newest `limit` that match, or as many as fit.
+    """The messages that `me` may see, oldest first: the newest `limit` that match, or as many as fit.
 
     `search` is looked for in the content, case-insensitively for ASCII; `thread` is any
     message of one conversation; `since` an id after which to look, and `before` one (0: none)

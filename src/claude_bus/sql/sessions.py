@@ -1,4 +1,4 @@
-"""What a running session does as one: join, or react to a hook event of its client."""
+"""The verbs of a running session that do several things at once: join, or handle a hook event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a verb gets: an open transaction, the time, who is alive, and on whose behalf it is run."""
+"""The transaction that a verb gets: its connection, the time, who is alive, and on whose behalf it is run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Transaction:
         self.notified.extend(addresses)
 
     def run(self, sql: str, *values: Value) -> Cursor:
-        """Write. What only reads is asked with one of those below: they need no lock."""
+        """Write. Queries that only read use one of the methods below, which need no lock."""
         return self.connection.execute(sql, values)
 
     def all(self, sql: str, *values: Value) -> list[Row]:

@@ -2,7 +2,7 @@
 
 For readers that share no disk with the sender. A piece is `<TAG> i/n sha=<sha256>`, a
 newline, and its part of the file, packed by gzip and as base64; the digest is the file's.
-What comes back is the file of that digest or nothing.
+The reader gets the file of that digest, or nothing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Parcel:
-    """What has come of one file from one sender."""
+    """The pieces of one file that have come from one sender."""
 
     sender: str
     of: int
@@ -296,7 +296,7 @@ def unpacked(parcel: Parcel) -> bytes:
 
 
 def _inflated(data: bytes) -> bytes:
-    """What is packed in there; no more than `MAX_FILE_BYTES` of it is unpacked."""
+    """The unpacked content; no more than `MAX_FILE_BYTES` of it is unpacked."""
     stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     content = stream.decompress(data, drafts.MAX_FILE_BYTES + 1)
     if len(content) > drafts.MAX_FILE_BYTES:

@@ -74,7 +74,7 @@ async def _send(service: Service, request: Request) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reader asks for."""
+    """One request of a reader."""
 
     to: str
     channel: str | None
@@ -84,7 +84,7 @@ class Reading:
 
     @property
     def topic(self) -> str:
-        """What rings for it."""
+        """The topic of the hub that concerns it."""
         if self.channel is None:
             return hub.mail_for_name(self.to)
         return hub.mail_for(Address(self.to, self.channel))
@@ -158,7 +158,7 @@ def _since(given: Mapping[str, str]) -> float:
 async def _await_mail(
     service: Service, reading: Reading, cursor: float, limit: int, grant: Grant, patience: float
 ) -> Feed:
-    """What came after the cursor, waiting for it if there is nothing.
+    """The messages after the cursor, waiting for the first if there is none.
 
     Each look goes on from where the one before it ended: a cursor that is ahead lies
     beyond what comes meanwhile.

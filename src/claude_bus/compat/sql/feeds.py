@@ -20,7 +20,7 @@ from ...sql.transaction import Row, Transaction, Value
 from ...sql.verbs import verb
 
 RECV_SEND, MESSAGES_ACK = WIRES
-"""What a participant is listed with whose program uses `/recv`; and `/messages`."""
+"""The client that agents lists for a program that uses `/recv`, or `/messages`."""
 
 _LIVES = "(m.expires IS NULL OR m.expires > ?)"
 
@@ -43,7 +43,7 @@ def post(tx: Transaction, me: Address, draft: Draft, program: str) -> Message:
 
 @verb(mode="read")
 def received(tx: Transaction, to: str, channel: str | None, since: float, limit: int) -> Feed:
-    """What was delivered to `to` after `since`, oldest first, at most `limit`; marks nothing.
+    """The messages delivered to `to` after `since`, oldest first, at most `limit`; marks nothing.
 
     On one channel, or (None) on all where the grant permits it. A name nobody knew is
     enlisted, so that broadcasts reach it from now on; one that is known is noted as seen

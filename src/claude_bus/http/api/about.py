@@ -1,4 +1,4 @@
-"""What this is, and what the caller may do here."""
+"""The description of the server, and of what the caller may do here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What happens on a channel: as a list with a cursor, by long poll, or as a stream.
+"""The events of a channel: as a list with a cursor, by long poll, or as a stream.
 
-An event says that something happened, by whom and to what. What was said in it stays
+An event says that something happened, by whom and to what. Its content stays
 with those whom it concerns: no content, no recipients of a message, no reasons.
 """
 

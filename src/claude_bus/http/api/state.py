@@ -54,8 +54,8 @@ class Read(Query):
     channel: Channel = ""
     after_version: Count | None = Field(
         default=None,
-        description="Answer at once if the version is another, else when it changes or `wait` is over. What was "
-        "deleted, ran out or never was is answered too then: without value.",
+        description="Answer at once if the version is another, else when it changes or `wait` is over. An "
+        "entry that was deleted, ran out or never existed is answered as well: without value.",
     )
     wait: Wait = 0
 
@@ -198,7 +198,7 @@ def _tagged(if_match: str) -> int:
 
 
 def _agreed(one: int | None, other: int) -> int:
-    """What two places of a request say, if they do not contradict each other."""
+    """The value that two places of a request give, if they do not contradict each other."""
     if one not in (None, other):
         raise InvalidInput("expected_version, If-Match and If-None-Match contradict each other: give one of them")
     return other
