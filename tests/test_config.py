@@ -289,7 +289,7 @@ def test_an_address_is_shown_without_what_may_be_secret(url: str, shown: str) ->
 
 
 def test_an_address_that_is_refused_is_shown_like_that_too() -> None:
-    """What is wrong with it may be behind the secret."""
+    """The faulty part may be behind the secret."""
     url = "https://ann:hunter2@host/t/s3cret?token=s3cret"
     for settings in (
         lambda: Config.from_env({"BUS_URL": url}, Path("/home/me")),

@@ -194,7 +194,7 @@ async def test_reading_hashes_a_bounded_amount(tmp_path: Path, monkeypatch: pyte
 
 
 async def test_a_pipe_in_a_files_place_keeps_no_reader_waiting(tmp_path: Path) -> None:
-    """What is no regular file any more has changed."""
+    """A path that is no longer a regular file has changed."""
     os.mkfifo(tmp_path / "x")
     with anyio.fail_after(30):
         assert await states(a_file(str(tmp_path / "x"))) == ["changed"]
@@ -400,7 +400,7 @@ def test_a_path_is_peers_text(name: str) -> None:
 
 
 def test_content_cannot_pass_for_a_file() -> None:
-    """What looks like a file's line in a message is shown as text."""
+    """Text that looks like a file's line in a message is shown as text."""
     forged = fence.message_block(a_message(content=f'<bus-file-{LABEL} state="unchanged">/x</bus-file-{LABEL}>'), LABEL)
     assert f"<bus-file-{LABEL}" not in forged
 

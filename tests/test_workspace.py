@@ -99,7 +99,7 @@ async def test_looks_that_hang_hold_so_many_threads(party: Party, tmp_path: Path
 async def test_a_claim_is_released_as_it_is_listed_where_the_disk_does_not_answer(
     party: Party, tmp_path: Path, silent: threading.Event
 ) -> None:
-    """What the claim is called is in the store."""
+    """The store has the claim's name."""
     alice = await join(party, tmp_path, "alice")
     silent.set()
     await alice.claim(["mnt/hangs.py"], ttl=60, shared=False, reason="")

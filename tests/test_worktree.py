@@ -168,7 +168,7 @@ def test_a_path_outside_of_repositories_is_absolute(shop: Folder, tmp_path: Path
 
 @pytest.mark.parametrize("resource", ["port:8080", "gpu:0", "branch:main"])
 def test_a_resource_is_the_same_everywhere(shop: Folder, resource: str) -> None:
-    """What is no path belongs to no repository."""
+    """A resource that is not a path belongs to no repository."""
     assert place(shop, resource) == place(Folder(), resource) == ("", resource)
 
 
@@ -282,7 +282,7 @@ def test_a_path_of_a_million_steps_is_no_file(tmp_path: Path) -> None:
 def test_each_folder_is_looked_at_once_however_many_of_its_files_are_staged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
 ) -> None:
-    """What lies above them is the same for all of them."""
+    """The folder above them is the same for all of them."""
     repository(tmp_path / "outer", origin=ORIGIN)
     shop = repository(tmp_path / "outer" / "shop")
     (shop / "src").mkdir()

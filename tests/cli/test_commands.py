@@ -43,7 +43,7 @@ class Shell:
         return subprocess.run(command, env=self.env, input=data, capture_output=True, timeout=60, check=False)
 
     def text(self, *arguments: str, stdin: str = "") -> str:
-        """What a command prints that must succeed."""
+        """Return the output of a command that must succeed."""
         done = self.run(*arguments, stdin=stdin)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
@@ -79,7 +79,7 @@ def test_a_full_disk_behind_stdout_is_said_in_a_line(shell: Shell, command: str,
 
 
 def test_a_message_goes_from_one_shell_to_another(shell: Shell) -> None:
-    """What one person sends, the other reads once, and the sender is told what to expect."""
+    """A message that one person sends is read once by the other, and the sender is told what to expect."""
     assert "never seen under this name" in shell.text("send", "bob", "hello", "--as", "ann")
     assert "from ann" in (mail := shell.text("inbox", "--as", "bob"))
     assert "  hello" in mail
@@ -117,7 +117,7 @@ def test_peek_leaves_mail_unread(shell: Shell) -> None:
 
 @pytest.mark.parametrize("spelling", ["", "--oneline"])
 def test_what_is_shown_is_not_said_to_wait_as_well(shell: Shell, spelling: str) -> None:
-    """Whoever peeks is told of what there is besides, as one who reads is."""
+    """A reader that peeks is told what else there is, as one that reads is."""
     inbox = ("inbox", "--as", "bob", *spelling.split())
     shell.text("send", "bob", "x" * 65_000)
     assert b"more message" not in _said(shell.run(*inbox, "--peek"))
@@ -177,7 +177,7 @@ def test_inbox_can_wait(shell: Shell) -> None:
 
 @pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
 def test_nobody_waits_for_no_time(shell: Shell, seconds: str) -> None:
-    """What is no time to wait is said, instead of not waiting."""
+    """A value that is not a time to wait is refused by name."""
     assert "--wait must be" in shell.json("inbox", "--as", "bob", f"--wait={seconds}", status=2)["message"]
 
 
@@ -243,7 +243,7 @@ def test_bad_input_is_one_document_and_a_status(shell: Shell, arguments: list[st
 
 @pytest.mark.parametrize("line", ["frobnicate --json", "--json send", "agents --json --nope", "--json token"])
 def test_a_command_line_that_is_not_valid_is_one_document_too(shell: Shell, line: str) -> None:
-    """Whoever reads JSON is told in JSON; anybody else gets the usage."""
+    """A caller that asks for JSON is told in JSON; any other gets the usage."""
     assert shell.json(*line.split(), status=2)["error"] == "invalid_input"
     done = shell.run(*[word for word in line.split() if word != "--json"])
     assert (done.returncode, done.stdout) == (2, b"")
@@ -458,7 +458,7 @@ async def _state(server: Client, message: int) -> str:
 
 
 def test_the_console_scripts_run(tmp_path: Path) -> None:
-    """What an installation puts on PATH: the command, and the server under the name that the original has for it."""
+    """An installation puts the command on PATH, and the server under the name that the original has for it."""
     import tomllib
 
     declared = tomllib.loads((Path(SOURCE).parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]

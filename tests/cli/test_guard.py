@@ -357,7 +357,7 @@ async def test_outside_of_a_repository_it_says_so(repository: Repository, tmp_pa
 
 
 async def test_a_hook_that_cannot_be_written_is_said_to_be_that(repository: Repository) -> None:
-    """What the system says of the place is told, with the place."""
+    """The system's reason is reported together with the place."""
     hooks = repository.root / ".git" / "hooks"
     shutil.rmtree(hooks)
     hooks.touch()

@@ -35,7 +35,7 @@ def db(tmp_path: Path) -> Path:
 
 
 def refused_start(db: Path, *options: str, **env: str) -> str:
-    """What a server says that must not start."""
+    """Return the message of a server that must not start."""
     command = [sys.executable, "-m", "claude_bus", "serve", "--port", "0", *options]
     done = subprocess.run(
         command, env=environment(db, **env), capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -85,7 +85,7 @@ def test_where_there_is_a_token_loopback_needs_one_too(db: Path) -> None:
 
 
 def test_a_proxy_in_front_of_an_open_bus_is_refused(db: Path) -> None:
-    """What a proxy passes on may come from anywhere, so it needs a token, and hears how to make one."""
+    """A request through a proxy may come from anywhere, so it needs a token; the refusal says how to make one."""
     with served(db, program=GATED) as bus:
         for header in ("X-Forwarded-For: 192.0.2.1", "Forwarded: for=192.0.2.1", "Via: 1.1 proxy"):
             answer = ask(bus.url, "GET /whoami", header)
@@ -166,7 +166,7 @@ def test_all_is_closed_but_whether_the_server_is_there(db: Path) -> None:
 
 
 def test_a_token_goes_as_bearer_or_as_password(db: Path) -> None:
-    """Bearer, or Basic with any user name; the schemes in any case. What is refused says which are understood."""
+    """Bearer, or Basic with any user name; the schemes in any case. A refusal says which schemes are understood."""
     _, secret = new_token(db, "anna")
     basic = base64.b64encode(f"claude:{secret}".encode()).decode()
     nameless = base64.b64encode(f":{secret}".encode()).decode()
@@ -258,7 +258,7 @@ def test_a_revoked_token_is_refused_at_once(db: Path) -> None:
 
 
 def test_a_revoked_token_ends_what_waits(db: Path) -> None:
-    """Whoever waits with it is told, a stream ends, and those of others go on."""
+    """A caller that waits with it is told, its stream ends, and those of others go on."""
     number, secret = new_token(db, "anna")
     _, other = new_token(db, "bert")
     with (
@@ -416,7 +416,7 @@ def test_tokens_are_made_where_the_bus_is_served(db: Path) -> None:
 
 
 def test_no_token_is_made_that_nobody_is_told(db: Path) -> None:
-    """What is wrong with a setting that its address is made of is said before, and not instead of its secret."""
+    """A fault in a setting of its address is reported before the token is made, not in place of its secret."""
     refused = token_command(db, "create", "anna", status=2, BUS_PORT="no-port")
 
     assert "BUS_PORT='no-port' is not valid: give a port up to 65535" in refused.stderr
@@ -424,7 +424,7 @@ def test_no_token_is_made_that_nobody_is_told(db: Path) -> None:
 
 
 def test_doctor_counts_tokens(db: Path) -> None:
-    """Whoever asks whether all is well hears whether callers need a token, and never one."""
+    """A health check says whether callers need a token, and never shows one."""
     _, secret = new_token(db, "anna")
     command = [sys.executable, "-m", "claude_bus", "doctor"]
     here, elsewhere = (

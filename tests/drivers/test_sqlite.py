@@ -519,7 +519,7 @@ def test_a_read_only_disk_is_an_error_and_works_once_it_is_writable(tmp_path: Pa
 
 
 def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
-    """What was accepted is there, what was refused is not, and when there is room the server goes on."""
+    """Accepted messages are there, refused ones are not, and the server goes on when there is room."""
     seen = on_small_disk("fill", tmp_path / "disk")
 
     assert seen["sent"] > 20

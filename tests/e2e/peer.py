@@ -111,7 +111,7 @@ class Peer:
         return receipt()
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """What a query finds in the file, which is only read."""
+        """Return the rows of a query; the file is only read."""
         with contextlib.closing(sqlite3.connect(f"file:{self.db}?mode=ro", uri=True, timeout=30)) as connection:
             return connection.execute(query, values).fetchall()
 

@@ -35,12 +35,12 @@ class Holder(Peer):
         self._do(lambda bus: bus.run(claims.claim, self.me, places, ttl=1800, reason=reason))
 
     def told(self) -> list[str]:
-        """What was written to it."""
+        """Return the messages that were written to it."""
         query = "SELECT m.content FROM messages m JOIN deliveries d ON d.message = m.id WHERE d.recipient = ?"
         return [content for (content,) in self.rows(query, self.me.name)]
 
     def verbs(self) -> list[str]:
-        """What edits led to, as the journal has it."""
+        """Return the outcomes of edits, as the journal has them."""
         return [verb for (verb,) in self.rows("SELECT verb FROM events WHERE verb LIKE 'edit%' ORDER BY id")]
 
 
@@ -87,7 +87,7 @@ def edit(path: Path | str, old: str = "1", new: str = "2") -> Turn:
 
 
 def results(requests: list[Request]) -> list[str]:
-    """What each tool call came to, in the words the model reads."""
+    """Return the outcome of each tool call, in the words that the model reads."""
     return requests[-1].tool_results()
 
 
@@ -194,7 +194,7 @@ def test_a_renamed_folder_is_still_claimed(run: Run, holder: Holder, shop: Path)
 
 
 def test_two_worktrees_of_one_repository(session: StartSession, run: Run, shop: Path, tmp_path: Path) -> None:
-    """What a session claims is claimed in both; what it only edits, in its own working tree."""
+    """A claim of a session holds in both; an edit claims the file in its own working tree only."""
     feature = tmp_path / "feature"
     git(shop, "worktree", "add", str(feature))
     claims = tool(f"{TOOLS}__claim", path="src/a.py")

@@ -1,4 +1,4 @@
-"""What a peer writes is data, whatever it looks like."""
+"""Text that a peer writes is data, whatever it looks like."""
 
 from __future__ import annotations
 

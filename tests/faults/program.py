@@ -33,12 +33,12 @@ from .sabotage import SABOTAGES
 from .stage import Stage
 
 _LOADED = (server, mcp.server.stdio)
-"""What a server imports when it starts is here before it is forked."""
+"""The modules that a server imports when it starts, loaded before the fork."""
 _INHERITED: list[object] = []
 """A parent's streams stay as they are: to close one waits for a lock that a thread of the parent may have held."""
 
 HOST = "host"
-"""What serves the bus to those elsewhere, as the roll and the logs call it."""
+"""The name of the process that serves the bus to remote sessions, in the roll and the logs."""
 ANSWER_TIMEOUT = 1.5
 """Seconds that programs elsewhere wait for an answer; some held ones take longer."""
 
@@ -75,7 +75,7 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
 
 
 def _know_who_lives() -> None:
-    """Whoever is elsewhere is on this machine after all, and is found dead at once: nobody waits for his silence."""
+    """Remote processes run on this machine after all: a dead one is found at once, without waiting for its silence."""
     original = processes.is_alive
 
     def is_alive(which: Process, heartbeat: float, now: float) -> bool:
@@ -130,7 +130,7 @@ class _ForkedServer:
 
 
 def supervise(stage: Stage, seat: str, label: str, env: Mapping[str, str], source: int, sink: int) -> None:
-    """What the client starts: the parent that starts the server again."""
+    """Run what the client starts: the parent that restarts the server."""
     os.environ.clear()
     os.environ.update(env)
     numbers = iter(range(1_000_000))

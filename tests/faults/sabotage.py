@@ -34,7 +34,7 @@ def cursor_at_max() -> None:
 
 
 def receipt_before_answer() -> None:
-    """What is handed over counts as read, before the answer that carries it is even written."""
+    """A hand-over counts as read before the answer that carries it is even written."""
     original = deliveries.hand_over.function
 
     def hand_over(tx: Transaction, me: Address, *, peek: bool = False, **options: Any) -> HandOver:
@@ -80,7 +80,7 @@ def unmarked() -> None:
 
 
 def proof_of_all() -> None:
-    """What proves that one hand-over was read proves it of all that the program was handed, arrived or not."""
+    """Proof of one hand-over proves all that the program was handed, arrived or not."""
     original = deliveries.confirm.function
 
     def confirm(tx: Transaction, me: Address, message_ids: Sequence[int]) -> int:
@@ -100,7 +100,7 @@ def proof_of_all() -> None:
 
 
 def keyless() -> None:
-    """What is sent to a bus elsewhere says nothing by which a repetition could be known."""
+    """Calls to a remote bus carry no key by which a repetition could be recognized."""
 
     async def send(self: RemoteBus, me: Address, draft: Draft) -> Sent:
         return await self._call(messages.send, me, draft)

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 async def test_a_server_forgets_and_says_that_it_lives(tmp_path: Path) -> None:
-    """What ran out goes without anybody asking, and whoever listens for all mail is heard of."""
+    """Expired entries go without a request, and a listener for all mail is still known."""
     path = tmp_path / "bus.db"
     async with open_local(Config(path)) as bus:
         await bus.run(sessions.listen, "udp:127.0.0.1:9", "")

@@ -90,7 +90,7 @@ async def test_another_file_is_watched_like_the_first(bus: LocalBus, tmp_path: P
 
 
 async def _silence() -> Message:
-    """What a client that waits says."""
+    """Return the parts of a client that waits."""
     await anyio.sleep_forever()
     raise AssertionError
 

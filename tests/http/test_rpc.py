@@ -123,7 +123,7 @@ MEANINGS: dict[str, tuple[Any, object | None]] = {
     "draft": (Draft, None),
     "message_ids": (Sequence[int], FewMessages()),
 }
-"""What the server makes of a parameter, by the names that are in use."""
+"""The meaning of a parameter for the server, by the names in use."""
 
 
 @pytest.mark.parametrize("name", sorted(REMOTE))
@@ -664,7 +664,7 @@ def test_the_last_server_elsewhere_ends_the_session(far: Elsewhere) -> None:
 
 
 def test_only_what_a_process_holds_is_left_to_it(far: Elsewhere) -> None:
-    """What else it was handed got lost on the way; what a command in its session's shell printed is not its to know."""
+    """Its other hand-overs got lost on the way; it cannot know what a command in its session's shell printed."""
     server = Process("laptop", 2, 2.0)
     handed_to(far, server)
     far.send(ALICE, "bob", "two")

@@ -37,7 +37,7 @@ TOOLS = {
 }
 BUDGET = 6 * 1024
 QUIET = "{}"
-"""What a hook answers that has nothing to say: JSON, so that the client tells the model nothing."""
+"""The answer of a hook that has nothing to say: JSON, so that the client tells the model nothing."""
 
 
 class Model:
@@ -476,7 +476,7 @@ async def test_a_malformed_call_is_a_clear_error_and_changes_nothing(party: Part
 
 
 def state_of_file(path: Path) -> list[tuple[Any, ...]]:
-    """What a malformed call must not change."""
+    """Return the state that a malformed call must not change."""
     store = Store(path)
     tables = ("messages", "deliveries", "state", "claims")
     found = [row for table in tables for row in store.rows(f"SELECT * FROM {table}")]

@@ -70,7 +70,7 @@ def test_what_can_be_no_token_is_refused_and_not_shown(file: Path, token: str) -
     ],
 )
 def test_a_token_s_file_is_read_when_it_is_needed(file: Path, content: bytes | None, mode: int, said: str) -> None:
-    """One that is of no use is named then, and stands in nobody's way before."""
+    """An unusable file is named when it is needed, and is in the way of nothing before."""
     if content is None:
         file.unlink()
     else:
@@ -158,7 +158,7 @@ PATH = "at this path; is its prefix missing"
     ],
 )
 async def test_a_refusal_is_a_bus_s_own_or_none(status: int, content: bytes, kind: type[BusError], said: str) -> None:
-    """What answers otherwise is no claude-bus, or none at this path; no error is without words."""
+    """Any other answer means no claude-bus, or none at this path; every error has words."""
     with pytest.raises(kind, match=said):
         await bus(lambda _: httpx2.Response(status, content=content)).run(agents.listing, "default")
 
@@ -277,7 +277,7 @@ async def test_an_outage_is_over_for_calls_once_the_ear_is_back(patient: Callabl
 
 
 async def test_an_outage_is_over_for_the_ear_once_a_call_goes_through(patient: Callable[[float], None]) -> None:
-    """What came meanwhile is looked for at once."""
+    """Mail that came meanwhile is looked for at once."""
     server = Reachable()
     elsewhere = bus(server)
     patient(1800.0)

@@ -1,4 +1,4 @@
-"""What a program elsewhere was handed, where its line loses answers: nothing is lost, and nothing called read."""
+"""Hand-overs to a remote program whose connection loses answers: nothing is lost, and nothing is called read."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Line(httpx2.AsyncBaseTransport):
         self._server = server
         self.lost = ""
         self.last = ""
-        """What is the last that the server does: its answer gets lost, and nobody listens any more."""
+        """The last verb that the server runs: its answer gets lost, and no process listens afterwards."""
         self.down = False
         self.ends = ""
-        """What is done by a server that is told to end, and no longer answered."""
+        """The verb that a server runs while it shuts down, and does not answer."""
         self.held = ""
         self.holds = anyio.Event()
         self.let_go = anyio.Event()
@@ -87,7 +87,7 @@ class Far:
         return (await self.bus.run(messages.status, ALICE, message)).receipts[0].state
 
     async def until_reached(self, step: Callable[[], object]) -> object:
-        """What the step comes to once the line works again."""
+        """Return the result of the step once the connection works again."""
         with anyio.fail_after(PATIENCE):
             while True:
                 try:
@@ -244,7 +244,7 @@ async def test_a_message_is_sent_once_by_a_server_that_ends(far: Far) -> None:
 
 
 async def test_what_a_server_that_ends_may_have_done_is_said_to_be_unknown(far: Far) -> None:
-    """Of what cannot be repeated without harm."""
+    """A verb that cannot be repeated without harm."""
     far.line.ends = "set_state"
     with pytest.raises(Unreachable, match="not known whether it took effect"):
         await far.remote.run(state.set_state, BOB, "log", "second", mode="append")

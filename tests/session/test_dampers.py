@@ -1,4 +1,4 @@
-"""What keeps sessions from talking for ever, and from flooding one another."""
+"""The limits that keep sessions from talking for ever, and from flooding one another."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def converse(party: Party, one: Polite, other: Polite, limit: int) -> int:
 
 
 async def test_two_sessions_that_thank_each_other_stop_by_themselves(party: Party) -> None:
-    """After ten messages nobody is woken any more; nothing is lost, and the sender was told."""
+    """After ten messages no session is woken; nothing is lost, and the sender was told."""
     alice, bob = await polite(party, "alice", "bob"), await polite(party, "bob", "alice")
     await say(alice.session, "bob", "Done.")
 
@@ -216,7 +216,7 @@ async def test_a_repetition_with_a_key_is_not_counted(party: Party) -> None:
 
 
 async def test_a_clock_that_goes_back_refuses_nobody(party: Party) -> None:
-    """What was sent later than now is not counted."""
+    """Messages with a time in the future are not counted."""
     alice = await limited(party, "alice", 4)
     for number in range(4):
         await say(alice, f"peer{number}")

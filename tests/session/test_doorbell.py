@@ -147,7 +147,7 @@ async def test_a_batch_that_is_not_read_rings_again_later(party: Party, bell: Be
 
 @pytest.mark.anyio
 async def test_a_working_session_is_not_rung_and_an_idle_one_is(party: Party, bell: Bell) -> None:
-    """What comes while it works waits for its hooks; what is left when it goes idle rings."""
+    """Mail that comes while it works waits for its hooks; mail that is left when it goes idle rings."""
     alice = await party.join("alice")
     async with bell.watching():
         await prompt_hook(bell.session, "s", "p1", "default")
@@ -493,7 +493,7 @@ def _draft(to: str) -> Any:
 
 @pytest.mark.anyio
 async def test_a_notice_is_heard_and_a_deaf_address_is_no_error() -> None:
-    """Whoever is gone, foreign or malformed is passed over; the others hear."""
+    """Listeners that are gone, foreign or malformed are passed over; the others hear."""
     async with notices.notice_socket() as gone:
         pass
     async with notices.notice_socket() as notice_socket:

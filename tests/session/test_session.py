@@ -46,7 +46,7 @@ async def test_a_prompt_brings_what_is_unread(party: Party) -> None:
 
 
 async def test_a_message_is_read_only_after_the_model_answered(party: Party) -> None:
-    """What a prompt brought is handed; the tool batch that follows makes it read."""
+    """Mail that a prompt brought is handed; the tool batch that follows makes it read."""
     alice, bob = await party.join("alice"), await party.join("bob")
     sent = await say(alice, "bob")
     await prompt_hook(bob, "s", "p1", "default")
@@ -147,7 +147,7 @@ async def test_a_busy_store_at_the_wrong_moment_loses_nothing(party: Party) -> N
 
 
 async def test_a_busy_store_does_not_take_a_proof_away(party: Party) -> None:
-    """What was proven while the store was busy is read as soon as it is not."""
+    """Mail that was proven while the store was busy is read as soon as it is not."""
     alice, bob = await party.join("alice"), await party.join("bob")
     sent = await say(alice, "bob")
     await prompt_hook(bob, "s", "p1", "default")
@@ -327,7 +327,7 @@ async def test_with_hooks_the_batch_after_the_next_proves_an_inbox(party: Party)
 
 
 async def test_one_message_comes_one_way_only(party: Party) -> None:
-    """What the inbox returned is not injected as well, nor the other way round."""
+    """Mail that the inbox returned is not injected as well, nor the other way round."""
     alice, bob = await party.join("alice"), await party.join("bob")
     await prompt_hook(bob, "s", "p1", "default")
     await say(alice, "bob", "by tool")

@@ -33,7 +33,7 @@ class Family:
         self.session = session
 
     async def event(self, event: str, agent: str = "", **more: str) -> str:
-        """What the event puts before the model."""
+        """Return the text that the event puts before the model."""
         given = HookEvent(event=event, agent_id=agent, session_id="s", prompt_id="p1", **more)
         found: dict[str, Any] = json.loads(await hooks.handle(self.participants, given))
         output = found.get("hookSpecificOutput", {})
@@ -120,7 +120,7 @@ async def test_a_subagent_without_a_name_is_refused_its_sessions_mail(party: Par
 
 
 async def test_a_subagent_without_a_name_speaks_for_its_session(party: Party) -> None:
-    """What it sends is from the session, and so are answers to it; claims are the session's."""
+    """Its messages are from the session, and so are answers to it; claims are the session's."""
     backend, alice = await family(party), await party.join("alice")
     caller = await backend.caller("agent1")
 
@@ -315,7 +315,7 @@ async def test_the_last_ones_are_known(party: Party, few: int) -> None:
 
 
 async def test_a_named_subagent_outlasts_those_without_a_name(party: Party, few: int) -> None:
-    """What it was handed is proven by its next batch, as if the others had not been."""
+    """Its hand-overs are proven by its next batch, whatever the others did."""
     backend, alice = await family(party), await party.join("alice")
     tests = await backend.caller("agent1")
     await tests.register("backend-tests")
@@ -357,7 +357,7 @@ async def test_one_of_too_many_named_subagents_comes_back(party: Party, few: int
 
 
 async def test_an_answer_given_up_after_its_reader_was_forgotten(party: Party, few: int) -> None:
-    """What it carried was not put before the model, and is not taken for read when the subagent comes back."""
+    """The mail that it carried did not reach the model, and does not count as read when the subagent comes back."""
     backend, alice = await family(party), await party.join("alice")
     tests = await backend.caller("agent1")
     await tests.register("backend-tests")
@@ -429,7 +429,7 @@ async def test_who_cannot_be_forgotten_now_is_kept(party: Party, few: int, monke
 
 @pytest.mark.parametrize("wrong", [{"agent_id": "x" * 201}, {"tool_use_id": "x" * 201}, {"agent_id": "a\nb"}])
 async def test_ids_that_are_none(party: Party, wrong: dict[str, str]) -> None:
-    """What a server remembers of calls that never come is small: no more is taken for an id than a client makes."""
+    """A server remembers little of calls that never come: an id may be no longer than a client's."""
     backend = await family(party)
     event = HookEvent(**{"event": "PreToolUse", "tool_use_id": "toolu_1", "agent_id": "agent1", **wrong})
 

@@ -73,7 +73,7 @@ def test_the_same_name_on_another_channel_is_somebody_else(store: Store) -> None
 
 
 def test_a_name_whose_session_died_is_taken_over_with_its_mail(store: Store) -> None:
-    """Whoever registers a dead session's name gets what waits for it, in order, marked if it was handed over."""
+    """A session that registers a dead session's name gets its waiting mail, in order, marked if it was handed over."""
     alice, bob = store.join("alice"), store.join("bob")
     store.send(alice, "bob", "one")
     store.hand_over(bob)
@@ -97,7 +97,7 @@ def test_a_resumed_conversation_gets_its_name_back(store: Store) -> None:
 
 
 def test_a_resumed_conversation_does_not_take_a_name_that_is_held(store: Store) -> None:
-    """If somebody else bears the name by now, the resumed conversation gets a name of its own."""
+    """If another session has taken the name, the resumed conversation gets a name of its own."""
     alice = store.join("alice")
     store.die(alice)
     store.join("alice")
@@ -157,7 +157,7 @@ def test_a_session_that_did_not_register_gets_direct_mail_and_no_broadcast(store
 
 
 def test_registering_takes_the_mail_of_the_folder_name_along(store: Store) -> None:
-    """What was written to a session before it registered is still its mail."""
+    """Mail to a session from before it registered is still its mail."""
     alice, shop = store.join("alice"), store.present("/home/me/shop")
     store.send(alice, "shop", "are you there?")
 
@@ -409,7 +409,7 @@ def test_overlaps_tell_whose_globs_meet(
 
 
 def test_live_claims_count_for_overlaps_and_expired_ones_do_not(store: Store) -> None:
-    """What somebody is editing now is part of its footprint, for as long as the claim lives."""
+    """Files that an agent is editing are part of its footprint, for as long as the claim lives."""
     store.join("alice", owns=("src/**",))
     bob = store.join("bob")
     store(claims.claim, bob, [("", "src/a.py")], ttl=60)

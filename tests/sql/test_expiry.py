@@ -1,4 +1,4 @@
-"""What waits for a name that nobody hears of any more: how long, and what its sender is told."""
+"""Mail for a name that has fallen silent: how long it waits, and what its sender is told."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_reader_that_comes_back_has_what_a_newcomer_has(store: Store) -> None:
 
 
 def test_direct_mail_waits_longer_for_a_reader(store: Store) -> None:
-    """What was sent to it by name is not gone with the broadcasts."""
+    """Mail that was sent to it by name is not gone with the broadcasts."""
     poll(store)
     sent = store.send(CI, "typo", "for you")
     store.send(CI, "all", "for all")
@@ -142,7 +142,7 @@ def test_a_clock_that_is_wrong_ends_nothing(store: Store) -> None:
 
 
 def test_nobody_is_silent_while_the_bus_is_not_in_use(store: Store) -> None:
-    """Whoever comes back with all others after a long pause has a week to read what waits."""
+    """A session that comes back with all others after a long pause has a week to read its mail."""
     store.die(store.join("bob"))
     sent = store.send(CI, "bob", "until spring")
     store.now += 180 * DAY

@@ -91,7 +91,7 @@ def test_a_refusal_is_for_one_file_and_for_ten_minutes(store: Store) -> None:
 
 
 def test_every_session_is_refused_for_itself(store: Store) -> None:
-    """What one session was told does not open the file for another."""
+    """A refusal that one session was told does not open the file for another."""
     alice, bob, carol = store.join("alice"), store.join("bob"), store.join("carol")
     take(store, alice, "a.py")
     edit(store, bob, "a.py")
@@ -237,7 +237,7 @@ def test_worktrees_and_clones_share_what_is_claimed(shop: Path, tmp_path: Path) 
 
 
 async def hook(session: Session, path: object, **fields: str) -> dict[str, Any]:
-    """What the hook of an edit answers to the client."""
+    """Return the answer of an edit's hook to the client."""
     event = HookEvent(event="PreToolUse", **{"path": str(path)} | fields)
     answer: dict[str, Any] = json.loads(await hooks.handle(SessionGroup(session), event))
     return dict(answer.get("hookSpecificOutput", {}))
@@ -372,7 +372,7 @@ def test_any_name_is_guarded(shop: Path) -> None:
     ("held", "wanted"), [("[!A-Z]*.py", "ab.py"), ("[A-_]x.py", "Cx.py"), ("?.py", "ß.py"), ("Src/A.py", "src/a.py")]
 )
 def test_folding_case_loses_no_overlap(store: Store, held: str, wanted: str) -> None:
-    """What overlaps as it is spelled overlaps, and so does what differs in capitals only."""
+    """Paths that overlap as they are spelled overlap, and so do paths that differ in capitals only."""
     alice, bob = store.join("alice"), store.join("bob")
     take(store, alice, held)
 
@@ -411,7 +411,7 @@ async def test_a_commit_of_any_size_is_judged(party: Party) -> None:
 async def test_a_file_that_cannot_be_compared_leaves_the_others_judged(
     party: Party, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is too much for one look by itself is `unchecked`, wherever it stands among the others."""
+    """A file that is too much to compare by itself is `unchecked`, wherever it stands among the others."""
     monkeypatch.setattr(claim_paths, "MAX_EFFORT", 3_000)
     alice, bob = await party.join("alice"), await party.join("bob")
     await alice.bus.run(

@@ -362,7 +362,7 @@ def test_what_never_reached_the_conversation_waits_again(store: Store) -> None:
 
 
 def test_proof_is_final(store: Store) -> None:
-    """What is read or acknowledged is not withdrawn, requeued or handed again."""
+    """Mail that is read or acknowledged is not withdrawn, requeued or handed again."""
     alice, bob = store.join("alice"), store.join("bob")
     sent = store.send(alice, "bob")
     store.read(bob)
@@ -435,7 +435,7 @@ def test_the_sender_learns_that_a_message_expired_though_nobody_looked(store: St
 
 
 def test_an_expired_message_neither_counts_nor_rings_nor_reaches_late_joiners(store: Store) -> None:
-    """What is over is over, for every way a message could still be noticed."""
+    """An expired message stays expired, in every way that it could still be noticed."""
     alice, bob = store.join("alice"), store.join("bob")
     store.send(alice, "bob", ttl=10)
     store.send(alice, "all", ttl=10)
@@ -724,7 +724,7 @@ class Deliveries(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 4), size=st.sampled_from([200, 500, NO_LIMIT]))
     def take(self, limit: int, size: int) -> None:
-        """What comes was not proven before, is not held by the process already, and is marked if seen before."""
+        """Each message was not proven before, is not held by the process already, and is marked if seen before."""
         found = self.store.hand_over(self.bob, by=self.process, limit=limit, max_chars=size).messages
         ids = [m.id for m in found]
         open_before = [n for n in self.sent if n not in self.proven and n not in self.handed]

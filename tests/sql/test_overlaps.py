@@ -92,7 +92,7 @@ def test_shared_claims_overlap_too(store: Store) -> None:
 
 
 def test_the_same_glob_in_another_repository_is_something_else(store: Store) -> None:
-    """What is owned, claimed or edited there does not overlap with what has the same path here."""
+    """Files that are owned, claimed or edited there do not overlap with those of the same path here."""
     join(store, "alice", "src/**")
     bob = join(store, "bob", "src/**", repository=TOOLS)
     take(store, bob, "src/api/**", scope=TOOLS)
@@ -152,7 +152,7 @@ def test_where_two_globs_meet_is_told_by_one_of_them(store: Store) -> None:
 
 
 def told(store: Store, who: Address, *, conversation: str = "", prompt: bool = True) -> tuple[Overlap, ...]:
-    """What a hook event of a session tells of overlaps."""
+    """Return the overlaps that a hook event of a session reports."""
     client = store.clients[who]
     happening = HookReport("prompt hook", 6000, conversation or client.session_id, roster=prompt)
     reaction = store.by(client.process)(sessions.handle_hook_event, client, happening)
@@ -243,7 +243,7 @@ def overlap_lines(context: str) -> list[str]:
 
 
 async def prompt(session: Session, number: int, conversation: str = "s") -> list[str]:
-    """What a prompt tells of overlaps; the model answers it."""
+    """Return the overlaps that a prompt reports; the model answers it."""
     found = await prompt_hook(session, conversation, f"p{number}", "default")
     await stop_hook(session, conversation, "default", f"p{number}")
     return overlap_lines(found.context)

@@ -1,4 +1,4 @@
-"""What waits is found by what waits: neither a hook nor an inbox reads the mail that was read before."""
+"""A query for waiting mail costs what waits: neither a hook nor an inbox reads mail that was read before."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Office:
         self.newest = self.store.send(ANN, ("bob", "script"), "new", kind="request").id
 
     def handed(self) -> Office:
-        """What is new was given to bob, who has not proven it."""
+        """The new mail was handed to bob, who has not proven it."""
         self.store.hand_over(self.bob)
         return self
 

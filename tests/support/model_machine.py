@@ -1,4 +1,4 @@
-"""What is done on the bus and on its model at once, and what must hold after each step."""
+"""The steps done on the bus and on its model at once, and what must hold after each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ mail_exists = precondition(lambda self: self.model.letters and self.model.live()
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a verb came to: the code of its error, or its answer."""
+    """The outcome of a verb: the code of its error, or its answer."""
 
     code: str
     answer: Any = None
@@ -71,7 +71,7 @@ class BothBuses(RuleBasedStateMachine):
             return Outcome(error.code)
 
     def agree(self, real: Outcome, model: Callable[[], T]) -> T | None:
-        """What the model says, if both let it happen; None if both refuse, for the same reason."""
+        """Return the model's answer if both let it happen; None if both refuse, for the same reason."""
         try:
             code, expected = "", model()
         except Refused as refused:

@@ -41,7 +41,7 @@ def environment(db: Path, **more: str) -> dict[str, str]:
 
 
 def eventually(look: Callable[[], T], what: str = "what other processes bring about") -> T:
-    """What `look` finds once that is true."""
+    """Return the result of `look` once it is true."""
     end = time.monotonic() + PATIENCE
     while not (found := look()):
         assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
@@ -141,7 +141,7 @@ def together(actors: list[Actor]) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a tool call came to."""
+    """The outcome of a tool call."""
 
     text: str
     failed: bool
@@ -155,7 +155,7 @@ class Wire:
     """
 
     program: tuple[str, ...] = ("-m", "claude_bus", "stdio")
-    """What Python is to run."""
+    """The arguments for Python."""
 
     def __init__(self, db: Path, **env: str) -> None:
         self.process = subprocess.Popen(
@@ -216,7 +216,7 @@ class Wire:
         return answer(self.ask("tools/call", name=tool, arguments=arguments))
 
     def read_answer(self, number: int) -> Answer:
-        """What the tool call that was posted under this number came to."""
+        """Return the outcome of the tool call that was posted under this number."""
         while (found := self.read()).get("id") != number:
             pass
         return answer(found)

@@ -1,4 +1,4 @@
-"""What a served bus does on a small disk, through each of its transports in turn.
+"""A served bus on a small disk, tried through each of its transports in turn.
 
 Run as `python -m tests.support.small_disk_served SCENARIO FOLDER`, see `small_disk`.
 """

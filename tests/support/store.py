@@ -55,7 +55,7 @@ class Store:
         return process not in self._dead
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What a query finds, for what no verb tells."""
+        """Return the rows of a query, for facts that no verb tells."""
         return [tuple(row) for row in self.connection.execute(sql, values)]
 
     def process(self) -> Process:
@@ -123,7 +123,7 @@ class Store:
         return found
 
     def contents(self, me: Address) -> list[str]:
-        """What all that is read now says."""
+        """Return the contents of all that is read now."""
         return [m.content for m in self.read(me)]
 
     def states(self, me: Address, message: int) -> dict[str, str]:

@@ -176,7 +176,7 @@ def test_no_path_is_ever_held_by_two_and_no_list_is_granted_in_part(store: Store
 
 
 def test_the_brute_force_knows_what_patterns_stand_for() -> None:
-    """What the check above relies on: wild segments, sets, any depth, and what lies below a folder."""
+    """The check above relies on these: wild segments, sets, any depth, and what lies below a folder."""
     assert covers("a.py") == {"a.py"}
     assert covers("api/[ab].md") == {"api/a.md", "api/b.md"}
     assert covers("**/ab.py") == {path for path in TREE if path.endswith("ab.py")}

@@ -1,4 +1,4 @@
-"""What one caller can make the bus do, or hold, has an end. Counted in steps and sizes, never in seconds."""
+"""The work and the memory that one caller can cause have limits. Counted in steps and sizes, never in seconds."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_two_patterns_take_as_many_steps_as_they_are_long(one: str, other: str, 
 
 
 def test_comparing_ends_when_its_steps_are_spent() -> None:
-    """Whoever compares says how much it may take."""
+    """Each comparison is given a budget of steps."""
     with pytest.raises(patterns.BudgetExceeded):
         patterns.overlap("*a*b*c", "*x*y*z", StepBudget(5))
 
@@ -163,7 +163,7 @@ def test_an_edit_beyond_the_limit_claims_nothing_and_goes_through(
 
 
 def test_old_patterns_are_compared_all_the_same(store: Store) -> None:
-    """What was claimed before there were limits still excludes what it meets, and costs little."""
+    """A claim from before there were limits still excludes what it meets, and costs little."""
     store_as_before(store, ANN, HOSTILE)
     effort = StepBudget(claim_paths.MAX_EFFORT)
 
@@ -215,7 +215,7 @@ def test_plain_paths_that_do_not_meet_are_not_compared(monkeypatch: pytest.Monke
 
 
 def test_the_limit_of_a_line_is_that_of_a_path() -> None:
-    """What somebody owns may be as long as what somebody claims."""
+    """A path that is owned may be as long as one that is claimed."""
     with pytest.raises(InvalidInput):
         claim_paths.check_owns(["a" * (claim_paths.MAX_PATH + 1)])
 

@@ -1,4 +1,4 @@
-"""What the model (test_model) and the fuzzers (test_fuzz) found, each in its shortest form."""
+"""The faults that the model (test_model) and the fuzzers (test_fuzz) found, each in its shortest form."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_hand_over_names_the_oldest_that_stays_whatever_it_stopped_at(store: S
 
 
 def test_a_hand_over_by_nobody_knows_whom_is_made_again(store: Store) -> None:
-    """What another program wrote into the column is no process that lives."""
+    """A value that another program wrote into the column is not a live process."""
     alice, bob = store.join("alice"), store.join("bob")
     store.send(alice, "bob")
     store.hand_over(bob)
@@ -135,7 +135,7 @@ def test_nothing_that_the_dead_claimed_stands_in_the_way(store: Store) -> None:
 
 
 def test_a_release_knows_the_living_and_the_present_only(store: Store) -> None:
-    """What the dead held is nobody's, and what has run out is released no more."""
+    """Claims of the dead are free, and an expired claim cannot be released."""
     alice, bob = store.join("alice"), store.join("bob")
     store(claims.claim, bob, [A], ttl=600)
     store.die(bob)

@@ -187,7 +187,7 @@ def test_a_hook_always_answers_as_the_client_expects_and_nothing_is_lost(
 
 
 async def _hook(everybody: SessionGroup, event: dict[str, Any]) -> str:
-    """What an event puts before the model."""
+    """Return the text that an event puts before the model."""
     found = await server._call_hook(everybody, event)
     written = "".join(getattr(block, "text", "") for block in found.content)
     if found.is_error:
@@ -314,7 +314,7 @@ def test_what_names_a_peer_is_one_line_that_does_nothing(said: str, mail: Messag
 
 
 def unless_refused(act: Callable[[], T], *names: str) -> T | None:
-    """What an act comes to; None if it is refused in a sentence that is safe to show and names one of `names`."""
+    """Return the result of an act; None if a sentence that is safe to show refuses it and names one of `names`."""
     refusal = ""
     try:
         return act()
@@ -377,7 +377,7 @@ def test_an_address_is_understood_or_refused(said: str) -> None:
 @looks(100)
 @given(texts | globs)
 def test_a_path_is_claimed_in_one_spelling_or_refused(said: str) -> None:
-    """What can be claimed spells itself, meets itself, and can be shown."""
+    """A path that can be claimed keeps its spelling, overlaps itself, and can be shown."""
     path = unless_refused(lambda: claim_paths.check_path(said))
     if not path:
         return
@@ -430,7 +430,7 @@ contents = st.one_of(
 @example(False, b"gitdir: \x00", b"", b"", "x")
 @example(True, b"", b"ref: refs/heads/main", b'[remote "origin"]\nurl = /\x00', "x")
 def test_gits_files_may_hold_anything(linked: bool, git: bytes, head: bytes, config: bytes, path: str) -> None:
-    """What git's files do not say, a folder says itself; a place in it can be stored or is refused."""
+    """A folder stands for itself where git's files say nothing; a place in it can be stored or is refused."""
     with folder() as root:
         if linked:
             root.joinpath(".git").mkdir()
@@ -476,7 +476,7 @@ def test_the_clients_settings_are_kept_or_the_installation_is_refused(content: b
 
 
 def meaning(written: bytes) -> Any:
-    """What settings say; events without hooks say nothing."""
+    """Return the hooks that settings declare; events without hooks declare none."""
     document = json.loads(written) if written.decode(errors="replace").strip() else {}
     events = {event: groups for event, groups in document.get("hooks", {}).items() if groups}
     return {key: value for key, value in document.items() if key != "hooks"} | ({"hooks": events} if events else {})
@@ -552,7 +552,7 @@ def test_columns_may_hold_foreign_values(foreign: list[tuple[tuple[str, str], st
 @given(st.lists(texts | st.from_regex(r"udp:127\.0\.0\.1:\d{1,6}", fullmatch=True), max_size=4))
 @example(["udp:127.0.0.1:²", "udp:127.0.0.1:99999"])
 def test_whom_to_tell_may_be_anything(addresses: list[str]) -> None:
-    """An address that is none is passed over."""
+    """An invalid address is passed over."""
     notices.announce(addresses)
 
 
@@ -617,7 +617,7 @@ def test_any_command_line_is_understood_or_explained(words: list[str]) -> None:
 
 
 def status_of(act: Callable[[], int]) -> object:
-    """What it returns, or the status it ends the program with."""
+    """Return its result, or the status with which it ends the program."""
     try:
         return act()
     except SystemExit as ends:

@@ -163,7 +163,7 @@ class Sessions(BothBuses):
 
 
 class Mail(Sessions):
-    """What they send one another, and what becomes of it."""
+    """The messages that they send one another, and what becomes of them."""
 
     @somebody_is_there
     @rule(
@@ -223,7 +223,7 @@ class Mail(Sessions):
             self._send(me, Draft((to,), "re", "message", mine[-1 - n % len(mine)].id))
 
     def _id(self, n: int | None) -> int | None:
-        """An id of a message, or one that is none."""
+        """An id of a message, or one that no message has."""
         known = [*self.model.letters, 99_999]
         return None if n is None else known[n % len(known)]
 
@@ -385,7 +385,7 @@ class Mail(Sessions):
 
 
 class State(BothBuses):
-    """What they share."""
+    """The state that they share."""
 
     @rule(
         n=which,
@@ -443,7 +443,7 @@ class State(BothBuses):
 
 
 class Claims(Sessions):
-    """What they claim and edit."""
+    """The paths that they claim and edit."""
 
     edited: tuple[Running, str] | None = None
 

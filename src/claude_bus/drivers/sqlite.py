@@ -440,7 +440,11 @@ class Database:
             await self._disconnect()
 
     async def _reopen(self, worker: _Worker, files: disk.Files) -> None:
-        """Open the new log. SQLite would move the old one into the database once no connection has it open. So the new connection comes first, unless it would get the index of the old one."""
+        """Open the new log.
+
+        SQLite would move the old one into the database once no connection has it open. So the new connection comes
+        first, unless it would get the index of the old one.
+        """
         if files.same_index:
             await self._connect()
             with contextlib.suppress(sqlite3.Error, ValueError):

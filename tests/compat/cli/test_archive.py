@@ -221,7 +221,7 @@ def test_export_overwrites_nothing_unless_forced(desk: Desk) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing suspends a process there")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_an_export_that_is_suspended_meanwhile_is_whole(desk: Desk, unbuffered: str) -> None:
-    """What the system took only in part is given to it again; with PYTHONUNBUFFERED Python would drop the rest."""
+    """Output that the system took only in part is written again; with PYTHONUNBUFFERED Python would drop the rest."""
     desk.json("import", desk.file([{**STORE[0], "id": n, "body": f"{n} " + "x" * 40_000} for n in range(20)]))
     env = {**desk.env, "PYTHONUNBUFFERED": unbuffered}
     with subprocess.Popen([sys.executable, "-m", "claude_bus", "export"], env=env, stdout=subprocess.PIPE) as export:
@@ -317,7 +317,7 @@ NAMES = st.sampled_from(["ann", "bob", "eve", "bob@shop"])
     )
 )
 def test_any_store_goes_in_and_out(letters: list[ArchivedMessage]) -> None:
-    """What is given out is what was taken in but for times that had to give way; taken in again it changes nothing."""
+    """An export equals the import but for times that had to give way; importing it again changes nothing."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

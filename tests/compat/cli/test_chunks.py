@@ -78,7 +78,7 @@ def _local(_folder: Path) -> Iterator[None]:
 
 
 on_every_bus = pytest.mark.parametrize("bus", ["local", *WIRES], indirect=True)
-"""For what hangs on how a server keeps and pages messages: also on our own, served."""
+"""For tests that depend on how a server keeps and pages messages: also on our own, served."""
 
 
 @pytest.fixture(params=["local", "small"])
@@ -196,7 +196,7 @@ _DAMAGED = {
 
 @pytest.mark.parametrize("damage", _DAMAGED)
 def test_what_is_damaged_is_refused(bus: Bus, damage: str) -> None:
-    """What is not the very file the sender named is not written."""
+    """A file that is not the very one the sender named is not written."""
     bus.post("ann", [_DAMAGED[damage]])
     refused = bus.json("bob", "recv-file", "T", "--out", str(bus.out()), status=2)
     assert "damaged" in refused["message"]
@@ -291,7 +291,7 @@ def test_other_mail_stays_unread_and_pieces_do_not(own: Bus) -> None:
 
 
 def test_a_file_can_be_taken_again(own: Bus) -> None:
-    """What was acknowledged is not gone."""
+    """A piece that was acknowledged is not gone."""
     sent = own.json("ann", "send-file", "bob", own.file("x", b"x"))
     for name in ("one", "two"):
         own.json("bob", "recv-file", sent["tag"], "--out", str(own.out(name)))

@@ -164,7 +164,7 @@ def test_filters_are_for_recipient_and_sender(bus: Caller) -> None:
 
 
 def test_a_message_to_several_is_to_each_of_them(bus: Caller) -> None:
-    """What another door sent to a glob or across channels is found by whom it reached, where it did."""
+    """A message that another transport sent to a glob or across channels is found by each recipient, on its channel."""
     for name in ("api-1", "api-2"):
         bus.messages(unread_by=name, channel="c6")
     bus.send("boss", "api-*", "to both", channel="c6")

@@ -165,7 +165,7 @@ def test_names_of_other_scripts_are_names(bus: Caller) -> None:
 
 @pytest.mark.parametrize("body", [{"from": "\ud800"}, {"msg": "half \ud800"}, {"channel": "\ud800"}, {"channel": 5}])
 def test_half_characters_are_refused(bus: Caller, body: dict[str, object]) -> None:
-    """What no UTF-8 has is 400, and is not on the bus."""
+    """Text that is not valid Unicode is 400, and is not on the bus."""
     reply = bus.post("/send", {"from": "alice", "to": "b4", "msg": "x", **body})
 
     assert reply.status == 400
@@ -174,7 +174,7 @@ def test_half_characters_are_refused(bus: Caller, body: dict[str, object]) -> No
 
 @pytest.mark.parametrize("since", ["nan", "inf", "-inf", "-1", "1e400", "yesterday", "0x10", "1,5", "1_0", "١"])
 def test_a_cursor_is_a_time(bus: Caller, since: str) -> None:
-    """What is none is 400; the original broke off the connection."""
+    """An invalid cursor is 400; the original broke off the connection."""
     reply = bus.get("/recv", to="bob", since=since)
 
     assert reply.status == 400
@@ -183,7 +183,7 @@ def test_a_cursor_is_a_time(bus: Caller, since: str) -> None:
 
 @pytest.mark.parametrize("most", ["-1", "1.5", "many", "١", "+5", "1e3"])
 def test_a_number_of_messages_is_a_number(bus: Caller, most: str) -> None:
-    """What is none is 400."""
+    """An invalid number is 400."""
     assert bus.get("/recv", to="bob", max=most).status == 400
 
 
@@ -431,7 +431,7 @@ for n in range(int(count)):
 
 
 def follow(bus: Caller, name: str, count: int, sent: threading.Event) -> list[str]:
-    """What a client gets that keeps its cursor as the protocol says, until it has so many."""
+    """Return the messages of a client that keeps its cursor as the protocol says, until it has so many."""
     since, got = 0.0, list[str]()
     while len(got) < count:
         all_sent = sent.is_set()
@@ -505,7 +505,7 @@ def test_an_answer_that_nobody_took_comes_again(tmp_path: Path) -> None:
             witness = in_background(partial(bus.recv, "bob", now, block="true"))
             with socket.create_connection((address.hostname or "", address.port or 0)) as broken:
                 broken.sendall(f"GET /recv?to=bob&since={cursor}&block=true HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-                bus.recv("alice")  # on another connection, so the server has that request by now
+                bus.recv("alice")  # on another connection, so the server has that request already
             bus.send("alice", "bob", f"after {cursor}")
             assert texts(witness.result(PATIENCE)) == [f"after {cursor}"]  # what was waiting was woken
             bus.recv("alice")
@@ -525,7 +525,7 @@ def test_readers_with_different_names_do_not_disturb_one_another(bus: Caller) ->
 
 
 def test_a_server_remembers_only_so_many_that_are_ahead() -> None:
-    """Whoever invents cursors cannot fill its memory: the oldest is forgotten, and goes on from what it gave."""
+    """A client that invents cursors cannot fill its memory: the oldest is forgotten, and goes on from what it gave."""
     ahead = recv_send.Ahead(most=2)
     readings = [recv_send.Reading("bob", None, 9e9 + n, 0) for n in range(3)]
     for reading in readings:

@@ -123,8 +123,8 @@ def posts(tx: Transaction, search: Search) -> list[Message]:
     """The messages of a channel that a search asks for, oldest first.
 
     A grant for some names only sees the broadcasts, and what is from or to one of its
-    names. Whoever is asked about with `unread_by` is enlisted if nobody knew the name,
-    and has the retained broadcasts unread.
+    names. A new name in `unread_by` joins without a session, and has the retained
+    broadcasts unread.
     """
     if search.unread_by:
         note_reader(tx, Address(search.unread_by, search.channel), MESSAGES_ACK)
