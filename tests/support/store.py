@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from itertools import count
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
@@ -28,6 +29,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.connection = connect(path, busy_timeout=5.0)
+        weakref.finalize(self, self.connection.close)  # also where a test does not: Python 3.13 warns of it
         self.now = START
         self.caller = CallerContext()
         self.told: list[str] = []
