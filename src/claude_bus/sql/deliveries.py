@@ -58,7 +58,7 @@ def hand_over(
     tool's answer, and the first comes even if it is longer, up to `text.MOST_SHOWN`: what the
     client would not show must not count as handed. Neither `max_chars` nor `limit` is ever
     more than one answer carries. `peek` marks nothing. Mail that an earlier process handed
-    over and did not live to see confirmed is unread again, and so is the mail of `take_back`.
+    over and did not live to see confirmed is unread again, and so is the mail of `requeue_unconfirmed`.
     `news_only` leaves broadcasts from long before `me` joined where they are, and uncounted.
     """
     by = tx.caller.process
