@@ -52,10 +52,14 @@ def test_the_campaign_sees_a_bus_that_breaks_its_promise(sabotage: str, rules: s
 
 
 def test_the_campaign_sees_a_bus_that_takes_lost_answers_for_read() -> None:
-    """Remote sessions on a connection that loses answers reveal a fault that no death of a process reveals."""
+    """Remote sessions on a connection that loses answers reveal a fault that no death of a process reveals.
+
+    A message that counts as read although nobody had it is a false receipt. One that is held back for good is
+    overtaken by all later ones. Which of the two shows first depends on the first lost answer.
+    """
     done = campaign(
         *("--seed", 37, "--rounds", 12, "--kills", 400, "--seconds", 8, "--doom", 0, "--pace", 0.2, "--real", 0),
         *("--far", 1, "--outages", 0.4, "--sabotage", "proof-of-all"),
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "VIOLATION no false receipt" in done.stdout
+    assert re.search(r"^VIOLATION (no false receipt|in order): ", done.stdout, re.MULTILINE), done.stdout
