@@ -19,15 +19,16 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import psutil
+from figures import Figure, alternately, plain
 from wire import Server
 
 HERE = Path(__file__).parent
 NOTHING = [sys.executable, str(HERE / "nothing_server.py")]
 BUS = [sys.executable, "-m", "claude_bus"]
-Figures = dict[str, dict[str, float]]
+SDK = "bare SDK server"
+NO_OP = "SDK no-op call"
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -52,10 +53,6 @@ def median_ms(action: Callable[[], object], times: int) -> float:
     return statistics.median(taken) * 1000
 
 
-def beside(value: float, baseline: float) -> dict[str, float]:
-    return {"value": value, "baseline": baseline, "ratio": value / baseline if baseline else 0.0}
-
-
 # -- start and memory ---------------------------------------------------------------
 
 
@@ -64,16 +61,18 @@ def start(command: list[str], env: dict[str, str], *, modern: bool) -> float:
         return server.started_in * 1000
 
 
-def starts(folder: Path, rounds: int) -> Figures:
+def starts(folder: Path, rounds: int) -> list[Figure]:
     """Milliseconds from spawning the process to its first answer."""
     env = environment(folder)
-    figures = {}
-    for name, modern in (("start to server/discover reply, ms", True), ("start to initialize reply, ms", False)):
-        ours, nothing = [], []
-        for _ in range(rounds):  # alternating, so that a busy moment affects both
-            nothing.append(start(NOTHING, env, modern=modern))
-            ours.append(start(BUS, env, modern=modern))
-        figures[name] = beside(statistics.median(ours), statistics.median(nothing))
+    figures = []
+    for method, modern in (("server/discover", True), ("initialize", False)):
+
+        def timed(command: list[str], *, modern: bool = modern) -> float:
+            return start(command, env, modern=modern)
+
+        nothing, ours = alternately(rounds, lambda: timed(NOTHING), lambda: timed(BUS))
+        what = f"start to the reply to {method}"
+        figures.append(Figure(what, statistics.median(ours), "ms", statistics.median(nothing), SDK, "<= 0.35 x"))
     return figures
 
 
@@ -83,19 +82,23 @@ def processes(server: Server) -> list[psutil.Process]:
     return [started, *started.children(recursive=True)]
 
 
-def memory(server: Server) -> float:
-    """Return the memory of all its processes in MiB; shared memory counts for each."""
-    return sum(map(memory_of, processes(server)))
+def memory(server: Server, kind: str = "rss") -> float:
+    """Return the memory of all its processes in MiB.
+
+    `rss` counts a page for each process that shares it; `pss` (Linux) divides it among them.
+    """
+    return sum(memory_of(process, kind) for process in processes(server))
 
 
-def memory_of(process: psutil.Process) -> float:
-    return float(process.memory_info().rss) / 1_048_576
+def memory_of(process: psutil.Process, kind: str = "rss") -> float:
+    found = process.memory_full_info() if kind == "pss" else process.memory_info()
+    return float(getattr(found, kind)) / 1_048_576
 
 
 # -- calls --------------------------------------------------------------------------
 
 
-def calls(folder: Path, rounds: int) -> Figures:
+def calls(folder: Path, rounds: int) -> list[Figure]:
     """Return the median milliseconds of a tool call over stdio, next to a tool that does nothing."""
     env = environment(folder)
     with ExitStack() as stack:
@@ -105,29 +108,52 @@ def calls(folder: Path, rounds: int) -> Figures:
         alice.call("register", name="alice")
         bob.call("register", name="bob")
         time.sleep(1)
-        sizes = beside(memory(bob), memory(nothing))
-        base = median_ms(lambda: nothing.call("nothing"), rounds)
-        figures: dict[str, Any] = {
-            "resident memory of an idle server, both processes, MiB": sizes,
-            "send, ms": median_ms(lambda: alice.call("send", to="bob", content="hello"), rounds),
+        what = "an idle, registered session, all processes"
+        figures = [
+            Figure(f"{what}, RSS", memory(bob), "MiB", memory(nothing), SDK, "<= 50 MiB"),
+            Figure(f"{what}, PSS", memory(bob, "pss"), "MiB", memory(nothing, "pss"), SDK, "<= 38 MiB"),
+        ]
+        numbers = iter(range(10_000_000))
+        event = {"session_id": "s", "permission_mode": "default"}
+        bob.call("hook", event="UserPromptSubmit", **event, prompt_id="first")
+        measures: dict[str, tuple[Callable[[], float], str]] = {
+            "send": (lambda: ms(lambda: alice.call("send", to="bob", content="hello")), "<= 2 x"),
+            "inbox, one message": (lambda: one_message(alice, bob), "<= 2 x"),
+            "inbox, nothing new": (lambda: ms(lambda: bob.call("inbox")), ""),
+            "send, then inbox": (lambda: ms(lambda: there_and_read(alice, bob)), "< original 0.2.0"),
+            "prompt hook, nothing new": (
+                lambda: ms(lambda: bob.call("hook", event="UserPromptSubmit", **event, prompt_id=f"p{next(numbers)}")),
+                "<= 2 x",
+            ),
+            "tool hook, nothing new": (
+                lambda: ms(lambda: bob.call("hook", event="PostToolBatch", **event, prompt_id="p")),
+                "<= 2 x",
+            ),
         }
-        bob.call("inbox", limit=500)
-        figures["inbox, empty, ms"] = median_ms(lambda: bob.call("inbox"), rounds)
-        figures["inbox, one message, ms"] = statistics.median(one_message(alice, bob) for _ in range(rounds))
-        event = {"event": "UserPromptSubmit", "session_id": "s", "permission_mode": "default"}
-        bob.call("hook", **event, prompt_id="first")
-        numbers = iter(range(1_000_000))
-        figures["prompt hook, nothing new, ms"] = median_ms(
-            lambda: bob.call("hook", **event, prompt_id=f"p{next(numbers)}"), rounds
-        )
-        batch = {"event": "PostToolBatch", "session_id": "s", "permission_mode": "default"}
-        figures["tool hook, nothing new, ms"] = median_ms(lambda: bob.call("hook", **batch, prompt_id="p"), rounds)
-    return {k: v if isinstance(v, dict) else beside(v, base) for k, v in figures.items()}
+        bases: list[float] = []
+        for name, (measure, goal) in measures.items():
+            bob.call("inbox", limit=500)
+            base, ours = alternately(rounds, lambda: ms(lambda: nothing.call("nothing")), measure)
+            bases += base
+            figures.append(Figure(name, statistics.median(ours), "ms", statistics.median(base), NO_OP, goal))
+    return figures
+
+
+def ms(action: Callable[[], object]) -> float:
+    """Milliseconds that it takes."""
+    begin = time.perf_counter()
+    action()
+    return (time.perf_counter() - begin) * 1000
+
+
+def there_and_read(alice: Server, bob: Server) -> None:
+    alice.call("send", to="bob", content="hello")
+    bob.call("inbox")
 
 
 def one_message(alice: Server, bob: Server) -> float:
     alice.call("send", to="bob", content="hello")
-    return median_ms(lambda: bob.call("inbox"), 1)
+    return ms(lambda: bob.call("inbox"))
 
 
 # -- noticing -----------------------------------------------------------------------
@@ -152,7 +178,7 @@ class Bell:
             self.rung.set()
 
 
-def noticing(folder: Path, rounds: int, idle: float) -> Figures:
+def noticing(folder: Path, rounds: int, idle: float) -> list[Figure]:
     """Return the milliseconds from calling `send` to the ring at an idle session, and the cost of idling."""
     path = folder / f"{os.getpid()}.sock"
     bell = Bell(path)
@@ -165,12 +191,14 @@ def noticing(folder: Path, rounds: int, idle: float) -> Figures:
         time.sleep(min(3, idle))
         cpu, wakeups = idling(bob, idle)
     send = median_of_plain_send(env)
-    return {
-        "send to ring, median, ms": beside(statistics.median(latencies), send),
-        "send to ring, p95, ms": beside(statistics.quantiles(latencies, n=20)[-1], send),
-        "idle server, both processes, % of a core": {"value": cpu, "baseline": 0.1, "ratio": cpu / 0.1},
-        "idle server, both processes, wake-ups per second": {"value": wakeups, "baseline": 5.0, "ratio": wakeups / 5},
-    }
+    median, late = statistics.median(latencies), statistics.quantiles(latencies, n=20)[-1]
+    idle_server = "an idle session, both processes"
+    return [
+        Figure("send until an idle session rings, median", median, "ms", send, "our send to nobody"),
+        Figure("send until an idle session rings, p95", late, "ms", send, "our send to nobody"),
+        Figure(f"{idle_server}, processor", cpu, "% of a core", 0.0, "", "<= 0.1 %"),
+        Figure(f"{idle_server}, wake-ups", wakeups, "per second", 0.0, "", "<= 5"),
+    ]
 
 
 def median_of_plain_send(env: dict[str, str]) -> float:
@@ -213,11 +241,13 @@ def all_switches(watched: list[psutil.Process]) -> int:
 # -- output -------------------------------------------------------------------------
 
 
-def table(figures: Figures) -> str:
-    width = max(map(len, figures))
-    rows = [f"{'':<{width}}  {'value':>9}  {'baseline':>9}  {'ratio':>7}"]
-    rows += [f"{k:<{width}}  {v['value']:9.3f}  {v['baseline']:9.3f}  {v['ratio']:6.2f}x" for k, v in figures.items()]
-    return "\n".join(rows)
+def measured(folder: Path, rounds: int, idle: float) -> list[Figure]:
+    """All figures of this file."""
+    return [
+        *starts(folder, max(1, rounds // 20)),
+        *calls(folder, rounds),
+        *noticing(folder, min(100, rounds), idle),
+    ]
 
 
 def main() -> None:
@@ -230,13 +260,8 @@ def main() -> None:
     if options.quick:
         options.rounds, options.idle = 2, 0.5
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        figures: dict[str, Any] = {
-            **starts(folder, 1 if options.quick else max(5, options.rounds // 20)),
-            **calls(folder, options.rounds),
-            **noticing(folder, min(100, options.rounds), options.idle),
-        }
-    print(json.dumps(figures) if options.json else table(figures))
+        figures = measured(Path(name), options.rounds, options.idle)
+    print(json.dumps([each.as_dict() for each in figures]) if options.json else plain(figures))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""The cost of the prompt hook as the real Claude Code client sees it.
+"""The cost of the bus in the real Claude Code client: of a run from start to end, and of a prompt hook.
 
-    python benchmarks/client.py [--prompts N] [--quick]
+    python benchmarks/client.py [--runs N] [--prompts N] [--quick] [--json]
 
-Reads the client's debug log: the time from its call of the hook until it takes the answer,
-for prompts without mail, next to a hook of a server that does nothing. Needs CLAUDE_BIN, tmux.
+A run is `claude -p` with a model that says one word: without plugins, with a plugin that has the hooks of ours and a
+server that does nothing, and with ours, by turns. The figure is how much longer ours takes than the run without.
+A hook's time is that between the client's call and its answer in the client's debug log.
+Needs CLAUDE_BIN and tmux.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
+from cost import Cost, cost
+from figures import Figure, plain
+
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
@@ -27,13 +32,14 @@ _CALL = re.compile(r"^(\S+) .*mcp_tool calling plugin:\S+/")
 _ANSWER = re.compile(r"^(\S+) .*(?:Hook output|Successfully parsed)")
 
 
-def nothing_plugin(folder: Path) -> Path:
-    """Write a plugin whose server and hook do nothing; return its folder."""
+def nothing_plugin(folder: Path, program: str = "nothing_server.py") -> Path:
+    """Write a plugin with our hooks, whose server and hooks do nothing; return its folder."""
     hook = {"type": "mcp_tool", "server": "plugin:nothing:nothing", "tool": "nothing", "input": {}}
-    server = {"command": sys.executable, "args": [str(ROOT / "benchmarks" / "nothing_server.py")]}
+    server = {"command": sys.executable, "args": [str(ROOT / "benchmarks" / program)]}
+    ours = json.loads((ROOT / "hooks" / "hooks.json").read_text(encoding="utf-8"))["hooks"]
     files = {
         ".claude-plugin/plugin.json": {"name": "nothing", "version": "1.0.0"},
-        "hooks/hooks.json": {"hooks": {event: [{"hooks": [hook]}] for event in ("UserPromptSubmit", "Stop")}},
+        "hooks/hooks.json": {"hooks": {event: [{"hooks": [hook]}] for event in ours}},
         ".mcp.json": {"mcpServers": {"nothing": {**server, "alwaysLoad": True}}},
     }
     for name, content in files.items():
@@ -69,20 +75,57 @@ def differences(lines: list[str]) -> list[float]:
     return times
 
 
+def hooks(folder: Path, prompts: int) -> list[Figure]:
+    """The figure of a prompt hook, in the client's log."""
+    nothing = hook_times(nothing_plugin(folder / "plugin"), folder / "nothing", prompts)
+    ours = hook_times(ROOT, folder / "bus", prompts)
+    what = "a hook call, as the client sees it"
+    return [Figure(what, statistics.median(ours), "ms", statistics.median(nothing), "of a bare SDK server")]
+
+
+def runs(folder: Path, rounds: int) -> list[Figure]:
+    """The figures of `claude -p`: what a plugin adds to a run without one, ours and one that does nothing."""
+    plugins = {
+        "without": None,
+        "nothing": nothing_plugin(folder / "nothing", "nothing_stdlib.py"),
+        "ours": ROOT,
+    }
+    found: dict[str, list[Cost]] = {name: [] for name in plugins}
+    with FakeAnthropic() as model:
+        settings = {"BUS_DB": str(folder / "bus.db"), "CLAUDE_BUS_PYTHON": sys.executable, "BUS_NAME": "frontend"}
+        box = Sandbox(folder / "user", ANTHROPIC_BASE_URL=model.url, **settings)
+        for round_ in range(rounds + 1):
+            for name, plugin in plugins.items():
+                arguments = ["-p", "say ok", *(("--plugin-dir", str(plugin)) if plugin else ())]
+                taken = cost([box.binary, *arguments], box.env, box.project)
+                if round_:  # the first fills caches
+                    found[name].append(taken)
+    figures = []
+    for part, goal in (("wall", "<= 250 ms more"), ("processor", "<= 300 ms more")):
+        alone, nothing, ours = (statistics.median(getattr(each, part) for each in found[name]) for name in plugins)
+        figures.append(Figure(f"claude -p, {part}, in all", ours, "ms", alone, "without plugins"))
+        what = f"claude -p, {part}, more than without plugins"
+        figures.append(Figure(what, ours - alone, "ms", nothing - alone, "with a server that does nothing", goal))
+    return figures
+
+
+def measured(folder: Path, rounds: int, prompts: int) -> list[Figure]:
+    """All figures of this file."""
+    return [*runs(folder / "runs", rounds), *hooks(folder / "hooks", prompts)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--prompts", type=int, default=20)
-    parser.add_argument("--quick", action="store_true", help="few prompts: does it run?")
+    parser.add_argument("--quick", action="store_true", help="few runs and prompts: does it work?")
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.quick:
-        options.prompts = 1
+        options.runs = options.prompts = 1
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        nothing = hook_times(nothing_plugin(folder / "plugin"), folder / "nothing", options.prompts)
-        ours = hook_times(ROOT, folder / "bus", options.prompts)
-    base, median = statistics.median(nothing), statistics.median(ours)
-    print(f"a hook call in the client's log, {len(ours)} of ours and {len(nothing)} that do nothing, median ms:")
-    print(f"ours {median:.1f}, nothing {base:.1f}, ratio {median / base:.2f}")
+        figures = measured(Path(name), options.runs, options.prompts)
+    print(json.dumps([each.as_dict() for each in figures]) if options.json else plain(figures))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import BUS, NOTHING, Figures, beside, environment, median_ms, table
+from bench import BUS, NO_OP, NOTHING, environment, median_ms
+from figures import Figure, plain
 from wire import Server
 
 from claude_bus import claim_paths, worktree
@@ -86,7 +87,7 @@ def edits(server: Server, shop: Path, name: str, rounds: int) -> dict[str, float
     }
 
 
-def measure(folder: Path, rounds: int) -> Figures:
+def measured(folder: Path, rounds: int) -> list[Figure]:
     shop = repository(folder / "shop")
     env = environment(folder)
     taken: dict[str, float] = {}
@@ -98,9 +99,9 @@ def measure(folder: Path, rounds: int) -> Figures:
         for kind, pattern, count in KINDS:
             asyncio.run(claims(Config(Path(env["BUS_DB"])), shop, [pattern(n) for n in range(count)]))
             what = f"{count:,} claims, {kind}" if count else kind
-            taken |= {f"{edit}, {what}, ms": ms for edit, ms in edits(bob, shop, kind, rounds).items()}
+            taken |= {f"{edit}, {what}": ms for edit, ms in edits(bob, shop, kind, rounds).items()}
         base = median_ms(lambda: nothing.call("nothing"), rounds)
-    return {name: beside(ms, base) for name, ms in taken.items()}
+    return [Figure(f"guard: {name}", ms, "ms", base, NO_OP) for name, ms in taken.items()]
 
 
 def main() -> None:
@@ -112,8 +113,8 @@ def main() -> None:
     if options.quick:
         options.rounds = 2
     with tempfile.TemporaryDirectory() as name:
-        figures = measure(Path(name), options.rounds)
-    print(json.dumps(figures) if options.json else table(figures))
+        figures = measured(Path(name), options.rounds)
+    print(json.dumps([each.as_dict() for each in figures]) if options.json else plain(figures))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import beside, table
+from figures import Figure, plain
 
 from claude_bus import processes
 from claude_bus.compat.sql import feeds
@@ -86,13 +86,13 @@ class Store:
         }
 
 
-def medians(full: Store, empty: Store, rounds: int) -> dict[str, dict[str, float]]:
-    figures = {}
+def medians(full: Store, empty: Store, rounds: int, when: str) -> list[Figure]:
+    figures = []
     others = empty.actions()
     for name, action in full.actions().items():
         pairs = [(milliseconds(action), milliseconds(others[name])) for _ in range(rounds)]  # a busy moment hits both
         ours, base = (statistics.median(side) for side in zip(*pairs, strict=True))
-        figures[name] = beside(ours, base)
+        figures.append(Figure(f"{name}, {when}", ours, "ms", base, "on an empty bus", "near 1"))
     return figures
 
 
@@ -100,6 +100,15 @@ def milliseconds(action: Callable[[], object]) -> float:
     begin = time.perf_counter()
     action()
     return (time.perf_counter() - begin) * 1000
+
+
+def measured(folder: Path, stored: int, rounds: int) -> list[Figure]:
+    """All figures of this file."""
+    full, empty = Store(folder / "full.db", stored), Store(folder / "empty.db", 0)
+    figures = medians(full, empty, rounds, "nothing new")
+    for store in (full, empty):
+        store.send()
+    return [*figures, *medians(full, empty, rounds, "one message open")]
 
 
 def main() -> None:
@@ -110,13 +119,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.messages, options.rounds = 1_000, 2
-    with tempfile.TemporaryDirectory() as folder:
-        full, empty = Store(Path(folder) / "full.db", options.messages), Store(Path(folder) / "empty.db", 0)
-        print(f"median ms with {options.messages} messages stored and read, and on an empty bus")
-        print(table({f"{k}, nothing new": v for k, v in medians(full, empty, options.rounds).items()}))
-        for store in (full, empty):
-            store.send()
-        print(table({f"{k}, one message open": v for k, v in medians(full, empty, options.rounds).items()}))
+    with tempfile.TemporaryDirectory() as name:
+        figures = measured(Path(name), options.messages, options.rounds)
+    print(f"with {options.messages} messages stored and read", plain(figures), sep="\n")
 
 
 if __name__ == "__main__":
