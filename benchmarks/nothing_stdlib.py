@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 TOOLS = [{"name": "nothing", "inputSchema": {"type": "object"}}]
+OTHERS: dict[str, dict[str, Any]] = {"tools/list": {"tools": TOOLS}, "tools/call": {"content": []}}
 
 
 def result(method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -14,7 +15,7 @@ def result(method: str, params: dict[str, Any]) -> dict[str, Any]:
     if method == "initialize":
         about = {"name": "nothing", "version": "1"}
         return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": about}
-    return {"tools/list": {"tools": TOOLS}, "tools/call": {"content": []}}.get(method, {})
+    return OTHERS.get(method, {})
 
 
 for line in sys.stdin:
