@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterable
 
 from .. import processes
@@ -18,6 +17,11 @@ def announce(addresses: Iterable[str]) -> None:
     An address on the loopback of another network namespace (a container's) cannot be reached. The
     address of an earlier version has no word in it; such a listener accepts any datagram.
     """
+    addresses = list(addresses)
+    if not addresses:
+        return
+    import socket
+
     for address in addresses:
         scheme, _, rest = address.partition(f":{LOOPBACK}:")
         place, _, network = rest.partition("/")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import time
 from collections import deque
@@ -126,7 +125,7 @@ class _Worker(aiosqlite.Connection):
 
 
 class Database:
-    """The asynchronous side: one connection with its thread, opened when first needed.
+    """An `engine.Engine` for an event loop: one connection with its thread, opened when first needed.
 
     Survives what happens to the file: if it is deleted or replaced, the next verb
     opens what is there now, or makes it anew, and the log says so. Every failure is a `StoreError` of that one verb.
@@ -209,11 +208,7 @@ class Database:
 
     def pulse(self) -> object:
         """Changes with every commit of any process: the state of the WAL file."""
-        try:
-            found = os.stat(f"{self._real}-wal")  # noqa: PTH116 - asked with every request
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size
+        return sqlite.pulse(self._real)
 
     async def close(self) -> None:
         """Give the connection and its thread back; a later verb opens anew."""
