@@ -10,16 +10,13 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import anyio
-
-from . import processes, supervisor
+from . import processes
 from .model.identity import Binding, Client, Process
-from .worktree import folder
+from .records import dataclass
 
 _LAUNCHERS = frozenset({"uv", "uvx", "pipx", "sh", "bash", "dash", "zsh", "env", "cmd", "py"})
 """Programs that may stand between the client and its server."""
@@ -61,6 +58,8 @@ def lineage(env: Mapping[str, str]) -> tuple[Process, list[tuple[Process, str]]]
 
     That process is the supervisor, or without one this process itself.
     """
+    from . import supervisor
+
     line = processes.ancestors()
     for place, (process, _) in enumerate(line):
         if str(process.pid) == env.get(supervisor.VARIABLE):
@@ -91,6 +90,8 @@ def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
     Two servers of one Claude Code session get the same key, and live as long as the client. A
     server that another program runs is a separate session, for as long as the server runs.
     """
+    from .worktree import folder
+
     lasting, line = lineage(env)
     process = _client_among(env, line) or lasting
     where = folder(Path(env.get("CLAUDE_PROJECT_DIR") or cwd))
@@ -284,6 +285,8 @@ async def push(inbox: Inbox, text: str, sender: str) -> bool:
         {"type": "auth", "token": inbox.token},
         {"type": "user", "message": {"role": "user", "content": body}},
     ]
+    import anyio
+
     data = "".join(json.dumps(line) + "\n" for line in lines).encode()
     try:
         with anyio.fail_after(5):

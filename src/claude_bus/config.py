@@ -46,7 +46,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
@@ -56,6 +56,7 @@ from .errors import InvalidInput
 from .limits import check_line
 from .model.claims import Guard
 from .names import check_name
+from .records import dataclass
 
 Wake = Literal["auto", "always", "never"]
 

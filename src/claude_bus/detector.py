@@ -7,22 +7,20 @@ recognizes findings that only look like secrets.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import samples
+from . import event_loop
 from .errors import SecretRefused
+from .records import dataclass
 
 if TYPE_CHECKING:
     from kingfisher_sdk import Finding, Scanner
 
-_log = logging.getLogger(__name__)
+    from . import samples
 
 _WORD = re.compile(r"\S{12}")
 """No secret in the rules is shorter. Ordinary text needs no scanner, whose rules take half a second to load."""
@@ -50,9 +48,11 @@ async def refuse_secrets(what: str, text: str) -> None:
     if len(text) <= _SHORT and not _WORD.search(text):
         return
     try:
-        found = await asyncio.to_thread(find, text)
+        found = await event_loop.aside(find, text)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        _log.warning("not scanned for secrets: %s", type(error).__name__)
+        import logging
+
+        logging.getLogger(__name__).warning("not scanned for secrets: %s", type(error).__name__)
         return
     if found:
         raise SecretRefused(what, [(suspicion.kind, suspicion.line) for suspicion in found])
@@ -62,6 +62,8 @@ def find(text: str) -> list[Suspicion]:
     """Return all likely secrets, by line. Accepts any text; may be called from any thread."""
     if not _WORD.search(text):
         return []
+    from . import samples
+
     content = text.encode("utf-8", "replace")
     found = [f for f in _scanner().scan(content) if f.visible and not samples.is_sample(f.secret, _login(f, content))]
     return sorted({Suspicion(f.location["line"], _kind(f.rule_id)) for f in found})
@@ -98,6 +100,8 @@ def _scanner() -> Scanner:
 
 def _login(finding: Finding, content: bytes) -> samples.Login | None:
     """Return the login of a finding, if it is one."""
+    from . import samples
+
     if "curl-auth" in finding.rule_id:
         return samples.login_of_command(finding.secret, _line_around(finding, content))
     return samples.login_of_url(finding.captures)

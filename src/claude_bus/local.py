@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from . import drafts, state_values
 from .bus import NoticeSocket
 from .detector import refuse_secrets
-from .drivers import notices
-from .drivers.sqlite import Database
+from .drivers.engine import Engine
 from .errors import StoreFull
 from .model.identity import Address, Process
 from .model.messages import Draft
 from .model.tokens import UNRESTRICTED, Grant, Token
-from .sql import agents, state, tokens, upkeep
+from .sql import agents
 from .sql.transaction import CallerContext, Transaction, Unconfirmed
 from .sql.verbs import Checks, Verb
+
+if TYPE_CHECKING:
+    from .sql import state
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +31,7 @@ Step = Callable[[Transaction], None]
 class LocalBus:
     """The bus in a database of this machine, for one caller."""
 
-    def __init__(self, database: Database, caller: CallerContext) -> None:
+    def __init__(self, database: Engine, caller: CallerContext) -> None:
         self._db = database
         self._caller = caller
 
@@ -92,11 +92,17 @@ class LocalBus:
         self, owner: str, names: Sequence[str], channels: Sequence[str], ttl: float | None, *, in_url: bool = False
     ) -> tuple[Token, str]:
         """A new token and its secret, which nobody can be told again."""
+        import secrets
+
+        from .sql import tokens
+
         secret = f"bus_{secrets.token_urlsafe(32)}"
         return await self.run(tokens.create, owner, digest_of(secret), names, channels, ttl, in_url=in_url), secret
 
     def notice_socket(self) -> AbstractAsyncContextManager[NoticeSocket]:
         """See `bus.Bus.ear`."""
+        from .drivers import notices
+
         return notices.notice_socket()
 
     def pulse(self) -> object:
@@ -105,6 +111,8 @@ class LocalBus:
 
     async def prune(self) -> None:
         """See `bus.Bus.prune`."""
+        from .sql import upkeep
+
         await self.run(upkeep.prune)
 
     async def close(self) -> None:
@@ -163,4 +171,6 @@ def digest_of(secret: str) -> str:
 
     A token has 256 random bits: nothing slower than SHA-256 is needed to keep it.
     """
+    import hashlib
+
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -5,12 +5,11 @@ Python's own pools wait for their threads when the process ends. These threads a
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
 
-import anyio
+from . import event_loop
 
 GivenUp = Callable[[], bool]
 """Tells whether the caller has stopped waiting for the work."""
@@ -31,20 +30,32 @@ class Offload:
         """
         if self._hanging >= self._most:
             return False
+        if event_loop.is_running():
+            return await self._awaited(work, patience)
+        done = threading.Event()
+        over = threading.Event()
+        thread = self._started(work, over, done.set)
+        if not thread:
+            return False
+        try:
+            done.wait(patience)
+        finally:
+            self._gives_up(over, thread)
+        return done.is_set()
+
+    async def _awaited(self, work: Callable[[GivenUp], None], patience: float) -> bool:
+        import asyncio
+
+        import anyio
+
         over, done, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
 
-        def go() -> None:
-            try:
-                work(over.is_set)
-            finally:
-                self._ends(over)
-                with contextlib.suppress(RuntimeError):  # the loop has ended
-                    loop.call_soon_threadsafe(done.set)
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(done.set)
 
-        try:
-            thread = threading.Thread(target=go, daemon=True, name="offload")
-            thread.start()
-        except RuntimeError:  # the system gives no more threads
+        thread = self._started(work, over, tell)
+        if not thread:
             return False
         try:
             with anyio.move_on_after(patience):
@@ -52,6 +63,25 @@ class Offload:
         finally:
             self._gives_up(over, thread)
         return done.is_set()
+
+    def _started(
+        self, work: Callable[[GivenUp], None], over: threading.Event, tell: Callable[[], None]
+    ) -> threading.Thread | None:
+        """Start the work on a thread, which calls `tell` at its end; None if the system gives no more threads."""
+
+        def go() -> None:
+            try:
+                work(over.is_set)
+            finally:
+                self._ends(over)
+                tell()
+
+        thread = threading.Thread(target=go, daemon=True, name="offload")
+        try:
+            thread.start()
+        except RuntimeError:
+            return None
+        return thread
 
     def _gives_up(self, over: threading.Event, thread: threading.Thread) -> None:
         with self._lock:

@@ -14,10 +14,11 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import Generic, Literal, TypeVar
+
+from .records import dataclass
 
 Kind = Literal["", "file", "folder"]
 """The kind of thing a plain path names, if that was checked on disk; otherwise ""."""

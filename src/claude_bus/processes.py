@@ -14,12 +14,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from .limits import FOREIGN_HOST_SILENCE
 from .model.identity import Process
+from .records import dataclass
 
 _TOLERANCE = 0.02
 """Seconds by which two readings of one process's start time may differ."""

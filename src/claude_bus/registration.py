@@ -15,7 +15,6 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .claude_settings import HOOKS_SINCE, SERVER, Refused
+from .records import dataclass
 
 _PATIENCE = 120.0
 """Seconds after which a command of the client is given up."""

@@ -13,8 +13,9 @@ import ipaddress
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from urllib.parse import unquote
+
+from .records import dataclass
 
 MAX_GUESSED = 5
 """Characters besides known words in a password that is an obvious guess: digits, an exclamation mark."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import unquote, urlsplit
 
 from . import addresses, claim_paths
 from .errors import InvalidInput
 from .patterns import is_glob, names_files
+from .records import dataclass
 
 MAX_WRITTEN = 32_768
 """Characters of one string, which may contain a list."""

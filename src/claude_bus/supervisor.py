@@ -22,13 +22,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
 from . import jsons
+from .records import dataclass
 
 VARIABLE = "CLAUDE_BUS_SUPERVISOR"
 """Environment variable of a server: the process id of its supervisor."""

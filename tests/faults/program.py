@@ -16,8 +16,6 @@ from types import SimpleNamespace
 import mcp.server.stdio
 
 from claude_bus import connect, processes, supervisor
-from claude_bus.bus import Bus
-from claude_bus.cli import commands
 from claude_bus.cli import main as command_line
 from claude_bus.config import Config, Serving
 from claude_bus.errors import StoreFull
@@ -56,12 +54,8 @@ def _prepare(stage: Stage, kind: str, seat: str, label: str, env: Mapping[str, s
         SABOTAGES[stage.sabotage]()
     skewed = functools.partial(connect.open_local, clock=stage.board.clock)
 
-    def opened(config: Config) -> Bus:
-        return connect.open_bus(config) if config.url else skewed(config)
-
-    for door in (stdio, commands):
-        setattr(door, "open_bus", opened)  # noqa: B010 - a name that the module only uses
-    setattr(serving, "open_local", skewed)  # noqa: B010
+    for door in (connect, serving):
+        setattr(door, "open_local", skewed)  # noqa: B010 - a name that the module only uses
     connection.ANSWER_TIMEOUT = ANSWER_TIMEOUT
     if stage.silence:
         _judge_by_heartbeats(stage.silence)

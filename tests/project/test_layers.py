@@ -18,6 +18,7 @@ MODULES = {
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 PURE = (
+    "records",
     "quoting",
     "names",
     "errors",
@@ -46,6 +47,7 @@ PURE = (
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     PURE,
+    ("event_loop",),
     ("sql", "processes", "worktree", "supervisor", "detector", "claude_settings", "offload"),
     ("files", "registration"),
     ("drivers",),
@@ -297,7 +299,7 @@ def test_importing_everything_asks_and_opens_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cli.main", "cli.commands", "local", "session.session", "session.doorbell", "claude_code"]
+    "module", ["cli.main", "cli.send", "cli.inbox", "local", "session.session", "session.doorbell", "claude_code"]
 )
 def test_what_the_commands_import_is_light(module: str) -> None:
     """A command of the CLI, with all its imports, starts without MCP, pydantic, HTTP and the secret scanner."""

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .. import __version__, claude_code, detector, text
+from .. import __version__, claude_code, detector, text, worktree
 from ..config import Config
-from ..connect import open_bus
+from ..connect import open_for_command
 from ..drivers.inspect import Finding, inspect
 from ..errors import BusError
 from ..sql import agents
 from . import git_hooks, installation, printing
 from .identity import session_of_shell
+from .output import show
+from .settings import home
+
+
+async def doctor(options: argparse.Namespace, config: Config) -> int:
+    """Check everything; 1 if something is wrong."""
+    findings = await examine(config, os.environ, home() or Path(os.sep), worktree.here(os.environ))
+    fine = all(finding.ok is not False for finding in findings)
+    checks = [{"name": f.name, "ok": f.ok, "detail": f.detail} for f in findings]
+    show(options, {"ok": fine, "checks": checks}, table(findings))
+    return 0 if fine else 1
 
 
 async def examine(config: Config, env: Mapping[str, str], home: Path, folder: Path) -> list[Finding]:
@@ -36,7 +49,7 @@ async def _elsewhere(config: Config) -> Finding:
     """Whether the bus that is served elsewhere lets us in."""
     with_token = f"{'with' if config.access.shown else 'without'} a token"
     try:
-        async with open_bus(config) as bus:
+        async with open_for_command(config) as bus:
             found = await bus.run(agents.listing, config.channel)
     except BusError as error:
         return Finding("served at", False, f"{config.shown_url}, {with_token}: {error.message}")
@@ -74,7 +87,7 @@ def _mute(config: Config, env: Mapping[str, str]) -> Finding | None:
 
 async def _rings(config: Config, env: Mapping[str, str], path: str) -> Finding:
     try:
-        async with open_bus(config) as bus:
+        async with open_for_command(config) as bus:
             session = await session_of_shell(bus, env)
     except BusError as error:
         return Finding("doorbell", False, error.message)

@@ -12,12 +12,12 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..drivers.inspect import Finding
 from ..errors import BusError, InvalidInput
 from ..quoting import one_line
+from ..records import dataclass
 from . import guard_script
 from .git import git
 

@@ -9,20 +9,23 @@ import argparse
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import claim_paths, claim_text, documents, limits, processes, quoting, text, worktree
 from ..bus import Bus
 from ..config import Config
-from ..connect import open_bus
+from ..connect import open_for_command
 from ..errors import BusError, TooLarge
 from ..model.claims import Claim, ClaimTarget, Standing
 from ..model.identity import Address
 from ..sql import guard as sql_guard
-from . import git_hooks, guard_script, private_files
+from . import guard_script
 from .git import git
 from .identity import committer
 from .output import show
+
+if TYPE_CHECKING:
+    from . import git_hooks
 
 _SHOWN = 20
 """Files that a refusal names; a claim may cover all of a commit's."""
@@ -34,6 +37,8 @@ async def guard(options: argparse.Namespace, config: Config) -> int:
     """Run `guard install`, `guard uninstall` or `guard check`."""
     if options.action == "check":
         return await _check(options, config)
+    from . import git_hooks, private_files
+
     repo = git_hooks.repository()
     hook = git_hooks.places(repo)[0].file
     try:
@@ -45,6 +50,8 @@ async def guard(options: argparse.Namespace, config: Config) -> int:
 
 
 def _install(repo: git_hooks.Repository) -> str:
+    from . import git_hooks
+
     said = git_hooks.install(repo, guard_script.this_program())
     if reason := git_hooks.tried(repo):
         said.append(f"it was tried: {reason}")
@@ -52,6 +59,8 @@ def _install(repo: git_hooks.Repository) -> str:
 
 
 def _uninstall(repo: git_hooks.Repository) -> str:
+    from . import git_hooks
+
     return "\n".join(git_hooks.uninstall(repo) or ["there is no commit hook of claude-bus here"])
 
 
@@ -109,7 +118,7 @@ async def _found(config: Config) -> list[tuple[str, Standing]]:
     root = Path(git("rev-parse", "--show-toplevel"))
     where = worktree.folder(root)
     staged = _staged()
-    async with open_bus(config) as bus:
+    async with open_for_command(config) as bus:
         me = await committer(bus, config, os.environ)
         places = worktree.staged(where, staged, processes.host())
         found = await standing(bus, me, places, where.root)

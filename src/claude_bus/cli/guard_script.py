@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from .. import text
+from ..records import dataclass
 
 REFUSED = 86
 """Exit status of `guard check` if another session claims a file in the commit. No other program exits with it: Python

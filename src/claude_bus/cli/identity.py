@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from .. import addresses, claude_code, grants, names
 from ..bus import Bus
@@ -12,7 +11,8 @@ from ..config import Config
 from ..errors import Forbidden
 from ..model.identity import Address, Binding
 from ..model.tokens import Grant
-from ..sql import agents, bindings, guard
+from ..records import dataclass
+from ..sql import agents, bindings
 
 PROGRAM = "claude-bus"
 
@@ -46,6 +46,8 @@ async def committer(bus: Bus, config: Config, env: Mapping[str, str]) -> Address
 
     Nobody joins the bus by committing, and whoever has the user's name does not matter.
     """
+
+    from ..sql import guard
 
     async def look(who: Address) -> None:
         await bus.run(guard.conflicting_claims, who, [], "")
@@ -93,6 +95,8 @@ def _made_of(name: str, error: Forbidden) -> str:
 
 
 def _login() -> str:
+    import getpass
+
     try:
         name = getpass.getuser()
     except (OSError, KeyError):  # a container's user without an entry

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from .. import claude_settings, registration, text
 from ..claude_settings import HOOKS_SINCE, RULES, SERVER, Refused
 from ..config import shown_address
 from ..drivers.inspect import Finding
+from ..records import dataclass
 from ..registration import Client, Definition, Known, Program
 
 _OF_THE_ORIGINAL = re.compile(r"\bbus_server\.py\b")

@@ -12,18 +12,19 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from .. import __version__
+from .. import __version__, event_loop
 from ..compat.cli import arguments
 from ..config import Config, Serving
 from ..errors import BusError, InvalidInput
 from ..quoting import visible
 from .output import document, prepare
 from .settings import home
+from .subcommands import Subcommands, Unmeasured, nothing
 
 _DESCRIPTION = (
     "A shared bus for Claude Code sessions, scripts and people. "
@@ -56,14 +57,14 @@ class _Parser(argparse.ArgumentParser):
         raise _Unusable(message, f"{self.format_usage()}{self.prog}: error: {message}")
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(words: Sequence[str]) -> int:
     """Run one command line; return the exit status."""
     prepare()
-    parser = build_parser()
+    parser = build_parser(words)
     try:
-        options = _parse(parser, arguments)
+        options = _parse(parser, words)
     except _Unusable as error:
-        if "--json" in arguments:
+        if "--json" in words:
             print(document(InvalidInput(error.problem).as_dict()))
         else:
             print(error.usage, file=sys.stderr)
@@ -124,9 +125,9 @@ def _say_no_more() -> None:
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as the process lasts
 
 
-def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     """Parse also `send bob --kind fyi text`: argparse drops an optional word at the first option before it."""
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(words)
     if options.command == "send" and options.content == "-" and rest and not rest[0].startswith("-"):
         options.content = rest.pop(0)
     if rest:
@@ -134,9 +135,20 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
     return options
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Every command and option; the reference of the documentation is made from it."""
-    named = argparse.ArgumentParser(add_help=False)
+def build_parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """Every command and option; the reference of the documentation is made from it.
+
+    With the words of a command line, the commands that are not among them have no options: no more is needed to
+    parse it, or to show the usage or the help.
+    """
+    parser: argparse.ArgumentParser = _Parser(
+        prog="claude-bus", description=_DESCRIPTION, parents=[_shared()], formatter_class=Unmeasured
+    )
+    parser.add_argument("--version", action="version", version=f"claude-bus {__version__}")
+    parser.set_defaults(command=None, json=False, db="", channel="")
+    commands = Subcommands(parser, words)
+    shared = _shared()
+    named = argparse.ArgumentParser(add_help=False, formatter_class=Unmeasured)
     named.add_argument(
         "--as",
         dest="as_name",
@@ -144,13 +156,22 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="speak as NAME (default: this session, BUS_NAME, or your login)",
     )
+    parents = [shared, named]
+    commands.add("send", _add_send, parents, "send a message", _SEND)
+    commands.add("inbox", _add_inbox, parents, "read your messages")
+    commands.add("agents", _add_agents, [shared], "who is on the bus")
+    commands.add("doctor", nothing, [shared], "check that everything is in order")
+    commands.add("setup", _add_setup, [shared], "tell Claude Code about the bus, or take it back")
+    commands.add("guard", _add_guard, [shared], "check claims when git commits")
+    arguments.add(commands, shared, named)
+    commands.add("serve", _add_serve, [shared], "serve the bus over HTTP")
+    commands.add("token", _add_token, [], "who may use the bus over HTTP")
+    commands.add("stdio", nothing, [shared], "the MCP server without the parent that restarts it")
+    commands.finish()
+    return parser
 
-    parser: argparse.ArgumentParser = _Parser(prog="claude-bus", description=_DESCRIPTION, parents=[_shared()])
-    parser.add_argument("--version", action="version", version=f"claude-bus {__version__}")
-    parser.set_defaults(command=None, json=False, db="", channel="")
-    commands = parser.add_subparsers(title="commands", metavar="")
 
-    send = commands.add_parser("send", parents=[_shared(), named], help="send a message", description=_SEND)
+def _add_send(send: argparse.ArgumentParser) -> None:
     send.add_argument("to", help="a name, 'all', a glob, name@channel; several separated by commas")
     send.add_argument("content", nargs="?", default="-", help="the text; '-' or nothing reads stdin")
     send.add_argument("--reply-to", type=int, metavar="ID", help="the message that this one answers")
@@ -164,21 +185,19 @@ def build_parser() -> argparse.ArgumentParser:
     send.add_argument("--key", default="", help="send once, however often this is repeated with the same key")
     send.add_argument("--file", action="append", default=[], metavar="PATH", help="name a file; may be repeated")
     send.add_argument("--allow-secret", action="store_true", help="send text that looks like a secret anyway")
-    send.set_defaults(command="send")
 
-    inbox = commands.add_parser("inbox", parents=[_shared(), named], help="read your messages")
+
+def _add_inbox(inbox: argparse.ArgumentParser) -> None:
     inbox.add_argument("--peek", action="store_true", help="leave them unread")
     inbox.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for the first message")
     inbox.add_argument("--oneline", action="store_true", help="one line per message; no output without messages")
-    inbox.set_defaults(command="inbox")
 
-    agents = commands.add_parser("agents", parents=[_shared()], help="who is on the bus")
+
+def _add_agents(agents: argparse.ArgumentParser) -> None:
     agents.add_argument("--all", action="store_true", help="also names not seen for a week")
-    agents.set_defaults(command="agents")
-    doctor = commands.add_parser("doctor", parents=[_shared()], help="check that everything is in order")
-    doctor.set_defaults(command="doctor")
 
-    setup = commands.add_parser("setup", parents=[_shared()], help="tell Claude Code about the bus, or take it back")
+
+def _add_setup(setup: argparse.ArgumentParser) -> None:
     setup.add_argument("--remove", action="store_true", help="remove all that setup added")
     setup.add_argument("--yes", action="store_true", help="ask nothing: for scripts")
     setup.add_argument(
@@ -187,36 +206,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="whether sessions may use the bus's tools without asking (default: ask; with --yes: yes)",
     )
     setup.add_argument("--place", default="", help=argparse.SUPPRESS)  # of install_claude_bus.sh --uninstall
-    setup.set_defaults(command="setup")
 
-    guard = commands.add_parser("guard", parents=[_shared()], help="check claims when git commits")
+
+def _add_guard(guard: argparse.ArgumentParser) -> None:
     guard.add_argument(
         "action", choices=("install", "uninstall", "check"), help="the pre-commit hook of this repository"
     )
-    guard.set_defaults(command="guard")
 
-    arguments.add(commands, _shared, named)
 
-    serve = commands.add_parser("serve", parents=[_shared()], help="serve the bus over HTTP")
+def _add_serve(serve: argparse.ArgumentParser) -> None:
     for name, (variable, what) in SERVING.items():
         serve.add_argument(
             f"--{name}", default="", metavar=name.rsplit("-", 1)[-1].upper(), help=f"{what} ({variable})"
         )
     serve.add_argument("--recv-default-channel", action="store_true", help="/recv without channel reads 'default' only")
     serve.add_argument("-v", "--verbose", action="count", default=0, help="log a line for each request; -vv: more")
-    serve.set_defaults(command="serve")
-    _add_token(commands)
-
-    stdio = commands.add_parser("stdio", parents=[_shared()], help="the MCP server without the parent that restarts it")
-    stdio.set_defaults(command="stdio")
-    return parser
 
 
-def _add_token(commands: Any) -> None:
-    token = commands.add_parser("token", help="who may use the bus over HTTP")
+def _add_token(token: argparse.ArgumentParser) -> None:
     actions = token.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    shared = _shared()
 
-    create = actions.add_parser("create", parents=[_shared()], help="make a token and print its secret once")
+    create = actions.add_parser("create", parents=[shared], help="make a token and print its secret once")
     create.add_argument("owner", help="the person or machine it belongs to")
     create.add_argument("--names", default="", help="names it may use, by commas (default: OWNER,OWNER-*)")
     create.add_argument("--channels", default="", help="channels it may use, by commas (default: 'default')")
@@ -229,17 +240,16 @@ def _add_token(commands: Any) -> None:
         help="may be part of an address (https://host/t/SECRET/send), for clients that can send it nowhere else: "
         "weaker, and only for the wire protocols of the two earlier systems",
     )
-    listing = actions.add_parser("list", parents=[_shared()], help="the valid tokens, without their secrets")
+    listing = actions.add_parser("list", parents=[shared], help="the valid tokens, without their secrets")
     listing.add_argument("--all", action="store_true", help="also those that were revoked or have expired")
 
-    revoke = actions.add_parser("revoke", parents=[_shared()], help="end tokens at once")
+    revoke = actions.add_parser("revoke", parents=[shared], help="end tokens at once")
     revoke.add_argument("ids", nargs="+", type=int, metavar="ID", help="as 'token list' shows it")
-    token.set_defaults(command="token")
 
 
 def _shared() -> argparse.ArgumentParser:
     """Return the options that may go before or after the command. They set nothing unless given."""
-    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, formatter_class=Unmeasured)
     shared.add_argument("--json", action="store_true", help="print one JSON document")
     shared.add_argument("--db", help="the database file (default: BUS_DB, or ~/.claude-bus/bus.db)")
     shared.add_argument("--channel", help="the channel (default: BUS_CHANNEL, or 'default')")
@@ -322,15 +332,17 @@ def _serve(options: argparse.Namespace, config: Config) -> int:
 
 
 def _run(options: argparse.Namespace, config: Config, parser: argparse.ArgumentParser) -> int:
-    import asyncio
+    from .commands import command, waits
 
-    from ..compat.commands import commands as compat_commands
-    from .commands import COMMANDS, show_status
+    work = command(options.command)
+    if waits(options, config, os.environ):
+        import asyncio
 
-    command = COMMANDS.get(options.command) or compat_commands().get(options.command, show_status)
-    with asyncio.Runner() as runner:
-        runner.get_loop()  # first, so that no coroutine is left unawaited if the loop cannot be created
-        status = runner.run(command(options, config))
+        with asyncio.Runner() as runner:
+            runner.get_loop()  # first, so that no coroutine is left unawaited if the loop cannot be created
+            status = runner.run(work(options, config))
+    else:
+        status = event_loop.run_without(work(options, config))
     if options.command is None and not options.json:
         print()
         parser.print_help()

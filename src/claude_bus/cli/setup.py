@@ -12,13 +12,13 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from .. import __version__, claude_settings, detector, registration
 from ..claude_settings import BACKUP, HOOKS_SINCE, RULES, SERVER, Refused
 from ..config import shown_address
+from ..records import dataclass
 from ..registration import Client, Known, Program
 from ..text import plural
 from .output import show

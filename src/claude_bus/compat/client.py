@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +17,7 @@ import anyio
 from .. import jsons, quoting
 from ..config import AgentBus
 from ..errors import BusError, Forbidden, InvalidInput, NotFound, RateLimited, TooLarge, Unreachable
+from ..records import dataclass
 from ..remote import proxies
 
 if TYPE_CHECKING:

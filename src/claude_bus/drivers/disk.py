@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
-import secrets
 import stat
 import sys
 from pathlib import Path
@@ -76,7 +74,7 @@ def may_be_made(path: Path) -> bool:
 
 def _lacking(path: Path) -> str:
     """Return the first missing feature of the file system, tried in a file next to the database; "" if it has all."""
-    probe = f"{path}-probe-{secrets.token_hex(4)}"
+    probe = f"{path}-probe-{os.urandom(4).hex()}"
     try:
         descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
@@ -107,6 +105,8 @@ def _locks(descriptor: int) -> str:
 
 
 def _mapping(descriptor: int) -> str:
+    import mmap
+
     try:
         os.truncate(descriptor, mmap.PAGESIZE)
         mmap.mmap(descriptor, mmap.PAGESIZE).close()

@@ -7,10 +7,10 @@ import os
 import sqlite3
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from .. import text
+from ..records import dataclass
 from . import disk
 from .migrate import OURS, VERSION, has_tables, is_foreign
 from .sqlite import translate

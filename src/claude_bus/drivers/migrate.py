@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 
 from ..errors import StoreCorrupt
-from .original import keep_copy, rename_unusable
 
 VERSION = 7
 _ADDITIONS = (
@@ -22,7 +19,6 @@ _ADDITIONS = (
 OURS = 3
 """The first version that is not the original's."""
 _TABLES = frozenset({"agents", "messages", "state"})
-_log = logging.getLogger(__name__)
 
 
 def has_tables(connection: sqlite3.Connection) -> bool:
@@ -51,6 +47,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """
     if _version(connection) >= VERSION:
         return
+    from .original import keep_copy, rename_unusable
+
     copy: Path | None = None
     renamed: dict[str, str] = {}
     connection.execute("BEGIN IMMEDIATE")
@@ -73,10 +71,13 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _tell(path: Path, copy: Path | None, renamed: Mapping[str, str]) -> None:
+    import logging
+
+    log = logging.getLogger(__name__)
     if copy:
-        _log.warning("%s is the original claude-bus's and was taken over; a copy as it was is in %s", path, copy)
+        log.warning("%s is the original claude-bus's and was taken over; a copy as it was is in %s", path, copy)
     for old, new in renamed.items():
-        _log.warning("%s: the name %a is not valid here, it is '%s' now, with its mail", path, old, new)
+        log.warning("%s: the name %a is not valid here, it is '%s' now, with its mail", path, old, new)
 
 
 def _scripts(connection: sqlite3.Connection) -> list[str]:
@@ -108,6 +109,8 @@ def _has_column(connection: sqlite3.Connection, table: str, column: str) -> bool
 
 
 def _read(script: str) -> str:
+    from importlib.resources import files
+
     return files("claude_bus.sql").joinpath(script).read_text(encoding="utf-8")
 
 

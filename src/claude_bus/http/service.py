@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from starlette.requests import HTTPConnection
 
 from ..config import Config, Serving
 from ..local import LocalBus
 from ..model.tokens import Grant
+from ..records import dataclass
 from .hub import Hub
 from .in_flight import RequestInFlight
 from .token_cache import TokenCache

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -30,6 +29,7 @@ from .. import limits
 from ..config import Config
 from ..local import LocalBus
 from ..model.tokens import Grant
+from ..records import dataclass
 from ..session.subagents import SessionGroup
 from . import tools
 from .http_session import key_of

@@ -11,7 +11,6 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
@@ -21,6 +20,7 @@ from ..config import Config
 from ..errors import BusError, RateLimited
 from ..local import LocalBus
 from ..model.tokens import Grant
+from ..records import dataclass
 from ..session.doorbell import Beat
 from ..session.membership import Membership
 from ..session.presence import Presence

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
@@ -17,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 from .. import addresses, documents, limits, spelling, text
 from ..errors import InvalidInput
 from ..model.messages import Draft
+from ..records import dataclass
 from ..session.session import Session
 
 Answer = str | dict[str, Any]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from ..records import dataclass
 
 FOLDER = "folder"
 """Value in place of a file's identity, for an existing folder."""

@@ -11,7 +11,6 @@ import functools
 import inspect
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from .. import drafts, limits
 from ..errors import InvalidInput
 from ..model.identity import Address, Process
+from ..records import dataclass
 from ..sql.arguments import Local, OnTheWire
 from ..sql.verbs import Verb
 

@@ -11,8 +11,10 @@ import os
 import re
 import socket
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import urlsplit
+
+from ..records import dataclass
 
 _NETWORK = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -7,12 +7,12 @@ line of a thousand characters at most; a name is always one that the caller's to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from .. import limits
 from ..model.claims import ClaimTarget
 from ..model.identity import Address
+from ..records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

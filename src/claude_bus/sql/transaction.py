@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 from ..model.identity import Address, Process
 from ..model.tokens import UNRESTRICTED, Grant
+from ..records import dataclass
 
 Row = Mapping[str, Any]
 Value = str | int | float | None

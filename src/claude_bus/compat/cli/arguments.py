@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no other name for it
+from ...cli.subcommands import Subcommands, Unmeasured
 
 _RECV = (
     "Print the mail of NAME on the bus that AGENT_BUS_URL (or BUS_URL) names, one block per message as it comes: "
@@ -32,49 +29,50 @@ _IMPORT = (
 )
 
 
-def add(commands: Commands, shared: Callable[[], argparse.ArgumentParser], named: argparse.ArgumentParser) -> None:
+def add(commands: Subcommands, shared: argparse.ArgumentParser, named: argparse.ArgumentParser) -> None:
     """Add these commands to the command line."""
-    recv = commands.add_parser("recv", parents=[_there()], help="print mail of an agent-bus", description=_RECV)
+    there = _there()
+    commands.add("recv", _add_recv, [there], "print mail of an agent-bus", _RECV)
+    commands.add("listen", _add_listen, [there], "write mail of an agent-bus into files", _LISTEN)
+    commands.add("send-file", _add_send_file, [shared, named], "send a file in pieces", _SEND_FILE)
+    commands.add("recv-file", _add_recv_file, [shared, named], "put a file together from its pieces", _RECV_FILE)
+    commands.add("import", _add_import, [shared], "store messages of a file of JSON lines", _IMPORT)
+    commands.add("export", _add_export, [shared], "write messages into a file of JSON lines")
+
+
+def _add_recv(recv: argparse.ArgumentParser) -> None:
     recv.add_argument("name", help="whose mail")
-    recv.set_defaults(command="recv")
 
-    listen = commands.add_parser(
-        "listen", parents=[_there()], help="write mail of an agent-bus into files", description=_LISTEN
-    )
+
+def _add_listen(listen: argparse.ArgumentParser) -> None:
     listen.add_argument("name", nargs="?", default="", help="whose mail (default: AGENT_NAME)")
-    listen.set_defaults(command="listen")
 
-    parents = [shared(), named]
-    send = commands.add_parser("send-file", parents=parents, help="send a file in pieces", description=_SEND_FILE)
+
+def _add_send_file(send: argparse.ArgumentParser) -> None:
     send.add_argument("to", metavar="PEER", help="a name")
     send.add_argument("path", metavar="PATH")
     send.add_argument("--tag", default="", help="what its pieces begin with (default: its name and digest)")
     send.add_argument("--allow-secret", action="store_true", help="send content that looks like a secret anyway")
-    send.set_defaults(command="send-file")
 
-    take = commands.add_parser(
-        "recv-file", parents=parents, help="put a file together from its pieces", description=_RECV_FILE
-    )
+
+def _add_recv_file(take: argparse.ArgumentParser) -> None:
     take.add_argument("tag", metavar="TAG")
     take.add_argument("--out", default="", metavar="PATH", help="where to write (default: the tag, in this folder)")
     take.add_argument("--from", dest="sender", default="", metavar="NAME", help="only from this sender")
     take.add_argument("--force", action="store_true", help="replace a file that is there")
-    take.set_defaults(command="recv-file")
 
-    importing = commands.add_parser(
-        "import", parents=[shared()], help="store messages of a file of JSON lines", description=_IMPORT
-    )
+
+def _add_import(importing: argparse.ArgumentParser) -> None:
     importing.add_argument("file", metavar="FILE", help="JSON lines; '-' reads stdin")
-    importing.set_defaults(command="import")
 
-    exporting = commands.add_parser("export", parents=[shared()], help="write messages into a file of JSON lines")
+
+def _add_export(exporting: argparse.ArgumentParser) -> None:
     exporting.add_argument("file", nargs="?", default="", metavar="FILE", help="where to write (default: stdout)")
     exporting.add_argument("--force", action="store_true", help="replace a file that is there")
-    exporting.set_defaults(command="export")
 
 
 def _there() -> argparse.ArgumentParser:
     """Return the option of commands that only use the bus of AGENT_BUS_URL, and print no document."""
-    there = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    there = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, formatter_class=Unmeasured)
     there.add_argument("--channel", help="the channel there (default: AGENT_BUS_CHANNEL, or 'default')")
     return there

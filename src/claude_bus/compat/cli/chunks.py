@@ -18,13 +18,11 @@ import sys
 import zlib
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
-import anyio
-
-from ... import drafts, text
+from ... import drafts, event_loop, text
 from ...cli import private_files
 from ...cli.identity import speaker
 from ...cli.output import show
@@ -36,6 +34,7 @@ from ...errors import InvalidInput, NotFound, RateLimited, TooLarge
 from ...local import LocalBus
 from ...model.identity import Address
 from ...model.messages import Draft
+from ...records import dataclass
 from ...sql import messages
 from ..client import AgentBusClient
 from ..sql import chunks
@@ -204,7 +203,7 @@ async def _post(carrier: Carrier, to: str, body: str) -> None:
             if not isinstance(wait, int):
                 raise
             print(f"# waiting {wait} s: the bus limits how fast one may send", file=sys.stderr, flush=True)
-            await anyio.sleep(wait)
+            await event_loop.sleep(wait)
 
 
 # -- receiving -----------------------------------------------------------------------
@@ -217,7 +216,7 @@ async def recv_file(options: argparse.Namespace, config: Config) -> int:
     async with AsyncExitStack() as stack:
         carrier = await _carrier(options, config, stack)
         parcel = chosen(await carrier.pieces(tag), tag, options.sender)
-        content = await anyio.to_thread.run_sync(unpacked, parcel)
+        content = await event_loop.aside(unpacked, parcel)
         private_files.save(path, content, replace=options.force)
         await carrier.received(parcel)
     document = {"path": str(path), "size": len(content), "sha256": parcel.sha256, "from": parcel.sender}

@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -19,6 +18,7 @@ from ...cli import printing, private_files
 from ...cli.settings import agent_bus
 from ...config import AgentBus, Config
 from ...errors import AlreadyRunning, InvalidInput
+from ...records import dataclass
 from ..client import AgentBusClient, Mail
 from .cursor import Cursor, cursor, file_of
 from .signals import until_terminated

@@ -10,7 +10,7 @@ import re
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 from starlette.requests import Request
@@ -25,6 +25,7 @@ from ...http.service import Service, grant_of
 from ...model.identity import Address
 from ...model.messages import Draft, Feed
 from ...model.tokens import Grant
+from ...records import dataclass
 from ..sql import feeds
 from . import wire
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Depends
@@ -14,6 +13,7 @@ from ...errors import Unauthorized
 from ...local import LocalBus
 from ...model.identity import Address
 from ...model.tokens import Grant
+from ...records import dataclass
 from ..hub import never
 from ..service import Service, grant_of
 

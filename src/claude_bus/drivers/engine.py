@@ -1,0 +1,32 @@
+"""The contract of a store: what a bus needs of the database that it runs its verbs on."""
+
+from __future__ import annotations
+
+from typing import ParamSpec, Protocol, TypeVar
+
+from .sqlite import Step
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """Where verbs run, each in one transaction. Every failure is an error of the bus, for that one verb."""
+
+    async def run(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb. What it stored survives a power cut."""
+        ...
+
+    async def write_relaxed(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb whose effect all see at once, and which a power cut may undo."""
+        ...
+
+    async def read(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb that seldom writes. It holds no lock until it does."""
+        ...
+
+    def pulse(self) -> object:
+        """A cheap value that changes with every commit of any process."""
+        ...
+
+    async def close(self) -> None: ...
