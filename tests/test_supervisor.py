@@ -63,7 +63,7 @@ class Mortal(Supervised):
 
     def __init__(self, log: Path, lives: int, fatal: str) -> None:
         command = f"[{sys.executable!r}, '-m', 'tests.support.mortal_server', '{lives}', {fatal!r}]"
-        self.program = ("-c", f"from claude_bus.supervisor import supervise; supervise({command})")
+        self.program = ("-c", f"from claude_bus.supervisor import spawning, supervise; supervise(spawning({command}))")
         self._log = log
         super().__init__(log)
 
@@ -323,7 +323,10 @@ def test_a_killed_supervisor_leaves_no_server_behind(client: Supervised) -> None
 
 def test_a_server_that_cannot_run_ends_its_supervisor(tmp_path: Path) -> None:
     """The reason is on stderr, the exit status is the server's, and nothing is retried."""
-    code = "from claude_bus.supervisor import supervise; supervise([{0!r}, '-c', 'import sys; sys.exit(\"no\")'])"
+    code = (
+        "from claude_bus.supervisor import spawning, supervise; "
+        "supervise(spawning([{0!r}, '-c', 'import sys; sys.exit(\"no\")']))"
+    )
     running = subprocess.Popen(
         [sys.executable, "-c", code.format(sys.executable)],
         env=environment(tmp_path / "bus.db"),
@@ -342,12 +345,13 @@ def test_a_server_that_cannot_run_ends_its_supervisor(tmp_path: Path) -> None:
 def test_servers_that_die_without_a_word_are_given_up(tmp_path: Path) -> None:
     """After five such deaths in a row the client is told."""
     log = tmp_path / "log"
-    code = f"import os; open({str(log)!r}, 'a').write('started\\n'); os.kill(os.getpid(), {int(signal.SIGKILL)})"
+    dying = f"import os; open({str(log)!r}, 'a').write('started\\n'); os.kill(os.getpid(), {int(signal.SIGKILL)})"
+    command = f"[{sys.executable!r}, '-c', {dying!r}]"
     running = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            f"from claude_bus.supervisor import supervise; supervise([{sys.executable!r}, '-c', {code!r}])",
+            f"from claude_bus.supervisor import spawning, supervise; supervise(spawning({command}))",
         ],
         env=environment(tmp_path / "bus.db"),
         stdin=subprocess.PIPE,

@@ -23,6 +23,7 @@ PURE = (
     "errors",
     "model",
     "jsons",
+    "jsonrpc",
     "limits",
     "addresses",
     "grants",

@@ -1,109 +1,177 @@
-"""The stdio server: one per Claude Code session."""
+"""The stdio server: one per session of a client. It answers at once, and loads what a session needs meanwhile.
+
+A thread reads the client's lines and answers what needs no session (`protocol`). It hands the calls of tools to the
+event loop, which begins with `session_server`. Imports that a start can do without do not belong here.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import logging
 import os
-import signal
+import select
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import NoReturn
+import time
+from _thread import allocate_lock, start_new_thread
+from collections import deque
+from contextlib import suppress
 
-import anyio
+from .. import jsonrpc
+from . import declared
+from .protocol import Call, Cancelled, Connection
 
-from .. import claude_code, worktree
-from ..config import Config
-from ..connect import open_bus
-from ..errors import BusError
-from ..session.doorbell import Doorbell
-from ..session.membership import Membership
-from ..session.presence import Presence
-from ..session.session import Session
-from ..session.subagents import SessionGroup
-from ..session.turn import Turn
-from ..session.wakeup import Wakeup
-from ..supervisor import ENDINGS
-from ..workspace import Workspace
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-_log = logging.getLogger(__name__)
+    from ..config import Config
+
+    Write = Callable[[bytes], int | None]
+    """Writes bytes; returns how many it wrote."""
+
+_CHUNK = 65_536
+_MUCH = 16 * 1024 * 1024
+"""Bytes of answers that the client has not taken, at which no more of its lines are read."""
 
 
-def serve(config: Config) -> None:
-    """Serve this process's stdin and stdout until the client ends."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="claude-bus: %(message)s")
+def serve(config: Config, write: Write | None = None) -> None:
+    """Serve this process's stdin and stdout until the client ends. `write` stands for writing to stdout."""
+    source, sink = _taken_over()
+    output = Output(sink, write)
+    intake = Intake(source, output)
+    start_new_thread(intake.read, ())
+    import gc
+
     gc.disable()  # importing makes many objects and no garbage; this saves 8 % of a start
-    anyio.run(_serve, config)
+    from .session_server import run
+
+    run(config, intake, output)
 
 
-async def _serve(config: Config) -> None:
-    from mcp.server.stdio import stdio_server
+def _taken_over() -> tuple[int, int]:
+    """Return descriptors of stdin and stdout, in whose place a child or a stray print finds nothing and stderr."""
+    source, sink = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return source, sink
 
-    from .server import create_server
 
-    gc.freeze()
-    gc.enable()
-    env = os.environ
-    client, inbox = claude_code.client(env, worktree.here(env))
-    client = replace(client, hooked=claude_code.brings_mail(env))
-    bus = open_bus(config)
+class Output:
+    """Writes lines to the client, from any thread. It never waits: what the client does not take is kept for it."""
 
-    def may_wake(mode: str) -> bool:
-        if not inbox or config.wake == "never":
+    def __init__(self, descriptor: int, write: Write | None = None) -> None:
+        self._descriptor = descriptor
+        self._write = write or self._to_descriptor
+        self._polls = write is None and hasattr(select, "poll")
+        self._waiting: deque[bytes] = deque()
+        self._writing = False
+        self._lock = allocate_lock()
+        self.broken: Callable[[], None] = lambda: None
+        """Called when the client no longer reads."""
+
+    def send(self, line: bytes) -> None:
+        """Write a line, now or as soon as the client takes it."""
+        with self._lock:
+            if not self._waiting and self._takes(line):
+                self._put(line)
+                return
+            self._waiting.append(line)
+            if not self._writing:
+                self._writing = True
+                start_new_thread(self._write_all, ())
+
+    def is_full(self) -> bool:
+        """Return whether so much waits that the client seems not to read."""
+        return sum(map(len, self._waiting)) > _MUCH
+
+    def flush(self, patience: float) -> None:
+        """Wait until all is written, or for so many seconds."""
+        end = time.monotonic() + patience
+        while self._writing and time.monotonic() < end:
+            time.sleep(0.005)
+
+    def _takes(self, line: bytes) -> bool:
+        """Return whether a write does not wait: a pipe that is ready takes `PIPE_BUF` bytes."""
+        if not self._polls or len(line) > select.PIPE_BUF:
             return False
-        return config.wake == "always" or mode not in ("", claude_code.BYPASS)
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        return bool(poll.poll(0))
 
-    wakeup = Wakeup(
-        may_wake,
-        attended=claude_code.is_attended(env),
-        lets_in=lambda: claude_code.lets_in(env, Path(client.folder.root or worktree.here(env))),
-    )
-    turn = Turn(hooked=claude_code.has_hooks(env))
-    presence = Presence(bus, config, client, turn=turn, wakeup=wakeup)
-    session = Session.of(Membership(presence, Workspace(client.folder)))
-    group = SessionGroup(session)
-    server = create_server(lambda _context: group)
+    def _write_all(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._writing = False
+                    return
+                line = self._waiting[0]
+            self._put(line)
+            with self._lock:
+                self._waiting.popleft()
 
-    async def push(text: str, sender: str) -> bool:
-        return inbox is not None and await claude_code.push(inbox, text, sender)
+    def _put(self, line: bytes) -> None:
+        try:
+            self._write(line)
+        except OSError:
+            self.broken()
 
-    bell = Doorbell(session, bus, push if inbox else None, lambda: claude_code.says_idle(env, client.process))
-
-    async def end() -> None:
-        with anyio.CancelScope(shield=True):
-            await _close(session)
-            await bus.close()
-        _exit()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_on_signal, end)
-        tasks.start_soon(bell.watch)
-        with contextlib.suppress(ExceptionGroup):  # the client disconnected while it was being answered
-            async with stdio_server() as (read, write):
-                await server.run(read, write, server.create_initialization_options())
-        await end()
+    def _to_descriptor(self, line: bytes) -> int:
+        rest = line
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+        return len(line)
 
 
-async def _close(session: Session) -> None:
-    try:
-        await session.presence.close()
-    except BusError as error:
-        _log.warning("%s", error)  # the next process that checks finds this one gone
+class Intake:
+    """Reads the client's lines on a thread of its own, and keeps the calls for the event loop."""
 
+    def __init__(self, descriptor: int, output: Output) -> None:
+        self._descriptor = descriptor
+        self._output = output
+        self._connection = Connection(declared.prepared(), output.send)
+        self._arrived: deque[Call | Cancelled | None] = deque()
+        self._wake: Callable[[], None] | None = None
 
-async def _on_signal(end: Callable[[], Awaitable[None]]) -> None:
-    if sys.platform == "win32":
-        return
-    with anyio.open_signal_receiver(*(signal.Signals[name] for name in ENDINGS)) as signals:
-        async for _ in signals:
-            await end()
+    def read(self) -> None:
+        """Read until the client ends, which is kept as None."""
+        lines = jsonrpc.Lines()
+        while data := self._read():
+            for line in lines.feed(data):
+                self._take(line)
+            while self._output.is_full():
+                time.sleep(0.05)
+        self._take(lines.rest())
+        self._keep(None)
 
+    def attach(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called, on the thread that reads, whenever something has arrived."""
+        self._wake = wake
+        wake()
 
-def _exit() -> NoReturn:
-    """End the process at once: the thread that reads stdin cannot be interrupted, and holds no resource."""
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    os._exit(0)
+    def arrived(self) -> list[Call | Cancelled | None]:
+        """Take what has arrived since the last time."""
+        found = []
+        with suppress(IndexError):
+            while True:
+                found.append(self._arrived.popleft())
+        return found
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._descriptor, _CHUNK)
+        except OSError:
+            return b""
+
+    def _take(self, line: bytes) -> None:
+        try:
+            for found in self._connection.receive(line):
+                self._keep(found)
+        except Exception:  # noqa: BLE001 - no line may end the thread that reads
+            import traceback
+
+            traceback.print_exc(file=sys.stderr)
+
+    def _keep(self, found: Call | Cancelled | None) -> None:
+        self._arrived.append(found)
+        if self._wake:
+            self._wake()
