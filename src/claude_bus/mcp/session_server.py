@@ -30,8 +30,8 @@ from ..session.wakeup import Wakeup
 from ..supervisor import ENDINGS
 from ..workspace import Workspace
 from . import calls
+from .pipes import Intake, Output
 from .protocol import CONNECTION_CLOSED, Call, Cancelled
-from .stdio import Intake, Output
 
 _log = logging.getLogger(__name__)
 
