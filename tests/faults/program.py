@@ -105,7 +105,7 @@ def serve(stage: Stage, seat: str, label: str, env: Mapping[str, str], source: i
         output.write(line)
         output.flush()
 
-    stdio.serve(Config.from_env(os.environ, Path.home()), write)
+    stdio.serve(lambda: Config.from_env(os.environ, Path.home()), write)
 
 
 class _ForkedServer:

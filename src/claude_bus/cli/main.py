@@ -312,7 +312,7 @@ def _complain(error: BusError, as_json: bool) -> None:
 def _serving_stdio(config: Config) -> int:
     from ..mcp.stdio import serve
 
-    serve(config)
+    serve(lambda: config)
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 
 from ..errors import StoreCorrupt
@@ -108,6 +107,8 @@ def _has_column(connection: sqlite3.Connection, table: str, column: str) -> bool
 
 
 def _read(script: str) -> str:
+    from importlib.resources import files  # it loads much, and a start seldom needs it
+
     return files("claude_bus.sql").joinpath(script).read_text(encoding="utf-8")
 
 

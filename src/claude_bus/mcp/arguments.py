@@ -88,7 +88,6 @@ class _NotPlain(Exception):
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise _NotPlain
-    value.encode()  # a ValueError for half of a surrogate pair
     return value
 
 

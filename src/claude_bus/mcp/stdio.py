@@ -8,26 +8,38 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from _thread import start_new_thread
 
 from .pipes import Intake, Output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..config import Config
     from .pipes import Write
 
+_SHORT = 0.0005
+"""Seconds after which the thread that answers the client may interrupt the imports."""
 
-def serve(config: Config, write: Write | None = None) -> None:
-    """Serve this process's stdin and stdout until the client ends. `write` stands for writing to stdout."""
+
+def serve(config: Callable[[], Config], write: Write | None = None) -> None:
+    """Serve this process's stdin and stdout until the client ends.
+
+    `config` returns the settings, once the client can be answered. `write` stands for writing to stdout.
+    """
     source, sink = _taken_over()
     output = Output(sink, write)
     intake = Intake(source, output)
     start_new_thread(intake.read, ())
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SHORT)
     gc.disable()  # importing makes many objects and no garbage; this saves 8 % of a start
     from .session_server import run
 
-    run(config, intake, output)
+    sys.setswitchinterval(interval)
+    run(config(), intake, output)
 
 
 def _taken_over() -> tuple[int, int]:
