@@ -15,7 +15,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERS
 from claude_bus import __version__
 from claude_bus.mcp import declared
 
-FILE = Path(declared.FILE)
+FILE = Path(declared.path())
 NEWEST = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from .tools import Tool
 
-FILE = os.path.join(os.path.dirname(__file__), "answers.json")  # noqa: PTH118, PTH120 - without pathlib
-
 INSTRUCTIONS = """\
 claude-bus connects Claude Code sessions, scripts and people who work side by side: messages, shared state, claims.
 
@@ -40,13 +38,18 @@ _LONG = frozenset({"inbox", "wait", "history", "message_status", "get_state", "l
 _KEPT_FROM_MODEL = {"ui": {"visibility": ["app"]}}
 
 
+def path() -> str:
+    """Return the path of the prepared answers."""
+    return os.path.join(os.path.dirname(__file__), "answers.json")  # noqa: PTH118, PTH120 - without pathlib
+
+
 def prepared() -> dict[str, Any]:
     """Return the server's prepared answers.
 
     `handshake` lists the revisions that begin with `initialize`, the preferred one last. `modern` holds the additional
     fields of each result in the newest revision, and `kept` those of each result that clients may cache.
     """
-    with open(FILE, encoding="utf-8") as file:  # noqa: PTH123
+    with open(path(), encoding="utf-8") as file:  # noqa: PTH123
         found: dict[str, Any] = json.load(file)
     return found
 
