@@ -10,7 +10,6 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import anyio
 
 from . import processes, supervisor
 from .model.identity import Binding, Client, Process
+from .records import record
 from .worktree import folder
 
 _LAUNCHERS = frozenset({"uv", "uvx", "pipx", "sh", "bash", "dash", "zsh", "env", "cmd", "py"})
@@ -48,7 +48,7 @@ TOOL_USE_ID = "claudecode/toolUseId"
 """Key in the `_meta` of a call: its id, as the hook before it reported it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Inbox:
     """The session's inbox socket: text written to it becomes a prompt when the session is idle."""
 

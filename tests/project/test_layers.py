@@ -24,6 +24,7 @@ PURE = (
     "model",
     "jsons",
     "jsonrpc",
+    "records",
     "limits",
     "addresses",
     "grants",

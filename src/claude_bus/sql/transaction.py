@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 from ..model.identity import Address, Process
 from ..model.tokens import UNRESTRICTED, Grant
+from ..records import record
 
 Row = Mapping[str, Any]
 Value = str | int | float | None
@@ -35,7 +36,7 @@ Unconfirmed = frozenset[tuple[Address, int]]
 """Hand-overs by recipient and message."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CallerContext:
     """On whose behalf a verb is run."""
 
@@ -53,7 +54,7 @@ class CallerContext:
     """Whether it is noted that a known name was seen again: not on a disk that is full."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Transaction:
     """One transaction. A driver opens it, runs one verb in it, commits, and tells those who are to be notified.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
+from ..records import record
 from .transaction import Transaction
 
 P = ParamSpec("P")
@@ -22,7 +23,7 @@ power cut."""
 Checks = Literal["", "draft", "value"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rows:
     """A limit on the rows that a verb makes for the programs of one token's owner."""
 
