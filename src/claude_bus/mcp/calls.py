@@ -22,7 +22,7 @@ _ERROR_CHARS = 4_000
 
 
 class Outcome:
-    """What a call answers: a text or, for a hook without news, none, and its structure."""
+    """The answer to a call: a text or, for a hook without news, none, and its structure."""
 
     __slots__ = ("failed", "structured", "text")
 

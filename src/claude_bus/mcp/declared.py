@@ -1,4 +1,4 @@
-"""What clients are told about the server: its instructions, and its tools.
+"""The server as its clients are told of it: its instructions, and its tools.
 
 The server serves this from a prepared file, `answers.json`: to derive the schemas of the tools from their arguments
 takes as long as all the rest of a start. The plugin's launcher answers from it, too, during a first start.
