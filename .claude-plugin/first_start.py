@@ -249,7 +249,7 @@ class Conversation:
     """The exchange with a client before there is a server."""
 
     def __init__(self) -> None:
-        with open(os.path.join(launch.HERE, "answers.json"), encoding="utf-8") as file:
+        with open(os.path.join(launch.ROOT, "src", "claude_bus", "mcp", "answers.json"), encoding="utf-8") as file:
             self._answers: dict[str, Any] = json.load(file)
         self._opening: list[bytes] = []
         """The handshake, which the server has to hear as well."""

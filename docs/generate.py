@@ -74,7 +74,8 @@ def tool(found: Tool) -> str:
     if not properties:
         return "Takes no arguments.\n"
     rows = (
-        [f"`{name}`", kind(properties[name]), default(field)] for name, field in found.arguments.model_fields.items()
+        [f"`{name}`", kind(properties[name]), default(field)]
+        for name, field in found.arguments.model().model_fields.items()
     )
     return table(["argument", "type", "default"], rows)
 

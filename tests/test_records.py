@@ -1,107 +1,135 @@
-"""The dataclasses of the package behave as the standard library's."""
+"""Records behave as the data classes of the standard library do."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
+import importlib
 import pickle
+from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from claude_bus.records import dataclass
+from claude_bus.records import record
+from tests.project.test_layers import MODULES
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A place."""
+@record(frozen=True, slots=True)
+class Ours:
+    """A record."""
 
-    x: int
-    y: int = 0
-    names: list[str] = dataclasses.field(default_factory=list, compare=False)
-    word: str = dataclasses.field(default="", repr=False)
+    name: str
+    number: int = 7
+    more: tuple[str, ...] = ()
+    made: list[int] = field(default_factory=list)
+    unseen: int = field(default=0, repr=False, compare=False)
 
     @property
-    def sum(self) -> int:
-        return self.x + self.y
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Standard:
-    """The same."""
-
-    x: int
-    y: int = 0
-    names: list[str] = dataclasses.field(default_factory=list, compare=False)
-    word: str = dataclasses.field(default="", repr=False)
+    def shown(self) -> str:
+        return f"{self.name}{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
-    """No fields."""
+class Theirs:
+    """The same of the standard library."""
+
+    name: str
+    number: int = 7
+    more: tuple[str, ...] = ()
+    made: list[int] = field(default_factory=list)
+    unseen: int = field(default=0, repr=False, compare=False)
 
 
-def test_it_is_a_dataclass_with_the_same_fields_and_signature() -> None:
-    """What reads a class's description, such as pydantic, finds the standard one."""
-    assert dataclasses.is_dataclass(Point)
-    assert [(f.name, f.default, f.init) for f in dataclasses.fields(Point)] == [
-        (f.name, f.default, f.init) for f in dataclasses.fields(Standard)
+@record(frozen=True, slots=True)
+class Empty:
+    """A record without fields."""
+
+
+def test_it_is_made_shown_and_compared_alike() -> None:
+    """By position or name, with defaults; what is not compared makes no difference."""
+    ours, theirs = Ours("a", more=("b",)), Theirs("a", more=("b",))
+
+    assert repr(ours) == repr(theirs).replace("Theirs", "Ours")
+    assert ours == Ours("a", 7, ("b",), [], 5)
+    assert ours != Ours("a", 8, ("b",))
+    assert ours != theirs  # type: ignore[comparison-overlap]
+    assert ours.shown == "a7"
+    assert ours.made is not Ours("a").made
+    assert [(found.name, found.type) for found in fields(ours)] == [
+        (found.name, found.type) for found in fields(theirs)
     ]
-    assert list(inspect.signature(Point).parameters) == list(inspect.signature(Standard).parameters)
-    assert (Point.__match_args__, Point.__slots__) == (Standard.__match_args__, Standard.__slots__)
-    assert (Point.__name__, Point.__qualname__, Point.__module__, Point.__doc__) == (
-        "Point",
-        "Point",
-        __name__,
-        "A place.",
-    )
+    assert Ours.__match_args__ == Theirs.__match_args__
+    assert dataclasses.asdict(ours) == dataclasses.asdict(theirs)
+    assert replace(ours, number=9).shown == "a9"
+    assert Empty() == Empty()
+    assert repr(Empty()) == "Empty()"
 
 
-def test_it_is_made_compared_and_shown_alike() -> None:
-    """Positional and named arguments, defaults of its own for each object, equality within the class only."""
-    one, other = Point(1, names=["a"]), Standard(1, names=["a"])
-    assert repr(one) == repr(other).replace("Standard", "Point")
-    assert Point(1) == Point(1, 0, ["not compared"])
-    assert hash(Point(1)) == hash(Point(1, names=["not compared"]))
-    assert Point(1) != Point(2)
-    assert Point(1) != other  # type: ignore[comparison-overlap]
-    assert Point(1).names is not Point(1).names
-    assert Point(2, 3).sum == 5
-    assert Nothing() == Nothing()
-    assert len({Nothing(), Nothing(), Point(1), Point(1)}) == 2
-    assert dataclasses.replace(one, y=5) == Point(1, 5)
-    assert dataclasses.asdict(one) == dataclasses.asdict(other)
-    any_point: Any = Point
-    for bad in ([], [1, 2, [], "", 5]):
-        with pytest.raises(TypeError, match="__init__"):
-            any_point(*bad)
+def test_it_is_hashed_by_its_values() -> None:
+    """So it can be a key."""
+    assert hash(replace(Ours("a"), made=())) == hash(replace(Ours("a"), made=()))  # type: ignore[arg-type]
+    assert len({Empty(), Empty()}) == 1
+    with pytest.raises(TypeError):
+        hash(Ours("a"))
 
 
-def test_it_cannot_be_changed_and_has_no_more_fields() -> None:
-    """The same error as the standard one's, for fields and for anything else."""
-    point: Any = Point(1)
-    for name in ("x", "other"):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(point, name, 2)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        del point.x
-    assert not hasattr(point, "__dict__")
+def test_it_cannot_be_changed() -> None:
+    """Neither a field nor anything else, before the first instance and after."""
+    ours: Any = Ours("a")
+
+    for name in ("name", "other"):
+        with pytest.raises(FrozenInstanceError):
+            setattr(ours, name, "b")
+    with pytest.raises(FrozenInstanceError):
+        del ours.name
+    assert not hasattr(ours, "__dict__")
 
 
-def test_it_is_copied_and_pickled() -> None:
-    """Copies are equal, deep ones share nothing."""
-    point = Point(1, names=["a"])
-    deep = copy.deepcopy(point)
-    assert (copy.copy(point), deep, pickle.loads(pickle.dumps(point))) == (point, point, point)
-    assert deep.names is not point.names
+def test_it_can_be_copied_and_pickled() -> None:
+    """With all its fields."""
+    ours = Ours("a", unseen=3)
+
+    for other in (copy.copy(ours), copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert other == ours
+        assert other.unseen == 3
 
 
-def test_other_options_are_the_standard_librarys() -> None:
-    """Only frozen classes with slots are made here."""
+@pytest.mark.parametrize("given", [{}, {"nam": "a"}, {"name": "a", "other": 1}])
+def test_wrong_arguments_are_refused(given: dict[str, Any]) -> None:
+    """As by any function."""
+    with pytest.raises(TypeError):
+        Ours(**given)
+    with pytest.raises(TypeError):
+        Empty(**given | {"x": 1})
 
-    @dataclass(order=True)
-    class Ordered:
-        n: int
 
-    assert Ordered(1) < Ordered(2)
+def test_pydantic_reads_it() -> None:
+    """The wire of the served bus is made of records."""
+    assert TypeAdapter(Ours).validate_python({"name": "a", "number": "8"}) == Ours("a", 8)
+
+
+class Special(Ours):
+    """A subclass that is not a record."""
+
+
+def test_a_subclass_may_have_attributes_of_its_own() -> None:
+    """As with data classes."""
+    special: Any = Special("a")
+    special.more_of_it = 1
+
+    assert special.more_of_it == 1
+    with pytest.raises(FrozenInstanceError):
+        special.name = "b"
+
+
+def test_the_records_of_the_bus_are_of_the_kind_that_is_tested_here() -> None:
+    """Records with other options, or that inherit from each other, are left to the standard library."""
+    eq = Ours.__dict__["__eq__"]
+    for module in MODULES:
+        found = vars(importlib.import_module(f"claude_bus.{module}".removesuffix(".__init__")))
+        for cls in found.values():
+            if isinstance(cls, type) and "__dataclass_fields__" in cls.__dict__ and cls.__dict__.get("__eq__") is eq:
+                assert all(each.hash is None and not each.kw_only for each in fields(cls)), cls
+                assert not any(dataclasses.is_dataclass(base) for base in cls.__mro__[1:]), cls

@@ -63,7 +63,7 @@ class Mortal(Supervised):
 
     def __init__(self, log: Path, lives: int, fatal: str) -> None:
         command = f"[{sys.executable!r}, '-m', 'tests.support.mortal_server', '{lives}', {fatal!r}]"
-        self.program = ("-c", f"from claude_bus.supervisor import supervise; supervise({command})")
+        self.program = ("-c", f"from claude_bus.supervisor import spawning, supervise; supervise(spawning({command}))")
         self._log = log
         super().__init__(log)
 
@@ -323,7 +323,10 @@ def test_a_killed_supervisor_leaves_no_server_behind(client: Supervised) -> None
 
 def test_a_server_that_cannot_run_ends_its_supervisor(tmp_path: Path) -> None:
     """The reason is on stderr, the exit status is the server's, and nothing is retried."""
-    code = "from claude_bus.supervisor import supervise; supervise([{0!r}, '-c', 'import sys; sys.exit(\"no\")'])"
+    code = (
+        "from claude_bus.supervisor import spawning, supervise; "
+        "supervise(spawning([{0!r}, '-c', 'import sys; sys.exit(\"no\")']))"
+    )
     running = subprocess.Popen(
         [sys.executable, "-c", code.format(sys.executable)],
         env=environment(tmp_path / "bus.db"),
@@ -342,12 +345,13 @@ def test_a_server_that_cannot_run_ends_its_supervisor(tmp_path: Path) -> None:
 def test_servers_that_die_without_a_word_are_given_up(tmp_path: Path) -> None:
     """After five such deaths in a row the client is told."""
     log = tmp_path / "log"
-    code = f"import os; open({str(log)!r}, 'a').write('started\\n'); os.kill(os.getpid(), {int(signal.SIGKILL)})"
+    dying = f"import os; open({str(log)!r}, 'a').write('started\\n'); os.kill(os.getpid(), {int(signal.SIGKILL)})"
+    command = f"[{sys.executable!r}, '-c', {dying!r}]"
     running = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            f"from claude_bus.supervisor import supervise; supervise([{sys.executable!r}, '-c', {code!r}])",
+            f"from claude_bus.supervisor import spawning, supervise; supervise(spawning({command}))",
         ],
         env=environment(tmp_path / "bus.db"),
         stdin=subprocess.PIPE,
@@ -379,3 +383,79 @@ def test_the_tools_it_repeats_change_nothing() -> None:
     looking = {name for name, tool in TOOLS.items() if not tool.changes}
 
     assert looking | {hooks.NAME} == supervisor.REPEATABLE
+
+
+_ELSEWHERE = """
+import select, sys
+del select.poll
+from claude_bus.supervisor import spawning, supervise
+supervise(spawning([sys.executable, '-m', 'claude_bus', 'stdio']))
+"""
+
+
+class Elsewhere(Supervised):
+    """As on a system without `fork` and `poll`: threads read the pipes, and servers are started with a command."""
+
+    program = ("-c", _ELSEWHERE)
+
+
+def test_it_works_where_nothing_forks(tmp_path: Path) -> None:
+    """Restart, the repeated handshake, the end."""
+    client = Elsewhere(tmp_path / "bus.db")
+    try:
+        client.start().call("register", name="alice")
+        client.kill_server()
+        assert client.call("whoami").text == "alice"
+        server = client.server()
+        assert client.end() == 0
+        assert not server.is_running()
+    finally:
+        client.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
+def test_its_server_is_a_fork_and_so_is_the_next(client: Supervised) -> None:
+    """It keeps none of the client's pipes, so the client notices when its supervisor is gone."""
+    client.start()
+    for _ in range(2):
+        server = client.server()
+        assert server.cmdline() == psutil.Process(client.process.pid).cmdline()
+        assert {Path(f"/proc/{server.pid}/fd/{number}").readlink() for number in (0, 1)}.isdisjoint(
+            {Path(f"/proc/{client.process.pid}/fd/{number}").readlink() for number in (0, 1)}
+        )
+        client.kill_server()
+        client.call("whoami")
+
+
+def test_a_client_may_ask_for_long_before_it_reads(client: Supervised) -> None:
+    """Its requests and answers are more than the pipes hold, and none is lost."""
+    client.start()
+    asked = [client.post("tools/list") for _ in range(300)]
+    writing = [client.post("ping", filler="x" * 50_000) for _ in range(20)]
+
+    assert [client.read()["id"] for _ in (*asked, *writing)] == [*asked, *writing]
+
+
+def test_a_line_that_is_too_long_is_refused_and_the_next_is_answered(client: Supervised) -> None:
+    """It is not kept either, so that it cannot cost the supervisor its memory."""
+    client.start()
+    client.write(b'{"jsonrpc":"2.0","id":"long","method":"ping","params":{"x":"' + b"x" * (17 << 20) + b'"}}')
+
+    assert (found := client.read())["id"] == "long"
+    assert "is longer than 16 MiB" in found["error"]["message"]
+    assert client.call("whoami").text.startswith("not registered")
+
+
+def test_settings_that_are_refused_end_both_before_any_answer(tmp_path: Path) -> None:
+    """The client shows that the server could not be started, and why; it must not take it for connected."""
+    running = Supervised(tmp_path / "bus.db", BUS_WAKE="perhaps")
+    try:
+        running.post(
+            "initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo={"name": "", "version": ""}
+        )
+        said, complaint = running.process.communicate(timeout=PATIENCE)
+    finally:
+        running.kill()
+    assert said == b""
+    assert b"BUS_WAKE" in complaint
+    assert running.process.returncode == 2

@@ -12,6 +12,10 @@ def main() -> int:
     if sys.version_info[:2] < _OLDEST:  # from a checkout, or copied by a tool: it cannot be installed there
         print("claude-bus needs Python 3.11 or newer; this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
         return 1
+    if len(sys.argv) == 1 and sys.stdin and not sys.stdin.isatty():  # a client: it starts with each of its sessions
+        from .cli.start import supervised
+
+        supervised()
     from .cli.main import run
 
     return run(sys.argv[1:])

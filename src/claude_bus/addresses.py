@@ -70,7 +70,7 @@ def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
 def closest_name(name: str, known: Iterable[str]) -> str:
     """Return the known name that was probably meant, or ''."""
     by_fold = {candidate.casefold(): candidate for candidate in known}
-    import difflib
+    import difflib  # only for a name that is not known
 
     close = difflib.get_close_matches(name.casefold(), by_fold, n=1, cutoff=0.6)
     return by_fold[close[0]] if close else ""

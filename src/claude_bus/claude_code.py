@@ -16,7 +16,8 @@ from typing import Any
 
 from . import processes
 from .model.identity import Binding, Client, Process
-from .records import dataclass
+from .records import record
+from .worktree import folder
 
 _LAUNCHERS = frozenset({"uv", "uvx", "pipx", "sh", "bash", "dash", "zsh", "env", "cmd", "py"})
 """Programs that may stand between the client and its server."""
@@ -45,7 +46,7 @@ TOOL_USE_ID = "claudecode/toolUseId"
 """Key in the `_meta` of a call: its id, as the hook before it reported it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Inbox:
     """The session's inbox socket: text written to it becomes a prompt when the session is idle."""
 
@@ -90,7 +91,6 @@ def client(env: Mapping[str, str], cwd: Path) -> tuple[Client, Inbox | None]:
     Two servers of one Claude Code session get the same key, and live as long as the client. A
     server that another program runs is a separate session, for as long as the server runs.
     """
-    from .worktree import folder
 
     lasting, line = lineage(env)
     process = _client_among(env, line) or lasting

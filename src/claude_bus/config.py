@@ -56,7 +56,7 @@ from .errors import InvalidInput
 from .limits import check_line
 from .model.claims import Guard
 from .names import check_name
-from .records import dataclass
+from .records import record
 
 Wake = Literal["auto", "always", "never"]
 
@@ -69,7 +69,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _WEB = re.compile(r"https?:", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Access:
     """The credentials for a remote bus, and the certificates to trust for it.
 
@@ -89,7 +89,7 @@ class Access:
         return bool(self.token or self.token_file or self.basic)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Config:
     """The settings of one process. Built by `from_env`; tests build it directly."""
 
@@ -136,7 +136,7 @@ class Config:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Serving:
     """The settings of a server of the bus over HTTP."""
 
@@ -180,7 +180,7 @@ class Serving:
         return f"http{'s' if self.certificate else ''}://{host}:{self.port}{self.prefix}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AgentBus:
     """Settings of the commands that speak the agent-bus protocol. A file that is None is one in `folder`."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import event_loop
 from .errors import SecretRefused
-from .records import dataclass
 
 if TYPE_CHECKING:
     from kingfisher_sdk import Finding, Scanner

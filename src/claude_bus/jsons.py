@@ -10,9 +10,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from typing import Any
 
-from .errors import InvalidInput, TooLarge
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_DEPTH = 64
 """Levels of lists and objects in a document from any transport."""
@@ -36,6 +37,8 @@ def check(document: bytes, what: str, depth: int = MAX_DEPTH) -> None:
 
     The parser has to check whether it is valid JSON. This takes as long as reading the document a few times.
     """
+    from .errors import InvalidInput, TooLarge  # not for the supervisor, which checks only the depth
+
     if document.startswith(_NOT_UTF8) or b"\0" in document[:4]:
         raise InvalidInput(f"{what} is not UTF-8: send JSON in UTF-8")
     if _count(document) <= depth:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Generic, Literal, TypeVar
 
-from .records import dataclass
+from .records import record
 
 Kind = Literal["", "file", "folder"]
 """The kind of thing a plain path names, if that was checked on disk; otherwise ""."""
@@ -109,7 +109,7 @@ _CANDIDATE, _COMPARISON, _CHARACTERS = 4, 10, 10
 """Steps for each candidate and for each walk, and the number of characters that are read in one step."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Compiled:
     """A pattern, prepared for comparisons."""
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .limits import FOREIGN_HOST_SILENCE
 from .model.identity import Process
-from .records import dataclass
+from .records import record
 
 _TOLERANCE = 0.02
 """Seconds by which two readings of one process's start time may differ."""
@@ -41,7 +41,7 @@ def host() -> str:
 # -- the PID domain ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Domain:
     """The domain in which a process id means one process. `Process.host` contains it as text."""
 
@@ -239,7 +239,7 @@ def ancestors() -> list[tuple[Process, str]]:
 # -- /proc on Linux ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Stat:
     pid: int
     name: str

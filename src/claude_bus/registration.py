@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .claude_settings import HOOKS_SINCE, SERVER, Refused
-from .records import dataclass
+from .records import record
 
 _PATIENCE = 120.0
 """Seconds after which a command of the client is given up."""
@@ -38,7 +38,7 @@ Definition = dict[str, Any]
 """A server as the client stores it: type, command, args, env, or url."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True, slots=True)
 class Client:
     """One `claude` program on this machine."""
 
@@ -99,7 +99,7 @@ def clients(env: Mapping[str, str], home: Path) -> list[Client]:
 # -- registered servers ---------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record(frozen=True, slots=True)
 class Known:
     """The contents of Claude Code's files that concern the bus, read once."""
 
@@ -246,7 +246,7 @@ def remove(client: Client) -> None:
 # -- this program ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record(frozen=True, slots=True)
 class Program:
     """This program as it is installed."""
 

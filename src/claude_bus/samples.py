@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-from .records import dataclass
+from .records import record
 
 MAX_GUESSED = 5
 """Characters besides known words in a password that is an obvious guess: digits, an exclamation mark."""
@@ -49,7 +49,7 @@ _RUN = 6
 _HOST = re.compile(r"\bhttps?://(?:[^\s/@'\"]*@)?(\[[^\]\s]*\]|[^\s/:'\"?#]+)")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Login:
     """A user's password, and the hosts that it is for."""
 

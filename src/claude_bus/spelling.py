@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import unquote, urlsplit
 
 from . import addresses, claim_paths
 from .errors import InvalidInput
 from .patterns import is_glob, names_files
-from .records import dataclass
+from .records import record
 
 MAX_WRITTEN = 32_768
 """Characters of one string, which may contain a list."""
@@ -34,7 +35,7 @@ _SOURCES = re.compile(
 """Names of files that people point into by line."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Seen:
     """The view of the caller's files, as far as there is one, and how paths are written there."""
 

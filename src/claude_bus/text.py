@@ -28,7 +28,7 @@ INBOX_LIMIT = 40_000
 MOST_SHOWN = 150_000
 """Characters of a tool's answer, as JSON (UTF-16 units), that the client certainly shows.
 
-It moves an answer of more than `mcp.server.RESULT_CHARS` to a file, and the model sees 2 KB of it. The rest is
+It moves an answer of more than `mcp.declared.RESULT_CHARS` to a file, and the model sees 2 KB of it. The rest is
 for the answers of other tools in the same batch, because some clients limit that sum, too.
 """
 SHELL_BYTES = 28_000

@@ -6,21 +6,17 @@ import contextlib
 import functools
 import io
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-
-import mcp.server.stdio
 
 from claude_bus import connect, processes, supervisor
 from claude_bus.cli import main as command_line
 from claude_bus.config import Config, Serving
 from claude_bus.errors import StoreFull
 from claude_bus.http import serve as serving
-from claude_bus.mcp import server, stdio
+from claude_bus.mcp import session_server, stdio, tools
 from claude_bus.model.identity import Process
 from claude_bus.remote import connection
 from claude_bus.session import doorbell
@@ -30,7 +26,7 @@ from .doom import Doom, DoomedOutput, doom_calls, doom_transactions
 from .sabotage import SABOTAGES
 from .stage import Stage
 
-_LOADED = (server, mcp.server.stdio)
+_LOADED = (session_server, tools)
 """The modules that a server imports when it starts, loaded before the fork."""
 _INHERITED: list[object] = []
 """A parent's streams stay as they are: to close one waits for a lock that a thread of the parent may have held."""
@@ -97,14 +93,17 @@ def serve(stage: Stage, seat: str, label: str, env: Mapping[str, str], source: i
     doom = _prepare(stage, "server", seat, label, env)
     nursery.become(source, 0)
     _INHERITED.extend((sys.stdin, sys.stdout))
-    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     output = io.BufferedWriter(DoomedOutput(sink, doom), 1 << 20)
-    sys.stdout = io.TextIOWrapper(output, encoding="utf-8")
-    stdio.serve(Config.from_env(os.environ, Path.home()))
+
+    def write(line: bytes) -> None:
+        output.write(line)
+        output.flush()
+
+    stdio.serve(lambda: Config.from_env(os.environ, Path.home()), write)
 
 
 class _ForkedServer:
-    """Stands for `subprocess.Popen` in a forked supervisor."""
+    """A server that is a fork of a forked supervisor."""
 
     def __init__(self, stage: Stage, seat: str, label: str, env: Mapping[str, str]) -> None:
         (source, into), (out, sink) = os.pipe(), os.pipe()
@@ -112,7 +111,7 @@ class _ForkedServer:
         self.pid = nursery.fork(lambda: serve(stage, seat, label, env, source, sink), [source, sink, stage.roll.into])
         os.close(source)
         os.close(sink)
-        self.stdin, self.stdout = os.fdopen(into, "wb"), os.fdopen(out, "rb")
+        self.into, self.out = into, out
 
     def wait(self) -> int:
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -129,14 +128,15 @@ def supervise(stage: Stage, seat: str, label: str, env: Mapping[str, str], sourc
     os.environ.update(env)
     numbers = iter(range(1_000_000))
 
-    def popen(_command: Sequence[str], *, env: Mapping[str, str], **_pipes: int) -> _ForkedServer:
-        return _ForkedServer(stage, seat, f"{label}.{next(numbers)}", env)
+    below = {**env, supervisor.VARIABLE: str(os.getpid())}
 
-    forking = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE)
-    setattr(supervisor, "subprocess", forking)  # noqa: B010 - a name that the module only uses
-    sys.stdin, sys.stdout = os.fdopen(source, encoding="utf-8"), os.fdopen(sink, "w", encoding="utf-8")
+    def launch() -> supervisor.Server:
+        return _ForkedServer(stage, seat, f"{label}.{next(numbers)}", below)
+
+    nursery.become(source, 0)
+    nursery.become(sink, 1)
     stage.roll.born("supervisor", seat)
-    supervisor.supervise(["forked"])
+    supervisor.supervise(launch)
 
 
 def command(stage: Stage, seat: str, label: str, arguments: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:

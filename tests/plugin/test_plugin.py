@@ -166,7 +166,7 @@ def test_the_command_names_tools_and_arguments_that_exist() -> None:
     """Every call in its text names a tool of the bus and arguments of that tool."""
     for name, arguments in calls():
         named = re.findall(r"(\w+)(?=[,=)]|$)", re.sub(r'=("[^"]*"|\[[^]]*\]|<[^>]*>|\w+)', "=", arguments))
-        assert set(named) <= set(TOOLS[name].arguments.model_fields), name
+        assert set(named) <= set(TOOLS[name].arguments.names()), name
 
 
 def test_the_command_tells_what_each_tool_is_for() -> None:

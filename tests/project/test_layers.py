@@ -24,6 +24,8 @@ PURE = (
     "errors",
     "model",
     "jsons",
+    "jsonrpc",
+    "records",
     "limits",
     "addresses",
     "grants",

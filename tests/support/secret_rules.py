@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import re
+import re._constants as sre
+import re._parser as sre_parser
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
-
-import re._constants as sre
-import re._parser as sre_parser
 
 HEX = frozenset("0123456789abcdef")
 ALNUM = frozenset("0123456789abcdefghijklmnopqrstuvwxyz")
@@ -41,9 +40,7 @@ def rules() -> dict[str, str]:
     from kingfisher_sdk import Rules
 
     found = Rules()
-    return {
-        rule["id"]: found.detail(rule["id"])["detection_regex"] for rule in found.metadata() if rule["visible"]
-    }
+    return {rule["id"]: found.detail(rule["id"])["detection_regex"] for rule in found.metadata() if rule["visible"]}
 
 
 def parsed(pattern: str) -> Any:

@@ -41,7 +41,8 @@ from claude_bus.cli import printing
 from claude_bus.config import Config
 from claude_bus.drivers import announcing, notices
 from claude_bus.errors import BusError, InvalidInput, kinds
-from claude_bus.mcp import hooks, server, tools
+from claude_bus.mcp import calls as tool_calls
+from claude_bus.mcp import hooks, tools
 from claude_bus.model.claims import Claim
 from claude_bus.model.identity import Overlap, Process, Roster
 from claude_bus.model.messages import Message
@@ -96,7 +97,7 @@ KINDS: dict[str, st.SearchStrategy[Any]] = {"str": words, "int": numbers, "bool"
 
 def fields_of(tool: tools.Tool) -> dict[str, st.SearchStrategy[Any]]:
     """For each argument of a tool what it may be given, by name or else by type."""
-    found = tool.arguments.model_fields
+    found = tool.arguments.model().model_fields
     kinds = {
         name: KINDS.get(getattr(field.annotation, "__name__", ""), numbers | words) for name, field in found.items()
     }
@@ -188,9 +189,9 @@ def test_a_hook_always_answers_as_the_client_expects_and_nothing_is_lost(
 
 async def _hook(everybody: SessionGroup, event: dict[str, Any]) -> str:
     """Return the text that an event puts before the model."""
-    found = await server._call_hook(everybody, event)
-    written = "".join(getattr(block, "text", "") for block in found.content)
-    if found.is_error:
+    found = await tool_calls.call_hook(everybody, event)
+    written = found.text
+    if found.failed:
         assert written.startswith("hook: ")
         return ""
     answer = json.loads(written) if written else {}

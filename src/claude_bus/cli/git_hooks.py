@@ -17,7 +17,7 @@ from pathlib import Path
 from ..drivers.inspect import Finding
 from ..errors import BusError, InvalidInput
 from ..quoting import one_line
-from ..records import dataclass
+from ..records import record
 from . import guard_script
 from .git import git
 
@@ -33,7 +33,7 @@ _SHELLS = ("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh")
 _LEFTHOOK = ("lefthook-local.yml", ".lefthook-local.yml", ".config/lefthook-local.yml")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Repository:
     """A repository as git describes it, from any folder in it."""
 
@@ -50,7 +50,7 @@ class Repository:
         return self.common / guard_script.NAME
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Place:
     """A file that is run before a commit, and the hook manager that runs it ("" for git itself)."""
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from .. import text
-from ..records import dataclass
+from ..records import record
 
 REFUSED = 86
 """Exit status of `guard check` if another session claims a file in the commit. No other program exits with it: Python
@@ -30,7 +30,7 @@ _START = "import sys; sys.path.append(sys.argv.pop(1)); from claude_bus.__main__
 """Runs the package in the folder that follows, which goes last on the path so that it shadows nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Program:
     """How the guard script starts this claude-bus; `shell` sets the positional parameters to its command."""
 

@@ -11,13 +11,13 @@ from ..config import Config
 from ..errors import Forbidden
 from ..model.identity import Address, Binding
 from ..model.tokens import Grant
-from ..records import dataclass
+from ..records import record
 from ..sql import agents, bindings
 
 PROGRAM = "claude-bus"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Speaker:
     """Who speaks, on which bus. `session` is set in the shell of a Claude Code session."""
 

@@ -99,9 +99,9 @@ def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             return setup(options, os.environ, _needed_home())
         config = _config(options)
         if options.command is None and not sys.stdin.isatty():
-            from ..supervisor import supervise
+            from .start import supervised
 
-            return supervise([sys.executable, *sys.orig_argv[1:], "stdio"])
+            supervised(lambda: _serving_stdio(config))
         if options.command in ("stdio", "serve"):
             return _serve(options, config)
         return _run(options, config, parser)
@@ -319,15 +319,19 @@ def _complain(error: BusError, as_json: bool) -> None:
         print(f"claude-bus: {visible(error.message)}", file=sys.stderr)  # it may quote what peers wrote
 
 
+def _serving_stdio(config: Config) -> int:
+    from ..mcp.stdio import serve
+
+    serve(lambda: config)
+    return 0
+
+
 def _serve(options: argparse.Namespace, config: Config) -> int:
     if options.command == "stdio":
-        from ..mcp.stdio import serve
+        return _serving_stdio(config)
+    from ..http.serve import serve as serve_http
 
-        serve(config)
-    else:
-        from ..http.serve import serve as serve_http
-
-        serve_http(config, _serving(options))
+    serve_http(config, _serving(options))
     return 0
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from .. import limits
-from ..config import AgentBus
-from ..errors import InvalidInput
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from ..config import AgentBus
 
 
 def home() -> Path | None:
@@ -33,6 +33,12 @@ def _of_passwd() -> str:
 
 def agent_bus(options: argparse.Namespace, *, needed: bool = False) -> AgentBus:
     """Return the settings from the environment; `--channel` overrides it. With `needed` an address must be set."""
+    from dataclasses import replace
+
+    from .. import limits
+    from ..config import AgentBus
+    from ..errors import InvalidInput
+
     settings = AgentBus.from_env(os.environ, home(), sys.platform)
     if needed and not settings.url:
         raise InvalidInput("AGENT_BUS_URL env var required: the address of the bus, such as https://host:8765")

@@ -18,7 +18,7 @@ from pathlib import Path
 from .. import __version__, claude_settings, detector, registration
 from ..claude_settings import BACKUP, HOOKS_SINCE, RULES, SERVER, Refused
 from ..config import shown_address
-from ..records import dataclass
+from ..records import record
 from ..registration import Client, Known, Program
 from ..text import plural
 from .output import show
@@ -38,7 +38,7 @@ From then on say what you want: "tell frontend that ...", "anything for me?", "w
 Sessions that are open now take part after a restart."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True, slots=True)
 class Step:
     """One step: the text that announces it, and the work."""
 
@@ -47,7 +47,7 @@ class Step:
     work: Callable[[], object]
 
 
-@dataclass(frozen=True)
+@record(frozen=True, slots=True)
 class Situation:
     """This program, and the Claude Code that it is set up in."""
 

@@ -17,7 +17,7 @@ import anyio
 from .. import jsons, quoting
 from ..config import AgentBus
 from ..errors import BusError, Forbidden, InvalidInput, NotFound, RateLimited, TooLarge, Unreachable
-from ..records import dataclass
+from ..records import record
 from ..remote import proxies
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _REFUSALS: dict[int, type[BusError]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Mail:
     """A message as the server gave it. `fields` has all its fields."""
 
@@ -46,7 +46,7 @@ class Mail:
     fields: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Batch:
     """The result of a poll, oldest first. `unusable`: entries that are not messages, or have no time."""
 

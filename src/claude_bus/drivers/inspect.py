@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from .. import text
-from ..records import dataclass
+from ..records import record
 from . import disk
 from .migrate import OURS, VERSION, has_tables, is_foreign
 from .sqlite import translate
@@ -19,7 +19,7 @@ WAL_RESET_FIXED = (3, 51, 3)
 """The SQLite version without the WAL-reset bug; with earlier versions, the checkpoints of claude-bus avoid it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Finding:
     """The result of one check. `ok` is None for mere information."""
 

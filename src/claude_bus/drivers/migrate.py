@@ -109,7 +109,7 @@ def _has_column(connection: sqlite3.Connection, table: str, column: str) -> bool
 
 
 def _read(script: str) -> str:
-    from importlib.resources import files
+    from importlib.resources import files  # it loads much, and a start seldom needs it
 
     return files("claude_bus.sql").joinpath(script).read_text(encoding="utf-8")
 

@@ -13,13 +13,13 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from ..errors import Forbidden, InvalidInput, WrongHost
-from ..records import dataclass
+from ..records import record
 
 _PORTS = {"http": 80, "https": 443}
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Host:
     """A parsed Host header: a name in lower case, or an address in normalized form, and its port, if there is one."""
 
@@ -78,7 +78,7 @@ def _name(text: str) -> str | None:
     return name
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Origin:
     """The origin of a browser page."""
 

@@ -7,13 +7,13 @@ from starlette.requests import HTTPConnection
 from ..config import Config, Serving
 from ..local import LocalBus
 from ..model.tokens import Grant
-from ..records import dataclass
+from ..records import record
 from .hub import Hub
 from .in_flight import RequestInFlight
 from .token_cache import TokenCache
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Service:
     """One served bus."""
 

@@ -29,7 +29,7 @@ from .. import limits
 from ..config import Config
 from ..local import LocalBus
 from ..model.tokens import Grant
-from ..records import dataclass
+from ..records import record
 from ..session.subagents import SessionGroup
 from . import tools
 from .http_session import key_of
@@ -100,7 +100,7 @@ async def _for_ever(_grant: Grant) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Callers:
     """Access to the middleware before the endpoint, which checks Host, Origin and token."""
 

@@ -20,7 +20,7 @@ from ..config import Config
 from ..errors import BusError, RateLimited
 from ..local import LocalBus
 from ..model.tokens import Grant
-from ..records import dataclass
+from ..records import record
 from ..session.doorbell import Beat
 from ..session.membership import Membership
 from ..session.presence import Presence
@@ -55,7 +55,7 @@ Still = Callable[[Grant], Awaitable[bool]]
 """Tells whether a grant is still valid."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Patience:
     """Seconds for which a silent participant counts as present."""
 

@@ -11,13 +11,13 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import anyio
 
 from .. import text
 from ..errors import RateLimited
 from ..model.tokens import Grant
-from ..records import dataclass
 
 _LATER = 5.0
 """Seconds for which a slot outlasts its session, so that it is never given away too early."""

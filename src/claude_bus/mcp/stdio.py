@@ -1,109 +1,52 @@
-"""The stdio server: one per Claude Code session."""
+"""The stdio server: one per session of a client. It answers at once, and loads what a session needs meanwhile.
+
+A thread reads the client's lines and answers what needs no session (`protocol`). It hands the calls of tools to the
+event loop, which begins with `session_server`. Imports that a start can do without do not belong here.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import logging
 import os
-import signal
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import NoReturn
+from _thread import start_new_thread
 
-import anyio
+from .pipes import Intake, Output
 
-from .. import claude_code, worktree
-from ..config import Config
-from ..connect import open_bus
-from ..errors import BusError
-from ..session.doorbell import Doorbell
-from ..session.membership import Membership
-from ..session.presence import Presence
-from ..session.session import Session
-from ..session.subagents import SessionGroup
-from ..session.turn import Turn
-from ..session.wakeup import Wakeup
-from ..supervisor import ENDINGS
-from ..workspace import Workspace
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-_log = logging.getLogger(__name__)
+    from ..config import Config
+    from .pipes import Write
+
+_SHORT = 0.0005
+"""Seconds after which the thread that answers the client may interrupt the imports."""
 
 
-def serve(config: Config) -> None:
-    """Serve this process's stdin and stdout until the client ends."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="claude-bus: %(message)s")
+def serve(config: Callable[[], Config], write: Write | None = None) -> None:
+    """Serve this process's stdin and stdout until the client ends.
+
+    `config` returns the settings, once the client can be answered. `write` stands for writing to stdout.
+    """
+    source, sink = _taken_over()
+    output = Output(sink, write)
+    intake = Intake(source, output)
+    start_new_thread(intake.read, ())
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SHORT)
     gc.disable()  # importing makes many objects and no garbage; this saves 8 % of a start
-    anyio.run(_serve, config)
+    from .session_server import run
+
+    sys.setswitchinterval(interval)
+    run(config(), intake, output)
 
 
-async def _serve(config: Config) -> None:
-    from mcp.server.stdio import stdio_server
-
-    from .server import create_server
-
-    gc.freeze()
-    gc.enable()
-    env = os.environ
-    client, inbox = claude_code.client(env, worktree.here(env))
-    client = replace(client, hooked=claude_code.brings_mail(env))
-    bus = open_bus(config)
-
-    def may_wake(mode: str) -> bool:
-        if not inbox or config.wake == "never":
-            return False
-        return config.wake == "always" or mode not in ("", claude_code.BYPASS)
-
-    wakeup = Wakeup(
-        may_wake,
-        attended=claude_code.is_attended(env),
-        lets_in=lambda: claude_code.lets_in(env, Path(client.folder.root or worktree.here(env))),
-    )
-    turn = Turn(hooked=claude_code.has_hooks(env))
-    presence = Presence(bus, config, client, turn=turn, wakeup=wakeup)
-    session = Session.of(Membership(presence, Workspace(client.folder)))
-    group = SessionGroup(session)
-    server = create_server(lambda _context: group)
-
-    async def push(text: str, sender: str) -> bool:
-        return inbox is not None and await claude_code.push(inbox, text, sender)
-
-    bell = Doorbell(session, bus, push if inbox else None, lambda: claude_code.says_idle(env, client.process))
-
-    async def end() -> None:
-        with anyio.CancelScope(shield=True):
-            await _close(session)
-            await bus.close()
-        _exit()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_on_signal, end)
-        tasks.start_soon(bell.watch)
-        with contextlib.suppress(ExceptionGroup):  # the client disconnected while it was being answered
-            async with stdio_server() as (read, write):
-                await server.run(read, write, server.create_initialization_options())
-        await end()
-
-
-async def _close(session: Session) -> None:
-    try:
-        await session.presence.close()
-    except BusError as error:
-        _log.warning("%s", error)  # the next process that checks finds this one gone
-
-
-async def _on_signal(end: Callable[[], Awaitable[None]]) -> None:
-    if sys.platform == "win32":
-        return
-    with anyio.open_signal_receiver(*(signal.Signals[name] for name in ENDINGS)) as signals:
-        async for _ in signals:
-            await end()
-
-
-def _exit() -> NoReturn:
-    """End the process at once: the thread that reads stdin cannot be interrupted, and holds no resource."""
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    os._exit(0)
+def _taken_over() -> tuple[int, int]:
+    """Return descriptors of stdin and stdout, in whose place a child or a stray print finds nothing and stderr."""
+    source, sink = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return source, sink

@@ -9,48 +9,58 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from .. import addresses, documents, limits, spelling, text
 from ..errors import InvalidInput
 from ..model.messages import Draft
-from ..records import dataclass
+from ..records import record
 from ..session.session import Session
+from .arguments import (
+    Arguments,
+    Json,
+    Natural,
+    OneOrMore,
+    Seconds,
+    Several,
+    UpTo100,
+    UpTo200,
+    UpTo500,
+    Version,
+)
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from ..model.messages import Kind
+    from ..sql.state import Mode
 
 Answer = str | dict[str, Any]
 Handler = Callable[[Session, Any], Awaitable[Answer]]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tool:
     """One tool: `call` gets the session and an instance of `arguments`."""
 
     name: str
     description: str
-    arguments: type[BaseModel]
+    arguments: type[Arguments]
     call: Handler
     changes: bool
 
     @property
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the arguments, without the parts that a model does not need."""
-        schema = _compact(self.arguments.model_json_schema())
+        schema = _compact(self.arguments.model().model_json_schema())
         assert isinstance(schema, dict)
         return schema
-
-
-class Arguments(BaseModel):
-    """Base of all arguments: unknown ones are refused, not ignored."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 TOOLS: dict[str, Tool] = {}
 
 
-def tool(arguments: type[BaseModel], *, changes: bool = True) -> Callable[[Handler], Handler]:
+def tool(arguments: type[Arguments], *, changes: bool = True) -> Callable[[Handler], Handler]:
     """Declare a tool: its name is the function's name, its description the docstring."""
 
     def declare(handler: Handler) -> Handler:
@@ -67,11 +77,17 @@ async def call(session: Session, name: str, arguments: dict[str, Any]) -> Answer
     found = TOOLS.get(name)
     if not found:
         raise InvalidInput(f"unknown tool {name!r}; the bus has {', '.join(TOOLS)}")
+    return await found.call(session, found.arguments.plain(arguments) or _validated(found, arguments))
+
+
+def _validated(found: Tool, arguments: dict[str, Any]) -> Arguments:
+    """Return the arguments as they are meant, although they are not written as declared; or say what is wrong."""
+    from pydantic import ValidationError
+
     try:
-        parsed = found.arguments.model_validate(arguments)
+        return found.arguments.validated(arguments)
     except ValidationError as error:
         raise InvalidInput(_explain(found, error)) from error
-    return await found.call(session, parsed)
 
 
 def _explain(found: Tool, error: ValidationError) -> str:
@@ -83,7 +99,7 @@ def _explain(found: Tool, error: ValidationError) -> str:
             f"{'.'.join(str(part) for part in problem['loc']) or 'arguments'}: {problem['msg']}"
             for problem in error.errors(include_url=False, include_input=False)
         ]
-    accepted = ", ".join(found.arguments.model_fields)
+    accepted = ", ".join(found.arguments.names())
     return f"{found.name}: {'; '.join(problems[:5])}. Accepted arguments: {accepted or 'none'}"
 
 
@@ -106,30 +122,8 @@ def _compact(schema: Any) -> Any:
     return out
 
 
-# -- kinds of arguments -----------------------------------------------------------
-
-
-OneOrMore = str | list[str]
-
-
 def _listed(value: OneOrMore) -> list[str]:
     return [value] if isinstance(value, str) else value
-
-
-def _several(value: object) -> object:
-    """Return a list, even if a single item is given."""
-    return [value] if isinstance(value, str) else value
-
-
-Several = Annotated[list[str], BeforeValidator(_several)]
-
-
-def _seconds(value: object) -> object:
-    """Return `90`, `"90"`, `"90s"`, `"30m"`, `"2h"` or `"1d"` as seconds."""
-    return limits.parse_seconds(value) if isinstance(value, str) else value
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(allow_inf_nan=False)]
 
 
 # -- identity and presence ----------------------------------------------------------
@@ -202,7 +196,7 @@ class Send(Arguments):
     to: OneOrMore
     content: str
     reply_to: int | None = None
-    kind: Literal["message", "request", "fyi"] = "message"
+    kind: Kind = "message"
     urgent: bool = False
     tags: list[str] | None = None
     ttl: Seconds | None = None
@@ -233,7 +227,7 @@ async def send(session: Session, args: Send) -> Answer:
 class Inbox(Arguments):
     consume: bool = True
     peek: bool = False
-    limit: int = Field(default=50, ge=1, le=500)
+    limit: UpTo500 = 50
 
 
 @tool(Inbox)
@@ -274,8 +268,8 @@ class History(Arguments):
     thread: int | None = None
     since: int = 0
     before: int = 0
-    limit: int = Field(default=20, ge=1, le=200)
-    part: int = Field(default=1, ge=1)
+    limit: UpTo200 = 20
+    part: Natural = 1
 
 
 @tool(History, changes=False)
@@ -285,17 +279,14 @@ async def history(session: Session, args: History) -> Answer:
     return documents.for_model(documents.history_for_model(found, args.part))
 
 
-_JSON_TYPES: list[JsonValue] = ["string", "number", "boolean", "object", "array", "null"]
-
-
 # -- state ------------------------------------------------------------------------------
 
 
 class SetState(Arguments):
     key: str
-    value: Any = Field(default="", json_schema_extra={"type": _JSON_TYPES})
-    expected_version: int | None = Field(default=None, ge=0)
-    mode: Literal["overwrite", "append", "delete"] = "overwrite"
+    value: Json = ""
+    expected_version: Version | None = None
+    mode: Mode = "overwrite"
     ttl: Seconds | None = None
     allow_secret: bool = False
 
@@ -331,7 +322,7 @@ def _as_json(value: object) -> str:
 
 class GetState(Arguments):
     key: str = ""
-    history: int = Field(default=0, ge=0, le=100)
+    history: UpTo100 = 0
 
 
 @tool(GetState, changes=False)

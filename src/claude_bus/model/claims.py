@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from ..records import dataclass
+from ..records import record
 
 FOLDER = "folder"
 """Value in place of a file's identity, for an existing folder."""
@@ -22,7 +22,7 @@ class ClaimTarget(NamedTuple):
     """The same place as (scope, path) of what its repository lies in: other repositories, and the machine."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Claim:
     """A pattern somebody is editing."""
 
@@ -43,7 +43,7 @@ Standing = Claim | Literal["unchecked"] | None
 Guard = Literal["off", "warn", "confirm", "deny"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Verdict:
     """The verdict of the guard on an edit: let it pass, with a warning or after repetition, or refuse it."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..records import dataclass
+from ..records import record
 from .identity import Address, Overlap, Roster
 from .messages import HandOver, Message
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class HookReport:
     """The report of a hook event on a session, and how much mail its answer can carry."""
 
@@ -40,7 +40,7 @@ class HookReport:
     """Open requests of which it was reminded."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class HookResult:
     """The result of a hook event, and what to tell the session."""
 
@@ -66,7 +66,7 @@ class HookResult:
         return self.introduce or bool(self.roster or self.overlaps or self.requests)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Injection:
     """The text that a hook puts before the model, and one line for its user. Empty: nothing new."""
 

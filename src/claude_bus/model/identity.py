@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..records import dataclass
+from ..records import record
 
 Status = Literal["working", "idle", "waiting", "offline"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Address:
     """Who: a name within a channel."""
 
@@ -21,7 +21,7 @@ class Address:
         return self.name if channel == self.channel else f"{self.name}@{self.channel}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Process:
     """A running process, told apart from a later one that got the same pid."""
 
@@ -34,7 +34,7 @@ class Process:
         return f"{self.host}:{self.pid}:{self.started:.2f}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Folder:
     """Where a session works."""
 
@@ -46,7 +46,7 @@ class Folder:
     branch: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Client:
     """A program that takes part, as it presents itself when it attaches."""
 
@@ -66,7 +66,7 @@ class Client:
     """Its hooks are known to bring it mail; without them it reads when it calls inbox."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Overlap:
     """Files that another present agent owns or claims as well."""
 
@@ -74,7 +74,7 @@ class Overlap:
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Agent:
     """A named participant, with what is known of its presence."""
 
@@ -95,7 +95,7 @@ class Agent:
     overlaps: tuple[Overlap, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Binding:
     """Which agent a running session is."""
 
@@ -116,7 +116,7 @@ class Binding:
     """Until when its wakes are spent, for mail of sessions and for mail of programs; see `waking.wake_wait`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Roster:
     """Who else is here, as one line tells it."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..records import dataclass
+from ..records import record
 from .identity import Address
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JournalEntry:
     """One row of the journal."""
 
@@ -19,7 +19,7 @@ class JournalEntry:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Changes:
     """The changes since an event: the journal's rows, and whom they concern."""
 

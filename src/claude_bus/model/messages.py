@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..records import dataclass
+from ..records import record
 
 Kind = Literal["message", "request", "fyi"]
 DeliveryState = Literal["queued", "handed", "read", "acked", "expired"]
@@ -13,7 +13,7 @@ FileState = Literal["unchanged", "changed", "missing", "unchecked"]
 KINDS: tuple[Kind, ...] = ("message", "request", "fyi")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class File:
     """A file that a message names, as it was when the message was sent."""
 
@@ -26,7 +26,7 @@ class File:
     """Whether the reader still finds it like that."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Draft:
     """A message as its sender gives it; `drafts.check_draft` says what is valid."""
 
@@ -45,7 +45,7 @@ class Draft:
     """Text that looks like a secret is sent all the same."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Message:
     """A message as one reader sees it."""
 
@@ -68,7 +68,7 @@ class Message:
     """Which part of the content this is, where one answer cannot carry it: `1 of 3`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Expectation:
     """The outlook for one recipient, as known when the message was sent."""
 
@@ -81,7 +81,7 @@ class Expectation:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Sent:
     """The outcome of a send."""
 
@@ -92,7 +92,7 @@ class Sent:
     """The same `key` was sent before; this is that message."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class HandOver:
     """Messages that leave the store for a reader, oldest first."""
 
@@ -105,7 +105,7 @@ class HandOver:
     """Ids that the same process handed over earlier, without proof so far."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Received:
     """A message as it came to a name on one channel."""
 
@@ -113,7 +113,7 @@ class Received:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Feed:
     """The messages to a name, oldest first, and the cursor to go on from: see `sql.feeds.received`."""
 
@@ -124,7 +124,7 @@ class Feed:
         return bool(self.received)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Search:
     """Which messages of a channel are asked for; empty fields ask for any."""
 
@@ -139,7 +139,7 @@ class Search:
     limit: int = 50
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Receipt:
     """One recipient's delivery: how far it is, and when it got there."""
 
@@ -153,7 +153,7 @@ class Receipt:
     expired_at: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class MessageStatus:
     """Everything known of one message's way."""
 
@@ -169,7 +169,7 @@ class MessageStatus:
     """How many recipients there are besides, by how far it is with them."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ArchivedMessage:
     """A message as it stands in a file of messages, with who acknowledged it."""
 
@@ -189,7 +189,7 @@ class ArchivedMessage:
     """Its id in the database that it comes from."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Waiting:
     """Unread mail that may ring: its size and who it is from."""
 

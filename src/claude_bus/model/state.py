@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..records import dataclass
+from ..records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StateEntry:
     """A shared value. `value` is None where only metadata was asked for."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..records import dataclass
+from ..records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Grant:
     """The names that a caller over HTTP may use, and on which channels. Patterns, as in `fnmatch`."""
 
@@ -23,7 +23,7 @@ UNRESTRICTED = Grant()
 """The grant of a caller that needs no token: every name, every channel."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Token:
     """A token as it is listed: never the secret itself."""
 
@@ -38,7 +38,7 @@ class Token:
     """See `Grant.in_url`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Key:
     """A valid token as a door knows it: by the digest of its secret."""
 

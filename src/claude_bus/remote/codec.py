@@ -20,14 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from .. import drafts, limits
 from ..errors import InvalidInput
 from ..model.identity import Address, Process
-from ..records import dataclass
+from ..records import record
 from ..sql.arguments import Local, OnTheWire
 from ..sql.verbs import Verb
 
 M = TypeVar("M")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Call:
     """A call as it goes to the server: the arguments, and on whose behalf the answer will be held."""
 
@@ -38,7 +38,7 @@ class Call:
     """All that it knows to have been handed, and has not proven read; see `deliveries.requeue_unconfirmed`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Parameter:
     """A parameter of a verb."""
 

@@ -14,12 +14,12 @@ import urllib.request
 from dataclasses import field
 from urllib.parse import urlsplit
 
-from ..records import dataclass
+from ..records import record
 
 _NETWORK = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Route:
     """The way to a host. `proxy` is the address of the proxy, which may hold a password; "" for none."""
 

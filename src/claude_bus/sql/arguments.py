@@ -12,52 +12,52 @@ from typing import Annotated, Any
 from .. import limits
 from ..model.claims import ClaimTarget
 from ..model.identity import Address
-from ..records import dataclass
+from ..records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Acts:
     """A name that the caller acts as; it must not be a live session of somebody else."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OwnSession:
     """The key of a session; a caller elsewhere means one of its own."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OwnAddress:
     """The address of a listener; a caller elsewhere means one of its own."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OnChannel:
     """A channel, which the caller's token must permit."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Line:
     """One printable line of at most so many characters."""
 
     most: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Checked:
     """Not checked by the server: the verb checks it itself, or it is fenced wherever it is shown."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FewMessages:
     """At most as many ids as one request may settle."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Local:
     """Given on the machine of the bus only: it is no part of the wire."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OnTheWire:
     """The type over the wire, where that is more exact than here."""
 

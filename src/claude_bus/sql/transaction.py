@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..model.identity import Address, Process
 from ..model.tokens import UNRESTRICTED, Grant
-from ..records import dataclass
+from ..records import record
 
 Row = Mapping[str, Any]
 Value = str | int | float | None
@@ -36,7 +36,7 @@ Unconfirmed = frozenset[tuple[Address, int]]
 """Hand-overs by recipient and message."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CallerContext:
     """On whose behalf a verb is run."""
 
@@ -54,7 +54,7 @@ class CallerContext:
     """Whether it is noted that a known name was seen again: not on a disk that is full."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Transaction:
     """One transaction. A driver opens it, runs one verb in it, commits, and tells those who are to be notified.
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
-from ..records import dataclass
+from ..records import record
 from .transaction import Transaction
 
 P = ParamSpec("P")
@@ -22,7 +23,7 @@ power cut."""
 Checks = Literal["", "draft", "value"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rows:
     """A limit on the rows that a verb makes for the programs of one token's owner."""
 

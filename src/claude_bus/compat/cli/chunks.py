@@ -18,7 +18,7 @@ import sys
 import zlib
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -34,7 +34,7 @@ from ...errors import InvalidInput, NotFound, RateLimited, TooLarge
 from ...local import LocalBus
 from ...model.identity import Address
 from ...model.messages import Draft
-from ...records import dataclass
+from ...records import record
 from ...sql import messages
 from ..client import AgentBusClient
 from ..sql import chunks
@@ -42,7 +42,7 @@ from ..sql import chunks
 _HEAD = re.compile(r"(\S+) ([0-9]{1,6})/([0-9]{1,6}) sha=([0-9a-fA-F]{64})\s*\n")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Piece:
     """A message that carries a part of a file. `message` is its id, where the bus knows such."""
 
@@ -82,7 +82,7 @@ class Carrier(Protocol):
         """The file is there."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OwnBus:
     """The bus of this machine. Pieces wake nobody, and are acknowledged when the file is there."""
 
@@ -100,7 +100,7 @@ class OwnBus:
         await self.bus.run(chunks.acknowledge, self.me, parcel.messages)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OtherBus:
     """One that speaks the agent-bus protocol."""
 

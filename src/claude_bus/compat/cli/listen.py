@@ -18,7 +18,7 @@ from ...cli import printing, private_files
 from ...cli.settings import agent_bus
 from ...config import AgentBus, Config
 from ...errors import AlreadyRunning, InvalidInput
-from ...records import dataclass
+from ...records import record
 from ..client import AgentBusClient, Mail
 from .cursor import Cursor, cursor, file_of
 from .signals import until_terminated
@@ -28,7 +28,7 @@ _AT_ONCE = 50
 """Messages in one answer at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Outputs:
     """Files that a listener writes: a line per message, whole messages, the time of its last poll, and its pid."""
 

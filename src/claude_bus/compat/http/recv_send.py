@@ -25,7 +25,7 @@ from ...http.service import Service, grant_of
 from ...model.identity import Address
 from ...model.messages import Draft, Feed
 from ...model.tokens import Grant
-from ...records import dataclass
+from ...records import record
 from ..sql import feeds
 from . import wire
 
@@ -73,7 +73,7 @@ async def _send(service: Service, request: Request) -> Response:
     return Json({"ok": True, "ts": message.ts, "channel": me.channel, "id": message.id})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reading:
     """One request of a reader."""
 

@@ -13,7 +13,7 @@ from ...errors import Unauthorized
 from ...local import LocalBus
 from ...model.identity import Address
 from ...model.tokens import Grant
-from ...records import dataclass
+from ...records import record
 from ..hub import never
 from ..service import Service, grant_of
 
@@ -23,7 +23,7 @@ PROGRAM = "http"
 """The client of a name that takes part over this API, as the list of agents shows it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Caller:
     """The sender of one request."""
 
