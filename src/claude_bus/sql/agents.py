@@ -11,7 +11,7 @@ from ..model.identity import Address, Agent, Binding, Roster, Status
 from ..text import STATUS_ORDER
 from . import bindings, columns, events, mailboxes, overlaps
 from .arguments import Channel, Local, Owns, Role
-from .transaction import Row, Transaction
+from .transaction import Row, Transaction, at_once
 from .verbs import verb
 
 _ELSEWHERE = ("http:", "@")
@@ -91,11 +91,18 @@ _LEFT = "a.registered = 0 AND a.last_seen > 0"
 
 def _unborne(tx: Transaction, channel: str, patterns: tuple[str, ...], which: str) -> int:
     """How many names like these on the channel no session bears; `which` is a condition on them."""
-    count = (
-        f"SELECT COUNT(*) FROM agents a WHERE a.channel = ? AND a.name GLOB ? AND {which} AND NOT EXISTS "
-        "(SELECT 1 FROM bindings b WHERE b.channel = a.channel AND b.agent = a.name)"
+    return sum(
+        int(
+            tx.number(
+                f"WITH wanted (pattern) AS (VALUES {', '.join(['(?)'] * len(some))}) SELECT COUNT(*) "
+                f"FROM wanted JOIN agents a ON a.name GLOB wanted.pattern WHERE a.channel = ? AND {which} "
+                "AND NOT EXISTS (SELECT 1 FROM bindings b WHERE b.channel = a.channel AND b.agent = a.name)",
+                *some,
+                channel,
+            )
+        )
+        for some in at_once(patterns)
     )
-    return sum(int(tx.number(count, channel, pattern)) for pattern in patterns)
 
 
 def notice(tx: Transaction, who: Address, program: str) -> None:
@@ -124,7 +131,7 @@ def leave_without_session(tx: Transaction, who: Address) -> None:
     ).rowcount
     if not left:
         raise NotFound(f"'{who.name}' is not on channel '{who.channel}'", name=who.name)
-    bindings.go_offline(tx, who, tx.now)
+    bindings.go_offline(tx, [(who, tx.now)])
     events.append(tx, who, "leave")
 
 
@@ -173,9 +180,9 @@ def _leave_behind(tx: Transaction, old: Binding) -> None:
     """The name on the channel that the session went away from: the conversation bears another one now."""
     was = old.address
     tx.run("UPDATE agents SET session_id = '' WHERE channel = ? AND name = ?", was.channel, was.name)
-    bindings.go_offline(tx, was, tx.now)
+    bindings.go_offline(tx, [(was, tx.now)])
     if not old.registered:
-        mailboxes.forget_if_unused(tx, was)
+        mailboxes.forget_if_unused(tx, [was])
 
 
 def _rename_sender(tx: Transaction, was: Address, who: Address) -> None:

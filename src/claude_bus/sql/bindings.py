@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from ..model.identity import Address, Binding, Client, Overlap, Process, Roster,
 from ..names import looks_like
 from . import columns, events, listeners, mailboxes
 from .arguments import Channel, Local, SessionKey
-from .transaction import Row, Transaction
+from .transaction import Row, Transaction, at_once, keys, listed, spread
 from .verbs import verb
 
 _BINDING = """
@@ -30,12 +31,33 @@ def bound(tx: Transaction, client: SessionKey) -> Binding | None:
 
 def holder(tx: Transaction, who: Address) -> Binding | None:
     """The live session that is `who`. Sessions found dead are ended on the way."""
-    for row in tx.all(f"{_BINDING} WHERE b.channel = ? AND b.agent = ?", who.channel, who.name):
-        binding = _binding(row)
-        if tx.alive(binding.process, row["heartbeat"]):
-            return binding
-        end(tx, binding, row["heartbeat"])
-    return None
+    return holders(tx, [who]).get(who)
+
+
+def holders(tx: Transaction, whose: Sequence[Address]) -> dict[Address, Binding]:
+    """The live sessions that are these. Sessions found dead are ended on the way."""
+    return _with_dead(tx, whose)[0]
+
+
+def end_dead(tx: Transaction, whose: Sequence[Address]) -> set[Address]:
+    """End the sessions of these that have died; returns those that had only such sessions."""
+    found, dead = _with_dead(tx, whose)
+    return dead - set(found)
+
+
+def _with_dead(tx: Transaction, whose: Sequence[Address]) -> tuple[dict[Address, Binding], set[Address]]:
+    """The live sessions that are these, and those of them that had a dead one, which is ended."""
+    found: dict[Address, Binding] = {}
+    dead = []
+    for some in at_once(whose):
+        for row in tx.all(f"{_BINDING} WHERE (b.channel, b.agent) IN (VALUES {listed(len(some), 2)})", *keys(some)):
+            binding = _binding(row)
+            if tx.alive(binding.process, row["heartbeat"]):
+                found.setdefault(binding.address, binding)
+            else:
+                dead.append((binding, row["heartbeat"]))
+    end_all(tx, dead)
+    return found, {binding.address for binding, _ in dead}
 
 
 def live(tx: Transaction, channel: str) -> dict[str, Row]:
@@ -168,36 +190,45 @@ def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
 
 def end(tx: Transaction, binding: Binding, seen: float) -> None:
     """End a session: it is bound to no agent; see `go_offline`."""
-    tx.run("DELETE FROM listeners WHERE client = ?", binding.client)
-    tx.run("DELETE FROM bindings WHERE client = ?", binding.client)
-    go_offline(tx, binding.address, seen)
-    events.append(tx, binding.address, "end", binding.client)
-    if not binding.registered:
-        mailboxes.forget_if_unused(tx, binding.address)
+    end_all(tx, [(binding, seen)])
 
 
-def go_offline(tx: Transaction, who: Address, seen: float) -> None:
-    """Its claims end, and what it was handed without proof waits again."""
-    mailboxes.requeue(tx, who)
-    tx.run("DELETE FROM claims WHERE channel = ? AND owner = ?", who.channel, who.name)
-    tx.run(
-        "UPDATE agents SET status = 'offline', last_seen = CASE WHEN last_seen > ? THEN last_seen ELSE ? END "
-        "WHERE channel = ? AND name = ?",
-        seen,
-        seen,
-        who.channel,
-        who.name,
-    )
+def end_all(tx: Transaction, sessions: Sequence[tuple[Binding, float]]) -> None:
+    """`end` for several, each with the time at which it was seen last."""
+    for some in at_once(sessions):
+        clients = [binding.client for binding, _ in some]
+        tx.run(f"DELETE FROM listeners WHERE client IN ({listed(len(some))})", *clients)
+        tx.run(f"DELETE FROM bindings WHERE client IN ({listed(len(some))})", *clients)
+        go_offline(tx, [(binding.address, seen) for binding, seen in some])
+        events.append_all(tx, [(binding.address, "end", binding.client, "") for binding, _ in some])
+        mailboxes.forget_if_unused(tx, [binding.address for binding, _ in some if not binding.registered])
+
+
+def go_offline(tx: Transaction, gone: Sequence[tuple[Address, float]]) -> None:
+    """The claims of each end, and what it was handed without proof waits again."""
+    seen: dict[Address, float] = {}
+    for who, at in gone:
+        seen[who] = max(at, seen.get(who, 0.0))
+    mailboxes.requeue_all(tx, list(seen))
+    for some in at_once(list(seen.items())):
+        tx.run(
+            f"DELETE FROM claims WHERE (channel, owner) IN (VALUES {listed(len(some), 2)})",
+            *keys(who for who, _ in some),
+        )
+        tx.run(
+            f"WITH gone (channel, name, seen) AS (VALUES {listed(len(some), 3)}) UPDATE agents SET status = 'offline', "
+            "last_seen = CASE WHEN last_seen > gone.seen THEN last_seen ELSE gone.seen END FROM gone "
+            "WHERE agents.channel = gone.channel AND agents.name = gone.name",
+            *spread((who.channel, who.name, at) for who, at in some),
+        )
 
 
 def reap(tx: Transaction) -> int:
     """End the sessions whose process has died, and forget deaf listeners; returns how many sessions."""
     dead = [r for r in tx.all(f"{_BINDING} ORDER BY b.client") if not tx.alive(listeners.process_of(r), r["heartbeat"])]
-    for row in dead:
-        end(tx, _binding(row), row["heartbeat"])
-    for row in tx.all("SELECT address, host, pid, started, heartbeat FROM listeners"):
-        if not listeners.lives(tx, row):
-            listeners.unlisten(tx, row["address"])
+    end_all(tx, [(_binding(row), row["heartbeat"]) for row in dead])
+    rows = tx.all("SELECT address, host, pid, started, heartbeat FROM listeners")
+    listeners.unlisten_all(tx, [row["address"] for row in rows if not listeners.lives(tx, row)])
     return len(dead)
 
 
@@ -215,9 +246,8 @@ def detach(tx: Transaction, client: SessionKey) -> None:
     if listeners.server_of(tx, client):
         mailboxes.requeue(tx, binding.address, str(by))
     else:
-        for row in tx.all(f"{_BINDING} WHERE b.session = ?", client):
-            end(tx, _binding(row), tx.now)
-        end(tx, binding, tx.now)
+        subagents = tx.all(f"{_BINDING} WHERE b.session = ?", client)
+        end_all(tx, [*((_binding(row), tx.now) for row in subagents), (binding, tx.now)])
 
 
 @verb("leave")

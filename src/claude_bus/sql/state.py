@@ -228,10 +228,13 @@ def prune(tx: Transaction, before: float) -> int:
     )
     tx.run("DELETE FROM watches WHERE address NOT IN (SELECT address FROM listeners)")
     over = tx.all("SELECT channel, key, version, updated_by FROM state WHERE expires <= ?", tx.now)
-    for row in over:
-        events.append(
-            tx, Address(row["updated_by"], row["channel"]), "state_expire", row["key"], f"version {row['version']}"
-        )
+    events.append_all(
+        tx,
+        [
+            (Address(row["updated_by"], row["channel"]), "state_expire", row["key"], f"version {row['version']}")
+            for row in over
+        ],
+    )
     tx.run("DELETE FROM state WHERE expires <= ?", tx.now)
     return len(over)
 
