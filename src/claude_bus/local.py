@@ -15,10 +15,10 @@ from .detector import refuse_secrets
 from .drivers import notices
 from .drivers.sqlite import Database
 from .errors import StoreFull
-from .model.identity import Address, Process
+from .model.identity import Address, Process, SignOfLife
 from .model.messages import Draft
 from .model.tokens import UNRESTRICTED, Grant, Token
-from .sql import agents, state, tokens, upkeep
+from .sql import agents, sessions, state, tokens, upkeep
 from .sql.transaction import CallerContext, Transaction, Unconfirmed
 from .sql.verbs import Checks, Verb
 
@@ -72,21 +72,28 @@ class LocalBus:
 
     async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb, as it is declared. See `bus.Bus.run`."""
+        return await self.run_for(None, verb, *args, **kwargs)
+
+    async def run_for(self, sign: SignOfLife | None, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """See `bus.Bus.run_for`."""
         if verb.checks:
             await _CHECKS[verb.checks](*args, **kwargs)
         mode = verb.mode_for(kwargs)
+        if sign and (sign.proven or sign.lost):
+            mode = "write"
         if mode == "read":
-            return await self._read(verb, *args, **kwargs)
-        step = _called_by(self._caller, verb)
+            return await self._read(sign, verb, *args, **kwargs)
+        step = _called_by(self._caller, verb, sign)
         if mode == "relaxed":
             return await self._db.write_relaxed(step, *args, **kwargs)
         return await self._db.run(step, *args, **kwargs)
 
-    async def _read(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _read(self, sign: SignOfLife | None, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        read = self._db.read_relaxed if sign else self._db.read
         try:
-            return await self._db.read(_called_by(self._caller, verb), *args, **kwargs)
+            return await read(_called_by(self._caller, verb, sign), *args, **kwargs)
         except StoreFull:  # no room to note who was seen: what only looks goes on
-            return await self._db.read(_called_by(replace(self._caller, touch=False), verb), *args, **kwargs)
+            return await read(_called_by(replace(self._caller, touch=False), verb, sign), *args, **kwargs)
 
     async def create_token(
         self, owner: str, names: Sequence[str], channels: Sequence[str], ttl: float | None, *, in_url: bool = False
@@ -117,13 +124,17 @@ class LocalBus:
         await self.close()
 
 
-def _called_by(caller: CallerContext, verb: Verb[P, T]) -> Callable[Concatenate[Transaction, P], T]:
-    """The verb on behalf of a caller, after what the caller does first."""
+def _called_by(
+    caller: CallerContext, verb: Verb[P, T], sign: SignOfLife | None
+) -> Callable[Concatenate[Transaction, P], T]:
+    """The verb on behalf of a caller, after what the caller does first, and what is noted of its session."""
 
     def step(tx: Transaction, /, *args: P.args, **kwargs: P.kwargs) -> T:
         own = tx.called_by(caller)
         if caller.first:
             caller.first(own)
+        if sign:
+            sessions.see(own, sign)
         return verb(own, *args, **kwargs)
 
     return step

@@ -167,7 +167,12 @@ def transact(
     **kwargs: P.kwargs,
 ) -> T:
     """Run one verb in one write transaction: all of it happens, or nothing. Then tell those who are to be notified."""
-    tx = Transaction(connection, now, alive)
+    return _transact(Transaction(connection, now, alive), connection, verb, *args, **kwargs)
+
+
+def _transact(
+    tx: Transaction, connection: sqlite3.Connection, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
     connection.execute("BEGIN IMMEDIATE")
     try:
         result = verb(tx, *args, **kwargs)
@@ -191,6 +196,36 @@ class _Looking(Transaction):
         raise _Writes
 
 
+class _MustSync(Exception):
+    """What a relaxed transaction is about to write has to survive a power cut."""
+
+
+class _Relaxed(Transaction):
+    """A transaction that a power cut may undo."""
+
+    def durable(self) -> None:
+        raise _MustSync
+
+
+def transact_relaxed(
+    connection: sqlite3.Connection,
+    now: float,
+    alive: Callable[[Process, float], bool],
+    verb: Step[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Like `transact`, but nothing waits for the disk, unless the verb finds that it has to: then it begins anew."""
+    connection.execute("PRAGMA synchronous = NORMAL")
+    try:
+        return _transact(_Relaxed(connection, now, alive), connection, verb, *args, **kwargs)
+    except _MustSync:
+        pass
+    finally:
+        connection.execute("PRAGMA synchronous = FULL")
+    return transact(connection, now, alive, verb, *args, **kwargs)
+
+
 def look(
     connection: sqlite3.Connection,
     now: float,
@@ -200,15 +235,41 @@ def look(
     **kwargs: P.kwargs,
 ) -> T:
     """Run a verb that seldom writes. If it is about to, it begins anew in a write transaction."""
+    try:
+        return _look(connection, now, alive, verb, *args, **kwargs)
+    except _Writes:
+        return transact(connection, now, alive, verb, *args, **kwargs)
+
+
+def look_relaxed(
+    connection: sqlite3.Connection,
+    now: float,
+    alive: Callable[[Process, float], bool],
+    verb: Step[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Like `look`; the write transaction is that of `transact_relaxed`."""
+    try:
+        return _look(connection, now, alive, verb, *args, **kwargs)
+    except _Writes:
+        return transact_relaxed(connection, now, alive, verb, *args, **kwargs)
+
+
+def _look(
+    connection: sqlite3.Connection,
+    now: float,
+    alive: Callable[[Process, float], bool],
+    verb: Step[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
     connection.execute("BEGIN")
     try:
         return verb(_Looking(connection, now, alive), *args, **kwargs)
-    except _Writes:
-        pass
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-    return transact(connection, now, alive, verb, *args, **kwargs)
 
 
 def checkpoint_if_large(connection: sqlite3.Connection, path: Path) -> bool:
@@ -354,11 +415,7 @@ class Database:
         """
 
         def whole(connection: sqlite3.Connection) -> T:
-            connection.execute("PRAGMA synchronous = NORMAL")
-            try:
-                result = transact(connection, self._clock(), self._alive, verb, *args, **kwargs)
-            finally:
-                connection.execute("PRAGMA synchronous = FULL")
+            result = transact_relaxed(connection, self._clock(), self._alive, verb, *args, **kwargs)
             checkpoint_if_large(connection, self._real)
             return result
 
@@ -368,7 +425,13 @@ class Database:
 
     async def read(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that seldom writes; see `look`."""
+        return await self._read(look, verb, *args, **kwargs)
 
+    async def read_relaxed(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Like `read`; what it writes all the same is as with `write_relaxed`."""
+        return await self._read(look_relaxed, verb, *args, **kwargs)
+
+    async def _read(self, look: Callable[..., T], verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def whole(connection: sqlite3.Connection) -> T:
             before = connection.total_changes
             found = look(connection, self._clock(), self._alive, verb, *args, **kwargs)

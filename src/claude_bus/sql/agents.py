@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, cast
 
@@ -261,13 +262,10 @@ def _rebind(tx: Transaction, old: Binding, who: Address) -> None:
 # -- who is here ----------------------------------------------------------------
 
 
-def roster(tx: Transaction, me: Address) -> Roster:
-    """The other registered agents with a live session, busy ones first."""
-    peers = [
-        (name, cast(Status, row["status"]))
-        for name, row in bindings.live(tx, me.channel).items()
-        if row["registered"] and name != me.name
-    ]
+def roster(tx: Transaction, me: Address, live: Mapping[str, Row] | None = None) -> Roster:
+    """The other registered agents with a live session, busy ones first; `live` is `bindings.live`, if that is known."""
+    here = bindings.live(tx, me.channel) if live is None else live
+    peers = [(name, cast(Status, row["status"])) for name, row in here.items() if row["registered"] and name != me.name]
     return Roster(tuple(sorted(peers, key=lambda p: (STATUS_ORDER[p[1]], p[0]))))
 
 

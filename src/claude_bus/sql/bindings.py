@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -17,7 +17,8 @@ from .verbs import verb
 
 _BINDING = """
 SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat, b.bell, b.prompt_id,
-       b.hooked, b.woken_by_sessions, b.woken_by_programs, a.registered, a.status, a.role
+       b.hooked, b.woken_by_sessions, b.woken_by_programs, b.introduced, b.told, b.overlaps,
+       a.registered, a.status, a.role, a.client AS program
 FROM bindings b JOIN agents a ON a.channel = b.channel AND a.name = b.agent
 """
 
@@ -25,8 +26,13 @@ FROM bindings b JOIN agents a ON a.channel = b.channel AND a.name = b.agent
 @verb("binding", mode="read")
 def bound(tx: Transaction, client: SessionKey) -> Binding | None:
     """The binding of a client, whether or not its process still runs."""
-    row = tx.one(f"{_BINDING} WHERE b.client = ?", client)
-    return _binding(row) if row else None
+    row = row_of(tx, client)
+    return of_row(row) if row else None
+
+
+def row_of(tx: Transaction, client: str) -> Row | None:
+    """The row of a client's binding, with what its conversation was told; `of_row` makes the binding of it."""
+    return tx.one(f"{_BINDING} WHERE b.client = ?", client)
 
 
 def holder(tx: Transaction, who: Address) -> Binding | None:
@@ -51,7 +57,7 @@ def _with_dead(tx: Transaction, whose: Sequence[Address]) -> tuple[dict[Address,
     dead = []
     for some in at_once(whose):
         for row in tx.all(f"{_BINDING} WHERE (b.channel, b.agent) IN (VALUES {listed(len(some), 2)})", *keys(some)):
-            binding = _binding(row)
+            binding = of_row(row)
             if tx.alive(binding.process, row["heartbeat"]):
                 found.setdefault(binding.address, binding)
             else:
@@ -226,7 +232,7 @@ def go_offline(tx: Transaction, gone: Sequence[tuple[Address, float]]) -> None:
 def reap(tx: Transaction) -> int:
     """End the sessions whose process has died, and forget deaf listeners; returns how many sessions."""
     dead = [r for r in tx.all(f"{_BINDING} ORDER BY b.client") if not tx.alive(listeners.process_of(r), r["heartbeat"])]
-    end_all(tx, [(_binding(row), row["heartbeat"]) for row in dead])
+    end_all(tx, [(of_row(row), row["heartbeat"]) for row in dead])
     rows = tx.all("SELECT address, host, pid, started, heartbeat FROM listeners")
     listeners.unlisten_all(tx, [row["address"] for row in rows if not listeners.lives(tx, row)])
     return len(dead)
@@ -247,7 +253,7 @@ def detach(tx: Transaction, client: SessionKey) -> None:
         mailboxes.requeue(tx, binding.address, str(by))
     else:
         subagents = tx.all(f"{_BINDING} WHERE b.session = ?", client)
-        end_all(tx, [*((_binding(row), tx.now) for row in subagents), (binding, tx.now)])
+        end_all(tx, [*((of_row(row), tx.now) for row in subagents), (binding, tx.now)])
 
 
 @verb("leave")
@@ -288,8 +294,24 @@ def observe(
     Returns the binding as it was before, or None if there is none (any more).
     """
     before = bound(tx, client)
-    if not before:
-        return None
+    if before:
+        note(tx, before, status, session_id, prompt_id, bell, doing, program, hooked=hooked)
+    return before
+
+
+def note(
+    tx: Transaction,
+    before: Binding,
+    status: Status | None = None,
+    session_id: str = "",
+    prompt_id: str = "",
+    bell: bool | None = None,
+    doing: str | None = None,
+    program: str = "",
+    *,
+    hooked: bool = False,
+) -> None:
+    """`observe` for a session whose binding is known."""
     tx.run(
         "UPDATE bindings SET heartbeat = ?, session_id = COALESCE(?, session_id), "
         "prompt_id = COALESCE(?, prompt_id), bell = COALESCE(?, bell), "
@@ -299,7 +321,7 @@ def observe(
         prompt_id or None,
         None if bell is None else int(bell),
         int(hooked),
-        client,
+        before.client,
     )
     tx.run(
         "UPDATE agents SET last_seen = ?, status = COALESCE(?, status), session_id = COALESCE(?, session_id), "
@@ -312,18 +334,12 @@ def observe(
         before.address.channel,
         before.address.name,
     )
-    return before
 
 
 @verb("forget")
 def forget(tx: Transaction, client: SessionKey) -> None:
     """The conversation lost, or may have lost, what it was told of itself and others."""
     tx.run("UPDATE bindings SET introduced = 0, told = '[]', overlaps = '[]' WHERE client = ?", client)
-
-
-def introduced(tx: Transaction, client: str) -> bool:
-    """Whether the conversation was told who it is."""
-    return bool(tx.number("SELECT introduced FROM bindings WHERE client = ?", client))
 
 
 def introduce(tx: Transaction, client: str) -> bool:
@@ -336,12 +352,12 @@ def tell_roster(tx: Transaction, client: str, roster: Roster) -> None:
     tx.run("UPDATE bindings SET told = ? WHERE client = ?", columns.dump_list(roster.names), client)
 
 
-def tell_overlaps(tx: Transaction, client: str, found: tuple[Overlap, ...]) -> tuple[Overlap, ...]:
-    """Note what overlaps there are; returns those that the conversation was not told yet."""
-    row = tx.one("SELECT overlaps FROM bindings WHERE client = ?", client)
-    told = set(columns.load_list(row["overlaps"])) if row else set()
+def tell_overlaps(
+    tx: Transaction, client: str, told: Collection[str], found: tuple[Overlap, ...]
+) -> tuple[Overlap, ...]:
+    """Note what overlaps there are; returns those that the conversation was not `told` yet."""
     now = {f"{overlap.name} {path}" for overlap in found for path in overlap.paths}
-    if now != told:
+    if now != set(told):
         tx.run("UPDATE bindings SET overlaps = ? WHERE client = ?", columns.dump_list(sorted(now)), client)
     fresh = (
         Overlap(overlap.name, tuple(path for path in overlap.paths if f"{overlap.name} {path}" not in told))
@@ -356,7 +372,8 @@ def heartbeat(tx: Transaction, client: str, by: Process) -> None:
     listeners.heartbeat(tx, client, by)
 
 
-def _binding(row: Row) -> Binding:
+def of_row(row: Row) -> Binding:
+    """The binding in a row of `_BINDING`."""
     return Binding(
         client=row["client"],
         address=Address(row["agent"], row["channel"]),

@@ -84,6 +84,8 @@ def hand_over(
     if peek:
         return HandOver(handed, total, next_id)
     unproven = tuple(_unproven(tx, me, by))
+    if handed:
+        tx.durable()  # after a power cut it waits again, and says that it may have been seen
     for some in at_once([message.id for message in handed]):
         tx.run(
             f"UPDATE deliveries SET {becomes('hand_over')}, attempts = attempts + 1, via = ?, handed_by = ?, "

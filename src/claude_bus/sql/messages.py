@@ -90,6 +90,7 @@ def _insert(
     tx: Transaction, me: Address, letters: Sequence[Draft], broadcast_in: str, *, by_program: bool
 ) -> list[int]:
     """Store what the messages say, with increasing times; returns their ids."""
+    tx.durable()
     last = tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1")
     times = [last := columns.next_ts(tx.now, last) for _ in letters]
     rows: list[tuple[Value, ...]] = [

@@ -190,6 +190,19 @@ def latest(tx: Transaction, channel: str, key: str) -> StateEntry:
     return entry or deletion or StateEntry(key, None, 0, "", 0.0)
 
 
+@verb(mode="read")
+def with_history(tx: Transaction, channel: str, key: str, limit: int) -> tuple[StateEntry | None, list[StateEntry]]:
+    """One entry with its value, or None, and the newest `limit` versions of its key; see `history`."""
+    return _entry(tx, channel, key), history(tx, channel, key, limit)
+
+
+@verb()
+def watch_from(tx: Transaction, address: str, channel: str, key: str) -> StateEntry:
+    """`watch` a key; returns its entry as it is now, as `latest` does."""
+    watch(tx, address, channel, key)
+    return latest(tx, channel, key)
+
+
 @verb("list_state", mode="read")
 def list_state(tx: Transaction, channel: Channel, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
     """All entries whose key begins with `prefix`, by key; values only if asked for.
