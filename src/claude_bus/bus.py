@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import ParamSpec, Protocol, Self, TypeVar
 
+from .model.identity import SignOfLife
 from .sql.verbs import Verb
 
 P = ParamSpec("P")
@@ -34,6 +35,13 @@ class Bus(Protocol):
 
         `me` is the address of the agent on whose behalf the caller acts: that the caller
         may do so is the caller's to know.
+        """
+        ...
+
+    async def run_for(self, sign: SignOfLife | None, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb on behalf of a session, and in the same transaction, before it, note this sign of its life.
+
+        Raises `Displaced` if the session is not what the sign says: nothing was done then.
         """
         ...
 

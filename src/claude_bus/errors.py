@@ -101,6 +101,17 @@ class NameTaken(BusError):
         )
 
 
+class Displaced(BusError):
+    """A session is not bound as its own server takes it to be; the server finds out, and repeats the call."""
+
+    code = "displaced"
+    http_status = 409
+    exit_status = 4
+
+    def __init__(self, message: str = "the session is not bound as its server takes it to be: attach it again") -> None:
+        super().__init__(message)
+
+
 class RateLimited(BusError):
     """A session sends too much; `retry_after` is in seconds, and is set only where waiting helps."""
 

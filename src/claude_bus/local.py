@@ -12,7 +12,7 @@ from .bus import NoticeSocket
 from .detector import refuse_secrets
 from .drivers.engine import Engine
 from .errors import StoreFull
-from .model.identity import Address, Process
+from .model.identity import Address, Process, SignOfLife
 from .model.messages import Draft
 from .model.tokens import UNRESTRICTED, Grant, Token
 from .sql import agents
@@ -72,21 +72,28 @@ class LocalBus:
 
     async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb, as it is declared. See `bus.Bus.run`."""
+        return await self.run_for(None, verb, *args, **kwargs)
+
+    async def run_for(self, sign: SignOfLife | None, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """See `bus.Bus.run_for`."""
         if verb.checks:
             await _CHECKS[verb.checks](*args, **kwargs)
         mode = verb.mode_for(kwargs)
+        if sign and (sign.proven or sign.lost):
+            mode = "write"
         if mode == "read":
-            return await self._read(verb, *args, **kwargs)
-        step = _called_by(self._caller, verb)
+            return await self._read(sign, verb, *args, **kwargs)
+        step = _called_by(self._caller, verb, sign)
         if mode == "relaxed":
             return await self._db.write_relaxed(step, *args, **kwargs)
         return await self._db.run(step, *args, **kwargs)
 
-    async def _read(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _read(self, sign: SignOfLife | None, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        read = self._db.read_relaxed if sign else self._db.read
         try:
-            return await self._db.read(_called_by(self._caller, verb), *args, **kwargs)
+            return await read(_called_by(self._caller, verb, sign), *args, **kwargs)
         except StoreFull:  # no room to note who was seen: what only looks goes on
-            return await self._db.read(_called_by(replace(self._caller, touch=False), verb), *args, **kwargs)
+            return await read(_called_by(replace(self._caller, touch=False), verb, sign), *args, **kwargs)
 
     async def create_token(
         self, owner: str, names: Sequence[str], channels: Sequence[str], ttl: float | None, *, in_url: bool = False
@@ -125,16 +132,26 @@ class LocalBus:
         await self.close()
 
 
-def _called_by(caller: CallerContext, verb: Verb[P, T]) -> Callable[Concatenate[Transaction, P], T]:
-    """The verb on behalf of a caller, after what the caller does first."""
+def _called_by(
+    caller: CallerContext, verb: Verb[P, T], sign: SignOfLife | None
+) -> Callable[Concatenate[Transaction, P], T]:
+    """The verb on behalf of a caller, after what the caller does first, and what is noted of its session."""
 
     def step(tx: Transaction, /, *args: P.args, **kwargs: P.kwargs) -> T:
         own = tx.called_by(caller)
         if caller.first:
             caller.first(own)
+        if sign:
+            _see(own, sign)
         return verb(own, *args, **kwargs)
 
     return step
+
+
+def _see(tx: Transaction, sign: SignOfLife) -> None:
+    from .sql import sessions  # commands have no sign of life
+
+    sessions.see(tx, sign)
 
 
 async def _check_draft(me: Address, draft: Draft, program: str = "") -> None:  # noqa: ARG001 - the verbs' signature

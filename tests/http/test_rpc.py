@@ -154,6 +154,7 @@ def test_what_is_not_strictly_checked_is_known() -> None:
         "set_state value": Checked(),
         "register owns": Checked(),
         "register role": Line(limits.MAX_ROLE),
+        "begin role": Line(limits.MAX_ROLE),
         **dict.fromkeys(("claim tree", "edit tree", "standing tree"), Line(limits.MAX_PATH_BYTES)),
     }
 
@@ -162,6 +163,7 @@ TODAY = {
     "agents": "channel within",
     "announce_call": "client call agent_id",
     "attach": "client wanted channel",
+    "begin": "client wanted channel role address status bell",
     "binding": "client",
     "caller": "client call",
     "claim": "me places ttl shared reason tree",
@@ -179,6 +181,7 @@ TODAY = {
     "list_state": "channel prefix values",
     "listen": "address client",
     "listen_for": "address me",
+    "look": "client owed",
     "message_status": "me message_id",
     "observe": "client status session_id bell program",
     "pass_on": "me message_ids to",

@@ -216,7 +216,7 @@ async def test_others_see_that_it_lives(bus: LocalBus, monkeypatch: pytest.Monke
     """Its heartbeat goes on while it only listens, so that other machines with the same file see it."""
     monkeypatch.setattr(participants, "HEARTBEAT_EVERY", 0.02)
     beats: list[str] = []
-    monkeypatch.setattr(bus, "run", running(bus, {sessions.beat: _noting(beats)}))
+    monkeypatch.setattr(bus, "run_for", running(bus, {sessions.beat: _noting(beats)}))
     here = those_of(bus, after_stream=0.1)
     async with here.run():
         key = key_of(ANYBODY, "one")

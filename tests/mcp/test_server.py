@@ -536,7 +536,7 @@ async def test_a_fault_of_our_own_is_one_failed_answer(
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(
-        session.bus, "run", running(session.bus, {claims.list_claims: broken, sessions.handle_hook_event: broken})
+        session.bus, "run_for", running(session.bus, {claims.list_claims: broken, sessions.handle_hook_event: broken})
     )
     async with connect(session) as model:
         found = await model.call("list_claims")

@@ -24,7 +24,7 @@ from claude_bus.processes import this_process
 from claude_bus.session import doorbell
 from claude_bus.session.doorbell import Doorbell
 from claude_bus.session.session import Session
-from claude_bus.sql import bindings, deliveries
+from claude_bus.sql import bindings, sessions
 from claude_bus.sql.verbs import Verb
 from tests.support.inbox_socket import Inbox, inbox
 from tests.support.processes import PATIENCE, Peer, Wire, wire
@@ -163,12 +163,12 @@ async def test_a_working_session_is_not_rung_and_an_idle_one_is(party: Party, be
 
 @pytest.mark.anyio
 async def test_a_prompt_that_comes_as_the_bell_is_reached_for_silences_it(party: Party, bell: Bell) -> None:
-    """Between seeing mail and ringing, the session may have begun to work: then there is no ring."""
+    """Until the moment of the look that sees mail, the session may have begun to work: then there is no ring."""
     alice = await party.join("alice")
     came: list[str] = []
 
     async def before(verb: Verb[..., Any]) -> None:
-        if verb is deliveries.ring and not came:
+        if verb is sessions.look and not came:
             came.append(verb.wire)
             await bell.session.presence.became("working", "s")
 
@@ -436,7 +436,7 @@ async def test_the_heart_beats_though_nothing_else_works(
     monkeypatch.setattr(doorbell, "HEARTBEAT_EVERY", -1.0)
 
     async def fail(verb: Verb[..., Any]) -> None:
-        if verb is deliveries.waiting:
+        if verb is sessions.look:
             raise OSError("always")
 
     bell.bus.before = fail

@@ -419,7 +419,7 @@ async def test_who_cannot_be_forgotten_now_is_kept(party: Party, few: int, monke
         raise StoreBusy("busy")
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend.session.bus, "run", running(backend.session.bus, {bindings.detach: busy}))
+        patch.setattr(backend.session.bus, "run_for", running(backend.session.bus, {bindings.detach: busy}))
         with pytest.raises(StoreBusy):
             await backend.caller("one more")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +44,7 @@ class Slow:
 
     async def run(self, verb: Verb[..., Any], *args: Any, **kwargs: Any) -> Any:
         found = await self._bus.run(verb, *args, **kwargs)
-        if verb is state.watch:
+        if verb is state.watch_from:
             self.noted.set()
             await self.may_say.wait()
         return found
@@ -60,7 +60,7 @@ class Full:
         self._bus = bus
 
     async def run(self, verb: Verb[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if verb in (state.watch, state.unwatch):
+        if verb in (state.watch_from, state.unwatch):
             raise StoreFull("the disk is full")
         return await self._bus.run(verb, *args, **kwargs)
 
@@ -77,8 +77,8 @@ class Here:
         self.bus = bus
         self.presence = self
 
-    async def anyone(self) -> Address:
-        return ME
+    async def as_anyone(self, act: Callable[[object, Address], Awaitable[Any]]) -> Any:
+        return await act(self.bus, ME)
 
 
 def waiting_on(bus: object) -> WaitingCalls:
@@ -107,9 +107,9 @@ async def test_one_who_has_what_it_waited_for_leaves_the_others_their_watch(
             tasks.start_soon(first)
             await slow.noted.wait()
             slow.noted, slow.may_say = anyio.Event(), anyio.Event()
+            await bus.run(state.set_state, ME, "k", "one")
             tasks.start_soon(second)
             await slow.noted.wait()
-            await bus.run(state.set_state, ME, "k", "one")
             waiting.mail_arrived()
             await first_is_done.wait()
             slow.may_say.set()

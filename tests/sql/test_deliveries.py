@@ -64,11 +64,11 @@ def _reply(it: Delivery) -> None:
 
 
 def _acknowledge(it: Delivery) -> None:
-    it.store(deliveries.acknowledge, it.recipient, it.message, "acknowledge")
+    it.store(deliveries.acknowledge, it.recipient, [it.message], "acknowledge")
 
 
 def _import(it: Delivery) -> None:
-    it.store(deliveries.acknowledge, it.recipient, it.message, "import")
+    it.store(deliveries.acknowledge, it.recipient, [it.message], "import")
 
 
 CAUSES: dict[Cause, Callable[[Delivery], None]] = {

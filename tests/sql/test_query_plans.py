@@ -116,6 +116,10 @@ def steps(office: Office, act: Callable[[Office], object]) -> int:
     return next(counter)
 
 
+_NO_TABLE = ("SUBQUERY", "TEMP", "CONSTANT ROW", "SCAN new")
+"""Words of steps that go through what the statement itself made, or was given as a list."""
+
+
 @pytest.mark.parametrize("name", ACTS)
 def test_what_was_read_is_not_looked_at(name: str, offices: tuple[Office, Office]) -> None:
     """Deliveries are found among those that are open, or by their message; no table is gone through."""
@@ -125,7 +129,7 @@ def test_what_was_read_is_not_looked_at(name: str, offices: tuple[Office, Office
         (step, statement)
         for step, statement in found
         if "deliveries_recipient" in step
-        or (step.startswith("SCAN") and "deliveries_un" not in step and "SUBQUERY" not in step and "TEMP" not in step)
+        or (step.startswith("SCAN") and not any(word in step for word in ("deliveries_un", *_NO_TABLE)))
     ]
 
     assert found

@@ -6,18 +6,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from claude_bus.bus import Bus
+from claude_bus.model.identity import SignOfLife
 from claude_bus.sql.verbs import Verb
 
 Run = Callable[..., Awaitable[Any]]
 
 
 def running(bus: Bus, instead: Mapping[Verb[..., Any], Run]) -> Run:
-    """A bus's `run` that does something else for some verbs."""
-    original = bus.run
+    """A bus's `run_for`, which its `run` calls too, that does something else for some verbs."""
+    original = bus.run_for
 
-    async def run(verb: Verb[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def run_for(sign: SignOfLife | None, verb: Verb[..., Any], *args: Any, **kwargs: Any) -> Any:
         if verb in instead:
             return await instead[verb](*args, **kwargs)
-        return await original(verb, *args, **kwargs)
+        return await original(sign, verb, *args, **kwargs)
 
-    return run
+    return run_for

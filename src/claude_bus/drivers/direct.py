@@ -51,6 +51,10 @@ class DirectDatabase:
         """Run a verb that seldom writes; see `sqlite.look`."""
         return self._done(lambda db: sqlite.look(db, self._clock(), self._alive, verb, *args, **kwargs))
 
+    async def read_relaxed(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb that seldom writes; see `sqlite.look_relaxed`."""
+        return self._done(lambda db: sqlite.look_relaxed(db, self._clock(), self._alive, verb, *args, **kwargs))
+
     def _done(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             if not self._connection:

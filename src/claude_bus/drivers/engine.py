@@ -25,6 +25,10 @@ class Engine(Protocol):
         """Run a verb that seldom writes. It holds no lock until it does."""
         ...
 
+    async def read_relaxed(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb that seldom writes, and whose effect a power cut may undo then."""
+        ...
+
     def pulse(self) -> object:
         """A cheap value that changes with every commit of any process."""
         ...

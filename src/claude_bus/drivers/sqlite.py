@@ -152,7 +152,12 @@ def transact(
     **kwargs: P.kwargs,
 ) -> T:
     """Run one verb in one write transaction: all of it happens, or nothing. Then tell those who are to be notified."""
-    tx = Transaction(connection, now, alive)
+    return _transact(Transaction(connection, now, alive), connection, verb, *args, **kwargs)
+
+
+def _transact(
+    tx: Transaction, connection: sqlite3.Connection, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
     connection.execute("BEGIN IMMEDIATE")
     try:
         result = verb(tx, *args, **kwargs)
@@ -163,26 +168,6 @@ def transact(
         raise
     announcing.announce(dict.fromkeys(tx.notified))
     return result
-
-
-def transact_relaxed(
-    connection: sqlite3.Connection,
-    now: float,
-    alive: Callable[[Process, float], bool],
-    verb: Step[P, T],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
-    """Run a verb that notes what a power cut makes untrue: it need not be on the disk before it counts.
-
-    All processes see it at once, and it survives the death of any; the next verb that
-    is run otherwise takes it along to the disk.
-    """
-    connection.execute("PRAGMA synchronous = NORMAL")
-    try:
-        return transact(connection, now, alive, verb, *args, **kwargs)
-    finally:
-        connection.execute("PRAGMA synchronous = FULL")
 
 
 class _Writes(Exception):
@@ -196,6 +181,40 @@ class _Looking(Transaction):
         raise _Writes
 
 
+class _MustSync(Exception):
+    """What a relaxed transaction is about to write has to survive a power cut."""
+
+
+class _Relaxed(Transaction):
+    """A transaction that a power cut may undo."""
+
+    def durable(self) -> None:
+        raise _MustSync
+
+
+def transact_relaxed(
+    connection: sqlite3.Connection,
+    now: float,
+    alive: Callable[[Process, float], bool],
+    verb: Step[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run a verb that notes what a power cut makes untrue: it need not be on the disk before it counts.
+
+    All processes see it at once, and it survives the death of any; the next verb that is run otherwise takes it along
+    to the disk. If the verb finds that what it writes has to survive, it begins anew as in `transact`.
+    """
+    connection.execute("PRAGMA synchronous = NORMAL")
+    try:
+        return _transact(_Relaxed(connection, now, alive), connection, verb, *args, **kwargs)
+    except _MustSync:
+        pass
+    finally:
+        connection.execute("PRAGMA synchronous = FULL")
+    return transact(connection, now, alive, verb, *args, **kwargs)
+
+
 def look(
     connection: sqlite3.Connection,
     now: float,
@@ -205,15 +224,41 @@ def look(
     **kwargs: P.kwargs,
 ) -> T:
     """Run a verb that seldom writes. If it is about to, it begins anew in a write transaction."""
+    try:
+        return _look(connection, now, alive, verb, *args, **kwargs)
+    except _Writes:
+        return transact(connection, now, alive, verb, *args, **kwargs)
+
+
+def look_relaxed(
+    connection: sqlite3.Connection,
+    now: float,
+    alive: Callable[[Process, float], bool],
+    verb: Step[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Like `look`; the write transaction is that of `transact_relaxed`."""
+    try:
+        return _look(connection, now, alive, verb, *args, **kwargs)
+    except _Writes:
+        return transact_relaxed(connection, now, alive, verb, *args, **kwargs)
+
+
+def _look(
+    connection: sqlite3.Connection,
+    now: float,
+    alive: Callable[[Process, float], bool],
+    verb: Step[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
     connection.execute("BEGIN")
     try:
         return verb(_Looking(connection, now, alive), *args, **kwargs)
-    except _Writes:
-        pass
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-    return transact(connection, now, alive, verb, *args, **kwargs)
 
 
 def pulse(path: Path) -> object:

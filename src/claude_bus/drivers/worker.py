@@ -175,10 +175,16 @@ class Database:
 
     async def read(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that seldom writes; see `sqlite.look`."""
+        return await self._read(sqlite.look, verb, *args, **kwargs)
 
+    async def read_relaxed(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb that seldom writes; see `sqlite.look_relaxed`."""
+        return await self._read(sqlite.look_relaxed, verb, *args, **kwargs)
+
+    async def _read(self, look: Callable[..., T], verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def whole(connection: sqlite3.Connection) -> T:
             before = connection.total_changes
-            found = sqlite.look(connection, self._clock(), self._alive, verb, *args, **kwargs)
+            found = look(connection, self._clock(), self._alive, verb, *args, **kwargs)
             if connection.total_changes != before:  # a reader waits for nobody's lock
                 sqlite.checkpoint_if_large(connection, self._real)
             return found

@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route
 
 from .. import __version__, grants, limits, names
 from ..errors import Forbidden, InvalidInput, NotFound, RateLimited
-from ..model.identity import Address, Binding, Client, Process
+from ..model.identity import Address, Binding, Client, Process, SignOfLife
 from ..model.messages import Draft
 from ..model.tokens import Grant
 from ..remote import codec
@@ -66,10 +66,11 @@ async def _call(service: Service, grant: Grant, name: str, body: bytes) -> Respo
     validation.check("process", process)
     admission = Admission(verb, grant, scope)
     arguments = admission.admit(form.parameters, call.arguments)
+    sign = admission.admit_sign(call.sign) if call.sign else None
     held = frozenset(call.held) if verb.with_unconfirmed else None
     bus = service.bus.acting_for(process, grant, held, admission.check_stored)
-    answer = await bus.run(verb, **arguments)
-    return Response(form.answer(scope.outward(answer)), media_type="application/json")
+    answer = await bus.run_for(sign, verb, **arguments)
+    return Response(form.answer(scope.outward(answer)), headers={codec.SIGNS: "1"}, media_type="application/json")
 
 
 async def _rings(service: Service, address: str) -> AsyncIterator[bytes]:
@@ -143,6 +144,12 @@ class Admission:
         Raises `Forbidden` for what the caller may not do, `InvalidInput` for what nobody can be, or say.
         """
         return {name: self._admit(parameters[name], value) for name, value in arguments.items()}
+
+    def admit_sign(self, sign: SignOfLife) -> SignOfLife:
+        """A session's sign of life as the store knows it. Raises as `admit`."""
+        validation.check("sign", sign)
+        self._speak_for(sign.client)
+        return replace(sign, client=self._scope.key(sign.client), process=self._scope.process(sign.process))
 
     def _admit(self, parameter: Parameter, given: Any) -> Any:
         value = self._inward(parameter, given)

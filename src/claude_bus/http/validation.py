@@ -17,7 +17,7 @@ from .. import drafts, limits, quoting
 from ..errors import InvalidInput
 from ..model.claims import ClaimTarget
 from ..model.hooks import HookReport
-from ..model.identity import Client, Folder
+from ..model.identity import Client, Folder, SignOfLife
 from ..model.messages import Draft, File
 from ..sql.arguments import Checked, FewMessages, Line
 
@@ -35,6 +35,7 @@ _FIELDS: Mapping[type, Mapping[str, Rule]] = {
     File: dict.fromkeys(("path", "sha256", "host", "state"), Checked()),
     Folder: dict.fromkeys(("cwd", "root", "repository", "branch"), _PATH),
     HookReport: {"doing": Line(limits.MAX_DOING), **dict.fromkeys(("proven", "lost", "recalled"), FewMessages())},
+    SignOfLife: dict.fromkeys(("proven", "lost"), FewMessages()),
     ClaimTarget: dict.fromkeys(("scope", "path"), _PATH),
 }
 """The rules of records' fields, where these are not the strict one."""

@@ -11,7 +11,7 @@ from .. import addresses, grants, names, processes
 from ..config import Config
 from ..errors import BusError, NameTaken, NotRegistered
 from ..local import LocalBus
-from ..model.identity import Address, Binding, Client
+from ..model.identity import Address, Client
 from ..model.tokens import Grant
 from ..session.membership import Membership
 from ..session.presence import Presence
@@ -64,7 +64,7 @@ class HttpMembership(Membership):
         if conversation != self.presence.client.session_id:
             self.presence.client = replace(self.presence.client, session_id=conversation)
             await self._came(self)
-        if not (await self.presence.attach()).registered:
+        if not (self.presence.known or await self.presence.attach()).registered:
             await self._take_last_name(conversation)
 
     async def _take_last_name(self, conversation: str) -> None:
@@ -83,9 +83,6 @@ class NoMembership(Membership):
         presence = Presence(bus, _of_a_client(config, _home(grant, config.channel)), client)
         presence.absent = True
         super().__init__(presence, RemoteWorkspace(""), grant)
-
-    async def called(self) -> Binding | None:
-        return None
 
     def stranger(self) -> NotRegistered:
         return NotRegistered(_NO_HANDLE)

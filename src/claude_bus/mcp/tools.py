@@ -328,11 +328,15 @@ class GetState(Arguments):
 @tool(GetState, changes=False)
 async def get_state(session: Session, args: GetState) -> Answer:
     """Read a shared value, or all without key. history: also so many of its versions, who wrote them, when."""
-    found: dict[str, Any] = {"state": [documents.entry(entry) for entry in await session.get_state(args.key)]}
-    if args.history and args.key:
-        versions = await session.state_history(args.key, args.history)
-        found = {**found, "history": [documents.entry(entry) for entry in versions]}
-    return documents.for_model(found)
+    if not (args.history and args.key):
+        return documents.for_model({"state": [documents.entry(entry) for entry in await session.get_state(args.key)]})
+    entries, versions = await session.state_with_history(args.key, args.history)
+    return documents.for_model(
+        {
+            "state": [documents.entry(entry) for entry in entries],
+            "history": [documents.entry(entry) for entry in versions],
+        }
+    )
 
 
 class ListState(Arguments):

@@ -117,6 +117,30 @@ class Binding:
 
 
 @record(frozen=True, slots=True)
+class SignOfLife:
+    """What goes with a call of a session: what its server takes it to be, and what it reports of it.
+
+    The call is refused with `Displaced` if the session is not that any more. Empty fields leave things as they are.
+    """
+
+    client: str
+    """The client's key."""
+    process: Process
+    """The client's."""
+    address: Address
+    registered: bool
+    status: Status | None = None
+    session_id: str = ""
+    program: str = ""
+    proven: tuple[int, ...] = ()
+    """Messages that its model has demonstrably had."""
+    lost: tuple[int, ...] = ()
+    """Messages whose hand-over came to nothing."""
+    noted: bool = True
+    """False: nothing of it is noted, as on a disk that is full."""
+
+
+@record(frozen=True, slots=True)
 class Roster:
     """Who else is here, as one line tells it."""
 

@@ -20,6 +20,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -28,11 +30,13 @@ import httpx2
 
 from ..bus import NoticeSocket
 from ..config import Access
-from ..errors import Unreachable
+from ..errors import Displaced, InvalidInput, NotFound, Unreachable
+from ..model.claims import Claim, ClaimTarget
 from ..model.hooks import HookReport, HookResult
-from ..model.identity import Address, Binding, Client, Process, Roster
+from ..model.identity import Address, Binding, Client, Process, Roster, SignOfLife
 from ..model.messages import Draft, HandOver, Sent, Waiting
-from ..sql import bindings, deliveries, messages, sessions
+from ..model.state import StateEntry
+from ..sql import bindings, claims, deliveries, guard, messages, sessions, state
 from ..sql.verbs import Verb
 from . import codec, notices
 from .connection import Connection
@@ -43,6 +47,11 @@ T = TypeVar("T")
 
 LOOK_EVERY = 30.0
 """Seconds after which a doorbell looks though it was told nothing."""
+
+_SIGN: ContextVar[SignOfLife | None] = ContextVar("_SIGN", default=None)
+"""The sign of life that goes with the calls of a verb."""
+_NO_SIGNS = "sign: Extra inputs are not permitted"
+"""Text in the refusal of a server that knows no signs of life."""
 
 
 class RemoteBus:
@@ -73,6 +82,12 @@ class RemoteBus:
             bindings.detach: partial(self._ended, bindings.detach),
             bindings.leave: partial(self._ended, bindings.leave),
             messages.send: self._send,
+            sessions.begin: self._begin,
+            sessions.look: self._look,
+            state.latest: self._latest,
+            state.watch_from: self._watch_from,
+            state.with_history: self._with_history,
+            guard.release_meant: self._release_meant,
         }
 
     async def __aenter__(self) -> Self:
@@ -100,6 +115,50 @@ class RemoteBus:
 
     async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb there. Raises what it raises, or `Unreachable`. See `bus.Bus.run`."""
+        return await self.run_for(None, verb, *args, **kwargs)
+
+    async def run_for(self, sign: SignOfLife | None, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """See `bus.Bus.run_for`. The sign goes with each request of the verb; before it if the server knows none."""
+        if not sign:
+            return await self._run(verb, *args, **kwargs)
+        if sign.lost:
+            await self._withdraw(sign.address, sign.lost)
+            sign = replace(sign, lost=())
+        if not self._connection.takes_signs:
+            await self._see(sign)
+            return await self._run(verb, *args, **kwargs)
+        before = _SIGN.set(sign)
+        try:
+            found = await self._run(verb, *args, **kwargs)
+        except InvalidInput as error:
+            if _NO_SIGNS not in error.message:
+                raise
+            _SIGN.set(None)  # the server is of an earlier version now, and did nothing
+            await self._see(sign)
+            return await self._run(verb, *args, **kwargs)
+        finally:
+            _SIGN.reset(before)
+        self._held.named(sign.client, sign.address)
+        self._held.let_go(sign.address, sign.proven)
+        return found
+
+    async def _see(self, sign: SignOfLife) -> None:
+        """Note a sign of life in requests of its own."""
+        said = {"status": sign.status, "session_id": sign.session_id, "program": sign.program}
+        if sign.noted:
+            found = await self._observe(sign.client, **{name: value for name, value in said.items() if value})
+        else:
+            found = await self._bound(sign.client)
+        if not found or (found.process, found.address, found.registered) != (
+            sign.process,
+            sign.address,
+            sign.registered,
+        ):
+            raise Displaced
+        if sign.noted:
+            await self._settled(deliveries.confirm, sign.address, sign.proven)
+
+    async def _run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         own = self._own.get(verb)
         if own:
             found: T = await own(*args, **kwargs)
@@ -109,7 +168,7 @@ class RemoteBus:
     async def _call(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         form = codec.form(verb)
         held = self._held.all() if verb.with_unconfirmed else ()
-        content = await self._connection.call(verb, form.call(self._process, held, args, kwargs))
+        content = await self._connection.call(verb, form.call(self._process, held, args, kwargs, _SIGN.get()))
         try:
             found: T = form.answered(content)
         except ValueError:
@@ -168,6 +227,85 @@ class RemoteBus:
             self._held.named(client, before.address)
         self._changes += said.get("status") is not None
         return before
+
+    # -- several verbs at once, which a server of an earlier version has only one by one
+
+    async def _begin(
+        self,
+        client: Client,
+        wanted: Address | None,
+        channel: str,
+        *,
+        role: str = "",
+        address: str = "",
+        **said: Any,
+    ) -> Binding:
+        try:
+            found: Binding = await self._call(
+                sessions.begin, client, wanted, channel, role=role, address=address, **said
+            )
+        except NotFound:
+            found = await self._begin_stepwise(client, wanted, channel, role, address, **said)
+        self._held.named(client.key, found.address)
+        self._changes += said.get("status") is not None
+        return found
+
+    async def _begin_stepwise(
+        self, client: Client, wanted: Address | None, channel: str, role: str, address: str, **said: Any
+    ) -> Binding:
+        found = await self._bound(client.key)
+        if not found or found.process != client.process:
+            found = await self._call(bindings.attach, client, wanted, channel)
+            if wanted:
+                found, _, _ = await self._join(client.key, wanted, role, None)
+                await self._call(bindings.forget, client.key)
+            if told := {name: value for name, value in said.items() if value is not None}:
+                await self._observe(client.key, **told)
+        await self._call(sessions.listen, address, client.key)
+        return found
+
+    async def _look(
+        self, client: str, *, owed: bool = False
+    ) -> tuple[Binding, Waiting, tuple[Waiting, int] | None] | None:
+        if not self._connection.takes_signs:
+            return await self._look_stepwise(client, owed=owed)
+        async with self._handing_over:  # as `_waiting`
+            found = await self._call(sessions.look, client, owed=owed)
+        if found:
+            self._held.named(client, found[0].address)
+        return found
+
+    async def _look_stepwise(
+        self, client: str, *, owed: bool
+    ) -> tuple[Binding, Waiting, tuple[Waiting, int] | None] | None:
+        binding = await self._bound(client)
+        if not binding:
+            return None
+        mail = await self._waiting(binding.address)
+        rings = binding.status == "idle" and (mail.rings or (owed and mail.count))
+        more = {"owed": True} if owed else {}
+        return binding, mail, await self._call(deliveries.ring, client, idle=False, **more) if rings else None
+
+    async def _latest(self, channel: str, key: str) -> StateEntry:
+        entry = await self._call(state.get_state, channel, key)
+        last = [] if entry else await self._call(state.history, channel, key, 1)
+        deleted = last[0] if last and last[0].value is None else None
+        return entry or deleted or StateEntry(key, None, 0, "", 0.0)
+
+    async def _watch_from(self, address: str, channel: str, key: str) -> StateEntry:
+        await self._call(state.watch, address, channel, key)
+        return await self._latest(channel, key)
+
+    async def _with_history(self, channel: str, key: str, limit: int) -> tuple[StateEntry | None, list[StateEntry]]:
+        return await self._call(state.get_state, channel, key), await self._call(state.history, channel, key, limit)
+
+    async def _release_meant(
+        self, me: Address, meant: Callable[[list[Claim]], list[ClaimTarget]], force: str
+    ) -> list[ClaimTarget]:
+        places = meant(await self._call(claims.list_claims, me.channel))
+        if force:
+            return await self._call(guard.force_release, me, places, force)
+        return await self._call(claims.release, me, places)
 
     # -- names: what is held goes with them
 

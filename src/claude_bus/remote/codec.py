@@ -19,12 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from .. import drafts, limits
 from ..errors import InvalidInput
-from ..model.identity import Address, Process
+from ..model.identity import Address, Process, SignOfLife
 from ..records import record
 from ..sql.arguments import Local, OnTheWire
 from ..sql.verbs import Verb
 
 M = TypeVar("M")
+SIGNS = "Claude-Bus-Signs"
+"""A header of each answer of a server that takes signs of life with its calls."""
 
 
 @record(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Call:
     arguments: dict[str, Any]
     held: tuple[tuple[Address, int], ...] = ()
     """All that it knows to have been handed, and has not proven read; see `deliveries.requeue_unconfirmed`."""
+    sign: SignOfLife | None = None
+    """The sign of life of the session that calls; servers take it that say so with `SIGNS`."""
 
 
 @record(frozen=True, slots=True)
@@ -70,12 +74,20 @@ class Form:
         self._arguments = create_model(f"{self.name} arguments", __config__=_STRICT, **fields)
         self._answer: TypeAdapter[Any] = TypeAdapter(hints["return"])
 
-    def call(self, process: Process, held: tuple[tuple[Address, int], ...], args: Any, kwargs: Any) -> bytes:
+    def call(
+        self,
+        process: Process,
+        held: tuple[tuple[Address, int], ...],
+        args: Any,
+        kwargs: Any,
+        sign: SignOfLife | None = None,
+    ) -> bytes:
         """A call as it goes over the wire. Raises `InvalidInput` for text that no UTF-8 has."""
         bound = self._signature.bind(*args, **kwargs).arguments
         given = {_field(name): value for name, value in bound.items()}
         arguments = self._arguments.model_construct(set(given), **given)
-        call = _envelope(self._arguments).model_construct(process=process, arguments=arguments, held=held)
+        more: dict[str, Any] = {"sign": sign} if sign else {}
+        call = _envelope(self._arguments).model_construct(process=process, arguments=arguments, held=held, **more)
         try:
             return call.model_dump_json(by_alias=True, exclude_unset=True, warnings=False).encode()
         except ValueError:
@@ -92,7 +104,7 @@ class Form:
             self._signature.bind(**given)
         except (ValidationError, TypeError) as error:
             raise InvalidInput(f"{self.name}: {_explained(error)}") from None
-        return Call(envelope.process, given, envelope.held)
+        return Call(envelope.process, given, envelope.held, envelope.sign)
 
     def answer(self, value: Any) -> bytes:
         """An answer as it goes over the wire."""
@@ -131,6 +143,7 @@ def _envelope(arguments: type[BaseModel]) -> type[BaseModel]:
         process=(Process, ...),
         arguments=(arguments, ...),
         held=(Annotated[tuple[tuple[Address, int], ...], Field(max_length=drafts.MAX_SETTLED)], ()),
+        sign=(SignOfLife | None, None),
     )
 
 

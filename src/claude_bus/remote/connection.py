@@ -23,7 +23,7 @@ from ..errors import (
     from_dict,
 )
 from ..sql.verbs import Verb
-from . import http_client, proxies
+from . import codec, http_client, proxies
 
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 15.0
@@ -52,6 +52,8 @@ class Connection:
         self._not_let_in = False
         self._way = proxies.Route("") if transport else proxies.route(url)
         self.outage = Outage(self._shown, self._way.blame)
+        self.takes_signs = False
+        """Whether the server said so, with its last answer, that it takes signs of life with calls."""
 
     async def close(self) -> None:
         http, self._http = self._http, None
@@ -112,6 +114,8 @@ class Connection:
     async def _attempt(self, name: str, body: bytes) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json"}
         async with self._client().stream("POST", f"/rpc/{name}", content=body, headers=headers) as answer:
+            if answer.status_code == httpx2.codes.OK:
+                self.takes_signs = codec.SIGNS in answer.headers
             return answer.status_code, await http_client.content(answer, self._shown)
 
     def _client(self) -> httpx2.AsyncClient:

@@ -133,8 +133,11 @@ class Conversation:
 
     async def _end(self, event: HookEvent) -> None:
         """End the turn without handing over any mail."""
-        await self._membership.confirm(await self._presence.attach())
-        await self._presence.became("idle", event.session_id)
+        key = self._presence.client.key
+        self._presence.heard()
+        await self._presence.acting(
+            lambda bus, _binding: bus.run(bindings.observe, key, status="idle", session_id=event.session_id)
+        )
 
     async def compacted(self) -> None:
         """The conversation was summarized; it may have lost who it is."""

@@ -15,7 +15,7 @@ import anyio
 from .. import processes, text
 from ..bus import Bus
 from ..errors import BusError
-from ..sql import bindings, deliveries
+from ..sql import bindings, deliveries, sessions
 from .session import Session
 
 LOOK_EVERY = 2.0
@@ -130,17 +130,20 @@ class Doorbell:
 
     async def _ring(self) -> bool:
         """Ring if a ring is due; whether mail that may ring still waits."""
-        binding = await self._bus.run(bindings.bound, self._presence.client.key)
-        if not self._push or not binding:
+        if not self._push:
             return False
-        waits = await self._bus.run(deliveries.waiting, binding.address)
+        key = self._presence.client.key
+        owed = {"owed": True} if self._wakeup.owed else {}
+        found = await self._bus.run(sessions.look, key, **owed)
+        if not found:
+            return False
+        binding, waits, due = found
         if not waits.count:  # it was read elsewhere, or ran out: what comes next rings for itself
             self._wakeup.owed = False
-        owed = {"owed": True} if self._wakeup.owed else {}
-        if not owed and not waits.rings:
+        if not self._wakeup.owed and not waits.rings:
             return False
-        interrupted = binding.status != "idle" and self._interrupted()
-        due = await self._bus.run(deliveries.ring, self._presence.client.key, idle=interrupted, **owed)
+        if binding.status != "idle" and self._interrupted():
+            due = await self._bus.run(deliveries.ring, key, idle=True, **owed)
         if due:
             mail, rings = due
             self._wakeup.owed = False

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .. import documents, limits, text
-from ..model.identity import Address
+from ..model.identity import Address, Binding
 from ..model.messages import HandOver
 from ..sql import deliveries
 from .conversation import REQUEST, Conversation
 from .membership import Membership
+from .presence import SignedBus
+
+_AT_ONCE = 50
+"""Messages that a call that waits for mail brings at most."""
 
 
 class Inbox:
@@ -23,14 +27,22 @@ class Inbox:
 
     async def read(self, *, peek: bool, limit: int) -> HandOver:
         """Return unread mail, oldest first. Raises `NotRegistered` if the session has neither mail nor a name."""
-        binding = await self._membership.mailbox()
-        found = await self._hand_over(binding.address, peek=peek, limit=limit)
+        return await self._membership.as_mailbox(lambda bus, binding: self._read(bus, binding, peek=peek, limit=limit))
+
+    async def read_registered(self) -> HandOver:
+        """Return unread mail, oldest first. Raises `NotRegistered` if the session has no registered name."""
+        return await self._membership.as_mailbox(
+            lambda bus, binding: self._read(bus, binding, peek=False, limit=_AT_ONCE), registered=True
+        )
+
+    async def _read(self, bus: SignedBus, binding: Binding, *, peek: bool, limit: int) -> HandOver:
+        found = await self._hand_over(bus, binding.address, peek=peek, limit=limit)
         if not binding.registered and not found.messages:
             raise self._membership.stranger()
         return found
 
-    async def _hand_over(self, me: Address, *, peek: bool, limit: int) -> HandOver:
-        found = await self.bus.run(
+    async def _hand_over(self, bus: SignedBus, me: Address, *, peek: bool, limit: int) -> HandOver:
+        found = await bus.run(
             deliveries.hand_over, me, via="inbox", limit=limit, max_chars=text.INBOX_LIMIT, at_least_one=True, peek=peek
         )
         if found.pending and not found.messages:

@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
 
 from .. import quoting, worktree
 from ..bus import Bus
 from ..config import Config
-from ..errors import Forbidden, InvalidInput, NameTaken, StoreFull, TooLarge
-from ..model.identity import Address, Binding, Client, Status
+from ..errors import Displaced, Forbidden, InvalidInput, NameTaken, StoreFull, TooLarge
+from ..model.identity import Address, Binding, Client, SignOfLife, Status
 from ..sql import bindings, sessions
+from ..sql.verbs import Verb
 from .turn import Turn
 from .wakeup import Wakeup
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ATTEMPTS = 2
+"""How often a call is tried again because the session was bound anew meanwhile."""
+
+
+class SignedBus:
+    """The bus on behalf of a session: with each verb goes a sign of life."""
+
+    def __init__(self, presence: Presence, sign: SignOfLife | None) -> None:
+        self._presence = presence
+        self.sign = sign
+
+    async def run(self, verb: Verb[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb. Raises `Displaced`, having done nothing, if the session is not bound as the sign says."""
+        found = await self._presence.bus.run_for(self.sign, verb, *args, **kwargs)
+        if self.sign:
+            self._presence.told(self.sign)
+            self.sign = replace(self.sign, program="", proven=(), lost=())
+        return found
 
 
 class Presence:
@@ -41,53 +66,77 @@ class Presence:
         self.address = address
         self.absent = False
         """The session left, or never takes part: no sign of life makes it take part."""
+        self._binding: Binding | None = None
+        """As the store had it last."""
         self._listens = False
         """The bus knows that this server of the session runs, and where it listens."""
         self._resumed = False
         self._warning = ""
         self._program = ""
+        self._unsaid = ""
+        """The client's program, until the store knows it."""
         self._heard = time.monotonic()
 
     # -- taking part
 
     async def attach(self) -> Binding:
         """Take part, or find out that it already does. Called by whatever comes first."""
-        binding = await self.bus.run(bindings.bound, self.client.key)
+        binding = await self.bus.run(bindings.bound, self.client.key) if self._listens else None
         if not binding or binding.process != self.client.process:
-            binding = await self._attach_anew()
-        if not self._listens:
-            await self._listen()
+            binding = await self._begin()
         self._resume(binding)
+        return self.knows(binding)
+
+    def knows(self, binding: Binding) -> Binding:
+        """Record the binding as the store has it; return it."""
+        self._binding = binding
         return binding
+
+    @property
+    def known(self) -> Binding | None:
+        """The binding as the store had it last, for a session that takes part; whoever uses it has that checked."""
+        return self._binding if self._listens and self._resumed and not self.absent else None
 
     async def ensure_resumed(self) -> None:
         """Resume the turn that an earlier, killed server of this session was in, unless that was done."""
         if not self._resumed:
             await self.attach()
 
-    async def _attach_anew(self) -> Binding:
-        self._listens = False
-        binding = await self._bind()
-        if self.wakeup.allowed_last:  # it was given up; working until it says otherwise, as a working one is not rung
-            await self.bus.run(bindings.observe, self.client.key, status="working", bell=True)
-        elif self.wakeup.allowed(""):
-            await self.bus.run(bindings.observe, self.client.key, bell=True)
-        return binding
-
-    async def _bind(self) -> Binding:
+    async def _begin(self) -> Binding:
+        """Take part anew, or listen."""
         wanted = self._wanted()
-        client = replace(self.client, session_id=self.turn.session_id or self.client.session_id)
         try:
-            binding = await self.bus.run(bindings.attach, client, wanted, self.config.channel)
+            return await self._begin_as(wanted)
         except (NameTaken, InvalidInput) as refused:
+            if not wanted:
+                raise
             self._warning = quoting.one_line(f"BUS_NAME: {refused.message}; register(name) to take part.", 400)
-            return await self.bus.run(bindings.attach, client, None, self.config.channel)
-        return await self._take(wanted) if wanted else binding
+            return await self._begin_as(None)
+
+    async def _begin_as(self, wanted: Address | None) -> Binding:
+        client = replace(self.client, session_id=self.turn.session_id or self.client.session_id)
+        said: dict[str, Any] = {}
+        if self.wakeup.allowed_last:  # it was given up; working until it says otherwise, as a working one is not rung
+            said = {"status": "working", "bell": True}
+        elif self.wakeup.allowed(""):
+            said = {"bell": True}
+        role = self.config.role if wanted else ""
+        try:
+            binding = await self.bus.run(
+                sessions.begin, client, wanted, self.config.channel, role=role, address=self.address, **said
+            )
+        except StoreFull:  # no room to note that it listens: it may take part all the same
+            found = await self.bus.run(bindings.bound, self.client.key)
+            if not found or found.process != self.client.process:
+                raise
+            return found
+        self._listens = True
+        return binding
 
     async def _take(self, wanted: Address) -> Binding:
         binding, _, _ = await self.bus.run(sessions.join, self.client.key, wanted, self.config.role, None)
         await self.bus.run(bindings.forget, self.client.key)  # nobody told the model
-        return binding
+        return self.knows(binding)
 
     def _wanted(self) -> Address | None:
         """Return the name that the settings give the session."""
@@ -109,14 +158,9 @@ class Presence:
 
     # -- listening
 
-    async def _listen(self) -> None:
-        with contextlib.suppress(StoreFull):  # no room to note it now
-            await self.bus.run(sessions.listen, self.address, self.client.key)
-            self._listens = True
-
     async def listen_at(self, address: str) -> None:
         """Attach, and have mail announced at `address` from now on; "" for no announcements."""
-        self.address, self._listens = address, False
+        self.address, self._listens = address, self._listens and address == self.address
         await self.attach()
 
     async def go_on_listening(self) -> None:
@@ -130,13 +174,14 @@ class Presence:
         """Send a heartbeat. If other processes gave the session up (it was suspended for long, say), it comes back."""
         if self.absent:
             return
-        binding = await self.bus.run(bindings.bound, self.client.key)
-        if not binding:
-            await self.attach()
-            return
-        await self.bus.run(sessions.beat, self.client.key)
-        if not binding.registered:
+        known = self.known
+        binding = await self.acting(self._beat)
+        if known and not binding.registered:
             await self._take_due_name()
+
+    async def _beat(self, bus: SignedBus, binding: Binding) -> Binding:
+        await bus.run(sessions.beat, self.client.key)
+        return binding
 
     async def _take_due_name(self) -> None:
         """Take the name that the settings give, if it was refused at the start and is free now."""
@@ -157,10 +202,41 @@ class Presence:
         binding = await observe()
         if binding and binding.process == self.client.process and self._listens:
             self._resume(binding)
-            return binding
+            return self.knows(binding)
         binding = await self.attach()
         await observe()
         return binding
+
+    def _sign(self, binding: Binding, *, noted: bool = True) -> SignOfLife:
+        return SignOfLife(
+            self.client.key,
+            self.client.process,
+            binding.address,
+            binding.registered,
+            program=self._unsaid,
+            proven=tuple(self.turn.proven),
+            lost=tuple(self.turn.lost),
+            noted=noted,
+        )
+
+    async def acting(self, act: Callable[[SignedBus, Binding], Awaitable[T]]) -> T:
+        """Run `act` with the binding, and with a bus that notes a sign of life in the transaction of what it runs.
+
+        That transaction is given up if the store has another binding than was known here. Then `act` is run
+        again, with that one.
+        """
+        binding = self.known or await self.attach()
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(Displaced):
+                return await self._acting_as(binding, act)
+            binding = await self.attach()
+        return await self._acting_as(binding, act)
+
+    async def _acting_as(self, binding: Binding, act: Callable[[SignedBus, Binding], Awaitable[T]]) -> T:
+        try:
+            return await act(SignedBus(self, self._sign(binding)), binding)
+        except StoreFull:  # no room to note it: calls that only read are answered all the same
+            return await act(SignedBus(self, self._sign(binding, noted=False)), binding)
 
     async def became(self, status: Status, session_id: str = "") -> None:
         """Record another status that the client reported."""
@@ -169,10 +245,16 @@ class Presence:
             await self.seen(status=status, session_id=session_id)
 
     async def introduce(self, program: str) -> None:
-        """Record the program and version that the client reported."""
+        """Record the program and version that the client reported; the next sign of life has it."""
         if program != self._program and not self.absent:
-            self._program = program
-            await self.seen(program=program)
+            self._program = self._unsaid = program
+
+    def told(self, sign: SignOfLife) -> None:
+        """Record that the store knows this sign of life."""
+        if sign.noted:
+            self.turn.settle_these(sign.proven, sign.lost)
+            if sign.program == self._unsaid:
+                self._unsaid = ""
 
     def heard(self) -> None:
         """Note the time of a call or an event; the next operation tells the store."""

@@ -18,6 +18,7 @@ from .claims import Claims
 from .conversation import Conversation
 from .inbox import Inbox
 from .membership import Membership
+from .presence import SignedBus
 from .waiting import WaitingCalls
 
 
@@ -61,7 +62,7 @@ class Session:
 
     async def whoami(self) -> Binding | None:
         """Return the binding, even if the session is not registered; None after leaving."""
-        return await self.membership.called()
+        return await self.membership.whoami()
 
     async def leave(self) -> Address:
         """Give up the name; return it."""
@@ -69,22 +70,25 @@ class Session:
 
     async def agents(self, within: float | None, channel: str) -> tuple[list[Agent], Address]:
         """Return the agents on a channel, by default the session's own, and the caller's address."""
-        me = await self.membership.anyone()
-        where = names.check_name(channel, "channel") if channel else me.channel
-        return await self.bus.run(agents.listing, grants.require_channel(self.membership.grant, where), within), me
+
+        async def listing(bus: SignedBus, me: Address) -> tuple[list[Agent], Address]:
+            where = names.check_name(channel, "channel") if channel else me.channel
+            return await bus.run(agents.listing, grants.require_channel(self.membership.grant, where), within), me
+
+        return await self.membership.as_anyone(listing)
 
     # -- messages
 
     async def send(self, draft: Draft, paths: Sequence[str] = ()) -> Sent:
         """Send, with the files at `paths`; a session without a registered name can only reply to a message."""
-        binding = await self.membership.present()
-        if not (binding.registered or draft.reply_to):
-            raise self.membership.stranger()
-        grants.require_recipients(self.membership.grant, draft.to, binding.address.channel)
-        named = await self.workspace.measured(paths)
-        return await self.bus.run(
-            messages.send, binding.address, replace(draft, files=named, hops=self.conversation.hops)
-        )
+
+        async def send(bus: SignedBus, me: Address) -> Sent:
+            grants.require_recipients(self.membership.grant, draft.to, me.channel)
+            named = await self.workspace.measured(paths)
+            return await bus.run(messages.send, me, replace(draft, files=named, hops=self.conversation.hops))
+
+        may_send = self.membership.as_answering if draft.reply_to else self.membership.as_registered
+        return await may_send(send)
 
     async def inbox(self, *, peek: bool = False, limit: int = 50) -> HandOver:
         """Return unread mail. Raises `NotRegistered` if the session has neither mail nor a registered name."""
@@ -93,18 +97,18 @@ class Session:
     async def wait(self, timeout: float) -> HandOver:
         """Like `inbox`, as soon as mail arrives; empty after `timeout` seconds."""
         limits.check_seconds(timeout, "timeout", limits.MAX_WAIT)
-        await self.membership.me()
-        return await self.waiting.for_mail(self.inbox, timeout)
+        return await self.waiting.for_mail(self._inbox.read_registered, timeout)
 
     async def message_status(self, message_id: int) -> MessageStatus:
         """How far a message is that the session sent or received."""
-        return await self.bus.run(messages.status, await self.membership.reader(), message_id)
+        return await self.membership.as_reader(lambda bus, me: bus.run(messages.status, me, message_id))
 
     async def history(self, search: str, thread: int | None, since: int, limit: int, before: int = 0) -> list[Message]:
         """Return earlier messages, with the state of their files."""
-        me = await self.membership.reader()
-        found = await self.bus.run(
-            messages.history, me, search=search, thread=thread, since=since, before=before, limit=limit
+        found = await self.membership.as_reader(
+            lambda bus, me: bus.run(
+                messages.history, me, search=search, thread=thread, since=since, before=before, limit=limit
+            )
         )
         return [*await self.workspace.examined(found)]
 
@@ -112,26 +116,28 @@ class Session:
 
     async def set_state(self, key: str, value: str, *, allow_secret: bool = False, **options: Unpack[Options]) -> int:
         """Write an entry of the session's channel; return its version."""
-        me = await self.membership.anyone()
-        return await self.bus.run(state.set_state, me, key, value, allow_secret=allow_secret, **options)
+        return await self.membership.as_anyone(
+            lambda bus, me: bus.run(state.set_state, me, key, value, allow_secret=allow_secret, **options)
+        )
 
     async def get_state(self, key: str) -> list[StateEntry]:
         """Return the entry with this key, if there is one; without a key all entries of the channel."""
-        me = await self.membership.anyone()
         if not key:
-            return await self.bus.run(state.list_state, me.channel, values=True)
-        entry = await self.bus.run(state.get_state, me.channel, key)
+            return await self.membership.as_anyone(lambda bus, me: bus.run(state.list_state, me.channel, values=True))
+        entry = await self.membership.as_anyone(lambda bus, me: bus.run(state.get_state, me.channel, key))
         return [entry] if entry else []
 
-    async def state_history(self, key: str, limit: int) -> list[StateEntry]:
-        """Return the newest versions of a key, newest first."""
-        me = await self.membership.anyone()
-        return await self.bus.run(state.history, me.channel, state_values.check_key(key), limit)
+    async def state_with_history(self, key: str, limit: int) -> tuple[list[StateEntry], list[StateEntry]]:
+        """Return the entry with this key, if there is one, and the newest versions of it, newest first."""
+        state_values.check_key(key)
+        entry, versions = await self.membership.as_anyone(
+            lambda bus, me: bus.run(state.with_history, me.channel, key, limit)
+        )
+        return [entry] if entry else [], versions
 
     async def list_state(self, prefix: str) -> list[StateEntry]:
         """Return the entries of the channel, without their values."""
-        me = await self.membership.anyone()
-        return await self.bus.run(state.list_state, me.channel, prefix=prefix)
+        return await self.membership.as_anyone(lambda bus, me: bus.run(state.list_state, me.channel, prefix=prefix))
 
     async def wait_for_change(self, key: str, version: int | None, timeout: float) -> list[StateEntry]:
         """Return the entry as soon as its version differs from `version` (by default the current one).
@@ -152,8 +158,7 @@ class Session:
 
     async def list_claims(self) -> list[Claim]:
         """Return all claims of the channel."""
-        me = await self.membership.anyone()
-        return await self.bus.run(claims.list_claims, me.channel)
+        return await self.membership.as_anyone(lambda bus, me: bus.run(claims.list_claims, me.channel))
 
     def shown(self, scope: str, path: str) -> str:
         """Return a claim's path as this session would write it."""

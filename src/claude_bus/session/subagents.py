@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 
 from .. import limits
@@ -23,8 +23,8 @@ from ..model.identity import Address, Binding, Roster
 from ..sql import bindings, calls
 from .conversation import REQUEST, Conversation
 from .hook_event import HookEvent
-from .membership import Membership
-from .presence import Presence
+from .membership import Membership, T, W
+from .presence import Presence, SignedBus
 from .session import Session
 from .turn import Turn
 
@@ -59,22 +59,24 @@ class SubagentMembership(Membership):
     async def introduce(self, program: str) -> None:
         await self._session.introduce(program)  # the client is the session's
 
-    async def called(self) -> Binding | None:
-        return await (super().called() if await self.is_named() else self._session.called())
+    async def _as(self, who: Callable[[Binding | None], W], act: Callable[[SignedBus, W], Awaitable[T]]) -> T:
+        if await self.is_named():
+            return await super()._as(who, act)
+        return await self._session._as(who, act)  # noqa: SLF001 - its base's
 
-    async def claimant(self) -> Address:
-        return await self._session.claimant()
+    async def as_claimant(self, act: Callable[[SignedBus, Address], Awaitable[T]]) -> T:
+        return await self._session.as_claimant(act)
 
-    async def mailbox(self) -> Binding:
+    async def as_mailbox(self, act: Callable[[SignedBus, Binding], Awaitable[T]], *, registered: bool = False) -> T:
         await self._need_name()
-        return await super().mailbox()
+        return await super().as_mailbox(act, registered=registered)
 
     async def register(
         self, name: str, role: str = "", owns: list[str] | None = None, channel: str = ""
     ) -> tuple[Binding, Roster, int]:
         if await self.is_named():
             return await super().register(name, role, owns, channel)
-        whose = await self._session.called()
+        whose = await self._session.whoami()
         await self.bus.run(
             bindings.attach,
             self.presence.client,
@@ -99,7 +101,7 @@ class SubagentMembership(Membership):
 
     async def _need_name(self) -> None:
         if not await self.is_named():
-            whose = await self._session.called()
+            whose = await self._session.whoami()
             name = whose.address.name if whose else "backend"
             raise NotRegistered(
                 f"you are a subagent of '{name}', whose mail is for that session itself; "

@@ -9,6 +9,8 @@ to it from the conversation (seen on 2.1.328), so unproven hand-overs are then l
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 _ANSWERS_KEPT = 20
 """Answers that the client may still report as given up."""
 
@@ -152,6 +154,12 @@ class Turn:
     def settle(self) -> None:
         """Record that the store knows what is proven and what is lost."""
         self.proven, self.lost = [], []
+
+    def settle_these(self, proven: Collection[int], lost: Collection[int]) -> None:
+        """Record that the store knows of these that they are proven, or lost."""
+        if proven or lost:
+            self.proven = [m for m in self.proven if m not in proven]
+            self.lost = [m for m in self.lost if m not in lost]
 
     def handed_by_hook(self, messages: list[int]) -> None:
         """Add messages that go with the request that follows; one that is already there counts once."""

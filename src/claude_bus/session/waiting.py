@@ -14,6 +14,7 @@ from ..model.messages import HandOver
 from ..model.state import StateEntry
 from ..sql import state
 from .membership import Membership
+from .presence import SignedBus
 
 _LOOK_EVERY = 2.0
 """Seconds after which a waiting call polls: no notice tells that an entry expired."""
@@ -50,19 +51,31 @@ class WaitingCalls:
         Returns nothing after `timeout` seconds. An entry that was deleted or expired has no value.
         """
         limits.check_seconds(timeout, "timeout", limits.MAX_WAIT)
-        channel = (await self._membership.anyone()).channel
         state_values.check_key(key)
-        known = (await self._entry(channel, key)).version if version is None else version
+        return await self._membership.as_anyone(lambda bus, me: self._changed(bus, me.channel, key, version, timeout))
+
+    async def _changed(
+        self, bus: SignedBus, channel: str, key: str, version: int | None, timeout: float
+    ) -> list[StateEntry]:
         watched = self._membership.presence.address, channel, key
         self._watched[watched] += 1  # before the first await: a call that ends meanwhile must not remove the watch
+        arrived = self._arrived
         try:
-            with contextlib.suppress(StoreFull):  # no room to note it: this looks by itself
-                await self.bus.run(state.watch, *watched)
+            entry = await self._watch(bus, watched)
+            if version is not None and entry.version != version:
+                return [entry]
             with anyio.move_on_after(timeout):
-                return [await self._another(channel, key, known)]
+                return [await self._another(entry, channel, arrived)]
         finally:
             await self._unwatch(watched)
         return []
+
+    async def _watch(self, bus: SignedBus, watched: tuple[str, str, str]) -> StateEntry:
+        """Return the entry as it is, and have its changes announced from now on."""
+        try:
+            return await bus.run(state.watch_from, *watched)
+        except StoreFull:  # no room to note it: this looks by itself
+            return await bus.run(state.latest, *watched[1:])
 
     async def _unwatch(self, watched: tuple[str, str, str]) -> None:
         self._watched[watched] -= 1
@@ -71,19 +84,12 @@ class WaitingCalls:
             with anyio.CancelScope(shield=True), contextlib.suppress(StoreFull):
                 await self.bus.run(state.unwatch, *watched)
 
-    async def _another(self, channel: str, key: str, known: int) -> StateEntry:
-        """Return the entry once its version differs from `known`."""
+    async def _another(self, known: StateEntry, channel: str, arrived: anyio.Event) -> StateEntry:
+        """Return the entry once its version differs from the known one; `arrived` is set if it may since that look."""
         while True:
-            arrived = self._arrived
-            entry = await self._entry(channel, key)
-            if entry.version != known:
-                return entry
             with anyio.move_on_after(_LOOK_EVERY):
                 await arrived.wait()
-
-    async def _entry(self, channel: str, key: str) -> StateEntry:
-        """The entry; for a deleted one its deletion, for one that ran out or never was version 0."""
-        entry = await self.bus.run(state.get_state, channel, key)
-        last = [] if entry else await self.bus.run(state.history, channel, key, 1)
-        deleted = last[0] if last and last[0].value is None else None
-        return entry or deleted or StateEntry(key, None, 0, "", 0.0)
+            arrived = self._arrived
+            entry = await self.bus.run(state.latest, channel, known.key)
+            if entry.version != known.version:
+                return entry

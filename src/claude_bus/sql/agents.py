@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, cast
 
@@ -11,7 +12,7 @@ from ..model.identity import Address, Agent, Binding, Roster, Status
 from ..text import STATUS_ORDER
 from . import bindings, columns, events, mailboxes, overlaps
 from .arguments import Channel, Local, Owns, Role
-from .transaction import Row, Transaction
+from .transaction import Row, Transaction, at_once
 from .verbs import verb
 
 _ELSEWHERE = ("http:", "@")
@@ -91,11 +92,18 @@ _LEFT = "a.registered = 0 AND a.last_seen > 0"
 
 def _unborne(tx: Transaction, channel: str, patterns: tuple[str, ...], which: str) -> int:
     """How many names like these on the channel no session bears; `which` is a condition on them."""
-    count = (
-        f"SELECT COUNT(*) FROM agents a WHERE a.channel = ? AND a.name GLOB ? AND {which} AND NOT EXISTS "
-        "(SELECT 1 FROM bindings b WHERE b.channel = a.channel AND b.agent = a.name)"
+    return sum(
+        int(
+            tx.number(
+                f"WITH wanted (pattern) AS (VALUES {', '.join(['(?)'] * len(some))}) SELECT COUNT(*) "
+                f"FROM wanted JOIN agents a ON a.name GLOB wanted.pattern WHERE a.channel = ? AND {which} "
+                "AND NOT EXISTS (SELECT 1 FROM bindings b WHERE b.channel = a.channel AND b.agent = a.name)",
+                *some,
+                channel,
+            )
+        )
+        for some in at_once(patterns)
     )
-    return sum(int(tx.number(count, channel, pattern)) for pattern in patterns)
 
 
 def notice(tx: Transaction, who: Address, program: str) -> None:
@@ -124,7 +132,7 @@ def leave_without_session(tx: Transaction, who: Address) -> None:
     ).rowcount
     if not left:
         raise NotFound(f"'{who.name}' is not on channel '{who.channel}'", name=who.name)
-    bindings.go_offline(tx, who, tx.now)
+    bindings.go_offline(tx, [(who, tx.now)])
     events.append(tx, who, "leave")
 
 
@@ -173,9 +181,9 @@ def _leave_behind(tx: Transaction, old: Binding) -> None:
     """The name on the channel that the session went away from: the conversation bears another one now."""
     was = old.address
     tx.run("UPDATE agents SET session_id = '' WHERE channel = ? AND name = ?", was.channel, was.name)
-    bindings.go_offline(tx, was, tx.now)
+    bindings.go_offline(tx, [(was, tx.now)])
     if not old.registered:
-        mailboxes.forget_if_unused(tx, was)
+        mailboxes.forget_if_unused(tx, [was])
 
 
 def _rename_sender(tx: Transaction, was: Address, who: Address) -> None:
@@ -254,13 +262,10 @@ def _rebind(tx: Transaction, old: Binding, who: Address) -> None:
 # -- who is here ----------------------------------------------------------------
 
 
-def roster(tx: Transaction, me: Address) -> Roster:
-    """The other registered agents with a live session, busy ones first."""
-    peers = [
-        (name, cast(Status, row["status"]))
-        for name, row in bindings.live(tx, me.channel).items()
-        if row["registered"] and name != me.name
-    ]
+def roster(tx: Transaction, me: Address, live: Mapping[str, Row] | None = None) -> Roster:
+    """The other registered agents with a live session, busy ones first; `live` is `bindings.live`, if that is known."""
+    here = bindings.live(tx, me.channel) if live is None else live
+    peers = [(name, cast(Status, row["status"])) for name, row in here.items() if row["registered"] and name != me.name]
     return Roster(tuple(sorted(peers, key=lambda p: (STATUS_ORDER[p[1]], p[0]))))
 
 

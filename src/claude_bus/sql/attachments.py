@@ -6,33 +6,24 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from ..model.messages import File
-from .transaction import Transaction
+from .transaction import Transaction, at_once, listed, spread
 
 
 def attach(tx: Transaction, message: int, files: Sequence[File]) -> None:
     """Store the files that a message names, in that order."""
-    for number, file in enumerate(files):
+    for some in at_once([*enumerate(files)]):
         tx.run(
-            "INSERT INTO attachments (message, number, host, path, size, sha256) VALUES (?, ?, ?, ?, ?, ?)",
-            message,
-            number,
-            file.host,
-            file.path,
-            file.size,
-            file.sha256,
+            f"INSERT INTO attachments (message, number, host, path, size, sha256) VALUES {listed(len(some), 6)}",
+            *spread((message, number, file.host, file.path, file.size, file.sha256) for number, file in some),
         )
 
 
 def of(tx: Transaction, messages: Sequence[int]) -> dict[int, tuple[File, ...]]:
     """Return the files of those messages that name any, with their state unchecked."""
-    if not messages:
-        return {}
-    marks = ", ".join("?" * len(messages))
-    rows = tx.all(
-        f"SELECT * FROM attachments WHERE message IN ({marks}) ORDER BY message, number",
-        *messages,
-    )
-    found: dict[int, tuple[File, ...]] = defaultdict(tuple)
-    for row in rows:
-        found[row["message"]] += (File(row["path"], row["size"], row["sha256"], row["host"]),)
-    return found
+    found: dict[int, list[File]] = defaultdict(list)
+    for some in at_once(messages):
+        for row in tx.all(
+            f"SELECT * FROM attachments WHERE message IN ({listed(len(some))}) ORDER BY message, number", *some
+        ):
+            found[row["message"]].append(File(row["path"], row["size"], row["sha256"], row["host"]))
+    return {message: tuple(files) for message, files in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -11,12 +12,13 @@ from ..model.identity import Address, Binding, Client, Overlap, Process, Roster,
 from ..names import looks_like
 from . import columns, events, listeners, mailboxes
 from .arguments import Channel, Local, SessionKey
-from .transaction import Row, Transaction
+from .transaction import Row, Transaction, at_once, keys, listed, spread
 from .verbs import verb
 
 _BINDING = """
 SELECT b.client, b.channel, b.agent, b.session_id, b.host, b.pid, b.started, b.heartbeat, b.bell, b.prompt_id,
-       b.hooked, b.woken_by_sessions, b.woken_by_programs, a.registered, a.status, a.role
+       b.hooked, b.woken_by_sessions, b.woken_by_programs, b.introduced, b.told, b.overlaps,
+       a.registered, a.status, a.role, a.client AS program
 FROM bindings b JOIN agents a ON a.channel = b.channel AND a.name = b.agent
 """
 
@@ -24,18 +26,44 @@ FROM bindings b JOIN agents a ON a.channel = b.channel AND a.name = b.agent
 @verb("binding", mode="read")
 def bound(tx: Transaction, client: SessionKey) -> Binding | None:
     """The binding of a client, whether or not its process still runs."""
-    row = tx.one(f"{_BINDING} WHERE b.client = ?", client)
-    return _binding(row) if row else None
+    row = row_of(tx, client)
+    return of_row(row) if row else None
+
+
+def row_of(tx: Transaction, client: str) -> Row | None:
+    """The row of a client's binding, with what its conversation was told; `of_row` makes the binding of it."""
+    return tx.one(f"{_BINDING} WHERE b.client = ?", client)
 
 
 def holder(tx: Transaction, who: Address) -> Binding | None:
     """The live session that is `who`. Sessions found dead are ended on the way."""
-    for row in tx.all(f"{_BINDING} WHERE b.channel = ? AND b.agent = ?", who.channel, who.name):
-        binding = _binding(row)
-        if tx.alive(binding.process, row["heartbeat"]):
-            return binding
-        end(tx, binding, row["heartbeat"])
-    return None
+    return holders(tx, [who]).get(who)
+
+
+def holders(tx: Transaction, whose: Sequence[Address]) -> dict[Address, Binding]:
+    """The live sessions that are these. Sessions found dead are ended on the way."""
+    return _with_dead(tx, whose)[0]
+
+
+def end_dead(tx: Transaction, whose: Sequence[Address]) -> set[Address]:
+    """End the sessions of these that have died; returns those that had only such sessions."""
+    found, dead = _with_dead(tx, whose)
+    return dead - set(found)
+
+
+def _with_dead(tx: Transaction, whose: Sequence[Address]) -> tuple[dict[Address, Binding], set[Address]]:
+    """The live sessions that are these, and those of them that had a dead one, which is ended."""
+    found: dict[Address, Binding] = {}
+    dead = []
+    for some in at_once(whose):
+        for row in tx.all(f"{_BINDING} WHERE (b.channel, b.agent) IN (VALUES {listed(len(some), 2)})", *keys(some)):
+            binding = of_row(row)
+            if tx.alive(binding.process, row["heartbeat"]):
+                found.setdefault(binding.address, binding)
+            else:
+                dead.append((binding, row["heartbeat"]))
+    end_all(tx, dead)
+    return found, {binding.address for binding, _ in dead}
 
 
 def live(tx: Transaction, channel: str) -> dict[str, Row]:
@@ -168,36 +196,45 @@ def refuse_if_held(tx: Transaction, who: Address, client: str) -> None:
 
 def end(tx: Transaction, binding: Binding, seen: float) -> None:
     """End a session: it is bound to no agent; see `go_offline`."""
-    tx.run("DELETE FROM listeners WHERE client = ?", binding.client)
-    tx.run("DELETE FROM bindings WHERE client = ?", binding.client)
-    go_offline(tx, binding.address, seen)
-    events.append(tx, binding.address, "end", binding.client)
-    if not binding.registered:
-        mailboxes.forget_if_unused(tx, binding.address)
+    end_all(tx, [(binding, seen)])
 
 
-def go_offline(tx: Transaction, who: Address, seen: float) -> None:
-    """Its claims end, and what it was handed without proof waits again."""
-    mailboxes.requeue(tx, who)
-    tx.run("DELETE FROM claims WHERE channel = ? AND owner = ?", who.channel, who.name)
-    tx.run(
-        "UPDATE agents SET status = 'offline', last_seen = CASE WHEN last_seen > ? THEN last_seen ELSE ? END "
-        "WHERE channel = ? AND name = ?",
-        seen,
-        seen,
-        who.channel,
-        who.name,
-    )
+def end_all(tx: Transaction, sessions: Sequence[tuple[Binding, float]]) -> None:
+    """`end` for several, each with the time at which it was seen last."""
+    for some in at_once(sessions):
+        clients = [binding.client for binding, _ in some]
+        tx.run(f"DELETE FROM listeners WHERE client IN ({listed(len(some))})", *clients)
+        tx.run(f"DELETE FROM bindings WHERE client IN ({listed(len(some))})", *clients)
+        go_offline(tx, [(binding.address, seen) for binding, seen in some])
+        events.append_all(tx, [(binding.address, "end", binding.client, "") for binding, _ in some])
+        mailboxes.forget_if_unused(tx, [binding.address for binding, _ in some if not binding.registered])
+
+
+def go_offline(tx: Transaction, gone: Sequence[tuple[Address, float]]) -> None:
+    """The claims of each end, and what it was handed without proof waits again."""
+    seen: dict[Address, float] = {}
+    for who, at in gone:
+        seen[who] = max(at, seen.get(who, 0.0))
+    mailboxes.requeue_all(tx, list(seen))
+    for some in at_once(list(seen.items())):
+        tx.run(
+            f"DELETE FROM claims WHERE (channel, owner) IN (VALUES {listed(len(some), 2)})",
+            *keys(who for who, _ in some),
+        )
+        tx.run(
+            f"WITH gone (channel, name, seen) AS (VALUES {listed(len(some), 3)}) UPDATE agents SET status = 'offline', "
+            "last_seen = CASE WHEN last_seen > gone.seen THEN last_seen ELSE gone.seen END FROM gone "
+            "WHERE agents.channel = gone.channel AND agents.name = gone.name",
+            *spread((who.channel, who.name, at) for who, at in some),
+        )
 
 
 def reap(tx: Transaction) -> int:
     """End the sessions whose process has died, and forget deaf listeners; returns how many sessions."""
     dead = [r for r in tx.all(f"{_BINDING} ORDER BY b.client") if not tx.alive(listeners.process_of(r), r["heartbeat"])]
-    for row in dead:
-        end(tx, _binding(row), row["heartbeat"])
-    for row in tx.all("SELECT address, host, pid, started, heartbeat FROM listeners"):
-        if not listeners.lives(tx, row):
-            listeners.unlisten(tx, row["address"])
+    end_all(tx, [(of_row(row), row["heartbeat"]) for row in dead])
+    rows = tx.all("SELECT address, host, pid, started, heartbeat FROM listeners")
+    listeners.unlisten_all(tx, [row["address"] for row in rows if not listeners.lives(tx, row)])
     return len(dead)
 
 
@@ -215,9 +252,8 @@ def detach(tx: Transaction, client: SessionKey) -> None:
     if listeners.server_of(tx, client):
         mailboxes.requeue(tx, binding.address, str(by))
     else:
-        for row in tx.all(f"{_BINDING} WHERE b.session = ?", client):
-            end(tx, _binding(row), tx.now)
-        end(tx, binding, tx.now)
+        subagents = tx.all(f"{_BINDING} WHERE b.session = ?", client)
+        end_all(tx, [*((of_row(row), tx.now) for row in subagents), (binding, tx.now)])
 
 
 @verb("leave")
@@ -258,8 +294,24 @@ def observe(
     Returns the binding as it was before, or None if there is none (any more).
     """
     before = bound(tx, client)
-    if not before:
-        return None
+    if before:
+        note(tx, before, status, session_id, prompt_id, bell, doing, program, hooked=hooked)
+    return before
+
+
+def note(
+    tx: Transaction,
+    before: Binding,
+    status: Status | None = None,
+    session_id: str = "",
+    prompt_id: str = "",
+    bell: bool | None = None,
+    doing: str | None = None,
+    program: str = "",
+    *,
+    hooked: bool = False,
+) -> None:
+    """`observe` for a session whose binding is known."""
     tx.run(
         "UPDATE bindings SET heartbeat = ?, session_id = COALESCE(?, session_id), "
         "prompt_id = COALESCE(?, prompt_id), bell = COALESCE(?, bell), "
@@ -269,7 +321,7 @@ def observe(
         prompt_id or None,
         None if bell is None else int(bell),
         int(hooked),
-        client,
+        before.client,
     )
     tx.run(
         "UPDATE agents SET last_seen = ?, status = COALESCE(?, status), session_id = COALESCE(?, session_id), "
@@ -282,18 +334,12 @@ def observe(
         before.address.channel,
         before.address.name,
     )
-    return before
 
 
 @verb("forget")
 def forget(tx: Transaction, client: SessionKey) -> None:
     """The conversation lost, or may have lost, what it was told of itself and others."""
     tx.run("UPDATE bindings SET introduced = 0, told = '[]', overlaps = '[]' WHERE client = ?", client)
-
-
-def introduced(tx: Transaction, client: str) -> bool:
-    """Whether the conversation was told who it is."""
-    return bool(tx.number("SELECT introduced FROM bindings WHERE client = ?", client))
 
 
 def introduce(tx: Transaction, client: str) -> bool:
@@ -306,12 +352,12 @@ def tell_roster(tx: Transaction, client: str, roster: Roster) -> None:
     tx.run("UPDATE bindings SET told = ? WHERE client = ?", columns.dump_list(roster.names), client)
 
 
-def tell_overlaps(tx: Transaction, client: str, found: tuple[Overlap, ...]) -> tuple[Overlap, ...]:
-    """Note what overlaps there are; returns those that the conversation was not told yet."""
-    row = tx.one("SELECT overlaps FROM bindings WHERE client = ?", client)
-    told = set(columns.load_list(row["overlaps"])) if row else set()
+def tell_overlaps(
+    tx: Transaction, client: str, told: Collection[str], found: tuple[Overlap, ...]
+) -> tuple[Overlap, ...]:
+    """Note what overlaps there are; returns those that the conversation was not `told` yet."""
     now = {f"{overlap.name} {path}" for overlap in found for path in overlap.paths}
-    if now != told:
+    if now != set(told):
         tx.run("UPDATE bindings SET overlaps = ? WHERE client = ?", columns.dump_list(sorted(now)), client)
     fresh = (
         Overlap(overlap.name, tuple(path for path in overlap.paths if f"{overlap.name} {path}" not in told))
@@ -326,7 +372,8 @@ def heartbeat(tx: Transaction, client: str, by: Process) -> None:
     listeners.heartbeat(tx, client, by)
 
 
-def _binding(row: Row) -> Binding:
+def of_row(row: Row) -> Binding:
+    """The binding in a row of `_BINDING`."""
     return Binding(
         client=row["client"],
         address=Address(row["agent"], row["channel"]),

@@ -17,7 +17,7 @@ def count(tx: Transaction, begins: str) -> int:
     return int(tx.number("SELECT COUNT(*) FROM calls WHERE client >= ? AND client < ?", begins, f"{begins}\U0010ffff"))
 
 
-@verb("announce_call", rows=Rows(100_000, count))
+@verb("announce_call", mode="relaxed", rows=Rows(100_000, count))
 def announce(tx: Transaction, client: SessionKey, call: str, agent_id: str) -> None:
     """The subagent `agent_id` of this client's session is about to make this call."""
     tx.run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .. import claim_paths, limits, patterns
 from ..errors import ClaimHeld, ClaimOfOther, InvalidInput, NotRegistered, TooLarge
@@ -12,7 +12,7 @@ from ..model.identity import Address
 from ..patterns import BudgetExceeded, Kind, Stems, StepBudget
 from . import bindings, events
 from .arguments import Channel, Me, Places, Tree
-from .transaction import Row, Transaction
+from .transaction import Row, Transaction, at_once, listed, spread
 from .verbs import verb
 
 ANYWHERE = "*"
@@ -56,9 +56,8 @@ def claim(
         if held:
             raise ClaimHeld(place.path, held.path, held.owner, held.expires - tx.now, held.reason)
     _end_expired(tx)
-    for place in wanted:
-        _put(tx, me, place, Claim(place.path, place.scope, me.name, shared, reason, tx.now + ttl))
-        events.append(tx, me, "claim", place.path, reason)
+    _put(tx, me, wanted, Claim("", "", me.name, shared, reason, tx.now + ttl))
+    events.append_all(tx, [(me, "claim", place.path, reason) for place in wanted])
     for of, owner, limit, globs in (
         (f"of '{me.name}'", me.name, claim_paths.MAX_CLAIMS, claim_paths.MAX_GLOB_CLAIMS),
         (f"on channel '{me.channel}'", None, claim_paths.MAX_CHANNEL_CLAIMS, claim_paths.MAX_CHANNEL_GLOB_CLAIMS),
@@ -99,37 +98,49 @@ def has_room(tx: Transaction, me: Address) -> bool:
 def put(tx: Transaction, me: Address, place: ClaimTarget, new: Claim, tree: str = "") -> None:
     """Store a claim of `me`, or renew it. Claims that have expired stay so if the clock goes back."""
     _end_expired(tx)
-    _put(tx, me, place, new, tree)
+    _put(tx, me, [place], new, tree)
 
 
-def _put(tx: Transaction, me: Address, place: ClaimTarget, new: Claim, tree: str = "") -> None:
-    tx.run(
-        "INSERT INTO claims (channel, scope, path, stem, owner, shared, reason, edit, tree, file, created, expires) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, scope, path, owner, tree) DO UPDATE SET "
-        "shared = excluded.shared, reason = excluded.reason, edit = excluded.edit, file = excluded.file, "
-        "expires = excluded.expires",
-        me.channel,
-        place.scope,
-        place.path,
-        _stem(place.path),
-        me.name,
-        int(new.shared),
-        new.reason,
-        int(new.edit),
-        tree,
-        place.file,
-        tx.now,
-        new.expires,
-    )
-    key = (me.channel, place.scope, place.path, me.name, tree)
-    for scope, path in place.above:
+def _put(tx: Transaction, me: Address, places: Sequence[ClaimTarget], new: Claim, tree: str = "") -> None:
+    """Store a claim like `new` of each place."""
+    once = {place[:2]: place for place in places}  # a statement stores a row once
+    for some in at_once([*once.values()]):
         tx.run(
-            "INSERT INTO claims_above (claim, scope, path, stem) SELECT id, ?, ?, ? FROM claims "
-            "WHERE channel = ? AND scope = ? AND path = ? AND owner = ? AND tree = ? ON CONFLICT DO NOTHING",
-            scope,
-            path,
-            _stem(path),
-            *key,
+            "INSERT INTO claims "
+            "(channel, scope, path, stem, owner, shared, reason, edit, tree, file, created, expires) "
+            f"VALUES {listed(len(some), 12)} ON CONFLICT (channel, scope, path, owner, tree) DO UPDATE SET "
+            "shared = excluded.shared, reason = excluded.reason, edit = excluded.edit, file = excluded.file, "
+            "expires = excluded.expires",
+            *spread(
+                (
+                    me.channel,
+                    place.scope,
+                    place.path,
+                    _stem(place.path),
+                    me.name,
+                    int(new.shared),
+                    new.reason,
+                    int(new.edit),
+                    tree,
+                    place.file,
+                    tx.now,
+                    new.expires,
+                )
+                for place in some
+            ),
+        )
+    for above in at_once(
+        [(place.scope, place.path, *over, _stem(over[1])) for place in places for over in place.above]
+    ):
+        tx.run(
+            f"WITH above (of_scope, of_path, scope, path, stem) AS (VALUES {listed(len(above), 5)}) "
+            "INSERT INTO claims_above (claim, scope, path, stem) SELECT c.id, above.scope, above.path, above.stem "
+            "FROM above JOIN claims c ON c.scope = above.of_scope AND c.path = above.of_path "
+            "WHERE c.channel = ? AND c.owner = ? AND c.tree = ? ON CONFLICT DO NOTHING",
+            *spread(above),
+            me.channel,
+            me.name,
+            tree,
         )
 
 
@@ -147,7 +158,7 @@ class Others:
         self._tx = tx
         self._channel = me.channel
         self._found = _Near(tx, "c.channel = ? AND c.owner != ? AND c.expires > ?", me, places, tree)
-        self._gone: set[str] = set()
+        self._present: set[str] | None = None
 
     def against(self, place: ClaimTarget, effort: StepBudget, *, shared: bool, is_file: bool = False) -> Claim | None:
         """The oldest claim that stands against having the place, which may be known to be a file.
@@ -156,11 +167,12 @@ class Others:
         if the effort is not enough to compare the place with all that there are.
         """
         for row in self._found.meeting(place, effort, is_file=is_file):
-            if (shared and row["shared"]) or row["owner"] in self._gone:
+            if shared and row["shared"]:
                 continue
-            if _owner_present(self._tx, Address(row["owner"], self._channel)):
+            if self._present is None:
+                self._present = _present(self._tx, self._channel, self._found.owners)
+            if row["owner"] in self._present:
                 return _claim(row)
-            self._gone.add(row["owner"])
         return None
 
 
@@ -199,6 +211,10 @@ class _Near:
             if here and row["file"] not in ("", FOLDER):
                 self._files[row["file"]].append(row["id"])
         self._paths = {scope: Stems(found) for scope, found in paths.items()}
+
+    @property
+    def owners(self) -> set[str]:
+        return {row["owner"] for row in self._rows.values()}
 
     def meeting(self, place: ClaimTarget, effort: StepBudget, *, is_file: bool) -> Iterator[Row]:
         """Claims that meet the place, the oldest first: by path or, for a file that moved, by its identity."""
@@ -305,13 +321,14 @@ def _meet(scope: str, one: str, other: str, kinds: tuple[Kind, Kind], effort: St
     )
 
 
-def _owner_present(tx: Transaction, owner: Address) -> bool:
-    """False if the owner's session has died; asking ends that session and its claims.
+def _present(tx: Transaction, channel: str, owners: Iterable[str]) -> set[str]:
+    """Those of the owners whose session has not died; asking ends the sessions that have, and their claims.
 
     An owner that never was a session (a person, a script) is present until its ttl.
     """
-    had_session = tx.one("SELECT 1 FROM bindings WHERE channel = ? AND agent = ?", owner.channel, owner.name)
-    return not had_session or bindings.holder(tx, owner) is not None
+    whose = [Address(owner, channel) for owner in sorted(owners)]
+    dead = bindings.end_dead(tx, whose)
+    return {who.name for who in whose if who not in dead}
 
 
 @verb("release", repeatable=False)
@@ -321,12 +338,13 @@ def release(tx: Transaction, me: Me, places: Places | None) -> list[ClaimTarget]
     Raises `ClaimOfOther` for a place only somebody else holds; nothing is released then.
     """
     claim_paths.check_place_count(len(places or ()))
-    held = (
-        [place for place in map(_as_place, places) if _holds(tx, me, place)] if places is not None else _all_of(tx, me)
-    )
-    for place in held:
-        _delete(tx, me, place)
-        events.append(tx, me, "release", place.path)
+    if places is None:
+        held = _all_of(tx, me)
+    else:
+        found = _Held(tx, me.channel, wanted := list(map(_as_place, places)))
+        held = [place for place in wanted if _holds(found, me, place)]
+    _delete(tx, me.channel, [(me.name, place) for place in held])
+    events.append_all(tx, [(me, "release", place.path, "") for place in held])
     return held
 
 
@@ -336,12 +354,10 @@ def force_release(tx: Transaction, me: Address, places: Places, reason: str) -> 
     Whoever calls this owes the owners an explanation.
     """
     claim_paths.check_place_count(len(places))
-    ended = []
-    for place in map(_as_place, places):
-        for owner in _owners(tx, me.channel, place):
-            _delete(tx, Address(owner, me.channel), place)
-            events.append(tx, me, "force_release", place.path, f"{owner}: {reason}")
-            ended.append((owner, place))
+    found = _Held(tx, me.channel, wanted := list(map(_as_place, places)))
+    ended = [(owner, place) for place in wanted for owner in found.take(place)]
+    _delete(tx, me.channel, ended)
+    events.append_all(tx, [(me, "force_release", place.path, f"{owner}: {reason}") for owner, place in ended])
     return ended
 
 
@@ -360,43 +376,63 @@ def _all_of(tx: Transaction, me: Address) -> list[ClaimTarget]:
     return [ClaimTarget(r["scope"], r["path"]) for r in rows]
 
 
-def _delete(tx: Transaction, owner: Address, place: ClaimTarget) -> None:
-    tx.run(
-        "DELETE FROM claims WHERE channel = ? AND scope IN (?, ?) AND path = ? AND owner = ?",
-        owner.channel,
-        place.scope,
-        ANYWHERE,
-        place.path,
-        owner.name,
-    )
+def _delete(tx: Transaction, channel: str, claims: Sequence[tuple[str, ClaimTarget]]) -> None:
+    """End these claims, each of an owner on a place."""
+    for some in at_once([(owner, scope, place.path) for owner, place in claims for scope in (place.scope, ANYWHERE)]):
+        tx.run(
+            f"DELETE FROM claims WHERE channel = ? AND (owner, scope, path) IN (VALUES {listed(len(some), 3)})",
+            channel,
+            *spread(some),
+        )
 
 
-def _holds(tx: Transaction, me: Address, place: ClaimTarget) -> bool:
-    owners = _owners(tx, me.channel, place)
+def _holds(held: _Held, me: Address, place: ClaimTarget) -> bool:
+    owners = held.owners(place)
     if owners and me.name not in owners:
         raise ClaimOfOther(place.path, owners[0], me.name)
     return bool(owners)
 
 
-def _owners(tx: Transaction, channel: str, place: ClaimTarget) -> list[str]:
-    """Who holds this very place. Sessions found dead on the way are ended, and their claims with them."""
-    rows = tx.all(
-        "SELECT DISTINCT owner FROM claims WHERE channel = ? AND scope IN (?, ?) AND path = ? AND expires > ? "
-        "ORDER BY owner",
-        channel,
-        place.scope,
-        ANYWHERE,
-        place.path,
-        tx.now,
-    )
-    return [r["owner"] for r in rows if _owner_present(tx, Address(r["owner"], channel))]
+class _Held:
+    """Who holds some places. Sessions found dead on the way are ended, and their claims with them."""
+
+    def __init__(self, tx: Transaction, channel: str, places: Sequence[ClaimTarget]) -> None:
+        wanted = list({(scope, place.path): None for place in places for scope in (place.scope, ANYWHERE)})
+        rows = [
+            row
+            for some in at_once(wanted)
+            for row in tx.all(
+                "SELECT DISTINCT owner, scope, path FROM claims WHERE channel = ? AND expires > ? "
+                f"AND (scope, path) IN (VALUES {listed(len(some), 2)})",
+                channel,
+                tx.now,
+                *spread(some),
+            )
+        ]
+        here = _present(tx, channel, {row["owner"] for row in rows})
+        self._owners: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for row in rows:
+            if row["owner"] in here:
+                self._owners[row["scope"], row["path"]].add(row["owner"])
+
+    def owners(self, place: ClaimTarget) -> list[str]:
+        """The names of those who hold this very place."""
+        return sorted(self._owners[place.scope, place.path] | self._owners[ANYWHERE, place.path])
+
+    def take(self, place: ClaimTarget) -> list[str]:
+        """The same; from now on they do not hold it."""
+        owners = self.owners(place)
+        self._owners[place.scope, place.path] = set()
+        self._owners[ANYWHERE, place.path] = set()
+        return owners
 
 
 @verb("list_claims", mode="read")
 def list_claims(tx: Transaction, channel: Channel) -> list[Claim]:
     """All live claims, by path; those of sessions that died are gone."""
-    for row in tx.all("SELECT DISTINCT owner FROM claims WHERE channel = ?", channel):
-        _owner_present(tx, Address(row["owner"], channel))
+    _present(
+        tx, channel, [row["owner"] for row in tx.all("SELECT DISTINCT owner FROM claims WHERE channel = ?", channel)]
+    )
     rows = tx.all("SELECT * FROM claims WHERE channel = ? AND expires > ? ORDER BY scope, path, owner", channel, tx.now)
     return [_claim(row) for row in rows]
 

@@ -20,17 +20,16 @@ from ..model.messages import File, HandOver, Message, Waiting
 from . import attachments, columns, listeners, mailboxes
 from .arguments import Local, Me, MessageIds, SessionKey
 from .mailboxes import UNREAD, applies, becomes
-from .transaction import Row, Transaction, Unconfirmed
+from .transaction import Row, Transaction, Unconfirmed, at_once, keys, listed, spread
 from .verbs import verb
 
 PRINTED = "command line"
 """The way of mail that a command prints, in the shell of a session or elsewhere."""
 
-_SETTLED_AT_ONCE = 500
-"""Messages in one statement: SQLite takes a few thousand values, on every system."""
-
 MESSAGE = "m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.content, m.kind, m.reply_to, m.tags, m.urgent, m.hops"
 """The columns that `messages_of` needs."""
+_WEIGHED = 1_000
+"""Unread messages that decide whether and for whom a ring is due: the newest, of however many."""
 EARLIER = 2
 """`retained` of a broadcast from long before its recipient joined: it is no news to it."""
 SIZE = (
@@ -80,20 +79,21 @@ def hand_over(
     unread = _first(tx, rows[:limit], me, max_chars)
     count = _answered(unread, max_chars) if at_least_one else len(fence.fitting(unread, fence.SAMPLE_LABEL, max_chars))
     handed = tuple(unread[:count])
-    total = _count_queued(tx, me, "retained < ?", below)
+    total = len(rows) if len(rows) <= limit else _count_queued(tx, me, "retained < ?", below)
     next_id = rows[count]["id"] if count < len(rows) else 0
     if peek:
         return HandOver(handed, total, next_id)
     unproven = tuple(_unproven(tx, me, by))
-    for message in handed:
+    if handed:
+        tx.durable()  # after a power cut it waits again, and says that it may have been seen
+    for some in at_once([message.id for message in handed]):
         tx.run(
             f"UPDATE deliveries SET {becomes('hand_over')}, attempts = attempts + 1, via = ?, handed_by = ?, "
-            "handed_at = ? "
-            "WHERE message = ? AND channel = ? AND recipient = ?",
+            f"handed_at = ? WHERE message IN ({listed(len(some))}) AND channel = ? AND recipient = ?",
             via,
             str(by),
             tx.now,
-            message.id,
+            *some,
             me.channel,
             me.name,
         )
@@ -130,8 +130,11 @@ def _answered(unread: Sequence[Message], max_chars: int) -> int:
 
 def by_id(tx: Transaction, ids: Sequence[int]) -> dict[int, Row]:
     """The messages with these ids, as `messages_of` needs them."""
-    rows = tx.all(f"SELECT {MESSAGE} FROM messages m WHERE m.id IN ({', '.join('?' * len(ids))})", *ids) if ids else []
-    return {row["id"]: row for row in rows}
+    return {
+        row["id"]: row
+        for some in at_once(ids)
+        for row in tx.all(f"SELECT {MESSAGE} FROM messages m WHERE m.id IN ({listed(len(some))})", *some)
+    }
 
 
 def _unproven(tx: Transaction, me: Address, by: Process) -> dict[int, str]:
@@ -148,16 +151,35 @@ def _unproven(tx: Transaction, me: Address, by: Process) -> dict[int, str]:
 
 def recover(tx: Transaction, me: Address) -> None:
     """Requeue what a process handed over that has died since, without proof."""
-    rows = tx.all(
-        "SELECT handed_by, MAX(handed_at) AS at FROM deliveries "
-        f"WHERE channel = ? AND recipient = ? AND {UNREAD} AND state = 'handed' GROUP BY handed_by",
-        me.channel,
-        me.name,
+    recover_all(tx, [me])
+
+
+def recover_all(tx: Transaction, whose: Sequence[Address]) -> None:
+    """`recover` for several."""
+    lost = [_Lost(row) for some in at_once(whose) for row in _handed(tx, some)]
+    lost = [one for one in lost if not one.process or not tx.alive(one.process, one.at)]
+    heard = listeners.heard_of(tx, {one.process for one in lost if one.process})
+    lost = [one for one in lost if not one.process or not tx.alive(one.process, max(one.at, heard.get(one.process, 0)))]
+    mailboxes.requeue_of(tx, [(one.who, one.by) for one in lost])
+
+
+class _Lost:
+    """Hand-overs to one agent that a process made which may be gone, and the time of the last."""
+
+    def __init__(self, row: Row) -> None:
+        self.who = Address(row["recipient"], row["channel"])
+        self.by: str = row["handed_by"]
+        self.process = _process(self.by)
+        self.at: float = row["at"] or 0.0
+
+
+def _handed(tx: Transaction, whose: Sequence[Address]) -> list[Row]:
+    return tx.all(
+        "SELECT channel, recipient, handed_by, MAX(handed_at) AS at FROM deliveries "
+        f"WHERE (channel, recipient) IN (VALUES {listed(len(whose), 2)}) AND {UNREAD} AND state = 'handed' "
+        "GROUP BY channel, recipient, handed_by",
+        *keys(whose),
     )
-    for row in rows:
-        process = _process(row["handed_by"])
-        if not process or not tx.alive(process, max(row["at"] or 0.0, listeners.heard_of(tx, process))):
-            mailboxes.requeue(tx, me, row["handed_by"])
 
 
 def requeue_unconfirmed(tx: Transaction, me: Address, held: Unconfirmed, *, prints: bool = False) -> int:
@@ -234,7 +256,7 @@ def _settle(
     ids = list(dict.fromkeys(message_ids))
     return sum(
         tx.run(
-            f"UPDATE deliveries SET {change} WHERE message IN ({', '.join('?' * len(some))}) "
+            f"UPDATE deliveries SET {change} WHERE message IN ({listed(len(some))}) "
             f"AND channel = ? AND recipient = ? AND {applies(cause)} AND handed_by = ?",
             *values,
             *some,
@@ -242,7 +264,7 @@ def _settle(
             me.name,
             str(tx.caller.process),
         ).rowcount
-        for some in (ids[at : at + _SETTLED_AT_ONCE] for at in range(0, len(ids), _SETTLED_AT_ONCE))
+        for some in at_once(ids)
     )
 
 
@@ -250,26 +272,48 @@ Word = Literal["reply", "acknowledge", "import"]
 """The causes that are the recipient's own word."""
 
 
-def acknowledge(tx: Transaction, me: Address, message: int, word: Word, via: str = "") -> bool:
-    """Note that `me` says to have had the message; returns whether its state permitted that.
+def acknowledge(tx: Transaction, me: Address, messages: Sequence[int], word: Word, via: str = "") -> set[int]:
+    """Note that `me` says to have had the messages; returns those whose state permitted that.
 
     A message that nothing handed over before counts as handed over now, through `via`.
     """
-    return (
-        tx.run(
-            f"UPDATE deliveries SET {becomes(word)}, acked_at = ?, read_at = COALESCE(read_at, ?), "
-            "handed_at = COALESCE(handed_at, ?), via = CASE WHEN state IN ('queued', 'expired') THEN ? ELSE via END, "
-            "attempts = attempts + CASE WHEN state IN ('queued', 'expired') THEN 1 ELSE 0 END "
-            f"WHERE message = ? AND channel = ? AND recipient = ? AND {applies(word)}",
+    return {
+        row["message"]
+        for some in at_once(messages)
+        for row in tx.run(
+            f"UPDATE deliveries SET {_acknowledged(word)} WHERE message IN ({listed(len(some))}) "
+            f"AND channel = ? AND recipient = ? AND {applies(word)} RETURNING message",
             tx.now,
             tx.now,
             tx.now,
             via,
-            message,
+            *some,
             me.channel,
             me.name,
-        ).rowcount
-        > 0
+        ).fetchall()
+    }
+
+
+def acknowledge_imported(tx: Transaction, said: Sequence[tuple[int, Address]]) -> None:
+    """`acknowledge` what recipients of imported messages had said, each of one message."""
+    for some in at_once(said):
+        tx.run(
+            f"UPDATE deliveries SET {_acknowledged('import')} "
+            f"WHERE (message, channel, recipient) IN (VALUES {listed(len(some), 3)}) AND {applies('import')}",
+            tx.now,
+            tx.now,
+            tx.now,
+            "import",
+            *spread((message, who.channel, who.name) for message, who in some),
+        )
+
+
+def _acknowledged(word: Word) -> str:
+    """The assignments with which a recipient's word moves a delivery; the values are the time, thrice, and the way."""
+    return (
+        f"{becomes(word)}, acked_at = ?, read_at = COALESCE(read_at, ?), handed_at = COALESCE(handed_at, ?), "
+        "via = CASE WHEN state IN ('queued', 'expired') THEN ? ELSE via END, "
+        "attempts = attempts + CASE WHEN state IN ('queued', 'expired') THEN 1 ELSE 0 END"
     )
 
 
@@ -286,33 +330,57 @@ def waiting(tx: Transaction, me: Me) -> Waiting:
 
 def unread(tx: Transaction, me: Address) -> Waiting:
     """The unread mail of `me`, and whether it is a reason to ring."""
-    return _waiting(_unread(tx, me), me)
+    return _waiting(tx, _unread(tx, me), me)
 
 
-def _waiting(rows: Sequence[Row], me: Address) -> Waiting:
+def _waiting(tx: Transaction, rows: Sequence[Row], me: Address) -> Waiting:
     news = _news(rows)
+    count, earlier = len(news), len(rows) - len(news)
+    if len(rows) == _WEIGHED:
+        count, earlier = _count_lasting(tx, me)
     senders = dict.fromkeys(Address(r["sender"], r["sender_channel"]).seen_from(me.channel) for r in news)
     ringing = _ringing(news)
     return Waiting(
-        count=len(news),
+        count=count,
         newest=news[-1]["id"] if news else 0,
         senders=tuple(senders),
         rings=bool(ringing),
         by_program=all(row["by_program"] for row in ringing or news),
-        earlier=len(rows) - len(news),
+        earlier=earlier,
     )
 
 
+_LASTING = (
+    f"FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} "
+    "AND d.state = 'queued' AND (m.expires IS NULL OR m.expires > ?)"
+)
+"""Unread mail that has not run out."""
+
+
 def _unread(tx: Transaction, me: Address) -> list[Row]:
-    return tx.all(
+    """The newest unread messages, as many as are weighed, oldest first."""
+    rows = tx.all(
         "SELECT m.id, m.sender, m.sender_channel, m.kind, m.broadcast, m.urgent, m.by_program, m.hops, d.retained "
-        "FROM deliveries d "
-        f"JOIN messages m ON m.id = d.message WHERE d.channel = ? AND d.recipient = ? AND d.{UNREAD} "
-        "AND d.state = 'queued' AND (m.expires IS NULL OR m.expires > ?) ORDER BY d.message",
+        f"{_LASTING} ORDER BY d.message DESC LIMIT ?",
+        me.channel,
+        me.name,
+        tx.now,
+        _WEIGHED,
+    )
+    return rows[::-1]
+
+
+def _count_lasting(tx: Transaction, me: Address) -> tuple[int, int]:
+    """How many messages are unread: those that are news, and the others."""
+    row = tx.one(
+        f"SELECT COUNT(*) AS n, SUM(CASE WHEN d.retained < ? THEN 1 ELSE 0 END) AS news {_LASTING}",
+        EARLIER,
         me.channel,
         me.name,
         tx.now,
     )
+    assert row
+    return row["news"] or 0, row["n"] - (row["news"] or 0)
 
 
 def _news(rows: Sequence[Row]) -> list[Row]:
@@ -355,7 +423,7 @@ def ring(tx: Transaction, client: SessionKey, *, idle: bool, owed: bool = False)
     if not idle and status and status["status"] != "idle":
         return None
     rows = _unread(tx, me)
-    mail, news = _waiting(rows, me), _news(rows)
+    mail, news = _waiting(tx, rows, me), _news(rows)
     if not (mail.rings or (owed and mail.count)):
         return None
     same_batch = any(each["id"] <= row["rung_upto"] for each in news)
@@ -391,10 +459,11 @@ def open_requests(tx: Transaction, me: Address) -> list[Message]:
 
 def note_recalled(tx: Transaction, me: Address, message_ids: Sequence[int]) -> None:
     """Note that `me` was reminded of these, which happens once."""
-    for message_id in message_ids:
+    for some in at_once(message_ids):
         tx.run(
-            "UPDATE deliveries SET recalled = 1 WHERE message = ? AND channel = ? AND recipient = ?",
-            message_id,
+            f"UPDATE deliveries SET recalled = 1 WHERE message IN ({listed(len(some))}) "
+            "AND channel = ? AND recipient = ?",
+            *some,
             me.channel,
             me.name,
         )
@@ -402,8 +471,13 @@ def note_recalled(tx: Transaction, me: Address, message_ids: Sequence[int]) -> N
 
 def messages_of(tx: Transaction, rows: Sequence[Row], me: Address) -> list[Message]:
     """The messages in these rows, as `me` sees them."""
-    files = attachments.of(tx, [row["id"] for row in rows])
-    return [_message(row, me, files.get(row["id"], ())) for row in rows]
+    return messages_seen(tx, [(row, me) for row in rows])
+
+
+def messages_seen(tx: Transaction, rows: Sequence[tuple[Row, Address]]) -> list[Message]:
+    """The messages in these rows, each as its reader sees it."""
+    files = attachments.of(tx, list({row["id"] for row, _ in rows}))
+    return [_message(row, reader, files.get(row["id"], ())) for row, reader in rows]
 
 
 def _message(row: Row, me: Address, files: tuple[File, ...]) -> Message:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..model.identity import Address
 from ..model.journal import Changes, JournalEntry
 from . import listeners
-from .transaction import Row, Transaction
+from .transaction import Row, Transaction, at_once, listed, spread
 from .verbs import verb
 
 _AT_ONCE = 1000
@@ -16,15 +18,16 @@ _MAY_BRING_MAIL = ("join", "rename", "attach", "end", "leave")
 
 def append(tx: Transaction, who: Address, verb: str, subject: str = "", detail: str = "") -> None:
     """Record that `who` did `verb` to `subject`, within the verb's own transaction."""
-    tx.run(
-        "INSERT INTO events (ts, channel, actor, verb, subject, detail) VALUES (?, ?, ?, ?, ?, ?)",
-        tx.now,
-        who.channel,
-        who.name,
-        verb,
-        subject,
-        detail,
-    )
+    append_all(tx, [(who, verb, subject, detail)])
+
+
+def append_all(tx: Transaction, done: Sequence[tuple[Address, str, str, str]]) -> None:
+    """Record several at once, in this order: who, verb, subject, detail."""
+    for some in at_once(done):
+        tx.run(
+            f"INSERT INTO events (ts, channel, actor, verb, subject, detail) VALUES {listed(len(some), 6)}",
+            *spread((tx.now, who.channel, who.name, *what) for who, *what in some),
+        )
 
 
 @verb(mode="read")
@@ -59,22 +62,32 @@ def changes(tx: Transaction, after: int) -> Changes:
     found = since(tx, None, after)
     mail = _recipients(tx, [int(event.subject) for event in found if event.verb == "send"])
     mail.update(Address(event.actor, event.channel) for event in found if event.verb in _MAY_BRING_MAIL)
-    watching = {
-        row["address"]
-        for event in found
-        if event.verb.startswith("state_")
-        for row in tx.all("SELECT address FROM watches WHERE channel = ? AND key = ?", event.channel, event.subject)
-    }
+    watching = _watching(tx, {(event.channel, event.subject) for event in found if event.verb.startswith("state_")})
     told = watching.union(listeners.of(tx, list(mail))) if mail else watching
     return Changes(
         found[-1].id if found else after, tuple(found), tuple(mail), tuple(sorted(told)), len(found) == _AT_ONCE
     )
 
 
+def _watching(tx: Transaction, changed: set[tuple[str, str]]) -> set[str]:
+    """The listeners that wait for one of these entries, each a channel and a key."""
+    return {
+        row["address"]
+        for some in at_once(sorted(changed))
+        for row in tx.all(
+            f"SELECT address FROM watches WHERE (channel, key) IN (VALUES {listed(len(some), 2)})", *spread(some)
+        )
+    }
+
+
 def _recipients(tx: Transaction, messages: list[int]) -> set[Address]:
-    marks = ", ".join("?" * len(messages))
-    rows = tx.all(f"SELECT DISTINCT channel, recipient FROM deliveries WHERE message IN ({marks})", *messages)
-    return {Address(row["recipient"], row["channel"]) for row in rows}
+    return {
+        Address(row["recipient"], row["channel"])
+        for some in at_once(messages)
+        for row in tx.all(
+            f"SELECT DISTINCT channel, recipient FROM deliveries WHERE message IN ({listed(len(some))})", *some
+        )
+    }
 
 
 def prune(tx: Transaction, before: float) -> int:

@@ -12,7 +12,7 @@ from .. import limits
 from ..model.identity import Address
 from . import deliveries, events
 from .mailboxes import UNREAD, applies, becomes
-from .transaction import Transaction
+from .transaction import Transaction, at_once, keys, listed
 
 WIRES = ("recv/send", "messages/ack")
 """Clients listed for programs that use the wire protocols of the two earlier systems."""
@@ -31,10 +31,8 @@ def settle(tx: Transaction) -> None:
     readers, all_ = tx.now - limits.READER_SILENCE, tx.now - limits.SILENCE
     _leave(tx, _names(tx, f"registered = 1 AND {_ON_A_WIRE} AND {_SILENT}", *WIRES, readers))
     _leave(tx, _names(tx, f"registered = 1 AND {_NO_SESSION} AND {_SILENT}", all_))
-    for who in _names(tx, f"{_ON_A_WIRE} AND {_SILENT}", *WIRES, readers):
-        _expire(tx, who, readers, broadcasts_only=True)
-    for who in _names(tx, _SILENT, all_):
-        _expire(tx, who, all_)
+    _expire(tx, _names(tx, f"{_ON_A_WIRE} AND {_SILENT}", *WIRES, readers), readers, broadcasts_only=True)
+    _expire(tx, _names(tx, _SILENT, all_), all_)
 
 
 def in_use(tx: Transaction) -> bool:
@@ -69,21 +67,23 @@ def _names(tx: Transaction, where: str, *values: str | float) -> list[Address]:
 
 def _leave(tx: Transaction, gone: list[Address]) -> None:
     """Mark these names as left: broadcasts are no longer kept for them."""
-    for who in gone:
-        tx.run("UPDATE agents SET registered = 0 WHERE channel = ? AND name = ?", who.channel, who.name)
-        events.append(tx, who, "leave", detail="not heard of for long")
+    for some in at_once(gone):
+        tx.run(
+            f"UPDATE agents SET registered = 0 WHERE (channel, name) IN (VALUES {listed(len(some), 2)})", *keys(some)
+        )
+    events.append_all(tx, [(who, "leave", "", "not heard of for long") for who in gone])
 
 
-def _expire(tx: Transaction, who: Address, before: float, *, broadcasts_only: bool = False) -> None:
-    """Expire unread mail sent to `who` before the given time, except mail in the hands of a live process."""
-    deliveries.recover(tx, who)
-    tx.run(
-        f"UPDATE deliveries SET {becomes('expire')}, expired_at = ? WHERE {UNREAD} AND {applies('expire')} "
-        "AND channel = ? AND recipient = ? AND EXISTS "
-        "(SELECT 1 FROM messages m WHERE m.id = deliveries.message AND m.ts < ? AND m.broadcast >= ?)",
-        tx.now,
-        who.channel,
-        who.name,
-        before,
-        int(broadcasts_only),
-    )
+def _expire(tx: Transaction, silent: list[Address], before: float, *, broadcasts_only: bool = False) -> None:
+    """Expire unread mail sent to these before the given time, except mail in the hands of a live process."""
+    deliveries.recover_all(tx, silent)
+    for some in at_once(silent):
+        tx.run(
+            f"UPDATE deliveries SET {becomes('expire')}, expired_at = ? WHERE {UNREAD} AND {applies('expire')} "
+            f"AND (channel, recipient) IN (VALUES {listed(len(some), 2)}) AND EXISTS "
+            "(SELECT 1 FROM messages m WHERE m.id = deliveries.message AND m.ts < ? AND m.broadcast >= ?)",
+            tx.now,
+            *keys(some),
+            before,
+            int(broadcasts_only),
+        )

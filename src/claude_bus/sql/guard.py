@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .. import claim_paths, claim_text, limits
 from ..model.claims import Claim, ClaimTarget, Guard, Verdict
 from ..model.identity import Address, Client
@@ -13,7 +15,7 @@ from .transaction import Transaction
 from .verbs import verb
 
 
-@verb("edit", repeatable=False)
+@verb("edit", mode="relaxed", repeatable=False)
 def edit(tx: Transaction, client: Client, place: ClaimTarget, tree: Tree, policy: Guard) -> Verdict:
     """Judge an edit of a file in working tree `tree`, and claim the file if nothing stands against it.
 
@@ -100,13 +102,21 @@ def _confirm(tx: Transaction, me: Address, client: str, place: ClaimTarget, held
     return Verdict("override", held)
 
 
+@verb(repeatable=False)
+def release_meant(
+    tx: Transaction, me: Address, meant: Callable[[list[Claim]], list[ClaimTarget]], force: str
+) -> list[ClaimTarget]:
+    """Release the places that are meant, given all live claims; with `force`, a reason, anybody's claims on them."""
+    places = meant(claims.list_claims(tx, me.channel))
+    return force_release(tx, me, places, force) if force else claims.release(tx, me, places)
+
+
 @verb("take_away", repeatable=False)
 def force_release(tx: Transaction, me: Me, places: Places, reason: str) -> list[ClaimTarget]:
     """End anybody's claims on these places, telling the owners why. Returns those ended."""
     limits.check_line(reason, "the reason of a forced release")
     ended = claims.force_release(tx, me, places, reason)
-    for owner, place in ended:
-        if owner != me.name:
-            note = Draft((owner,), claim_text.taken_notice(place.path, reason), kind="fyi")
-            messages.store(tx, me, note)
+    others = [(owner, claim_text.taken_notice(place.path, reason)) for owner, place in ended if owner != me.name]
+    if others:
+        messages.tell(tx, me, others)
     return [place for _, place in ended]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..model.identity import Address
 from ..model.messages import DeliveryState, HandOver
 from . import bindings, deliveries, events
-from .transaction import Transaction
+from .transaction import Transaction, at_once, listed
 from .verbs import verb
 
 
@@ -34,17 +34,22 @@ def acknowledge(tx: Transaction, me: Address, messages: Sequence[int], via: str)
     """
     bindings.refuse_if_held(tx, me, "")
     deliveries.expire(tx, "channel = ? AND recipient = ?", me.channel, me.name)
-    states = {message: _acknowledge(tx, me, message, via) for message in messages}
-    return {message: state for message, state in states.items() if state}
+    ids = list(dict.fromkeys(messages))
+    acked = deliveries.acknowledge(tx, me, ids, "acknowledge", via)
+    events.append_all(tx, [(me, "ack", str(message), "") for message in ids if message in acked])
+    states = _states(tx, me, ids)
+    return {message: states[message] for message in ids if message in states}
 
 
-def _acknowledge(tx: Transaction, me: Address, message: int, via: str) -> DeliveryState | None:
-    if deliveries.acknowledge(tx, me, message, "acknowledge", via):
-        events.append(tx, me, "ack", str(message))
-    row = tx.one(
-        "SELECT state FROM deliveries WHERE message = ? AND channel = ? AND recipient = ?",
-        message,
-        me.channel,
-        me.name,
-    )
-    return row["state"] if row else None
+def _states(tx: Transaction, me: Address, messages: Sequence[int]) -> dict[int, DeliveryState]:
+    return {
+        row["message"]: row["state"]
+        for some in at_once(messages)
+        for row in tx.all(
+            "SELECT message, state FROM deliveries "
+            f"WHERE message IN ({listed(len(some))}) AND channel = ? AND recipient = ?",
+            *some,
+            me.channel,
+            me.name,
+        )
+    }

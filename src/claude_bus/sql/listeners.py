@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from ..model.identity import Address, Process
 from .arguments import Listener, Me, SessionKey
-from .transaction import Row, Transaction
+from .transaction import Row, Transaction, at_once, listed, spread
 from .verbs import Rows, verb
 
 MOST = 2_000
@@ -46,7 +48,13 @@ def listen_for(tx: Transaction, address: Listener, me: Me) -> None:
 @verb("unlisten")
 def unlisten(tx: Transaction, address: Listener) -> None:
     """Ask for no more notices at `address`."""
-    tx.run("DELETE FROM listeners WHERE address = ?", address)
+    unlisten_all(tx, [address])
+
+
+def unlisten_all(tx: Transaction, addresses: Sequence[str]) -> None:
+    """`unlisten` for several."""
+    for some in at_once(addresses):
+        tx.run(f"DELETE FROM listeners WHERE address IN ({listed(len(some))})", *some)
 
 
 @verb("server_of", mode="read")
@@ -73,27 +81,29 @@ def heartbeat(tx: Transaction, client: str, process: Process) -> None:
     )
 
 
-def heard_of(tx: Transaction, process: Process) -> float:
-    """When a process that listens last said that it lives; 0 for one that does not listen."""
-    return tx.number(
-        "SELECT MAX(heartbeat) FROM listeners WHERE host = ? AND pid = ? AND started = ?",
-        process.host,
-        process.pid,
-        process.started,
-    )
+def heard_of(tx: Transaction, processes: Collection[Process]) -> dict[Process, float]:
+    """When each of these processes that listens last said that it lives."""
+    return {
+        process_of(row): row["heartbeat"]
+        for some in at_once([*processes])
+        for row in tx.all(
+            "SELECT host, pid, started, MAX(heartbeat) AS heartbeat FROM listeners "
+            f"WHERE (host, pid, started) IN (VALUES {listed(len(some), 3)}) GROUP BY host, pid, started",
+            *spread((process.host, process.pid, process.started) for process in some),
+        )
+    }
 
 
-def of(tx: Transaction, recipients: list[Address]) -> tuple[str, ...]:
+def of(tx: Transaction, recipients: Sequence[Address]) -> tuple[str, ...]:
     """Where to announce that these agents got mail."""
     found = {r["address"] for r in tx.all("SELECT address FROM listeners WHERE client = ''")}
-    for who in recipients:
+    for some in at_once(recipients):
         rows = tx.all(
-            "SELECT l.address FROM listeners l JOIN bindings b ON l.client IN (b.client, b.session) "
-            "WHERE l.client != '' AND b.channel = ? AND b.agent = ? "
-            "UNION ALL SELECT address FROM listeners WHERE client = ?",
-            who.channel,
-            who.name,
-            mailbox(who),
+            f"WITH got (channel, name, mailbox) AS (VALUES {listed(len(some), 3)}) "
+            "SELECT l.address FROM got JOIN bindings b ON b.channel = got.channel AND b.agent = got.name "
+            "JOIN listeners l ON l.client IN (b.client, b.session) WHERE l.client != '' "
+            "UNION ALL SELECT l.address FROM got JOIN listeners l ON l.client = got.mailbox",
+            *spread((who.channel, who.name, mailbox(who)) for who in some),
         )
         found.update(r["address"] for r in rows)
     return tuple(sorted(found))

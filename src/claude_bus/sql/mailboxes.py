@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from .. import delivery_states, limits, names
 from ..delivery_states import Cause
 from ..model.identity import Address
-from .transaction import Transaction
+from .transaction import Transaction, Value, at_once, keys, listed, spread
 
 UNREAD = "state IN ('queued', 'handed')"
 """Condition for deliveries that wait, or were handed over and are not proven read.
@@ -32,16 +34,29 @@ _NO_REQUEST = "CASE m.kind WHEN 'request' THEN 0 ELSE 1 END"
 
 def ensure(tx: Transaction, who: Address) -> None:
     """Create a row for `who`, so that mail can wait for a name that no agent has yet."""
-    tx.run(
-        "INSERT INTO agents (channel, name, registered) VALUES (?, ?, 0) ON CONFLICT DO NOTHING",
-        who.channel,
-        who.name,
-    )
+    ensure_all(tx, [who])
 
 
-def expected(tx: Transaction, channel: str) -> int:
-    """Return the number of names on the channel that have mail but were never used by an agent."""
-    return int(tx.number("SELECT COUNT(*) FROM agents WHERE channel = ? AND registered = 0 AND last_seen = 0", channel))
+def ensure_all(tx: Transaction, whose: Sequence[Address]) -> None:
+    """`ensure` for several."""
+    for some in at_once(whose):
+        tx.run(
+            f"INSERT INTO agents (channel, name, registered) VALUES {listed(len(some), 3)} ON CONFLICT DO NOTHING",
+            *spread((who.channel, who.name, 0) for who in some),
+        )
+
+
+def expected(tx: Transaction, channels: Sequence[str]) -> dict[str, int]:
+    """Return the number of names on each of the channels that have mail but were never used by an agent."""
+    return {
+        row["channel"]: row["n"]
+        for some in at_once(channels)
+        for row in tx.all(
+            f"SELECT channel, COUNT(*) AS n FROM agents WHERE channel IN ({listed(len(some))}) "
+            "AND registered = 0 AND last_seen = 0 GROUP BY channel",
+            *some,
+        )
+    }
 
 
 def check_new(tx: Transaction, who: Address) -> None:
@@ -62,10 +77,15 @@ def _key(who: Address) -> tuple[str, str]:
     return who.channel, who.name
 
 
-def forget_if_unused(tx: Transaction, who: Address) -> None:
-    """Drop the row of a session that never registered, unless mail refers to it."""
-    if not tx.one("SELECT 1 FROM deliveries WHERE channel = ? AND recipient = ?", who.channel, who.name):
-        tx.run("DELETE FROM agents WHERE channel = ? AND name = ? AND registered = 0", who.channel, who.name)
+def forget_if_unused(tx: Transaction, whose: Sequence[Address]) -> None:
+    """Drop the rows of sessions that never registered, unless mail refers to them."""
+    for some in at_once(whose):
+        tx.run(
+            f"DELETE FROM agents WHERE (channel, name) IN (VALUES {listed(len(some), 2)}) AND registered = 0 "
+            "AND NOT EXISTS "
+            "(SELECT 1 FROM deliveries d WHERE d.channel = agents.channel AND d.recipient = agents.name)",
+            *keys(some),
+        )
 
 
 def requeue(tx: Transaction, who: Address, by: str = "") -> int:
@@ -74,31 +94,48 @@ def requeue(tx: Transaction, who: Address, by: str = "") -> int:
     `by` limits this to hand-overs made by that process. The next hand-over carries a
     "possibly seen" mark.
     """
-    if by:
-        return tx.run(
-            f"UPDATE deliveries SET {becomes('requeue')} "
-            f"WHERE channel = ? AND recipient = ? AND {UNREAD} AND {applies('requeue')} AND handed_by = ?",
-            who.channel,
-            who.name,
-            by,
+    return requeue_of(tx, [(who, by)]) if by else requeue_all(tx, [who])
+
+
+def requeue_all(tx: Transaction, whose: Sequence[Address]) -> int:
+    """`requeue` for several."""
+    return sum(
+        tx.run(
+            f"UPDATE deliveries SET {becomes('requeue')} WHERE (channel, recipient) IN (VALUES {listed(len(some), 2)}) "
+            f"AND {UNREAD} AND {applies('requeue')}",
+            *keys(some),
         ).rowcount
-    return tx.run(
-        f"UPDATE deliveries SET {becomes('requeue')} "
-        f"WHERE channel = ? AND recipient = ? AND {UNREAD} AND {applies('requeue')}",
-        who.channel,
-        who.name,
-    ).rowcount
-
-
-def deliver(tx: Transaction, message: int, who: Address) -> None:
-    """Make the message wait for `who`, unless it was delivered before."""
-    tx.run(
-        f"INSERT INTO deliveries (message, channel, recipient, recalled) SELECT m.id, ?, ?, {_NO_REQUEST} "
-        "FROM messages m WHERE m.id = ? ON CONFLICT DO NOTHING",
-        who.channel,
-        who.name,
-        message,
+        for some in at_once(whose)
     )
+
+
+def requeue_of(tx: Transaction, handed: Sequence[tuple[Address, str]]) -> int:
+    """`requeue` for several, each with the process that handed over to it."""
+    return sum(
+        tx.run(
+            f"UPDATE deliveries SET {becomes('requeue')} WHERE (channel, recipient) IN (VALUES {listed(len(some), 2)}) "
+            f"AND {UNREAD} AND {applies('requeue')} "
+            f"AND (channel, recipient, handed_by) IN (VALUES {listed(len(some), 3)})",
+            *keys(who for who, _ in some),
+            *spread((who.channel, who.name, by) for who, by in some),
+        ).rowcount
+        for some in at_once(handed)
+    )
+
+
+def deliver(tx: Transaction, messages: Mapping[int, Sequence[Address]]) -> None:
+    """Make the messages wait for their recipients, unless they were delivered before."""
+    rows: list[tuple[Value, ...]] = [
+        (message, who.channel, who.name) for message, whose in messages.items() for who in whose
+    ]
+    for some in at_once(rows):
+        tx.run(
+            f"WITH new (message, channel, recipient) AS (VALUES {listed(len(some), 3)}) "
+            "INSERT INTO deliveries (message, channel, recipient, recalled) "
+            f"SELECT m.id, new.channel, new.recipient, {_NO_REQUEST} FROM new JOIN messages m ON m.id = new.message "
+            "WHERE true ON CONFLICT DO NOTHING",  # without a condition SQLite takes ON for the join's
+            *spread(some),
+        )
 
 
 def deliver_retained(tx: Transaction, who: Address) -> None:

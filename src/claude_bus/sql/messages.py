@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from .. import addresses, drafts, grants, limits, waking
 from ..errors import InvalidInput, NotFound
-from ..model.identity import Address
+from ..model.identity import Address, Binding
 from ..model.messages import DeliveryState, Draft, Expectation, Message, MessageStatus, Receipt, Sent
-from ..model.tokens import Grant
 from ..names import BROADCASTS
 from . import attachments, bindings, columns, deliveries, events, listeners, mailboxes
 from .arguments import Content, Me
-from .transaction import Row, Transaction
+from .transaction import Row, Transaction, Value, at_once, keys, listed, spread
 from .verbs import verb
 
 # Who sees a message: its sender, its recipients, and for a broadcast the whole channel.
@@ -60,41 +60,69 @@ def store(tx: Transaction, me: Address, draft: Draft, *, rate: int = 0) -> Sent:
     session = bindings.holder(tx, me)
     if rate and session:
         _check_rate(tx, me, [] if broadcast_in else list(recipients), rate)
-    ts = columns.next_ts(tx.now, tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1"))
-    cursor = tx.run(
-        "INSERT INTO messages (ts, channel, sender, sender_channel, recipient, broadcast, content, kind, "
-        "reply_to, tags, urgent, expires, key, hops, by_program) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        ts,
-        broadcast_in or me.channel,
-        me.name,
-        me.channel,
-        _addressed(draft.to),
-        int(bool(broadcast_in)),
-        draft.content,
-        draft.kind,
-        draft.reply_to,
-        columns.dump_list(draft.tags),
-        int(draft.urgent),
-        None if draft.ttl is None else tx.now + draft.ttl,
-        draft.key or None,
-        draft.hops,
-        int(not session),
-    )
-    message = cursor.lastrowid
-    assert message is not None
+    [message] = _insert(tx, me, [draft], broadcast_in, by_program=not session)
     attachments.attach(tx, message, draft.files)
-    for who in recipients:
-        mailboxes.deliver(tx, message, who)
+    mailboxes.deliver(tx, {message: list(recipients)})
     if draft.reply_to is not None:
-        deliveries.acknowledge(tx, me, draft.reply_to, "reply")
+        deliveries.acknowledge(tx, me, [draft.reply_to], "reply")
     rings = waking.rings(draft.kind, bool(broadcast_in), draft.urgent, draft.hops)
-    quiet = draft.hops >= waking.MAX_HOPS
-    expected = [
-        _expect(tx, me, who, hint, rings=rings, quiet=quiet, by_program=not session) for who, hint in recipients.items()
-    ]
+    outlook = _Outlook(rings=rings, quiet=draft.hops >= waking.MAX_HOPS, by_program=not session)
+    expected = _expect(tx, me, recipients, outlook)
     events.append(tx, me, "send", str(message), _addressed(draft.to))
     tx.notify(listeners.of(tx, list(recipients)))
-    return Sent(message, _addressed(draft.to), tuple(expected))
+    return Sent(message, _addressed(draft.to), expected)
+
+
+def tell(tx: Transaction, me: Address, notes: Sequence[tuple[str, str]]) -> None:
+    """Send each of these names on the channel a note of its own in the name of `me`, which needs no answer."""
+    letters = [Draft((name,), content, kind="fyi") for name, content in notes]
+    for draft in letters:
+        drafts.check_draft(draft)
+    where, _ = _mailboxes(tx, list({Address(name, me.channel): None for name, _ in notes}))
+    to = [where[Address(name, me.channel)].who for name, _ in notes]
+    messages = _insert(tx, me, letters, "", by_program=not bindings.holder(tx, me))
+    mailboxes.deliver(tx, {message: [who] for message, who in zip(messages, to, strict=True)})
+    events.append_all(tx, [(me, "send", str(m), name) for m, (name, _) in zip(messages, notes, strict=True)])
+    tx.notify(listeners.of(tx, list(dict.fromkeys(to))))
+
+
+def _insert(
+    tx: Transaction, me: Address, letters: Sequence[Draft], broadcast_in: str, *, by_program: bool
+) -> list[int]:
+    """Store what the messages say, with increasing times; returns their ids."""
+    tx.durable()
+    last = tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1")
+    times = [last := columns.next_ts(tx.now, last) for _ in letters]
+    rows: list[tuple[Value, ...]] = [
+        (
+            ts,
+            broadcast_in or me.channel,
+            me.name,
+            me.channel,
+            _addressed(draft.to),
+            int(bool(broadcast_in)),
+            draft.content,
+            draft.kind,
+            draft.reply_to,
+            columns.dump_list(draft.tags),
+            int(draft.urgent),
+            None if draft.ttl is None else tx.now + draft.ttl,
+            draft.key or None,
+            draft.hops,
+            int(by_program),
+        )
+        for ts, draft in zip(times, letters, strict=True)
+    ]
+    ids = {
+        row["ts"]: row["id"]
+        for some in at_once(rows)
+        for row in tx.run(
+            "INSERT INTO messages (ts, channel, sender, sender_channel, recipient, broadcast, content, kind, "
+            f"reply_to, tags, urgent, expires, key, hops, by_program) VALUES {listed(len(some), 15)} RETURNING id, ts",
+            *spread(some),
+        ).fetchall()
+    }
+    return [ids[ts] for ts in times]
 
 
 def _addressed(to: tuple[str, ...]) -> str:
@@ -104,21 +132,26 @@ def _addressed(to: tuple[str, ...]) -> str:
 
 def _check_rate(tx: Transaction, me: Address, recipients: list[Address], rate: int) -> None:
     window = (me.channel, me.name, tx.now - waking.RATE_WINDOW, tx.now)
-    sends = "FROM events e WHERE e.verb = 'send' AND e.channel = ? AND e.actor = ? AND e.ts > ? AND e.ts <= ?"
-    all_sent = tx.one(f"SELECT COUNT(*) AS n, MIN(e.ts) AS oldest {sends}", *window)
+    sends = "e.verb = 'send' AND e.channel = ? AND e.actor = ? AND e.ts > ? AND e.ts <= ?"
+    all_sent = tx.one(f"SELECT COUNT(*) AS n, MIN(e.ts) AS oldest FROM events e WHERE {sends}", *window)
     assert all_sent
     waking.check_rate(all_sent["n"], rate, all_sent["oldest"] or tx.now, tx.now, "")
-    for who in recipients:
-        to_one = tx.one(
-            f"SELECT COUNT(*) AS n, MIN(e.ts) AS oldest {sends} AND EXISTS (SELECT 1 FROM deliveries d "
-            "WHERE d.message = CAST(e.subject AS INTEGER) AND d.channel = ? AND d.recipient = ?)",
+    if not all_sent["n"]:
+        return
+    to_each = {
+        Address(row["recipient"], row["channel"]): row
+        for some in at_once(recipients)
+        for row in tx.all(
+            "SELECT d.channel, d.recipient, COUNT(*) AS n, MIN(e.ts) AS oldest FROM events e "
+            f"JOIN deliveries d ON d.message = CAST(e.subject AS INTEGER) WHERE {sends} "
+            f"AND (d.channel, d.recipient) IN (VALUES {listed(len(some), 2)}) GROUP BY d.channel, d.recipient",
             *window,
-            who.channel,
-            who.name,
+            *keys(some),
         )
-        assert to_one
-        limit = max(1, rate // 4)
-        waking.check_rate(to_one["n"], limit, to_one["oldest"] or tx.now, tx.now, f" to '{who.name}'")
+    }
+    for who in recipients:
+        if to_one := to_each.get(who):
+            waking.check_rate(to_one["n"], max(1, rate // 4), to_one["oldest"], tx.now, f" to '{who.name}'")
 
 
 def _by_key(tx: Transaction, me: Address, key: str) -> Sent | None:
@@ -131,137 +164,187 @@ def _by_key(tx: Transaction, me: Address, key: str) -> Sent | None:
     if not row:
         return None
     rows = tx.all("SELECT channel, recipient FROM deliveries WHERE message = ? ORDER BY recipient", row["id"])
-    expected = [_expect(tx, me, Address(r["recipient"], r["channel"])) for r in rows]
-    return Sent(row["id"], row["recipient"], tuple(expected), duplicate=True)
+    expected = _expect(tx, me, {Address(r["recipient"], r["channel"]): "" for r in rows}, _Outlook())
+    return Sent(row["id"], row["recipient"], expected, duplicate=True)
 
 
 def _resolve(tx: Transaction, me: Address, draft: Draft) -> tuple[dict[Address, str], str]:
     """Recipients with a hint where there is one, and the channel of the broadcast if it is one."""
     found: dict[Address, str] = {}
     broadcast_in = ""
-    guesses = _Guesses(tx.caller.grant)
-    expected: set[str] = set()
-    for part in draft.to:
-        target = addresses.parse_address(part, me.channel)
+    targets = [(part, addresses.parse_address(part, me.channel)) for part in draft.to]
+    several = [target for _, target in targets if target.name == "all" or addresses.is_name_glob(target.name)]
+    present = _present(tx, list(dict.fromkeys(target.channel for target in several if target.name != "all")))
+    where, expected = _mailboxes(tx, list({target: None for _, target in targets if target not in several}))
+    for part, target in targets:
         if target.name == "all":
             if broadcast_in and broadcast_in != target.channel:
                 raise InvalidInput("one message can be broadcast on one channel; send once per channel")
+            found.update({} if broadcast_in else dict.fromkeys(_registered(tx, target.channel), ""))
             broadcast_in = target.channel
-            found.update(dict.fromkeys(_everybody(tx, target.channel, registered=True), ""))
-        elif addresses.is_name_glob(target.name):
-            present = _everybody(tx, target.channel, registered=False)
-            names = addresses.matching_names(target.name, [a.name for a in present])
+        elif target in where:
+            found.setdefault(where[target].who, where[target].hint)
+        else:
+            names = addresses.matching_names(target.name, present.get(target.channel, []))
             if not [n for n in names if Address(n, target.channel) != me]:
                 raise InvalidInput(f"no agent matches {part!r}; agents() lists who is here")
             found.update({Address(n, target.channel): "" for n in names})
-        else:
-            who, hint = _mailbox(tx, target, guesses, expected)
-            found.setdefault(who, hint)
     found.pop(me, None)
-    for channel in expected:
-        addresses.check_expected_count(mailboxes.expected(tx, channel), channel)
+    for channel, count in mailboxes.expected(tx, expected).items():
+        addresses.check_expected_count(count, channel)
     if not found and not broadcast_in:
         raise InvalidInput("that is yourself: name another recipient, or use set_state to keep a note")
     return found, broadcast_in
 
 
-def _everybody(tx: Transaction, channel: str, *, registered: bool) -> list[Address]:
-    """Registered agents; with `registered=False` also sessions that are only present."""
-    rows = tx.all(
-        "SELECT name FROM agents WHERE channel = ? AND (registered = 1 OR (? = 0 AND last_seen > 0)) ORDER BY name",
-        channel,
-        int(registered),
-    )
-    return [Address(r["name"], channel) for r in rows]
+def _registered(tx: Transaction, channel: str) -> list[Address]:
+    rows = tx.all("SELECT name FROM agents WHERE channel = ? AND registered = 1 ORDER BY name", channel)
+    return [Address(row["name"], channel) for row in rows]
 
 
-def _mailbox(tx: Transaction, target: Address, guesses: _Guesses, expected: set[str]) -> tuple[Address, str]:
-    """Where mail for the name goes: itself, its new name, or a new mailbox, whose channel is noted in `expected`."""
-    known = tx.one("SELECT last_seen FROM agents WHERE channel = ? AND name = ?", target.channel, target.name)
-    if known and known["last_seen"]:
-        return target, ""
-    renamed = tx.one(
-        "SELECT name FROM agents WHERE channel = ? AND formerly = ? AND formerly <> '' ORDER BY last_seen DESC LIMIT 1",
-        target.channel,
-        target.name,
-    )
-    if renamed:
-        return Address(renamed["name"], target.channel), f"formerly '{target.name}'"
-    if not known:
-        mailboxes.ensure(tx, target)
-        expected.add(target.channel)
-    return target, guesses.hint(tx, target)
+def _present(tx: Transaction, channels: list[str]) -> dict[str, list[str]]:
+    """The names on each channel of agents that registered, or of sessions that are only present."""
+    found: dict[str, list[str]] = {}
+    for some in at_once(channels):
+        for row in tx.all(
+            f"SELECT channel, name FROM agents WHERE channel IN ({listed(len(some))}) "
+            "AND (registered = 1 OR last_seen > 0) ORDER BY name",
+            *some,
+        ):
+            found.setdefault(row["channel"], []).append(row["name"])
+    return found
 
 
-class _Guesses:
+@dataclass(frozen=True, slots=True)
+class _Mailbox:
+    """Where mail for a name goes, and what its sender may be told of that."""
+
+    who: Address
+    hint: str = ""
+
+
+def _mailboxes(tx: Transaction, targets: list[Address]) -> tuple[dict[Address, _Mailbox], list[str]]:
+    """Where mail for each name goes: itself, its new name, or a new mailbox; and the channels of new mailboxes."""
+    seen = {
+        Address(row["name"], row["channel"]): row["last_seen"]
+        for some in at_once(targets)
+        for row in tx.all(
+            f"SELECT channel, name, last_seen FROM agents WHERE (channel, name) IN (VALUES {listed(len(some), 2)})",
+            *keys(some),
+        )
+    }
+    unheard = [target for target in targets if not seen.get(target)]
+    if not unheard:
+        return {target: _Mailbox(target) for target in targets}, []
+    renamed = _renamed(tx, unheard)
+    new = [target for target in unheard if target not in renamed and target not in seen]
+    mailboxes.ensure_all(tx, new)
+    hints = _hints(tx, [target for target in unheard if target not in renamed])
+    found = {target: renamed.get(target) or _Mailbox(target, hints.get(target, "")) for target in targets}
+    return found, list(dict.fromkeys(target.channel for target in new))
+
+
+def _renamed(tx: Transaction, unheard: list[Address]) -> dict[Address, _Mailbox]:
+    """Those that somebody was called before, with who that is: the one seen last."""
+    found: dict[Address, _Mailbox] = {}
+    for some in at_once(unheard):
+        for row in tx.all(
+            "SELECT channel, formerly, name FROM agents WHERE formerly <> '' "
+            f"AND (channel, formerly) IN (VALUES {listed(len(some), 2)}) ORDER BY last_seen DESC",
+            *keys(some),
+        ):
+            before = Address(row["formerly"], row["channel"])
+            found.setdefault(before, _Mailbox(Address(row["name"], row["channel"]), f"formerly '{before.name}'"))
+    return found
+
+
+def _hints(tx: Transaction, unknown: list[Address]) -> dict[Address, str]:
     """Hints for names that nobody ever had here: for the first few of a message, among the names seen last.
 
     Each costs a comparison with every candidate. Nothing is said of channels that the sender may not use.
     """
+    some = unknown[: addresses.MAX_GUESSES]
+    if not some:
+        return {}
+    elsewhere = tx.all(
+        f"SELECT name, channel FROM agents WHERE name IN ({listed(len(some))}) AND last_seen > 0 "
+        "ORDER BY last_seen DESC",
+        *(target.name for target in some),
+    )
+    known: dict[str, list[str]] = {}
+    return {target: _elsewhere(tx, target, elsewhere) or _similar(tx, target, known) for target in some}
 
-    def __init__(self, grant: Grant) -> None:
-        self._grant = grant
-        self._left = addresses.MAX_GUESSES
 
-    def hint(self, tx: Transaction, target: Address) -> str:
-        if not self._left:
-            return ""
-        self._left -= 1
-        return self._elsewhere(tx, target) or self._similar(tx, target)
+def _elsewhere(tx: Transaction, target: Address, rows: Sequence[Row]) -> str:
+    there = [row["channel"] for row in rows if row["name"] == target.name and row["channel"] != target.channel]
+    usable = next((channel for channel in there if grants.permits_channel(tx.caller.grant, channel)), None)
+    return f"that name is on channel '{usable}': '{target.name}@{usable}'" if usable else ""
 
-    def _elsewhere(self, tx: Transaction, target: Address) -> str:
+
+def _similar(tx: Transaction, target: Address, known: dict[str, list[str]]) -> str:
+    """A hint at a name of the channel; `known` holds those of the channels that were looked at."""
+    if target.channel not in known:
         rows = tx.all(
-            "SELECT channel FROM agents WHERE name = ? AND channel != ? AND last_seen > 0 ORDER BY last_seen DESC",
-            target.name,
-            target.channel,
-        )
-        there = next((r["channel"] for r in rows if grants.permits_channel(self._grant, r["channel"])), None)
-        return f"that name is on channel '{there}': '{target.name}@{there}'" if there else ""
-
-    def _similar(self, tx: Transaction, target: Address) -> str:
-        known = tx.all(
             "SELECT name FROM agents WHERE channel = ? AND last_seen > 0 ORDER BY last_seen DESC, name LIMIT ?",
             target.channel,
             addresses.MAX_CANDIDATES,
         )
-        guess = addresses.closest_name(target.name, (r["name"] for r in known))
-        return f"did you mean '{guess}'?" if guess else ""
+        known[target.channel] = [row["name"] for row in rows]
+    guess = addresses.closest_name(target.name, iter(known[target.channel]))
+    return f"did you mean '{guess}'?" if guess else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """What a message is to its recipients: whether it may ring, is late in a conversation, is from a program."""
+
+    rings: bool = False
+    quiet: bool = False
+    by_program: bool = False
 
 
 def _expect(
-    tx: Transaction,
-    me: Address,
-    who: Address,
-    hint: str = "",
-    *,
-    rings: bool = False,
-    quiet: bool = False,
-    by_program: bool = False,
-) -> Expectation:
-    name = who.seen_from(me.channel)
-    holder = bindings.holder(tx, who)
-    if not holder:
-        return _expect_of_absent(tx, who, name, hint)
-    if quiet:
+    tx: Transaction, me: Address, recipients: Mapping[Address, str], outlook: _Outlook
+) -> tuple[Expectation, ...]:
+    """What to expect of each recipient, in their order; `recipients` has their hints."""
+    held = bindings.holders(tx, list(recipients))
+    absent = _absent(tx, [who for who in recipients if who not in held])
+    return tuple(
+        _expect_of_session(tx, who.seen_from(me.channel), held[who], hint, outlook)
+        if who in held
+        else _expect_of_absent(tx, who.seen_from(me.channel), absent.get(who), hint)
+        for who, hint in recipients.items()
+    )
+
+
+def _expect_of_session(tx: Transaction, name: str, holder: Binding, hint: str, outlook: _Outlook) -> Expectation:
+    if outlook.quiet:
         return Expectation(name, "quiet", hint=hint)
     if holder.status == "working" and holder.hooked:
         return Expectation(name, "working", hint=hint)
-    if holder.bell and rings:
-        wait = waking.wake_wait(holder.woken[by_program], tx.now, by_program=by_program)
+    if holder.bell and outlook.rings:
+        wait = waking.wake_wait(holder.woken[outlook.by_program], tx.now, by_program=outlook.by_program)
         return Expectation(
             name, "waking", hint=hint or (f"in up to {math.ceil(wait)}s: it was woken often" if wait else "")
         )
     return Expectation(name, "idle" if holder.hooked else "inbox", hint=hint)
 
 
-def _expect_of_absent(tx: Transaction, who: Address, name: str, hint: str) -> Expectation:
+def _absent(tx: Transaction, whose: Sequence[Address]) -> dict[Address, Row]:
+    """What is known of names that no session has."""
+    return {
+        Address(row["name"], row["channel"]): row
+        for some in at_once(whose)
+        for row in tx.all(
+            "SELECT channel, name, last_seen, registered AND session_id = '' AND cwd = '' AS program FROM agents "
+            f"WHERE (channel, name) IN (VALUES {listed(len(some), 2)})",
+            *keys(some),
+        )
+    }
+
+
+def _expect_of_absent(tx: Transaction, name: str, row: Row | None, hint: str) -> Expectation:
     """The expectation for a name that no session has: a program reads when it asks, as long as it does."""
-    row = tx.one(
-        "SELECT last_seen, registered AND session_id = '' AND cwd = '' AS program FROM agents "
-        "WHERE channel = ? AND name = ?",
-        who.channel,
-        who.name,
-    )
     seen = row["last_seen"] if row else 0.0
     if row and row["program"] and 0 <= tx.now - seen < limits.PROGRAM_PRESENT:
         return Expectation(name, "inbox", seen, hint)
@@ -330,14 +413,14 @@ def _others(tx: Transaction, message: int, shown: list[Row]) -> Iterator[tuple[D
 def _look_after(tx: Transaction, message: int) -> None:
     """Note what nobody was there to note: a ttl that ran out, a session or server that died after a hand-over."""
     deliveries.expire(tx, "message = ?", message)
-    for row in tx.all(
+    rows = tx.all(
         "SELECT channel, recipient FROM deliveries WHERE message = ? AND state = 'handed' LIMIT ?",
         message,
         limits.MAX_AT_ONCE,
-    ):
-        who = Address(row["recipient"], row["channel"])
-        bindings.holder(tx, who)
-        deliveries.recover(tx, who)
+    )
+    handed = [Address(row["recipient"], row["channel"]) for row in rows]
+    bindings.holders(tx, handed)
+    deliveries.recover_all(tx, handed)
 
 
 @verb("history", mode="read", nameless=True)

@@ -10,27 +10,32 @@ from .. import claim_paths, patterns
 from ..model.claims import ClaimTarget
 from ..model.identity import Address, Overlap
 from ..patterns import BudgetExceeded, Stems, StepBudget
-from . import bindings, columns
+from . import columns
 from .claims import kind_of
 from .transaction import Transaction
 
 _Footprints = Mapping[str, Collection[ClaimTarget | tuple[str, str]]]
 
 
-def of(tx: Transaction, me: Address) -> tuple[Overlap, ...]:
-    """Return the present agents whose globs and claims meet those of `me`, and where; see `all_of`."""
-    prints = footprints(tx, me.channel, set(bindings.live(tx, me.channel)))
+def of(tx: Transaction, me: Address, present: set[str]) -> tuple[Overlap, ...]:
+    """Return the `present` agents whose globs and claims meet those of `me`, and where; see `all_of`."""
+    prints = footprints(tx, me.channel, present, me.name)
     return all_of(prints, {me.name}).get(me.name, ())
 
 
-def footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[ClaimTarget]]:
-    """Return the claim targets that each of these agents owns or claims."""
+def footprints(tx: Transaction, channel: str, names: set[str], beside: str = "") -> dict[str, set[ClaimTarget]]:
+    """Return the claim targets that each of these agents owns or claims; none at all if `beside` has none."""
     prints: dict[str, set[ClaimTarget]] = {name: set() for name in names}
     for row in tx.all("SELECT name, owns, repository, cwd FROM agents WHERE channel = ? AND owns != '[]'", channel):
         below = "" if row["repository"] or not row["cwd"] else f"{row['cwd']}/"
         for glob in columns.load_list(row["owns"]):
             place = ClaimTarget("", glob) if glob.startswith("/") else ClaimTarget(row["repository"], below + glob)
             prints.get(row["name"], set()).add(place._replace(path=patterns.normalize(place.path)))
+    claimed = tx.all(
+        "SELECT id, scope, path, owner, file FROM claims WHERE channel = ? AND expires > ?", channel, tx.now
+    )
+    if beside and not prints.get(beside) and all(row["owner"] != beside for row in claimed):
+        return {}
     above: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for row in tx.all(
         "SELECT a.claim, a.scope, a.path FROM claims_above a JOIN claims c ON c.id = a.claim "
@@ -39,9 +44,7 @@ def footprints(tx: Transaction, channel: str, names: set[str]) -> dict[str, set[
         tx.now,
     ):
         above[row["claim"]].append((row["scope"], row["path"]))
-    for row in tx.all(
-        "SELECT id, scope, path, owner, file FROM claims WHERE channel = ? AND expires > ?", channel, tx.now
-    ):
+    for row in claimed:
         if row["scope"] or not claim_paths.is_resource(row["path"]):
             place = ClaimTarget(row["scope"], row["path"], row["file"], tuple(above[row["id"]]))
             prints.get(row["owner"], set()).add(place)

@@ -190,6 +190,19 @@ def latest(tx: Transaction, channel: str, key: str) -> StateEntry:
     return entry or deletion or StateEntry(key, None, 0, "", 0.0)
 
 
+@verb(mode="read")
+def with_history(tx: Transaction, channel: str, key: str, limit: int) -> tuple[StateEntry | None, list[StateEntry]]:
+    """One entry with its value, or None, and the newest `limit` versions of its key; see `history`."""
+    return _entry(tx, channel, key), history(tx, channel, key, limit)
+
+
+@verb()
+def watch_from(tx: Transaction, address: str, channel: str, key: str) -> StateEntry:
+    """`watch` a key; returns its entry as it is now, as `latest` does."""
+    watch(tx, address, channel, key)
+    return latest(tx, channel, key)
+
+
 @verb("list_state", mode="read")
 def list_state(tx: Transaction, channel: Channel, *, prefix: str = "", values: bool = False) -> list[StateEntry]:
     """All entries whose key begins with `prefix`, by key; values only if asked for.
@@ -228,10 +241,13 @@ def prune(tx: Transaction, before: float) -> int:
     )
     tx.run("DELETE FROM watches WHERE address NOT IN (SELECT address FROM listeners)")
     over = tx.all("SELECT channel, key, version, updated_by FROM state WHERE expires <= ?", tx.now)
-    for row in over:
-        events.append(
-            tx, Address(row["updated_by"], row["channel"]), "state_expire", row["key"], f"version {row['version']}"
-        )
+    events.append_all(
+        tx,
+        [
+            (Address(row["updated_by"], row["channel"]), "state_expire", row["key"], f"version {row['version']}")
+            for row in over
+        ],
+    )
     tx.run("DELETE FROM state WHERE expires <= ?", tx.now)
     return len(over)
 

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..model.identity import Address, Process
 from ..model.tokens import UNRESTRICTED, Grant
 from ..records import record
 
+T = TypeVar("T")
 Row = Mapping[str, Any]
 Value = str | int | float | None
+
+AT_ONCE = 500
+"""Items that one statement is given: SQLite takes a few thousand values, on every system."""
+
+
+def listed(count: int, width: int = 1) -> str:
+    """The parameters of a list in a statement: `?, ?` for `IN (...)`, or rows `(?, ?), (?, ?)` for `VALUES`."""
+    return ", ".join([f"({', '.join('?' * width)})" if width > 1 else "?"] * count)
+
+
+def at_once(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items in lists that are short enough for one statement each."""
+    if len(items) <= AT_ONCE:
+        return iter([items] if items else [])
+    return (items[at : at + AT_ONCE] for at in range(0, len(items), AT_ONCE))
+
+
+def spread(rows: Iterable[Iterable[Value]]) -> list[Value]:
+    """The values of the rows, one after the other, as `listed` counts them."""
+    return [value for row in rows for value in row]
+
+
+def keys(whose: Iterable[Address]) -> list[Value]:
+    """The values of rows (channel, name)."""
+    return [value for who in whose for value in (who.channel, who.name)]
 
 
 class Cursor(Protocol):
@@ -72,6 +98,9 @@ class Transaction:
     def called_by(self, caller: CallerContext) -> Transaction:
         """The same transaction, on behalf of this caller."""
         return replace(self, caller=caller)
+
+    def durable(self) -> None:
+        """What this transaction writes has to survive a power cut, though its verb is declared as relaxed."""
 
     def notify(self, addresses: Iterable[str]) -> None:
         """Tell these listeners, once it is committed, that they should look."""

@@ -30,6 +30,5 @@ def chunks(tx: Transaction, me: Address, tag: str) -> list[Message]:
 @verb()
 def acknowledge(tx: Transaction, me: Address, messages: Sequence[int]) -> None:
     """The file that these messages to `me` carry is there: they are acknowledged, and no longer mail."""
-    for message in messages:
-        deliveries.acknowledge(tx, me, message, "acknowledge", "recv-file")
+    deliveries.acknowledge(tx, me, messages, "acknowledge", "recv-file")
     events.append(tx, me, "received", str(messages[-1]) if messages else "", text.plural(len(messages), "message"))

@@ -104,10 +104,10 @@ def _delivered(tx: Transaction, to: str, channels: Sequence[str], since: float, 
 def _received(tx: Transaction, batch: Sequence[Row]) -> tuple[Received, ...]:
     """The messages, each as its reader on that channel sees it."""
     rows = deliveries.by_id(tx, [row["message"] for row in batch])
+    seen = [(rows[row["message"]], Address("", row["channel"])) for row in batch]
     return tuple(
         Received(row["channel"], message)
-        for row in batch
-        for message in deliveries.messages_of(tx, [rows[row["message"]]], Address("", row["channel"]))
+        for row, message in zip(batch, deliveries.messages_seen(tx, seen), strict=True)
     )
 
 
