@@ -18,7 +18,7 @@ from .errors import StoreFull
 from .model.identity import Address, Process
 from .model.messages import Draft
 from .model.tokens import UNRESTRICTED, Grant, Token
-from .sql import agents, state, tokens, upkeep
+from .sql import agents, search, state, tokens, upkeep
 from .sql.transaction import CallerContext, Transaction, Unconfirmed
 from .sql.verbs import Checks, Verb
 
@@ -106,6 +106,10 @@ class LocalBus:
     async def prune(self) -> None:
         """See `bus.Bus.prune`."""
         await self.run(upkeep.prune)
+
+    async def index(self) -> bool:
+        """See `bus.Bus.index`."""
+        return await self.run(search.keep_up)
 
     async def close(self) -> None:
         await self._db.close()
