@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 
 from .. import limits
 from ..model.identity import Address
@@ -29,7 +29,7 @@ from .transaction import Row, Transaction
 from .verbs import verb
 from .visibility import VISIBLE, seen_by, visible_to
 
-BUDGET = 16_000
+BUDGET = 10_000
 """Work of one search at most: one is a message looked at, about 2 microseconds."""
 _TURN = 1_000
 """Work that one way of searching does before it is the other's turn."""
@@ -40,17 +40,24 @@ _CHARACTERS = 1_000
 
 BLOCK = 1 << 17
 """Message ids of one block. Blocks of other sizes in a file are respected."""
-_AT_ONCE = 500
+_AT_ONCE = 200
 """Messages, and
 """
-_CHARACTERS_AT_ONCE = 100_000
+_CHARACTERS_AT_ONCE = 50_000
 """characters of messages that are indexed in one transaction: others wait meanwhile."""
 _MIN = 200
 """New messages that are worth a transaction: up to so many are looked through in each search."""
 _FEW = 1_000
 """Messages of a block that has more or less been pruned: it needs no index."""
-_MAX_GRAMS = 8
-"""Grams of a search that are looked up. Further ones seldom exclude anything."""
+_MAX_GRAMS = 24
+"""Grams of a search that are considered, and
+"""
+_RARE_GRAMS = 6
+"""those that are looked up, the rarest: further ones seldom exclude anything."""
+_SAMPLE = 50
+"""The newest messages with a gram, which tell how rare it is."""
+_MERGED = 80
+"""Pages of the index that are merged with each step. FTS5's own merging now and then takes half a second at once."""
 
 
 # -- searching -------------------------------------------------------------------------------
@@ -65,13 +72,8 @@ class Found:
     reached: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """A look at one message. `content` is None where that is not for the reader."""
-
-    id: int
-    content: str | None = None
-    work: int = 1
+_Look = tuple[int, str | None]
+"""A message that is looked at: its id, and its content, or None where that is not for the reader."""
 
 
 @dataclass
@@ -90,22 +92,21 @@ class _Walk:
     def go(self, work: int) -> None:
         """Go on for so much work, or until it is done: all was looked at, or an answer is full."""
         until = self.spent + work
-        while not self.done and self.spent < until:
-            look = next(self.candidates, None)
-            if look is None:
-                self.done = True
+        for message, content in self.candidates:
+            self.reached = message
+            self.spent += 1
+            if content is not None:
+                self.spent += len(content) // _CHARACTERS
+                if self.matches(content):
+                    self._found(message, content)
+            if self.done or self.spent >= until:
                 return
-            self.reached = look.id
-            self.spent += look.work
-            if look.content is not None:
-                self._consider(look.id, look.content)
+        self.done = True
 
-    def _consider(self, message: int, content: str) -> None:
-        self.spent += len(content) // _CHARACTERS
-        if self.matches(content):
-            self.hits.append(message)
-            self._characters += len(content)
-            self.done = len(self.hits) >= self.limit or self._characters > limits.MAX_ANSWER
+    def _found(self, message: int, content: str) -> None:
+        self.hits.append(message)
+        self._characters += len(content)
+        self.done = len(self.hits) >= self.limit or self._characters > limits.MAX_ANSWER
 
 
 def find(
@@ -120,7 +121,7 @@ def find(
         return Found([])
     top = before - 1 if before else _last(tx)
     matches = columns.finder(search)
-    own = _Walk(_own(tx, me, since, top), matches, limit, top + 1)
+    own = _Walk(seen_by(tx, me, since, top), matches, limit, top + 1)
     spans = list(_spans(tx, since, top)) if search else []
     if not search or not any(span.block for span in spans):
         own.go(budget if search else limit + 1)
@@ -145,7 +146,7 @@ def among(tx: Transaction, me: Address, search: str, ids: list[int], *, since: i
         before,
         *visible_to(me),
     )
-    walk = _Walk((_Look(row["id"], row["content"]) for row in rows), columns.finder(search), limit, before)
+    walk = _Walk(((row["id"], row["content"]) for row in rows), columns.finder(search), limit, before)
     walk.go(BUDGET)
     return _found(walk)
 
@@ -156,10 +157,6 @@ def _found(walk: _Walk) -> Found:
 
 def _last(tx: Transaction) -> int:
     return int(tx.number("SELECT MAX(id) FROM messages"))
-
-
-def _own(tx: Transaction, me: Address, low: int, high: int) -> Iterator[_Look]:
-    return (_Look(message, content) for message, content in seen_by(tx, me, low, high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +171,7 @@ class _Span:
 def _spans(tx: Transaction, since: int, top: int) -> Iterator[_Span]:
     """What is indexed of the ids above `since` and up to `top`, and what is not, newest first."""
     at = top
-    for row in _blocks(tx):
+    for row in blocks(tx):
         low, high = max(row["low"], since), min(row["high"], at)
         if low >= high or row["dropped"]:
             continue
@@ -188,47 +185,65 @@ def _spans(tx: Transaction, since: int, top: int) -> Iterator[_Span]:
 
 def _indexed(tx: Transaction, me: Address, search: str, spans: list[_Span]) -> Iterator[_Look]:
     """The messages that may match, with the help of the index where there is one, newest first."""
+    grams: list[str] = []
     for span in spans:
         at = span.high
         if span.block is not None:
-            yield _Look(span.high + 1, work=_OPENING)
+            yield from repeat((span.high + 1, None), _OPENING)
             try:
-                for look in _matching(tx, me, search, span):
-                    at = look.id - 1
+                grams = grams or _rarest(tx, _asked(search), span)[:_RARE_GRAMS]
+                for look in _matching(tx, me, grams, span):
+                    at = look[0] - 1
                     yield look
                 continue
             except tx.connection.DatabaseError:
                 pass  # an index that cannot be read: `repair` makes it anew
-        yield from _own(tx, me, span.low, at)
+        yield from seen_by(tx, me, span.low, at)
 
 
-def _matching(tx: Transaction, me: Address, search: str, span: _Span) -> Iterator[_Look]:
-    """The messages that have all the grams of `search`, newest first."""
+def _rarest(tx: Transaction, grams: list[str], span: _Span) -> list[str]:
+    """Some of the grams, the rarest first, going by the newest messages that have each."""
+    table = _table(span.block or 0)
+    sample = (
+        f"SELECT ? AS gram, COUNT(*) AS n, MIN(id) AS id FROM (SELECT rowid AS id FROM {table} WHERE {table} MATCH ? "
+        "AND rowid <= ? ORDER BY rowid DESC LIMIT ?)"
+    )
+    values = [value for gram in grams for value in (gram, _token(gram), span.high, _SAMPLE)]
+    rows = tx.all(" UNION ALL ".join([sample] * len(grams)), *values)
+    return [row["gram"] for row in sorted(rows, key=lambda row: row["n"] / (1 + span.high - (row["id"] or 0)))]
+
+
+def _matching(tx: Transaction, me: Address, grams: list[str], span: _Span) -> Iterator[_Look]:
+    """The messages that have all these grams, newest first."""
     table = _table(span.block or 0)
     rows = tx.each(
         f"SELECT m.id, CASE WHEN {VISIBLE} THEN m.content END AS content FROM {table} x "
         f"CROSS JOIN messages m ON m.id = x.rowid WHERE x.{table} MATCH ? AND x.rowid > ? AND x.rowid <= ? "
         "ORDER BY x.rowid DESC",
         *visible_to(me),
-        " ".join(map(_token, _asked(search))),
+        " ".join(map(_token, grams)),
         span.low,
         span.high,
     )
-    return (_Look(row["id"], row["content"]) for row in rows)
+    return ((row["id"], row["content"]) for row in rows)
 
 
 def _grams(text: str) -> set[str]:
     """The grams of a text, each once; as `columns.mentions` compares, without the case of ASCII letters."""
-    folded = text.encode().lower().decode()
+    folded = _folded(text)
     return {folded[at : at + size] for size in (1, 2, 3) for at in range(len(folded) - size + 1)}
 
 
+def _folded(text: str) -> str:
+    return text.encode().lower().decode()
+
+
 def _asked(search: str) -> list[str]:
-    """The grams that stand for `search`: itself, or some of its longest, from all over it."""
+    """The grams that stand for `search`: itself, or its longest ones, from all over it if they are many."""
     longest = min(3, len(search))
-    grams = sorted(gram for gram in _grams(search) if len(gram) == longest)
-    step = -(-len(grams) // _MAX_GRAMS)
-    return grams[::step]
+    folded = _folded(search)
+    grams = list(dict.fromkeys(folded[at : at + longest] for at in range(len(folded) - longest + 1)))
+    return grams[:: -(-len(grams) // _MAX_GRAMS)]
 
 
 def _token(gram: str) -> str:
@@ -257,7 +272,7 @@ def keep_up(tx: Transaction) -> bool:
     Others can write between two steps. One that is given up half done is done anew.
     """
     work = _work(tx)
-    if not work or not _available(tx):
+    if not work or not available(tx):
         return False
     tx.run("SAVEPOINT search")
     try:
@@ -274,7 +289,7 @@ def keep_up(tx: Transaction) -> bool:
 def repair(tx: Transaction) -> None:
     """Give up what is of no use: indexes of what was pruned, and those that do not find what is in them."""
     newest = _last(tx)
-    for row in _blocks(tx):
+    for row in blocks(tx):
         if row["dropped"]:
             if not _count(tx, row, 1):
                 tx.run("DELETE FROM search_blocks WHERE first = ?", row["first"])
@@ -288,7 +303,7 @@ def repair(tx: Transaction) -> None:
 
 def sound(tx: Transaction, block: Row) -> bool:
     """Return whether the newest messages of a block are found with its index."""
-    if block["dropped"] or not _available(tx):
+    if block["dropped"] or not available(tx):
         return True
     rows = tx.all(
         "SELECT id, content FROM messages WHERE id > ? AND id <= ? AND content <> '' ORDER BY id DESC LIMIT 3",
@@ -301,8 +316,19 @@ def sound(tx: Transaction, block: Row) -> bool:
         return False
 
 
-def _blocks(tx: Transaction) -> list[Row]:
+def blocks(tx: Transaction) -> list[Row]:
+    """The blocks of the index, the newest first."""
     return tx.all("SELECT first, last, low, high, dropped FROM search_blocks ORDER BY first DESC")
+
+
+def unindexed(tx: Transaction) -> int:
+    """How many messages only a look at each finds."""
+    return int(
+        tx.number(
+            "SELECT COUNT(*) FROM messages m WHERE NOT EXISTS "
+            "(SELECT 1 FROM search_blocks b WHERE m.id > b.low AND m.id <= b.high)"
+        )
+    )
 
 
 def _count(tx: Transaction, block: Row, most: int) -> int:
@@ -319,12 +345,12 @@ def _count(tx: Transaction, block: Row, most: int) -> int:
 def _work(tx: Transaction) -> _Work | None:
     """What to index next."""
     newest, oldest = _last(tx), int(tx.number("SELECT MIN(id) FROM messages"))
-    blocks = {row["first"]: row for row in _blocks(tx)}
+    known = {row["first"]: row for row in blocks(tx)}
     at = newest
     while at and at >= oldest:
-        row = next((row for row in blocks.values() if row["first"] <= at <= row["last"]), None)
+        row = next((row for row in known.values() if row["first"] <= at <= row["last"]), None)
         if row is None:
-            first = max([at - at % BLOCK, *(other["last"] + 1 for other in blocks.values() if other["last"] < at)])
+            first = max([at - at % BLOCK, *(other["last"] + 1 for other in known.values() if other["last"] < at)])
             if at < newest or at - max(first, oldest) >= _MIN:
                 return _Work(first, first - 1, at, upwards=False, new=True)
             at = first - 1
@@ -353,6 +379,7 @@ def _index(tx: Transaction, work: _Work) -> None:
     rows = _next(tx, work)
     for row in sorted(rows, key=lambda row: row["id"]):  # FTS5 takes ascending ids together
         _add(tx, work.block, row["id"], row["content"])
+    _merge(tx, work.block)
     if work.upwards:
         high = rows[-1]["id"] if rows else work.high
         tx.run("UPDATE search_blocks SET high = ? WHERE first = ?", high, work.block)
@@ -385,7 +412,7 @@ def _table(block: int) -> str:
     return f"search_{block}"
 
 
-def _available(tx: Transaction) -> bool:
+def available(tx: Transaction) -> bool:
     """Return whether this SQLite has FTS5."""
     return tx.one("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'") is not None
 
@@ -397,6 +424,8 @@ def _create(tx: Transaction, work: _Work) -> None:
         "USING fts5 (grams, content = '', columnsize = 0, detail = none, tokenize = 'ascii')"
     )
     last = int(tx.number("SELECT MIN(first) FROM search_blocks WHERE first > ?", work.block)) or work.block + BLOCK
+    for setting, value in (("automerge", 0), ("crisismerge", 1_000)):  # see `_merge`
+        tx.run(f"INSERT INTO {_table(work.block)} ({_table(work.block)}, rank) VALUES (?, ?)", setting, value)
     tx.run(
         "INSERT INTO search_blocks (first, last, low, high) VALUES (?, ?, ?, ?)",
         work.block,
@@ -413,6 +442,11 @@ def _drop(tx: Transaction, block: int) -> None:
 
 def _add(tx: Transaction, block: int, message: int, content: str) -> None:
     tx.run(f"INSERT INTO {_table(block)} (rowid, grams) VALUES (?, ?)", message, " ".join(map(_token, _grams(content))))
+
+
+def _merge(tx: Transaction, block: int) -> None:
+    """Keep the number of parts small that a search has to look into."""
+    tx.run(f"INSERT INTO {_table(block)} ({_table(block)}, rank) VALUES ('merge', ?)", _MERGED)
 
 
 def _has(tx: Transaction, block: int, message: int, grams: list[str]) -> bool:
