@@ -151,6 +151,7 @@ def test_what_is_not_strictly_checked_is_known() -> None:
     }
     assert found == {
         "history search": Checked(),
+        "look_back search": Checked(),
         "set_state value": Checked(),
         "register owns": Checked(),
         "register role": Line(limits.MAX_ROLE),
@@ -177,6 +178,7 @@ TODAY = {
     "leave": "client",
     "list_claims": "channel",
     "list_state": "channel prefix values",
+    "look_back": "me search thread since before limit",
     "listen": "address client",
     "listen_for": "address me",
     "message_status": "me message_id",
