@@ -271,7 +271,7 @@ async def test_nobody_is_what_the_token_is_not_for(house: House, name: str) -> N
         await bob.run(REMOTE[name], **arguments(name, ALICE, "mine"))
 
 
-NEED_NO_NAME = {"set_state", "message_status", "history", "standing"}
+NEED_NO_NAME = {"set_state", "message_status", "history", "look_back", "standing"}
 
 
 @pytest.mark.parametrize("name", OF_NAMES)

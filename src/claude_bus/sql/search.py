@@ -35,6 +35,7 @@ _TURN = 1_000
 """Work that one way of searching does before it is the other's turn."""
 _OPENING = 300
 """Work of beginning with one block of the index. It can hold thousands of texts with all the grams but one."""
+_ANY = 1 << 62
 _CHARACTERS = 1_000
 """Characters of a text whose reading is one unit of work."""
 
@@ -123,8 +124,8 @@ def find(
     matches = columns.finder(search)
     own = _Walk(seen_by(tx, me, since, top), matches, limit, top + 1)
     spans = list(_spans(tx, since, top)) if search else []
-    if not search or not any(span.block for span in spans):
-        own.go(budget if search else limit + 1)
+    if not search or all(span.block is None for span in spans):
+        own.go(budget if search else _ANY)  # without a search each message is a hit
         return _found(own)
     own.go(_TURN)
     indexed = _Walk(_indexed(tx, me, search, spans), matches, limit, top + 1)
