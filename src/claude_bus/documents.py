@@ -16,7 +16,7 @@ from typing import Any
 from . import jsons, limits, quoting, text
 from .model.claims import Claim
 from .model.identity import Agent
-from .model.messages import Expectation, File, HandOver, Message, MessageStatus, Receipt, Received, Sent
+from .model.messages import Expectation, File, HandOver, History, Message, MessageStatus, Receipt, Received, Sent
 from .model.state import StateEntry
 
 Document = dict[str, Any]
@@ -173,10 +173,17 @@ def newest(found: Sequence[Message], part: int = 1) -> tuple[list[Document], int
     return [message(each, for_model=True) for each in shown], len(found) - len(shown)
 
 
-def history_for_model(found: Sequence[Message], part: int = 1) -> Document:
+def history_for_model(found: History, part: int = 1) -> Document:
     """Messages for a model, the newest that fit; of those that no answer can carry, this part."""
-    shown, older = newest(found, part)
-    return {"messages": shown, **_filled(older=older and f"{older}: history(before={shown[0]['id']})")}
+    shown, older = newest(found.messages, part)
+    cut = older and f"{older}: history(before={shown[0]['id']})"
+    rest = f"messages before {found.searched_to}: the same with before={found.searched_to} goes on"
+    return {"messages": shown, **_filled(older=cut, unsearched=found.searched_to and not cut and rest)}
+
+
+def history(found: History) -> Document:
+    """Messages for a program."""
+    return {"messages": [message(each) for each in found.messages], **_filled(searched_to=found.searched_to)}
 
 
 def received(found: Received) -> Document:

@@ -122,6 +122,12 @@ class LocalBus:
 
         await self.run(upkeep.prune)
 
+    async def index(self) -> bool:
+        """See `bus.Bus.index`."""
+        from .sql import search
+
+        return await self.run(search.keep_up)
+
     async def close(self) -> None:
         await self._db.close()
 

@@ -73,6 +73,15 @@ VERSION_4 = (
     + "PRAGMA user_version = 4;"
 )
 
+VERSION_7 = (
+    VERSION_4
+    + "".join(
+        files("claude_bus.sql").joinpath(f"migrations/{name}.sql").read_text(encoding="utf-8")
+        for name in ("0005_earlier_mail_and_wakes", "0006_places_above", "0007_bounds")
+    )
+    + "PRAGMA user_version = 7;"
+)
+
 MAIL = """
 INSERT INTO agents (name, last_seen) VALUES ('alice', 1000.0), ('bob', 1000.0);
 INSERT INTO messages (ts, sender, recipient, content, kind) VALUES
@@ -146,6 +155,7 @@ def version(path: Path) -> int:
         VERSION_3,
         VERSION_3 + MAIL,
         VERSION_4,
+        VERSION_7,
     ],
 )
 def test_both_ways_arrive_at_one_schema(script: str, file: Callable[[str], Path], tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class _Hesitant:
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._wrote = connection, False
+        self.DatabaseError, self.OperationalError = connection.DatabaseError, connection.OperationalError
 
     def execute(self, sql: str, parameters: Sequence[Value] = (), /) -> Cursor:
         if not (self._wrote or sql.lstrip().startswith("SELECT")):

@@ -151,6 +151,7 @@ def test_what_is_not_strictly_checked_is_known() -> None:
     }
     assert found == {
         "history search": Checked(),
+        "look_back search": Checked(),
         "set_state value": Checked(),
         "register owns": Checked(),
         "register role": Line(limits.MAX_ROLE),
@@ -179,6 +180,7 @@ TODAY = {
     "leave": "client",
     "list_claims": "channel",
     "list_state": "channel prefix values",
+    "look_back": "me search thread since before limit",
     "listen": "address client",
     "listen_for": "address me",
     "look": "client owed",
@@ -272,7 +274,7 @@ async def test_nobody_is_what_the_token_is_not_for(house: House, name: str) -> N
         await bob.run(REMOTE[name], **arguments(name, ALICE, "mine"))
 
 
-NEED_NO_NAME = {"set_state", "message_status", "history", "standing"}
+NEED_NO_NAME = {"set_state", "message_status", "history", "look_back", "standing"}
 
 
 @pytest.mark.parametrize("name", OF_NAMES)

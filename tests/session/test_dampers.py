@@ -188,7 +188,7 @@ async def test_a_session_may_send_so_much_a_minute(party: Party) -> None:
         await say(alice, "peer9")
 
     assert refused.value.data == {"retry_after": 60}
-    assert len(await alice.history("", None, 0, 100)) == 8
+    assert len((await alice.history("", None, 0, 100)).messages) == 8
     party.now += 61
     await say(alice, "peer9")
 

@@ -17,7 +17,7 @@ from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered,
 from claude_bus.mcp import tools
 from claude_bus.model.hooks import HookReport, HookResult
 from claude_bus.model.identity import Address, Client, Folder, Overlap, Roster
-from claude_bus.model.messages import Draft, File, HandOver, Message
+from claude_bus.model.messages import Draft, File, HandOver, History, Message
 from claude_bus.session.conversation import REQUEST
 from claude_bus.session.injection import injection
 from claude_bus.session.session import Session
@@ -877,7 +877,7 @@ async def test_files_with_long_names_leave_room_for_their_message(party: Party, 
         seen += [message.content for message in found.messages]
 
     assert "".join(seen) == f"{content}behind it"
-    assert len(await bob.history("", None, 0, 20)) == 2
+    assert len((await bob.history("", None, 0, 20)).messages) == 2
     assert documents.history_for_model(await bob.history("", None, 0, 20))["messages"]
 
 
@@ -944,9 +944,9 @@ def test_of_a_long_history_no_more_is_looked_at_than_is_shown(monkeypatch: pytes
         return 30_000
 
     monkeypatch.setattr(documents, "shown_size", looks)
-    found = [Message(n, 0.0, "alice", "all", "x", "message", None) for n in range(1, 201)]
+    found = tuple(Message(n, 0.0, "alice", "all", "x", "message", None) for n in range(1, 201))
 
-    shown = documents.history_for_model(found)
+    shown = documents.history_for_model(History(found))
 
     assert [message["id"] for message in shown["messages"]] == [200]
     assert shown["older"].startswith("199:")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from .. import text
 from ..records import record
+from ..sql import search
+from ..sql.transaction import Transaction
 from . import disk
 from .migrate import OURS, VERSION, has_tables, is_foreign
 from .sqlite import translate
@@ -107,7 +109,7 @@ def _contents(db: sqlite3.Connection, path: Path) -> list[Finding]:
         size = Path(f"{disk.real(path)}-wal").stat().st_size
         found.append(Finding("write-ahead log", None, f"{size // 1024} KiB"))
     if version >= VERSION:
-        found += [_counts(db), _tokens(db)]
+        found += [_counts(db), _search(db), _tokens(db)]
     return [*found, _writable(db, path)]
 
 
@@ -144,6 +146,19 @@ def _counts(db: sqlite3.Connection) -> Finding:
         )
     )
     return Finding("contents", None, ", ".join(counts))
+
+
+def _search(db: sqlite3.Connection) -> Finding:
+    db.row_factory = sqlite3.Row
+    tx = Transaction(db, time.time(), lambda _process, _heartbeat: True)
+    if not search.available(tx):
+        told = "this SQLite has no FTS5, so there is no index: a search that finds little ends early, and says where"
+        return Finding("search", None, told)
+    if bad := [block for block in search.blocks(tx) if not search.sound(tx, block)]:
+        told = f"{text.plural(len(bad), 'part')} of the index cannot be read; searches do without, servers make it anew"
+        return Finding("search", False, told)
+    waiting = search.unindexed(tx)
+    return Finding("search", None if waiting else True, f"{text.plural(waiting, 'message')} not yet in the index")
 
 
 def _tokens(db: sqlite3.Connection) -> Finding:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ..errors import StoreCorrupt
 
-VERSION = 7
+VERSION = 8
 _ADDITIONS = (
     (4, "migrations/0004_heartbeats_and_unread.sql"),
     (5, "migrations/0005_earlier_mail_and_wakes.sql"),
     (6, "migrations/0006_places_above.sql"),
     (7, "migrations/0007_bounds.sql"),
+    (8, "migrations/0008_search.sql"),
 )
 """Scripts by the schema version that they lead to."""
 OURS = 3

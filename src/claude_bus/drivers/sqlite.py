@@ -31,7 +31,6 @@ from ..errors import (
     StoreUnsuitable,
 )
 from ..model.identity import Process
-from ..sql import columns
 from ..sql.transaction import Cursor, Transaction, Value
 from . import announcing, disk
 from .migrate import migrate, refuse_foreign
@@ -101,7 +100,6 @@ def _opened(path: Path, busy_timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
-        connection.create_function("mentions", 2, columns.mentions, deterministic=True)
         refuse_foreign(connection, path)
         _restrict(path)
         connection.execute("PRAGMA foreign_keys = ON")

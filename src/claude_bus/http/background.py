@@ -17,6 +17,10 @@ _log = logging.getLogger(__name__)
 
 AGAIN = 1.0
 """Seconds after which what failed begins anew."""
+INDEXED_AT_ONCE = 100
+"""Steps of the index for search between two heartbeats."""
+PAUSE = 0.2
+"""Seconds between two of them."""
 
 
 async def run_for_good(run: Callable[[], Awaitable[None]]) -> None:
@@ -43,5 +47,14 @@ async def run_upkeep(bus: LocalBus, beat: float = HEARTBEAT_EVERY, prune: float 
             if anyio.current_time() >= due:
                 due = anyio.current_time() + prune
                 await bus.prune()
+            await _index(bus)
         except BusError as error:
             _log.debug("upkeep: %s", error)  # the next round comes
+
+
+async def _index(bus: LocalBus) -> None:
+    """Index what was sent, with pauses in which others can write."""
+    for _ in range(INDEXED_AT_ONCE):
+        if not await bus.index():
+            return
+        await anyio.sleep(PAUSE)

@@ -69,6 +69,15 @@ class Message:
 
 
 @record(frozen=True, slots=True)
+class History:
+    """Earlier messages, oldest first."""
+
+    messages: tuple[Message, ...]
+    searched_to: int = 0
+    """If not 0: a search ended before it was through. It has not looked at messages before this id."""
+
+
+@record(frozen=True, slots=True)
 class Expectation:
     """The outlook for one recipient, as known when the message was sent."""
 

@@ -34,7 +34,7 @@ from ..errors import Displaced, InvalidInput, NotFound, Unreachable
 from ..model.claims import Claim, ClaimTarget
 from ..model.hooks import HookReport, HookResult
 from ..model.identity import Address, Binding, Client, Process, Roster, SignOfLife
-from ..model.messages import Draft, HandOver, Sent, Waiting
+from ..model.messages import Draft, HandOver, History, Sent, Waiting
 from ..model.state import StateEntry
 from ..sql import bindings, claims, deliveries, guard, messages, sessions, state
 from ..sql.verbs import Verb
@@ -82,6 +82,7 @@ class RemoteBus:
             bindings.detach: partial(self._ended, bindings.detach),
             bindings.leave: partial(self._ended, bindings.leave),
             messages.send: self._send,
+            messages.look_back: self._look_back,
             sessions.begin: self._begin,
             sessions.look: self._look,
             state.latest: self._latest,
@@ -101,6 +102,10 @@ class RemoteBus:
 
     async def prune(self) -> None:
         """The server's own business."""
+
+    async def index(self) -> bool:
+        """The server's own business."""
+        return False
 
     def pulse(self) -> object:
         """Changes when this process was rung, did what a doorbell should look at, and now and then in any case."""
@@ -325,6 +330,15 @@ class RemoteBus:
     async def _ended(self, verb: Verb[[str], None], client: str) -> None:
         await self._call(verb, client)
         self._held.ended(client)
+
+    # -- looking back
+
+    async def _look_back(self, me: Address, **which: Any) -> History:
+        """A server that is older knows another verb for it, whose searches have no end to tell of."""
+        try:
+            return await self._call(messages.look_back, me, **which)
+        except NotFound:
+            return History(tuple(await self._call(messages.history, me, **which)))
 
     # -- sending
 

@@ -77,6 +77,7 @@ class Doorbell:
         self._pending = True
         self._beat = Beat()
         self._pruned = time.monotonic() - PRUNE_EVERY + HEARTBEAT_EVERY  # not during the start
+        self._unindexed = False
 
     async def watch(self) -> None:
         """Run for as long as the server does; poll if no notice socket can be opened."""
@@ -161,9 +162,12 @@ class Doorbell:
         if self._beat.due(HEARTBEAT_EVERY):
             await self._presence.beat()
             self._beat.given()
+            self._unindexed = True
             if self._interrupted():
                 await self._presence.became("idle")
         now = time.monotonic()
         if now - self._pruned > PRUNE_EVERY:
             self._pruned = now
             await self._bus.prune()
+        if self._unindexed:
+            self._unindexed = await self._bus.index()

@@ -9,7 +9,7 @@ from typing import Unpack
 from .. import grants, limits, names, state_values
 from ..model.claims import Claim, ClaimTarget, Verdict
 from ..model.identity import Address, Agent, Binding, Client, Roster
-from ..model.messages import Draft, HandOver, Message, MessageStatus, Sent
+from ..model.messages import Draft, HandOver, History, MessageStatus, Sent
 from ..model.state import StateEntry
 from ..sql import agents, claims, messages, state
 from ..sql.state import Options
@@ -103,14 +103,14 @@ class Session:
         """How far a message is that the session sent or received."""
         return await self.membership.as_reader(lambda bus, me: bus.run(messages.status, me, message_id))
 
-    async def history(self, search: str, thread: int | None, since: int, limit: int, before: int = 0) -> list[Message]:
+    async def history(self, search: str, thread: int | None, since: int, limit: int, before: int = 0) -> History:
         """Return earlier messages, with the state of their files."""
         found = await self.membership.as_reader(
             lambda bus, me: bus.run(
-                messages.history, me, search=search, thread=thread, since=since, before=before, limit=limit
+                messages.look_back, me, search=search, thread=thread, since=since, before=before, limit=limit
             )
         )
-        return [*await self.workspace.examined(found)]
+        return replace(found, messages=tuple(await self.workspace.examined(found.messages)))
 
     # -- shared state
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import jsons
 
 _TICK = 1e-6
 
 
-def mentions(content: str, search: str) -> bool:
-    """Return whether `content` contains `search`, ignoring the case of ASCII letters.
+def finder(search: str) -> Callable[[str], bool]:
+    """A function that tells whether a text contains `search`, ignoring the case of ASCII letters.
 
-    The time is linear in both lengths. SQLite's LIKE would take their product for a text that keeps repeating the
+    Its time is linear in both lengths. SQLite's LIKE would take their product for a text that keeps repeating the
     beginning of `search`.
     """
-    return search.encode().lower() in content.encode().lower()
+    wanted = search.encode().lower()
+    return lambda content: wanted in content.encode().lower()
 
 
 def next_ts(now: float, last: float) -> float:

@@ -10,25 +10,14 @@ from dataclasses import dataclass
 from .. import addresses, drafts, grants, limits, waking
 from ..errors import InvalidInput, NotFound
 from ..model.identity import Address, Binding
-from ..model.messages import DeliveryState, Draft, Expectation, Message, MessageStatus, Receipt, Sent
+from ..model.messages import DeliveryState, Draft, Expectation, History, Message, MessageStatus, Receipt, Sent
 from ..names import BROADCASTS
 from . import attachments, bindings, columns, deliveries, events, listeners, mailboxes
+from . import search as searching
 from .arguments import Content, Me
 from .transaction import Row, Transaction, Value, at_once, keys, listed, spread
 from .verbs import verb
-
-# Who sees a message: its sender, its recipients, and for a broadcast the whole channel.
-_VISIBLE = """(
-    (m.sender = ? AND m.sender_channel = ?)
-    OR (m.broadcast = 1 AND m.channel = ?)
-    OR EXISTS (SELECT 1 FROM deliveries v WHERE v.message = m.id AND v.channel = ? AND v.recipient = ?)
-)"""
-
-
-def _visible_to(me: Address) -> tuple[str, ...]:
-    """The values for `_VISIBLE`."""
-    return me.name, me.channel, me.channel, me.channel, me.name
-
+from .visibility import VISIBLE, visible_to
 
 # -- sending --------------------------------------------------------------------
 
@@ -354,9 +343,9 @@ def _expect_of_absent(tx: Transaction, name: str, row: Row | None, hint: str) ->
 def _require_visible(tx: Transaction, me: Address, message: int) -> Row:
     row = tx.one(
         "SELECT m.id, m.ts, m.sender, m.sender_channel, m.recipient, m.kind FROM messages m "
-        f"WHERE m.id = ? AND {_VISIBLE}",
+        f"WHERE m.id = ? AND {VISIBLE}",
         message,
-        *_visible_to(me),
+        *visible_to(me),
     )
     if not row:
         raise NotFound(f"no message with id {message}", message_id=message)
@@ -378,10 +367,10 @@ def status(tx: Transaction, me: Me, message_id: int) -> MessageStatus:
         "SELECT * FROM deliveries WHERE message = ? ORDER BY channel, recipient LIMIT ?", message_id, limits.MAX_AT_ONCE
     )
     replies = tx.all(
-        f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE m.reply_to = ? AND {_VISIBLE} "
+        f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE m.reply_to = ? AND {VISIBLE} "
         "ORDER BY m.id DESC LIMIT ?",
         message_id,
-        *_visible_to(me),
+        *visible_to(me),
         limits.MAX_REPLIES,
     )
     ids = sorted(reply["id"] for reply in replies[: limits.fit_count(reply["size"] for reply in replies)])
@@ -423,6 +412,27 @@ def _look_after(tx: Transaction, message: int) -> None:
     deliveries.recover_all(tx, handed)
 
 
+@verb("look_back", mode="read", nameless=True)
+def look_back(
+    tx: Transaction,
+    me: Me,
+    *,
+    search: Content = "",
+    thread: int | None = None,
+    since: int = 0,
+    before: int = 0,
+    limit: int = 20,
+) -> History:
+    """The messages that `me` may see, oldest first: the newest `limit` that match, or as many as fit.
+
+    `search` is looked for in the content, case-insensitively for ASCII; `thread` is any
+    message of one conversation; `since` an id after which to look, and `before` one (0: none)
+    before which: that of the first message of an answer brings those before them. A search that
+    would take long ends before it is through, and says so. Consumes nothing.
+    """
+    return _look_back(tx, me, search, thread, since, before, limit, searching.BUDGET)
+
+
 @verb("history", mode="read", nameless=True)
 def history(
     tx: Transaction,
@@ -434,30 +444,24 @@ def history(
     before: int = 0,
     limit: int = 20,
 ) -> list[Message]:
-    """The messages that `me` may see, oldest first: the newest `limit` that match, or as many as fit.
+    """The messages of `look_back`, for programs that do not know of ends: it goes ten times further back."""
+    return list(_look_back(tx, me, search, thread, since, before, limit, 10 * searching.BUDGET).messages)
 
-    `search` is looked for in the content, case-insensitively for ASCII; `thread` is any
-    message of one conversation; `since` an id after which to look, and `before` one (0: none)
-    before which: that of the first message of an answer brings those before them. Consumes nothing.
-    """
-    where: list[str] = ["m.id > ?", "(? = 0 OR m.id < ?)", _VISIBLE]
-    values: list[str | int] = [since, before, before, *_visible_to(me)]
-    if search:
-        where.append("mentions(m.content, ?)")
-        values.append(drafts.check_search(search))
-    if thread is not None:
-        ids = _thread(tx, thread)
-        where.append(f"m.id IN ({', '.join('?' * len(ids))})")
-        values.extend(ids)
-    rows = tx.all(
-        f"SELECT m.id, {deliveries.SIZE} AS size FROM messages m WHERE {' AND '.join(where)} "
-        "ORDER BY m.id DESC LIMIT ?",
-        *values,
-        limits.clamp(limit, limits.MAX_AT_ONCE),
-    )
-    ids = sorted(row["id"] for row in rows[: limits.fit_count(row["size"] for row in rows)])
-    found = deliveries.by_id(tx, ids)
-    return deliveries.messages_of(tx, [found[message] for message in ids], me)
+
+def _look_back(
+    tx: Transaction, me: Address, search: str, thread: int | None, since: int, before: int, limit: int, budget: int
+) -> History:
+    drafts.check_search(search)
+    most = limits.clamp(limit, limits.MAX_AT_ONCE)
+    if thread is None:
+        found = searching.find(tx, me, search, since=since, before=before, limit=most, budget=budget)
+    else:
+        found = searching.among(tx, me, search, _thread(tx, thread), since=since, before=before, limit=most)
+    sizes = deliveries.sizes(tx, found.ids)
+    ids = sorted(found.ids[: limits.fit_count(sizes[message] for message in found.ids)])
+    rows = deliveries.by_id(tx, ids)
+    messages = tuple(deliveries.messages_of(tx, [rows[message] for message in ids], me))
+    return History(messages, found.reached if len(ids) == len(found.ids) else 0)
 
 
 def _thread(tx: Transaction, message: int) -> list[int]:

@@ -1,4 +1,4 @@
--- The bus, version 7. Times are seconds since the epoch; lists are JSON arrays.
+-- The bus, version 8. Times are seconds since the epoch; lists are JSON arrays.
 -- Versions 1 and 2 belong to the original claude-bus; see migrations/.
 
 CREATE TABLE agents (
@@ -89,6 +89,20 @@ CREATE UNIQUE INDEX messages_key ON messages (sender_channel, sender, key) WHERE
 CREATE INDEX messages_reply ON messages (reply_to) WHERE reply_to IS NOT NULL;
 CREATE INDEX messages_expires ON messages (expires) WHERE expires IS NOT NULL;
 CREATE INDEX messages_broadcast ON messages (channel, id) WHERE broadcast = 1;
+CREATE INDEX messages_sender ON messages (sender_channel, sender);
+
+-- Which messages can be searched by which table "search_<first>", see sql/search.py. Those tables are made by servers
+-- whose SQLite has FTS5; no trigger touches them, so that mail can be sent and deleted without it.
+CREATE TABLE search_blocks (
+    first   INTEGER PRIMARY KEY,               -- the lowest and the highest id that the table is for
+    last    INTEGER NOT NULL,
+    low     INTEGER NOT NULL,                  -- messages above this id and up to the next one are in it
+    high    INTEGER NOT NULL,
+    dropped INTEGER NOT NULL DEFAULT 0         -- 1: too few of its messages are left, there is no table
+) STRICT;
+CREATE TRIGGER messages_edited AFTER UPDATE OF content ON messages BEGIN
+    UPDATE search_blocks SET low = NEW.id WHERE low < NEW.id AND high >= NEW.id;
+END;
 
 -- Files that messages name, as they were when sent. Their content stays where it is.
 CREATE TABLE attachments (

@@ -49,10 +49,16 @@ class Cursor(Protocol):
     def lastrowid(self) -> int | None: ...
     def fetchone(self) -> Any: ...
     def fetchall(self) -> list[Any]: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 class Connection(Protocol):
     """The part of a DB-API connection that verbs use; rows answer to column names."""
+
+    @property
+    def DatabaseError(self) -> type[Exception]: ...  # noqa: N802 - the DB-API's name
+    @property
+    def OperationalError(self) -> type[Exception]: ...  # noqa: N802
 
     def execute(self, sql: str, parameters: Sequence[Value] = ..., /) -> Cursor: ...
 
@@ -112,6 +118,10 @@ class Transaction:
 
     def all(self, sql: str, *values: Value) -> list[Row]:
         return self.connection.execute(sql, values).fetchall()
+
+    def each(self, sql: str, *values: Value) -> Iterator[Row]:
+        """The rows one by one: what is not asked for is not looked for."""
+        return iter(self.connection.execute(sql, values))
 
     def one(self, sql: str, *values: Value) -> Row | None:
         row: Row | None = self.connection.execute(sql, values).fetchone()

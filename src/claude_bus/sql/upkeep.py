@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import limits
-from . import bindings, calls, claims, events, expiry, messages, state
+from . import bindings, calls, claims, events, expiry, messages, search, state
 from .transaction import Transaction
 from .verbs import verb
 
@@ -20,3 +20,4 @@ def prune(tx: Transaction) -> None:
     events.prune(tx, before)
     state.prune(tx, before)
     calls.prune(tx)
+    search.repair(tx)

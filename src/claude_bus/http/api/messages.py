@@ -96,10 +96,11 @@ async def look_back(caller: Calling, which: Annotated[Which, InQuery()]) -> Resp
     """The newest messages that match and that the name may see, oldest first. Consumes nothing.
 
     An answer has at most about a million characters: there may be more `before` its first message, also if it has
-    fewer than `limit`.
+    fewer than `limit`. A search that would take long ends before it is through, with `searched_to`: that as `before`
+    goes on.
     """
     found = await caller.bus.run(
-        messages.history,
+        messages.look_back,
         caller.looks(which.name, which.channel),
         search=which.search,
         thread=which.thread,
@@ -107,7 +108,7 @@ async def look_back(caller: Calling, which: Annotated[Which, InQuery()]) -> Resp
         before=which.before,
         limit=which.limit,
     )
-    return Json({"messages": [documents.message(message) for message in found]})
+    return Json(documents.history(found))
 
 
 @router.get("/messages/{id}", response_model=records.MessageStatus, responses=refusals(404))

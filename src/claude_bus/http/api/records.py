@@ -73,6 +73,9 @@ class Message(BaseModel):
 
 class Messages(BaseModel):
     messages: list[Message]
+    searched_to: int = Field(
+        default=0, description="The search ended early: it has not looked at messages before this id."
+    )
 
 
 class Inbox(BaseModel):
