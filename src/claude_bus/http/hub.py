@@ -84,6 +84,8 @@ class Hub:
 
         `due` is the time at which something ends that `look` has found, if it does: nobody rings for that.
         """
+        if patience <= 0:
+            return await look()
         with self.signal(*topics) as bell:
             end = anyio.current_time() + patience
             while not (found := await look()) and (left := end - anyio.current_time()) > 0:

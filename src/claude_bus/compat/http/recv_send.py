@@ -107,6 +107,10 @@ class Ahead:
         """From where to read on: the cursor that was given, unless it is known to be ahead."""
         return self._positions.get(reading, reading.since)
 
+    def concerns(self, reading: Reading, now: float) -> bool:
+        """Whether what a reader is given up to `now` has to be noted."""
+        return now < reading.since or reading in self._positions
+
     def note(self, reading: Reading, now: float) -> None:
         """The reader is given what there is up to `now`."""
         self._positions.pop(reading, None)
@@ -125,10 +129,11 @@ async def _recv(service: Service, request: Request, ahead: Ahead) -> Response:
     _require_reader(grant, reading)
     patience = HOLD if given.get("block", "").lower() in ("true", "1") else 0.0
     limit = wire.count(given, "max", BATCH, MAX_BATCH)
-    await request.body()  # there is none; what the connection brings after it is its end
     feed = await _await_mail(service, reading, ahead.position(reading), limit, grant, patience)
-    if not await request.is_disconnected():
-        ahead.note(reading, feed.now)
+    if ahead.concerns(reading, feed.now):
+        await request.body()  # there is none; what the connection brings after it is its end
+        if not await request.is_disconnected():
+            ahead.note(reading, feed.now)
     return Json({"messages": [documents.received(r) for r in feed.received], "now": feed.now})
 
 
