@@ -8,7 +8,7 @@ from collections.abc import Callable
 from . import processes
 from .bus import Bus
 from .config import Config
-from .drivers.sqlite import Database
+from .drivers.worker import Database
 from .errors import InvalidInput
 from .local import LocalBus
 from .model.identity import Process

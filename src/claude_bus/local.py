@@ -13,7 +13,7 @@ from . import drafts, state_values
 from .bus import NoticeSocket
 from .detector import refuse_secrets
 from .drivers import notices
-from .drivers.sqlite import Database
+from .drivers.worker import Database
 from .errors import StoreFull
 from .model.identity import Address, Process
 from .model.messages import Draft

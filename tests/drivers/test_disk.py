@@ -16,7 +16,8 @@ import pytest
 
 from claude_bus.drivers import disk, sqlite
 from claude_bus.drivers.inspect import Finding, inspect
-from claude_bus.drivers.sqlite import CHECKPOINT_BYTES, Database, connect
+from claude_bus.drivers.sqlite import CHECKPOINT_BYTES, connect
+from claude_bus.drivers.worker import Database
 from claude_bus.errors import StoreBusy, StoreError, StoreUnsuitable
 from claude_bus.model.identity import Address
 from claude_bus.sql import state

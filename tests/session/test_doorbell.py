@@ -17,7 +17,7 @@ import pytest
 
 from claude_bus import claude_code, processes
 from claude_bus.bus import Bus
-from claude_bus.drivers import notices
+from claude_bus.drivers import announcing, notices
 from claude_bus.drivers.sqlite import connect
 from claude_bus.model.identity import Process
 from claude_bus.processes import this_process
@@ -498,7 +498,7 @@ async def test_a_notice_is_heard_and_a_deaf_address_is_no_error() -> None:
         pass
     async with notices.notice_socket() as notice_socket:
         assert not await notice_socket.heard(0.0)
-        notices.announce([gone.address, "udp:192.0.2.1:9", "tcp:127.0.0.1:1", "nonsense", "", notice_socket.address])
+        announcing.announce([gone.address, "udp:192.0.2.1:9", "tcp:127.0.0.1:1", "nonsense", "", notice_socket.address])
         with anyio.fail_after(PATIENCE):
             assert await notice_socket.heard(PATIENCE)
 
@@ -508,9 +508,9 @@ async def test_containers_with_one_port_are_two_addresses() -> None:
     """Each has a loopback of its own: what another one listens at is not rung here."""
     async with notices.notice_socket() as notice_socket:
         place, _, network = notice_socket.address.partition("/")
-        notices.announce([f"{place}/another"])
+        announcing.announce([f"{place}/another"])
         assert not await notice_socket.heard(0.0)
-        notices.announce([place])
+        announcing.announce([place])
         with anyio.fail_after(PATIENCE):
             assert await notice_socket.heard(PATIENCE)
 
@@ -543,7 +543,7 @@ async def test_a_stranger_s_datagrams_are_not_heard() -> None:
         assert not await notice_socket.heard(0.0)
         assert looks < 200
 
-        notices.announce([notice_socket.address])
+        announcing.announce([notice_socket.address])
         assert await notice_socket.heard(PATIENCE)
 
 

@@ -13,7 +13,7 @@ import httpx2
 
 from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
-from claude_bus.drivers.sqlite import Database
+from claude_bus.drivers.worker import Database
 from claude_bus.http.app import create_app
 from claude_bus.local import LocalBus
 from claude_bus.model.hooks import Injection

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from claude_bus import claude_settings, documents, worktree
-from claude_bus.drivers import notices
+from claude_bus.drivers import announcing
 from claude_bus.model.claims import ClaimTarget
 from claude_bus.model.hooks import HookReport
 from claude_bus.model.identity import Address
@@ -183,7 +183,7 @@ def test_a_name_that_is_too_long_for_a_file_can_be_claimed(tmp_path: Path) -> No
 @pytest.mark.parametrize("address", ["udp:127.0.0.1:²", "udp:127.0.0.1:99999", "udp:127.0.0.1:" + "9" * 5_000])
 def test_an_address_that_is_none_is_passed_over(address: str) -> None:
     """A message that is stored is not said to have failed because one listener is no listener."""
-    notices.announce([address])
+    announcing.announce([address])
 
 
 def test_a_value_that_should_be_json_and_is_not_is_text() -> None:

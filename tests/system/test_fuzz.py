@@ -39,7 +39,7 @@ from claude_bus import (
 from claude_bus.cli import main as command_line
 from claude_bus.cli import printing
 from claude_bus.config import Config
-from claude_bus.drivers import notices
+from claude_bus.drivers import announcing, notices
 from claude_bus.errors import BusError, InvalidInput, kinds
 from claude_bus.mcp import hooks, server, tools
 from claude_bus.model.claims import Claim
@@ -553,7 +553,7 @@ def test_columns_may_hold_foreign_values(foreign: list[tuple[tuple[str, str], st
 @example(["udp:127.0.0.1:²", "udp:127.0.0.1:99999"])
 def test_whom_to_tell_may_be_anything(addresses: list[str]) -> None:
     """An invalid address is passed over."""
-    notices.announce(addresses)
+    announcing.announce(addresses)
 
 
 @looks(20)
@@ -569,7 +569,7 @@ def test_a_notice_may_say_anything(datagrams: list[bytes]) -> None:
                 for data in datagrams:
                     out.sendto(data, ("127.0.0.1", port))
             assert not await notice_socket.heard(0.0)
-            notices.announce([notice_socket.address])
+            announcing.announce([notice_socket.address])
             assert await notice_socket.heard(PATIENCE)
 
     anyio.run(run)

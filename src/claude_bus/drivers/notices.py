@@ -1,4 +1,4 @@
-"""Telling other processes that mail was stored: a datagram on loopback.
+"""Being told by other processes that mail was stored: a datagram on loopback, see `announcing`.
 
 A listener costs nothing while it waits and hears within a millisecond or so. The datagram
 contains the secret word from the listener's address, which only processes that can read the
@@ -14,40 +14,19 @@ import contextlib
 import hmac
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 import anyio
 
 from .. import processes
+from .announcing import LOOPBACK, SCHEME
 
-_LOOPBACK = "127.0.0.1"
-_SCHEME = "udp"
 _ROOM = 16 * 1024
 """Bytes that may wait to be received; the system drops the rest, at no cost to this process."""
 _AT_ONCE = 200
 """Datagrams that are read in one go: more than the buffer can hold."""
 _DEAF = 0.2
 """Seconds without listening after only strangers' datagrams came."""
-
-
-def announce(addresses: Iterable[str]) -> None:
-    """Send a notice to each address; an address where no process listens is not an error.
-
-    An address on the loopback of another network namespace (a container's) cannot be reached. The
-    address of an earlier version has no word in it; such a listener accepts any datagram.
-    """
-    for address in addresses:
-        scheme, _, rest = address.partition(f":{_LOOPBACK}:")
-        place, _, network = rest.partition("/")
-        port, _, word = place.partition(":")
-        if scheme != _SCHEME or not port.isdecimal() or network not in ("", processes.network()):
-            continue
-        with (
-            contextlib.suppress(OSError, ValueError, OverflowError),
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out,
-        ):
-            out.setblocking(False)
-            out.sendto((word[:100] or "mail").encode(), (_LOOPBACK, int(port)))
 
 
 class Signal:
@@ -76,7 +55,7 @@ class Ear:
         self._word = secrets.token_hex(16)
         self._deaf_until = 0.0
         network = processes.network()
-        place = f"{_SCHEME}:{_LOOPBACK}:{bound.getsockname()[1]}:{self._word}"
+        place = f"{SCHEME}:{LOOPBACK}:{bound.getsockname()[1]}:{self._word}"
         self.address = f"{place}/{network}" if network else place
 
     async def heard(self, patience: float) -> bool:
@@ -110,5 +89,5 @@ async def notice_socket() -> AsyncIterator[Ear]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
         bound.setblocking(False)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
-        bound.bind((_LOOPBACK, 0))
+        bound.bind((LOOPBACK, 0))
         yield Ear(bound)
