@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..model.identity import Address, Process
@@ -70,7 +70,7 @@ class Transaction:
 
     def called_by(self, caller: CallerContext) -> Transaction:
         """The same transaction, on behalf of this caller."""
-        return replace(self, caller=caller)
+        return type(self)(self.connection, self.now, self.alive, caller, self.notified)
 
     def notify(self, addresses: Iterable[str]) -> None:
         """Tell these listeners, once it is committed, that they should look."""
