@@ -21,6 +21,7 @@ from ..errors import BusError, RequestTimeout, TooLarge, Unauthorized
 from ..model.tokens import UNRESTRICTED, Grant
 from .bodies import Bodies, Body
 from .in_flight import InFlight, RequestInFlight
+from .origins import OPEN
 from .quotas import Quotas
 from .responses import refusal
 from .token_cache import TokenCache
@@ -73,7 +74,7 @@ class Authenticate:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         grant = await self._grant(scope)
-        scope.setdefault("state", {})["grant"] = grant
+        scope["state"]["grant"] = grant
         if grant is _NOBODY:
             await self._app(scope, receive, send)
             return
@@ -86,7 +87,7 @@ class Authenticate:
             await self._serve(tracked, counted, scope, receive, send)
 
     async def _grant(self, scope: Scope) -> Grant:
-        if await self._token_cache.is_open():
+        if scope["state"][OPEN]:
             return UNRESTRICTED
         in_url = secret_in(scope)
         if scope["path"] == self._open_path and in_url is None:

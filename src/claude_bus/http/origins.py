@@ -17,6 +17,8 @@ from .hosts import Allowed
 from .responses import refusal
 from .token_cache import TokenCache
 
+OPEN = "open to all"
+"""Key in a request's state: whether callers need no token, as was asked for this request."""
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 _LOOKED_AT = frozenset(
     name.encode() for name in ("host", "origin", "sec-fetch-site", "transfer-encoding", "content-length", *_FORWARDED)
@@ -57,7 +59,7 @@ class OriginCheck:
             raise InvalidInput("this server is not a proxy: ask for a path, such as /healthz")
         headers = _looked_at(scope)
         _check_length(scope["http_version"], headers)
-        open_to_all = await self._token_cache.is_open()
+        open_to_all = scope.setdefault("state", {})[OPEN] = await self._token_cache.is_open()
         host = self._host(_only(headers, "host"), open_to_all=open_to_all)
         origin = _only(headers, "origin") if "origin" in headers else None
         site = headers.get("sec-fetch-site")

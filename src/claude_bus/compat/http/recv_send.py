@@ -68,8 +68,8 @@ async def _send(service: Service, request: Request) -> Response:
     grant = grant_of(request)
     grants.require(grant, me)
     grants.require_recipients(grant, (to,), me.channel)
-    message = await service.bus.granted(grant).run(feeds.post, me, Draft((to,), text), feeds.RECV_SEND)
-    return Json({"ok": True, "ts": message.ts, "channel": me.channel, "id": message.id})
+    message, ts = await service.bus.granted(grant).run(feeds.send, me, Draft((to,), text), feeds.RECV_SEND)
+    return Json({"ok": True, "ts": ts, "channel": me.channel, "id": message})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +147,9 @@ def _channel(service: Service, given: Mapping[str, str]) -> str | None:
 def _require_reader(grant: Grant, reading: Reading) -> None:
     """Raise `Forbidden` unless the grant is for the mail of that name; where it asks for all channels, the store
     reads those that the grant permits."""
-    anywhere = replace(grant, channels=("*",))
-    grants.require(anywhere if reading.channel is None else grant, Address(reading.to, reading.channel or ""))
+    if reading.channel is None and grant.channels != ("*",):
+        grant = replace(grant, channels=("*",))
+    grants.require(grant, Address(reading.to, reading.channel or ""))
 
 
 def _since(given: Mapping[str, str]) -> float:
