@@ -3,9 +3,10 @@
     python benchmarks/serving.py [--rounds N] [--seconds N] [--crowd N] [--idle SECONDS] [--quick]
 
 Latency: one request after the other on one kept connection, ours and the baseline's by
-turns. Throughput: eight connections of another process. Prints Markdown. Machines differ
-and are shared: compare the ratios, not the milliseconds. The client (asyncio) takes its
-time too, on both sides.
+turns. Throughput: eight connections of another process, by turns as well, and the CPU time
+of the server for each request; there the baseline of /mcp is the SDK's own server with a
+tool that does nothing. Prints Markdown. Machines differ and are shared: compare the ratios,
+not the milliseconds. The client (asyncio) takes its time too, on both sides.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from claude_bus.sql import bindings, sessions
 CONNECTIONS = 8
 BLOCK = 20
 """Requests of one kind in a row."""
+SLICES = 4
+"""Turns of each side in a measurement of throughput."""
 CALLS = 4_000
 """Ids of tool calls."""
 NOTHING = [sys.executable, str(HERE / "nothing_http.py")]
@@ -298,16 +301,38 @@ async def new_token(db: Path) -> str:
 # -- throughput --------------------------------------------------------------------------------
 
 
-def load(pool: Pool, url: str, requests: Sequence[bytes], seconds: float) -> float:
-    """Answers per second on several connections, in the pool's process."""
-    return pool.apply(_load, (url, requests, seconds))
+@dataclass
+class Load:
+    """What a server under load did: answers, in so many seconds, for so much CPU time."""
+
+    pid: int
+    answers: int = 0
+    seconds: float = 0.0
+    cpu: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self.answers / self.seconds
+
+    @property
+    def cost(self) -> float:
+        """Milliseconds of CPU time for each answer."""
+        return self.cpu / self.answers * 1000
+
+    def add(self, pool: Pool, url: str, requests: Sequence[bytes], seconds: float) -> None:
+        """Put it under load for so long: several connections, in the pool's process."""
+        process = psutil.Process(self.pid)
+        before = sum(process.cpu_times()[:2])
+        self.answers += pool.apply(_load, (url, requests, seconds))
+        self.cpu += sum(process.cpu_times()[:2]) - before
+        self.seconds += seconds
 
 
-def _load(url: str, requests: Sequence[bytes], seconds: float) -> float:
+def _load(url: str, requests: Sequence[bytes], seconds: float) -> int:
     return asyncio.run(_all_at_once(url, requests, seconds))
 
 
-async def _all_at_once(url: str, requests: Sequence[bytes], seconds: float) -> float:
+async def _all_at_once(url: str, requests: Sequence[bytes], seconds: float) -> int:
     end = time.perf_counter() + seconds
 
     async def one(first: int) -> int:
@@ -318,7 +343,29 @@ async def _all_at_once(url: str, requests: Sequence[bytes], seconds: float) -> f
         line.close()
         return count
 
-    return sum(await asyncio.gather(*map(one, range(CONNECTIONS)))) / seconds
+    return sum(await asyncio.gather(*map(one, range(CONNECTIONS))))
+
+
+def nothing_like(name: str, session: dict[str, str]) -> list[bytes]:
+    """The request that is the baseline of another: to a tool that does nothing, of the same era, or to the route."""
+    if not name.startswith("POST /mcp"):
+        return [request("GET", "/nothing")]
+    return calls(session if name.endswith("session") else {}, "nothing")
+
+
+def throughput(
+    ours: tuple[str, int], bare: tuple[str, int], asked: dict[str, list[bytes]], seconds: float
+) -> Iterator[str]:
+    """The rows of the table, as they are measured."""
+    session = asyncio.run(opened(Line(bare[0])))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for name, requests in asked.items():
+            base, own = Load(bare[1]), Load(ours[1])
+            for _ in range(SLICES):
+                base.add(pool, bare[0], nothing_like(name, session), seconds / SLICES)
+                own.add(pool, ours[0], requests, seconds / SLICES)
+            rates = f"{own.rate:.0f}", f"{base.rate:.0f}", f"{own.rate / base.rate:.2f}"
+            yield row(name, *rates, f"{own.cost:.2f}", f"{base.cost:.2f}", f"{own.cost / base.cost:.1f}x")
 
 
 # -- a crowd ----------------------------------------------------------------------------------------
@@ -386,22 +433,20 @@ def rule(columns: int) -> str:
 
 
 LATENCY = ["median ms", "p95 ms", "nothing, median ms", "ratio", "ratio of p95"]
+THROUGHPUT = ["per second", "nothing", "ratio", "CPU ms each", "nothing", "ratio"]
 
 
 def measure(folder: Path, rounds: int, seconds: float, size: int, idle: float) -> None:
     env = environment(folder, BUS_RATE="0", BUS_REQUESTS="0", BUS_CONNECTIONS=str(size + 100))
     serve = [*BUS, "serve", "--port", "0"]
-    with running(NOTHING, env) as (bare, _), running(serve, env) as (url, _):
-        found, asked = asyncio.run(latencies(url, bare, rounds))
+    with running(NOTHING, env) as bare, running(serve, env) as ours:
+        found, asked = asyncio.run(latencies(ours[0], bare[0], rounds))
         print(row(f"one after the other, {rounds} times", *LATENCY), rule(6), sep="\n")
         for name, times in found.items():
             print(row(name, *times.columns()), flush=True)
-        print("", row(f"{CONNECTIONS} connections, {seconds:g} s", "per second", "nothing", "ratio"), rule(4), sep="\n")
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            for name, requests in asked.items():
-                base = load(pool, bare, [request("GET", "/nothing")], seconds)
-                ours = load(pool, url, requests, seconds)
-                print(row(name, f"{ours:.0f}", f"{base:.0f}", f"{ours / base:.2f}"), flush=True)
+        print("", row(f"{CONNECTIONS} connections, {seconds:g} s", *THROUGHPUT), rule(7), sep="\n")
+        for line in throughput(ours, bare, asked, seconds):
+            print(line, flush=True)
     env["BUS_DB"] = str(folder / "tokens.db")
     secret = asyncio.run(new_token(folder / "tokens.db"))
     with running(NOTHING, env) as (bare, _), running(serve, env) as (url, _):

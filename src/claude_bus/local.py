@@ -65,7 +65,7 @@ class LocalBus:
 
     def granted(self, grant: Grant) -> LocalBus:
         """This bus for a program with this grant, which decides what it may read."""
-        return self._for(grant=grant)
+        return self if grant is self._caller.grant else self._for(grant=grant)
 
     def _for(self, **changed: Any) -> LocalBus:
         return LocalBus(self._db, replace(self._caller, **changed))

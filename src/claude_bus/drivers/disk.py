@@ -170,15 +170,18 @@ class Files:
 
     def change(self, named: Path) -> Change:
         """Return the change since then; `named` is the configured path, which may now be a link to another file."""
-        database, log, index = identity(named), *self._now()[1:]
+        database = identity(named)
         if database != self._database:
             return "replaced" if database else "deleted"
-        if (log, index) != (self._log, self._index):
+        try:
+            index = os.stat(self._names[1])  # noqa: PTH116 - called with every operation
+        except OSError:
+            return "log" if self._index or identity(self._names[0]) != self._log else "none"
+        if (index.st_dev, index.st_ino) != self._index or identity(self._names[0]) != self._log:
             return "log"
-        size = _size(self._names[1])
-        if size < self._index_size:
+        if index.st_size < self._index_size:
             return "index"
-        self._index_size = size
+        self._index_size = index.st_size
         return "none"
 
     @property

@@ -7,14 +7,14 @@ before it is on the disk.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sqlite3
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -49,12 +49,32 @@ _OF_THE_FILE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_RE
 """Errors after which the file is opened anew: it may lie elsewhere now, or be mended."""
 
 
-class _Job:
-    """A verb to be run, and once it was committed or refused what came of it."""
+@dataclass(slots=True)
+class _Outcome:
+    """The result of a step, or the error that it raised."""
 
-    def __init__(self, verb: Callable[[Transaction], object]) -> None:
-        self.verb = verb
-        self.outcome: Future[Any] | None = None
+    result: Any = None
+    error: Exception | None = None
+
+
+class _Job:
+    """A step to be done on the thread; once it was done, committed or refused, its outcome."""
+
+    def __init__(self, step: Callable[[Any], object]) -> None:
+        self.step = step
+        """Gets a transaction if it is committed together with others, else the connection."""
+        self.outcome: _Outcome | None = None
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def tell(self) -> None:
+        """Give the outcome to the one who waits for it, in the event loop."""
+        assert self.outcome
+        if self.answer.done():
+            return
+        if self.outcome.error:
+            self.answer.set_exception(self.outcome.error)
+        else:
+            self.answer.set_result(self.outcome.result)
 
 
 def settle(
@@ -66,24 +86,24 @@ def settle(
     """Do several jobs in one transaction; each in one of its own if the store fails that."""
     if len(jobs) > 1:
         with contextlib.suppress(sqlite3.Error):
-            outcomes = sqlite.transact(connection, clock(), alive, _together, [job.verb for job in jobs])
+            outcomes = sqlite.transact(connection, clock(), alive, _together, [job.step for job in jobs])
             for job, outcome in zip(jobs, outcomes, strict=True):
                 job.outcome = outcome
             return
     for job in jobs:
-        job.outcome = _outcome(sqlite.transact, connection, clock(), alive, job.verb)
+        job.outcome = _outcome(sqlite.transact, connection, clock(), alive, job.step)
 
 
-def _together(tx: Transaction, verbs: Sequence[Callable[[Transaction], object]]) -> list[Future[Any]]:
+def _together(tx: Transaction, verbs: Sequence[Callable[[Transaction], object]]) -> list[_Outcome]:
     return [_apart(tx, verb) for verb in verbs]
 
 
-def _apart(tx: Transaction, verb: Callable[[Transaction], object]) -> Future[Any]:
+def _apart(tx: Transaction, verb: Callable[[Transaction], object]) -> _Outcome:
     """Run a verb among others: all of it happens, or nothing."""
     own = replace(tx, notified=[])
     tx.run("SAVEPOINT verb")
     outcome = _outcome(verb, own)
-    if outcome.exception():
+    if outcome.error:
         tx.run("ROLLBACK TO verb")  # where SQLite has given up the whole transaction this fails, and so do all
     else:
         tx.notify(own.notified)
@@ -91,37 +111,79 @@ def _apart(tx: Transaction, verb: Callable[[Transaction], object]) -> Future[Any
     return outcome
 
 
-def _outcome(step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Future[Any]:
-    outcome: Future[Any] = Future()
+def _outcome(step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> _Outcome:
     try:
-        outcome.set_result(step(*args, **kwargs))
+        return _Outcome(step(*args, **kwargs))
     except Exception as error:  # noqa: BLE001 - whoever asked for it gets it
-        outcome.set_exception(error)
-    return outcome
+        return _Outcome(error=error)
 
 
 class _Worker(aiosqlite.Connection):
-    """aiosqlite's connection thread, running a whole verb in one hop."""
+    """aiosqlite's connection thread, running a whole verb in one hop.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    Neither the thread nor the event loop is woken for each job: the thread does all that
+    wait when it is called, and the loop takes all that is done by the time it wakes up.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, settle: Callable[[sqlite3.Connection, Sequence[_Job]], None]
+    ) -> None:
         super().__init__(lambda: connection, iter_chunk_size=64)
-        self._waiting: deque[_Job] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._settle = settle
+        self._verbs: deque[_Job] = deque()
+        """To be committed, together."""
+        self._calls: deque[_Job] = deque()
+        """To be done by themselves."""
+        self._called = False
+        self._done: deque[_Job] = deque()
+        self._waking = False
 
-    async def do(self, job: _Job, settle: Callable[[sqlite3.Connection, Sequence[_Job]], None]) -> Any:
-        """Have a job done by `settle`, with those that have come by then; its outcome."""
-        self._waiting.append(job)
+    async def run(self, step: Callable[[Transaction], object]) -> Any:
+        """Run a step in a write transaction, together with those that wait by then."""
+        return await self._do(self._verbs, _Job(step))
 
-        def done(connection: sqlite3.Connection) -> Any:
-            if not job.outcome:  # it was not taken along, so it is the first that waits
-                settle(connection, [self._waiting.popleft() for _ in range(min(len(self._waiting), AT_ONCE))])
-            assert job.outcome
-            return job.outcome.result()
-
-        return await self.call(done)
-
-    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
+    async def call(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a step by itself."""
+        result: T = await self._do(self._calls, _Job(step))
         return result
+
+    async def _do(self, waiting: deque[_Job], job: _Job) -> Any:
+        connection = self._conn  # raises `ValueError` once it is closed
+        waiting.append(job)
+        if not self._called:
+            self._called = True
+            self._tx.put_nowait((None, lambda: self._work(connection)))
+        return await job.answer
+
+    def _work(self, connection: sqlite3.Connection) -> None:
+        """Do the jobs that wait. Runs on the thread; raises nothing, as nobody would hear of it."""
+        self._called = False  # whoever comes from now on calls the thread again, perhaps in vain
+        while self._calls or self._verbs:
+            for job in _taken(self._calls):
+                job.outcome = _outcome(job.step, connection)
+                self._finish([job])
+            if jobs := _taken(self._verbs):
+                self._settle(connection, jobs)
+                self._finish(jobs)
+
+    def _finish(self, jobs: list[_Job]) -> None:
+        self._done.extend(jobs)
+        if not self._waking:
+            self._waking = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and who waited with it
+                self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        """Give out what is done. Runs in the event loop."""
+        self._waking = False  # before it looks: the thread wakes it again for what is done from now on
+        while self._done:
+            self._done.popleft().tell()
+
+
+def _taken(waiting: deque[_Job]) -> list[_Job]:
+    """The jobs that wait, but not too many at once. Only this thread takes any; others come meanwhile."""
+    return [waiting.popleft() for _ in range(min(len(waiting), AT_ONCE))]
 
 
 class Database:
@@ -150,14 +212,12 @@ class Database:
 
     async def run(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb; it is never half done, also if the caller is cancelled."""
-        job = _Job(lambda tx: verb(tx, *args, **kwargs))
 
-        def settled(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
-            settle(connection, self._clock, self._alive, jobs)
-            sqlite.checkpoint_if_large(connection, self._real)
+        def step(tx: Transaction) -> T:
+            return verb(tx, *args, **kwargs)
 
         with anyio.CancelScope(shield=True):
-            result: T = await self._call(lambda worker: worker.do(job, settled))
+            result: T = await self._call(lambda worker: worker.run(step))
             return result
         raise AssertionError  # a shield swallows nothing; the type checker cannot know
 
@@ -221,7 +281,18 @@ class Database:
         with anyio.CancelScope(shield=True):
             await self._disconnect()
 
+    def _settle(self, connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
+        settle(connection, self._clock, self._alive, jobs)
+        sqlite.checkpoint_if_large(connection, self._real)
+
     async def _connected(self) -> _Worker:
+        if (
+            self._worker
+            and self._files
+            and not self._opening.statistics().locked
+            and self._files.change(self.path) == "none"
+        ):
+            return self._worker
         async with self._opening:
             if self._worker and self._files:
                 await self._follow(self._worker, self._files, self._files.change(self.path))
@@ -261,7 +332,7 @@ class Database:
         # Opened before aiosqlite has it: its thread does not survive a failure to open.
         self._real = disk.real(self.path)
         connection = await anyio.to_thread.run_sync(sqlite.connect, self.path, self._busy_timeout)
-        worker = _Worker(connection)
+        worker = _Worker(connection, self._settle)
         await worker
         self._worker, self._files = worker, disk.Files(self._real)
 

@@ -8,10 +8,9 @@ than other requests should wait for. Requests whose token ends while they are in
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-import contextlib
-from collections.abc import AsyncIterator
 
 import anyio
 from starlette.datastructures import Headers
@@ -22,6 +21,7 @@ from ..errors import BusError, RequestTimeout, TooLarge, Unauthorized
 from ..model.tokens import UNRESTRICTED, Grant
 from .bodies import Bodies, Body
 from .in_flight import InFlight, RequestInFlight
+from .origins import OPEN
 from .quotas import Quotas
 from .responses import refusal
 from .token_cache import TokenCache
@@ -36,6 +36,10 @@ BODY_PATIENCE = 30.0
 
 _TO_READ = 1.0
 """Seconds for the end of a cut-off answer to be sent."""
+
+_WATCH_AFTER = 0.02
+"""Seconds after which it is watched whether the client of a request that may be cut is still there. Most are answered
+sooner, and a watch is a task."""
 
 _NOBODY = Grant(names=(), channels=())
 _MAY_BE_CUT = ("GET", "HEAD", "OPTIONS")
@@ -70,7 +74,7 @@ class Authenticate:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         grant = await self._grant(scope)
-        scope.setdefault("state", {})["grant"] = grant
+        scope["state"]["grant"] = grant
         if grant is _NOBODY:
             await self._app(scope, receive, send)
             return
@@ -80,12 +84,10 @@ class Authenticate:
             self._bodies.body(grant) as counted,
         ):
             scope["state"]["tracked"] = tracked
-            body = await _body(Headers(scope=scope), receive, counted)
-            jsons.check(body, "the body")
-            await self._serve(tracked, body, scope, receive, send)
+            await self._serve(tracked, counted, scope, receive, send)
 
     async def _grant(self, scope: Scope) -> Grant:
-        if await self._token_cache.is_open():
+        if scope["state"][OPEN]:
             return UNRESTRICTED
         in_url = secret_in(scope)
         if scope["path"] == self._open_path and in_url is None:
@@ -99,26 +101,20 @@ class Authenticate:
             await self._quotas.count_wrong(scope["client"][0] if scope.get("client") else "")
         raise Unauthorized("no valid token: send 'Authorization: Bearer <token>', or Basic with it as the password")
 
-    async def _serve(self, tracked: RequestInFlight, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, tracked: RequestInFlight, counted: Body, scope: Scope, receive: Receive, send: Send) -> None:
         answer = _Answer(self._in_flight, tracked, send)
-        incoming = _Incoming(body, receive)
-        async with _watched(tracked, incoming):
-            with tracked.scope:
+        with tracked.scope:
+            body = await _body(tracked, Headers(scope=scope), receive, counted)
+            jsons.check(body, "the body")
+            incoming = _Incoming(body, receive)
+            if tracked.may_be_cut:
+                incoming.watch(tracked)
+            try:
                 await self._app(scope, incoming.receive, answer.send)
+            finally:
+                incoming.done()
         if tracked.ended:
             await answer.cut(tracked.ended, scope, receive)
-
-
-@contextlib.asynccontextmanager
-async def _watched(tracked: RequestInFlight, incoming: _Incoming) -> AsyncIterator[None]:
-    """End a request that may be cut when its client disconnects; any other is completed regardless."""
-    if not tracked.may_be_cut:
-        yield
-        return
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(incoming.watch, tracked)
-        yield
-        tasks.cancel_scope.cancel()
 
 
 class _Gone(Exception):
@@ -131,24 +127,33 @@ class _Incoming:
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._body: bytes | None = body
         self._receive = receive
-        self._gone: anyio.Event | None = None
+        self._due: asyncio.TimerHandle | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        if not self._gone:
-            return await self._receive()
-        await self._gone.wait()
-        return {"type": "http.disconnect"}
+        return await self._receive()
 
-    async def watch(self, tracked: RequestInFlight) -> None:
-        """End a request that may be cut once its client has disconnected."""
-        self._gone = anyio.Event()
+    def watch(self, tracked: RequestInFlight) -> None:
+        """End a request that may be cut once its client has disconnected; any other is completed regardless."""
+        self._due = asyncio.get_running_loop().call_later(_WATCH_AFTER, self._begin, tracked)
+
+    def _begin(self, tracked: RequestInFlight) -> None:
+        self._watch = asyncio.create_task(self._end_with_client(tracked))
+
+    async def _end_with_client(self, tracked: RequestInFlight) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._gone.set()
         tracked.end(None)
+
+    def done(self) -> None:
+        """The request was answered: nobody needs to watch its client."""
+        if self._due:
+            self._due.cancel()
+        if self._watch:
+            self._watch.cancel()
 
 
 class _Answer:
@@ -180,16 +185,19 @@ class _Answer:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _body(headers: Headers, receive: Receive, counted: Body) -> bytes:
-    """Return a request's whole body. Raises `TooLarge`, `TooSlow`, `RateLimited` if there is no room, or `_Gone`."""
+async def _body(tracked: RequestInFlight, headers: Headers, receive: Receive, counted: Body) -> bytes:
+    """Return a request's whole body. Raises `TooLarge`, `RateLimited` if there is no room, or `_Gone`.
+
+    A request whose body is too slow is cut off.
+    """
     length = headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
         raise _too_large(int(length[:20]))
+    slow = asyncio.get_running_loop().call_later(BODY_PATIENCE, tracked.end, _too_slow())
     try:
-        with anyio.fail_after(BODY_PATIENCE):
-            return await _read(receive, counted)
-    except TimeoutError:
-        raise RequestTimeout(f"the body did not arrive within {BODY_PATIENCE:.0f} s; send it again") from None
+        return await _read(receive, counted)
+    finally:
+        slow.cancel()
 
 
 async def _read(receive: Receive, counted: Body) -> bytes:
@@ -204,6 +212,10 @@ async def _read(receive: Receive, counted: Body) -> bytes:
         counted.grow(len(body))
         if not message.get("more_body"):
             return bytes(body)
+
+
+def _too_slow() -> RequestTimeout:
+    return RequestTimeout(f"the body did not arrive within {BODY_PATIENCE:.0f} s; send it again")
 
 
 def _too_large(size: int) -> TooLarge:

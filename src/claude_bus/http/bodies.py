@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
 
 from ..errors import RateLimited
 from ..model.tokens import Grant
@@ -24,14 +24,13 @@ class Bodies:
         self._held = 0
         self._of: Counter[int] = Counter()
 
-    @contextlib.contextmanager
-    def body(self, grant: Grant) -> Iterator[Body]:
-        """Count the body of a request for as long as the context lasts."""
-        body = Body(self, grant)
-        try:
-            yield body
-        finally:
-            self._count(grant, -body.counted)
+    def body(self, grant: Grant) -> Body:
+        """The body of a request, which counts for as long as its context lasts."""
+        return Body(self, grant)
+
+    def give_back(self, grant: Grant, size: int) -> None:
+        """Count this many bytes less."""
+        self._count(grant, -size)
 
     def take(self, grant: Grant, size: int) -> None:
         """Count this many more bytes. Raises `RateLimited` if that exceeds a limit."""
@@ -60,6 +59,15 @@ class Body:
         self._bodies = bodies
         self._grant = grant
         self.counted = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self.counted:
+            self._bodies.give_back(self._grant, self.counted)
 
     def grow(self, size: int) -> None:
         """Record the size that the body has now. Raises `RateLimited` if there is no room for it."""

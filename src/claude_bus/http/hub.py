@@ -34,6 +34,9 @@ PULSE_EVERY = 0.1
 """Seconds between two looks at the pulse while somebody waits: it costs microseconds."""
 IDLE_EVERY = 0.5
 """The same while nobody does."""
+_REST = 0.005
+"""Seconds between two looks at what was stored. A notice after a quiet moment is answered at once; of many in a row,
+one look finds what they are about."""
 _LOOK_AFTER = 20.0
 """Seconds after which one who waits looks by itself, should all else fail."""
 
@@ -55,6 +58,7 @@ class Hub:
         self.messages = 0
         """Messages that were stored, by whichever process, since the hub runs."""
         self._bells: dict[str, set[Signal]] = defaultdict(set)
+        self._wanted = anyio.Event()
         self._last = 0
         self._pulse: object = None
 
@@ -67,6 +71,7 @@ class Hub:
     def signal(self, *topics: str) -> Iterator[Signal]:
         """A bell that any of the topics rings. Take it before you look, so that nothing falls in between."""
         bell = Signal()
+        self._wanted.set()
         for topic in topics:
             self._bells[topic].add(bell)
         try:
@@ -84,6 +89,8 @@ class Hub:
 
         `due` is the time at which something ends that `look` has found, if it does: nobody rings for that.
         """
+        if patience <= 0:
+            return await look()
         with self.signal(*topics) as bell:
             end = anyio.current_time() + patience
             while not (found := await look()) and (left := end - anyio.current_time()) > 0:
@@ -124,16 +131,24 @@ class Hub:
 
     async def _watch(self, notice_socket: NoticeSocket | None) -> None:
         while True:
-            heard = await self._heard(notice_socket, PULSE_EVERY if self._bells else IDLE_EVERY)
+            heard = await (self._heard(notice_socket) if self._bells else self._waited_for())
             pulse = self._bus.pulse()
             if heard or pulse != self._pulse:
                 self._pulse = pulse
                 await self._look()
+                await anyio.sleep(_REST)
 
-    async def _heard(self, notice_socket: NoticeSocket | None, patience: float) -> bool:
+    async def _heard(self, notice_socket: NoticeSocket | None) -> bool:
         if notice_socket:
-            return await notice_socket.heard(patience)
-        await anyio.sleep(patience)
+            return await notice_socket.heard(PULSE_EVERY)
+        await anyio.sleep(PULSE_EVERY)
+        return False
+
+    async def _waited_for(self) -> bool:
+        """Let what is stored be, as long as nobody waits for it. Whoever comes takes a bell first, and looks then."""
+        self._wanted = anyio.Event()
+        with anyio.move_on_after(IDLE_EVERY):
+            await self._wanted.wait()
         return False
 
     async def _look(self) -> None:

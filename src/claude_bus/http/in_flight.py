@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from types import TracebackType
+from typing import Self
 
 import anyio
 
@@ -21,18 +21,28 @@ _LAST_CALL = 3.0
 
 
 class RequestInFlight:
-    """One request in flight.
+    """One request in flight, for as long as its context lasts.
 
     `may_be_cut`: it may end at any time, because its client loses nothing that a repetition would not bring. Any other
     request is completed even if its client has disconnected.
     """
 
-    def __init__(self, grant: Grant, *, may_be_cut: bool) -> None:
+    def __init__(self, among: InFlight, grant: Grant, *, may_be_cut: bool) -> None:
+        self._among = among
         self.grant = grant
         self.may_be_cut = may_be_cut
         self.scope = anyio.CancelScope()
         self.ended: BusError | None = None
         self._began = anyio.current_time()
+
+    def __enter__(self) -> Self:
+        self._among.add(self)
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._among.remove(self)
 
     def end(self, error: BusError | None) -> None:
         """Cut the request off; the error is the answer to its client."""
@@ -52,33 +62,36 @@ class InFlight:
         self._token_cache = token_cache
         self._limit = limit
         self._all: set[RequestInFlight] = set()
-        self._counts: Counter[int] = Counter()
+        self._counts: defaultdict[int, int] = defaultdict(int)
         self._ending = False
         self._nobody = anyio.Event()
 
     def __len__(self) -> int:
         return len(self._all)
 
-    @contextlib.contextmanager
-    def tracked(self, grant: Grant, *, may_be_cut: bool) -> Iterator[RequestInFlight]:
-        """Track a request for as long as the context lasts. Raises `RateLimited` if there are too many, or `Ending`."""
-        self._check(grant)
-        tracked = RequestInFlight(grant, may_be_cut=may_be_cut)
+    def tracked(self, grant: Grant, *, may_be_cut: bool) -> RequestInFlight:
+        """A request, which is tracked as long as its context lasts. Entering it raises `RateLimited` if there are
+        too many, or `ShuttingDown`."""
+        return RequestInFlight(self, grant, may_be_cut=may_be_cut)
+
+    def add(self, tracked: RequestInFlight) -> None:
+        self._check(tracked.grant)
         self._all.add(tracked)
-        self._counts[grant.token] += 1
-        try:
-            yield tracked
-        finally:
-            self._all.discard(tracked)
-            self._counts[grant.token] -= 1
-            self._counts += Counter()  # drops the entries that are zero
-            if self._ending and not self._all:
-                self._nobody.set()
+        self._counts[tracked.grant.token] += 1
+
+    def remove(self, tracked: RequestInFlight) -> None:
+        self._all.discard(tracked)
+        token = tracked.grant.token
+        self._counts[token] -= 1
+        if not self._counts[token]:
+            del self._counts[token]
+        if self._ending and not self._all:
+            self._nobody.set()
 
     def _check(self, grant: Grant) -> None:
         if self._ending:
             raise _ending()
-        if self._limit and self._counts[grant.token] >= self._limit:
+        if self._limit and self._counts.get(grant.token, 0) >= self._limit:
             whose = f"'{grant.owner}' has" if grant.token else "there are"
             raise RateLimited(
                 f"{whose} {self._limit} requests in flight, which is the limit (BUS_CONNECTIONS): end one of them, "

@@ -39,7 +39,13 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self.under_way = Gauge("claude_bus_requests_under_way", "Requests not answered yet", registry=self.registry)
+        self.under_way = 0
+        """Requests not answered yet."""
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        """The counters of each combination of labels, of which there are few: to find them costs more than to count."""
+        Gauge("claude_bus_requests_under_way", "Requests not answered yet", registry=self.registry).set_function(
+            lambda: self.under_way
+        )
         self.store_errors = Counter(
             "claude_bus_store_errors", "Requests that the store failed", ("code",), registry=self.registry
         )
@@ -55,8 +61,13 @@ class Metrics:
         """Count a request that was answered."""
         method = scope["method"] if scope["method"] in _METHODS else "other"
         route = _template(scope)
-        self.requests.labels(method, route, str(status)).inc()
-        self.seconds.labels(method, route).observe(seconds)
+        found = self._answered.get((method, route, status))
+        if not found:
+            found = self.requests.labels(method, route, str(status)), self.seconds.labels(method, route)
+            self._answered[method, route, status] = found
+        count, duration = found
+        count.inc()
+        duration.observe(seconds)
         error = scope.get("state", {}).get(REFUSED)
         if isinstance(error, StoreError):
             self.store_errors.labels(error.code).inc()
@@ -102,8 +113,9 @@ class Measure:
                 status = message["status"]
             await send(message)
 
-        with self._metrics.under_way.track_inprogress():
-            try:
-                await self._app(scope, receive, noted)
-            finally:
-                self._metrics.note(scope, status, time.monotonic() - began)
+        self._metrics.under_way += 1
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            self._metrics.under_way -= 1
+            self._metrics.note(scope, status, time.monotonic() - began)

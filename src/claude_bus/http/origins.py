@@ -6,7 +6,8 @@ this server does, so the bytes that follow on the connection might be part of it
 
 from __future__ import annotations
 
-from starlette.datastructures import Headers
+from functools import lru_cache
+
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,7 +17,15 @@ from .hosts import Allowed
 from .responses import refusal
 from .token_cache import TokenCache
 
+OPEN = "open to all"
+"""Key in a request's state: whether callers need no token, as was asked for this request."""
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_LOOKED_AT = frozenset(
+    name.encode() for name in ("host", "origin", "sec-fetch-site", "transfer-encoding", "content-length", *_FORWARDED)
+)
+_HOSTS = 256
+"""Host headers whose meaning is kept: a server is asked for under a few names."""
+Looked = dict[str, list[str]]
 _CALLS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _ASKED = ["Authorization", "Content-Type", "Last-Event-ID", "Mcp-Session-Id", "Mcp-Protocol-Version", "Mcp-Method"]
 _TOLD = ["Mcp-Session-Id", "Retry-After"]
@@ -29,6 +38,7 @@ class OriginCheck:
         self._app = app
         self._token_cache = token_cache
         self._allowed = allowed
+        self._host = lru_cache(_HOSTS)(allowed.check_host)  # what it says of a header never changes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,18 +57,29 @@ class OriginCheck:
     async def _check(self, scope: Scope) -> None:
         if not scope["path"].startswith("/"):
             raise InvalidInput("this server is not a proxy: ask for a path, such as /healthz")
-        headers = Headers(scope=scope)
+        headers = _looked_at(scope)
         _check_length(scope["http_version"], headers)
-        open_to_all = await self._token_cache.is_open()
-        host = self._allowed.check_host(_only(headers, "host"), open_to_all=open_to_all)
+        open_to_all = scope.setdefault("state", {})[OPEN] = await self._token_cache.is_open()
+        host = self._host(_only(headers, "host"), open_to_all=open_to_all)
         origin = _only(headers, "origin") if "origin" in headers else None
-        scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
-        self._allowed.check_page(host, scheme, origin, headers.get("sec-fetch-site"))
+        site = headers.get("sec-fetch-site")
+        if origin is not None or site is not None:
+            scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
+            self._allowed.check_page(host, scheme, origin, site[0] if site else None)
         if open_to_all:
             _check_direct(scope["http_version"], headers)
 
 
-def _check_direct(version: str, headers: Headers) -> None:
+def _looked_at(scope: Scope) -> Looked:
+    """Return the values of the headers that are checked, by name: those that are there, often only Host."""
+    found: Looked = {}
+    for name, value in scope["headers"]:
+        if name in _LOOKED_AT:
+            found.setdefault(name.decode(), []).append(value.decode("latin-1"))
+    return found
+
+
+def _check_direct(version: str, headers: Looked) -> None:
     """Raise `Unauthorized` for a request that visibly came through a proxy, which other machines may use.
 
     nginx sends no headers about its client unless told to. Before 1.29.7 it speaks HTTP/1.0
@@ -73,7 +94,7 @@ def _check_direct(version: str, headers: Headers) -> None:
         )
 
 
-def _check_length(version: str, headers: Headers) -> None:
+def _check_length(version: str, headers: Looked) -> None:
     """Raise `InvalidInput` if two readers of a request might disagree on where it ends (RFC 9112, 6.1)."""
     if not version.startswith("1."):
         raise InvalidInput("this server speaks HTTP/1.1")
@@ -81,9 +102,9 @@ def _check_length(version: str, headers: Headers) -> None:
         raise InvalidInput("send either Content-Length or, in HTTP/1.1, Transfer-Encoding: chunked, not both")
 
 
-def _only(headers: Headers, name: str) -> str:
+def _only(headers: Looked, name: str) -> str:
     """Return the value of a header that must occur exactly once. Raises `InvalidInput` otherwise."""
-    values = headers.getlist(name)
+    values = headers.get(name, [])
     if len(values) != 1:
         raise InvalidInput(f"a request has one {name.capitalize()} header, this has {len(values)}")
     return values[0]

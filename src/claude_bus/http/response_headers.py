@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from urllib.parse import quote
 
-import anyio
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,6 +25,8 @@ HEADERS = {
 HSTS = "max-age=31536000"
 """Over https: browsers do not return over http for a year."""
 
+_ALWAYS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+_OVER_TLS = [*_ALWAYS, (b"strict-transport-security", HSTS.encode())]
 _log = logging.getLogger(__name__)
 _TOKEN = re.compile(r"bus_[A-Za-z0-9_-]{8,}")
 _MCP_SESSION = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{32}(?![0-9A-Za-z])")
@@ -42,14 +43,14 @@ class ResponseHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = anyio.current_time()
+        began = time.monotonic()
         status = 0
 
         async def enveloped(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _complete(MutableHeaders(raw=message["headers"]), scope)
+                _complete(message["headers"], scope)
             await send(message)
 
         try:
@@ -61,15 +62,14 @@ class ResponseHeaders:
             await _failed()(scope, receive, enveloped)
         finally:
             if _log.isEnabledFor(logging.INFO):
-                spent = (anyio.current_time() - began) * 1000
+                spent = (time.monotonic() - began) * 1000
                 _log.info("%s %s, %.0f ms, %s", _asked(scope), status, spent, _who(scope))
 
 
-def _complete(headers: MutableHeaders, scope: Scope) -> None:
-    for name, value in HEADERS.items():
-        headers.setdefault(name, value)
-    if scope["scheme"] == "https":
-        headers.setdefault("Strict-Transport-Security", HSTS)
+def _complete(headers: list[tuple[bytes, bytes]], scope: Scope) -> None:
+    """Add what is missing. As everywhere in ASGI, the names of headers are in lower case."""
+    there = {name for name, _ in headers}
+    headers += [header for header in (_OVER_TLS if scope["scheme"] == "https" else _ALWAYS) if header[0] not in there]
 
 
 def _asked(scope: Scope) -> str:

@@ -56,11 +56,22 @@ def join_without_session(
     session bears the name, `TooLarge` for a new one where there are too many: see `check_room`.
     """
     bindings.refuse_if_held(tx, who, "")
+    if not role and owns is None and _just_noted(tx, who, program):
+        return
     check_room(tx, who)
     mailboxes.check_new(tx, who)
     mailboxes.ensure(tx, who)
     _join(tx, who, role, owns)
     tx.run("UPDATE agents SET client = ? WHERE channel = ? AND name = ?", program, who.channel, who.name)
+
+
+def _just_noted(tx: Transaction, who: Address, program: str) -> bool:
+    """Whether `who` takes part with this program and was seen within the last second, so that there is nothing to
+    note."""
+    row = tx.one(
+        "SELECT registered, last_seen, client FROM agents WHERE channel = ? AND name = ?", who.channel, who.name
+    )
+    return bool(row and row["registered"] and row["client"] == program and 0 <= tx.now - row["last_seen"] < 1)
 
 
 def check_room(tx: Transaction, who: Address, *, within_grant: bool = True) -> None:

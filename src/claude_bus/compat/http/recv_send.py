@@ -69,8 +69,8 @@ async def _send(service: Service, request: Request) -> Response:
     grant = grant_of(request)
     grants.require(grant, me)
     grants.require_recipients(grant, (to,), me.channel)
-    message = await service.bus.granted(grant).run(feeds.post, me, Draft((to,), text), feeds.RECV_SEND)
-    return Json({"ok": True, "ts": message.ts, "channel": me.channel, "id": message.id})
+    message, ts = await service.bus.granted(grant).run(feeds.send, me, Draft((to,), text), feeds.RECV_SEND)
+    return Json({"ok": True, "ts": ts, "channel": me.channel, "id": message})
 
 
 @record(frozen=True, slots=True)
@@ -108,6 +108,10 @@ class Ahead:
         """From where to read on: the cursor that was given, unless it is known to be ahead."""
         return self._positions.get(reading, reading.since)
 
+    def concerns(self, reading: Reading, now: float) -> bool:
+        """Whether what a reader is given up to `now` has to be noted."""
+        return now < reading.since or reading in self._positions
+
     def note(self, reading: Reading, now: float) -> None:
         """The reader is given what there is up to `now`."""
         self._positions.pop(reading, None)
@@ -126,10 +130,11 @@ async def _recv(service: Service, request: Request, ahead: Ahead) -> Response:
     _require_reader(grant, reading)
     patience = HOLD if given.get("block", "").lower() in ("true", "1") else 0.0
     limit = wire.count(given, "max", BATCH, MAX_BATCH)
-    await request.body()  # there is none; what the connection brings after it is its end
     feed = await _await_mail(service, reading, ahead.position(reading), limit, grant, patience)
-    if not await request.is_disconnected():
-        ahead.note(reading, feed.now)
+    if ahead.concerns(reading, feed.now):
+        await request.body()  # there is none; what the connection brings after it is its end
+        if not await request.is_disconnected():
+            ahead.note(reading, feed.now)
     return Json({"messages": [documents.received(r) for r in feed.received], "now": feed.now})
 
 
@@ -143,8 +148,9 @@ def _channel(service: Service, given: Mapping[str, str]) -> str | None:
 def _require_reader(grant: Grant, reading: Reading) -> None:
     """Raise `Forbidden` unless the grant is for the mail of that name; where it asks for all channels, the store
     reads those that the grant permits."""
-    anywhere = replace(grant, channels=("*",))
-    grants.require(anywhere if reading.channel is None else grant, Address(reading.to, reading.channel or ""))
+    if reading.channel is None and grant.channels != ("*",):
+        grant = replace(grant, channels=("*",))
+    grants.require(grant, Address(reading.to, reading.channel or ""))
 
 
 def _since(given: Mapping[str, str]) -> float:

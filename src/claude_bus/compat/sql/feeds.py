@@ -31,11 +31,18 @@ def post(tx: Transaction, me: Address, draft: Draft, program: str) -> Message:
 
     Raises `NameTaken` if a live session bears the name, and what `messages.send` raises.
     """
+    message, _ = send(tx, me, draft, program)
+    rows = tx.all(f"SELECT {deliveries.MESSAGE} FROM messages m WHERE m.id = ?", message)
+    [found] = deliveries.messages_of(tx, rows, me)
+    return found
+
+
+@verb(checks="draft")
+def send(tx: Transaction, me: Address, draft: Draft, program: str) -> tuple[int, float]:
+    """The same, but return only id and time of the message."""
     agents.join_without_session(tx, me, program)
-    sent = messages.store(tx, me, draft)
-    rows = tx.all(f"SELECT {deliveries.MESSAGE} FROM messages m WHERE m.id = ?", sent.id)
-    [message] = deliveries.messages_of(tx, rows, me)
-    return message
+    message = messages.store(tx, me, draft).id
+    return message, tx.number("SELECT ts FROM messages WHERE id = ?", message)
 
 
 # -- by a time cursor -----------------------------------------------------------
