@@ -54,7 +54,8 @@ def claim(
     for place in wanted:
         held = others.against(place, effort, shared=shared)
         if held:
-            raise ClaimHeld(place.path, held.path, held.owner, held.expires - tx.now, held.reason)
+            path, theirs = claim_paths.named(place.scope, place.path), claim_paths.named(held.scope, held.path)
+            raise ClaimHeld(path, theirs, held.owner, held.expires - tx.now, held.reason)
     _end_expired(tx)
     for place in wanted:
         _put(tx, me, place, Claim(place.path, place.scope, me.name, shared, reason, tx.now + ttl))
@@ -374,7 +375,7 @@ def _delete(tx: Transaction, owner: Address, place: ClaimTarget) -> None:
 def _holds(tx: Transaction, me: Address, place: ClaimTarget) -> bool:
     owners = _owners(tx, me.channel, place)
     if owners and me.name not in owners:
-        raise ClaimOfOther(place.path, owners[0], me.name)
+        raise ClaimOfOther(claim_paths.named(place.scope, place.path), owners[0], me.name)
     return bool(owners)
 
 

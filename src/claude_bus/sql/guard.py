@@ -107,6 +107,6 @@ def force_release(tx: Transaction, me: Me, places: Places, reason: str) -> list[
     ended = claims.force_release(tx, me, places, reason)
     for owner, place in ended:
         if owner != me.name:
-            note = Draft((owner,), claim_text.taken_notice(place.path, reason), kind="fyi")
+            note = Draft((owner,), claim_text.taken_notice(place, reason), kind="fyi")
             messages.store(tx, me, note)
     return [place for _, place in ended]
