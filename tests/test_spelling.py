@@ -130,6 +130,12 @@ UNDERSTOOD: list[tuple[str, list[str]]] = [
     ("file:///home/me/a%20b.ts", ["/home/me/a b.ts"]),
     ("file://localhost/home/me/a.ts", ["/home/me/a.ts"]),
     ("file:///home/me/a.ts#L10", ["/home/me/a.ts"]),
+    ("FILE://LOCALHOST/home/me/a.ts", ["/home/me/a.ts"]),
+    ("file://src/a%2Ets#L10", ["src/a.ts"]),
+    ("file:///home/me/a.ts:10", ["/home/me/a.ts"]),
+    ("file:///home/me/a.ts (the login)", ["/home/me/a.ts"]),
+    ("file:///home/me/a.ts, file:///home/me/b.ts", ["/home/me/a.ts", "/home/me/b.ts"]),
+    ("file:///home/me/a.ts file:///home/me/b.ts", ["/home/me/a.ts", "/home/me/b.ts"]),
     ("src/a.ts(10,5)", ["src/a.ts"]),
     ("src/new.ts(10)", ["src/new.ts"]),
     ("file://src/a.ts", ["src/a.ts"]),
@@ -145,6 +151,30 @@ def test_what_can_only_mean_one_thing_is_understood(written: str, meant: list[st
     """One string with decoration around, inside or behind the path; the result reads back unchanged."""
     assert spelling.paths([written], HERE) == meant
     assert spelling.paths(meant, HERE) == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("file:///home/me/my main.py", "/home/me/my main.py"),
+        ("file:///home/me/my%20main.py", "/home/me/my main.py"),
+        ("file://localhost/home/me/my%20main.py", "/home/me/my main.py"),
+        ("file:///home/me/see%20src/main.py", "/home/me/see src/main.py"),
+        ("file:///home/me/a,%20b.ts", "/home/me/a, b.ts"),
+        ("file:///home/me/a%2C%20main.py", "/home/me/a, main.py"),
+        ("file:///home/me/a%20%28old%29.ts", "/home/me/a (old).ts"),
+        ("file:///home/me/%7Ba,b%7D.ts", "/home/me/{a,b}.ts"),
+        ("file:///home/me/a.ts%3A7", "/home/me/a.ts:7"),
+        ("file:///app/%5Bid%5D/page.tsx", "/app/[[]id]/page.tsx"),
+        ("file:///app/%2A.ts", "/app/[*].ts"),
+        ("file:///app/*.ts", "/app/*.ts"),
+        ("`file:///home/me/my%20main.py`", "/home/me/my main.py"),
+        ("file:///home/me/my%20main.py#L10", "/home/me/my main.py"),
+    ],
+)
+def test_a_file_address_names_one_path(written: str, meant: str) -> None:
+    """An encoded character belongs to the name, and so does a blank, whether or not the last word names a file."""
+    assert spelling.paths([written], HERE) == [meant]
 
 
 REFUSED: list[tuple[str, str]] = [

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from mcp import Client
 
-from claude_bus import workspace
+from claude_bus import workspace, worktree
 from claude_bus.errors import BusError, InvalidInput, NoAnswer
 from claude_bus.mcp import tools
 from claude_bus.mcp.server import create_server
@@ -23,6 +23,7 @@ from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
 from tests.support.processes import PATIENCE
 from tests.support.sessions import Party
+from tests.support.working_trees import repository
 
 pytestmark = pytest.mark.anyio
 
@@ -129,3 +130,20 @@ async def test_what_is_wrong_with_a_path_is_said_as_ever(party: Party, tmp_path:
     alice = await join(party, tmp_path, "alice")
     with pytest.raises(InvalidInput, match="is empty"):
         await alice.claim([""], ttl=60, shared=False, reason="")
+
+
+async def test_a_file_named_like_a_resource_is_claimed_listed_and_released_as_a_file(
+    party: Party, tmp_path: Path
+) -> None:
+    """The resource of that name is another thing: both can be held at once."""
+    shop = worktree.folder(repository(tmp_path / "shop"))
+    alice, bob = await party.join("alice", folder=shop), await party.join("bob", folder=shop)
+
+    assert "claimed './port:8080'" in str(await tools.call(alice, "claim", {"path": "./port:8080"}))
+    assert "claimed 'port:8080'" in str(await tools.call(bob, "claim", {"path": "port:8080"}))
+
+    with pytest.raises(BusError, match=r"\./port:8080"):
+        await tools.call(bob, "claim", {"path": "./port:8080"})
+    listed: Any = await tools.call(bob, "list_claims", {})
+    assert {claim["path"]: claim["owner"] for claim in listed["claims"]} == {"./port:8080": "alice", "port:8080": "bob"}
+    assert "released './port:8080'" in str(await tools.call(alice, "release", {"path": "./port:8080"}))

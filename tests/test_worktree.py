@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from claude_bus import worktree
+from claude_bus import spelling, worktree
 from claude_bus.errors import InvalidInput
 from claude_bus.model.identity import Folder
+from claude_bus.spelling import Seen
 from claude_bus.worktree import folder, place, shown
 from tests.support.working_trees import git, repository
 
@@ -189,6 +190,22 @@ def test_a_place_is_shown_as_its_reader_would_write_it(shop: Folder, tmp_path: P
     assert shown(plain, *place(plain, "notes.md")) == "notes.md"
     assert shown(shop, *place(plain, "notes.md")) == f"{tmp_path}/notes.md"
     assert shown(shop, "", "port:8080") == "port:8080"
+
+
+@pytest.mark.parametrize("name", ["port:8080", "db:x/y", "https:x", "C:/x", "@types", "~me", "$x", "%x%", "!x", "-x"])
+@pytest.mark.parametrize("below", ["", "web", "web/new"])
+def test_a_file_that_would_be_read_as_something_else_is_shown_as_a_path(shop: Folder, name: str, below: str) -> None:
+    """From any folder of the tree the text that is shown names the same file again."""
+    root = Path(shop.root)
+    (root / below).mkdir(exist_ok=True)
+    (root / name.partition("/")[0]).mkdir(exist_ok=True)
+    here, seen = folder(root / below), Seen(lambda path: (root / below / path).exists(), root=str(root), looks=True)
+    scope, path = place(folder(root), f"./{name}")
+
+    told = shown(here, scope, path)
+
+    assert told != name
+    assert [place(here, written) for written in spelling.paths([told], seen)] == [(scope, path)]
 
 
 # -- hostile folders -----------------------------------------------------------------------------

@@ -77,6 +77,22 @@ def is_resource(path: str) -> bool:
     return _RESOURCE.fullmatch(path) is not None
 
 
+_NOT_A_PATH = re.compile(r"[-@~!$%]|file:|[A-Za-z]:[/\\]", re.IGNORECASE)
+
+
+def written(path: str, root: str = "./") -> str:
+    """Return a relative path as a caller must write it; `root` leads to the folder that it begins in.
+
+    The file `port:8080` is written `./port:8080`, because the name alone means a resource.
+    """
+    return f"{root}{path}" if is_resource(path) or _NOT_A_PATH.match(path) else path
+
+
+def named(scope: str, path: str) -> str:
+    """Return what a claim is on, for a text: a file does not look like a resource."""
+    return written(plain(path)) if scope else plain(path)
+
+
 def check_path(path: str) -> str:
     """Return a claimable pattern in its normalized spelling. Raises `InvalidInput` otherwise."""
     if not path or len(path) > MAX_PATH or not path.isprintable():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .model.claims import Claim
+from .claim_paths import named, written
+from .model.claims import Claim, ClaimTarget
 from .patterns import plain
 from .quoting import one_line, quoted
 from .text import ago, name
@@ -15,7 +16,7 @@ def owner(given: str) -> str:
 
 def held_by(claim: Claim, now: float) -> str:
     """Return who holds a claim, on what, for how long, and why."""
-    what, left = quoted(plain(claim.path), 300), ago(claim.expires - now)
+    what, left = quoted(named(claim.scope, claim.path), 300), ago(claim.expires - now)
     why = f", reason: {quoted(claim.reason, 200)}" if claim.reason else ""
     return f"{what} is claimed by {owner(claim.owner)} for another {left}{why}"
 
@@ -39,9 +40,10 @@ def edit_warned(claim: Claim, now: float) -> str:
 def override_notice(path: str, claim: Claim) -> str:
     """Return the text for the holder of a claim when another agent edits the file anyway."""
     why = f" ({one_line(claim.reason, 200)})" if claim.reason else ""
-    return f"I edit '{plain(path)}' although you claim '{plain(claim.path)}'{why}. I was told of your claim first."
+    edited, claimed = written(plain(path)), named(claim.scope, claim.path)
+    return f"I edit '{edited}' although you claim '{claimed}'{why}. I was told of your claim first."
 
 
-def taken_notice(path: str, reason: str) -> str:
+def taken_notice(place: ClaimTarget, reason: str) -> str:
     """Return the text for the owner of a claim when another agent ends it."""
-    return f"I ended your claim on '{plain(path)}': {reason}"
+    return f"I ended your claim on '{named(place.scope, place.path)}': {reason}"

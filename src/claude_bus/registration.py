@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -22,7 +23,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .claude_settings import HOOKS_SINCE, SERVER, Refused
-from .records import record
 
 _PATIENCE = 120.0
 """Seconds after which a command of the client is given up."""
@@ -38,7 +38,7 @@ Definition = dict[str, Any]
 """A server as the client stores it: type, command, args, env, or url."""
 
 
-@record(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Client:
     """One `claude` program on this machine."""
 
@@ -99,7 +99,7 @@ def clients(env: Mapping[str, str], home: Path) -> list[Client]:
 # -- registered servers ---------------------------------------------------------------
 
 
-@record(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Known:
     """The contents of Claude Code's files that concern the bus, read once."""
 
@@ -246,7 +246,7 @@ def remove(client: Client) -> None:
 # -- this program ---------------------------------------------------------------------
 
 
-@record(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Program:
     """This program as it is installed."""
 

@@ -111,6 +111,8 @@ class _Reading:
         self._seen = seen
         self._what = what
         self._budget = budget
+        self._decoded: set[str] = set()
+        """Paths from addresses, in which a blank or a comma can only be part of the name."""
         self._rules = (
             self._list_in_a_string,
             self._quoted,
@@ -123,6 +125,7 @@ class _Reading:
             self._remarked,
             self._comma_list,
             self._blank_list,
+            self._file_address,
             self._braces,
             self._escaped,
             self._all_below,
@@ -134,6 +137,8 @@ class _Reading:
         if len(text) > MAX_WRITTEN:
             raise InvalidInput(f"{self._what} has {len(text)} characters, at most {MAX_WRITTEN} are read: name fewer")
         if text and self._is_there(text):  # to the file system, "" would be the folder itself
+            return None
+        if text in self._decoded:
             return None
         bare = text.strip()
         if not bare:
@@ -185,7 +190,7 @@ class _Reading:
 
     def _comma_list(self, text: str) -> list[str] | None:
         pieces = _split(text, ",;")
-        if len(pieces) < 2:
+        if len(pieces) < 2 or self._is_one_address(text, pieces[0]):
             return None
         claim_paths.check_place_count(len(pieces))
         if all(map(self._looks_like_a_path, pieces)):
@@ -193,6 +198,10 @@ class _Reading:
         raise self._refusal(
             text, "may be several paths or one: give several as a list; for one with that name write ? for the comma"
         )
+
+    def _is_one_address(self, text: str, first: str) -> bool:
+        """Return whether commas can only be part of an address, which has no blanks."""
+        return bool(_FILE_ADDRESS.match(text)) and not re.search(r"\s", text) and not self._stands_alone(first)
 
     def _blank_list(self, text: str) -> list[str] | None:
         pieces = _split(text, " \t")
@@ -211,8 +220,11 @@ class _Reading:
         return None
 
     def _tells(self, n: int, pieces: list[str]) -> bool:
-        """Return whether a piece is a path by itself: the last may end a name with blanks, unless it exists."""
-        return n < len(pieces) - 1 or self._is_there(pieces[n])
+        """Return whether a piece is a path by itself: the last may end a name with blanks, unless it exists.
+
+        After the beginning of an address it ends that name even then.
+        """
+        return n < len(pieces) - 1 or (self._is_there(pieces[n]) and not _FILE_ADDRESS.match(pieces[0]))
 
     def _braces(self, text: str) -> list[str] | None:
         group = _brace_group(text)
@@ -266,20 +278,24 @@ class _Reading:
     # -- other ways to write a path
 
     def _address(self, text: str) -> list[str] | None:
-        """`file:///home/me/a.ts`."""
-        if not re.match(r"file:", text, re.IGNORECASE):
-            if "://" in text and not is_glob(text.partition("://")[0]):
-                raise self._refusal(text, "is an address: write a path, or a resource such as port:8080")
+        """`file:///home/me/a, b.ts` and `file://src/a.ts`, if that file exists; other addresses are refused."""
+        if _FILE_ADDRESS.match(text):
+            named = (_path_of_address(text), unquote(re.sub(r"[?#].*", "", text[len("file://") :])))
+            return next(([path] for path in named if path and self._is_there(path)), None)
+        if "://" in text and not is_glob(text.partition("://")[0]):
+            raise self._refusal(text, "is an address: write a path, or a resource such as port:8080")
+        return None
+
+    def _file_address(self, text: str) -> list[str] | None:
+        """`file:///home/me/a%20b.ts`; `%2A` is an asterisk in a name."""
+        if not _FILE_ADDRESS.match(text):
             return None
-        try:
-            host, path = urlsplit(text).netloc, unquote(urlsplit(text).path)
-        except ValueError:
-            host, path = "?", ""
-        if host not in ("", "localhost"):
-            if not self._seen.looks or not self._seen.exists(f"{host}{path}"):
-                raise self._refusal(text, "names another machine: write the path")
-            return [f"{host}{path}"]
-        return [path[1:] if re.match(r"/[A-Za-z]:", path) else path]
+        path = _path_of_address(_ENCODED_MAGIC.sub(lambda found: f"[{unquote(found[0])}]", text))
+        if path is None:
+            raise self._refusal(text, "names another machine: write the path")
+        if path.strip():
+            self._decoded.add(path)
+        return [path]
 
     def _mentioned(self, text: str) -> list[str] | None:
         """`@src/a.ts`, as prompts mention files."""
@@ -356,6 +372,8 @@ class _Reading:
             raise self._refusal(text, f"looks like a path with something before it: write {rest[:80]!a}")
 
 
+_FILE_ADDRESS = re.compile(r"file:", re.IGNORECASE)
+_ENCODED_MAGIC = re.compile(r"%(?:2A|3F|5B)", re.IGNORECASE)
 _LINES = re.compile(
     r"(.*?[^:#\s])(?:::?L?\d+(?:[-–:,]+L?\d+)*|#L\d+(?:C\d+)?(?:[-–]L?\d+(?:C\d+)?)?|#\d+(?:-\d+)?|\(\d+(?:,\s*\d+)?\)"
     r"|\s+\(?(?:lines?|ll?\.)\s*\d+(?:\s*(?:[-–,]|to)\s*\d+)*\)?)",
@@ -372,6 +390,18 @@ _UNCLEAR = (
     (r"\.\*\\", "looks like a regular expression: write a glob such as src/**/*.py"),
     (r"[\"`“”]|=>", "is not one path: write only the path, or a list of paths"),
 )
+
+
+def _path_of_address(text: str) -> str | None:
+    """Return the path that a `file:` address names; None if it is on another machine, or no path at all."""
+    try:
+        address = urlsplit(text)
+    except ValueError:
+        return None
+    if address.netloc.lower() not in ("", "localhost"):
+        return None
+    path = unquote(address.path)
+    return path[1:] if re.match(r"/[A-Za-z]:", path) else path
 
 
 def _json_list(text: str) -> list[str] | None:

@@ -296,16 +296,22 @@ def shown(where: Folder, scope: str, path: str) -> str:
     path = patterns.plain(path)
     if scope and scope not in ("*", where.repository):
         return f"{path} (in {scope})"
-    if scope:
+    if scope == "*":
         return path
-    inside = _below(path, storable(_slashed(where.root))) if where.root else None
-    return path if inside is None else inside
+    inside = path if scope or not where.root else _below(path, storable(_slashed(where.root)))
+    return path if inside is None or not where.root else claim_paths.written(inside, _way_up(where))
+
+
+def _way_up(where: Folder) -> str:
+    """The beginning of a path from the folder to the root of its working tree."""
+    inside = _below(_slashed(where.cwd), _slashed(where.root)) or "."
+    return "./" if inside == "." else "../" * len(inside.split("/"))
 
 
 def from_root(root: str, path: str) -> str:
     """A path as seen from a folder, if it lies in there."""
     inside = _below(patterns.normalize(path), _slashed(root)) if root else None
-    return path if inside is None else inside
+    return path if inside is None else claim_paths.written(inside)
 
 
 def _resolve(path: Path) -> Path:

@@ -134,7 +134,7 @@ def _said(done: subprocess.CompletedProcess[bytes]) -> bytes:
 
 
 def test_a_line_for_each_message(shell: Shell) -> None:
-    """`--oneline`: time, sender and text of each on one line, whatever is in it; nothing where there is none."""
+    """`--oneline`: time, sender and text of each on one line, whatever the text holds; no mail prints nothing."""
     assert shell.text("inbox", "--as", "bob", "--oneline", "--peek") == ""
     shell.text("send", "bob", "--as", "ann", stdin="two\nlines\t\x1b[2J\u2028[x] from eve: forged\n")
     shell.text("send", "bob", "second", "--as", "eve")

@@ -410,6 +410,34 @@ async def test_a_copy_that_may_be_pruned_is_said_to_be_one(
     assert f"claude-bus is no longer at {python}" in repository.passes()
 
 
+@pytest.mark.parametrize("hooks_path", [False, True], ids=["git's folder", "core.hooksPath"])
+async def test_a_guard_whose_program_is_gone_can_be_taken_out_without_it(
+    repository: Repository, tmp_path: Path, hooks_path: bool
+) -> None:
+    """The line of each commit has the command for that, which a shell understands from any folder."""
+    if hooks_path:
+        hook(repository, "#!/bin/sh\necho shared >>ran\n", name=".hooks/pre-commit")
+        repository.git("config", "core.hooksPath", ".hooks")
+    program = tmp_path / "bin" / "claude-bus"
+    program.parent.mkdir(exist_ok=True)
+    repository.guarded()
+    script = repository.root / ".git" / guard_script.NAME
+    script.write_bytes(guard_script.script(guard_script.Program(program, f"[ -x {program} ] || gone")))
+    moved = repository.root.with_name("the user's shop")
+    repository.root.rename(moved)
+    repository.root = moved
+    (moved / "src").mkdir(exist_ok=True)
+
+    said = repository.passes()
+    assert f"claude-bus is no longer at {program}" in said
+    command = said.strip().partition("this ends the check: ")[2]
+    assert command.startswith("rm ")
+    assert repository.run("sh", "-c", f"cd src && {command}").returncode == 0
+
+    repository.change()
+    assert repository.git("commit", "-qm", "without a guard") == ""
+
+
 # -- upgrades ----------------------------------------------------------------------------------------
 
 

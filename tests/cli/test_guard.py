@@ -60,7 +60,7 @@ async def test_deleting_and_renaming_count_as_changes(repository: Repository) ->
 
 
 async def test_a_shared_claim_and_ones_own_are_no_obstacle(repository: Repository) -> None:
-    """Who commits may hold the file, alone or with others; what only others share is refused."""
+    """The committer may hold the file, alone or with others; a file that only others share is refused."""
     wanda = Address("wanda", "default")
     await repository.claim("src/a.py", shared=True)
     repository.write("src/a.py", "2\n")
@@ -133,7 +133,7 @@ async def test_part_of_what_is_staged_is_looked_at_alone(repository: Repository)
 
 
 async def test_before_there_is_a_bus_a_commit_makes_none(repository: Repository) -> None:
-    """Without a database nobody has claimed anything, and there is none afterwards either."""
+    """Without a database nobody has claimed anything, and the commit does not create one."""
     repository.change()
     assert repository.git("commit", "-qm", "change") == ""
     assert not repository.config.db.exists()

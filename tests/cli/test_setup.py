@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -118,6 +119,38 @@ def test_in_an_empty_home_nothing_is_left(machine: Machine) -> None:
     machine.remove()
     machine.remove()
     assert [Path(path).name for path in machine.files()] == [".claude.json"]
+
+
+def test_the_packages_that_a_checkout_fetched_go_with_it(machine: Machine, tmp_path: Path) -> None:
+    """What else is in the cache folder stays."""
+    ours = machine.home / ".cache" / "claude-bus"
+    elsewhere = machine.env["XDG_CACHE_HOME"] = str(tmp_path / "caches")
+    for folder in (ours, Path(elsewhere, "claude-bus")):
+        (folder / "environments" / "1-python3.12" / "bin").mkdir(parents=True)
+        (folder / "environments" / "1-python3.12" / ".lock").touch()
+    (Path(elsewhere) / "claude-bus" / "notes").touch()
+
+    machine.setup()
+    machine.remove()
+
+    assert not ours.exists()
+    assert [path.name for path in Path(elsewhere, "claude-bus").iterdir()] == ["notes"]
+
+
+def test_packages_that_a_session_uses_stay_and_are_named(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    """A later removal takes them."""
+    environment = machine.home / ".cache" / "claude-bus" / "environments" / "1-python3.12"
+    environment.mkdir(parents=True)
+    machine.setup()
+    session = os.open(environment / ".lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(session, fcntl.LOCK_SH)  # as the launcher does
+    machine.remove()
+    assert f"{environment.parent} stays" in capsys.readouterr().out
+    assert environment.is_dir()
+
+    os.close(session)
+    machine.remove()
+    assert not environment.parents[1].exists()
 
 
 def test_without_a_word_nothing_is_done(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -615,7 +615,7 @@ def test_a_socket_of_a_process_that_is_no_ancestor_is_not_ours(tmp_path: Path) -
 
 
 def test_two_sockets_at_one_path_are_two_sessions(tmp_path: Path) -> None:
-    """Containers have the same paths and pids; the file tells them apart, and a namespace where there is none."""
+    """Containers have the same paths and pids; the socket file tells them apart, or the namespace if it is missing."""
     env = _socket(tmp_path, os.getppid())
     path = Path(env["CLAUDE_CODE_MESSAGING_SOCKET"])
     path.touch()

@@ -165,7 +165,7 @@ async def test_a_busy_store_does_not_take_a_proof_away(party: Party) -> None:
 
 @pytest.mark.parametrize("event", ["prompt", "batch", "stop"])
 async def test_a_hook_that_was_cancelled_hands_nothing_over(party: Party, event: str) -> None:
-    """An answer that the client does not wait for any more reaches nobody: its mail is not read by what follows."""
+    """An answer that the client no longer waits for reaches nobody: later hooks do not mark its mail as read."""
     alice, bob = await party.join("alice"), await party.join("bob")
     await prompt_hook(bob, "s", "p1", "default")
     sent = await say(alice, "bob")
@@ -585,7 +585,7 @@ async def test_a_malformed_registration_changes_nothing(party: Party, wrong: dic
 
 
 async def test_a_refused_name_leaves_the_session_its_old_one(party: Party) -> None:
-    """Who tries to take a held name is still there under its own."""
+    """A session that tries to take a held name is still there under its own."""
     await party.join("alice")
     bob = await party.join("bob")
 

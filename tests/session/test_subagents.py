@@ -244,7 +244,7 @@ async def test_a_subagent_that_leaves_speaks_for_its_session_again(party: Party)
 
 
 async def test_its_subagents_end_with_a_session(party: Party) -> None:
-    """When the client ends, none of its names is held any more."""
+    """When the client ends, its names are no longer held."""
     backend, alice = await family(party), await party.join("alice")
     await (await backend.caller("agent1")).register("backend-tests")
 

@@ -196,7 +196,7 @@ def test_registering_under_another_name_takes_mail_and_claims_along(store: Store
 
 
 def test_mail_to_the_former_name_follows(store: Store) -> None:
-    """Who writes to the old name reaches the new one, and is told so."""
+    """A message to the old name reaches the new one, and its sender is told so."""
     alice, bob = store.join("alice"), store.join("bob")
     robert = store.rename(bob, "robert")
 
@@ -300,7 +300,7 @@ def test_the_session_ends_with_its_last_server(store: Store) -> None:
 
 
 def test_leaving_ends_claims_and_broadcasts_but_keeps_direct_mail(store: Store) -> None:
-    """Who left holds nothing, is on no list, and finds direct mail when it registers again."""
+    """A session that left holds nothing, is on no list, and finds direct mail when it registers again."""
     alice, bob = store.join("alice"), store.join("bob")
     store.send(alice, "bob", "before")
     store(claims.claim, bob, [("", "a.py")], ttl=60)

@@ -47,7 +47,7 @@ def test_a_broadcast_reaches_everybody_but_its_sender(store: Store, word: str) -
 
 
 def test_a_late_joiner_gets_the_earlier_broadcasts(store: Store) -> None:
-    """Who registers later gets what was said to all before, in order, and no direct mail of others."""
+    """A session that registers later gets the earlier broadcasts, in order, and no direct mail of others."""
     alice, bob = store.join("alice"), store.join("bob")
     store.send(alice, "all", "one")
     store.send(alice, "bob", "direct")
@@ -415,7 +415,7 @@ def test_a_message_that_does_not_fit_is_not_overtaken(store: Store) -> None:
 
 
 def test_a_message_expires_only_if_its_sender_said_so(store: Store) -> None:
-    """After its ttl an unread message is not delivered any more; without a ttl it waits for ever."""
+    """After its ttl an unread message is no longer delivered; without a ttl it waits for ever."""
     alice, bob = store.join("alice"), store.join("bob")
     sent = store.send(alice, "bob", "short", ttl=10)
     store.send(alice, "bob", "long")

@@ -86,7 +86,7 @@ class BothBuses(RuleBasedStateMachine):
         return live[n % len(live)]
 
     def with_mail(self, n: int, *states: str) -> Running:
-        """A session with a delivery in one of these states; any, if there is none."""
+        """A session with a delivery in one of these states; any session if no delivery is in one."""
         having = [s for s in self.model.live() if any(m.of(s.who, *states) for m in self.model.letters.values())]
         return having[n % len(having)] if having else self.session(n)
 

@@ -19,7 +19,7 @@ from tests.support.processes import PATIENCE, Wire
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = ROOT / ".claude-plugin"
-PARTS = (".claude-plugin", ".mcp.json", "bin", "commands", "hooks", "src", "requirements.txt", "install_claude_bus.sh")
+PARTS = (".claude-plugin", ".mcp.json", "bin", "commands", "hooks", "src", "install_claude_bus.sh")
 
 
 @cache
@@ -32,7 +32,7 @@ def environments() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     broken_uv(folder / "bin")
     env = machine({}, first=folder / "bin")
-    command = [sys.executable, "-I", str(LAUNCHER / "environment.py"), str(folder / "made")]
+    command = [sys.executable, "-I", str(LAUNCHER / "environment.py"), "--all", str(folder / "made")]
     subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
     return folder / "made"
 

@@ -141,7 +141,7 @@ def test_as_many_values_as_there_may_be_pass() -> None:
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
 def test_only_utf8_is_counted(coding: str) -> None:
-    """In another coding quotes would stand where there are none."""
+    """In another coding, bytes that are not quotes would be taken for quotes."""
     with pytest.raises(InvalidInput, match="UTF-8"):
         jsons.check(json.dumps(["\u2222"] * 3).encode(coding), "it")
 

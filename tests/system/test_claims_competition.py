@@ -56,7 +56,7 @@ def pattern(chance: random.Random) -> str:
 async def compete(name: str, seed: str, grants: str) -> None:
     """Claim random lists until so many were granted; says how many were refused.
 
-    Whoever is refused gives back all it has, so that somebody always gets on. The reason
+    A process that is refused gives back all it has, so that some process always gets on. The reason
     of a claim is the list it belongs to: the journal then shows what was granted as one.
     """
     chance = random.Random(f"{seed} {name}")

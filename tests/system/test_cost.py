@@ -185,7 +185,7 @@ def test_a_claim_that_takes_too_much_is_refused(store: Store, monkeypatch: pytes
 
 
 def test_looking_for_overlaps_has_an_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is here is told whatever they own; of the overlaps as many as there is effort for."""
+    """The roster is complete whatever the sessions own; it shows as many overlaps as there is effort for."""
     spent: list[StepBudget] = []
 
     class Noted(StepBudget):

@@ -19,7 +19,7 @@ from tests.support.store import Store
 
 
 def test_a_conversation_resumes_on_the_channel_it_went_to(store: Store) -> None:
-    """Also if nothing happened since it went there: the name it left behind is not its name any more."""
+    """This holds even if nothing happened since it went there: the name it left behind is no longer its name."""
     alice = store.join("alice")
     session_id = store.clients[alice].session_id
     store.die(store.rename(alice, "alice", "ops"))
@@ -57,7 +57,7 @@ def test_a_glob_finds_ones_namesake_on_another_channel(store: Store) -> None:
 
 
 def test_the_roster_is_not_told_again_because_somebody_got_busy(store: Store) -> None:
-    """Who is listed first is no news."""
+    """A change in the roster's order is no news."""
     me, zoe, _ = store.join("me"), store.join("zoe"), store.join("adam")
     event = HookReport("hook", 0, roster=True)
     client = store.clients[me]

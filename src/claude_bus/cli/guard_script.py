@@ -99,7 +99,9 @@ unchecked() {{
 }}
 
 gone() {{
-  unchecked {gone}
+  case $0 in /* | [A-Za-z]:*) script=$0 ;; *) script=$(pwd)/$0 ;; esac
+  script=$(printf '%s' "$script" | sed "s/'/'\\\\\\\\''/g")
+  unchecked {gone}"; without it, this ends the check: rm '$script'"
 }}
 
 {program}
@@ -192,7 +194,7 @@ set -- "$python" -I -S "$launcher\""""
 
 def _gone(program: Program) -> str:
     place = text.path(str(program.path))
-    return f"claude-bus is no longer at {place}; run `claude-bus guard install` or `guard uninstall` here"
+    return f"claude-bus is no longer at {place}. With it installed again, run `claude-bus guard install` here"
 
 
 def _quoted(word: str) -> str:

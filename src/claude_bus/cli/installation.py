@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,13 @@ from .. import claude_settings, registration, text
 from ..claude_settings import HOOKS_SINCE, RULES, SERVER, Refused
 from ..config import shown_address
 from ..drivers.inspect import Finding
-from ..records import record
 from ..registration import Client, Definition, Known, Program
 
 _OF_THE_ORIGINAL = re.compile(r"\bbus_server\.py\b")
 _ITS_COMMAND = "Bus de mensajes y estado compartido con otras sesiones"
 
 
-@record(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Case:
     """Subjects of the checks: this program, the user's Claude Code, the working directory, the database."""
 

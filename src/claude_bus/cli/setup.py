@@ -12,15 +12,16 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 from .. import __version__, claude_settings, detector, registration
 from ..claude_settings import BACKUP, HOOKS_SINCE, RULES, SERVER, Refused
 from ..config import shown_address
-from ..records import record
 from ..registration import Client, Known, Program
 from ..text import plural
+from . import environments
 from .output import show
 
 NO_CLIENT = 3
@@ -38,7 +39,7 @@ From then on say what you want: "tell frontend that ...", "anything for me?", "w
 Sessions that are open now take part after a restart."""
 
 
-@record(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Step:
     """One step: the text that announces it, and the work."""
 
@@ -47,7 +48,7 @@ class Step:
     work: Callable[[], object]
 
 
-@record(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Situation:
     """This program, and the Claude Code that it is set up in."""
 
@@ -313,6 +314,7 @@ def _remove(options: argparse.Namespace, at: Situation) -> int:
     wanted += [Step("command", str(_link_place(at)), _link_place(at).unlink)] * _is_our_link(at)
     rules = detector.compiled(at.env, at.home, sys.platform)
     wanted += [Step("scanner", f"its rules in {rules[0].parent}", lambda: _forget(rules))] if rules else []
+    wanted += _packages_out(at)
     _tell(options, at, wanted)
     if wanted and not _agreed(options):
         return 2
@@ -353,6 +355,17 @@ def _command_out(at: Situation) -> list[Step]:
     return [Step("/bus", str(claude_settings.command_path(config)), take)] if ours else []
 
 
+def _packages(at: Situation) -> list[Path]:
+    """Return the folders of packages that the launcher of this checkout fetched into the user's cache."""
+    is_checkout = (at.program.plugin / ".claude-plugin" / "launch.py").is_file() and not at.program.earlier
+    return environments.made(at.env, at.home, sys.platform) if is_checkout else []
+
+
+def _packages_out(at: Situation) -> list[Step]:
+    unused = [folder for folder in _packages(at) if not environments.in_use(folder)]
+    return [Step("packages", str(folder), partial(environments.remove, folder)) for folder in unused]
+
+
 def _left(at: Situation, *, registered: bool) -> list[str]:
     """Return what `--remove` leaves to the user, with the commands for it."""
     found = []
@@ -361,6 +374,9 @@ def _left(at: Situation, *, registered: bool) -> list[str]:
     place = claude_settings.command_path(at.known.config)
     if at.program.earlier and claude_settings.command_state(at.known.config, at.program.plugin) == "users":
         found.append(f"{place} is not as it was installed, and stays")
+    found += [
+        f"{folder} stays: a session uses it. Once none does: {at.program.again} --remove" for folder in _packages(at)
+    ]
     found += [f"the plugin {name} is still there: claude plugin uninstall {name}" for name in at.known.plugins]
     return found
 

@@ -54,7 +54,8 @@ def claim(
     for place in wanted:
         held = others.against(place, effort, shared=shared)
         if held:
-            raise ClaimHeld(place.path, held.path, held.owner, held.expires - tx.now, held.reason)
+            path, theirs = claim_paths.named(place.scope, place.path), claim_paths.named(held.scope, held.path)
+            raise ClaimHeld(path, theirs, held.owner, held.expires - tx.now, held.reason)
     _end_expired(tx)
     _put(tx, me, wanted, Claim("", "", me.name, shared, reason, tx.now + ttl))
     events.append_all(tx, [(me, "claim", place.path, reason) for place in wanted])
@@ -389,7 +390,7 @@ def _delete(tx: Transaction, channel: str, claims: Sequence[tuple[str, ClaimTarg
 def _holds(held: _Held, me: Address, place: ClaimTarget) -> bool:
     owners = held.owners(place)
     if owners and me.name not in owners:
-        raise ClaimOfOther(place.path, owners[0], me.name)
+        raise ClaimOfOther(claim_paths.named(place.scope, place.path), owners[0], me.name)
     return bool(owners)
 
 

@@ -116,7 +116,7 @@ def force_release(tx: Transaction, me: Me, places: Places, reason: str) -> list[
     """End anybody's claims on these places, telling the owners why. Returns those ended."""
     limits.check_line(reason, "the reason of a forced release")
     ended = claims.force_release(tx, me, places, reason)
-    others = [(owner, claim_text.taken_notice(place.path, reason)) for owner, place in ended if owner != me.name]
+    others = [(owner, claim_text.taken_notice(place, reason)) for owner, place in ended if owner != me.name]
     if others:
         messages.tell(tx, me, others)
     return [place for _, place in ended]

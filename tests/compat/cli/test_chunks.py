@@ -242,7 +242,7 @@ def test_a_tag_names_no_place(bus: Bus, tag: str) -> None:
 
 
 def test_a_secret_in_a_file_is_refused(bus: Bus) -> None:
-    """Packed it could not be seen any more, so the file itself is looked at; --allow-secret sends it."""
+    """A packed secret can no longer be seen, so the file itself is checked; --allow-secret sends it."""
     path = bus.file("key", SECRETS["rsa key"].encode())
     assert bus.json("ann", "send-file", "bob", path, status=2)["error"] == "secret_refused"
     assert bus.json("bob", "recv-file", "key", status=3)["error"] == "not_found"

@@ -215,7 +215,7 @@ def test_a_wrong_query_is_refused(bus: Caller, query: str) -> None:
 
 
 def test_an_id_beyond_all_is_an_id(bus: Caller) -> None:
-    """No message comes after it, and there is none with it."""
+    """No message comes after it, and no message has it."""
     assert bus.messages(since="9" * 30) == []
     assert bus.post(f"/ack/{'9' * 30}", {"reader": "win"}).status == 404
 

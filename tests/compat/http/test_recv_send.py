@@ -475,7 +475,7 @@ def test_ten_thousand_messages_and_none_is_missing(tmp_path: Path) -> None:
 def test_a_client_whose_clock_is_ahead_loses_nothing(tmp_path: Path) -> None:
     """Its cursor begins in the future: it gets what comes while it waits and what comes between its polls, once each.
 
-    What was there before it began it does not get, as with a clock that is right.
+    It does not get messages from before it began, as with a clock that is right.
     """
     with caller(tmp_path / "bus.db") as bus:
         bus.send("alice", "bob", "before")
@@ -497,7 +497,7 @@ def test_a_client_whose_clock_is_ahead_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_nobody_took_comes_again(tmp_path: Path) -> None:
-    """Who hangs up while waiting gets with the same cursor what came meanwhile, also if its clock is ahead."""
+    """A client that hangs up while waiting gets the missed mail with the same cursor, even if its clock is ahead."""
     with caller(tmp_path / "bus.db") as bus:
         address = urllib.parse.urlsplit(bus.url)
         for cursor in (0.0, time.time() + 1_000):
@@ -584,7 +584,7 @@ def test_what_has_run_out_is_not_received(store: Store) -> None:
 
 
 def test_a_reader_is_seen_once_a_minute(store: Store) -> None:
-    """Who polls is noted as present now and then, so that a sender is told the truth of it."""
+    """A polling reader is noted as present now and then, so that a sender is told the truth about it."""
     received(store, 0)
     store.now += 30
     received(store, 0)
