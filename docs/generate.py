@@ -26,6 +26,7 @@ from claude_bus import (
     config,
     drafts,
     files,
+    jsonrpc,
     jsons,
     limits,
     names,
@@ -338,6 +339,11 @@ def limits_everywhere() -> str:
             "names on one channel that have mail and that nobody ever had",
             f"{addresses.MAX_EXPECTED:,}",
             "413 for mail to one more",
+        ),
+        (
+            "a line that a client writes to its stdio server; levels of lists and objects in it",
+            f"{jsonrpc.MAX_LINE >> 20} MiB; {jsons.MAX_DEPTH}",
+            "a JSON-RPC error (-32600)",
         ),
         ("earlier broadcasts that a name has unread when it joins", f"{limits.MAX_RETAINED}", "in the history"),
         (
