@@ -29,6 +29,8 @@ NOTHING = [sys.executable, str(HERE / "nothing_server.py")]
 BUS = [sys.executable, "-m", "claude_bus"]
 SDK = "bare SDK server"
 NO_OP = "SDK no-op call"
+WAKES = 18
+"""Wakes in a row that the sessions' budget for one session allows; later ones wait, see `claude_bus.waking`."""
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -246,7 +248,7 @@ def measured(folder: Path, rounds: int, idle: float) -> list[Figure]:
     return [
         *starts(folder, max(1, rounds // 20)),
         *calls(folder, rounds),
-        *noticing(folder, min(100, rounds), idle),
+        *noticing(folder, min(WAKES, rounds), idle),
     ]
 
 
