@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -365,10 +366,10 @@ def test_servers_that_die_without_a_word_are_given_up(tmp_path: Path) -> None:
 
 
 def test_it_is_a_small_process() -> None:
-    """It loads neither the MCP library nor a database, so a shortage of memory kills the server rather than the
-    supervisor.
+    """It loads neither packages nor a database, and little of the standard library: a shortage of memory kills the
+    server rather than the supervisor, and what it has loaded is what a start waits for.
     """
-    code = "import sys, claude_bus.supervisor, claude_bus.cli.main; print(*sys.modules)"
+    code = "import sys, claude_bus.supervisor, claude_bus.cli.start; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(Path()), capture_output=True, text=True, check=True
     )
@@ -376,6 +377,16 @@ def test_it_is_a_small_process() -> None:
 
     assert "claude_bus" in loaded
     assert not loaded & {"mcp", "pydantic", "anyio", "aiosqlite", "sqlite3", "psutil"}
+    assert not loaded & {
+        "asyncio",
+        "subprocess",
+        "threading",
+        "dataclasses",
+        "pathlib",
+        "argparse",
+        "logging",
+        "typing",
+    }
 
 
 def test_the_tools_it_repeats_change_nothing() -> None:
@@ -459,3 +470,19 @@ def test_settings_that_are_refused_end_both_before_any_answer(tmp_path: Path) ->
     assert said == b""
     assert b"BUS_WAKE" in complaint
     assert running.process.returncode == 2
+
+
+def test_a_batch_that_was_in_flight_is_answered_with_errors(client: Supervised) -> None:
+    """Together, as its answers would have been; nobody knows how far it came."""
+    client.ask("initialize", protocolVersion="2025-03-26", capabilities={}, clientInfo={"name": "t", "version": "1"})
+    client.call("register", name="alice")
+    wait = {"name": "wait", "arguments": {"timeout": 60}}
+    calls = [{"jsonrpc": "2.0", "id": n, "method": "tools/call", "params": wait} for n in ("a", "b")]
+    client.write(json.dumps(calls).encode())
+    client.call("whoami")
+    client.kill_server()
+
+    found: Any = client.read()
+
+    assert {(told["id"], told["error"]["code"]) for told in found} == {("a", -32603), ("b", -32603)}
+    assert client.call("whoami").text == "alice"

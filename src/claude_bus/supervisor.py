@@ -120,6 +120,8 @@ class Supervisor:
         self._requests, self._answers = jsonrpc.Lines(), jsonrpc.Lines()
         self._open: dict[int | str, _Request] = {}
         self._greeting = [_Request(line, _parsed(line)) for line in opening or ()]
+        self._batches: list[list[int | str]] = []
+        """Ids of the requests of each batch that is not answered yet."""
         self._repeated: set[int | str] = set()
         """Ids of repeated handshakes, whose answers the client has had."""
         self._opening_is_lost = opening is None
@@ -207,6 +209,11 @@ class Supervisor:
             else:
                 del self._open[number]
                 self._pipes.tell_client(jsonrpc.failure(number, jsonrpc.INTERNAL_ERROR, _UNKNOWN))
+        for batch in self._batches:
+            error = jsonrpc.error(jsonrpc.INTERNAL_ERROR, _UNKNOWN)
+            answers = [{"jsonrpc": "2.0", "id": number, "error": error} for number in batch]
+            self._pipes.tell_client(jsonrpc.encoded(answers))
+        self._batches.clear()
 
     # -- lines
 
@@ -217,6 +224,8 @@ class Supervisor:
         message = _parsed(line)
         if self._opening_is_lost:
             self._open_anew(message)
+        if ids := _ids(line):
+            self._batches.append(ids)
         number, method = message.get("id"), message.get("method")
         request = _Request(line, message)
         if method == "notifications/initialized" and self._greeting:
@@ -247,6 +256,7 @@ class Supervisor:
         number = params.get("requestId") if isinstance(params, dict) else None
         if isinstance(number, int | str):
             self._open.pop(number, None)
+            self._batches = [ids for ids in self._batches if ids != [number]]
 
     def _give(self, request: _Request) -> None:
         request.given += self._put(request.line)
@@ -268,6 +278,8 @@ class Supervisor:
             if request and method == "initialize" and "result" in message:
                 self._greeting = [request]
             self._proven = self._proven or method not in _OPENING
+        if ids := _ids(line):
+            self._batches = [batch for batch in self._batches if set(ids).isdisjoint(batch)]
         self._answered = True
         self._pipes.tell_client(line)
 
@@ -287,11 +299,23 @@ def _endings() -> list[signal.Signals]:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        message = jsons.loads(line)
-    except ValueError:
-        return {}
+    """Return a message, or {} for anything else."""
+    message = _loaded(line)
     return message if isinstance(message, dict) else {}
+
+
+def _ids(line: bytes) -> list[int | str]:
+    """Return the ids of the requests or answers in a batch; none for anything else."""
+    messages = _loaded(line) if line.lstrip().startswith(b"[") else []
+    found = [jsonrpc.identity(message.get("id")) for message in messages if isinstance(message, dict)]
+    return [number for number in found if number is not None]
+
+
+def _loaded(line: bytes) -> Any:
+    try:
+        return jsons.loads(line)
+    except ValueError:
+        return []
 
 
 # -- the pipes ---------------------------------------------------------------------------------------------

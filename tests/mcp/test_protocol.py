@@ -405,3 +405,33 @@ def test_a_call_in_the_first_moment_is_answered(tmp_path: Path) -> None:
         assert answer(next(told for told in iter(server.read, None) if told["id"] == number)).text
     finally:
         server.kill()
+
+
+_LOADING = """
+import sys, threading
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "claude_bus.mcp.session_server":
+            threading.Event().wait()
+sys.meta_path.insert(0, Slow())
+sys.argv[1:] = ["stdio"]
+from claude_bus.__main__ import main
+main()
+"""
+
+
+class Loading(Wire):
+    """A server that never has all that it needs for a session."""
+
+    program = ("-c", _LOADING)
+
+
+def test_the_opening_is_answered_before_all_is_loaded(tmp_path: Path) -> None:
+    """A client that starts waits for the handshake and the tools, and for nothing else."""
+    server = Loading(tmp_path / "bus.db")
+    try:
+        server.start()
+        assert server.ask("tools/list")["result"]["tools"]
+        assert server.ask("ping")["result"] == {}
+    finally:
+        server.kill()

@@ -34,6 +34,8 @@ class Output:
         self._write = write or self._to_descriptor
         self._polls = write is None and hasattr(select, "poll")
         self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        """Of the lines that wait."""
         self._writing = False
         self._lock = allocate_lock()
         self.broken: Callable[[], None] = lambda: None
@@ -46,13 +48,14 @@ class Output:
                 self._put(line)
                 return
             self._waiting.append(line)
+            self._bytes += len(line)
             if not self._writing:
                 self._writing = True
                 start_new_thread(self._write_all, ())
 
     def is_full(self) -> bool:
         """Return whether so much waits that the client seems not to read."""
-        return sum(map(len, self._waiting)) > _MUCH
+        return self._bytes > _MUCH
 
     def flush(self, patience: float) -> None:
         """Wait until all is written, or for so many seconds."""
@@ -78,6 +81,7 @@ class Output:
             self._put(line)
             with self._lock:
                 self._waiting.popleft()
+                self._bytes -= len(line)
 
     def _put(self, line: bytes) -> None:
         try:
