@@ -42,12 +42,6 @@ def test_what_only_resembles_a_secret_passes(kind: str) -> None:
     assert find(ORDINARY[kind]) == []
 
 
-@pytest.mark.parametrize("kind", SECRETS)
-def test_no_secret_is_too_short_to_look_for(kind: str) -> None:
-    """Texts without a word of a minimum length are not scanned, so every secret must have such a word."""
-    assert detector._WORD.search(SECRETS[kind])
-
-
 @given(
     st.text(string.ascii_letters + string.digits, min_size=16, max_size=40),
     st.sampled_from(["localhost", "db", "127.0.0.1", "10.0.0.5", "[::1]", "host.docker.internal", "shop.local"]),
@@ -103,10 +97,9 @@ def test_nothing_is_asked_of_anybody() -> None:
 
 
 def test_plain_talk_does_not_load_the_scanner() -> None:
-    """A message of short words is not delayed by the half second that loading takes."""
-    code = (
-        "import sys; from claude_bus.detector import find; find('all is well'); print('kingfisher_sdk' in sys.modules)"
-    )
+    """A message without anything like a secret is not delayed by the half second that loading takes."""
+    text = "all is well in /home/alice/project/module.py at 55eceb8f1a2b3c4d5e6f708192a3b4c5d6e7f809"
+    code = f"import sys; from claude_bus.detector import find; find({text!r}); print('kingfisher_sdk' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(Path()), capture_output=True, text=True, check=True
     )

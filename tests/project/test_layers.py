@@ -40,6 +40,7 @@ PURE = (
     "config",
     "documents",
     "samples",
+    "secret_hints",
     "session.turn",
     "session.hook_event",
 )
