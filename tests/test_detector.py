@@ -24,7 +24,7 @@ from claude_bus.mcp import tools
 from claude_bus.model.messages import Draft
 from claude_bus.sql import state
 from tests.support.likely_secrets import ORDINARY, SECRETS
-from tests.support.processes import environment
+from tests.support.processes import environment, eventually
 from tests.support.sessions import Party, say
 
 TOKEN = SECRETS["github classic"]
@@ -104,6 +104,30 @@ def test_plain_talk_does_not_load_the_scanner() -> None:
         [sys.executable, "-c", code], env=environment(Path()), capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+@pytest.mark.slow
+def test_the_rules_are_compiled_ahead(tmp_path: Path) -> None:
+    """Once: two processes that begin it at the same time leave one whole file, with which it is not begun again."""
+    env = environment(tmp_path / "bus.db", KF_RULE_CACHE_DIR=str(tmp_path / "rules"))
+    code = "import os; from claude_bus import detector; print(detector.prepare(os.environ))"
+
+    def prepared() -> str:
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+
+    assert [prepared(), prepared()] == ["True\n"] * 2
+    eventually(lambda: list((tmp_path / "rules").glob("*.vscdb")), "the rules are compiled")
+    assert prepared() == "False\n"
+    assert len(list((tmp_path / "rules").iterdir())) == 1
+
+
+def test_rules_that_cannot_be_kept_are_used_all_the_same(tmp_path: Path) -> None:
+    """A cache folder that cannot be written is no obstacle to scanning."""
+    (tmp_path / "file").write_text("")
+    env = environment(tmp_path / "bus.db", KF_RULE_CACHE_DIR=str(tmp_path / "file" / "rules"))
+    code = f"from claude_bus import detector; print([found.kind for found in detector.find({TOKEN!r})])"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "['github-pat']\n"
 
 
 # -- on the bus ------------------------------------------------------------------------------

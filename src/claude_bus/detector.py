@@ -8,6 +8,8 @@ findings that only look like secrets.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -24,13 +26,7 @@ if TYPE_CHECKING:
 
 _SHORT = 4_096
 """Characters that `secret_hints` looks at in less time than a thread takes to start."""
-_COMPILE = """
-import os
-if hasattr(os, "nice"):
-    os.nice(19)
-from kingfisher_sdk import Rules
-Rules()
-"""
+_START = "import sys; sys.path.append(sys.argv[1]); from claude_bus.detector import compile_rules; compile_rules()"
 
 _AROUND = 500
 """Bytes of a line on either side of a login in which to look for its hosts."""
@@ -92,34 +88,38 @@ def compiled(env: Mapping[str, str], home: Path, platform: str) -> list[Path]:
     return sorted(file for place in caches for file in (place / "kingfisher" / "rule-cache").glob("*.vscdb"))
 
 
-def prepare(env: Mapping[str, str], home: Path, platform: str) -> bool:
-    """Have the rules compiled in the background at low priority, unless they are; return whether that began.
+def prepare(env: Mapping[str, str]) -> bool:
+    """Have the rules compiled by another process, at low priority, unless they are; return whether that began.
 
-    It takes seconds, once per machine, and nobody's first message should. Of several processes that do it at once,
-    each replaces the file as a whole; where it cannot be written, nothing is kept.
+    It takes seconds, once per machine, and nobody's first message should.
     """
-    if compiled(env, home, platform):
+    if compiled(env, Path(os.path.expanduser("~")), sys.platform):  # noqa: PTH111 - without a home it raises nothing
         return False
     import subprocess
-    import sys
     import threading
     from importlib.util import find_spec
 
     if not find_spec("kingfisher_sdk"):
         return False
     nothing = subprocess.DEVNULL
-    try:
-        process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-I", "-c", _COMPILE],
-            stdin=nothing,
-            stdout=nothing,
-            stderr=nothing,
-            start_new_session=True,  # it goes on if this process ends
-        )
+    command = [sys.executable, "-I", "-c", _START, str(Path(__file__).parents[1])]
+    try:  # in a session of its own it goes on if this process ends
+        process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)  # noqa: S603
     except OSError:
         return False
     threading.Thread(target=process.wait, daemon=True, name="compiling rules").start()
     return True
+
+
+def compile_rules() -> None:
+    """Compile the rules, at low priority.
+
+    Of several processes that do it at once, each replaces the file as a whole. Where it cannot be written, nothing
+    is kept, and each process that scans compiles them for itself.
+    """
+    if hasattr(os, "nice"):
+        os.nice(19)
+    _scanner()
 
 
 @cache

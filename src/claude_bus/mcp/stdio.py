@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import anyio
 
-from .. import claude_code, worktree
+from .. import claude_code, detector, worktree
 from ..config import Config
 from ..connect import open_bus
 from ..errors import BusError
@@ -30,6 +30,9 @@ from ..supervisor import ENDINGS
 from ..workspace import Workspace
 
 _log = logging.getLogger(__name__)
+
+SETTLED = 5.0
+"""Seconds after the start, when a session no longer waits for it."""
 
 
 def serve(config: Config) -> None:
@@ -81,10 +84,16 @@ async def _serve(config: Config) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_on_signal, end)
         tasks.start_soon(bell.watch)
+        tasks.start_soon(_prepare_detector)
         with contextlib.suppress(ExceptionGroup):  # the client disconnected while it was being answered
             async with stdio_server() as (read, write):
                 await server.run(read, write, server.create_initialization_options())
         await end()
+
+
+async def _prepare_detector() -> None:
+    await anyio.sleep(SETTLED)
+    await anyio.to_thread.run_sync(detector.prepare, os.environ)
 
 
 async def _close(session: Session) -> None:
