@@ -1,20 +1,22 @@
 """Likely secrets in a text, which may not go onto the bus.
 
 The rules are those of Kingfisher, a scanner that runs in this process. It only scans: no
-service is asked whether a secret is valid, and no data leaves the machine. `samples`
-recognizes findings that only look like secrets.
+service is asked whether a secret is valid, and no data leaves the machine. `secret_hints` tells
+which texts it has to look at, so that others do not wait for it to load. `samples` recognizes
+findings that only look like secrets.
 """
 
 from __future__ import annotations
 
-import re
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import event_loop
+from . import event_loop, secret_hints
 from .errors import SecretRefused
 
 if TYPE_CHECKING:
@@ -22,10 +24,9 @@ if TYPE_CHECKING:
 
     from . import samples
 
-_WORD = re.compile(r"\S{12}")
-"""No secret in the rules is shorter. Ordinary text needs no scanner, whose rules take half a second to load."""
 _SHORT = 4_096
-"""Characters in which searching for such a word costs less than starting a thread."""
+"""Characters that `secret_hints` looks at in less time than a thread takes to start."""
+_START = "import sys; sys.path.append(sys.argv[1]); from claude_bus.detector import compile_rules; compile_rules()"
 
 _AROUND = 500
 """Bytes of a line on either side of a login in which to look for its hosts."""
@@ -45,7 +46,7 @@ async def refuse_secrets(what: str, text: str) -> None:
     If the scanner cannot run at all (a damaged installation), the text passes: the bus must
     still carry mail.
     """
-    if len(text) <= _SHORT and not _WORD.search(text):
+    if len(text) <= _SHORT and not secret_hints.could_hold(text):
         return
     try:
         found = await event_loop.aside(find, text)
@@ -60,7 +61,7 @@ async def refuse_secrets(what: str, text: str) -> None:
 
 def find(text: str) -> list[Suspicion]:
     """Return all likely secrets, by line. Accepts any text; may be called from any thread."""
-    if not _WORD.search(text):
+    if not secret_hints.could_hold(text):
         return []
     from . import samples
 
@@ -85,6 +86,40 @@ def compiled(env: Mapping[str, str], home: Path, platform: str) -> list[Path]:
     caches = [home / "Library" / "Caches"] if platform == "darwin" else [home / ".cache"]
     caches += [Path(env[name]) for name in ("XDG_CACHE_HOME", "LOCALAPPDATA") if env.get(name)]
     return sorted(file for place in caches for file in (place / "kingfisher" / "rule-cache").glob("*.vscdb"))
+
+
+def prepare(env: Mapping[str, str]) -> bool:
+    """Have the rules compiled by another process, at low priority, unless they are; return whether that began.
+
+    It takes seconds, once per machine, and nobody's first message should.
+    """
+    if compiled(env, Path(os.path.expanduser("~")), sys.platform):  # noqa: PTH111 - without a home it raises nothing
+        return False
+    import subprocess
+    import threading
+    from importlib.util import find_spec
+
+    if not find_spec("kingfisher_sdk"):
+        return False
+    nothing = subprocess.DEVNULL
+    command = [sys.executable, "-I", "-c", _START, str(Path(__file__).parents[1])]
+    try:  # in a session of its own it goes on if this process ends
+        process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)  # noqa: S603
+    except OSError:
+        return False
+    threading.Thread(target=process.wait, daemon=True, name="compiling rules").start()
+    return True
+
+
+def compile_rules() -> None:
+    """Compile the rules, at low priority.
+
+    Of several processes that do it at once, each replaces the file as a whole. Where it cannot be written, nothing
+    is kept, and each process that scans compiles them for itself.
+    """
+    if hasattr(os, "nice"):
+        os.nice(19)
+    _scanner()
 
 
 @cache

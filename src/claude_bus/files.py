@@ -7,7 +7,6 @@ check is limited in bytes and in time, and runs on a thread that may hang.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -113,6 +112,8 @@ def _digest(path: str, most: int | None, given_up: GivenUp) -> tuple[int, str]:
     With `most`, reads at most one byte more than that. Without it, reads the size that the file has when it is opened,
     and raises `ValueError` if the file does not report its size, as those of `/proc` do not.
     """
+    import hashlib
+
     real = os.path.realpath(path)
     _require_regular(os.stat(real))  # noqa: PTH116 - text suffices. Opening a device may trigger it
     descriptor = os.open(real, _FLAGS)

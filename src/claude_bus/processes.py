@@ -8,15 +8,15 @@ kernel. A process can only be checked from within its own domain. Of a process i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from .limits import FOREIGN_HOST_SILENCE
 from .model.identity import Process
@@ -35,6 +35,10 @@ _LINUX = sys.platform == "linux"
 @cache
 def host() -> str:
     """Return the name of this machine (or container)."""
+    if hasattr(os, "uname"):
+        return os.uname().nodename or "localhost"
+    import socket  # what it imports takes as long as a command has to do
+
     return socket.gethostname() or "localhost"
 
 
@@ -109,7 +113,15 @@ def _machine_elsewhere() -> str:
 
 def _hashed(identifier: str) -> str:
     """Hash an identifier of a machine, which must not be shown."""
-    return hashlib.sha256(identifier.encode()).hexdigest()[:12]
+    return str(_sha256()(identifier.encode()).hexdigest())[:12]
+
+
+def _sha256() -> Any:
+    """Return Python's own SHA-256, from 3.12 on and of 3.11: `hashlib` loads OpenSSL, which takes 4 MiB."""
+    for module in ("_sha2", "_sha256"):
+        with contextlib.suppress(ImportError):
+            return import_module(module).sha256
+    return import_module("hashlib").sha256
 
 
 # -- processes ---------------------------------------------------------------------------

@@ -42,6 +42,7 @@ PURE = (
     "config",
     "documents",
     "samples",
+    "secret_hints",
     "session.turn",
     "session.hook_event",
 )
@@ -309,3 +310,61 @@ def test_what_the_commands_import_is_light(module: str) -> None:
     done = run(f"import sys, claude_bus.{module}; print(sorted({heavy} & set(sys.modules)))")
 
     assert done.stdout.strip() == "[]", done.stderr
+
+
+_UNNEEDED = {
+    "aiosqlite",
+    "anyio",
+    "asyncio",
+    "concurrent.futures",
+    "hashlib",
+    "httpx2",
+    "kingfisher_sdk",
+    "logging",
+    "mcp",
+    "psutil",
+    "pydantic",
+    "secrets",
+    "shutil",
+    "socket",
+    "ssl",
+    "urllib.request",
+}
+"""Modules that take time to import, which a command on a file of this machine does not need."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (
+            "send",
+            "bob",
+            "the log is in /home/alice/project/build/output.log, of 55eceb8f1a2b3c4d5e6f708192a3b4c5d6e7f809",
+        ),
+        ("send", "bob", "hello there"),
+        ("inbox", "--as", "bob"),
+        ("agents",),
+        ("agents", "--json"),
+        ("guard", "check"),
+        ("token", "list"),
+        ("import", os.devnull),
+    ],
+    ids=" ".join,
+)
+def test_a_command_imports_what_it_needs(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """No event loop, no scanner, no HTTP: each of these takes longer to import than the command takes."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    code = (
+        "import sys; from claude_bus.cli.main import run; status = run(sys.argv[1:]); "
+        f"print(status, sorted({_UNNEEDED!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE.parent), "BUS_DB": str(tmp_path / "bus.db")}
+    env |= {"HOME": str(tmp_path), "LOGNAME": "alice"}
+    subprocess.run([sys.executable, "-m", "claude_bus", "send", "bob", "hi"], env=env, check=True, capture_output=True)
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    needed = {"token": ["shutil"], "import": ["hashlib"]}.get(command[0], [])  # for help's width, for digests
+    assert done.stderr.splitlines()[-1:] == [f"0 {needed}"], done.stderr

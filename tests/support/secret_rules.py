@@ -5,14 +5,20 @@
 
 from __future__ import annotations
 
+import random
 import re
-import re._constants as sre
-import re._parser as sre_parser
+import string
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
+from importlib import import_module
 from typing import Any, NamedTuple
+
+from claude_bus import secret_hints
+
+sre: Any = import_module("re._constants")
+sre_parser: Any = import_module("re._parser")
 
 HEX = frozenset("0123456789abcdef")
 ALNUM = frozenset("0123456789abcdefghijklmnopqrstuvwxyz")
@@ -20,10 +26,42 @@ WORD = ALNUM | frozenset("_-")
 BASE = WORD | frozenset("+/=.~%")
 CLASSES = {"hex": HEX, "alnum": ALNUM, "word": WORD, "base": BASE}
 """Classes of characters, without case, from narrow to wide."""
+OTHER = frozenset("\0")
+"""Stands for all characters that are in no class."""
 LEAST = 10
 """A shorter run says nothing."""
 SHORTEST = 2
 """Characters of a literal that says anything."""
+ORDINARY = frozenset(
+    {
+        "server",
+        "enterprise",
+        "live",
+        "development",
+        "read",
+        "password",
+        "services",
+        "sandbox",
+        "secret",
+        "key",
+        "session",
+        "auth",
+        "account",
+        "api",
+        "test",
+        "access-",
+        "client",
+        "user",
+        "production",
+        "security",
+        "token",
+        "private",
+        "message",
+        "write",
+        "prod",
+    }
+)
+"""Literals that any text may contain: a rule is known by another one, if it has any."""
 
 
 class Need(NamedTuple):
@@ -77,7 +115,7 @@ def _literals(nodes: Sequence[Any]) -> set[str]:
         if operator is sre.LITERAL and chr(argument).isascii():
             text += chr(argument).lower()
             continue
-        if operator is sre.IN and len(one := _characters(argument)) == 1:
+        if operator is sre.IN and len(one := _characters(argument)) == 1 and one != OTHER:
             text += next(iter(one))
             continue
         candidates: list[set[str]] = [{text}] if text else []
@@ -91,9 +129,9 @@ def _literals(nodes: Sequence[Any]) -> set[str]:
     return best
 
 
-def _value(literals: set[str]) -> tuple[int, int]:
+def _value(literals: set[str]) -> tuple[bool, bool, int, int]:
     shortest = min(map(len, literals), default=0)
-    return (shortest if shortest >= SHORTEST else 0), -len(literals)
+    return shortest >= SHORTEST, shortest > SHORTEST and not literals & ORDINARY, shortest, -len(literals)
 
 
 def _run(nodes: Sequence[Any]) -> tuple[str, int]:
@@ -138,19 +176,75 @@ def _characters(items: Iterable[Any]) -> frozenset[str]:
         elif operator is sre.CATEGORY and argument is sre.CATEGORY_WORD:
             found.update(ALNUM | {"_"})
         else:
-            found.add("\0")
+            found |= OTHER
     return frozenset(found)
 
 
+def sample(pattern: str, choose: random.Random) -> str:
+    """A text that the pattern matches, but for assertions about what surrounds it."""
+    return "".join(_made(node, choose) for node in parsed(pattern))
+
+
+def _made(node: tuple[Any, Any], choose: random.Random) -> str:  # noqa: PLR0911 - one for each kind of node
+    operator, argument = node
+    if operator is sre.LITERAL:
+        return chr(argument)
+    if operator is sre.ANY:
+        return choose.choice(string.ascii_letters + " ")
+    if operator is sre.NOT_LITERAL:
+        return choose.choice([c for c in string.ascii_letters if ord(c) != argument])
+    if operator is sre.IN:
+        return choose.choice(_members(argument))
+    if operator is sre.BRANCH:
+        return "".join(_made(node, choose) for node in choose.choice(argument[1]))
+    if operator is sre.SUBPATTERN:
+        return "".join(_made(node, choose) for node in argument[3])
+    if operator in (sre.MAX_REPEAT, sre.MIN_REPEAT):
+        least, most, inner = argument
+        count = choose.randint(least, min(int(most), least + 4))
+        return "".join(_made(node, choose) for _ in range(count) for node in inner)
+    return ""
+
+
+def _members(items: Iterable[Any]) -> str:
+    """The printable characters of a class; of one that excludes some, the letters and digits that it leaves."""
+    found, negated = "", False
+    for operator, argument in items:
+        if operator is sre.NEGATE:
+            negated = True
+        elif operator is sre.LITERAL:
+            found += chr(argument)
+        elif operator is sre.RANGE:
+            found += "".join(map(chr, range(argument[0], min(argument[1], 126) + 1)))
+        elif operator is sre.CATEGORY and argument is sre.CATEGORY_SPACE:
+            found += " "
+        elif operator is sre.CATEGORY and argument is sre.CATEGORY_DIGIT:
+            found += string.digits
+        elif operator is sre.CATEGORY and argument is sre.CATEGORY_WORD:
+            found += string.ascii_letters + string.digits
+        else:
+            found += string.ascii_letters
+    left = "".join(c for c in string.ascii_letters + string.digits if c not in found) if negated else found
+    return "".join(c for c in left if c.isprintable()) or " "
+
+
 def table() -> dict[tuple[str, int], set[str]]:
-    """The literals of all rules, by the class and length of the run that they need."""
+    """The literals of all rules that have no shape, by the class and length of the run that they need."""
     found: dict[tuple[str, int], set[str]] = {}
-    for pattern in rules().values():
-        one = need(pattern)
-        found.setdefault((one.kind, one.run), set()).update(one.literals or {""})
+    for name, pattern in rules().items():
+        if name not in secret_hints.SHAPES and name not in secret_hints.CHECKED:
+            one = need(pattern)
+            found.setdefault((one.kind, one.run), set()).update(one.literals or {""})
     return found
 
 
+def written() -> str:
+    """The table as `claude_bus.secret_hints` has it."""
+    rows = (
+        f"    ({kind!r}, {run}, {tuple(sorted(literals))!r}),\n" for (kind, run), literals in sorted(table().items())
+    )
+    return f"NEEDS: tuple[tuple[str, int, tuple[str, ...]], ...] = (\n{''.join(rows)})\n"
+
+
 if __name__ == "__main__":
-    for (kind, run), literals in sorted(table().items()):
-        sys.stdout.write(f"{kind} {run}: {' '.join(sorted(map(repr, literals)))}\n")
+    sys.stdout.write(written())

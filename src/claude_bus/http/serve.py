@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.server import HANDLED_SIGNALS
 
+from .. import detector
 from ..config import Config, Serving
 from ..connect import open_local
 from ..errors import InvalidInput, StoreBusy, StoreFull
@@ -74,6 +76,7 @@ async def _serve(config: Config, serving: Serving, room: int) -> bool:
             print(f"claude-bus serves {config.db} at {_url(serving, listener)}", flush=True)
             if not tokens:
                 print(_OPEN, flush=True)
+            detector.prepare(os.environ)
             await server.serve([listener])
             return server.interrupted
 

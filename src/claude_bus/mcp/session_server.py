@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import anyio
 
-from .. import claude_code, jsonrpc, worktree
+from .. import claude_code, detector, jsonrpc, worktree
 from ..config import Config
 from ..connect import open_bus
 from ..errors import BusError
@@ -35,6 +35,8 @@ from .protocol import CONNECTION_CLOSED, Call, Cancelled
 
 _log = logging.getLogger(__name__)
 
+SETTLED = 5.0
+"""Seconds after the start, when a session no longer waits for it."""
 _LAST_WORDS = 5.0
 """Seconds that the client has for taking the last answers."""
 
@@ -82,6 +84,7 @@ async def _serve(config: Config, intake: Intake, output: Output) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_on_signal, end)
         tasks.start_soon(bell.watch)
+        tasks.start_soon(_prepare_detector)
         await _Calls(SessionGroup(session), intake, output).run()
         await end()
 
@@ -163,6 +166,12 @@ class _Calls:
     async def _result(self, call: Call) -> dict[str, Any]:
         found = await calls.call(self._group, call.number, call.name, call.arguments, call.meta, call.program)
         return found.result()
+
+
+async def _prepare_detector() -> None:
+    """Have the scanner's rules compiled, where nothing did so when the bus was installed."""
+    await anyio.sleep(SETTLED)
+    await anyio.to_thread.run_sync(detector.prepare, os.environ)
 
 
 async def _close(session: Session) -> None:
