@@ -206,6 +206,20 @@ def test_a_search_finds_what_reading_everything_finds(
     house.store.connection.close()
 
 
+@pytest.mark.usefixtures("small")
+def test_each_message_is_found_wherever_in_a_block_it_is(store: Store) -> None:
+    """Also the first and the last of what was indexed at once."""
+    fill(store, [f"number {n}!" for n in range(1, 31)])
+    index(store)
+    fill(store, [f"number {n}!" for n in range(31, 61)], first=31)
+    store(search.keep_up)
+
+    for n in range(1, 61):
+        assert by_index(store, "bob", f"number {n}!") == [n]
+        assert by_index(store, "bob", f"r {n}!") == [n]
+    assert by_index(store, "bob", "r") == by_index(store, "bob", "er") == list(range(60, 0, -1))
+
+
 TEXTS = [
     "Deploy is done, 100% (v0.3.2)",
     'the "quoted" AND NOT near(a b) OR c*',
