@@ -80,7 +80,7 @@ def find(connection: sqlite3.Connection, who: str, wanted: str) -> None:
 
 
 def read_through(connection: sqlite3.Connection, who: str, wanted: str) -> None:
-    """What a search did before there was an index."""
+    """The search of versions without an index."""
     connection.execute(
         "SELECT m.id FROM messages m WHERE (m.sender = ? OR m.broadcast = 1 OR EXISTS (SELECT 1 FROM deliveries v "
         "WHERE v.message = m.id AND v.channel = 'default' AND v.recipient = ?)) AND mentions(m.content, ?) "

@@ -281,7 +281,7 @@ def test_text_is_taken_literally(store: Store, wanted: str, ids: list[int], *, i
 
 
 def test_what_no_text_is_searched_for_is_refused(store: Store) -> None:
-    """A search has at most a thousand characters, and half a surrogate pair is none."""
+    """A search has at most a thousand characters, and half a surrogate pair is not valid text."""
     fill(store, ["x" * 2_000] * 300)
     index(store)
 
