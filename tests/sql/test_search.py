@@ -473,14 +473,16 @@ def test_the_index_of_what_was_pruned_goes(store: Store) -> None:
     before = tables(store)
     store.connection.execute("DELETE FROM messages WHERE id < 21 AND id <> 3")
 
-    store(upkeep.prune)
+    for _ in range(5):
+        store(upkeep.prune)
 
     assert before - tables(store) >= {"search_0", "search_7"}
     assert "search_28" in tables(store)
     assert found(store, "bob", "hello", limit=200)[-2:] == [21, 3]
     assert index(store) == 0
     store.connection.execute("DELETE FROM messages WHERE id = 3")
-    store(upkeep.prune)
+    for _ in range(5):
+        store(upkeep.prune)
     assert store.rows("SELECT MIN(first) FROM search_blocks") == [(21,)]
 
 

@@ -302,6 +302,7 @@ def repair(tx: Transaction) -> None:
             _drop(tx, row["first"])
             if left:
                 tx.run("INSERT INTO search_blocks VALUES (?, ?, ?, ?, 1)", row["first"], row["last"], 0, 0)
+            return  # one at a time: where SQLite overwrites what it deletes, it takes a quarter of a second
 
 
 def sound(tx: Transaction, block: Row) -> bool:
