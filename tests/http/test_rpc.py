@@ -393,6 +393,19 @@ async def test_an_owner_has_so_many_sessions(house: House, monkeypatch: pytest.M
     await alice.run(bindings.attach, session("3"), None, "default")
 
 
+async def test_a_server_of_an_earlier_version_is_searched_as_it_can_be(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not know the verb whose answer says where a search ended, and is asked for the one before it."""
+    root = await house.of("root", ("*",), ("*",))
+    await root.run(messages.send, ALICE, Draft(("bob",), "a needle"))
+    asked = [await root.run(messages.look_back, ALICE, search="NEEDLE")]
+    monkeypatch.delitem(REMOTE, "look_back")
+    asked.append(await root.run(messages.look_back, ALICE, search="NEEDLE"))
+
+    assert [[m.content for m in answer.messages] for answer in asked] == [["a needle"]] * 2
+
+
 async def test_a_search_is_for_words(house: House) -> None:
     """A page of text is no search, and no fault of the server."""
     root = await house.of("root", ("*",), ("*",))

@@ -953,6 +953,15 @@ def test_of_a_long_history_no_more_is_looked_at_than_is_shown(monkeypatch: pytes
     assert looked == [200, 199]
 
 
+def test_a_search_that_ended_early_says_how_to_go_on() -> None:
+    """Also if it found nothing."""
+    shown = documents.history_for_model(History((), searched_to=70))
+
+    assert shown == {"messages": [], "unsearched": "messages before 70: the same with before=70 goes on"}
+    assert documents.history(History((), searched_to=70)) == {"messages": [], "searched_to": 70}
+    assert "unsearched" not in documents.history_for_model(History(()))
+
+
 async def test_parts_begin_anew_if_one_of_them_may_be_lost(party: Party) -> None:
     """A turn that is interrupted between two parts takes the first out of the conversation: it comes again."""
     alice, bob = await party.join("alice"), await party.join("bob")

@@ -170,7 +170,7 @@ class _Span:
 
 
 def _spans(tx: Transaction, since: int, top: int) -> Iterator[_Span]:
-    """What is indexed of the ids above `since` and up to `top`, and what is not, newest first."""
+    """The ids above `since` and up to `top`, split into those that are indexed and those that are not, newest first."""
     at = top
     for row in blocks(tx):
         low, high = max(row["low"], since), min(row["high"], at)
@@ -288,7 +288,9 @@ def keep_up(tx: Transaction) -> bool:
 
 
 def repair(tx: Transaction) -> None:
-    """Give up what is of no use: indexes of what was pruned, and those that do not find what is in them."""
+    """Drop the index of blocks that were pruned, and of those that it does not find, which are then indexed anew."""
+    if not available(tx):
+        return
     newest = _last(tx)
     for row in blocks(tx):
         if row["dropped"]:
@@ -300,6 +302,7 @@ def repair(tx: Transaction) -> None:
             _drop(tx, row["first"])
             if left:
                 tx.run("INSERT INTO search_blocks VALUES (?, ?, ?, ?, 1)", row["first"], row["last"], 0, 0)
+            return  # one at a time: where SQLite overwrites what it deletes, it takes a quarter of a second
 
 
 def sound(tx: Transaction, block: Row) -> bool:
@@ -344,7 +347,7 @@ def _count(tx: Transaction, block: Row, most: int) -> int:
 
 
 def _work(tx: Transaction) -> _Work | None:
-    """What to index next."""
+    """The messages to index next."""
     newest, oldest = _last(tx), int(tx.number("SELECT MIN(id) FROM messages"))
     known = {row["first"]: row for row in blocks(tx)}
     at = newest
