@@ -303,7 +303,7 @@ async def new_token(db: Path) -> str:
 
 @dataclass
 class Load:
-    """What a server under load did: answers, in so many seconds, for so much CPU time."""
+    """The work of a server under load: answers, in so many seconds, for so much CPU time."""
 
     pid: int
     answers: int = 0

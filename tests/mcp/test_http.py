@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from mcp.client.client import Client
 
 from claude_bus.http.response_headers import Discreet
+from claude_bus.mcp import http as mcp_http
 from claude_bus.mcp.tools import TOOLS
 from tests.support.mcp_clients import ACCEPT, LEGACY, MODERN, Caller, ModernCaller
 from tests.support.processes import PATIENCE, Peer, eventually, wire
@@ -356,6 +358,40 @@ def test_too_many_calls_that_wait(server: Served) -> None:
         assert alice.post("tools/call", name="whoami", arguments={}).status_code == 429
         assert joined(server.url, "bob").call("whoami").text == "bob"
     eventually(lambda: alice.post("tools/call", name="whoami", arguments={}).status_code == 200, "alice is served")
+
+
+@pytest.mark.anyio
+async def test_the_connection_of_a_long_call_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spaces before the answer keep proxies from giving the connection up, and it is the same JSON document."""
+    monkeypatch.setattr(mcp_http, "KEEP_ALIVE", 0.001)
+    sent: list[Any] = []
+    waited = anyio.Event()
+
+    async def receive() -> Any:
+        if not sent:
+            sent.append({"type": "begun"})
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) > 4:
+            waited.set()
+
+    line = mcp_http._Line(receive, send)
+    await line.receive()
+    with anyio.fail_after(PATIENCE):
+        await waited.wait()
+    await line.send({"type": "http.response.start", "status": 200, "headers": []})
+    await line.send({"type": "http.response.body", "body": b'{"id": 1}'})
+    _, start, *parts = sent
+    assert (start["type"], start["status"]) == ("http.response.start", 200)
+    assert {part["type"] for part in parts} == {"http.response.body"}
+    assert [part.get("more_body", False) for part in parts] == [True] * (len(parts) - 1) + [False]
+    body = b"".join(part["body"] for part in parts)
+    assert body.startswith(b"  ")
+    assert json.loads(body) == {"id": 1}
 
 
 # -- identity with tokens --------------------------------------------------------------------------

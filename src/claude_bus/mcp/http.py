@@ -7,6 +7,7 @@ identity. A client without a handle is sent back to the older era, if it support
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -53,12 +54,26 @@ _REFUSED = 400
 _LINE = "line"
 """Key in `scope["state"]` of the request's `_Line`."""
 _PATIENCE = Patience()
+_ATTEND_AFTER = 0.02
+"""Seconds after which it is watched whether the client of a call is still there. Most are answered sooner."""
+KEEP_ALIVE = 15.0
+"""Seconds without a byte after which an answer begins, lest a proxy gives it up: JSON may begin with spaces."""
+_JSON = ((b"content-type", b"application/json"),)
+_SPACE = {"type": "http.response.body", "body": b" ", "more_body": True}
 
 
 class _Line:
-    """The state of one HTTP request, and the calls that are answered on it."""
+    """The state of one HTTP request, and the calls that are answered on it.
 
-    def __init__(self) -> None:
+    Answers are JSON documents. An event stream for each would be three more tasks.
+    """
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._due: asyncio.TimerHandle | None = None
+        self._attendant: asyncio.Task[None] | None = None
+        self._begun = False
         self.status = 0
         self.session = ""
         """The MCP session that the answer names, or ""."""
@@ -82,18 +97,51 @@ class _Line:
         for gave_up in self._gave_up:
             gave_up()
 
-    def watch(self, send: Send) -> Send:
-        """Wrap `send` to observe the answer."""
+    async def receive(self) -> Message:
+        """Receive the body; from then on the client is waited for."""
+        message = await self._receive()
+        if not self._due:
+            self._due = asyncio.get_running_loop().call_later(_ATTEND_AFTER, self._attend)
+        return message
 
-        async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self.status = message["status"]
-                self.session = Headers(raw=message["headers"]).get(SESSION_HEADER, "")
-            await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                self.answered = True
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer, and observe it."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.session = Headers(raw=message["headers"]).get(SESSION_HEADER, "")
+            self.done()
+            if self._begun:
+                return
+        await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.answered = True
 
-        return watched
+    def _attend(self) -> None:
+        self._attendant = asyncio.create_task(self._keep_up())
+
+    async def _keep_up(self) -> None:
+        """Cut the line when the client disconnects; until then, see to it that the connection is not given up."""
+        while True:
+            with anyio.move_on_after(KEEP_ALIVE):
+                while (await self._receive())["type"] != "http.disconnect":
+                    pass
+                self.cut()
+                return
+            await self.begin()
+            await self._send(_SPACE)
+
+    async def begin(self) -> None:
+        """Begin an answer whose end will take long."""
+        if not self._begun and not self.status:
+            self._begun = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_JSON]})
+
+    def done(self) -> None:
+        """The answer is there: the client need not be waited for."""
+        if self._due:
+            self._due.cancel()
+        if self._attendant:
+            self._attendant.cancel()
 
 
 async def _for_ever(_grant: Grant) -> bool:
@@ -131,7 +179,7 @@ class Endpoint:
         server = create_server(self._group)
         server.middleware.append(self._accompany)
         self._manager = StreamableHTTPSessionManager(
-            server, session_idle_timeout=patience.forgotten, max_sessions=MAX_PARTICIPANTS
+            server, json_response=True, session_idle_timeout=patience.forgotten, max_sessions=MAX_PARTICIPANTS
         )
 
     @contextlib.asynccontextmanager
@@ -145,7 +193,8 @@ class Endpoint:
         grant = self._grant_of(connection)
         if grant.token:
             scope["user"] = _user(grant)
-        line = scope["state"][_LINE] = _Line()
+        line = scope["state"][_LINE] = _Line(receive, send)
+        called = scope["method"] == "POST"
         identity = _identity(connection)
         key = key_of(grant, identity)
         try:
@@ -153,10 +202,11 @@ class Endpoint:
                 self._participants.heard(key, stream=scope["method"] == "GET", limited=bool(identity)),
                 self._seated(connection, grant, line),
             ):
-                await self._manager.handle_request(_from_now_on(scope), receive, line.watch(send))
+                await self._manager.handle_request(_from_now_on(scope), line.receive if called else receive, line.send)
         except ClientDisconnect:
             _log.debug("a client went away while it sent its request")
         finally:
+            line.done()
             if not line.answered:
                 line.cut()
         ended = line.status == 404 or (scope["method"] == "DELETE" and line.status == 200)
@@ -192,6 +242,8 @@ class Endpoint:
             return await call_next(ctx)
         if (ctx.params or {}).get("name") == tools.wait.__name__:
             self._callers.only_waits(connection)
+            if _is_older(connection):  # in the newer era the status of the answer depends on its end
+                await connection.scope["state"][_LINE].begin()
         with anyio.CancelScope() as call:
             connection.scope["state"][_LINE].serve(call, lambda: self._gave_up(connection, ctx.request_id))
             return await call_next(ctx)
