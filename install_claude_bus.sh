@@ -119,7 +119,7 @@ missing_folders() {
 # Installs the needed packages, with their hashes checked, as for the plugin.
 environment() {
   local log=$dir/install.log builder waited=0
-  "$python" -I "$here/.claude-plugin/environment.py" "$dir/environments" >"$dir/.environment" 2>"$log" &
+  "$python" -I "$here/.claude-plugin/environment.py" --all "$dir/environments" >"$dir/.environment" 2>"$log" &
   builder=$!
   while kill -0 "$builder" 2>/dev/null; do
     if [ "$waited" = 5 ]; then printf 'Fetching the Python packages it needs; this takes up to a minute '; fi
@@ -143,7 +143,7 @@ program() {
   local draft=$dir/.new-$$ part sum
   rm -rf "$dir"/.new-*
   mkdir "$draft"
-  for part in .claude-plugin commands hooks src requirements.txt; do cp -R "$here/$part" "$draft/"; done
+  for part in .claude-plugin commands hooks src; do cp -R "$here/$part" "$draft/"; done
   find "$draft" -name __pycache__ -prune -exec rm -rf {} +
   sum=$(cd "$draft" && find . -type f -exec cksum {} + | sort | cksum)
   app=$dir/app-${sum%% *}

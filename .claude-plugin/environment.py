@@ -1,13 +1,17 @@
 """Creates the environment that the server runs in: `python3 -I environment.py FOLDER`, with any Python from 3.8 on.
 
-It contains the packages of `requirements.txt` and nothing of claude-bus itself. Prints its path or, in one line, why
-it cannot be made; progress goes to stderr. Only one process makes it at a time, and it gets its name when it is
-complete, so a killed process never leaves a half-made environment under that name.
+It contains the packages of `requirements-session.txt` and nothing of claude-bus itself. Prints its path or, in one
+line, why it cannot be made; progress goes to stderr. Only one process makes it at a time, and it gets its name when it
+is complete, so a killed process never leaves a half-made environment under that name.
+
+`environment.py --rest ENVIRONMENT` adds the other packages of `requirements.txt`, in the folder `rest`, which gets its
+name when all of them are there. With `--all FOLDER` it does both.
 """
 # ruff: noqa: INP001
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -20,6 +24,7 @@ from zlib import crc32
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import launch  # noqa: E402
+from first_start import FAILED, LOG  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +35,9 @@ NEWEST = (3, 15)
 ABANDONED = 86_400
 """Seconds after which an unfinished environment counts as abandoned."""
 
-OPTIONAL = "kingfisher-secret-scanner=="
+USED = ("claude_bus.mcp.server", "claude_bus.mcp.stdio", "claude_bus.remote.bus")
+"""The modules that a session imports; what they need is in `requirements-session.txt`."""
+OPTIONAL = "kingfisher-secret-scanner"
 """Without this package texts are not scanned for secrets, and `claude-bus doctor` says so."""
 
 WAY_OUT = """\
@@ -66,12 +73,22 @@ REASONS = (
 """Patterns in the output of uv and pip, each with the reason to report, the most reliable first."""
 
 
-def main(folder: Path) -> int:
+def main(arguments: list[str]) -> int:
+    """Run one command line; return the exit status."""
+    if arguments[0] == "--rest":
+        return complete(Path(arguments[1]), background="--background" in arguments)
+    everything = arguments[0] == "--all"
+    return make(Path(arguments[-1]), everything=everything)
+
+
+def make(folder: Path, *, everything: bool) -> int:
     """Print the path of the environment, made in `folder` if needed, or why it failed; return the exit status."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         launch.lock(str(folder), alone=True)
         made = launch.find(str(folder)) or build(folder)
+        if everything and complete(Path(made)):
+            say(f"claude-bus: texts are not looked through for secrets, and nothing is served: see {Path(made, LOG)}")
     except Unmade as failed:
         print(failed)
         say(f"claude-bus: {failed}\n{WAY_OUT}")
@@ -92,19 +109,123 @@ def build(folder: Path) -> Path:
     """Make the environment in one of the ways that may work here. Raises `Unmade` if none does."""
     draft = folder / f".new-{os.getpid()}-{os.urandom(4).hex()}"  # a killed process may have left another
     why = NO_PYTHON
-    for requirements in (Path(launch.REQUIREMENTS), without_optional(folder)):
-        for commands in recipes(draft, str(requirements)):
+    for commands in recipes(draft, launch.OF_SESSION):
+        said: list[str] = []
+        if all(succeeds(command, said) for command in commands):
+            Path(launch.rest(str(draft))).mkdir()  # Python finds what comes into a folder that it knows
+            made = publish(draft)
+            tidy(folder)
+            return made
+        remove(draft)
+        why = reason(said)
+        if is_hopeless(why, commands[0]):
+            break
+    raise Unmade(why.format(folder=folder))
+
+
+# -- the packages that a session can do without ------------------------------------------
+
+
+def complete(environment: Path, *, background: bool = False) -> int:
+    """Install all other packages; return 0 if they are there, or if another process is at it."""
+    if background:
+        leave_to_another_process()
+    work = environment / ".rest"
+    try:
+        work.mkdir(exist_ok=True)
+        held = launch.lock(str(environment), alone=False)
+        if -1 in (held, launch.lock(str(work), alone=True, wait=not background)) and not launch.WINDOWS:
+            return 0
+        if not launch.is_complete(str(environment)):
+            install_rest(environment, work)
+    except (Unmade, OSError) as error:
+        say(f"claude-bus: {error}")
+        (environment / FAILED).touch()
+        return 1
+    return 0
+
+
+def leave_to_another_process() -> None:
+    """Go on in a child process, at low priority; this process ends, so that nobody has to wait for the child."""
+    if launch.WINDOWS:
+        return
+    if os.fork():
+        os._exit(0)
+    os.nice(19)
+
+
+def install_rest(environment: Path, work: Path) -> None:
+    """Install the packages and compile the scanner's rules. Raises `Unmade`."""
+    for left in work.glob("new-*"):  # of a killed process
+        remove(left)
+    draft = work / f"new-{os.getpid()}"
+    listed, why = work / "requirements.txt", NO_PYTHON
+    for without in ("", OPTIONAL):
+        listed.write_text(other_requirements(without), encoding="utf-8")
+        for command in recipes_of_rest(environment, draft, str(listed)):
             said: list[str] = []
-            if all(succeeds(command, said) for command in commands):
-                made = publish(draft)
-                tidy(folder)
-                return made
+            if succeeds(command, said):
+                compile_all(environment, draft)
+                publish_rest(environment, draft)
+                return
             remove(draft)
             why = reason(said)
-            # uv may not know the mirror that pip knows
-            if why in HOPELESS and "uv" not in Path(commands[0][0]).stem:
-                raise Unmade(why.format(folder=folder))
-    raise Unmade(why.format(folder=folder))
+            if is_hopeless(why, command):
+                raise Unmade(why.format(folder=environment))
+    raise Unmade(why.format(folder=environment))
+
+
+def recipes_of_rest(environment: Path, draft: Path, listed: str) -> Iterator[list[str]]:
+    """Yield ways to install the listed packages, which are complete, into a folder."""
+    install = ["install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", listed]
+    python, uv = launch.interpreter(str(environment)), shutil.which("uv")
+    if uv:
+        yield [uv, "pip", *install, "--compile-bytecode", "--python", python, "--target", str(draft)]
+    pip = ["-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    for base in pythons():
+        yield [base, *pip, "--python", python, *install, "--target", str(draft)]
+    yield [python, *pip, *install, "--target", str(draft)]
+
+
+def compile_all(environment: Path, draft: Path) -> None:
+    """Compile the scanner's rules, once on a machine, and all modules. This takes seconds; a failure does no harm."""
+    python = launch.interpreter(str(environment))
+    rules = "import sys; sys.path.append(sys.argv[1]); from kingfisher_sdk import Rules, Scanner; Scanner(Rules())"
+    modules = "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2)"
+    succeeds([python, "-I", "-c", rules, str(draft)], [])
+    succeeds([python, "-I", "-c", modules], [])
+
+
+def publish_rest(environment: Path, draft: Path) -> None:
+    """Give the packages their place, where an empty folder is."""
+    final = Path(launch.rest(str(environment)))
+    if final.is_dir():
+        final.rmdir()
+    draft.rename(final)
+    with contextlib.suppress(FileNotFoundError):
+        (environment / FAILED).unlink()
+
+
+def other_requirements(without: str) -> str:
+    """Return the locked packages that are not a session's, and not `without`."""
+    left_out = {without, *(name for name, _ in packages(launch.OF_SESSION))}
+    return "".join(text for name, text in packages(launch.REQUIREMENTS) if name not in left_out)
+
+
+def packages(lock: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the lines of each package in a lock file."""
+    lines = Path(lock).read_text(encoding="utf-8").splitlines(keepends=True)
+    starts = [n for n, line in enumerate(lines) if line[:1] not in (" ", "#", "\n")]
+    for start, end in zip(starts, [*starts[1:], len(lines)]):  # noqa: B905 - Python 3.8
+        yield lines[start].partition("==")[0], "".join(lines[start:end])
+
+
+# -- ways to make it ---------------------------------------------------------------------
+
+
+def is_hopeless(why: str, command: list[str]) -> bool:
+    """Return whether no other command would succeed; uv may not know the mirror that pip knows."""
+    return why in HOPELESS and "uv" not in Path(command[0]).stem
 
 
 def reason(said: list[str]) -> str:
@@ -115,17 +236,6 @@ def reason(said: list[str]) -> str:
     return found or "its packages could not be installed: " + last.replace("{", "{{").replace("}", "}}")[:300]
 
 
-def without_optional(folder: Path) -> Path:
-    """Return the requirements without the optional package, for systems that have no wheel of it, such as Alpine."""
-    kept, keep = [], True
-    for line in Path(launch.REQUIREMENTS).read_text(encoding="utf-8").splitlines(keepends=True):
-        keep = keep if line.startswith(" ") else not line.startswith(OPTIONAL)
-        kept += [line] if keep else []
-    reduced = folder / ".requirements.txt"
-    reduced.write_text("".join(kept), encoding="utf-8")
-    return reduced
-
-
 def recipes(draft: Path, requirements: str) -> Iterator[list[list[str]]]:
     """Yield ways to make the environment, as commands that must all succeed, the fastest first.
 
@@ -133,11 +243,13 @@ def recipes(draft: Path, requirements: str) -> Iterator[list[list[str]]]:
     """
     python = launch.interpreter(str(draft))
     install = ["install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", requirements]
-    check = [python, "-I", "-c", "import aiosqlite, anyio, mcp.server.lowlevel, mcp_types, psutil, pydantic"]
+    load = "import sys; sys.path.append(sys.argv[1]); import " + ", ".join(USED)
+    check = [python, "-I", "-c", load, str(Path(launch.ROOT, "src"))]  # which compiles them as well
     uv = shutil.which("uv")
     if uv:
         venv = [uv, "venv", "--quiet", "--no-project", "--python", f">={OLDEST[0]}.{OLDEST[1]}", str(draft)]
-        yield [venv, [uv, "pip", *install, "--compile-bytecode", "--python", python], check]
+        yield [venv, [uv, "pip", *install, "--python", python], check]
+    install.insert(1, "--no-compile")
     for base in pythons():
         venv = [base, "-I", "-m", "venv"]
         pip = ["-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
@@ -223,4 +335,4 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

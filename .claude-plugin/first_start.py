@@ -43,6 +43,9 @@ LOOK = 0.2
 GLANCE = 2.0
 """Seconds between checks for an environment that another session made."""
 
+FAILED, LOG = ".rest-failed", "rest.log"
+"""Files of an environment: when its other packages could not be installed, and what the tools said."""
+
 OPENED = "CLAUDE_BUS_OPENED"
 MODERN = "io.modelcontextprotocol/protocolVersion"
 NOT_FOUND, OTHER_ERA = -32601, -32022
@@ -67,6 +70,45 @@ def environment(folder: str, args: list[str]) -> str:
     if not attempt.made:
         raise launch.Failed(f"{attempt.why}. The whole story is in {attempt.log}")
     return attempt.made
+
+
+def complete(environment: str, *, wait: bool) -> None:
+    """Have the packages installed that a session can do without, in a process of its own.
+
+    Without `wait` it runs at low priority and outlives the session; soon after a failure it is not begun again.
+    """
+    if not wait and age(os.path.join(environment, FAILED)) < PAUSES[-1]:
+        return
+    python = getattr(sys, "_base_executable", sys.executable)
+    command = [python, "-I", os.path.join(launch.HERE, "environment.py"), "--rest", environment]
+    if wait:
+        sys.stderr.write("claude-bus: fetching the packages that this needs\n")
+        sys.stderr.flush()
+    log = os.path.join(environment, LOG)
+    try:
+        with open(log, "wb" if is_long(log) else "ab") as out:
+            child = subprocess.Popen(  # noqa: S603
+                command if wait else [*command, "--background"],
+                cwd=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=not wait,
+                creationflags=0 if wait else getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0),
+            )
+    except OSError as error:
+        sys.stderr.write(f"claude-bus: its other packages cannot be installed: {error}\n")
+        return
+    if wait or not launch.WINDOWS:
+        child.wait()  # in the background it has left the work to a child of its own
+
+
+def age(file: str) -> float:
+    """Return the seconds since a file was written; infinite if it does not exist."""
+    try:
+        return time.time() - os.stat(file).st_mtime  # noqa: PTH116
+    except OSError:
+        return float("inf")
 
 
 def store_of_plugin() -> str:

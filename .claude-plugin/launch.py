@@ -2,7 +2,8 @@
 
 The server runs from this plugin's own `src`, so no build can be stale. The packages it needs are in an environment
 that is made on the first start, with the plugin's data; meanwhile `first_start.py` answers the client. Later starts
-find the environment and use it at once.
+find the environment and use it at once. The environment first gets what a session runs with. The other packages follow
+in the background, into the folder `rest` of the environment, which is empty until all of them are there.
 
 `CLAUDE_BUS_PYTHON` names an interpreter that has the packages, to be used instead.
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
-REQUIREMENTS = os.path.join(ROOT, "requirements.txt")
+REQUIREMENTS = os.path.join(HERE, "requirements.txt")
+"""All packages, locked."""
+OF_SESSION = os.path.join(HERE, "requirements-session.txt")
+"""Those of them that a session runs with, which are installed first."""
 WINDOWS = os.name == "nt"
 OLDEST = (3, 11)
 
@@ -99,8 +103,21 @@ def run(environment: str, args: list[str]) -> int:
         return mend(environment, args)
     if not (sys.version_info >= OLDEST and has_packages()):
         needed = ".".join(map(str, OLDEST))
-        raise Failed(f"CLAUDE_BUS_PYTHON is not a Python {needed} or newer with the packages of {REQUIREMENTS}")
+        raise Failed(f"CLAUDE_BUS_PYTHON is not a Python {needed} or newer with the packages of {OF_SESSION}")
+    if environment:
+        use_rest(environment, args)
     return claude_bus(args)
+
+
+def use_rest(environment: str, args: list[str]) -> None:
+    """Add the packages that a session can do without, whenever they arrive; have them installed if they are missing."""
+    import site
+
+    serves = args[:1] == ["serve"]
+    if (serves or is_server(args)) and not is_complete(environment):
+        first_start().complete(environment, wait=serves)
+        sys.dont_write_bytecode = False
+    site.addsitedir(rest(environment))
 
 
 def claude_bus(args: list[str]) -> int:
@@ -113,7 +130,7 @@ def claude_bus(args: list[str]) -> int:
 
 
 def has_packages() -> bool:
-    return any(os.path.isdir(os.path.join(place, "mcp")) for place in sys.path)
+    return any(os.path.isdir(os.path.join(place, "aiosqlite")) for place in sys.path)
 
 
 def mend(environment: str, args: list[str]) -> int:
@@ -248,12 +265,28 @@ def find(folder: str) -> str:
 def prefix() -> str:
     """Return the prefix of the names of environments for these requirements.
 
-    It is a checksum that distinguishes versions of the file; uv and pip check the packages' own hashes.
+    It is a checksum that distinguishes versions of the files; uv and pip check the packages' own hashes.
     """
     from zlib import crc32
 
-    with open(REQUIREMENTS, "rb") as file:
-        return f"{crc32(file.read()):08x}-"
+    checksum = 0
+    for place in (REQUIREMENTS, OF_SESSION):
+        with open(place, "rb") as file:
+            checksum = crc32(file.read(), checksum)
+    return f"{checksum:08x}-"
+
+
+def rest(environment: str) -> str:
+    """Return the folder of the packages that a session can do without."""
+    return os.path.join(environment, "rest")
+
+
+def is_complete(environment: str) -> bool:
+    """Return whether those packages are there; they appear all at once."""
+    try:
+        return bool(os.listdir(rest(environment)))
+    except OSError:
+        return False
 
 
 def interpreter(environment: str) -> str:

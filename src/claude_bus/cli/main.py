@@ -315,10 +315,21 @@ def _serve(options: argparse.Namespace, config: Config) -> int:
 
         serve(config)
     else:
-        from ..http.serve import serve as serve_http
-
-        serve_http(config, _serving(options))
+        _serve_http(options, config)
     return 0
+
+
+def _serve_http(options: argparse.Namespace, config: Config) -> None:
+    serving = _serving(options)
+    try:
+        from ..http.serve import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(__name__.partition(".")[0]):
+            raise
+        from ..extras import missing
+
+        raise missing("serve", "serve") from None
+    serve(config, serving)
 
 
 def _run(options: argparse.Namespace, config: Config, parser: argparse.ArgumentParser) -> int:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import anyio
 
-from .. import claude_code, worktree
+from .. import claude_code, detector, worktree
 from ..config import Config
 from ..connect import open_bus
 from ..errors import BusError
@@ -65,6 +65,9 @@ async def _serve(config: Config) -> None:
     presence = Presence(bus, config, client, turn=turn, wakeup=wakeup)
     session = Session.of(Membership(presence, Workspace(client.folder)))
     group = SessionGroup(session)
+    if not config.url and detector.is_missing():  # a bus served elsewhere has its own
+        group.remark = f"bus: texts are not looked through for secrets: {detector.unusable()}"
+        _log.warning("%s", group.remark.removeprefix("bus: "))
     server = create_server(lambda _context: group)
 
     async def push(text: str, sender: str) -> bool:
