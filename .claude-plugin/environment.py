@@ -35,9 +35,9 @@ NEWEST = (3, 15)
 ABANDONED = 86_400
 """Seconds after which an unfinished environment counts as abandoned."""
 
-USED = ("claude_bus.mcp.server", "claude_bus.mcp.stdio", "claude_bus.remote.bus")
+USED = ("claude_bus.mcp.session_server", "claude_bus.mcp.tools", "claude_bus.remote.bus")
 """The modules that a session imports; what they need is in `requirements-session.txt`."""
-OPTIONAL = "kingfisher-secret-scanner=="
+OPTIONAL = "kingfisher-secret-scanner"
 """Without this package texts are not scanned for secrets, and `claude-bus doctor` says so."""
 
 WAY_OUT = """\
@@ -118,8 +118,7 @@ def build(folder: Path) -> Path:
             return made
         remove(draft)
         why = reason(said)
-        # uv may not know the mirror that pip knows
-        if why in HOPELESS and "uv" not in Path(commands[0][0]).stem:
+        if is_hopeless(why, commands[0]):
             break
     raise Unmade(why.format(folder=folder))
 
@@ -171,6 +170,8 @@ def install_rest(environment: Path, work: Path) -> None:
                 return
             remove(draft)
             why = reason(said)
+            if is_hopeless(why, command):
+                raise Unmade(why.format(folder=environment))
     raise Unmade(why.format(folder=environment))
 
 
@@ -206,24 +207,25 @@ def publish_rest(environment: Path, draft: Path) -> None:
 
 
 def other_requirements(without: str) -> str:
-    """Return the locked packages that are not a session's, except the one that begins with `without`."""
-    session = dict(packages(launch.OF_SESSION))
-    return "".join(
-        text
-        for name, text in packages(launch.REQUIREMENTS)
-        if name not in session and not (without and name.startswith(without))
-    )
+    """Return the locked packages that are not a session's, and not `without`."""
+    left_out = {without, *(name for name, _ in packages(launch.OF_SESSION))}
+    return "".join(text for name, text in packages(launch.REQUIREMENTS) if name not in left_out)
 
 
 def packages(lock: str) -> Iterator[tuple[str, str]]:
-    """Yield each package of a lock file: its first line up to the hashes, and all of its lines."""
+    """Yield the name and the lines of each package in a lock file."""
     lines = Path(lock).read_text(encoding="utf-8").splitlines(keepends=True)
     starts = [n for n, line in enumerate(lines) if line[:1] not in (" ", "#", "\n")]
     for start, end in zip(starts, [*starts[1:], len(lines)]):  # noqa: B905 - Python 3.8
-        yield lines[start].rstrip("\\ \n"), "".join(lines[start:end])
+        yield lines[start].partition("==")[0], "".join(lines[start:end])
 
 
 # -- ways to make it ---------------------------------------------------------------------
+
+
+def is_hopeless(why: str, command: list[str]) -> bool:
+    """Return whether no other command would succeed; uv may not know the mirror that pip knows."""
+    return why in HOPELESS and "uv" not in Path(command[0]).stem
 
 
 def reason(said: list[str]) -> str:

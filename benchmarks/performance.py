@@ -23,6 +23,7 @@ import client
 import guard
 import peers
 import psutil
+import search
 import stored
 from figures import Figure, markdown, plain
 
@@ -37,6 +38,7 @@ SECTIONS: dict[str, Measure] = {
     "A session's server": lambda folder, quick: bench.measured(folder, *((2, 0.5) if quick else (200, 30.0))),
     "Commands": lambda folder, quick: commands.measured(folder, 2 if quick else 20),
     "An edit with the claims of others": lambda folder, quick: guard.measured(folder, 2 if quick else 100),
+    "Search": lambda folder, quick: search.measured(folder, *((2_000, 2) if quick else (1_000_000, 5))),
     "With much mail stored": lambda folder, quick: stored.measured(folder, *((1_000, 2) if quick else (100_000, 50))),
 }
 PEERS = "Beside others"

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from bench import beside, table
+from figures import Figure, plain
 
 from claude_bus.drivers.sqlite import checkpoint, connect, look, transact
 from claude_bus.model.identity import Address
@@ -156,6 +156,43 @@ def first_opening(path: Path) -> float:
     return seconds(lambda: connect(path, 5.0).close())
 
 
+def measured(folder: Path, stored: int, rounds: int) -> list[Figure]:
+    """All figures of this file, with so many messages stored."""
+    path = folder / "bus.db"
+    connection = connect(path, 5.0)
+    connection.create_function(
+        "mentions", 2, lambda content, wanted: columns.finder(wanted)(content), deterministic=True
+    )
+    connection.execute("PRAGMA synchronous = OFF")
+    fill(connection, stored)
+    checkpoint(connection, path)
+    opened, size = first_opening(path), path.stat().st_size
+    steps = index(connection, path)
+    many = f"{stored:,} messages"
+    figures = [
+        Figure(f"the index of {many}", (path.stat().st_size - size) / 2**20, "MiB", size / 2**20, "the file without"),
+        Figure("a step of indexing, median", 1000 * statistics.median(steps), "ms", 0.0, f"{len(steps)} steps"),
+        Figure("a step of indexing, longest", 1000 * max(steps), "ms", 0.0, ""),
+        Figure("the first opening of a file without an index", 1000 * opened, "ms", 0.0, ""),
+    ]
+    for name, (who, wanted) in KINDS.items():
+        ours = [seconds(partial(find, connection, who, wanted)) for _ in range(rounds)]
+        base = min(seconds(partial(read_through, connection, who, wanted)) for _ in range(2))
+        what = f"20 hits: {name}"
+        figures.append(
+            Figure(what, 1000 * statistics.median(ours), "ms", 1000 * base, "reading through them", "<= 50 ms")
+        )
+    connection.execute("PRAGMA synchronous = FULL")
+    quiet = sending(connection, 50 * rounds)
+    with searchers(path, SEARCHERS):
+        busy = sending(connection, 50 * rounds)
+    connection.close()
+    what = f"sending while {SEARCHERS} programs search"
+    for part, choose in (("median", statistics.median), ("longest", max)):
+        figures.append(Figure(f"{what}, {part}", choose(busy), "ms", choose(quiet), "while none does"))
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=1_000_000)
@@ -164,47 +201,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.messages, options.rounds = 2_000, 2
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bus.db"
-        connection = connect(path, 5.0)
-        connection.create_function(
-            "mentions", 2, lambda content, wanted: columns.finder(wanted)(content), deterministic=True
-        )
-        connection.execute("PRAGMA synchronous = OFF")
-        fill(connection, options.messages)
-        checkpoint(connection, path)
-        opened, plain = first_opening(path), path.stat().st_size
-        steps = index(connection, path)
-        added = path.stat().st_size - plain
-        print(f"{options.messages} messages, {plain / options.messages:.0f} bytes each without the index")
-        print(f"the index adds {added / options.messages:.0f} bytes to each")
-        print(f"first opening of a file of version 7: {opened:.2f} s")
-        steps.sort()
-        print(
-            f"indexing: {sum(steps):.0f} s in {len(steps)} steps; of these the median "
-            f"{1000 * steps[len(steps) // 2]:.0f} ms, the longest {1000 * steps[-1]:.0f} ms"
-        )
-        figures = {}
-        for name, (who, wanted) in KINDS.items():
-            ours = [seconds(partial(find, connection, who, wanted)) for _ in range(options.rounds)]
-            base = min(seconds(partial(read_through, connection, who, wanted)) for _ in range(2))
-            figures[name] = beside(1000 * statistics.median(ours), 1000 * base)
-        print("median ms of a search for 20 messages, and of reading through them for the same")
-        print(table(figures))
-        connection.execute("PRAGMA synchronous = FULL")
-        quiet = sending(connection, 50 * options.rounds)
-        with searchers(path, SEARCHERS):
-            busy = sending(connection, 50 * options.rounds)
-        print(f"ms of sending while {SEARCHERS} programs search, and while none does")
-        print(
-            table(
-                {
-                    "median": beside(statistics.median(busy), statistics.median(quiet)),
-                    "longest": beside(max(busy), max(quiet)),
-                }
-            )
-        )
-        connection.close()
+    with tempfile.TemporaryDirectory() as name:
+        print(plain(measured(Path(name), options.messages, options.rounds)))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import event_loop, secret_hints
+from . import event_loop, extras, secret_hints
 from .errors import SecretRefused
 
 if TYPE_CHECKING:
@@ -70,8 +71,15 @@ def find(text: str) -> list[Suspicion]:
     return sorted({Suspicion(f.location["line"], _kind(f.rule_id)) for f in found})
 
 
+def is_missing() -> bool:
+    """Return whether the scanner is not installed, without loading it."""
+    return find_spec("kingfisher_sdk") is None
+
+
 def unusable() -> str:
-    """Return why texts cannot be scanned here; empty if they can."""
+    """Return why texts cannot be scanned here, and how to change that; empty if they can."""
+    if is_missing():
+        return f"the scanner is not installed: {extras.way_to_get('secrets')}"
     try:
         import kingfisher_sdk  # noqa: F401 - only to see whether it loads
     except ImportError as error:

@@ -45,6 +45,14 @@ class Misconfigured(BusError):
     exit_status = 2
 
 
+class MissingPackages(BusError):
+    """A command needs packages that are not installed; `extra` names the extra of claude-bus that has them."""
+
+    code = "missing_packages"
+    http_status = 500
+    exit_status = 2
+
+
 class TooLarge(BusError):
     """Content or a value exceeds its limit; `limit` and `size` are in bytes."""
 

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .claude_settings import HOOKS_SINCE, SERVER, Refused
+from .extras import UV_CACHE
 
 _PATIENCE = 120.0
 """Seconds after which a command of the client is given up."""
@@ -30,7 +31,6 @@ _VERSIONS = (re.compile(r"(\d+)\.(\d+)\.(\d+)\S* \(Claude Code\)"), re.compile(r
 """Forms in which a client prints its version; a wrapper may print another program's version before."""
 _KNOWN = re.compile(r"claude[-_]bus|\bbus_server\.py\b|\.claude-plugin[/\\]launch\.py")
 """Text in a command that marks a server as that of claude-bus, or of the original."""
-_UV_CACHE = re.compile(r"(archive|env\w+|builds)-v\d+")
 _INDEX = "claude-bus>=0.3"
 """The package as an index has it; older versions are the original."""
 
@@ -283,7 +283,7 @@ class Program:
 def _of_environment(prefix: Path, env: Mapping[str, str]) -> tuple[str, ...]:
     """Return the command that starts the package in this environment; uvx or pipx for one of their temporary ones."""
     path = env.get("PATH", os.defpath)
-    if any(_UV_CACHE.fullmatch(part) for part in prefix.parts):
+    if any(UV_CACHE.fullmatch(part) for part in prefix.parts):
         return shutil.which("uvx", path=path) or "uvx", "--from", _source() or _INDEX, "claude-bus"
     if {"pipx", ".cache"} <= set(prefix.parts) or {"pipx", "Caches"} <= set(prefix.parts):
         return shutil.which("pipx", path=path) or "pipx", "run", "--spec", _source() or _INDEX, "claude-bus"

@@ -17,7 +17,6 @@ import pytest
 import claude_bus
 from tests.support.plugin_environment import (
     LAUNCHER,
-    ROOT,
     Uv,
     broken_uv,
     checkout,
@@ -55,7 +54,7 @@ def test_first_and_second_start(plugin: Path, data: Path, uv: Uv) -> None:
     assert [call.split()[0] for call in calls] == ["venv", "pip"]
     assert "--require-hashes" in calls[1]
     assert "--only-binary :all:" in calls[1]
-    assert f"-r {plugin / 'requirements.txt'}" in calls[1]
+    assert f"-r {plugin / '.claude-plugin' / 'requirements-session.txt'}" in calls[1]
     with launched(plugin, user(data, uv)) as server:
         server.start()
         assert "registered 'alice'" in server.call("register", name="alice").text
@@ -66,11 +65,22 @@ def test_first_and_second_start(plugin: Path, data: Path, uv: Uv) -> None:
 
 def test_venv_and_pip_do_without_uv(tmp_path: Path) -> None:
     """If uv fails, venv and pip make an environment of exactly the locked packages."""
-    code = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
-    python = environment() / "bin" / "python"
-    found = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    locked = {line.split()[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line}
-    assert {name.lower().replace("_", "-") for name in found.split()} - {"pip", "setuptools"} <= locked
+    code = (
+        "import importlib.metadata as m, sys; print(*(f'{d.name}=={d.version}' for d in m.distributions(path=[PATH])))"
+    )
+    (packages,) = environment().glob("lib/python*/site-packages")
+    found = {}
+    for folder in (packages, environment() / "rest"):
+        command = [str(environment() / "bin" / "python"), "-I", "-c", code.replace("PATH", repr(str(folder)))]
+        names = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split()
+        found[folder.name] = {name.lower().replace("_", "-") for name in names} - {"pip", "setuptools"}
+    locked = [
+        {line.split()[0] for line in (LAUNCHER / name).read_text().splitlines() if "==" in line}
+        for name in ("requirements-session.txt", "requirements.txt")
+    ]
+    assert found["site-packages"] <= locked[0]
+    assert found["rest"] <= locked[1] - locked[0]
+    assert {name.partition("==")[0] for name in found["rest"]} >= {"fastapi", "limits", "kingfisher-secret-scanner"}
 
 
 def test_an_edit_takes_effect_with_the_next_start(plugin: Path, data: Path) -> None:
@@ -160,19 +170,6 @@ def test_nothing_of_the_users_python_gets_in(plugin: Path, data: Path, tmp_path:
 # -- failures ---------------------------------------------------------------------------
 
 
-def test_a_machine_without_a_wheel_of_the_scanner(plugin: Path, data: Path, tmp_path: Path) -> None:
-    """The environment is made without the scanner, with the same hashes: the bus runs, and detects no secrets."""
-    uv = Uv(tmp_path / "uv", lacks="kingfisher")
-    env = user(data, uv, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
-    assert run(plugin, env, "--version").stdout == f"claude-bus {claude_bus.__version__}\n"
-    reduced = (data / "environments" / ".requirements.txt").read_text(encoding="utf-8")
-    whole = (plugin / "requirements.txt").read_text(encoding="utf-8")
-    left_out = "".join(line for line in whole.splitlines(keepends=True) if line not in reduced)
-    assert left_out.startswith("kingfisher-secret-scanner==")
-    assert left_out.count("==") == 1
-    assert "--require-hashes" in uv.calls[-1]
-
-
 def test_no_way_to_the_packages(plugin: Path, data: Path, tmp_path: Path) -> None:
     """If every way fails, a command fails with the reason on stderr, and leaves nothing behind."""
     env = user(data, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
@@ -196,7 +193,7 @@ def test_an_environment_that_lost_its_packages(plugin: Path, data: Path, uv: Uv)
     has_environment(data / "environments")
     (place,) = named(data)
     (packages,) = place.glob("lib/python*/site-packages")
-    shutil.rmtree(packages / "mcp")
+    shutil.rmtree(packages / "aiosqlite")
     with launched(plugin, user(data, uv)) as server:
         assert not server.start().call("register", name="alice").failed
     assert len(uv.calls) == 2
@@ -225,7 +222,7 @@ def test_environments_of_earlier_versions(plugin: Path, data: Path, uv: Uv, tmp_
     newer = checkout(tmp_path / "newer")
     newest = checkout(tmp_path / "newest")
     for place, comment in ((newer, "# newer\n"), (newest, "# newest\n")):
-        with (place / "requirements.txt").open("a") as file:
+        with (place / ".claude-plugin" / "requirements.txt").open("a") as file:
             file.write(comment)
     with launched(plugin, user(data, uv)) as server:
         server.start()

@@ -189,24 +189,31 @@ def locked(name: str) -> dict[str, str]:
     return dict(line.split()[0].split("==") for line in lines if "==" in line and not line.startswith("#"))
 
 
-@pytest.mark.parametrize(("name", "groups"), [("requirements.txt", []), ("requirements-dev.txt", ["dev"])])
+ALL, SESSION, DEVELOPERS = LOCKS = (
+    ".claude-plugin/requirements.txt",
+    ".claude-plugin/requirements-session.txt",
+    "requirements-dev.txt",
+)
+
+
+@pytest.mark.parametrize(("name", "groups"), [(ALL, []), (DEVELOPERS, ["dev"]), (SESSION, ["session"])])
 def test_what_is_needed_is_locked(name: str, groups: list[str]) -> None:
-    """Each requirement of pyproject.toml is locked, in a permitted version."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = [
-        *project["project"]["dependencies"],
-        *(r for group in groups for r in project["dependency-groups"][group]),
-    ]
+    """Each requirement of pyproject.toml is locked, in a permitted version; a session needs only its own."""
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project, wanted = document["project"], [r for group in groups for r in document["dependency-groups"][group]]
+    if name != SESSION:
+        extras = project["optional-dependencies"]
+        wanted += [*project["dependencies"], *extras["serve"], *extras["secrets"]]
     for requirement in map(Requirement, wanted):
         assert locked(name)[requirement.name] in requirement.specifier
 
 
 def test_developers_have_the_versions_that_users_get() -> None:
-    """The lock file for developers contains the one for users."""
-    assert locked("requirements.txt").items() <= locked("requirements-dev.txt").items()
+    """The lock file for developers contains the one for users, which contains what a session runs with."""
+    assert locked(SESSION).items() <= locked(ALL).items() <= locked(DEVELOPERS).items()
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", LOCKS)
 def test_locks_pin_hashes_and_no_address(name: str) -> None:
     """Every package has hashes; the package index is the user's setting."""
     text = (ROOT / name).read_text(encoding="utf-8")

@@ -50,7 +50,7 @@ PURE = (
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     PURE,
-    ("event_loop",),
+    ("event_loop", "extras"),
     ("sql", "processes", "worktree", "supervisor", "detector", "claude_settings", "offload"),
     ("files", "registration"),
     ("drivers",),
@@ -221,11 +221,16 @@ def test_all_libraries_are_those_we_declare() -> None:
     import tomllib
 
     declared = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    names = {line.split(">")[0].split("=")[0].strip() for line in declared["project"]["dependencies"]}
+    project = declared["project"]
+    lines = [
+        *project["dependencies"],
+        *(line for name in ("serve", "secrets") for line in project["optional-dependencies"][name]),
+    ]
+    names = {line.split(">")[0].split("=")[0].strip() for line in lines}
     used = set().union(*(libraries(module) for module in MODULES))
 
     assert {DISTRIBUTIONS.get(name, name) for name in used - {"mcp_types"}} == names
-    assert all("<" in line for line in declared["project"]["dependencies"])
+    assert all("<" in line for line in lines)
 
 
 SQL = ("SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ", "PRAGMA ", "BEGIN IMMEDIATE", "CREATE TABLE")

@@ -92,8 +92,10 @@ else:
     with open({gate!r}) as gate:
         gate.read()
     made = Path(arguments[arguments.index("--python") + 1]).parents[1]
-    shutil.rmtree(made / "lib")
-    shutil.copytree({source!r}, made / "lib", copy_function=os.link)
+    rest = Path(arguments[arguments.index("--target") + 1]) if "--target" in arguments else None
+    if not rest:
+        shutil.rmtree(made / "lib")
+    shutil.copytree({rest!r} if rest else {source!r}, rest or made / "lib", copy_function=os.link)
 """
 
 
@@ -110,7 +112,7 @@ class Uv:
         program = folder / "uv"
         self._offline = folder / "offline"
         names = {"log": str(self._log), "gate": str(self._gate), "source": str(environment() / "lib"), "lacks": lacks}
-        names["offline"] = str(self._offline)
+        names |= {"offline": str(self._offline), "rest": str(environment() / "rest")}
         program.write_text(_UV.format(python=sys.executable, **names), encoding="utf-8")
         program.chmod(0o755)
 
@@ -160,7 +162,15 @@ class Uv:
 
     @property
     def calls(self) -> list[str]:
-        """The arguments of each call."""
+        """The arguments of each call that makes an environment with what a session runs with."""
+        return [call for call in self._calls() if "--target" not in call]
+
+    @property
+    def calls_for_the_rest(self) -> list[str]:
+        """The arguments of each call that installs the other packages."""
+        return [call for call in self._calls() if "--target" in call]
+
+    def _calls(self) -> list[str]:
         return self._log.read_text(encoding="utf-8").splitlines()
 
 

@@ -329,10 +329,21 @@ def _serving_stdio(config: Config) -> int:
 def _serve(options: argparse.Namespace, config: Config) -> int:
     if options.command == "stdio":
         return _serving_stdio(config)
-    from ..http.serve import serve as serve_http
-
-    serve_http(config, _serving(options))
+    _serve_http(options, config)
     return 0
+
+
+def _serve_http(options: argparse.Namespace, config: Config) -> None:
+    serving = _serving(options)
+    try:
+        from ..http.serve import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(__name__.partition(".")[0]):
+            raise
+        from ..extras import missing
+
+        raise missing("serve", "serve") from None
+    serve(config, serving)
 
 
 def _run(options: argparse.Namespace, config: Config, parser: argparse.ArgumentParser) -> int:

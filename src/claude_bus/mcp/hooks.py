@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -67,7 +67,10 @@ async def handle(group: SessionGroup, event: HookEvent) -> str:
     else:
         react = _REACTIONS.get(event.event)
         found = await react(group.session, event) if react else Injection()
-    if found:
+    if group.remark and event.event == "UserPromptSubmit" and not event.agent_id:
+        found = replace(found, notice=f"{group.remark}\n{found.notice}".strip())
+        group.remark = ""
+    if found or found.notice:
         return _answer(event.event, found)
     return "" if event.event == "PostCompact" else _QUIET
 
@@ -77,7 +80,9 @@ _SILENT = frozenset({"UserPromptSubmit", "PostToolBatch"})
 
 
 def _answer(event: str, found: Injection) -> str:
-    answer: dict[str, object] = {"hookSpecificOutput": {"hookEventName": event, "additionalContext": found.context}}
+    answer: dict[str, object] = {}
+    if found:
+        answer["hookSpecificOutput"] = {"hookEventName": event, "additionalContext": found.context}
     if found.notice and event in _SILENT:
         answer["systemMessage"] = found.notice
     return json.dumps(answer, ensure_ascii=False)

@@ -68,6 +68,10 @@ async def _serve(config: Config, intake: Intake, output: Output) -> None:
     turn = Turn(hooked=claude_code.has_hooks(env))
     presence = Presence(bus, config, client, turn=turn, wakeup=wakeup)
     session = Session.of(Membership(presence, Workspace(client.folder)))
+    group = SessionGroup(session)
+    if not config.url and detector.is_missing():  # a bus served elsewhere has its own
+        group.remark = f"bus: texts are not looked through for secrets: {detector.unusable()}"
+        _log.warning("%s", group.remark.removeprefix("bus: "))
 
     async def push(text: str, sender: str) -> bool:
         return inbox is not None and await claude_code.push(inbox, text, sender)
@@ -85,7 +89,7 @@ async def _serve(config: Config, intake: Intake, output: Output) -> None:
         tasks.start_soon(_on_signal, end)
         tasks.start_soon(bell.watch)
         tasks.start_soon(_prepare_detector)
-        await _Calls(SessionGroup(session), intake, output).run()
+        await _Calls(group, intake, output).run()
         await end()
 
 

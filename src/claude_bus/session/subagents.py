@@ -175,6 +175,8 @@ class SessionGroup:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.remark = ""
+        """One line for the session's user, shown with the next prompt."""
         self._subagents: dict[str, Subagent] = {}
         """By id, the most recently active one last."""
         self._at_work: Counter[Session] = Counter()
