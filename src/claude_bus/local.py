@@ -78,7 +78,7 @@ class LocalBus:
         """See `bus.Bus.run_for`."""
         if verb.checks:
             await _CHECKS[verb.checks](*args, **kwargs)
-        mode = verb.mode_for(kwargs)
+        mode = verb.mode
         if sign and (sign.proven or sign.lost):
             mode = "write"
         if mode == "read":

@@ -109,10 +109,15 @@ class Conversation:
         if self._continuations >= waking.MAX_CONTINUATIONS:
             await self._end(event)
             return _NOTHING
-        rings = self._wakeup.brings_mail(event.permission_mode)
-        found = await self._report(
-            event, HookReport("stop hook", self._space_at_end(rings=rings), begins=begins, ends=True)
-        )
+        rings = self._wakeup.may_bring_mail(event.permission_mode)
+        report = HookReport("stop hook", self._space_at_end(rings=rings), begins=begins, ends=True)
+        result = await self._result(event, report)
+        if rings and result and result.mail.pending and not await self._wakeup.lets_in():
+            rings = False
+            if result.told_once:
+                self.turn.one_time.retry()
+            result = await self._result(event, replace(report, space=self._space_at_end(rings=False)))
+        found = self._carried(result) if result else _NOTHING
         self._prolonged = self._wakeup.owed = rings and not found and self._left_over
         self._continuations += bool(found) or self._prolonged
         if self._prolonged:
@@ -159,14 +164,17 @@ class Conversation:
 
     async def _report(self, event: HookEvent, report: HookReport) -> Injection:
         """Complete the report of an event, send it to the store, and return the news as text for the model."""
+        result = await self._result(event, report)
+        return self._carried(result) if result else _NOTHING
+
+    async def _result(self, event: HookEvent, report: HookReport) -> HookResult | None:
         await self._membership.follow(event.session_id)
         self._presence.heard()
         try:
-            result = await self._told(self._completed(report, event))
+            return await self._told(self._completed(report, event))
         except BaseException:  # the store may have done all of it
             self.turn.one_time.retry()
             raise
-        return self._carried(result) if result else _NOTHING
 
     def _completed(self, report: HookReport, event: HookEvent) -> HookReport:
         return replace(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import anyio
+
 from ..drivers.notices import Signal
 
 
@@ -47,9 +49,13 @@ class Wakeup:
         self.allowed_last = self.allowed(permission_mode)
         return self.allowed_last
 
-    def brings_mail(self, permission_mode: str) -> bool:
-        """Return whether mail at the end of a turn is better announced by a ring than printed to the user."""
-        return self.attended and self.works and self.allowed(permission_mode) and self._lets_in()
+    def may_bring_mail(self, permission_mode: str) -> bool:
+        """Return whether mail at the end of a turn is better announced by a ring, if the client lets it in."""
+        return self.attended and self.works and self.allowed(permission_mode)
+
+    async def lets_in(self) -> bool:
+        """Return whether the client's settings permit rings. Reads several files."""
+        return await anyio.to_thread.run_sync(self._lets_in)
 
     def owe(self) -> None:
         """Ring as soon as the turn has ended."""

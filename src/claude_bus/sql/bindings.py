@@ -273,7 +273,7 @@ def leave(tx: Transaction, client: SessionKey) -> None:
 # -- what is noted of it ------------------------------------------------------------
 
 
-@verb("observe", mode="relaxed", durable_with="session_id")
+@verb("observe", mode="relaxed")
 def observe(
     tx: Transaction,
     client: SessionKey,
@@ -312,6 +312,8 @@ def note(
     hooked: bool = False,
 ) -> None:
     """`observe` for a session whose binding is known."""
+    if session_id not in ("", before.session_id):
+        tx.durable()
     tx.run(
         "UPDATE bindings SET heartbeat = ?, session_id = COALESCE(?, session_id), "
         "prompt_id = COALESCE(?, prompt_id), bell = COALESCE(?, bell), "

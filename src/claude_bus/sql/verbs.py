@@ -7,9 +7,9 @@ between two programs, and the server must know of a verb stands in its declarati
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
+from typing import Concatenate, Generic, Literal, ParamSpec, TypeVar
 
 from ..records import record
 from .transaction import Transaction
@@ -19,7 +19,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Mode = Literal["write", "read", "relaxed"]
 """`read`: seldom writes, and takes no lock until it does. `relaxed`: says who is present, which need not survive a
-power cut."""
+power cut; where a verb does more than that, it says so, see `Transaction.durable`."""
 Checks = Literal["", "draft", "value"]
 
 
@@ -42,8 +42,6 @@ class Verb(Generic[P, T_co]):
 
     The names of its parameters go over the wire as well."""
     mode: Mode = "write"
-    durable_with: str = ""
-    """An argument that makes a relaxed verb one that has to survive a power cut."""
     repeatable: bool = True
     """Whether it may be repeated when its answer got lost: the second time it does, and says, the same."""
     nameless: bool = False
@@ -62,16 +60,11 @@ class Verb(Generic[P, T_co]):
     def __call__(self, tx: Transaction, /, *args: P.args, **kwargs: P.kwargs) -> T_co:
         return self.function(tx, *args, **kwargs)
 
-    def mode_for(self, arguments: Mapping[str, Any]) -> Mode:
-        """The mode of a call with these keyword arguments."""
-        return "write" if self.durable_with and arguments.get(self.durable_with) else self.mode
-
 
 def verb(
     wire: str = "",
     *,
     mode: Mode = "write",
-    durable_with: str = "",
     repeatable: bool = True,
     nameless: bool = False,
     begins: bool = False,
@@ -82,6 +75,6 @@ def verb(
     """Declare the function below as a verb; see `Verb` for what is declared."""
 
     def declare(function: Callable[Concatenate[Transaction, P], T]) -> Verb[P, T]:
-        return Verb(function, wire, mode, durable_with, repeatable, nameless, begins, with_unconfirmed, rows, checks)
+        return Verb(function, wire, mode, repeatable, nameless, begins, with_unconfirmed, rows, checks)
 
     return declare
