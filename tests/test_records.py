@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import inspect
 import pickle
 from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from typing import Any
@@ -61,6 +62,7 @@ def test_it_is_made_shown_and_compared_alike() -> None:
         (found.name, found.type) for found in fields(theirs)
     ]
     assert Ours.__match_args__ == Theirs.__match_args__
+    assert inspect.signature(Ours) == inspect.signature(Theirs)
     assert dataclasses.asdict(ours) == dataclasses.asdict(theirs)
     assert replace(ours, number=9).shown == "a9"
     assert Empty() == Empty()

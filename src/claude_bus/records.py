@@ -34,6 +34,7 @@ def _record(cls: type) -> type:
             setattr(made, name, method)
     if made.__dataclass_fields__ or hasattr(made, "__post_init__"):
         made.__init__ = _first_init(made)
+        made.__signature__ = _Signature()
     result: type = made
     return result
 
@@ -63,6 +64,16 @@ def _init(cls: Any) -> Any:
     ]
     more = {"__post_init__": cls.__post_init__} if hasattr(cls, "__post_init__") else {}
     return dataclasses.make_dataclass(cls.__name__, fields, namespace=more, frozen=True, repr=False, eq=False).__init__  # type: ignore[misc]
+
+
+class _Signature:
+    """The signature of a record, for who looks at the class before its first instance."""
+
+    def __get__(self, _record: object, cls: Any) -> Any:
+        import inspect
+
+        found = inspect.signature(_init(cls))
+        return found.replace(parameters=[*found.parameters.values()][1:])
 
 
 _KEYS: dict[type, Callable[[Any], Any]] = {}
