@@ -14,7 +14,7 @@ from ..model.messages import DeliveryState, Draft, Expectation, Message, Message
 from ..names import BROADCASTS
 from . import attachments, bindings, columns, deliveries, events, listeners, mailboxes
 from .arguments import Content, Me
-from .transaction import Row, Transaction, Value, at_once, keys, listed, spread
+from .transaction import Row, Transaction, Value, among, at_once, keys, listed, spread
 from .verbs import verb
 
 # Who sees a message: its sender, its recipients, and for a broadcast the whole channel.
@@ -144,7 +144,7 @@ def _check_rate(tx: Transaction, me: Address, recipients: list[Address], rate: i
         for row in tx.all(
             "SELECT d.channel, d.recipient, COUNT(*) AS n, MIN(e.ts) AS oldest FROM events e "
             f"JOIN deliveries d ON d.message = CAST(e.subject AS INTEGER) WHERE {sends} "
-            f"AND (d.channel, d.recipient) IN (VALUES {listed(len(some), 2)}) GROUP BY d.channel, d.recipient",
+            f"AND {among('d.channel, d.recipient', len(some))} GROUP BY d.channel, d.recipient",
             *window,
             *keys(some),
         )
@@ -229,7 +229,7 @@ def _mailboxes(tx: Transaction, targets: list[Address]) -> tuple[dict[Address, _
         Address(row["name"], row["channel"]): row["last_seen"]
         for some in at_once(targets)
         for row in tx.all(
-            f"SELECT channel, name, last_seen FROM agents WHERE (channel, name) IN (VALUES {listed(len(some), 2)})",
+            f"SELECT channel, name, last_seen FROM agents WHERE {among('channel, name', len(some))}",
             *keys(some),
         )
     }
@@ -250,7 +250,7 @@ def _renamed(tx: Transaction, unheard: list[Address]) -> dict[Address, _Mailbox]
     for some in at_once(unheard):
         for row in tx.all(
             "SELECT channel, formerly, name FROM agents WHERE formerly <> '' "
-            f"AND (channel, formerly) IN (VALUES {listed(len(some), 2)}) ORDER BY last_seen DESC",
+            f"AND {among('channel, formerly', len(some))} ORDER BY last_seen DESC",
             *keys(some),
         ):
             before = Address(row["formerly"], row["channel"])
@@ -337,7 +337,7 @@ def _absent(tx: Transaction, whose: Sequence[Address]) -> dict[Address, Row]:
         for some in at_once(whose)
         for row in tx.all(
             "SELECT channel, name, last_seen, registered AND session_id = '' AND cwd = '' AS program FROM agents "
-            f"WHERE (channel, name) IN (VALUES {listed(len(some), 2)})",
+            f"WHERE {among('channel, name', len(some))}",
             *keys(some),
         )
     }
