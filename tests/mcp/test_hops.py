@@ -1,4 +1,4 @@
-"""What each tool call and each hook costs the store once a session runs: one transaction, and so many statements."""
+"""Each tool call and each hook of a session that runs is one transaction, of a known number of statements."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ async def test_a_session_that_is_bound_anew_goes_on(party: Party, counter: Count
 async def test_a_call_without_hooks_proves_the_one_before_in_its_own_transaction(
     party: Party, counter: Counter
 ) -> None:
-    """What inbox brought is read once the next call comes."""
+    """The mail that inbox brought is read once the next call comes."""
     alice, bob = await party.join("alice"), await party.join("bob")
     message = await say(alice, "bob")
     await bob.inbox()

@@ -373,7 +373,7 @@ MOST: Mapping[Case, int] = {
     imports: 14,
     exports: 5,
 }
-"""What each verb takes, with BEGIN and COMMIT."""
+"""The number for each verb, with BEGIN and COMMIT."""
 
 
 @pytest.mark.parametrize("case", MOST, ids=lambda case: case.__name__)

@@ -296,7 +296,7 @@ def _similar(tx: Transaction, target: Address, known: dict[str, list[str]]) -> s
 
 @dataclass(frozen=True, slots=True)
 class _Outlook:
-    """What a message is to its recipients: whether it may ring, is late in a conversation, is from a program."""
+    """The properties of a message that decide what to expect: it may ring, ends a long talk, or is from a program."""
 
     rings: bool = False
     quiet: bool = False
@@ -306,7 +306,7 @@ class _Outlook:
 def _expect(
     tx: Transaction, me: Address, recipients: Mapping[Address, str], outlook: _Outlook
 ) -> tuple[Expectation, ...]:
-    """What to expect of each recipient, in their order; `recipients` has their hints."""
+    """The expectation for each recipient, in their order; `recipients` has their hints."""
     held = bindings.holders(tx, list(recipients))
     absent = _absent(tx, [who for who in recipients if who not in held])
     return tuple(
@@ -331,7 +331,7 @@ def _expect_of_session(tx: Transaction, name: str, holder: Binding, hint: str, o
 
 
 def _absent(tx: Transaction, whose: Sequence[Address]) -> dict[Address, Row]:
-    """What is known of names that no session has."""
+    """The rows of names that no session has, as `_expect_of_absent` needs them."""
     return {
         Address(row["name"], row["channel"]): row
         for some in at_once(whose)

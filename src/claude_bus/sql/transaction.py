@@ -105,7 +105,7 @@ class Transaction:
         return replace(self, caller=caller)
 
     def durable(self) -> None:
-        """What this transaction writes has to survive a power cut, though its verb is declared as relaxed."""
+        """Have this transaction survive a power cut, though its verb is declared as relaxed."""
 
     def notify(self, addresses: Iterable[str]) -> None:
         """Tell these listeners, once it is committed, that they should look."""
