@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from ..model.identity import Address, Process
@@ -102,7 +102,7 @@ class Transaction:
 
     def called_by(self, caller: CallerContext) -> Transaction:
         """The same transaction, on behalf of this caller."""
-        return replace(self, caller=caller)
+        return type(self)(self.connection, self.now, self.alive, caller, self.notified)
 
     def durable(self) -> None:
         """Have this transaction survive a power cut, though its verb is declared as relaxed."""
