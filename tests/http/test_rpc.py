@@ -21,13 +21,13 @@ from claude_bus import grants, limits, sql
 from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
 from claude_bus.connect import open_local
-from claude_bus.errors import Forbidden, InvalidInput, NameTaken, RateLimited, TooLarge, Unauthorized
+from claude_bus.errors import Displaced, Forbidden, InvalidInput, NameTaken, RateLimited, TooLarge, Unauthorized
 from claude_bus.http import rpc
 from claude_bus.http.app import create_app
 from claude_bus.limits import FOREIGN_HOST_SILENCE
 from claude_bus.model.claims import ClaimTarget
 from claude_bus.model.hooks import HookReport
-from claude_bus.model.identity import Address, Client, Folder, Process
+from claude_bus.model.identity import Address, Client, Folder, Process, SignOfLife
 from claude_bus.model.messages import Draft
 from claude_bus.model.tokens import UNRESTRICTED, Grant
 from claude_bus.processes import is_alive, this_process
@@ -558,6 +558,25 @@ async def test_a_token_that_has_ended_is_none(house: House) -> None:
     for bus in (bob, house.with_secret("bus_guessed"), house.with_secret("")):
         with pytest.raises(Unauthorized):
             await bus.run(agents.listing, "default")
+
+
+async def test_a_sign_of_life_is_that_of_a_session_of_ones_own(house: House) -> None:
+    """The key of another's session, in a sign, means none: nothing is noted, and the verb is not run."""
+    anna, bob = await house.of("anna"), await house.of("bob")
+    who = await joined(anna, "anna", session())
+    binding = await anna.run(bindings.bound, session().key)
+    assert binding
+    await joined(bob, "bob", session("another"))
+    sign = SignOfLife(session().key, LAPTOP, who, registered=True, program="evil")
+
+    assert await anna.run_for(replace(sign, program="mine"), state.list_state, "default") == []
+    with pytest.raises(Displaced):
+        await bob.run_for(sign, state.set_state, BOB, "k", "v")
+    with pytest.raises(InvalidInput):
+        await bob.run_for(replace(sign, program="two\nlines"), state.list_state, "default")
+
+    assert await bob.run(state.list_state, "default") == []
+    assert [agent.client for agent in await anna.run(agents.listing, "default") if agent.name == "anna"] == ["mine"]
 
 
 # -- the wire itself -------------------------------------------------------------------------------------------

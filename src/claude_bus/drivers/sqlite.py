@@ -180,7 +180,7 @@ class _Looking(Transaction):
 
 
 class _MustSync(Exception):
-    """What a relaxed transaction is about to write has to survive a power cut."""
+    """A relaxed transaction is about to write rows that have to survive a power cut."""
 
 
 class _Relaxed(Transaction):

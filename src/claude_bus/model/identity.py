@@ -118,9 +118,9 @@ class Binding:
 
 @record(frozen=True, slots=True)
 class SignOfLife:
-    """What goes with a call of a session: what its server takes it to be, and what it reports of it.
+    """A record that goes with a call of a session: the binding as its server knows it, and news of the session.
 
-    The call is refused with `Displaced` if the session is not that any more. Empty fields leave things as they are.
+    The call is refused with `Displaced` if the store has another binding. Empty fields leave things as they are.
     """
 
     client: str

@@ -37,7 +37,8 @@ class SignedBus:
         found = await self._presence.bus.run_for(self.sign, verb, *args, **kwargs)
         if self.sign:
             self._presence.told(self.sign)
-            self.sign = replace(self.sign, program="", proven=(), lost=())
+            if self.sign.program or self.sign.proven or self.sign.lost:
+                self.sign = replace(self.sign, program="", proven=(), lost=())
         return found
 
 

@@ -12,7 +12,7 @@ from ..model.identity import Address, Binding, Client, Overlap, Process, Roster,
 from ..names import looks_like
 from . import columns, events, listeners, mailboxes
 from .arguments import Channel, Local, SessionKey
-from .transaction import Row, Transaction, at_once, keys, listed, spread
+from .transaction import Row, Transaction, among, at_once, keys, listed, spread
 from .verbs import verb
 
 _BINDING = """
@@ -56,7 +56,7 @@ def _with_dead(tx: Transaction, whose: Sequence[Address]) -> tuple[dict[Address,
     found: dict[Address, Binding] = {}
     dead = []
     for some in at_once(whose):
-        for row in tx.all(f"{_BINDING} WHERE (b.channel, b.agent) IN (VALUES {listed(len(some), 2)})", *keys(some)):
+        for row in tx.all(f"{_BINDING} WHERE {among('b.channel, b.agent', len(some))}", *keys(some)):
             binding = of_row(row)
             if tx.alive(binding.process, row["heartbeat"]):
                 found.setdefault(binding.address, binding)
@@ -218,7 +218,7 @@ def go_offline(tx: Transaction, gone: Sequence[tuple[Address, float]]) -> None:
     mailboxes.requeue_all(tx, list(seen))
     for some in at_once(list(seen.items())):
         tx.run(
-            f"DELETE FROM claims WHERE (channel, owner) IN (VALUES {listed(len(some), 2)})",
+            f"DELETE FROM claims WHERE {among('channel, owner', len(some))}",
             *keys(who for who, _ in some),
         )
         tx.run(

@@ -12,7 +12,7 @@ from ..model.identity import Address
 from ..patterns import BudgetExceeded, Kind, Stems, StepBudget
 from . import bindings, events
 from .arguments import Channel, Me, Places, Tree
-from .transaction import Row, Transaction, at_once, listed, spread
+from .transaction import Row, Transaction, among, at_once, listed, spread
 from .verbs import verb
 
 ANYWHERE = "*"
@@ -381,7 +381,7 @@ def _delete(tx: Transaction, channel: str, claims: Sequence[tuple[str, ClaimTarg
     """End these claims, each of an owner on a place."""
     for some in at_once([(owner, scope, place.path) for owner, place in claims for scope in (place.scope, ANYWHERE)]):
         tx.run(
-            f"DELETE FROM claims WHERE channel = ? AND (owner, scope, path) IN (VALUES {listed(len(some), 3)})",
+            f"DELETE FROM claims WHERE channel = ? AND {among('owner, scope, path', len(some))}",
             channel,
             *spread(some),
         )
@@ -404,7 +404,7 @@ class _Held:
             for some in at_once(wanted)
             for row in tx.all(
                 "SELECT DISTINCT owner, scope, path FROM claims WHERE channel = ? AND expires > ? "
-                f"AND (scope, path) IN (VALUES {listed(len(some), 2)})",
+                f"AND {among('scope, path', len(some))}",
                 channel,
                 tx.now,
                 *spread(some),

@@ -20,7 +20,7 @@ from ..model.messages import File, HandOver, Message, Waiting
 from . import attachments, columns, listeners, mailboxes
 from .arguments import Local, Me, MessageIds, SessionKey
 from .mailboxes import UNREAD, applies, becomes
-from .transaction import Row, Transaction, Unconfirmed, at_once, keys, listed, spread
+from .transaction import Row, Transaction, Unconfirmed, among, at_once, keys, listed, spread
 from .verbs import verb
 
 PRINTED = "command line"
@@ -184,7 +184,7 @@ class _Lost:
 def _handed(tx: Transaction, whose: Sequence[Address]) -> list[Row]:
     return tx.all(
         "SELECT channel, recipient, handed_by, MAX(handed_at) AS at FROM deliveries "
-        f"WHERE (channel, recipient) IN (VALUES {listed(len(whose), 2)}) AND {UNREAD} AND state = 'handed' "
+        f"WHERE {among('channel, recipient', len(whose))} AND {UNREAD} AND state = 'handed' "
         "GROUP BY channel, recipient, handed_by",
         *keys(whose),
     )
@@ -307,7 +307,7 @@ def acknowledge_imported(tx: Transaction, said: Sequence[tuple[int, Address]]) -
     for some in at_once(said):
         tx.run(
             f"UPDATE deliveries SET {_acknowledged('import')} "
-            f"WHERE (message, channel, recipient) IN (VALUES {listed(len(some), 3)}) AND {applies('import')}",
+            f"WHERE {among('message, channel, recipient', len(some))} AND {applies('import')}",
             tx.now,
             tx.now,
             tx.now,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..model.identity import Address
 from ..model.journal import Changes, JournalEntry
 from . import listeners
-from .transaction import Row, Transaction, at_once, listed, spread
+from .transaction import Row, Transaction, among, at_once, listed, spread
 from .verbs import verb
 
 _AT_ONCE = 1000
@@ -74,9 +74,7 @@ def _watching(tx: Transaction, changed: set[tuple[str, str]]) -> set[str]:
     return {
         row["address"]
         for some in at_once(sorted(changed))
-        for row in tx.all(
-            f"SELECT address FROM watches WHERE (channel, key) IN (VALUES {listed(len(some), 2)})", *spread(some)
-        )
+        for row in tx.all(f"SELECT address FROM watches WHERE {among('channel, key', len(some))}", *spread(some))
     }
 
 

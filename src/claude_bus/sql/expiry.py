@@ -12,7 +12,7 @@ from .. import limits
 from ..model.identity import Address
 from . import deliveries, events
 from .mailboxes import UNREAD, applies, becomes
-from .transaction import Transaction, at_once, keys, listed
+from .transaction import Transaction, among, at_once, keys
 
 WIRES = ("recv/send", "messages/ack")
 """Clients listed for programs that use the wire protocols of the two earlier systems."""
@@ -68,9 +68,7 @@ def _names(tx: Transaction, where: str, *values: str | float) -> list[Address]:
 def _leave(tx: Transaction, gone: list[Address]) -> None:
     """Mark these names as left: broadcasts are no longer kept for them."""
     for some in at_once(gone):
-        tx.run(
-            f"UPDATE agents SET registered = 0 WHERE (channel, name) IN (VALUES {listed(len(some), 2)})", *keys(some)
-        )
+        tx.run(f"UPDATE agents SET registered = 0 WHERE {among('channel, name', len(some))}", *keys(some))
     events.append_all(tx, [(who, "leave", "", "not heard of for long") for who in gone])
 
 
@@ -80,7 +78,7 @@ def _expire(tx: Transaction, silent: list[Address], before: float, *, broadcasts
     for some in at_once(silent):
         tx.run(
             f"UPDATE deliveries SET {becomes('expire')}, expired_at = ? WHERE {UNREAD} AND {applies('expire')} "
-            f"AND (channel, recipient) IN (VALUES {listed(len(some), 2)}) AND EXISTS "
+            f"AND {among('channel, recipient', len(some))} AND EXISTS "
             "(SELECT 1 FROM messages m WHERE m.id = deliveries.message AND m.ts < ? AND m.broadcast >= ?)",
             tx.now,
             *keys(some),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from ..model.identity import Address, Process
 from .arguments import Listener, Me, SessionKey
-from .transaction import Row, Transaction, at_once, listed, spread
+from .transaction import Row, Transaction, among, at_once, listed, spread
 from .verbs import Rows, verb
 
 MOST = 2_000
@@ -88,7 +88,7 @@ def heard_of(tx: Transaction, processes: Collection[Process]) -> dict[Process, f
         for some in at_once([*processes])
         for row in tx.all(
             "SELECT host, pid, started, MAX(heartbeat) AS heartbeat FROM listeners "
-            f"WHERE (host, pid, started) IN (VALUES {listed(len(some), 3)}) GROUP BY host, pid, started",
+            f"WHERE {among('host, pid, started', len(some))} GROUP BY host, pid, started",
             *spread((process.host, process.pid, process.started) for process in some),
         )
     }

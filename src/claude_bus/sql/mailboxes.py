@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from .. import delivery_states, limits, names
 from ..delivery_states import Cause
 from ..model.identity import Address
-from .transaction import Transaction, Value, at_once, keys, listed, spread
+from .transaction import Transaction, Value, among, at_once, keys, listed, spread
 
 UNREAD = "state IN ('queued', 'handed')"
 """Condition for deliveries that wait, or were handed over and are not proven read.
@@ -17,11 +18,13 @@ deliveries, so that the cost depends on what is unread and not on what is stored
 """
 
 
+@cache
 def becomes(cause: Cause) -> str:
     """The assignment with which a statement moves a delivery for this cause."""
     return f"state = '{delivery_states.target(cause)}'"
 
 
+@cache
 def applies(cause: Cause) -> str:
     """The condition under which a delivery moves for this cause."""
     states = [f"'{state}'" for state in delivery_states.sources(cause)]
@@ -81,7 +84,7 @@ def forget_if_unused(tx: Transaction, whose: Sequence[Address]) -> None:
     """Drop the rows of sessions that never registered, unless mail refers to them."""
     for some in at_once(whose):
         tx.run(
-            f"DELETE FROM agents WHERE (channel, name) IN (VALUES {listed(len(some), 2)}) AND registered = 0 "
+            f"DELETE FROM agents WHERE {among('channel, name', len(some))} AND registered = 0 "
             "AND NOT EXISTS "
             "(SELECT 1 FROM deliveries d WHERE d.channel = agents.channel AND d.recipient = agents.name)",
             *keys(some),
@@ -101,7 +104,7 @@ def requeue_all(tx: Transaction, whose: Sequence[Address]) -> int:
     """`requeue` for several."""
     return sum(
         tx.run(
-            f"UPDATE deliveries SET {becomes('requeue')} WHERE (channel, recipient) IN (VALUES {listed(len(some), 2)}) "
+            f"UPDATE deliveries SET {becomes('requeue')} WHERE {among('channel, recipient', len(some))} "
             f"AND {UNREAD} AND {applies('requeue')}",
             *keys(some),
         ).rowcount
@@ -113,9 +116,9 @@ def requeue_of(tx: Transaction, handed: Sequence[tuple[Address, str]]) -> int:
     """`requeue` for several, each with the process that handed over to it."""
     return sum(
         tx.run(
-            f"UPDATE deliveries SET {becomes('requeue')} WHERE (channel, recipient) IN (VALUES {listed(len(some), 2)}) "
+            f"UPDATE deliveries SET {becomes('requeue')} WHERE {among('channel, recipient', len(some))} "
             f"AND {UNREAD} AND {applies('requeue')} "
-            f"AND (channel, recipient, handed_by) IN (VALUES {listed(len(some), 3)})",
+            f"AND {among('channel, recipient, handed_by', len(some))}",
             *keys(who for who, _ in some),
             *spread((who.channel, who.name, by) for who, by in some),
         ).rowcount

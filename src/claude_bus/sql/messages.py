@@ -15,7 +15,7 @@ from ..names import BROADCASTS
 from . import attachments, bindings, columns, deliveries, events, listeners, mailboxes
 from . import search as searching
 from .arguments import Content, Me
-from .transaction import Row, Transaction, Value, at_once, keys, listed, spread
+from .transaction import Row, Transaction, Value, among, at_once, keys, listed, spread
 from .verbs import verb
 from .visibility import VISIBLE, visible_to
 
@@ -133,7 +133,7 @@ def _check_rate(tx: Transaction, me: Address, recipients: list[Address], rate: i
         for row in tx.all(
             "SELECT d.channel, d.recipient, COUNT(*) AS n, MIN(e.ts) AS oldest FROM events e "
             f"JOIN deliveries d ON d.message = CAST(e.subject AS INTEGER) WHERE {sends} "
-            f"AND (d.channel, d.recipient) IN (VALUES {listed(len(some), 2)}) GROUP BY d.channel, d.recipient",
+            f"AND {among('d.channel, d.recipient', len(some))} GROUP BY d.channel, d.recipient",
             *window,
             *keys(some),
         )
@@ -218,7 +218,7 @@ def _mailboxes(tx: Transaction, targets: list[Address]) -> tuple[dict[Address, _
         Address(row["name"], row["channel"]): row["last_seen"]
         for some in at_once(targets)
         for row in tx.all(
-            f"SELECT channel, name, last_seen FROM agents WHERE (channel, name) IN (VALUES {listed(len(some), 2)})",
+            f"SELECT channel, name, last_seen FROM agents WHERE {among('channel, name', len(some))}",
             *keys(some),
         )
     }
@@ -239,7 +239,7 @@ def _renamed(tx: Transaction, unheard: list[Address]) -> dict[Address, _Mailbox]
     for some in at_once(unheard):
         for row in tx.all(
             "SELECT channel, formerly, name FROM agents WHERE formerly <> '' "
-            f"AND (channel, formerly) IN (VALUES {listed(len(some), 2)}) ORDER BY last_seen DESC",
+            f"AND {among('channel, formerly', len(some))} ORDER BY last_seen DESC",
             *keys(some),
         ):
             before = Address(row["formerly"], row["channel"])
@@ -285,7 +285,7 @@ def _similar(tx: Transaction, target: Address, known: dict[str, list[str]]) -> s
 
 @dataclass(frozen=True, slots=True)
 class _Outlook:
-    """What a message is to its recipients: whether it may ring, is late in a conversation, is from a program."""
+    """The properties of a message that decide what to expect: it may ring, ends a long talk, or is from a program."""
 
     rings: bool = False
     quiet: bool = False
@@ -295,7 +295,7 @@ class _Outlook:
 def _expect(
     tx: Transaction, me: Address, recipients: Mapping[Address, str], outlook: _Outlook
 ) -> tuple[Expectation, ...]:
-    """What to expect of each recipient, in their order; `recipients` has their hints."""
+    """The expectation for each recipient, in their order; `recipients` has their hints."""
     held = bindings.holders(tx, list(recipients))
     absent = _absent(tx, [who for who in recipients if who not in held])
     return tuple(
@@ -320,13 +320,13 @@ def _expect_of_session(tx: Transaction, name: str, holder: Binding, hint: str, o
 
 
 def _absent(tx: Transaction, whose: Sequence[Address]) -> dict[Address, Row]:
-    """What is known of names that no session has."""
+    """The rows of names that no session has, as `_expect_of_absent` needs them."""
     return {
         Address(row["name"], row["channel"]): row
         for some in at_once(whose)
         for row in tx.all(
             "SELECT channel, name, last_seen, registered AND session_id = '' AND cwd = '' AS program FROM agents "
-            f"WHERE (channel, name) IN (VALUES {listed(len(some), 2)})",
+            f"WHERE {among('channel, name', len(some))}",
             *keys(some),
         )
     }

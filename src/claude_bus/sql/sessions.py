@@ -70,8 +70,10 @@ def begin(
 def look(
     tx: Transaction, client: SessionKey, *, owed: bool = False
 ) -> tuple[Binding, Waiting, tuple[Waiting, int] | None] | None:
-    """What a doorbell has to know of its session: the binding, the mail that waits, and the right to `ring`, if it
-    has that. None if the client is not bound."""
+    """The binding of a doorbell's session, the mail that waits, and the right to `ring`, if it has that.
+
+    None if the client is not bound.
+    """
     binding = bindings.bound(tx, client)
     if not binding:
         return None
@@ -113,7 +115,7 @@ def handle_hook_event(tx: Transaction, client: Client, happening: HookReport) ->
 
 
 class _Told:
-    """What a conversation was told of itself and others, as the row of its binding says; without one: nothing."""
+    """The facts that a conversation was told of itself and others, by the row of its binding; without one: none."""
 
     def __init__(self, row: Row | None = None) -> None:
         self.introduced = bool(row and row["introduced"])

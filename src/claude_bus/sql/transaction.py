@@ -23,6 +23,12 @@ def listed(count: int, width: int = 1) -> str:
     return ", ".join([f"({', '.join('?' * width)})" if width > 1 else "?"] * count)
 
 
+def among(columns: str, count: int) -> str:
+    """The condition that some columns are those of one of `count` rows of values."""
+    width = columns.count(",") + 1
+    return f"({columns}) = {listed(1, width)}" if count == 1 else f"({columns}) IN (VALUES {listed(count, width)})"
+
+
 def at_once(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """The items in lists that are short enough for one statement each."""
     if len(items) <= AT_ONCE:
@@ -106,7 +112,7 @@ class Transaction:
         return type(self)(self.connection, self.now, self.alive, caller, self.notified)
 
     def durable(self) -> None:
-        """What this transaction writes has to survive a power cut, though its verb is declared as relaxed."""
+        """Have this transaction survive a power cut, though its verb is declared as relaxed."""
 
     def notify(self, addresses: Iterable[str]) -> None:
         """Tell these listeners, once it is committed, that they should look."""

@@ -11,7 +11,7 @@ from ... import addresses
 from ...model.identity import Address
 from ...model.messages import ArchivedMessage
 from ...sql import columns, deliveries, events, mailboxes
-from ...sql.transaction import Row, Transaction, Value, at_once, listed, spread
+from ...sql.transaction import Row, Transaction, Value, among, at_once, listed, spread
 from ...sql.verbs import verb
 
 _PREFIX = "import:"
@@ -61,7 +61,7 @@ def _known(tx: Transaction, senders: Sequence[Address], letters: Sequence[Archiv
         for some in at_once([*zip(senders, map(_key, letters), strict=True)])
         for row in tx.all(
             "SELECT id, sender_channel, sender, key FROM messages "
-            f"WHERE key IS NOT NULL AND (sender_channel, sender, key) IN (VALUES {listed(len(some), 3)})",
+            f"WHERE key IS NOT NULL AND {among('sender_channel, sender, key', len(some))}",
             *spread((who.channel, who.name, key) for who, key in some),
         )
     }
