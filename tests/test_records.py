@@ -43,7 +43,7 @@ class Nothing:
 
 
 def test_it_is_a_dataclass_with_the_same_fields_and_signature() -> None:
-    """What reads a class's description, such as pydantic, finds the standard one."""
+    """Libraries that read a class's description, such as pydantic, find the standard one."""
     assert dataclasses.is_dataclass(Point)
     assert [(f.name, f.default, f.init) for f in dataclasses.fields(Point)] == [
         (f.name, f.default, f.init) for f in dataclasses.fields(Standard)
