@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 from typing import Any
 
 _FAMILIES = (
@@ -23,10 +24,6 @@ _WORDS = (
 """Such tags of a single word. `List<User>` is not one: a tag does not directly follow a word."""
 _WHOLE = "antml|new-diagnostics|partial-response|previous-conversation"
 _TAG = rf"(?:(?:{_FAMILIES})[-_]|(?:{_WORDS})(?![\w-]))"
-_TAGS = re.compile(
-    rf"<(?=[\s/]*[a-z])(?:(?=[\s/]*(?:{_WHOLE}|(?:{_FAMILIES})-)|[\s/]*/\s*{_TAG}|\s*{_TAG}[\w-]*\s+[\w:-]+\s*=)|(?<![\w.]<)(?=\s*{_TAG}))",
-    re.IGNORECASE,
-)
 # Characters that print nothing or change the writing direction: fillers, joiners, direction marks, line
 # separators, invisible operators, variation selectors, annotations, and the tag block
 # that can hide whole texts.
@@ -42,6 +39,15 @@ _JOINERS = "\u200c\u200d"
 _SELECTOR = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f]")
 
 
+@cache
+def _tags() -> re.Pattern[str]:
+    """Return the pattern of the tags. Compiling it takes milliseconds, which texts without a `<` need not wait for."""
+    return re.compile(
+        rf"<(?=[\s/]*[a-z])(?:(?=[\s/]*(?:{_WHOLE}|(?:{_FAMILIES})-)|[\s/]*/\s*{_TAG}|\s*{_TAG}[\w-]*\s+[\w:-]+\s*=)|(?<![\w.]<)(?=\s*{_TAG}))",
+        re.IGNORECASE,
+    )
+
+
 def visible(text: str) -> str:
     """Return the text with everything that would act on its reader spelled out instead.
 
@@ -50,7 +56,8 @@ def visible(text: str) -> str:
     """
     text = _RUNS.sub(_escape, text.replace("\r\n", "\n"))
     hidden = [char for char in set(text) if _is_control(char) or (char not in _JOINERS and _is_hidden(char))]
-    return _TAGS.sub("&lt;", text.translate({ord(char): _escape_char(char) for char in hidden}))
+    text = text.translate({ord(char): _escape_char(char) for char in hidden})
+    return _tags().sub("&lt;", text) if "<" in text else text
 
 
 def _is_control(char: str) -> bool:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """What each match of a rule contains: a run as in `NEEDS`, one of the literals, and a pattern."""
+    """A shape that each match of a rule has: a run as in `NEEDS`, one of the literals, and the pattern."""
 
     kind: str
     run: int
@@ -24,7 +24,7 @@ class Shape(NamedTuple):
 
 
 _GIVEN = r"[^=>:,|?]{0,23}(?:[=>:,]|\|\||\?=)[=>:\x60'\"\s]{0,9}"
-"""What stands between a name and its value."""
+"""The characters between a name and its value."""
 _VALUE = Shape(
     "alnum",
     30,

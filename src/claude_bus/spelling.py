@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from urllib.parse import unquote, urlsplit
 
@@ -253,7 +254,7 @@ class _Reading:
     def _pointed_at(self, text: str) -> list[str] | None:
         """`src/a.ts:10-20`, `#L10`, `(10,5)`, `::test_x`, `:login`, `docs/a.md#setup`."""
         tail = max(0, len(text) - _TAIL)
-        found = _LINES.fullmatch(text, tail) or _SYMBOL.fullmatch(text, tail)
+        found = _lines().fullmatch(text, tail) or _SYMBOL.fullmatch(text, tail)
         head = text[: found.end(1)] if found else ""
         if not head or not (self._is_there(head) or names_files(head)):
             return None
@@ -306,7 +307,7 @@ class _Reading:
             return [bare]
         if self._is_there(text.partition("/")[0]):
             return None
-        if _LINES.fullmatch(bare, max(0, len(bare) - _TAIL)):
+        if _lines().fullmatch(bare, max(0, len(bare) - _TAIL)):
             return [bare]
         raise self._refusal(
             text, f"may mention a file or be a name: write {bare[:80]!a}, or './{text[:80]}' for a name"
@@ -374,11 +375,18 @@ class _Reading:
 
 _FILE_ADDRESS = re.compile(r"file:", re.IGNORECASE)
 _ENCODED_MAGIC = re.compile(r"%(?:2A|3F|5B)", re.IGNORECASE)
-_LINES = re.compile(
-    r"(.*?[^:#\s])(?:::?L?\d+(?:[-–:,]+L?\d+)*|#L\d+(?:C\d+)?(?:[-–]L?\d+(?:C\d+)?)?|#\d+(?:-\d+)?|\(\d+(?:,\s*\d+)?\)"
-    r"|\s+\(?(?:lines?|ll?\.)\s*\d+(?:\s*(?:[-–,]|to)\s*\d+)*\)?)",
-    re.IGNORECASE,
-)
+
+
+@cache
+def _lines() -> re.Pattern[str]:
+    """Return the pattern of a path with line numbers. Compiling it takes a millisecond, and most commands have none."""
+    return re.compile(
+        r"(.*?[^:#\s])(?:::?L?\d+(?:[-–:,]+L?\d+)*|#L\d+(?:C\d+)?(?:[-–]L?\d+(?:C\d+)?)?|#\d+(?:-\d+)?|\(\d+(?:,\s*\d+)?\)"
+        r"|\s+\(?(?:lines?|ll?\.)\s*\d+(?:\s*(?:[-–,]|to)\s*\d+)*\)?)",
+        re.IGNORECASE,
+    )
+
+
 _SYMBOL = re.compile(r"(.*?[^:#\s])(?:::\S+|:[A-Za-z_]\w*(?:\(\))?|#[\w-]+)")
 _AFTER_A_DASH = re.compile(r"(\S.*?)(?: (?:[-–—]{1,3}|#|//) |: )(\S.*)")
 _ESCAPES = re.compile(r"(?:[^\\]|\\[ ()\[\]{}'\"&$*?!#;,|<>~`])+")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from claude_bus.drivers import sqlite
-from claude_bus.drivers.sqlite import Database
+from claude_bus.drivers.worker import Database
 from claude_bus.mcp import hooks, tools
 from claude_bus.session.doorbell import Doorbell
 from claude_bus.session.hook_event import HookEvent

@@ -1,4 +1,4 @@
-"""What every match of a scanner's rule must contain, read from its pattern: some literal, and a run of characters.
+"""The contents of every match of a scanner's rule, read from its pattern: some literal, and a run of characters.
 
 `python -m tests.support.secret_rules` prints the table of `claude_bus.secret_hints`, made from the installed scanner.
 """
@@ -92,7 +92,7 @@ def parsed(pattern: str) -> Any:
 
 
 def need(pattern: str) -> Need:
-    """What every match of the pattern contains."""
+    """Return the contents that every match of the pattern has."""
     nodes = list(_flat(parsed(pattern)))
     kind, run = _run(nodes)
     return Need(frozenset(_literals(nodes)), kind, run)

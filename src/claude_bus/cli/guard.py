@@ -115,9 +115,9 @@ async def _found(config: Config) -> list[tuple[str, Standing]]:
     """The staged files that a claim stands against, or that were not checked."""
     if not (config.url or _is_there(config.db)):
         return []  # nobody has claimed anything, and a commit is no reason to make a bus
-    root = Path(git("rev-parse", "--show-toplevel"))
+    root, merging = _repository()
     where = worktree.folder(root)
-    staged = _staged()
+    staged = _staged(merging)
     async with open_for_command(config) as bus:
         me = await committer(bus, config, os.environ)
         places = worktree.staged(where, staged, processes.host())
@@ -175,10 +175,19 @@ def _is_there(db: Path) -> bool:
     return True
 
 
-def _staged() -> list[str]:
+def _repository() -> tuple[Path, Path]:
+    """The top of the working tree, and the file that names the other parents of a merge that goes on."""
+    top, merge = ["rev-parse", "--show-toplevel"], ["--path-format=absolute", "--git-path", "MERGE_HEAD"]
+    found = git(*top, *merge).split("\n")
+    if len(found) != 2:  # a folder has a newline in its name
+        found = [git(*top), git("rev-parse", *merge)]
+    return Path(found[0]), Path(found[1])
+
+
+def _staged(merging: Path) -> list[str]:
     """The files that the commit changes itself, without those that a merge brings in unchanged."""
     changed = _changed_since(None)
-    for head in _merge_heads():
+    for head in merging.read_text(encoding="utf-8").split() if merging.exists() else []:
         changed &= _changed_since(head)
     return sorted(changed)
 
@@ -186,8 +195,3 @@ def _staged() -> list[str]:
 def _changed_since(commit: str | None) -> set[str]:
     names = git("diff", "--cached", "--name-only", "--no-renames", "-z", *([commit] if commit else []))
     return {name for name in names.split("\0") if name}
-
-
-def _merge_heads() -> list[str]:
-    heads = Path(git("rev-parse", "--path-format=absolute", "--git-path", "MERGE_HEAD"))
-    return heads.read_text(encoding="utf-8").split() if heads.exists() else []

@@ -182,6 +182,7 @@ def _launched(launcher: Path, environment: Path) -> str:
     inside = Path(sys.executable).relative_to(environment) if Path(sys.executable).is_relative_to(environment) else None
     if inside:
         pythons += f" {_quoted(str(environment.parent))}/*/{inside.as_posix()}"
+    direct = f"{_quoted(sys.executable)} -I -X utf8 {_quoted(str(launcher))} --in {_quoted(str(environment))}"
     return f"""\
 for launcher in {launchers}; do if [ -f "$launcher" ]; then break; fi; done
 for python in {pythons}; do if [ -x "$python" ]; then break; fi; done
@@ -189,7 +190,15 @@ for python in {pythons}; do if [ -x "$python" ]; then break; fi; done
 unset CLAUDE_BUS_PYTHON
 CLAUDE_PLUGIN_DATA={_quoted(str(environment.parent.parent))}
 export CLAUDE_PLUGIN_DATA
-set -- "$python" -I -S "$launcher\""""
+set -- "$python" -I -S "$launcher"
+{_unchanged(str(launcher), sys.executable, direct) if inside else ":"}"""
+
+
+def _unchanged(launcher: str, python: str, command: str) -> str:
+    """Return the shell code that starts the program without looking for its environment, if both files are there."""
+    return (
+        f'if [ "$launcher" = {_quoted(launcher)} ] && [ "$python" = {_quoted(python)} ]; then\n  set -- {command}\nfi'
+    )
 
 
 def _gone(program: Program) -> str:

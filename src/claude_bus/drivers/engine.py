@@ -1,4 +1,4 @@
-"""The contract of a store: what a bus needs of the database that it runs its verbs on."""
+"""The contract of a store: the operations by which a bus runs its verbs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Engine(Protocol):
     """Where verbs run, each in one transaction. Every failure is an error of the bus, for that one verb."""
 
     async def run(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a verb. What it stored survives a power cut."""
+        """Run a verb. Its effect survives a power cut."""
         ...
 
     async def write_relaxed(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -54,7 +54,7 @@ _CODES: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_NOTADB: (StoreCorrupt, "{path} is not a database; move it away, or set BUS_DB to another path"),
 }
 FAILURES = (sqlite3.Error, OSError, UnicodeEncodeError, OverflowError)
-"""What connecting or a transaction may raise besides the bus's own errors; `translate` makes it one of those."""
+"""Errors of connecting and of transactions besides the bus's own; `translate` makes one of those of each."""
 
 
 def translate(error: Exception, path: Path) -> BusError:
