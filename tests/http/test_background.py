@@ -97,10 +97,12 @@ async def test_a_server_indexes_what_was_sent_before(tmp_path: Path) -> None:
     async with open_local(Config(path)) as bus:
         await bus.run(sessions.beat, "")
         look = connect(path, 1.0)
+        look.execute("BEGIN")
         look.executemany(
             "INSERT INTO messages (ts, sender, recipient, content) VALUES (?, 'ann', 'bob', 'hello')",
             ((float(n),) for n in range(1, 601)),
         )
+        look.execute("COMMIT")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_upkeep, bus, 0.02, 60)
             with anyio.fail_after(PATIENCE):
