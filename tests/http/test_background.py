@@ -100,7 +100,7 @@ async def test_a_server_indexes_what_was_sent_before(tmp_path: Path) -> None:
         look.execute("BEGIN")
         look.executemany(
             "INSERT INTO messages (ts, sender, recipient, content) VALUES (?, 'ann', 'bob', 'hello')",
-            ((float(n),) for n in range(1, 601)),
+            ((4e9 + n,) for n in range(1, 601)),  # not yet to be forgotten
         )
         look.execute("COMMIT")
         async with anyio.create_task_group() as tasks:
