@@ -89,3 +89,24 @@ def test_what_fails_beside_the_requests_ends_nothing(tmp_path: Path) -> None:
 
 def messages(metrics: str) -> float:
     return next(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("claude_bus_messages_total"))
+
+
+async def test_a_server_indexes_what_was_sent_before(tmp_path: Path) -> None:
+    """A file of an earlier version becomes searchable without a request."""
+    path = tmp_path / "bus.db"
+    async with open_local(Config(path)) as bus:
+        await bus.run(sessions.beat, "")
+        look = connect(path, 1.0)
+        look.execute("BEGIN")
+        look.executemany(
+            "INSERT INTO messages (ts, sender, recipient, content) VALUES (?, 'ann', 'bob', 'hello')",
+            ((4e9 + n,) for n in range(1, 601)),  # not yet to be forgotten
+        )
+        look.execute("COMMIT")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run_upkeep, bus, 0.02, 60)
+            with anyio.fail_after(PATIENCE):
+                while look.execute("SELECT MIN(low) FROM search_blocks").fetchone()[0] != -1:  # noqa: ASYNC110 - as above
+                    await anyio.sleep(0.02)
+            tasks.cancel_scope.cancel()
+        look.close()
