@@ -16,7 +16,7 @@ from claude_bus.drivers.worker import Database
 from claude_bus.errors import InvalidInput, StoreBusy, StoreError, StoreUnsuitable
 from claude_bus.model.identity import Address
 from claude_bus.sql import bindings, state
-from claude_bus.sql.transaction import Transaction
+from claude_bus.sql.transaction import CallerContext, Transaction
 from tests.support.processes import PATIENCE
 from tests.support.store import START
 
@@ -245,6 +245,45 @@ async def test_a_look_that_has_to_write_is_one_transaction_all_the_same(database
 
     await database.read(look_and_write)
     assert await database.read(get) == "w"
+
+
+@pytest.mark.anyio
+async def test_a_look_on_somebodys_behalf_takes_no_lock_either(database: Database) -> None:
+    """The transaction that a caller's verb gets is of the same kind: it begins anew before it writes."""
+    seen = []
+
+    def look_and_write(tx: Transaction) -> None:
+        seen.append(tx.now)
+        put(tx.called_by(CallerContext()), "w")
+
+    await database.read(look_and_write)
+    assert len(seen) == 2
+
+
+@pytest.mark.anyio
+async def test_many_verbs_at_once_are_each_answered(database: Database) -> None:
+    """The thread and the loop are woken for many at a time; every caller gets its own answer, or its own error."""
+
+    def number(_tx: Transaction, given: int) -> int:
+        if given % 7 == 0:
+            raise InvalidInput(str(given))
+        return given
+
+    found: dict[int, object] = {}
+
+    async def one(given: int) -> None:
+        run = database.run if given % 2 else database.read
+        try:
+            found[given] = await run(number, given)
+        except InvalidInput as error:
+            found[given] = error.message
+
+    with anyio.fail_after(PATIENCE):
+        for _ in range(5):
+            async with anyio.create_task_group() as tasks:
+                for given in range(200):
+                    tasks.start_soon(one, given)
+    assert found == {given: given if given % 7 else str(given) for given in range(200)}
 
 
 @pytest.mark.anyio

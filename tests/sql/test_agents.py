@@ -16,6 +16,32 @@ def listed(store: Store, channel: str = DEFAULT, within: float | None = None) ->
     return {agent.name: agent for agent in store(agents.listing, channel, within)}
 
 
+# -- programs -------------------------------------------------------------------
+
+
+def test_a_program_that_acts_again_at_once_is_not_noted_again(store: Store) -> None:
+    """The time it was seen is right to a second; one that left, or uses another program, is noted in any case."""
+    carol = Address("carol", DEFAULT)
+
+    def noted() -> tuple[float, str, int]:
+        [row] = store.rows("SELECT last_seen, client, registered FROM agents WHERE name = 'carol'")
+        return row[0], row[1], row[2]
+
+    store(agents.join_without_session, carol, "http")
+    first = store.now
+    store.now += 0.5
+    store(agents.join_without_session, carol, "http")
+    assert noted() == (first, "http", 1)
+    store(agents.join_without_session, carol, "cli")
+    assert noted() == (store.now, "cli", 1)
+    store.now += 1.0
+    store(agents.join_without_session, carol, "cli")
+    assert noted() == (store.now, "cli", 1)
+    store(agents.leave_without_session, carol)
+    store(agents.join_without_session, carol, "cli")
+    assert noted() == (store.now, "cli", 1)
+
+
 # -- registering ----------------------------------------------------------------
 
 

@@ -145,10 +145,7 @@ class Hub:
         return False
 
     async def _waited_for(self) -> bool:
-        """Let what is stored be, as long as nobody waits for it.
-
-        A request that comes takes a bell first, and looks then.
-        """
+        """Let what is stored be, as long as nobody waits for it. A request takes a bell before it looks."""
         self._wanted = anyio.Event()
         with anyio.move_on_after(IDLE_EVERY):
             await self._wanted.wait()
