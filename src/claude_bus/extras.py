@@ -11,6 +11,8 @@ from typing import Literal
 from .errors import MissingPackages
 
 Extra = Literal["serve", "secrets"]
+EXTRAS: dict[Extra, str] = {"serve": "fastapi", "secrets": "kingfisher_sdk"}
+"""Each with a module that only it brings."""
 UV_CACHE = re.compile(r"(archive|env\w+|builds)-v\d+")
 """A folder in uv's cache with the environments of `uvx`."""
 

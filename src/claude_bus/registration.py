@@ -18,12 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .claude_settings import HOOKS_SINCE, SERVER, Refused
-from .extras import UV_CACHE
+from .extras import EXTRAS, UV_CACHE
 
 _PATIENCE = 120.0
 """Seconds after which a command of the client is given up."""
@@ -31,8 +32,8 @@ _VERSIONS = (re.compile(r"(\d+)\.(\d+)\.(\d+)\S* \(Claude Code\)"), re.compile(r
 """Forms in which a client prints its version; a wrapper may print another program's version before."""
 _KNOWN = re.compile(r"claude[-_]bus|\bbus_server\.py\b|\.claude-plugin[/\\]launch\.py")
 """Text in a command that marks a server as that of claude-bus, or of the original."""
-_INDEX = "claude-bus>=0.3"
-"""The package as an index has it; older versions are the original."""
+_SINCE = ">=0.3"
+"""The versions of an index that are not the original."""
 
 Definition = dict[str, Any]
 """A server as the client stores it: type, command, args, env, or url."""
@@ -284,14 +285,25 @@ def _of_environment(prefix: Path, env: Mapping[str, str]) -> tuple[str, ...]:
     """Return the command that starts the package in this environment; uvx or pipx for one of their temporary ones."""
     path = env.get("PATH", os.defpath)
     if any(UV_CACHE.fullmatch(part) for part in prefix.parts):
-        return shutil.which("uvx", path=path) or "uvx", "--from", _source() or _INDEX, "claude-bus"
+        return shutil.which("uvx", path=path) or "uvx", "--from", _specification(), "claude-bus"
     if {"pipx", ".cache"} <= set(prefix.parts) or {"pipx", "Caches"} <= set(prefix.parts):
-        return shutil.which("pipx", path=path) or "pipx", "run", "--spec", _source() or _INDEX, "claude-bus"
+        return shutil.which("pipx", path=path) or "pipx", "run", "--spec", _specification(), "claude-bus"
     script = Path(sysconfig.get_path("scripts"), "claude-bus.exe" if os.name == "nt" else "claude-bus")
     on_path = shutil.which("claude-bus", path=path)
     if on_path and script.exists() and os.path.realpath(on_path) == os.path.realpath(script):
         return (str(Path(on_path).absolute()),)  # the link of uv tool and pipx outlives the environment
     return (str(script),) if script.exists() else (sys.executable, "-m", "claude_bus")
+
+
+def _specification() -> str:
+    """Return what uvx or pipx must fetch again: this package from its source, with the extras that are installed."""
+    source, extras = _source(), [extra for extra, module in EXTRAS.items() if find_spec(module)]
+    if not extras:
+        return source or f"claude-bus{_SINCE}"
+    name = f"claude-bus[{'all' if len(extras) == len(EXTRAS) else ','.join(extras)}]"
+    if not source:
+        return name + _SINCE
+    return f"{name} @ {Path(source).as_uri() if Path(source).is_absolute() else source}"
 
 
 def _source() -> str:

@@ -802,8 +802,32 @@ def test_an_environment_of_the_moment_is_made_again(
     package.
     """
     monkeypatch.setattr(registration, "_source", lambda: source)
+    monkeypatch.setattr(registration, "find_spec", lambda module: None)
     monkeypatch.setattr("shutil.which", lambda name, path=None: f"/bin/{name}")
     assert list(registration._of_environment(Path(prefix), {})) == started
+
+
+@pytest.mark.parametrize(
+    ("source", "installed", "fetched"),
+    [
+        ("", ["fastapi", "kingfisher_sdk"], "claude-bus[all]>=0.3"),
+        ("", ["kingfisher_sdk"], "claude-bus[secrets]>=0.3"),
+        ("/home/me/claude bus", ["fastapi"], "claude-bus[serve] @ file:///home/me/claude%20bus"),
+        (
+            "git+https://git.example.org/bus@main",
+            ["fastapi"],
+            "claude-bus[serve] @ git+https://git.example.org/bus@main",
+        ),
+        ("/home/me/bus", [], "/home/me/bus"),
+    ],
+)
+def test_extras_are_fetched_again(
+    monkeypatch: pytest.MonkeyPatch, source: str, installed: list[str], fetched: str
+) -> None:
+    """`uvx --from 'claude-bus[all]' claude-bus setup` registers all of it."""
+    monkeypatch.setattr(registration, "_source", lambda: source)
+    monkeypatch.setattr(registration, "find_spec", lambda module: module if module in installed else None)
+    assert registration._specification() == fetched
 
 
 @pytest.mark.parametrize(

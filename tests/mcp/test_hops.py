@@ -87,7 +87,7 @@ TOOLS: Mapping[str, tuple[dict[str, Any], str, int]] = {
     "get_state": ({"key": "k"}, "read_relaxed", 4),
     "get_state of all": ({}, "read_relaxed", 5),
     "get_state with history": ({"key": "k", "history": 5}, "read_relaxed", 6),
-    "history": ({}, "read_relaxed", 6),
+    "history": ({}, "read_relaxed", 8),
     "inbox": ({}, "run", 7),
     "leave": ({}, "run", 14),
     "list_claims": ({}, "read_relaxed", 6),

@@ -405,7 +405,7 @@ def test_neither_uv_nor_a_python_that_is_new_enough(
     """The builder, which also runs on an older Python, says what to install."""
     monkeypatch.setattr(builder, "OLDEST", (4, 0))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert builder.main(tmp_path / "made") == 1
+    assert builder.main([str(tmp_path / "made")]) == 1
     assert capsys.readouterr().out == "there is neither uv nor Python 3.11 or newer: install one of them\n"
 
 
