@@ -116,7 +116,7 @@ def steps(office: Office, act: Callable[[Office], object]) -> int:
     return next(counter)
 
 
-_NO_TABLE = ("SUBQUERY", "TEMP", "CONSTANT ROW", "SCAN new")
+_NO_TABLE = ("SUBQUERY", "TEMP", "CONSTANT ROW", "SCAN new", "SCAN those", "SCAN got")
 """Words of steps that go through what the statement itself made, or was given as a list."""
 
 
@@ -142,3 +142,29 @@ def test_it_costs_what_is_unread_not_what_is_stored(name: str, offices: tuple[Of
     much, little = offices
 
     assert steps(much, ACTS[name]) <= 1.2 * steps(little, ACTS[name]) + 20
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_recipients_are_looked_up_by_an_index(tmp_path: Path, count: int) -> None:
+    """However many they are: neither all names of the bus are gone through, nor all its sessions."""
+    store = Store(tmp_path / "bus.db")
+    names = tuple(f"peer-{number}" for number in range(count))
+    ann = store.join("ann")
+    for name in names:
+        store.join(name)
+    statements: list[str] = []
+    store.connection.set_trace_callback(statements.append)
+
+    store.send(ann, names)
+    store(deliveries.recover_all, [Address(name, "default") for name in names])
+    store(bindings.end_dead, [Address(name, "default") for name in names])
+
+    store.connection.set_trace_callback(None)
+    found = [
+        row[3]
+        for sql in statements
+        if sql.startswith(("SELECT", "UPDATE", "DELETE", "WITH", "\nSELECT"))
+        for row in store.connection.execute(f"EXPLAIN QUERY PLAN {sql}")
+    ]
+    scanned = {step for step in found if step.startswith("SCAN") and not any(word in step for word in _NO_TABLE)}
+    assert scanned == {"SCAN messages"}  # from its end, for the newest

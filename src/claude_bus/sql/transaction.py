@@ -24,9 +24,14 @@ def listed(count: int, width: int = 1) -> str:
 
 
 def among(columns: str, count: int) -> str:
-    """The condition that some columns are those of one of `count` rows of values."""
+    """The condition that some columns are those of one of `count` rows of values.
+
+    SQLite looks rows up by an index only if the list is a simple SELECT.
+    """
     width = columns.count(",") + 1
-    return f"({columns}) = {listed(1, width)}" if count == 1 else f"({columns}) IN (VALUES {listed(count, width)})"
+    if count == 1:
+        return f"({columns}) = {listed(1, width)}"
+    return f"({columns}) IN (SELECT * FROM (VALUES {listed(count, width)}) AS those)"
 
 
 def at_once(items: Sequence[T]) -> Iterator[Sequence[T]]:
