@@ -8,7 +8,6 @@ complete, so a killed process never leaves a half-made environment under that na
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -98,7 +97,6 @@ def build(folder: Path) -> Path:
             said: list[str] = []
             if all(succeeds(command, said) for command in commands):
                 made = publish(draft)
-                compile_rules(made)
                 tidy(folder)
                 return made
             remove(draft)
@@ -107,22 +105,6 @@ def build(folder: Path) -> Path:
             if why in HOPELESS and "uv" not in Path(commands[0][0]).stem:
                 raise Unmade(why.format(folder=folder))
     raise Unmade(why.format(folder=folder))
-
-
-def compile_rules(environment: Path) -> None:
-    """Have the rules of the secret scanner compiled in the background, so that no message has to wait for that."""
-    start = (
-        "import os, sys; sys.path.append(sys.argv[1]); from claude_bus import detector; detector.prepare(os.environ)"
-    )
-    nothing = subprocess.DEVNULL
-    with contextlib.suppress(OSError):
-        subprocess.Popen(  # noqa: S603
-            [launch.interpreter(str(environment)), "-I", "-c", start, str(Path(launch.ROOT, "src"))],
-            stdin=nothing,
-            stdout=nothing,
-            stderr=nothing,
-            start_new_session=True,
-        )
 
 
 def reason(said: list[str]) -> str:
