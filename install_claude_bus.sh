@@ -91,13 +91,21 @@ install() {
   [ -e "$folders" ] || say "$missing" > "$folders"
   environment
   program
+  compile_rules >/dev/null 2>&1 </dev/null &
+  local rules=$!
   start_command "$command.new"
   say ""
   module "$app/src" claude_bus.selftest "$command.new" || { rm "$command.new"; fail "Claude Code was told nothing"; }
   mv -f "$command.new" "$command"
   forget_older
   say ""
+  wait "$rules" || true # they are then compiled by the first session
   setup || fail "the program is installed, but Claude Code is not set up; see above, then run: $(quoted "$command") setup"
+}
+
+# Compiles the rules of the secret scanner while the rest goes on: it takes seconds, and no first message is to wait.
+compile_rules() {
+  cd / && PYTHONPATH=$app/src exec "$python" -s -c 'from claude_bus.detector import compile_rules; compile_rules()'
 }
 
 # Without Claude Code (status 3) the program is installed, and says how to set Claude Code up later.

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -54,6 +55,13 @@ def tmux_binary() -> str:
     return found
 
 
+def _rules() -> Path:
+    """A folder of this user for the scanner's rules: not every session of every test is to compile them."""
+    folder = Path(tempfile.gettempdir(), f"claude-bus-test-rules-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 class Sandbox:
     """A user's machine in a folder: home, configuration, one project."""
 
@@ -73,6 +81,7 @@ class Sandbox:
             "DISABLE_AUTOUPDATER": "1",
             "DISABLE_TELEMETRY": "1",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "KF_RULE_CACHE_DIR": str(_rules()),
             **env,
         }
         self.trust(self.project)
