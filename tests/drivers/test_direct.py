@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from claude_bus.drivers import announcing
 from claude_bus.drivers.direct import DirectDatabase
 from claude_bus.drivers.sqlite import CHECKPOINT_BYTES, connect, transact
 from claude_bus.errors import InvalidInput, StoreBusy, StoreUnsuitable
@@ -106,3 +107,11 @@ def test_the_pulse_changes_with_each_commit(database: DirectDatabase) -> None:
     assert database.pulse() == before
     run_without(database.run(put, "w"))
     assert database.pulse() != before
+
+
+def test_the_pulse_changes_after_a_commit_is_visible(database: DirectDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that looked between the last write to the log and its effect looks again."""
+    between: list[object] = []
+    monkeypatch.setattr(announcing, "announce", lambda _addresses: between.append(database.pulse()))
+    run_without(database.run(put))
+    assert database.pulse() != between[-1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from claude_bus.drivers import announcing
 from claude_bus.drivers.sqlite import CHECKPOINT_BYTES, connect, transact
 from claude_bus.drivers.worker import Database
 from claude_bus.errors import InvalidInput, StoreBusy, StoreError, StoreUnsuitable
@@ -361,3 +362,21 @@ async def test_whatever_writes_keeps_the_log_bounded(tmp_path: Path, way: str) -
 
     assert Path(f"{path}-wal").stat().st_size < 2 * CHECKPOINT_BYTES  # noqa: ASYNC240 - nobody else runs
     await database.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["run", "write_relaxed", "read"])
+async def test_the_pulse_changes_after_a_commit_is_visible(
+    database: Database, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look between the last write to the log and its effect keeps nobody from seeing the commit."""
+    await database.run(put)
+    between: list[object] = []
+
+    def committed(addresses: object) -> None:  # noqa: ARG001 - what the driver calls after a commit
+        between.append(database.pulse())
+
+    monkeypatch.setattr(announcing, "announce", committed)
+    for n in range(50):  # in one tick of the clock for files as well
+        await getattr(database, kind)(put, str(n))
+        assert database.pulse() != between[-1]

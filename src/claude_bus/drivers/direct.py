@@ -62,7 +62,7 @@ class DirectDatabase:
             before = self._connection.total_changes
             result = work(self._connection)
             if self._connection.total_changes != before:
-                sqlite.checkpoint_if_large(self._connection, self._real)
+                sqlite.follow_up(self._connection, self._real)
         except sqlite.FAILURES as error:
             raise sqlite.translate(error, self.path) from error
         return result

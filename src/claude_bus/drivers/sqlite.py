@@ -260,12 +260,25 @@ def _look(
 
 
 def pulse(path: Path) -> object:
-    """A cheap value that changes with every commit of any process: the state of the WAL file."""
+    """A cheap value that changes with every commit of any process: the state of the WAL file; see `follow_up`."""
     try:
         found = os.stat(f"{path}-wal")  # noqa: PTH116 - asked with every request
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
+
+
+def follow_up(connection: sqlite3.Connection, path: Path) -> None:
+    """Do what follows a commit: change the pulse, and move a WAL that has grown into the database.
+
+    The log changes when it is written, and the commit is seen by others only later, once it is on the disk. Somebody
+    who looked in between has seen the new pulse and the old content, so the pulse changes once more now. The time is
+    given in full: the system's own may be that of the write, as its clock for files moves in steps of milliseconds.
+    """
+    now = time.time_ns()
+    with contextlib.suppress(OSError):  # it was removed, or belongs to another user
+        os.utime(f"{path}-wal", ns=(now, now))
+    checkpoint_if_large(connection, path)
 
 
 def checkpoint_if_large(connection: sqlite3.Connection, path: Path) -> bool:

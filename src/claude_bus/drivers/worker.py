@@ -226,7 +226,7 @@ class Database:
 
         def whole(connection: sqlite3.Connection) -> T:
             result = sqlite.transact_relaxed(connection, self._clock(), self._alive, verb, *args, **kwargs)
-            sqlite.checkpoint_if_large(connection, self._real)
+            sqlite.follow_up(connection, self._real)
             return result
 
         with anyio.CancelScope(shield=True):
@@ -246,7 +246,7 @@ class Database:
             before = connection.total_changes
             found = look(connection, self._clock(), self._alive, verb, *args, **kwargs)
             if connection.total_changes != before:  # a reader waits for nobody's lock
-                sqlite.checkpoint_if_large(connection, self._real)
+                sqlite.follow_up(connection, self._real)
             return found
 
         with anyio.CancelScope(shield=True):
@@ -283,7 +283,7 @@ class Database:
 
     def _settle(self, connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
         settle(connection, self._clock, self._alive, jobs)
-        sqlite.checkpoint_if_large(connection, self._real)
+        sqlite.follow_up(connection, self._real)
 
     async def _connected(self) -> _Worker:
         if (
