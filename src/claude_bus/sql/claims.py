@@ -334,7 +334,7 @@ def release(tx: Transaction, me: Me, places: Places | None) -> list[ClaimTarget]
 def force_release(tx: Transaction, me: Address, places: Places, reason: str) -> list[tuple[str, ClaimTarget]]:
     """End claims of anybody on these very places; returns (owner, place) of each.
 
-    Whoever calls this owes the owners an explanation.
+    The caller owes the owners an explanation.
     """
     claim_paths.check_place_count(len(places))
     ended = []
@@ -380,7 +380,7 @@ def _holds(tx: Transaction, me: Address, place: ClaimTarget) -> bool:
 
 
 def _owners(tx: Transaction, channel: str, place: ClaimTarget) -> list[str]:
-    """Who holds this very place. Sessions found dead on the way are ended, and their claims with them."""
+    """The owners of claims on this very place. Sessions found dead on the way are ended, and their claims with them."""
     rows = tx.all(
         "SELECT DISTINCT owner FROM claims WHERE channel = ? AND scope IN (?, ?) AND path = ? AND expires > ? "
         "ORDER BY owner",

@@ -17,7 +17,7 @@ from .arguments import Content, Me
 from .transaction import Row, Transaction
 from .verbs import verb
 
-# Who sees a message: its sender, its recipients, and for a broadcast the whole channel.
+# Those who see a message: its sender, its recipients, and for a broadcast the whole channel.
 _VISIBLE = """(
     (m.sender = ? AND m.sender_channel = ?)
     OR (m.broadcast = 1 AND m.channel = ?)

@@ -136,7 +136,7 @@ def _acknowledge(tx: Transaction, message: int, who: Address) -> None:
 
 @verb(mode="read")
 def export_messages(tx: Transaction, channel: str, after: int, limit: int) -> list[ArchivedMessage]:
-    """The oldest `limit` messages of a channel after the one with this id. Who has read one acknowledged it."""
+    """The oldest `limit` messages of a channel after the one with this id; its readers count as acknowledging it."""
     rows = tx.all("SELECT * FROM messages WHERE channel = ? AND id > ? ORDER BY id LIMIT ?", channel, after, limit)
     return [_letter(tx, row, channel) for row in rows]
 
