@@ -45,10 +45,9 @@ class Suspicion:
 async def refuse_secrets(what: str, text: str) -> None:
     """Raise `SecretRefused` if the text looks as if it contains a secret.
 
-    If the scanner cannot run at all (a damaged installation), the text passes: the bus must
-    still carry mail.
+    Without a scanner (it is not installed, or damaged) the text passes: the bus must still carry mail.
     """
-    if len(text) <= _SHORT and not _WORD.search(text):
+    if (len(text) <= _SHORT and not _WORD.search(text)) or is_missing():
         return
     try:
         found = await asyncio.to_thread(find, text)
