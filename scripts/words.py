@@ -16,19 +16,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = ("scripts/words.py", "tests/project/test_words.py")
+"""Files that quote what is to be found."""
 
 RULES = {
     "a sentence opens with a relative clause: begin with a noun": re.compile(
-        r"(?:^|(?<=[.!?:]\s)|(?<=[.!?:]\n))(?:What|Whoever)\s(?![^.?\n]{0,120}\?)"
+        r"(?:^|(?<=[.!?:]\s)|(?<=\n\n))(?:What|Whoever|Whom|Who|Whose)\s(?![^.?]{0,120}\?)"
     ),
-    "'by now' where 'still' or 'already' is meant": re.compile(r"(?<!\")\bby now\b"),
-    "'is none', 'is no X': write 'is not a valid X'": re.compile(r"(?<!there )\b(?:is|are|was|were) none\b(?! of\b)"),
-    "'is said to be': name who says it": re.compile(r"\b(?:is|are) said to\b"),
-    "'nobody ... any more', 'not ... any more': write 'no longer'": re.compile(r"\bnobody\b[^.\n]{0,60}\bany more\b"),
-    "'is of no use': write 'cannot be used' or 'is invalid'": re.compile(r"\bof no use\b"),
-    "'for what': name the thing": re.compile(
-        r"(?:^|[.;:]\s)(?:For what|Of what|To what|By what|In what)\b(?![^.?\n]{0,80}\?)"
-    ),
+    "'by now' where 'still' or 'already' is meant": re.compile(r"(?<!\")\bby\snow\b"),
+    "'is none': write 'is not a valid X'": re.compile(r"(?<!there\s)\b(?:is|are|was|were)\snone\b(?!\sof\b)"),
+    "'is said to be': name who says it": re.compile(r"\b(?:is|are)\ssaid\sto\b"),
+    "'nobody ... any more', 'not ... any more': write 'no longer'": re.compile(r"\bnobody\b[^.]{0,60}\bany\smore\b"),
+    "'is of no use': write 'cannot be used' or 'is invalid'": re.compile(r"\bof\sno\suse\b"),
+    "'for what': name the thing": re.compile(r"(?:^|[.;:]\s|\n\n)(?:For|Of|To|By|In)\swhat\b(?![^.?]{0,80}\?)"),
 }
 
 
@@ -40,10 +40,25 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
         return
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
-            yield node.lineno, node.value
+            yield node.lineno, re.sub(r"\n[ \t]+", "\n", node.value)
+    yield from _comments(source)
+
+
+def _comments(source: str) -> Iterator[tuple[int, str]]:
+    """The comments; a line below another in the same column goes on with it."""
+    begun, column, lines = 0, -1, list[str]()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string.lstrip("# ")
+        if token.type != tokenize.COMMENT:
+            continue
+        if lines and token.start != (begun + len(lines), column):
+            yield begun, "\n".join(lines)
+            lines = []
+        if not lines:
+            begun, column = token.start
+            column = -1 if token.line[:column].strip() else column  # beside code each line is a text of its own
+        lines.append(token.string.lstrip("# "))
+    if lines:
+        yield begun, "\n".join(lines)
 
 
 def _paragraphs(source: str) -> Iterator[tuple[int, str]]:
@@ -77,7 +92,7 @@ def problems(path: Path) -> list[str]:
 def tracked() -> list[Path]:
     """The files of the repository that have words in them."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
-    names = [name for name in listed.split("\0") if name.endswith((".py", ".md")) and name != "scripts/words.py"]
+    names = [name for name in listed.split("\0") if name.endswith((".py", ".md")) and name not in EXAMPLES]
     return [ROOT / name for name in names if (ROOT / name).exists()]
 
 

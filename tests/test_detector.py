@@ -224,11 +224,13 @@ async def test_what_is_wrong_anyhow_is_told_first(party: Party) -> None:
 
 
 async def test_without_its_scanner_the_bus_still_carries_mail(
-    party: Party, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    party: Party, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """A damaged installation of the scanner is logged and reported by `doctor`, and does not prevent sending."""
     detector._scanner.cache_clear()
-    monkeypatch.setitem(sys.modules, "kingfisher_sdk", None)
+    (tmp_path / "kingfisher_sdk.py").write_text("raise ImportError('damaged')")
+    monkeypatch.delitem(sys.modules, "kingfisher_sdk", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
     alice, bob = await party.join("alice"), await party.join("bob")
 
     await say(alice, "bob", TOKEN)

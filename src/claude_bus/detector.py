@@ -44,10 +44,9 @@ class Suspicion:
 async def refuse_secrets(what: str, text: str) -> None:
     """Raise `SecretRefused` if the text looks as if it contains a secret.
 
-    If the scanner cannot run at all (a damaged installation), the text passes: the bus must
-    still carry mail.
+    Without a scanner (it is not installed, or damaged) the text passes: the bus must still carry mail.
     """
-    if len(text) <= _SHORT and not secret_hints.could_hold(text):
+    if (len(text) <= _SHORT and not secret_hints.could_hold(text)) or is_missing():
         return
     try:
         found = await event_loop.aside(find, text)

@@ -173,7 +173,7 @@ def place(where: Folder, path: str) -> tuple[str, str]:
 def claimed(where: Folder, path: str, host: str = "") -> ClaimTarget:
     """The place to claim for a path or pattern, with what it names if that exists; `host` is this machine.
 
-    What exists as it is spelled is meant as it is spelled: `app/[id]/page.tsx` is a file.
+    A path that exists as it is spelled is meant as it is spelled: `app/[id]/page.tsx` is a file.
     """
     is_there = bool(where.cwd) and not claim_paths.is_resource(path) and exists(Path(where.cwd, path))
     return target(where, path, host) if is_there else _named(where, path, host)

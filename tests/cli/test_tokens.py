@@ -1,4 +1,4 @@
-"""Who may use a served bus: tokens, made and ended by the command, asked for by real servers."""
+"""The tokens of a served bus, made and ended by the command, asked for by real servers."""
 
 from __future__ import annotations
 

@@ -373,7 +373,7 @@ async def test_the_pulse_changes_after_a_commit_is_visible(
     await database.run(put)
     between: list[object] = []
 
-    def committed(addresses: object) -> None:  # noqa: ARG001 - what the driver calls after a commit
+    def committed(addresses: object) -> None:
         between.append(database.pulse())
 
     monkeypatch.setattr(announcing, "announce", committed)

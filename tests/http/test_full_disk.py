@@ -15,7 +15,7 @@ from tests.support.tokens import token
 
 pytestmark = pytest.mark.slow
 
-DOORS = {"/send", "/post", "/v1", "/mcp", "/rpc"}
+ROUTES = {"/send", "/post", "/v1", "/mcp", "/rpc"}
 
 
 def scenario(name: str, folder: Path) -> Any:
@@ -24,11 +24,11 @@ def scenario(name: str, folder: Path) -> Any:
 
 def says_that_it_is_full(said: dict[str, list[Any]]) -> None:
     """Check that each answer is the documented error and names the way out."""
-    for door, (status, text) in said.items():
-        assert status in (0, 507), (door, status, text)
-        assert "store_full" in text or status == 0, (door, text)
-        assert "full" in text, (door, text)
-        assert "free some space" in text, (door, text)
+    for route, (status, text) in said.items():
+        assert status in (0, 507), (route, status, text)
+        assert "store_full" in text or status == 0, (route, text)
+        assert "full" in text, (route, text)
+        assert "free some space" in text, (route, text)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_every_door_says_that_the_disk_is_full(filled: Any) -> None:
     """Every write is refused with 507 (a tool: an error), and with a sentence that names the way out."""
-    assert set(filled["refused"]) == DOORS
+    assert set(filled["refused"]) == ROUTES
     says_that_it_is_full(filled["refused"])
     says_that_it_is_full(filled["written"])
 
 
 def test_whoever_only_looks_is_answered_on_a_full_disk(filled: Any) -> None:
     """Reading works on every transport, though presence cannot be stored."""
-    failed = {door: said for door, said in filled["looked"].items() if said[0] != 200}
+    failed = {route: said for route, said in filled["looked"].items() if said[0] != 200}
     assert failed == {}
 
 
@@ -60,7 +60,7 @@ def test_what_was_accepted_on_a_full_disk_is_there(filled: Any) -> None:
 def test_with_room_again_every_door_works(filled: Any) -> None:
     """No restart is needed."""
     assert set(filled["joined"]) == {"/mcp", "/rpc"}
-    assert set(filled["after"]) == DOORS
+    assert set(filled["after"]) == ROUTES
     assert set(filled["written_after"]) == set(filled["written"])
     assert filled["well"]
 
@@ -69,10 +69,10 @@ def test_a_bus_is_served_on_a_disk_that_is_full_from_the_start(tmp_path: Path) -
     """The server runs, reports the problem on every transport, and needs no restart once there is room."""
     seen = scenario("full_from_the_start", tmp_path)
 
-    assert set(seen["refused"]) == DOORS
+    assert set(seen["refused"]) == ROUTES
     says_that_it_is_full(seen["refused"])
     assert set(seen["joined"]) == {"/mcp", "/rpc"}
-    assert set(seen["after"]) == DOORS
+    assert set(seen["after"]) == ROUTES
     assert seen["well"]
 
 
@@ -81,12 +81,12 @@ def test_a_server_that_is_killed_on_a_full_disk_comes_back(tmp_path: Path) -> No
     seen = scenario("killed_while_full", tmp_path)
 
     says_that_it_is_full(seen["refused"])
-    assert {door: said for door, said in seen["looked"].items() if said[0] != 200} == {}
+    assert {route: said for route, said in seen["looked"].items() if said[0] != 200} == {}
     assert seen["inside"]["integrity"] == "ok"
     assert seen["accepted"] > 20
     assert seen["lost"] == []
     assert set(seen["joined"]) == {"/mcp", "/rpc"}
-    assert set(seen["after"]) == DOORS
+    assert set(seen["after"]) == ROUTES
     assert seen["well"]
 
 

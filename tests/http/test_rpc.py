@@ -128,7 +128,7 @@ MEANINGS: dict[str, tuple[Any, object | None]] = {
 
 @pytest.mark.parametrize("name", sorted(REMOTE))
 def test_what_a_parameter_means_is_in_its_type(name: str) -> None:
-    """Whose name, key, address or channel it is: the server permits, and keeps apart, by that alone."""
+    """The server decides by the type alone whose name, key, address or channel a value is."""
     for parameter in form(name).parameters.values():
         plain = {t for t in (get_args(parameter.kind) or (parameter.kind,)) if t is not type(None)}
         if parameter.name in MEANINGS:

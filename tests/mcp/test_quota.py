@@ -83,7 +83,7 @@ async def test_who_is_silent_makes_room(monkeypatch: pytest.MonkeyPatch) -> None
 # -- counted by the library ----------------------------------------------------------------------
 
 
-class Door:
+class EndpointClient:
     """The endpoint, for a client whose token is named in the request."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -110,7 +110,9 @@ class Door:
 
 
 @pytest.fixture
-async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Awaitable[Door]]]:
+async def connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[EndpointClient]]]:
     """Makes an endpoint with two sessions per token, which forgets idle ones after so many seconds."""
     monkeypatch.setattr(participants, "MAX_OF_TOKEN", 2)
     monkeypatch.setattr(participants, "SWEEP_EVERY", 0.01)
@@ -122,19 +124,19 @@ async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(forgotten: float) -> Door:
+        async def make(forgotten: float) -> EndpointClient:
             bus = await stack.enter_async_context(open_local(Config(tmp_path / "bus.db")))
             endpoint = Endpoint(bus, Config(Path()), Callers(grant_of), no_rings, Patience(NEVER, NEVER, forgotten))
             await stack.enter_async_context(endpoint.run())
-            return Door(endpoint)
+            return EndpointClient(endpoint)
 
         yield make
 
 
 @pytest.mark.anyio
-async def test_a_refused_session_is_not_there(door: Callable[..., Awaitable[Door]]) -> None:
+async def test_a_refused_session_is_not_there(connect: Callable[..., Awaitable[EndpointClient]]) -> None:
     """The library holds exactly the opened sessions; an invalid request opens none, and takes no slot."""
-    here = await door(NEVER)
+    here = await connect(NEVER)
     for _ in range(5):
         assert (await here.ask("anna", "tools/list")).status_code == 400
     opened = [await here.ask("anna", "initialize") for _ in range(5)]
@@ -145,9 +147,9 @@ async def test_a_refused_session_is_not_there(door: Callable[..., Awaitable[Door
 
 
 @pytest.mark.anyio
-async def test_a_half_made_session_is_forgotten(door: Callable[..., Awaitable[Door]]) -> None:
+async def test_a_half_made_session_is_forgotten(connect: Callable[..., Awaitable[EndpointClient]]) -> None:
     """A session with nothing after its `initialize` ends after its time, and frees its slot."""
-    here = await door(0.2)
+    here = await connect(0.2)
     while (await here.ask("anna", "initialize")).status_code == 200:
         assert here.sessions() <= 2
 

@@ -122,7 +122,7 @@ async def test_mail_in_a_lost_answer_rings(far: Far) -> None:
 
 
 async def test_what_a_lost_answer_told_is_told_again(far: Far) -> None:
-    """Who the session is, and who else is here: nobody but the server knows that it said so."""
+    """The session's name and the other agents: nobody but the server knows that it named them."""
     await far.is_sent("hello")
     await far.session.conversation.compacted()
     far.line.lost = "react"

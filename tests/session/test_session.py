@@ -375,7 +375,7 @@ async def test_waiting_in_vain_ends_empty(party: Party) -> None:
 
 
 async def test_the_roster_is_told_when_it_changed(party: Party) -> None:
-    """Who came or went is one line with the next prompt, and only then."""
+    """The agents that came or went are one line with the next prompt, and only then."""
     bob = await party.join("bob")
     alice = await party.join("alice")
 

@@ -41,7 +41,7 @@ class Family:
         return str(output.get("additionalContext", ""))
 
     async def caller(self, agent: str, call: str = "toolu_1") -> Session:
-        """Who makes a call that the hook before it announced."""
+        """The session that makes a call, which the hook before it announced."""
         await self.event("PreToolUse", agent, tool_use_id=call)
         return await self.participants.caller(call)
 

@@ -25,7 +25,7 @@ Said = tuple[int, str]
 """The answer of a transport: the HTTP status, or for a tool call 200 (success) or 0 (failure), and its text."""
 
 
-class Doors:
+class Routes:
     """All transports of one served bus, with a client at each: ways to send, and ways to read."""
 
     def __init__(self, server: Served, elsewhere: Wire) -> None:
@@ -53,11 +53,11 @@ class Doors:
 
     def send(self, content: str) -> dict[str, Said]:
         """The answer of each transport to a message."""
-        return {door: send(f"{content} by {door} {'x' * 4000}") for door, send in self.sending.items()}
+        return {route: send(f"{content} by {route} {'x' * 4000}") for route, send in self.sending.items()}
 
     def send_as_programs(self, content: str) -> dict[str, Said]:
         """The same, for transports whose clients need not be sessions."""
-        return {door: self.sending[door](f"{content} by {door}") for door in ("/send", "/post", "/v1")}
+        return {route: self.sending[route](f"{content} by {route}") for route in ("/send", "/post", "/v1")}
 
     def write(self) -> dict[str, Said]:
         """The answers of the transports to other writes."""
@@ -67,9 +67,9 @@ class Doors:
             "/v1/state/k": self._ask("PUT", "/v1/state/k", {"as": "program", "value": "v" * 9000}),
             "/v1/claims": self._ask("POST", "/v1/claims", {"as": "program", "paths": ["port:1"], "ttl": 60}),
         }
-        for door, session in (("/mcp", self._mcp), ("/rpc", self._far)):
-            said[f"{door} set_state"] = _said(session.call("set_state", key="k", value="v" * 9000))
-            said[f"{door} claim"] = _said(session.call("claim", path=f"gpu:{door}"))
+        for route, session in (("/mcp", self._mcp), ("/rpc", self._far)):
+            said[f"{route} set_state"] = _said(session.call("set_state", key="k", value="v" * 9000))
+            said[f"{route} claim"] = _said(session.call("claim", path=f"gpu:{route}"))
         return said
 
     def look(self, sessions: Sequence[str] = ("/mcp", "/rpc")) -> dict[str, Said]:
@@ -81,10 +81,10 @@ class Doors:
             *("/v1/state", "/v1/claims", "/v1/agents", "/v1/events"),
         )
         said = {path: self._ask("GET", path) for path in paths}
-        for door in sessions:
-            session = self._mcp if door == "/mcp" else self._far
+        for route in sessions:
+            session = self._mcp if route == "/mcp" else self._far
             for tool in ("whoami", "list_state", "list_claims", "agents", "history"):
-                said[f"{door} {tool}"] = _said(session.call(tool))
+                said[f"{route} {tool}"] = _said(session.call(tool))
         return said
 
     def _ask(self, method: str, path: str, body: object = None) -> Said:
@@ -98,7 +98,7 @@ def _said(answer: Answer) -> Said:
 
 def done(said: dict[str, Said]) -> list[str]:
     """The transports whose request succeeded."""
-    return [door for door, (status, _) in said.items() if status in (200, 201)]
+    return [route for route, (status, _) in said.items() if status in (200, 201)]
 
 
 class Small:
@@ -121,8 +121,8 @@ class Small:
         self.server.process.wait(PATIENCE)
         self.server = self._start(self.server.url.rpartition(":")[2])
 
-    def doors(self) -> Doors:
-        return Doors(self.server, self._far)
+    def routes(self) -> Routes:
+        return Routes(self.server, self._far)
 
     def ends_well(self) -> bool:
         """Tells whether the server ran until it was told to end, and logged no failure of its own."""
@@ -144,21 +144,21 @@ def age(db: Path) -> None:
         connection.execute("UPDATE bindings SET heartbeat = heartbeat - 60")
 
 
-def full(doors: Doors) -> tuple[list[str], dict[str, Said]]:
+def full(routes: Routes) -> tuple[list[str], dict[str, Said]]:
     """Send until every send fails; returns the accepted messages by their first words, and the last answers."""
     accepted: list[str] = []
     for n in range(1000):
-        said = doors.send(str(n))
-        accepted += [f"{n} by {door}" for door in done(said)]
+        said = routes.send(str(n))
+        accepted += [f"{n} by {route}" for route in done(said)]
         if not done(said):
             return accepted, said
     raise AssertionError("the disk is never full")
 
 
-def write_until_full(doors: Doors) -> dict[str, Said]:
+def write_until_full(routes: Routes) -> dict[str, Said]:
     """Write until every write fails, as a small one may fit where a message does not; returns the last answers."""
     for _ in range(1000):
-        said = doors.write()
+        said = routes.write()
         if not done(said):
             return said
     raise AssertionError("the disk is never full")
@@ -169,24 +169,26 @@ def fill(folder: Path) -> dict[str, Any]:
     ballast = folder / "ballast"
     ballast.write_bytes(b"x" * ROOM)
     with small(folder) as bus:
-        doors = bus.doors()
-        joined = doors.join()
-        doors.send("first")
+        routes = bus.routes()
+        joined = routes.join()
+        routes.send("first")
         age(folder / "bus.db")
-        accepted, refused = full(doors)
+        accepted, refused = full(routes)
         more = stuff(folder, "more")
         seen: dict[str, Any] = {
             "joined": done(joined),
             "refused": refused,
-            "written": write_until_full(doors),
-            "looked": doors.look(),
+            "written": write_until_full(routes),
+            "looked": routes.look(),
             "inside": contents(folder),
         }
         ballast.unlink()
         more.unlink()
-        after = doors.send("after")
-        seen |= {"after": done(after), "written_after": done(doors.write()), "well": bus.ends_well()}
-    wanted = [f"first by {door}" for door in doors.sending] + accepted + [f"after by {door}" for door in done(after)]
+        after = routes.send("after")
+        seen |= {"after": done(after), "written_after": done(routes.write()), "well": bus.ends_well()}
+    wanted = (
+        [f"first by {route}" for route in routes.sending] + accepted + [f"after by {route}" for route in done(after)]
+    )
     return {**seen, "accepted": len(wanted), "lost": sorted({*wanted} ^ {*_first_words(folder)})}
 
 
@@ -199,11 +201,11 @@ def full_from_the_start(folder: Path) -> dict[str, Any]:
     """Serve on a full disk that has no bus yet, then make room."""
     ballast = stuff(folder)
     with small(folder) as bus:
-        doors = bus.doors()
-        refused = {**doors.join(), **doors.send_as_programs("before")}
+        routes = bus.routes()
+        refused = {**routes.join(), **routes.send_as_programs("before")}
         ballast.unlink()
-        joined = done(doors.join())
-        return {"refused": refused, "joined": joined, "after": done(doors.send("after")), "well": bus.ends_well()}
+        joined = done(routes.join())
+        return {"refused": refused, "joined": joined, "after": done(routes.send("after")), "well": bus.ends_well()}
 
 
 def killed_while_full(folder: Path) -> dict[str, Any]:
@@ -211,21 +213,21 @@ def killed_while_full(folder: Path) -> dict[str, Any]:
     ballast = folder / "ballast"
     ballast.write_bytes(b"x" * ROOM)
     with small(folder) as bus:
-        doors = bus.doors()
-        doors.join()
-        accepted, _ = full(doors)
+        routes = bus.routes()
+        routes.join()
+        accepted, _ = full(routes)
         more = stuff(folder, "more")
         bus.restart()
-        doors = bus.doors()
-        eventually(lambda: "full" in doors.sending["/rpc"]("before")[1], "the session elsewhere has found it again")
+        routes = bus.routes()
+        eventually(lambda: "full" in routes.sending["/rpc"]("before")[1], "the session elsewhere has found it again")
         seen: dict[str, Any] = {
-            "refused": {**doors.send_as_programs("before"), "/rpc": doors.sending["/rpc"]("before")},
-            "looked": doors.look(("/rpc",)),
+            "refused": {**routes.send_as_programs("before"), "/rpc": routes.sending["/rpc"]("before")},
+            "looked": routes.look(("/rpc",)),
             "inside": contents(folder),
         }
         ballast.unlink()
         more.unlink()
-        seen |= {"joined": done(doors.join()), "after": done(doors.send("after")), "well": bus.ends_well()}
+        seen |= {"joined": done(routes.join()), "after": done(routes.send("after")), "well": bus.ends_well()}
     return {**seen, "accepted": len(accepted), "lost": sorted({*accepted} - {*_first_words(folder)})}
 
 

@@ -158,7 +158,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", TARGETS)
 async def test_what_others_would_wait_for_is_refused_before_it_is_parsed(name: str, house: House) -> None:
-    """Too many values or levels, at whichever route: by the one door in front of all of them."""
+    """Too many values or levels, at whichever route: by the one check in front of all of them."""
     target = TARGETS[name]
     _, before, behind = next(target.holes())
     for shape, (status, message) in REFUSED.items():
@@ -364,9 +364,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few")
 async def test_a_channel_has_so_many_names_of_programs(house: House) -> None:
-    """Through whichever door they come: each of them is kept every broadcast. Those that are there go on."""
+    """Through whichever route they come: each of them is kept every broadcast. Those that are there go on."""
     ask = house.caller
-    doors: list[Callable[[str], Awaitable[httpx2.Response]]] = [
+    routes: list[Callable[[str], Awaitable[httpx2.Response]]] = [
         lambda name: ask.get("/recv", params={"to": name, "channel": "default"}),
         lambda name: ask.get("/messages", params={"unread_by": name}),
         lambda name: ask.post("/send", json={"from": name, "to": "x", "msg": "x"}),
@@ -377,11 +377,11 @@ async def test_a_channel_has_so_many_names_of_programs(house: House) -> None:
         lambda name: ask.get(f"/v1/agents/{name}/inbox"),
         lambda name: ask.post("/v1/messages", json={"from": name, "to": "x", "content": "x"}),
     ]
-    for number, door in enumerate(doors):
-        assert (await door(f"p{number}")).status_code == 200
-    for number, door in enumerate([*doors, *more]):
-        assert (await door("p0")).status_code in (200, 201)
-        refused = await door(f"q{number}")
+    for number, route in enumerate(routes):
+        assert (await route(f"p{number}")).status_code == 200
+    for number, route in enumerate([*routes, *more]):
+        assert (await route("p0")).status_code in (200, 201)
+        refused = await route(f"q{number}")
         assert refused.status_code == 413
         assert "without a session" in refused.text
     assert (await ask.get("/recv", params={"to": "q", "channel": "another"})).status_code == 200
@@ -653,7 +653,7 @@ def test_a_deep_line_is_answered_and_the_session_goes_on(tmp_path: Path, depth: 
 
 
 async def test_a_state_entry_has_so_many_levels(party: Party) -> None:
-    """As deep as it may be it can be written and read through every door; deeper ones are refused."""
+    """As deep as it may be it can be written and read through every route; deeper ones are refused."""
     alice = await party.join("alice")
     deepest = json.dumps(nested(jsons.MAX_VALUE_DEPTH))
     await alice.set_state("key", deepest, json=True)

@@ -131,7 +131,7 @@ def replay(store: Store, held: Held) -> Iterator[tuple[str, str]]:
 
 
 def rivals(held: Held, actor: str, path: str) -> list[tuple[str, str]]:
-    """Who else holds a path that the pattern stands for."""
+    """The other agents that hold a path which the pattern stands for."""
     others = ((other, pattern) for other, patterns in held.items() if other != actor for pattern in patterns)
     return [(other, pattern) for other, pattern in others if covers(path) & covers(pattern)]
 

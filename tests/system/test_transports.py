@@ -25,7 +25,7 @@ Mail = list[tuple[str, str]]
 """Sender and text of each message."""
 
 
-class Door(Protocol):
+class Transport(Protocol):
     """A participant and its transport."""
 
     name: str
@@ -167,7 +167,7 @@ def db(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def doors(db: Path, tmp_path: Path) -> Iterator[list[Door]]:
+def transports(db: Path, tmp_path: Path) -> Iterator[list[Transport]]:
     """One participant on each transport."""
     elsewhere = tmp_path / "elsewhere.db"
     with contextlib.ExitStack() as running:
@@ -196,19 +196,19 @@ def how_far(db: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_each_door_reads_what_each_sends_and_says_so_truly(doors: list[Door], db: Path) -> None:
+def test_each_transport_reads_what_each_sends_and_says_so_truly(transports: list[Transport], db: Path) -> None:
     """Each message arrives once, in order; its receipt claims no more than that transport can know."""
-    names = [door.name for door in doors]
-    for door in doors:
-        door.send([name for name in names if name != door.name], f"from the door of {door.name}")
+    names = [transport.name for transport in transports]
+    for transport in transports:
+        transport.send([name for name in names if name != transport.name], f"from the transport of {transport.name}")
     assert how_far(db) == {name: {"queued"} for name in names}
 
-    for door in doors:
-        expected = [(name, f"from the door of {name}") for name in names if name != door.name]
-        assert (door.name, door.read()) == (door.name, expected)
-        assert (door.name, how_far(db)[door.name]) == (door.name, {door.looked})
+    for transport in transports:
+        expected = [(name, f"from the transport of {name}") for name in names if name != transport.name]
+        assert (transport.name, transport.read()) == (transport.name, expected)
+        assert (transport.name, how_far(db)[transport.name]) == (transport.name, {transport.looked})
 
-    for door in doors:
-        door.go_on()
-        assert (door.name, how_far(db)[door.name]) == (door.name, {door.went_on})
+    for transport in transports:
+        transport.go_on()
+        assert (transport.name, how_far(db)[transport.name]) == (transport.name, {transport.went_on})
     assert len(states(db)) == len(names) * (len(names) - 1)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .. import __version__, claude_code, detector, text, worktree
+from .. import __version__, claude_code, detector, extras, text, worktree
 from ..config import Config
 from ..connect import open_for_command
 from ..drivers.inspect import Finding, inspect
@@ -59,7 +59,12 @@ async def _elsewhere(config: Config) -> Finding:
 
 def _secrets() -> Finding:
     reason = detector.unusable()
-    return Finding("secrets", not reason, f"not looked for: {reason}" if reason else "refused in messages and values")
+    left_out = detector.is_missing() and not extras.launched_in(sys.orig_argv)  # as the user chose
+    return Finding(
+        "secrets",
+        None if left_out else not reason,
+        f"not looked for: {reason}" if reason else "refused in messages and values",
+    )
 
 
 async def _doorbell(config: Config, env: Mapping[str, str], *, sound: bool) -> Finding:

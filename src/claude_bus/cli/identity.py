@@ -19,7 +19,7 @@ PROGRAM = "claude-bus"
 
 @record(frozen=True, slots=True)
 class Speaker:
-    """Who speaks, on which bus. `session` is set in the shell of a Claude Code session."""
+    """The speaker, and the bus. `session` is set in the shell of a Claude Code session."""
 
     me: Address
     bus: Bus
@@ -42,7 +42,7 @@ async def speaker(bus: Bus, config: Config, env: Mapping[str, str], as_name: str
 
 
 async def committer(bus: Bus, config: Config, env: Mapping[str, str]) -> Address:
-    """Whose claims are no obstacle: the session's in whose shell this runs, else the user's own.
+    """The agent whose claims are no obstacle: the session in whose shell this runs, else the user.
 
     Nobody joins the bus by committing, and whoever has the user's name does not matter.
     """
@@ -66,7 +66,7 @@ async def session_of_shell(bus: Bus, env: Mapping[str, str]) -> Binding | None:
 
 
 async def _permitted(name: str, channel: str, act: Callable[[Address], Awaitable[None]]) -> Address:
-    """Who one is, after `act` on that one's behalf: `name`, or the login name if there is none.
+    """The caller's address, after `act` on its behalf: `name`, or the login name if there is none.
 
     A token may be for other names than that one: then, as sessions are listed, what its
     pattern makes of the login name. Raises `Forbidden` where that is no name either.

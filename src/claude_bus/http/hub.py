@@ -1,4 +1,4 @@
-"""Who waits for what: wakes the requests that a change concerns, whichever process made it.
+"""The waiting requests: wakes those that a change concerns, whichever process made it.
 
 Waiters do not look at the store again and again. One watch per server process sees that
 something was stored (a notice of the process that sent mail, or the store's pulse),
@@ -115,7 +115,7 @@ class Hub:
     async def _begin(self, address: str) -> None:
         """Find out where the journal is, as soon as the store says, and have mail announced at `address`.
 
-        Whoever waits already looks then: what came before is told to nobody.
+        A request that waits already looks then: what came before is told to nobody.
         """
         while True:
             try:

@@ -126,7 +126,7 @@ class Scope:
 class Admission:
     """Whether the caller may make a call with these arguments: each type of a parameter has its rule.
 
-    What depends on who is who is checked in the verb's own transaction: nobody takes a name
+    Conditions on names are checked in the verb's own transaction: nobody takes a name
     in between.
     """
 

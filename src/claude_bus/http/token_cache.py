@@ -1,6 +1,6 @@
-"""Who has a valid token, as of now.
+"""The tokens that are valid now.
 
-What the store says is kept in memory, by digests, for as long as nothing is stored: the
+The content of the store is kept in memory, by digests, for as long as nothing is stored: the
 store's pulse tells. So a token that any process makes or revokes counts from the next
 request on, and a flood of wrong ones costs the store nothing.
 """

@@ -176,7 +176,7 @@ class Agents(Arguments):
 
 @tool(Agents, changes=False)
 async def agents(session: Session, args: Agents) -> Answer:
-    """Who is on the bus: status, role, files, overlaps."""
+    """The agents on the bus: status, role, files, overlaps."""
     now = time.time()
     found, me = await session.agents(args.active_within, args.channel)
     told = [agent for agent in found if args.active_within or not addresses.is_gone(agent, now)]

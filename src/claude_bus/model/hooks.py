@@ -50,7 +50,7 @@ class HookResult:
     announce: bool
     """Mail waits that does not fit, and the session was not told of it yet."""
     roster: Roster | None
-    """Who else is here, if the session does not know yet."""
+    """The other agents, if the session does not know them yet."""
     overlaps: tuple[Overlap, ...]
     """With whom the session's files overlap, where it was not told yet."""
     requests: tuple[Message, ...]

@@ -1,4 +1,4 @@
-"""Who takes part: addresses, processes, clients, agents, and which agent a session is."""
+"""The participants: addresses, processes, clients, agents, and which agent a session is."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class SignOfLife:
 
 @record(frozen=True, slots=True)
 class Roster:
-    """Who else is here, as one line tells it."""
+    """The other agents, as one line names them."""
 
     peers: tuple[tuple[str, Status], ...]
 

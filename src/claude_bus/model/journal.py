@@ -27,7 +27,7 @@ class Changes:
     """The newest event that was looked at."""
     events: tuple[JournalEntry, ...]
     mail: tuple[Address, ...]
-    """Who may have got mail."""
+    """The agents that may have got mail."""
     listeners: tuple[str, ...]
     """Addresses of the processes to tell."""
     more: bool = False

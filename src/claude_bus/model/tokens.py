@@ -10,7 +10,7 @@ class Grant:
     """The names that a caller over HTTP may use, and on which channels. Patterns, as in `fnmatch`."""
 
     owner: str = ""
-    """Whose token it is; "" where none is needed."""
+    """The person or machine that the token belongs to; "" where none is needed."""
     names: tuple[str, ...] = ("*",)
     channels: tuple[str, ...] = ("*",)
     token: int = 0

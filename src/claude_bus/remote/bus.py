@@ -1,6 +1,6 @@
 """`RemoteBus`: the bus, served elsewhere over HTTP.
 
-Whoever has it does not notice the difference until there is an outage: a verb then
+Its users do not notice the difference until there is an outage: a verb then
 raises `Unreachable` at once, and goes through again when the server is back.
 
 An answer that gets lost is the hard part. The server has done what it was asked, and

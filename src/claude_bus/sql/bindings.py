@@ -165,7 +165,7 @@ def last_name_of(tx: Transaction, session_id: str) -> Address | None:
 def _present(tx: Transaction, client: Client, channel: str) -> Address:
     """A free name for a session that has not registered; the grant's only one, if it has no other.
 
-    What a client is listed as is its door's to say, and needs no permission.
+    The transport decides how a client is listed, which needs no permission.
     """
     grant = tx.caller.grant
     folder = addresses.folder_name(client.folder.root or client.folder.cwd, client.folder.branch)

@@ -352,7 +352,7 @@ def release(tx: Transaction, me: Me, places: Places | None) -> list[ClaimTarget]
 def force_release(tx: Transaction, me: Address, places: Places, reason: str) -> list[tuple[str, ClaimTarget]]:
     """End claims of anybody on these very places; returns (owner, place) of each.
 
-    Whoever calls this owes the owners an explanation.
+    The caller owes the owners an explanation.
     """
     claim_paths.check_place_count(len(places))
     found = _Held(tx, me.channel, wanted := list(map(_as_place, places)))
@@ -395,7 +395,7 @@ def _holds(held: _Held, me: Address, place: ClaimTarget) -> bool:
 
 
 class _Held:
-    """Who holds some places. Sessions found dead on the way are ended, and their claims with them."""
+    """The owners of claims on some places. Sessions found dead on the way are ended, and their claims with them."""
 
     def __init__(self, tx: Transaction, channel: str, places: Sequence[ClaimTarget]) -> None:
         wanted = list({(scope, place.path): None for place in places for scope in (place.scope, ANYWHERE)})

@@ -103,7 +103,7 @@ def hand_over(
 def _first(tx: Transaction, rows: Sequence[Row], me: Address, max_chars: int) -> list[Message]:
     """The messages of these rows that may fit, the first anyway: others are not even read.
 
-    What is shown of one can be shorter than what is stored, but not by half.
+    The text that is shown of one can be shorter than the stored one, but not by half.
     """
     sizes = list(accumulate(row["size"] for row in rows))
     some = rows[: max(1, sum(size <= 2 * max_chars for size in sizes))]

@@ -12,7 +12,7 @@ says where to look. That is why
 
 A search is bounded: after `BUDGET` it ends with the id that it came to.
 
-What is particular to SQLite here is the tables (`_create`, `_drop`, `_add`, `_matching`); an engine with an index of
+Only the tables are particular to SQLite (`_create`, `_drop`, `_add`, `_matching`); an engine with an index of
 its own for parts of words needs only `_matching`.
 """
 

@@ -174,7 +174,7 @@ def _note_presence(tx: Transaction, binding: Binding, happening: HookReport, *, 
 def listen(tx: Transaction, address: Listener, client: SessionKey) -> None:
     """The caller, a server of the client, begins its work, and can be told of mail at `address` if it has one.
 
-    What a server before it handed over, and did not live to see confirmed, waits again.
+    Mail that an earlier server handed over, and did not live to see confirmed, waits again.
     """
     if address:
         listeners.listen(tx, address, client, tx.caller.process)

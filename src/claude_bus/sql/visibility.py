@@ -1,4 +1,4 @@
-"""Who sees a message: its sender, its recipients, and for a broadcast the whole channel."""
+"""Those who see a message: its sender, its recipients, and for a broadcast the whole channel."""
 
 from __future__ import annotations
 

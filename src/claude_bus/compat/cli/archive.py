@@ -146,7 +146,7 @@ def _tags(value: object) -> tuple[str, ...]:
 
 
 def _acks(value: object, channel: str) -> tuple[str, ...]:
-    """Who acknowledged it: a list of names or of `{"reader": name}`, or an object whose keys are the names."""
+    """Those who acknowledged it: a list of names or of `{"reader": name}`, or an object with the names as keys."""
     if value is None:
         return ()
     if not isinstance(value, list | dict):

@@ -81,7 +81,7 @@ class Reading:
     channel: str | None
     since: float
     token: int
-    """Whose reading it is, where tokens are needed."""
+    """The token of the reader, where tokens are needed."""
 
     @property
     def topic(self) -> str:

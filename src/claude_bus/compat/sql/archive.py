@@ -199,7 +199,7 @@ def _taken_in(tx: Transaction, starts: Sequence[str], new: set[int]) -> dict[str
 
 @verb(mode="read")
 def export_messages(tx: Transaction, channel: str, after: int, limit: int) -> list[ArchivedMessage]:
-    """The oldest `limit` messages of a channel after the one with this id. Who has read one acknowledged it."""
+    """The oldest `limit` messages of a channel after the one with this id; its readers count as acknowledging it."""
     rows = tx.all("SELECT * FROM messages WHERE channel = ? AND id > ? ORDER BY id LIMIT ?", channel, after, limit)
     delivered: dict[int, list[Row]] = defaultdict(list)
     for some in at_once([row["id"] for row in rows]):

@@ -63,7 +63,7 @@ def received(tx: Transaction, to: str, channel: str | None, since: float, limit:
     holds, `now` is the time of the last message in it.
 
     Nothing is later than what is stored: a `since` that is (a client whose clock is
-    ahead) is one that has everything. Who waits goes on from `now` and not from such a
+    ahead) is one that has everything. A waiting client goes on from `now` and not from such a
     `since`, so that what comes meanwhile is found whatever the client's clock says.
     """
     note_reader(tx, Address(to, channel or addresses.DEFAULT_CHANNEL), RECV_SEND)

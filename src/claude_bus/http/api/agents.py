@@ -1,4 +1,4 @@
-"""Who is on the bus; programs join and leave."""
+"""The agents on the bus; programs join and leave."""
 
 from __future__ import annotations
 
