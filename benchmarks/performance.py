@@ -24,6 +24,7 @@ import guard
 import peers
 import psutil
 import search
+import serving
 import stored
 from figures import Figure, markdown, plain
 
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Measure] = {
     "A session's server": lambda folder, quick: bench.measured(folder, *((2, 0.5) if quick else (200, 30.0))),
     "Commands": lambda folder, quick: commands.measured(folder, 2 if quick else 20),
     "An edit with the claims of others": lambda folder, quick: guard.measured(folder, 2 if quick else 100),
+    "A served bus": lambda folder, quick: serving.measured(folder, *((serving.BLOCK, 0.1) if quick else (400, 4.0))),
     "Search": lambda folder, quick: search.measured(folder, *((2_000, 2) if quick else (1_000_000, 5))),
     "With much mail stored": lambda folder, quick: stored.measured(folder, *((1_000, 2) if quick else (100_000, 50))),
 }

@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 
 import psutil
 from bench import BUS, HERE, environment
+from figures import Figure
 
 from claude_bus import processes
 from claude_bus.config import Access, Config
@@ -355,8 +356,8 @@ def nothing_like(name: str, session: dict[str, str]) -> list[bytes]:
 
 def throughput(
     ours: tuple[str, int], bare: tuple[str, int], asked: dict[str, list[bytes]], seconds: float
-) -> Iterator[str]:
-    """The rows of the table, as they are measured."""
+) -> Iterator[tuple[str, Load, Load]]:
+    """Each kind of request with the load of the bus and that of its baseline, as they are measured."""
     session = asyncio.run(opened(Line(bare[0])))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         for name, requests in asked.items():
@@ -364,8 +365,12 @@ def throughput(
             for _ in range(SLICES):
                 base.add(pool, bare[0], nothing_like(name, session), seconds / SLICES)
                 own.add(pool, ours[0], requests, seconds / SLICES)
-            rates = f"{own.rate:.0f}", f"{base.rate:.0f}", f"{own.rate / base.rate:.2f}"
-            yield row(name, *rates, f"{own.cost:.2f}", f"{base.cost:.2f}", f"{own.cost / base.cost:.1f}x")
+            yield name, own, base
+
+
+def throughput_row(name: str, own: Load, base: Load) -> str:
+    rates = f"{own.rate:.0f}", f"{base.rate:.0f}", f"{own.rate / base.rate:.2f}"
+    return row(name, *rates, f"{own.cost:.2f}", f"{base.cost:.2f}", f"{own.cost / base.cost:.1f}x")
 
 
 # -- a crowd ----------------------------------------------------------------------------------------
@@ -445,8 +450,8 @@ def measure(folder: Path, rounds: int, seconds: float, size: int, idle: float) -
         for name, times in found.items():
             print(row(name, *times.columns()), flush=True)
         print("", row(f"{CONNECTIONS} connections, {seconds:g} s", *THROUGHPUT), rule(7), sep="\n")
-        for line in throughput(ours, bare, asked, seconds):
-            print(line, flush=True)
+        for name, own, base in throughput(ours, bare, asked, seconds):
+            print(throughput_row(name, own, base), flush=True)
     env["BUS_DB"] = str(folder / "tokens.db")
     secret = asyncio.run(new_token(folder / "tokens.db"))
     with running(NOTHING, env) as (bare, _), running(serve, env) as (url, _):
@@ -458,6 +463,36 @@ def measure(folder: Path, rounds: int, seconds: float, size: int, idle: float) -
     with running(NOTHING, env) as (bare, _), running(serve, env) as (url, pid):
         lines = asyncio.run(crowd(url, pid, bare, size, rounds, idle))
         print("", row("with a crowd", *LATENCY), rule(6), *lines, sep="\n")
+
+
+def measured(folder: Path, rounds: int, seconds: float) -> list[Figure]:
+    """The figures of requests: one after the other, and on several connections at once."""
+    env = environment(folder, BUS_RATE="0", BUS_REQUESTS="0", BUS_CONNECTIONS="100")
+    figures = []
+    with running(NOTHING, env) as bare, running([*BUS, "serve", "--port", "0"], env) as ours:
+        found, asked = asyncio.run(latencies(ours[0], bare[0], rounds))
+        for name, times in found.items():
+            own, base = statistics.median(times.ours), statistics.median(times.base)
+            figures.append(Figure(name, own, "ms", base, beside(name)))
+        for name, load, nothing in throughput(ours, bare, asked, seconds):
+            what = f"{name}, {CONNECTIONS} connections"
+            figures += [
+                Figure(f"{what}, answers", load.rate, "per second", nothing.rate, beside(name), promise(name)),
+                Figure(f"{what}, processor", load.cost, "ms", nothing.cost, beside(name)),
+            ]
+    return figures
+
+
+def beside(name: str) -> str:
+    """The name of a request's baseline."""
+    return "SDK's no-op tool" if "/mcp" in name else "do-nothing route"
+
+
+def promise(name: str) -> str:
+    """The share of its baseline's answers that a kind of request promises to reach."""
+    if "/mcp" in name and "session" in name:
+        return ">= 0.5 x"
+    return ">= 0.3 x" if name.startswith(("POST /send", "GET /recv")) else ""
 
 
 def main() -> None:
