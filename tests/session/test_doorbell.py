@@ -346,11 +346,8 @@ async def test_the_watch_does_a_servers_upkeep(party: Party, bell: Bell, monkeyp
     async with bell.watching():
         await bell.bus.looks()
 
-    bound = [
-        row[0]
-        for row in connect(party.path, 1.0).execute("SELECT agent FROM bindings WHERE heartbeat = ?", (party.now,))
-    ]
-    left = [row[0] for row in connect(party.path, 1.0).execute("SELECT agent FROM bindings")]
+    bound = [row[0] for row in party.rows("SELECT agent FROM bindings WHERE heartbeat = ?", party.now)]
+    left = [row[0] for row in party.rows("SELECT agent FROM bindings")]
     assert bound == left == ["bob"]
 
 
@@ -425,7 +422,7 @@ async def test_a_session_that_left_does_not_come_back(
         await bell.session.leave()
         await bell.bus.looks()
 
-    assert [row[0] for row in connect(party.path, 1.0).execute("SELECT agent FROM bindings")] == []
+    assert [row[0] for row in party.rows("SELECT agent FROM bindings")] == []
 
 
 @pytest.mark.anyio
@@ -444,7 +441,7 @@ async def test_the_heart_beats_though_nothing_else_works(
     async with bell.watching():
         await bell.bus.looks()
 
-    [row] = connect(party.path, 1.0).execute("SELECT heartbeat FROM bindings WHERE agent = 'bob'")
+    [row] = party.rows("SELECT heartbeat FROM bindings WHERE agent = 'bob'")
     assert row[0] == party.now
 
 
@@ -929,7 +926,8 @@ def test_the_listing_shows_the_client_not_its_server(path: Path, socket: Inbox) 
     """A session is bound to its client's process, which this test is."""
     with socket.server(path) as bob:
         bob.call("register", name="bob")
-        row = connect(path, 1.0).execute("SELECT client, pid FROM bindings").fetchone()
+        with contextlib.closing(connect(path, 1.0)) as connection:
+            row = connection.execute("SELECT client, pid FROM bindings").fetchone()
         [key, _] = claude_code.keys_of_shell({"CLAUDE_CODE_MESSAGING_SOCKET": str(socket.path)})
 
     assert tuple(row) == (key, os.getpid())

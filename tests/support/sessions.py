@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,7 @@ import httpx2
 
 from claude_bus.bus import Bus
 from claude_bus.config import Access, Config, Serving
+from claude_bus.drivers.sqlite import connect
 from claude_bus.drivers.worker import Database
 from claude_bus.http.app import create_app
 from claude_bus.local import LocalBus
@@ -41,6 +43,11 @@ class Party:
         self._pids = count(100)
         self._buses: dict[Bus, Process] = {}
         """Each with the process whose it is."""
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        """The rows of a query, over a connection of its own."""
+        with closing(connect(self.path, 1.0)) as connection:
+            return connection.execute(query, values).fetchall()
 
     def process(self) -> Process:
         pid = next(self._pids)
