@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -486,3 +488,102 @@ def test_a_batch_that_was_in_flight_is_answered_with_errors(client: Supervised) 
 
     assert {(told["id"], told["error"]["code"]) for told in found} == {("a", -32603), ("b", -32603)}
     assert client.call("whoami").text == "alice"
+
+
+def test_a_refused_batch_is_not_answered_once_more_after_a_kill(client: Supervised) -> None:
+    """The refusal names none of its ids; the next server's client must not hear of them again."""
+    client.start()
+    client.write(b'[{"jsonrpc":"2.0","id":"a","method":"ping"}]')
+    assert client.read()["id"] is None
+    client.kill_server()
+
+    found = client.ask("ping")
+
+    assert found["result"] == {}
+
+
+def test_a_batch_that_was_given_up_is_not_answered_after_a_kill(client: Supervised) -> None:
+    client.ask("initialize", protocolVersion="2025-03-26", capabilities={}, clientInfo={"name": "t", "version": "1"})
+    client.call("register", name="alice")
+    wait = {"name": "wait", "arguments": {"timeout": 60}}
+    client.write(
+        json.dumps([{"jsonrpc": "2.0", "id": n, "method": "tools/call", "params": wait} for n in ("a", "b")]).encode()
+    )
+    for number in ("a", "b"):
+        client.write({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": number}})
+    client.call("whoami")
+    client.kill_server()
+
+    assert client.ask("ping")["result"] == {}
+
+
+def test_an_id_that_is_not_valid_takes_no_requests_place(client: Supervised) -> None:
+    """JSON's true equals 1 in Python; the request 1 is still answered when the server is killed."""
+    client.start().call("register", name="alice")
+    wait = {"name": "wait", "arguments": {"timeout": 60}}
+    client.write({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": wait})
+    client.write({"jsonrpc": "2.0", "id": True, "method": "ping"})
+    assert client.read()["id"] is None
+    client.kill_server()
+
+    assert client.read()["id"] == 1
+
+
+def test_a_client_that_no_longer_reads_ends_both(client: Supervised) -> None:
+    """Even one that keeps the other pipe open: nothing could be answered."""
+    client.start()
+    server = client.server()
+    assert client.process.stdout
+    client.process.stdout.close()
+
+    client.post("ping")
+
+    assert client.process.wait(PATIENCE) == 0
+    psutil.wait_procs([server], PATIENCE)
+    assert not server.is_running()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_closed_descriptor_is_not_taken_for_a_pipe_to_the_server(tmp_path: Path, closed: int) -> None:
+    """The pipes get the lowest free numbers: those of a client that was started without stdout or stderr."""
+
+    class Shell(Supervised):
+        program = (
+            "-c",
+            f"import os, sys; os.close({closed}); os.execv(sys.executable, [sys.executable, '-m', 'claude_bus'])",
+        )
+
+    running = Shell(tmp_path / "bus.db")
+    try:
+        running.post("ping")
+        server = running.server()
+        eventually(lambda: Path(f"/proc/{server.pid}/fd/0").readlink() == Path("/dev/null"))
+        of_the_supervisor = {Path(f"/proc/{running.process.pid}/fd/{number}").readlink() for number in (0, 1, 2)}
+        assert Path(f"/proc/{running.process.pid}/fd/{closed}").readlink() == Path("/dev/null")
+        assert Path(f"/proc/{server.pid}/fd/1").readlink() in of_the_supervisor
+        assert running.process.stdin
+        running.process.stdin.close()
+        assert running.process.wait(PATIENCE) == 0
+    finally:
+        running.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="reads pipes with threads")
+def test_requests_that_a_server_does_not_take_are_left_with_the_client() -> None:
+    """A server that is suspended must not cost the supervisor the memory of all that its client writes."""
+    (client, to_client), (source, into), (out, sink) = os.pipe(), os.pipe(), os.pipe()
+    pipes = supervisor._Polled(client, sink)
+    pipes.connect(types.SimpleNamespace(into=into, out=out, wait=lambda: 0, terminate=lambda: None))
+    pipes.tell_server(b"x" * (17 << 20))
+    os.write(to_client, b"more\n")
+    try:
+        assert pipes.heard(0) == []
+        heard: list[tuple[str, bytes]] = []
+        while not heard:
+            os.read(source, 1 << 16)
+            heard = pipes.heard(0)
+        assert heard == [("client", b"more\n")]
+    finally:
+        for descriptor in (client, to_client, source, into, out, sink):
+            os.close(descriptor)

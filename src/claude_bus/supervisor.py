@@ -75,6 +75,8 @@ _UNKNOWN = (
     "the bus server was killed during this call and runs again; whether the call took effect is not known: "
     "look (history, get_state, list_claims) before you repeat it"
 )
+_BATCHES = "2025-03-26"
+"""The only revision that has batches."""
 _MODERN = "io.modelcontextprotocol/protocolVersion"
 """In the `_meta` of each request of the protocol that has no handshake."""
 _HANDSHAKE = (
@@ -90,7 +92,8 @@ _CHUNK = 65_536
 _LAST_WORDS = 5.0
 """Seconds that a client has for taking the last answers, once its server has ended."""
 _MUCH = 16 * 1024 * 1024
-"""Bytes of answers that a client has not taken, at which its requests are left unread."""
+"""Bytes of answers that a client has not taken, or of requests that a server has not, at which no more requests are
+read."""
 
 
 class _Request:
@@ -124,6 +127,8 @@ class Supervisor:
         """Ids of the requests of each batch that is not answered yet."""
         self._repeated: set[int | str] = set()
         """Ids of repeated handshakes, whose answers the client has had."""
+        self._takes_batches = False
+        """The handshake agreed on the revision that has batches; in others the server refuses one without its ids."""
         self._opening_is_lost = opening is None
         self._ending = False
         self._answered = self._proven = False
@@ -185,7 +190,9 @@ class Supervisor:
                     self._request(line)
                 if not data:
                     self._client_ended()
-        self._ending = self._ending or self._pipes.client_is_gone
+        if self._pipes.client_is_gone and not self._ending:
+            self._ending = True
+            self._pipes.hang_up()
         return runs
 
     def _client_ended(self) -> None:
@@ -224,15 +231,15 @@ class Supervisor:
         message = _parsed(line)
         if self._opening_is_lost:
             self._open_anew(message)
-        if ids := _ids(line):
+        if self._takes_batches and (ids := _ids(line)):
             self._batches.append(ids)
-        number, method = message.get("id"), message.get("method")
+        number, method = jsonrpc.identity(message.get("id")), message.get("method")
         request = _Request(line, message)
         if method == "notifications/initialized" and self._greeting:
             self._greeting.append(request)
         elif method == "notifications/cancelled":
             self._forget(message.get("params"))
-        if method and isinstance(number, int | str):
+        if method and number is not None:
             self._open[number] = request
         self._give(request)
 
@@ -253,10 +260,10 @@ class Supervisor:
 
     def _forget(self, params: object) -> None:
         """Drop a request that the client cancelled: it needs no answer."""
-        number = params.get("requestId") if isinstance(params, dict) else None
-        if isinstance(number, int | str):
+        number = jsonrpc.identity(params.get("requestId")) if isinstance(params, dict) else None
+        if number is not None:
             self._open.pop(number, None)
-            self._batches = [ids for ids in self._batches if ids != [number]]
+            self._batches = [left for ids in self._batches if (left := [each for each in ids if each != number])]
 
     def _give(self, request: _Request) -> None:
         request.given += self._put(request.line)
@@ -277,6 +284,7 @@ class Supervisor:
             method = request.message["method"] if request else ""
             if request and method == "initialize" and "result" in message:
                 self._greeting = [request]
+                self._takes_batches = message["result"].get("protocolVersion") == _BATCHES
             self._proven = self._proven or method not in _OPENING
         if ids := _ids(line):
             self._batches = [batch for batch in self._batches if set(ids).isdisjoint(batch)]
@@ -346,6 +354,7 @@ class _Polled:
             if descriptor >= 0:
                 os.close(descriptor)
         self._into = self._from = -1
+        self._to_server.clear()
 
     def hang_up(self) -> None:
         """End the server's input as soon as it has all that was written."""
@@ -376,7 +385,7 @@ class _Polled:
         if self._first:
             first, self._first = self._first, b""
             return [(_CLIENT, first)]
-        client = self._client_in if len(self._to_client) < _MUCH else -1
+        client = self._client_in if max(len(self._to_client), len(self._to_server)) < _MUCH else -1
         writable = (self._into if self._to_server else -1, self._client_out if self._to_client else -1)
         ready = self._ready(patience, (client, self._from), writable)
         if self._into in ready:
@@ -613,12 +622,28 @@ def supervise(launch: Launch) -> NoReturn:
 
     Ends the process at once, because a thread that reads stdin cannot be interrupted.
     """
+    _fill_standard_descriptors()
     left = os.environ.pop(OPENED, "")
     opening, rest = _taken(left) if left else ([], b"")
     pipes = _Polled(0, 1, rest) if hasattr(select, "poll") else _Threaded(0, 1, rest)
     status = Supervisor(launch, pipes, opening).run()
     pipes.finish(_LAST_WORDS)
     os._exit(status)
+
+
+def _fill_standard_descriptors() -> None:
+    """Open those of stdin, stdout and stderr that are closed: else a pipe to the server gets the number of one.
+
+    What would be said on them goes nowhere.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.set_inheritable(number, True)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _taken(left: str) -> tuple[list[bytes] | None, bytes]:

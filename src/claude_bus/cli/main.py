@@ -98,7 +98,7 @@ def _done(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
             return setup(options, os.environ, _needed_home())
         config = _config(options)
-        if options.command is None and not sys.stdin.isatty():
+        if options.command is None and sys.stdin and not sys.stdin.isatty():
             from .start import supervised
 
             supervised(lambda: _serving_stdio(config))

@@ -27,7 +27,10 @@ _MUCH = 16 * 1024 * 1024
 
 
 class Output:
-    """Writes lines to the client, from any thread. It never waits: what the client does not take is kept for it."""
+    """Writes lines to the client, from any thread. It does not wait: what the client does not take is kept for it.
+
+    Only where the system gives no thread to write it, whoever sends waits for the client.
+    """
 
     def __init__(self, descriptor: int, write: Write | None = None) -> None:
         self._descriptor = descriptor
@@ -49,9 +52,13 @@ class Output:
                 return
             self._waiting.append(line)
             self._bytes += len(line)
-            if not self._writing:
-                self._writing = True
-                start_new_thread(self._write_all, ())
+            if self._writing:
+                return
+            self._writing = True
+        try:
+            start_new_thread(self._write_all, ())
+        except RuntimeError:  # the system gives no more threads
+            self._write_all()
 
     def is_full(self) -> bool:
         """Return whether so much waits that the client seems not to read."""

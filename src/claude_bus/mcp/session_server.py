@@ -161,6 +161,7 @@ class _Calls:
                 del self._in_flight[call.number]
             if scope in self._given_up:
                 self._given_up.discard(scope)
+                self._group.gave_up(call.number)  # again: the call may have brought mail since, and ended unhindered
                 call.drop()
             elif found is not None:
                 call.answer(found)
@@ -196,5 +197,6 @@ async def _on_signal(end: Callable[[], Awaitable[None]]) -> None:
 def _exit() -> NoReturn:
     """End the process at once: the thread that reads stdin cannot be interrupted, and holds no resource."""
     with contextlib.suppress(OSError):
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     os._exit(0)
