@@ -35,7 +35,7 @@ NEWEST = (3, 15)
 ABANDONED = 86_400
 """Seconds after which an unfinished environment counts as abandoned."""
 
-USED = ("claude_bus.mcp.session_server", "claude_bus.mcp.tools", "claude_bus.remote.bus")
+USED = ("claude_bus.mcp.session_server", "claude_bus.mcp.tools", "claude_bus.drivers.worker", "claude_bus.remote.bus")
 """The modules that a session imports; what they need is in `requirements-session.txt`."""
 OPTIONAL = "kingfisher-secret-scanner"
 """Without this package texts are not scanned for secrets, and `claude-bus doctor` says so."""

@@ -82,9 +82,9 @@ def test_commands_need_only_the_packages_that_are_installed_first(bare: Path, tm
 
 
 def test_a_session_loads_each_package_that_is_named_as_its_own(tmp_path: Path) -> None:
-    """A package that it no longer imports belongs to the rest, and comes later. Systems without /proc need psutil."""
+    """The SDK, which only a server needs, comes later with the rest. Systems without /proc need psutil."""
     code = """
-import sys, anyio, claude_bus.mcp.server, claude_bus.mcp.stdio, claude_bus.remote.bus
+import sys, anyio, claude_bus.mcp.session_server, claude_bus.mcp.tools, claude_bus.remote.bus
 from claude_bus.config import Config
 from claude_bus.connect import open_bus
 from claude_bus.sql import agents
