@@ -634,7 +634,7 @@ def supervise(launch: Launch) -> NoReturn:
 def _fill_standard_descriptors() -> None:
     """Open those of stdin, stdout and stderr that are closed: else a pipe to the server gets the number of one.
 
-    What would be said on them goes nowhere.
+    Output to them goes nowhere.
     """
     for number in range(3):
         try:
