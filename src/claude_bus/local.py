@@ -116,6 +116,10 @@ class LocalBus:
         """See `bus.Bus.pulse`."""
         return self._db.pulse()
 
+    def after_commits(self, step: Step) -> None:
+        """Run a step after what this process commits, before that is answered for; see `Engine.after_commits`."""
+        self._db.after_commits(step)
+
     async def prune(self) -> None:
         """See `bus.Bus.prune`."""
         from .sql import upkeep

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+from collections.abc import Callable
 from typing import cast
 
 import anyio
@@ -9,11 +12,30 @@ import pytest
 
 from claude_bus.http.token_cache import TokenCache
 from claude_bus.local import LocalBus, digest_of
-from claude_bus.model.tokens import Grant, Key
+from claude_bus.model.tokens import Grant
+from claude_bus.sql.transaction import Transaction
 
 pytestmark = pytest.mark.anyio
 
 GRANT = Grant("anna", ("anna",), ("default",), 1)
+
+
+class As:
+    """A transaction as of which these secrets are valid."""
+
+    connection = None
+    now = 0.0
+
+    def __init__(self, valid: tuple[str, ...]) -> None:
+        self._valid = valid
+
+    def number(self, _sql: str) -> float:
+        return random.random()
+
+    def all(self, _sql: str, _now: float) -> list[dict[str, object]]:
+        lists = {name: json.dumps([value]) for name, value in (("names", "anna"), ("channels", "default"))}
+        row = {"owner": "anna", "id": 1, "in_url": 0, "expires": None, **lists}
+        return [{"hash": digest_of(secret), **row} for secret in self._valid]
 
 
 class Slow:
@@ -24,15 +46,18 @@ class Slow:
         self.looks: list[anyio.Event] = []
         self._pulse = 0
 
+    def after_commits(self, _step: object) -> None:
+        """Nothing is committed here."""
+
     def pulse(self) -> object:
         self._pulse += 1
         return self._pulse
 
-    async def run(self, _verb: object) -> list[Key]:
-        found = [Key(digest_of(secret), GRANT, None) for secret in self.valid]
+    async def run(self, look: Callable[[Transaction, TokenCache], None], cache: TokenCache) -> None:
+        found = As(self.valid)
         self.looks.append(anyio.Event())
         await self.looks[-1].wait()
-        return found
+        look(cast(Transaction, found), cache)
 
 
 async def test_a_look_counts_for_those_who_came_before_it_began() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from ..model.identity import Process
+from ..sql.transaction import Transaction
 from . import disk, sqlite
 from .sqlite import Step
 
@@ -70,6 +71,10 @@ class DirectDatabase:
     def pulse(self) -> object:
         """Changes with every commit of any process: the state of the WAL file."""
         return sqlite.pulse(self._real)
+
+    def after_commits(self, step: Callable[[Transaction], None]) -> None:
+        """Nothing that a command runs needs this."""
+        raise NotImplementedError
 
     async def close(self) -> None:
         """Close the connection; a later verb opens one anew."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ParamSpec, Protocol, TypeVar
 
+from ..sql.transaction import Transaction
 from .sqlite import Step
 
 P = ParamSpec("P")
@@ -31,6 +33,10 @@ class Engine(Protocol):
 
     def pulse(self) -> object:
         """A cheap value that changes with every commit of any process."""
+        ...
+
+    def after_commits(self, step: Callable[[Transaction], None]) -> None:
+        """From now on run a step that only reads after what this process commits, before that is answered for."""
         ...
 
     async def close(self) -> None: ...

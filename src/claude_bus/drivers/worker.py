@@ -135,7 +135,8 @@ class _Worker(aiosqlite.Connection):
         """To be committed, together."""
         self._calls: deque[_Job] = deque()
         """To be done by themselves."""
-        self._called = False
+        self.called = False
+        """Whether jobs wait that the thread has not begun to do."""
         self._done: deque[_Job] = deque()
         self._waking = False
 
@@ -151,14 +152,14 @@ class _Worker(aiosqlite.Connection):
     async def _do(self, waiting: deque[_Job], job: _Job) -> Any:
         connection = self._conn  # raises `ValueError` once it is closed
         waiting.append(job)
-        if not self._called:
-            self._called = True
+        if not self.called:
+            self.called = True
             self._tx.put_nowait((None, lambda: self._work(connection)))
         return await job.answer
 
     def _work(self, connection: sqlite3.Connection) -> None:
         """Do the jobs that wait. Runs on the thread; raises nothing, as nobody would hear of it."""
-        self._called = False  # whoever comes from now on calls the thread again, perhaps in vain
+        self.called = False  # whoever comes from now on calls the thread again, perhaps in vain
         while self._calls or self._verbs:
             for job in _taken(self._calls):
                 job.outcome = _outcome(job.step, connection)
@@ -209,6 +210,7 @@ class Database:
         self._worker: _Worker | None = None
         self._files: disk.Files | None = None
         self._opening = anyio.Lock(fast_acquire=True)
+        self._after: list[Step[[], None]] = []
 
     async def run(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb; it is never half done, also if the caller is cancelled."""
@@ -226,7 +228,7 @@ class Database:
 
         def whole(connection: sqlite3.Connection) -> T:
             result = sqlite.transact_relaxed(connection, self._clock(), self._alive, verb, *args, **kwargs)
-            sqlite.follow_up(connection, self._real)
+            self._committed(connection)
             return result
 
         with anyio.CancelScope(shield=True):
@@ -246,7 +248,7 @@ class Database:
             before = connection.total_changes
             found = look(connection, self._clock(), self._alive, verb, *args, **kwargs)
             if connection.total_changes != before:  # a reader waits for nobody's lock
-                sqlite.follow_up(connection, self._real)
+                self._committed(connection)
             return found
 
         with anyio.CancelScope(shield=True):
@@ -281,18 +283,25 @@ class Database:
         with anyio.CancelScope(shield=True):
             await self._disconnect()
 
+    def after_commits(self, step: Step[[], None]) -> None:
+        """Run a step that only reads, on the thread, after each commit of this process and before its answer."""
+        self._after.append(step)
+
     def _settle(self, connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
         settle(connection, self._clock, self._alive, jobs)
+        self._committed(connection)
+
+    def _committed(self, connection: sqlite3.Connection) -> None:
         sqlite.follow_up(connection, self._real)
+        for step in self._after:  # what was committed is true, whatever becomes of these
+            _outcome(sqlite.look, connection, self._clock(), self._alive, step)
 
     async def _connected(self) -> _Worker:
-        if (
-            self._worker
-            and self._files
-            and not self._opening.statistics().locked
-            and self._files.change(self.path) == "none"
-        ):
-            return self._worker
+        if self._worker and self._files and not self._opening.statistics().locked:
+            if self._worker.called:  # for a job of a moment ago: the files were looked at then
+                return self._worker
+            if self._files.change(self.path) == "none":
+                return self._worker
         async with self._opening:
             if self._worker and self._files:
                 await self._follow(self._worker, self._files, self._files.change(self.path))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -54,8 +55,29 @@ class Silent:
 class _Requests(h11.Connection):
     """h11's parser with a limit for every head: h11 itself limits only a head that arrives in parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, late: Callable[[], object]) -> None:
         super().__init__(h11.SERVER, MAX_HEADER_BYTES)
+        self._late = late
+        self._head = b""
+
+    def send(self, event: h11.Event) -> bytes | None:  # type: ignore[override] # it says more of some events
+        """Return the bytes to send. An answer's head goes out with what follows: one system call, one packet.
+
+        `late` is called for each head; it has `head` sent by itself if nothing follows soon.
+        """
+        output = super().send(event)
+        if output is None:
+            return None
+        if isinstance(event, h11.Response):
+            self._head = output
+            self._late()
+            return b""
+        return self.head() + output
+
+    def head(self) -> bytes:
+        """Return a head that was not sent yet, which is sent then."""
+        head, self._head = self._head, b""
+        return head
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         before = self._kept() if self.their_state is h11.IDLE else 0
@@ -74,7 +96,7 @@ class Connection(H11Protocol):
 
     def __init__(self, silent: Silent, **given: Any) -> None:
         super().__init__(**given)
-        self.conn = _Requests()
+        self.conn = self._requests = _Requests(self._head_is_ready)
         self._silent = silent
         self._unread: asyncio.TimerHandle | None = None
 
@@ -101,6 +123,14 @@ class Connection(H11Protocol):
         if request:
             request.body = bytearray()  # parts of the body that nothing read; the rest is dropped on arrival
         self._settle()
+
+    def _head_is_ready(self) -> None:
+        self.loop.call_soon(self._send_head)
+
+    def _send_head(self) -> None:
+        """Send the head of an answer whose body takes its time, as that of a stream does."""
+        if head := self._requests.head():
+            self.transport.write(head)
 
     def _settle(self) -> None:
         request = self._request()

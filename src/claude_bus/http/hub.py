@@ -37,6 +37,8 @@ IDLE_EVERY = 0.5
 _REST = 0.005
 """Seconds between two looks at what was stored. A notice after a quiet moment is answered at once; of many in a row,
 one look finds what they are about."""
+_PATIENT = 3
+"""The rest is at least so many times as long as the look took: who sends needs a busy store as well."""
 _LOOK_AFTER = 20.0
 """Seconds after which one who waits looks by itself, should all else fail."""
 
@@ -135,8 +137,9 @@ class Hub:
             pulse = self._bus.pulse()
             if heard or pulse != self._pulse:
                 self._pulse = pulse
+                began = anyio.current_time()
                 await self._look()
-                await anyio.sleep(_REST)
+                await anyio.sleep(min(max(_REST, _PATIENT * (anyio.current_time() - began)), PULSE_EVERY))
 
     async def _heard(self, notice_socket: NoticeSocket | None) -> bool:
         if notice_socket:

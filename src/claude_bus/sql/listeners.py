@@ -96,11 +96,14 @@ def heard_of(tx: Transaction, processes: Collection[Process]) -> dict[Process, f
 
 def of(tx: Transaction, recipients: Sequence[Address]) -> tuple[str, ...]:
     """Where to announce that these agents got mail."""
-    found = {r["address"] for r in tx.all("SELECT address FROM listeners WHERE client = ''")}
+    if not recipients:
+        return tuple(sorted({r["address"] for r in tx.all("SELECT address FROM listeners WHERE client = ''")}))
+    found: set[str] = set()
     for some in at_once(recipients):
         rows = tx.all(
             f"WITH got (channel, name, mailbox) AS (VALUES {listed(len(some), 3)}) "
-            "SELECT l.address FROM got JOIN bindings b ON b.channel = got.channel AND b.agent = got.name "
+            "SELECT address FROM listeners WHERE client = '' "
+            "UNION ALL SELECT l.address FROM got JOIN bindings b ON b.channel = got.channel AND b.agent = got.name "
             "JOIN listeners l ON l.client IN (b.client, b.session) WHERE l.client != '' "
             "UNION ALL SELECT l.address FROM got JOIN listeners l ON l.client = got.mailbox",
             *spread((who.channel, who.name, mailbox(who)) for who in some),

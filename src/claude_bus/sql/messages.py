@@ -49,17 +49,39 @@ def store(tx: Transaction, me: Address, draft: Draft, *, rate: int = 0) -> Sent:
     session = bindings.holder(tx, me)
     if rate and session:
         _check_rate(tx, me, [] if broadcast_in else list(recipients), rate)
-    [message] = _insert(tx, me, [draft], broadcast_in, by_program=not session)
-    attachments.attach(tx, message, draft.files)
-    mailboxes.deliver(tx, {message: list(recipients)})
-    if draft.reply_to is not None:
-        deliveries.acknowledge(tx, me, [draft.reply_to], "reply")
+    message, _ = _deliver(tx, me, draft, list(recipients), broadcast_in, by_program=not session)
     rings = waking.rings(draft.kind, bool(broadcast_in), draft.urgent, draft.hops)
     outlook = _Outlook(rings=rings, quiet=draft.hops >= waking.MAX_HOPS, by_program=not session)
     expected = _expect(tx, me, recipients, outlook)
-    events.append(tx, me, "send", str(message), _addressed(draft.to))
-    tx.notify(listeners.of(tx, list(recipients)))
     return Sent(message, _addressed(draft.to), expected)
+
+
+def store_for_program(tx: Transaction, me: Address, draft: Draft) -> tuple[int, float]:
+    """`send` by a program, which takes part already and is not told what to expect; returns the message's id and time.
+
+    What only the answer to others needs is not looked for: who is there, and whom an unknown name may mean.
+    """
+    drafts.check_draft(draft)
+    assert not draft.key, "who gives a key wants to be told of what was sent before"
+    if draft.reply_to is not None:
+        _require_visible(tx, me, draft.reply_to)
+    recipients, broadcast_in = _resolve(tx, me, draft, hinting=False)
+    waking.check_hops(draft.hops)
+    return _deliver(tx, me, draft, list(recipients), broadcast_in, by_program=True)
+
+
+def _deliver(
+    tx: Transaction, me: Address, draft: Draft, recipients: list[Address], broadcast_in: str, *, by_program: bool
+) -> tuple[int, float]:
+    """Store a message for its recipients, and have it announced; returns its id and time."""
+    [(message, ts)] = _insert(tx, me, [draft], broadcast_in, by_program=by_program)
+    attachments.attach(tx, message, draft.files)
+    mailboxes.deliver(tx, {message: recipients})
+    if draft.reply_to is not None:
+        deliveries.acknowledge(tx, me, [draft.reply_to], "reply")
+    events.append(tx, me, "send", str(message), _addressed(draft.to))
+    tx.notify(listeners.of(tx, recipients))
+    return message, ts
 
 
 def tell(tx: Transaction, me: Address, notes: Sequence[tuple[str, str]]) -> None:
@@ -69,7 +91,7 @@ def tell(tx: Transaction, me: Address, notes: Sequence[tuple[str, str]]) -> None
         drafts.check_draft(draft)
     where, _ = _mailboxes(tx, list({Address(name, me.channel): None for name, _ in notes}))
     to = [where[Address(name, me.channel)].who for name, _ in notes]
-    messages = _insert(tx, me, letters, "", by_program=not bindings.holder(tx, me))
+    messages = [i for i, _ in _insert(tx, me, letters, "", by_program=not bindings.holder(tx, me))]
     mailboxes.deliver(tx, {message: [who] for message, who in zip(messages, to, strict=True)})
     events.append_all(tx, [(me, "send", str(m), name) for m, (name, _) in zip(messages, notes, strict=True)])
     tx.notify(listeners.of(tx, list(dict.fromkeys(to))))
@@ -77,8 +99,8 @@ def tell(tx: Transaction, me: Address, notes: Sequence[tuple[str, str]]) -> None
 
 def _insert(
     tx: Transaction, me: Address, letters: Sequence[Draft], broadcast_in: str, *, by_program: bool
-) -> list[int]:
-    """Store what the messages say, with increasing times; returns their ids."""
+) -> list[tuple[int, float]]:
+    """Store what the messages say, with increasing times; returns their ids and times."""
     tx.durable()
     last = tx.number("SELECT ts FROM messages ORDER BY id DESC LIMIT 1")
     times = [last := columns.next_ts(tx.now, last) for _ in letters]
@@ -111,7 +133,7 @@ def _insert(
             *spread(some),
         ).fetchall()
     }
-    return [ids[ts] for ts in times]
+    return [(ids[ts], ts) for ts in times]
 
 
 def _addressed(to: tuple[str, ...]) -> str:
@@ -157,14 +179,15 @@ def _by_key(tx: Transaction, me: Address, key: str) -> Sent | None:
     return Sent(row["id"], row["recipient"], expected, duplicate=True)
 
 
-def _resolve(tx: Transaction, me: Address, draft: Draft) -> tuple[dict[Address, str], str]:
+def _resolve(tx: Transaction, me: Address, draft: Draft, *, hinting: bool = True) -> tuple[dict[Address, str], str]:
     """Recipients with a hint where there is one, and the channel of the broadcast if it is one."""
     found: dict[Address, str] = {}
     broadcast_in = ""
     targets = [(part, addresses.parse_address(part, me.channel)) for part in draft.to]
     several = [target for _, target in targets if target.name == "all" or addresses.is_name_glob(target.name)]
     present = _present(tx, list(dict.fromkeys(target.channel for target in several if target.name != "all")))
-    where, expected = _mailboxes(tx, list({target: None for _, target in targets if target not in several}))
+    named = list({target: None for _, target in targets if target not in several})
+    where, expected = _mailboxes(tx, named, hinting=hinting)
     for part, target in targets:
         if target.name == "all":
             if broadcast_in and broadcast_in != target.channel:
@@ -212,7 +235,9 @@ class _Mailbox:
     hint: str = ""
 
 
-def _mailboxes(tx: Transaction, targets: list[Address]) -> tuple[dict[Address, _Mailbox], list[str]]:
+def _mailboxes(
+    tx: Transaction, targets: list[Address], *, hinting: bool = True
+) -> tuple[dict[Address, _Mailbox], list[str]]:
     """Where mail for each name goes: itself, its new name, or a new mailbox; and the channels of new mailboxes."""
     seen = {
         Address(row["name"], row["channel"]): row["last_seen"]
@@ -228,7 +253,7 @@ def _mailboxes(tx: Transaction, targets: list[Address]) -> tuple[dict[Address, _
     renamed = _renamed(tx, unheard)
     new = [target for target in unheard if target not in renamed and target not in seen]
     mailboxes.ensure_all(tx, new)
-    hints = _hints(tx, [target for target in unheard if target not in renamed])
+    hints = _hints(tx, [target for target in unheard if target not in renamed]) if hinting else {}
     found = {target: renamed.get(target) or _Mailbox(target, hints.get(target, "")) for target in targets}
     return found, list(dict.fromkeys(target.channel for target in new))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..model.identity import Address
 from ..model.tokens import Grant, Key, Token
+from ..records import record
 from . import columns, events
 from .transaction import Row, Transaction
 from .verbs import verb
@@ -57,9 +58,28 @@ def revoke(tx: Transaction, token: int) -> Token | None:
     return _token(row) if row else None
 
 
+@record(frozen=True, slots=True)
+class Valid:
+    """The tokens that were valid at one moment."""
+
+    keys: tuple[Key, ...]
+    others: float
+    """Changes with the commits of other connections to the database than the one that looked."""
+    own: int
+    """Changes with the tokens that this process makes and ends."""
+
+
 @verb(mode="read")
-def keys(tx: Transaction) -> list[Key]:
-    """All that are valid now, with what each permits."""
+def valid(tx: Transaction, known: Valid | None) -> Valid:
+    """All that are valid now, with what each permits. `known`, by the same connection, if nothing tells of a change:
+    some of them may have expired."""
+    others, own = tx.number("PRAGMA data_version"), _changes.count
+    if known and (known.others, known.own) == (others, own):
+        return known
+    return Valid(tuple(_keys(tx)), others, own)
+
+
+def _keys(tx: Transaction) -> list[Key]:
     return [
         Key(
             row["hash"],
@@ -82,7 +102,17 @@ def exist(tx: Transaction) -> bool:
     return tx.one(f"SELECT 1 FROM tokens WHERE {_VALID} LIMIT 1", tx.now) is not None
 
 
+class _Changes:
+    """Of tokens, by this process: SQLite tells a connection of others' changes only."""
+
+    count = 0
+
+
+_changes = _Changes()
+
+
 def _journal(tx: Transaction, owner: str, verb: str, token: int) -> None:
+    _changes.count += 1
     events.append(tx, Address(owner, ""), verb, str(token))
 
 

@@ -41,8 +41,7 @@ def post(tx: Transaction, me: Address, draft: Draft, program: str) -> Message:
 def send(tx: Transaction, me: Address, draft: Draft, program: str) -> tuple[int, float]:
     """The same, but return only id and time of the message."""
     agents.join_without_session(tx, me, program)
-    message = messages.store(tx, me, draft).id
-    return message, tx.number("SELECT ts FROM messages WHERE id = ?", message)
+    return messages.store_for_program(tx, me, draft)
 
 
 # -- by a time cursor -----------------------------------------------------------

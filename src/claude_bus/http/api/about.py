@@ -11,9 +11,10 @@ from ..responses import Json
 from . import records
 from .caller import Calling
 from .fields import PATH
+from .quick import QuickRoute
 from .refusals import refusals
 
-router = APIRouter(prefix=PATH, tags=["about"])
+router = APIRouter(prefix=PATH, tags=["about"], route_class=QuickRoute)
 
 
 @router.get("", response_model=records.About, responses=refusals())

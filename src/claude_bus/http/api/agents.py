@@ -16,9 +16,10 @@ from ..responses import Json
 from . import records
 from .caller import PROGRAM, Calling
 from .fields import PATH, Body, Channel, Line, NameInPath, Pattern, Query, Seconds
+from .quick import QuickRoute
 from .refusals import refusals
 
-router = APIRouter(prefix=PATH, tags=["agents"])
+router = APIRouter(prefix=PATH, tags=["agents"], route_class=QuickRoute)
 
 
 class Which(Query):

@@ -81,8 +81,14 @@ class Caller:
         return await self.service.still_granted(self.grant)
 
 
-async def _caller(request: Request) -> Caller:  # a plain function would get a thread for each request
+def caller_of(request: Request) -> Caller:
+    """Return the caller of a request."""
     return Caller(request, request.app.state.service, grant_of(request))
 
 
-Calling = Annotated[Caller, Depends(_caller)]
+async def caller(request: Request) -> Caller:
+    """`caller_of`, as FastAPI needs it: a plain function would get a thread for each request."""
+    return caller_of(request)
+
+
+Calling = Annotated[Caller, Depends(caller)]

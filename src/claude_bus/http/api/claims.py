@@ -17,9 +17,10 @@ from ..responses import Json
 from . import records
 from .caller import Calling
 from .fields import PATH, Body, Channel, Line, Name, Pattern, Query, Seconds
+from .quick import QuickRoute
 from .refusals import refusals
 
-router = APIRouter(prefix=PATH, tags=["claims"])
+router = APIRouter(prefix=PATH, tags=["claims"], route_class=QuickRoute)
 
 Paths = Annotated[list[Pattern], Field(min_length=1, max_length=claim_paths.MAX_PLACES)]
 

@@ -28,9 +28,10 @@ from ..responses import Json
 from . import records
 from .caller import Caller, Calling
 from .fields import NUMBER, PATH, Channel, Count, NumberInHeader, Query, Wait
+from .quick import QuickRoute
 from .refusals import refusals
 
-router = APIRouter(prefix=PATH, tags=["events"])
+router = APIRouter(prefix=PATH, tags=["events"], route_class=QuickRoute)
 
 PAGE = 200
 """Events that the stream reads at a time, and no more before its client has taken them."""

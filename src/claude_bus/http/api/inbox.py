@@ -17,9 +17,10 @@ from ..responses import Json
 from . import records
 from .caller import PROGRAM, Calling
 from .fields import PATH, Body, Channel, Id, NameInPath, Query, Wait
+from .quick import QuickRoute
 from .refusals import refusals
 
-router = APIRouter(prefix=PATH, tags=["inbox"])
+router = APIRouter(prefix=PATH, tags=["inbox"], route_class=QuickRoute)
 
 VIA = "http"
 """How the messages came, as receipts show it."""

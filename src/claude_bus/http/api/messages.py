@@ -17,9 +17,10 @@ from ..responses import Json
 from . import records
 from .caller import Calling
 from .fields import PATH, Body, Channel, Count, Id, IdInPath, Line, LineInHeader, Name, Query, Seconds, Tag, Text
+from .quick import QuickRoute
 from .refusals import refusals
 
-router = APIRouter(prefix=PATH, tags=["messages"])
+router = APIRouter(prefix=PATH, tags=["messages"], route_class=QuickRoute)
 
 
 class NewMessage(Body):

@@ -36,9 +36,10 @@ from .fields import (
     VersionInHeader,
     Wait,
 )
+from .quick import QuickRoute
 from .refusals import refusals
 
-router = APIRouter(prefix=PATH, tags=["state"])
+router = APIRouter(prefix=PATH, tags=["state"], route_class=QuickRoute)
 
 _TAG = re.compile(r'"([0-9]{1,19})"')
 _ETAG = {"ETag": {"description": "The version, in quotes.", "schema": {"type": "string"}}}
