@@ -24,10 +24,26 @@ def missing(what: str, extra: Extra) -> MissingPackages:
 
 def way_to_get(extra: Extra, command: Sequence[str] | None = None, prefix: str = sys.prefix) -> str:
     """Return how to get an extra for the program that `command` started, in the environment `prefix`."""
+    environment = _of_launcher(command)
+    if environment:
+        state = "being fetched" if are_coming(command) else "fetching failed"
+        return f"{state}, see {environment / 'rest.log'}"
+    if any(UV_CACHE.fullmatch(part) for part in Path(prefix).parts):
+        return "run uvx --from 'claude-bus[all] @ ADDRESS' claude-bus, with the address that you gave before"
+    return f"pip install 'claude-bus[{extra}]'"
+
+
+def are_coming(command: Sequence[str] | None = None) -> bool:
+    """Return whether the plugin is fetching the extras for the program that `command` started."""
+    environment = _of_launcher(command)
+    if not environment or (environment / ".rest-failed").exists():
+        return False
+    rest = environment / "rest"  # empty until all of them are there that this system can have
+    return not (rest.is_dir() and any(rest.iterdir()))
+
+
+def _of_launcher(command: Sequence[str] | None) -> Path | None:
+    """Return the environment that the plugin's launcher made, if it started the program."""
     words = sys.orig_argv if command is None else command
     environment = words[words.index("--in") + 1 :][:1] if "--in" in words else []
-    if environment and environment[0]:  # the launcher's
-        return f"they are fetched in the background; if they do not come, see {Path(environment[0], 'rest.log')}"
-    if any(UV_CACHE.fullmatch(part) for part in Path(prefix).parts):
-        return "run it with uvx --from 'claude-bus[all]' claude-bus"
-    return f"pip install 'claude-bus[{extra}]'"
+    return Path(environment[0]) if environment and environment[0] else None

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .. import __version__, claude_code, detector, text, worktree
+from .. import __version__, claude_code, detector, extras, text, worktree
 from ..config import Config
 from ..connect import open_for_command
 from ..drivers.inspect import Finding, inspect
@@ -59,7 +59,11 @@ async def _elsewhere(config: Config) -> Finding:
 
 def _secrets() -> Finding:
     reason = detector.unusable()
-    return Finding("secrets", not reason, f"not looked for: {reason}" if reason else "refused in messages and values")
+    if not reason:
+        return Finding("secrets", True, "refused in messages and values")
+    if extras.are_coming():
+        return Finding("secrets", None, f"not yet looked for: {reason}")
+    return Finding("secrets", False, f"not looked for: {reason}")
 
 
 async def _doorbell(config: Config, env: Mapping[str, str], *, sound: bool) -> Finding:
