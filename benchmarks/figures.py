@@ -17,7 +17,7 @@ class Figure:
     beside: str
     """The name of the baseline."""
     goal: str = ""
-    """What the project promises, as a reader checks it, such as "<= 2 x"; "" if it promises nothing."""
+    """The promise of the project, as a reader checks it, such as "<= 2 x"; "" if it promises nothing."""
 
     @property
     def ratio(self) -> float:

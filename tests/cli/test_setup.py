@@ -122,7 +122,7 @@ def test_in_an_empty_home_nothing_is_left(machine: Machine) -> None:
 
 
 def test_the_packages_that_a_checkout_fetched_go_with_it(machine: Machine, tmp_path: Path) -> None:
-    """What else is in the cache folder stays."""
+    """All other files of the cache folder stay."""
     ours = machine.home / ".cache" / "claude-bus"
     elsewhere = machine.env["XDG_CACHE_HOME"] = str(tmp_path / "caches")
     for folder in (ours, Path(elsewhere, "claude-bus")):
