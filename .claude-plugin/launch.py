@@ -113,6 +113,7 @@ def use_rest(environment: str, args: list[str]) -> None:
     """Add the packages that a session can do without, whenever they arrive; have them installed if they are missing."""
     import site
 
+    os.environ.setdefault("KF_RULE_CACHE_DIR", rules(environment))  # which goes with the plugin
     serves = args[:1] == ["serve"]
     if (serves or is_server(args)) and not is_complete(environment):
         first_start().complete(environment, wait=serves)
@@ -279,6 +280,11 @@ def prefix() -> str:
 def rest(environment: str) -> str:
     """Return the folder of the packages that a session can do without."""
     return os.path.join(environment, "rest")
+
+
+def rules(environment: str) -> str:
+    """Return the folder of the scanner's compiled rules."""
+    return os.path.join(environment, "rules")
 
 
 def is_complete(environment: str) -> bool:

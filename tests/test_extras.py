@@ -123,7 +123,7 @@ def test_doctor_says_that_texts_are_not_looked_through(bare: Path, tmp_path: Pat
     ("command", "prefix", "way"),
     [
         (["python", "-m", "claude_bus"], "/usr", "pip install 'claude-bus[serve]'"),
-        (["python", "x"], "/home/me/.cache/uv/archive-v0/aB3", "uvx --from 'claude-bus[all]' claude-bus"),
+        (["python", "x"], "/home/me/.cache/uv/archive-v0/aB3", "uvx --from 'claude-bus[all] @ ADDRESS' claude-bus"),
         (["python", "launch.py", "--in", "/data/1-python3.12", "serve"], "/data", "/data/1-python3.12/rest.log"),
         (["python", "launch.py", "--in", "", "serve"], "/usr", "pip install"),
     ],
@@ -131,3 +131,18 @@ def test_doctor_says_that_texts_are_not_looked_through(bare: Path, tmp_path: Pat
 def test_the_way_is_that_of_the_installation(command: list[str], prefix: str, way: str) -> None:
     """By pip, by uvx, or by the plugin, which fetches them itself."""
     assert way in extras.way_to_get("serve", command, prefix)
+
+
+def test_the_plugin_tells_whether_it_is_still_fetching(tmp_path: Path) -> None:
+    """A package that is on its way is no problem; one that did not come is."""
+    command = ["python", "launch.py", "--in", str(tmp_path)]
+    (tmp_path / "rest").mkdir()
+    assert extras.are_coming(command)
+    assert extras.way_to_get("secrets", command).startswith("being fetched")
+    (tmp_path / ".rest-failed").touch()
+    assert not extras.are_coming(command)
+    (tmp_path / ".rest-failed").unlink()
+    (tmp_path / "rest" / "fastapi").mkdir()  # all that there is for this system
+    assert not extras.are_coming(command)
+    assert extras.way_to_get("secrets", command).startswith("fetching failed")
+    assert not extras.are_coming(["python", "-m", "claude_bus"])

@@ -22,8 +22,8 @@ For a server of the bus (`claude-bus serve`), as `Serving`:
 | `BUS_HOST` | address to listen at; any but loopback needs a token | `127.0.0.1` |
 | `BUS_PORT` | port | 8765 |
 | `BUS_PREFIX` | path under which everything is, such as `/agent-bus` | none |
-| `BUS_ALLOWED_HOSTS` | names by which clients reach the server, by commas, such as `*.example.org` | this machine's |
-| `BUS_ALLOWED_ORIGINS` | origins whose browser pages may call, by commas | the server's own |
+| `BUS_ALLOWED_HOSTS` | names by which clients reach it, separated by commas, such as `*.example.org` | this machine's |
+| `BUS_ALLOWED_ORIGINS` | origins whose browser pages may call, separated by commas | the server's own |
 | `BUS_TLS_CERT`, `BUS_TLS_KEY` | files with certificate chain and key, for https | none |
 | `BUS_CONNECTIONS` | requests of one token under way at once, waiting ones included; `0`: any number | 1100 |
 | `BUS_REQUESTS` | requests of one token per minute; `0`: any number | 6000 |

@@ -78,6 +78,8 @@ def is_missing() -> bool:
 def unusable() -> str:
     """Return why texts cannot be scanned here, and how to change that; empty if they can."""
     if is_missing():
+        if extras.are_coming():
+            return "the scanner is being fetched"
         return f"the scanner is not installed: {extras.way_to_get('secrets')}"
     try:
         import kingfisher_sdk  # noqa: F401 - only to see whether it loads

@@ -22,17 +22,31 @@ def missing(what: str, extra: Extra) -> MissingPackages:
     return MissingPackages(f"{what} needs more packages: {way_to_get(extra)}", extra=extra)
 
 
-def launched_in(command: Sequence[str]) -> Path | None:
-    """Return the environment in which the launcher of the plugin or installer started a program, if it did."""
-    words = command[command.index("--in") + 1 :][:1] if "--in" in command else []
-    return Path(words[0]) if words and words[0] else None
+def launched_in(command: Sequence[str] | None = None) -> Path | None:
+    """Return the environment in which the launcher of the plugin or installer started a program, if it did.
+
+    `command` is that of the program, by default of this process.
+    """
+    words = sys.orig_argv if command is None else command
+    environment = words[words.index("--in") + 1 :][:1] if "--in" in words else []
+    return Path(environment[0]) if environment and environment[0] else None
 
 
 def way_to_get(extra: Extra, command: Sequence[str] | None = None, prefix: str = sys.prefix) -> str:
     """Return how to get an extra for the program that `command` started, in the environment `prefix`."""
-    environment = launched_in(sys.orig_argv if command is None else command)
+    environment = launched_in(command)
     if environment:
-        return f"they are fetched in the background; if they do not come, see {environment / 'rest.log'}"
+        state = "being fetched" if are_coming(command) else "fetching failed"
+        return f"{state}, see {environment / 'rest.log'}"
     if any(UV_CACHE.fullmatch(part) for part in Path(prefix).parts):
-        return "run it with uvx --from 'claude-bus[all]' claude-bus"
+        return "run uvx --from 'claude-bus[all] @ ADDRESS' claude-bus, with the address that you gave before"
     return f"pip install 'claude-bus[{extra}]'"
+
+
+def are_coming(command: Sequence[str] | None = None) -> bool:
+    """Return whether the plugin is fetching the extras for the program that `command` started."""
+    environment = launched_in(command)
+    if not environment or (environment / ".rest-failed").exists():
+        return False
+    rest = environment / "rest"  # empty until all of them are there that this system can have
+    return not (rest.is_dir() and any(rest.iterdir()))

@@ -62,4 +62,4 @@ def test_a_first_message_arrives(box: Sandbox, uvx: str, wheel: Path, everything
     lacking = subprocess.run(
         [*command, "serve", "--host", "192.0.2.1"], env=box.env, capture_output=True, text=True, check=False
     )
-    assert ("uvx --from 'claude-bus[all]' claude-bus" in lacking.stderr) != everything
+    assert ("uvx --from 'claude-bus[all] @ ADDRESS' claude-bus" in lacking.stderr) != everything

@@ -79,6 +79,7 @@ def test_a_session_works_before_the_rest_is_there_and_gets_it_while_it_runs(
             assert not is_complete(data)
         until(lambda: is_complete(data))
         assert server.call("send", to="carol", content=secret).failed
+        assert list((named(data)[0] / "rules").glob("*.vscdb"))  # so that they go with the plugin
     assert len(uv.calls_for_the_rest) == 1
     with launched(plugin, user(data, uv)) as server:
         works(server)

@@ -59,12 +59,12 @@ async def _elsewhere(config: Config) -> Finding:
 
 def _secrets() -> Finding:
     reason = detector.unusable()
-    left_out = detector.is_missing() and not extras.launched_in(sys.orig_argv)  # as the user chose
-    return Finding(
-        "secrets",
-        None if left_out else not reason,
-        f"not looked for: {reason}" if reason else "refused in messages and values",
-    )
+    if not reason:
+        return Finding("secrets", True, "refused in messages and values")
+    if extras.are_coming():
+        return Finding("secrets", None, f"not yet looked for: {reason}")
+    left_out = detector.is_missing() and not extras.launched_in()  # as the user chose
+    return Finding("secrets", None if left_out else False, f"not looked for: {reason}")
 
 
 async def _doorbell(config: Config, env: Mapping[str, str], *, sound: bool) -> Finding:

@@ -36,6 +36,22 @@ _SEND = (
     "Send a message. If AGENT_BUS_URL is set, it goes to that bus as AGENT_NAME, and its server's answer is printed. "
     "With --as, --db, --reply-to, --kind, --urgent, --key or --file it goes to our own bus, which alone has these."
 )
+_DOCTOR = (
+    "Check program, database, Claude Code and commit hook. PROBLEM marks what is wrong and says what to do about it; "
+    "-- marks facts. The exit status is 1 if there is a problem."
+)
+_SETUP = (
+    "Register the MCP server 'bus' with Claude Code for all your projects, and add its hooks and the command /bus. It "
+    "shows what it will do and asks first. Repeating it mends an installation."
+)
+_GUARD = (
+    "A pre-commit hook for the repository of this folder. It refuses a commit with a file that another session claims; "
+    "whatever else happens, the commit goes through. `git commit --no-verify` skips it."
+)
+_SERVE = (
+    "Serve the bus to other machines and programs: BUS_URL of claude-bus, MCP at /mcp, a REST API at /v1. Without an "
+    "address only this machine reaches it. See also: claude-bus token."
+)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of writing that have causes outside of this program."""
@@ -160,11 +176,11 @@ def build_parser(words: Collection[str] | None = None) -> argparse.ArgumentParse
     commands.add("send", _add_send, parents, "send a message", _SEND)
     commands.add("inbox", _add_inbox, parents, "read your messages")
     commands.add("agents", _add_agents, [shared], "who is on the bus")
-    commands.add("doctor", nothing, [shared], "check that everything is in order")
-    commands.add("setup", _add_setup, [shared], "tell Claude Code about the bus, or take it back")
-    commands.add("guard", _add_guard, [shared], "check claims when git commits")
+    commands.add("doctor", nothing, [shared], "check that everything is in order", _DOCTOR)
+    commands.add("setup", _add_setup, [shared], "tell Claude Code about the bus, or take it back", _SETUP)
+    commands.add("guard", _add_guard, [shared], "check claims when git commits", _GUARD)
     arguments.add(commands, shared, named)
-    commands.add("serve", _add_serve, [shared], "serve the bus over HTTP")
+    commands.add("serve", _add_serve, [shared], "serve the bus over HTTP", _SERVE)
     commands.add("token", _add_token, [], "who may use the bus over HTTP")
     commands.add("stdio", nothing, [shared], "the MCP server without the parent that restarts it")
     commands.finish()
@@ -210,7 +226,7 @@ def _add_setup(setup: argparse.ArgumentParser) -> None:
 
 def _add_guard(guard: argparse.ArgumentParser) -> None:
     guard.add_argument(
-        "action", choices=("install", "uninstall", "check"), help="the pre-commit hook of this repository"
+        "action", choices=("install", "uninstall", "check"), help="add the hook, remove it, or do what it does"
     )
 
 
@@ -229,8 +245,8 @@ def _add_token(token: argparse.ArgumentParser) -> None:
 
     create = actions.add_parser("create", parents=[shared], help="make a token and print its secret once")
     create.add_argument("owner", help="the person or machine it belongs to")
-    create.add_argument("--names", default="", help="names it may use, by commas (default: OWNER,OWNER-*)")
-    create.add_argument("--channels", default="", help="channels it may use, by commas (default: 'default')")
+    create.add_argument("--names", default="", help="names it may use, separated by commas (default: OWNER,OWNER-*)")
+    create.add_argument("--channels", default="", help="channels it may use, separated by commas (default: 'default')")
     create.add_argument("--ttl", default="", help="how long it is valid, such as 30d (default: until it is revoked)")
     create.add_argument("--out", default="", metavar="FILE", help="write the secret to a new file (0600) instead")
 
@@ -260,8 +276,8 @@ SERVING = {
     "host": ("BUS_HOST", "address to listen at; any but loopback needs a token"),
     "port": ("BUS_PORT", "port, 8765 unless given; 0 for a free one"),
     "prefix": ("BUS_PREFIX", "path under which everything is served"),
-    "allow-hosts": ("BUS_ALLOWED_HOSTS", "names by which clients reach this server, by commas"),
-    "allow-origins": ("BUS_ALLOWED_ORIGINS", "origins whose browser pages may call, by commas"),
+    "allow-hosts": ("BUS_ALLOWED_HOSTS", "names by which clients reach this server, separated by commas"),
+    "allow-origins": ("BUS_ALLOWED_ORIGINS", "origins whose browser pages may call, separated by commas"),
     "tls-cert": ("BUS_TLS_CERT", "file with the certificate chain"),
     "tls-key": ("BUS_TLS_KEY", "file with its key"),
     "connections": ("BUS_CONNECTIONS", "requests of one token in flight at once"),

@@ -31,7 +31,7 @@ class Subcommands:
         self.declared = [parser]
         """The parsers that have their options."""
         self._action = parser.add_subparsers(
-            title="commands", metavar="", prog=parser.prog, parser_class=cast("Any", self._parser)
+            title="commands", metavar="COMMAND", prog=parser.prog, parser_class=cast("Any", self._parser)
         )
 
     def _parser(self, *, declared: bool, **given: Any) -> argparse.ArgumentParser:

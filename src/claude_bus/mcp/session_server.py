@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import anyio
 
-from .. import claude_code, detector, jsonrpc, worktree
+from .. import claude_code, detector, extras, jsonrpc, worktree
 from ..config import Config
 from ..connect import open_bus
 from ..errors import BusError
@@ -70,7 +70,9 @@ async def _serve(config: Config, intake: Intake, output: Output) -> None:
     session = Session.of(Membership(presence, Workspace(client.folder)))
     group = SessionGroup(session)
     if not config.url and detector.is_missing():  # a bus served elsewhere has its own
-        group.remark = f"bus: texts are not looked through for secrets: {detector.unusable()}"
+        group.remark = (
+            f"bus: texts are not {'yet ' * extras.are_coming()}looked through for secrets: {detector.unusable()}"
+        )
         _log.warning("%s", group.remark.removeprefix("bus: "))
 
     async def push(text: str, sender: str) -> bool:

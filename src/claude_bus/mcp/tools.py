@@ -274,7 +274,8 @@ class History(Arguments):
 
 @tool(History, changes=False)
 async def history(session: Session, args: History) -> Answer:
-    """Earlier messages, consuming nothing. thread: any message id of it; since, before: ids."""
+    """Earlier messages, consuming nothing. search: a text in them (goes on with before=unsearched, if the answer has
+    that). thread: any message id of it; since, before: ids."""
     found = await session.history(args.search, args.thread, args.since, args.limit, args.before)
     return documents.for_model(documents.history_for_model(found, args.part))
 
