@@ -59,7 +59,7 @@ def store(tx: Transaction, me: Address, draft: Draft, *, rate: int = 0) -> Sent:
 def store_for_program(tx: Transaction, me: Address, draft: Draft) -> tuple[int, float]:
     """`send` by a program, which takes part already and is not told what to expect; returns the message's id and time.
 
-    What only the answer to others needs is not looked for: who is there, and whom an unknown name may mean.
+    It does not look for what only such an answer needs: who is there, and whom an unknown name may mean.
     """
     drafts.check_draft(draft)
     assert not draft.key, "who gives a key wants to be told of what was sent before"
