@@ -107,7 +107,7 @@ def test_serve_says_how_to_get_what_it_lacks(bare: Path, tmp_path: Path) -> None
     """In one line, with the exit status of bad input; a program gets a document."""
     done, document = run(bare, tmp_path, "serve"), run(bare, tmp_path, "serve", "--json")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "claude-bus: serve needs more packages: pip install 'claude-bus[serve]'\n"
+    assert re.fullmatch(r"claude-bus: serve needs more packages: \S*pip install 'claude-bus\[serve\]'\n", done.stderr)
     assert json.loads(document.stdout)["error"] == "missing_packages"
 
 
@@ -124,6 +124,8 @@ def test_doctor_says_that_texts_are_not_looked_through(bare: Path, tmp_path: Pat
     [
         (["python", "-m", "claude_bus"], "/usr", "pip install 'claude-bus[serve]'"),
         (["python", "x"], "/home/me/.cache/uv/archive-v0/aB3", "uvx --from 'claude-bus[all] @ ADDRESS' claude-bus"),
+        (["python", "x"], "/home/me/.local/share/uv/tools/claude-bus", "uv tool install 'claude-bus[all] @ ADDRESS'"),
+        (["python", "x"], "/home/me/.local/pipx/venvs/claude-bus", "pipx install --force 'claude-bus[all] @ ADDRESS'"),
         (["python", "launch.py", "--in", "/data/1-python3.12", "serve"], "/data", "/data/1-python3.12/rest.log"),
         (["python", "launch.py", "--in", "", "serve"], "/usr", "pip install"),
     ],
@@ -131,6 +133,15 @@ def test_doctor_says_that_texts_are_not_looked_through(bare: Path, tmp_path: Pat
 def test_the_way_is_that_of_the_installation(command: list[str], prefix: str, way: str) -> None:
     """By pip, by uvx, or by the plugin, which fetches them itself."""
     assert way in extras.way_to_get("serve", command, prefix)
+
+
+def test_a_venv_has_its_own_pip(tmp_path: Path) -> None:
+    """The one on PATH would install into another environment."""
+    pip = tmp_path / "my venv" / "bin" / "pip"
+    pip.parent.mkdir(parents=True)
+    pip.touch()
+    way = extras.way_to_get("serve", ["python", "-m", "claude_bus"], str(pip.parents[1]))
+    assert way == f"'{pip}' install 'claude-bus[serve]'"
 
 
 def test_the_plugin_tells_whether_it_is_still_fetching(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,15 @@ EXTRAS: dict[Extra, str] = {"serve": "fastapi", "secrets": "kingfisher_sdk"}
 """Each with a module that only it brings."""
 UV_CACHE = re.compile(r"(archive|env\w+|builds)-v\d+")
 """A folder in uv's cache with the environments of `uvx`."""
+SOURCE = "'claude-bus[all] @ ADDRESS'"
+"""On the package index the name alone may be that of the original."""
+_TOOLS: dict[str, Callable[[str, str], object]] = {
+    "uvx --from {} claude-bus": lambda _, folder: UV_CACHE.fullmatch(folder),
+    "uv tool install {}": lambda above, folder: (above, folder) == ("uv", "tools"),
+    "pipx install --force {}": lambda above, folder: (above, folder) == ("pipx", "venvs"),
+    "pipx run --spec {} claude-bus": lambda above, folder: above == "pipx" and folder in (".cache", "Caches"),
+}
+"""Commands that make environments of their own, with the folders in which those lie."""
 
 
 def missing(what: str, extra: Extra) -> MissingPackages:
@@ -38,9 +49,13 @@ def way_to_get(extra: Extra, command: Sequence[str] | None = None, prefix: str =
     if environment:
         state = "being fetched" if are_coming(command) else "fetching failed"
         return f"{state}, see {environment / 'rest.log'}"
-    if any(UV_CACHE.fullmatch(part) for part in Path(prefix).parts):
-        return "run uvx --from 'claude-bus[all] @ ADDRESS' claude-bus, with the address that you gave before"
-    return f"pip install 'claude-bus[{extra}]'"
+    parts = Path(prefix).parts
+    for tool, made in _TOOLS.items():
+        if any(made(*pair) for pair in pairwise(parts)):
+            return f"run {tool.format(SOURCE)}, with the address that you gave before"
+    pip = Path(prefix, "bin", "pip")
+    is_own = prefix != sys.base_prefix and pip.exists()  # a venv's, which may not be the one on PATH
+    return f"{shlex.quote(str(pip)) if is_own else 'pip'} install 'claude-bus[{extra}]'"
 
 
 def are_coming(command: Sequence[str] | None = None) -> bool:
