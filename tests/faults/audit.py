@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from claude_bus.drivers import sqlite
@@ -78,13 +79,22 @@ def collect(path: Path) -> Evidence:
     with closing(sqlite3.connect(path)) as db:
         db.row_factory = sqlite3.Row
         return Evidence(
-            steps=[_step(row) for row in db.execute("SELECT * FROM faults_audit ORDER BY n")],
+            steps=_in_order([_step(row) for row in db.execute("SELECT * FROM faults_audit ORDER BY n")]),
             messages={row["id"]: row for row in db.execute("SELECT * FROM messages")},
             deliveries=_all(db, "SELECT rowid AS row, * FROM deliveries ORDER BY message, recipient"),
             history=_all(db, "SELECT * FROM state_history ORDER BY key, version"),
             state=_all(db, "SELECT * FROM state"),
             problems=_problems(db),
         )
+
+
+def _in_order(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps, those of one statement by their numbers: SQLite updates its rows in an order of its own.
+
+    Within a statement the time does not change.
+    """
+    groups = groupby(steps, key=lambda step: (step.t, step.table, step.change))
+    return [step for _, group in groups for step in sorted(group, key=lambda step: step.number or 0)]
 
 
 def _step(row: sqlite3.Row) -> Step:
