@@ -15,7 +15,7 @@ import pytest
 
 from claude_bus import documents, drafts, fence, limits, names, quoting, text, waking
 from claude_bus.drivers.sqlite import connect
-from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
+from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy, StoreFull
 from claude_bus.mcp import tools
 from claude_bus.model.hooks import HookReport, HookResult
 from claude_bus.model.identity import Address, Client, Folder, Overlap, Roster
@@ -660,6 +660,23 @@ async def test_a_session_whose_leaving_failed_has_not_left(party: Party, monkeyp
     binding = await bob.whoami()
     assert binding
     assert binding.registered
+
+
+async def test_the_program_is_told_once_there_is_room_for_it(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk keeps no call that only looks from its answer; the store is told later what it could not note."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    await bob.membership.introduce("an editor 1.0")
+
+    def refuse(*_args: object, **_more: object) -> None:
+        raise StoreFull("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bindings, "note", refuse)
+        assert (await bob.agents(None, ""))[0]
+    await bob.agents(None, "")
+
+    shown = {agent.name: agent.client for agent in (await alice.agents(None, ""))[0]}
+    assert shown["bob"] == "an editor 1.0"
 
 
 async def test_what_needs_no_name_works_without_one(party: Party) -> None:
