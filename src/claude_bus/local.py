@@ -93,6 +93,8 @@ class LocalBus:
         try:
             return await read(_called_by(self._caller, verb, sign), *args, **kwargs)
         except StoreFull:  # no room to note who was seen: what only looks goes on
+            if sign and sign.noted:
+                raise  # its session has to know that it was not, and looks without
             return await read(_called_by(replace(self._caller, touch=False), verb, sign), *args, **kwargs)
 
     async def create_token(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import threading
@@ -50,6 +51,26 @@ async def test_a_cancelled_verb_happened_whole(database: Database) -> None:
         scope.cancel()
         await database.run(put)
 
+    assert await database.run(get) == "v"
+
+
+@pytest.mark.anyio
+async def test_all_are_answered_whatever_fails_on_the_thread(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever for verbs that were committed together, if something fails after that."""
+    await database.run(get)
+
+    def refuse(_addresses: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(announcing, "announce", refuse)
+        asked = [asyncio.ensure_future(database.run(put)) for _ in range(40)]
+        done, waiting = await asyncio.wait(asked, timeout=PATIENCE)
+
+    assert not waiting
+    assert {type(one.exception()) for one in done} == {MemoryError}
     assert await database.run(get) == "v"
 
 

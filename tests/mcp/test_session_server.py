@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_call_that_ends_although_it_was_cancelled_hands_nothing_over(
     party: Party, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that is cancelled may have its result already: it then runs to its end, and is not answered."""
+    """A cancelled call whose last wait is over already runs to its end, and is not answered."""
     alice, bob = await party.join("alice"), await party.join("bob")
     await say(alice, "bob")
     lines: list[bytes] = []

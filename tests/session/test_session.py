@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from claude_bus import documents, drafts, fence, limits, names, quoting, text, waking
 from claude_bus.drivers.sqlite import connect
-from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy
+from claude_bus.errors import ClaimHeld, InvalidInput, NameTaken, NotRegistered, StoreBusy, StoreFull
 from claude_bus.mcp import tools
 from claude_bus.model.hooks import HookReport, HookResult
 from claude_bus.model.identity import Address, Client, Folder, Overlap, Roster
@@ -24,6 +26,7 @@ from claude_bus.session.session import Session
 from claude_bus.sql import agents, bindings, messages
 from claude_bus.worktree import folder
 from tests.support.sessions import Party, batch_hook, carried, failure_hook, prompt_hook, say, state_of, stop_hook
+from tests.support.verbs import running
 from tests.support.working_trees import git, repository
 
 pytestmark = pytest.mark.anyio
@@ -612,6 +615,68 @@ async def test_a_session_that_left_is_left_alone(party: Party) -> None:
             await verb()
     await bob.register("bob")
     assert [m.content for m in (await bob.inbox()).messages] == ["come back"]
+
+
+@pytest.mark.parametrize("what", ["whoami", "agents", "inbox", "prompt", "batch", "stop", "edit", "beat", "became"])
+async def test_nothing_at_the_same_time_brings_back_a_session_that_leaves(party: Party, what: str) -> None:
+    """A model calls tools side by side, and hooks and heartbeats come when they do."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    acts: dict[str, Callable[[], Awaitable[object]]] = {
+        "whoami": bob.whoami,
+        "agents": lambda: bob.agents(None, ""),
+        "inbox": bob.inbox,
+        "prompt": lambda: prompt_hook(bob, "s", "p1", "default"),
+        "batch": lambda: batch_hook(bob, "s", "default"),
+        "stop": lambda: stop_hook(bob, "s", "default"),
+        "edit": lambda: bob.edit("/home/me/shop/a"),
+        "beat": bob.presence.beat,
+        "became": lambda: bob.presence.became("idle"),
+    }
+
+    async def act() -> None:
+        with contextlib.suppress(NotRegistered):
+            await acts[what]()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bob.leave)
+        for _ in range(3):
+            tasks.start_soon(act)
+
+    assert await alice.bus.run(bindings.bound, bob.client.key) is None
+    assert await bob.whoami() is None
+
+
+async def test_a_session_whose_leaving_failed_has_not_left(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
+    bob = await party.join("bob")
+
+    async def refuse(_client: str) -> None:
+        raise StoreBusy("busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bob.bus, "run_for", running(bob.bus, {bindings.leave: refuse}))
+        with pytest.raises(StoreBusy):
+            await bob.leave()
+
+    binding = await bob.whoami()
+    assert binding
+    assert binding.registered
+
+
+async def test_the_program_is_told_once_there_is_room_for_it(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk keeps no call that only looks from its answer; the store is told later what it could not note."""
+    alice, bob = await party.join("alice"), await party.join("bob")
+    await bob.membership.introduce("an editor 1.0")
+
+    def refuse(*_args: object, **_more: object) -> None:
+        raise StoreFull("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bindings, "note", refuse)
+        assert (await bob.agents(None, ""))[0]
+    await bob.agents(None, "")
+
+    shown = {agent.name: agent.client for agent in (await alice.agents(None, ""))[0]}
+    assert shown["bob"] == "an editor 1.0"
 
 
 async def test_what_needs_no_name_works_without_one(party: Party) -> None:

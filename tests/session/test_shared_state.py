@@ -18,10 +18,12 @@ from claude_bus.errors import InvalidInput, TooLarge
 from claude_bus.mcp.server import create_server
 from claude_bus.model.identity import Address
 from claude_bus.model.state import StateEntry
+from claude_bus.remote.bus import RemoteBus
 from claude_bus.session.doorbell import Doorbell
 from claude_bus.session.session import Session
 from claude_bus.session.subagents import SessionGroup
 from claude_bus.sql import state
+from claude_bus.sql.verbs import Verb
 from tests.support.processes import PATIENCE, actor, together
 from tests.support.sessions import Party
 from tests.support.store import START, Store
@@ -305,6 +307,31 @@ async def test_waiting_for_a_key_ends_with_its_change(party: Party) -> None:
     found = [(e.version, e.value, e.json, e.updated_by) for e in (*created, *changed, *deleted)]
     assert found == [(1, "one", False, "alice"), (2, "[2]", True, "alice"), (3, None, False, "alice")]
     assert rows(party, "SELECT * FROM watches") == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("after", [state.watch, state.get_state], ids=["watch", "look"])
+async def test_a_change_while_a_wait_begins_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: Verb[..., Any]
+) -> None:
+    """Over HTTP a wait begins with several requests, and a change may come between any two."""
+    party = Party(tmp_path / "bus.db", served=True)
+    alice, bob = await party.join("alice"), await party.join("bob")
+    assert isinstance(bob.bus, RemoteBus)
+    call, changes = bob.bus._call, [alice.set_state]
+
+    async def called(verb: Verb[..., Any], *args: Any) -> Any:
+        found = await call(verb, *args)
+        if changes and verb is after:
+            await changes.pop()("k", "v")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bob.bus, "_call", called)
+        [found] = await bob.wait_for_change("k", None, PATIENCE)
+    await party.close()
+
+    assert found.value == "v"
 
 
 @pytest.mark.anyio

@@ -20,7 +20,10 @@ def announce(addresses: Iterable[str]) -> None:
     addresses = list(addresses)
     if not addresses:
         return
-    import socket
+    try:
+        import socket
+    except (OSError, ImportError):  # no more files can be opened: what was to be told is done, and must not fail
+        return
 
     for address in addresses:
         scheme, _, rest = address.partition(f":{LOOPBACK}:")

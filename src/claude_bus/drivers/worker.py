@@ -165,7 +165,9 @@ class _Worker(aiosqlite.Connection):
                 job.outcome = _outcome(job.step, connection)
                 self._finish([job])
             if jobs := _taken(self._verbs):
-                self._settle(connection, jobs)
+                failed = _outcome(self._settle, connection, jobs)
+                for job in jobs:
+                    job.outcome = job.outcome or failed
                 self._finish(jobs)
 
     def _finish(self, jobs: list[_Job]) -> None:

@@ -64,8 +64,9 @@ class HttpMembership(Membership):
         if conversation != self.presence.client.session_id:
             self.presence.client = replace(self.presence.client, session_id=conversation)
             await self._came(self)
-        if not (self.presence.known or await self.presence.attach()).registered:
-            await self._take_last_name(conversation)
+        with self.presence.unless_it_leaves():
+            if not (self.presence.known or await self.presence.attach()).registered:
+                await self._take_last_name(conversation)
 
     async def _take_last_name(self, conversation: str) -> None:
         who = await self._granted.run(bindings.last_name_of, conversation)

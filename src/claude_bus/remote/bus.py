@@ -144,7 +144,8 @@ class RemoteBus:
         finally:
             _SIGN.reset(before)
         self._held.named(sign.client, sign.address)
-        self._held.let_go(sign.address, sign.proven)
+        if sign.noted:
+            self._held.let_go(sign.address, sign.proven)
         return found
 
     async def _see(self, sign: SignOfLife) -> None:
@@ -298,8 +299,9 @@ class RemoteBus:
         return entry or deleted or StateEntry(key, None, 0, "", 0.0)
 
     async def _watch_from(self, address: str, channel: str, key: str) -> StateEntry:
+        found = await self._latest(channel, key)  # first: looks show a change before the watch, which nobody announces
         await self._call(state.watch, address, channel, key)
-        return await self._latest(channel, key)
+        return found
 
     async def _with_history(self, channel: str, key: str, limit: int) -> tuple[StateEntry | None, list[StateEntry]]:
         return await self._call(state.get_state, channel, key), await self._call(state.history, channel, key, limit)

@@ -75,7 +75,10 @@ class Claims:
                 raise BusError(f"{error.message}; claims on it were not checked before this edit") from None
             return await bus.run(sql_guard.edit, self._presence.client, target, tree, guard)
 
-        return await self._presence.acting(edit)
+        verdict: Verdict | None = None
+        with self._presence.unless_it_leaves():
+            verdict = await self._presence.acting(edit)
+        return verdict or Verdict("pass")
 
     def _as_from_here(self, asked: Sequence[ClaimTarget] | None, ended: Sequence[ClaimTarget]) -> list[ClaimTarget]:
         seen = {place[:2]: self._workspace.from_here(place) for place in asked or ()}

@@ -140,9 +140,10 @@ class Conversation:
         """End the turn without handing over any mail."""
         key = self._presence.client.key
         self._presence.heard()
-        await self._presence.acting(
-            lambda bus, _binding: bus.run(bindings.observe, key, status="idle", session_id=event.session_id)
-        )
+        with self._presence.unless_it_leaves():
+            await self._presence.acting(
+                lambda bus, _binding: bus.run(bindings.observe, key, status="idle", session_id=event.session_id)
+            )
 
     async def compacted(self) -> None:
         """The conversation was summarized; it may have lost who it is."""
@@ -194,8 +195,9 @@ class Conversation:
         client = self._presence.client
         result = await self.bus.run(sessions.handle_hook_event, client, report)
         if not result:
-            await self._presence.attach()
-            result = await self.bus.run(sessions.handle_hook_event, client, report)
+            with self._presence.unless_it_leaves():
+                await self._presence.attach()
+                result = await self.bus.run(sessions.handle_hook_event, client, report)
         if not result:
             return None
         self.turn.settle()

@@ -68,15 +68,19 @@ class Membership:
         """Run `act` as what `who` makes of the binding. A call is a sign of life, which goes with its verb."""
         presence = self.presence
         presence.heard()
-        if presence.absent:
-            return await act(SignedBus(presence, None), who(None))
-        self.turn.call()
-        if known := presence.known:
+        if not presence.absent:
+            self.turn.call()
+            with presence.unless_it_leaves():
+                return await self._acting(who, act)
+        return await act(SignedBus(presence, None), who(None))
+
+    async def _acting(self, who: Callable[[Binding | None], W], act: Callable[[SignedBus, W], Awaitable[T]]) -> T:
+        if known := self.presence.known:
             try:
                 who(known)
             except NotRegistered:
-                await presence.seen()  # it may have registered through another server
-        return await presence.acting(lambda bus, binding: act(bus, who(binding)))
+                await self.presence.seen()  # it may have registered through another server
+        return await self.presence.acting(lambda bus, binding: act(bus, who(binding)))
 
     def _registered(self, binding: Binding | None) -> Address:
         if not binding or not binding.registered:
@@ -141,12 +145,15 @@ class Membership:
         """Give up the name; return it."""
 
         async def go(bus: SignedBus, me: Address) -> Address:
-            await bus.run(bindings.leave, self.presence.client.key)
+            self.presence.absent = True  # before it is true: no call at the same time may make it take part again
+            try:
+                await bus.run(bindings.leave, self.presence.client.key)
+            except BaseException:
+                self.presence.absent = False
+                raise
             return me
 
-        me = await self._as(self._registered, go)
-        self.presence.absent = True
-        return me
+        return await self._as(self._registered, go)
 
 
 def _itself(binding: Binding | None) -> Binding | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
@@ -81,9 +81,14 @@ class Presence:
     # -- taking part
 
     async def attach(self) -> Binding:
-        """Take part, or find out that it already does. Called by whatever comes first."""
+        """Take part, or find out that it already does. Called by whatever comes first.
+
+        Raises `Displaced` for a session that left, also while this was under way.
+        """
         binding = await self.bus.run(bindings.bound, self.client.key) if self._listens else None
         if not binding or binding.process != self.client.process:
+            if self.absent:
+                raise Displaced
             binding = await self._begin()
         self._resume(binding)
         return self.knows(binding)
@@ -176,9 +181,10 @@ class Presence:
         if self.absent:
             return
         known = self.known
-        binding = await self.acting(self._beat)
-        if known and not binding.registered:
-            await self._take_due_name()
+        with self.unless_it_leaves():
+            binding = await self.acting(self._beat)
+            if known and not binding.registered:
+                await self._take_due_name()
 
     async def _beat(self, bus: SignedBus, binding: Binding) -> Binding:
         await bus.run(sessions.beat, self.client.key)
@@ -224,7 +230,7 @@ class Presence:
         """Run `act` with the binding, and with a bus that notes a sign of life in the transaction of what it runs.
 
         That transaction is given up if the store has another binding than was known here. Then `act` is run
-        again, with that one.
+        again, with that one. Raises `Displaced` if the session left meanwhile.
         """
         binding = self.known or await self.attach()
         for _ in range(_ATTEMPTS):
@@ -243,7 +249,17 @@ class Presence:
         """Record another status that the client reported."""
         if not self.absent:
             self.heard()
-            await self.seen(status=status, session_id=session_id)
+            with self.unless_it_leaves():
+                await self.seen(status=status, session_id=session_id)
+
+    @contextlib.contextmanager
+    def unless_it_leaves(self) -> Iterator[None]:
+        """Give up what is told of the session if the session leaves at the same time."""
+        try:
+            yield
+        except Displaced:
+            if not self.absent:
+                raise
 
     async def introduce(self, program: str) -> None:
         """Record the program and version that the client reported; the next sign of life has it."""
