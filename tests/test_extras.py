@@ -157,3 +157,23 @@ def test_the_plugin_tells_whether_it_is_still_fetching(tmp_path: Path) -> None:
     assert not extras.are_coming(command)
     assert extras.way_to_get("secrets", command).startswith("fetching failed")
     assert not extras.are_coming(["python", "-m", "claude_bus"])
+
+
+def test_doctor_finds_no_fault_in_a_scanner_that_is_coming(bare: Path, tmp_path: Path) -> None:
+    """It is a problem once the plugin has failed to fetch it."""
+    made = tmp_path / "made"
+    (made / "rest").mkdir(parents=True)
+    command = [*python(bare, PROGRAM), "doctor", "--json", "--in", str(made)]
+    code = PROGRAM.replace("sys.exit", "del sys.argv[-2:]; sys.exit")
+    command[command.index("-c") + 1] = python(bare, code)[-1]
+
+    def secrets() -> object:
+        done = subprocess.run(
+            command, env=environment(tmp_path / "bus.db"), input="", capture_output=True, text=True, check=False
+        )
+        (found,) = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "secrets"]
+        return found["ok"]
+
+    assert secrets() is None
+    (made / ".rest-failed").touch()
+    assert secrets() is False

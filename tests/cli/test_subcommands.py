@@ -51,3 +51,15 @@ def test_a_commands_name_in_another_place_is_no_obstacle() -> None:
     words = ["--channel", "inbox", "send", "agents", "doctor"]
     options = main._parse(main.build_parser(words), words)
     assert (options.command, options.channel, options.to, options.content) == ("send", "inbox", "agents", "doctor")
+
+
+def test_a_word_that_is_no_command_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not an argument without a name."""
+    assert main.run(["nosuch"]) == 2
+    assert "argument COMMAND: invalid choice: 'nosuch'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["doctor", "setup", "guard", "serve"])
+def test_the_help_says_more_than_the_name(name: str) -> None:
+    """Of commands that change something, or whose output needs to be understood."""
+    assert parsers(main.build_parser([name]))[name].description
