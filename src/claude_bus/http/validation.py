@@ -64,7 +64,7 @@ def check(name: str, value: Any, rule: Rule = STRICT) -> None:
     elif isinstance(value, int | float):
         if not (math.isfinite(value) and abs(value) <= _LARGEST):
             raise InvalidInput(f"{name} is no number that can be stored")
-    elif rules := _rules(type(value)):
+    elif rules := _rules(value.__class__):
         for field, own in rules:
             check(field, getattr(value, field), own)
     elif isinstance(value, tuple | list):
