@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import anyio
 import pytest
 
+from claude_bus.config import Config
+from claude_bus.connect import open_local
 from claude_bus.http.token_cache import TokenCache
 from claude_bus.local import LocalBus, digest_of
+from claude_bus.model.identity import Address
 from claude_bus.model.tokens import Grant
+from claude_bus.sql import state, tokens
 from claude_bus.sql.transaction import Transaction
 
 pytestmark = pytest.mark.anyio
@@ -84,3 +89,35 @@ async def test_a_look_counts_for_those_who_came_before_it_began() -> None:
 
     assert found == {"before": GRANT, "after": None, "another": None, "third": None}
     assert len(bus.looks) == 2
+
+
+async def test_what_the_server_commits_needs_no_further_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hop that commits looks too: requests that follow know the tokens. A token that another process or this one
+    ends is noticed all the same.
+    """
+    config = Config(tmp_path / "bus.db")
+    async with open_local(config) as bus, open_local(config) as other:
+        (anna, of_anna), (_, of_bert), (carl, of_carl) = [
+            await other.create_token(name, [name], ["default"], None) for name in ("anna", "bert", "carl")
+        ]
+        cache = TokenCache(bus, closed=True)
+        assert await cache.grant(of_anna)
+
+        def unexpected() -> None:
+            raise AssertionError("a look of its own")
+
+        async def commit() -> None:
+            await bus.run(state.set_state, Address("anna", "default"), "k", "v")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(cache, "_load", unexpected)
+            await commit()
+            assert await cache.grant(of_anna)
+            await other.run(tokens.revoke, anna.id)
+            await commit()
+            assert not await cache.grant(of_anna)
+            assert await cache.grant(of_bert)
+            await bus.run(tokens.revoke, carl.id)
+            assert not await cache.grant(of_carl)
+        await other.run(tokens.revoke, 2)
+        assert not await cache.grant(of_bert)

@@ -96,7 +96,7 @@ TOOLS: Mapping[str, tuple[dict[str, Any], str, int]] = {
     "register": ({"name": "alice"}, "run", 13),
     "release": ({"path": ["port:1"]}, "run", 11),
     "release of all": ({}, "run", 7),
-    "send": ({"to": "bob", "content": "hello"}, "run", 12),
+    "send": ({"to": "bob", "content": "hello"}, "run", 11),
     "set_state": ({"key": "k", "value": "w"}, "run", 10),
     "wait": ({}, "run", 10),
     "whoami": ({}, "read_relaxed", 4),

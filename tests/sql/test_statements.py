@@ -96,6 +96,11 @@ def sends_to_unknown(store: Store, count: int) -> Act:
     return lambda: store.send(ANN, names(count))
 
 
+def sends_for_a_program(store: Store, count: int) -> Act:
+    """It is told of nothing but the message, so hints and outlooks are not looked for."""
+    return lambda: store(feeds.send, ANN, Draft(names(count), "hello"), "test")
+
+
 def sends_to_renamed(store: Store, count: int) -> Act:
     for name in names(count):
         store.rename(store.join(name), f"new-{name}")
@@ -338,6 +343,7 @@ MOST: Mapping[Case, int] = {
     sends_to_sessions: 10,
     sends_to_programs: 11,
     sends_to_unknown: 16,
+    sends_for_a_program: 13,
     sends_to_renamed: 11,
     sends_to_channels: 10,
     sends_to_dead: 17,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from .. import drafts, limits, quoting
@@ -43,7 +44,9 @@ _FIELDS: Mapping[type, Mapping[str, Rule]] = {
 
 def as_shown(client: Client) -> Client:
     """The client, its folder in a spelling that is one line. A folder may be called anything, and its session join."""
-    parts = {field.name: _shown(getattr(client.folder, field.name)) for field in dataclasses.fields(Folder)}
+    parts = {field: _shown(getattr(client.folder, field)) for field, _ in _rules(Folder)}
+    if all(getattr(client.folder, field) == part for field, part in parts.items()):
+        return client
     return dataclasses.replace(client, folder=Folder(**parts))
 
 
@@ -61,9 +64,9 @@ def check(name: str, value: Any, rule: Rule = STRICT) -> None:
     elif isinstance(value, int | float):
         if not (math.isfinite(value) and abs(value) <= _LARGEST):
             raise InvalidInput(f"{name} is no number that can be stored")
-    elif fields := dict(_fields(value)):
-        for field, part in fields.items():
-            check(field, part, _FIELDS.get(type(value), {}).get(field, STRICT))
+    elif rules := _rules(value.__class__):
+        for field, own in rules:
+            check(field, getattr(value, field), own)
     elif isinstance(value, tuple | list):
         if isinstance(rule, FewMessages):
             drafts.check_message_count(len(value))
@@ -71,9 +74,12 @@ def check(name: str, value: Any, rule: Rule = STRICT) -> None:
             check(name, item, rule)
 
 
-def _fields(value: Any) -> Iterator[tuple[str, Any]]:
-    """The fields of a record by their names; nothing for what is not one."""
-    if dataclasses.is_dataclass(value):
-        yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-        yield from value._asdict().items()
+@cache
+def _rules(kind: type) -> tuple[tuple[str, Rule], ...]:
+    """The fields of a kind of record, each with its rule; nothing for what is not one."""
+    if dataclasses.is_dataclass(kind):
+        fields: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(kind))
+    else:
+        fields = getattr(kind, "_fields", ())
+    own = _FIELDS.get(kind, {})
+    return tuple((field, own.get(field, STRICT)) for field in fields)
