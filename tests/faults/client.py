@@ -351,8 +351,11 @@ class Client:
             self.journal.write("sending", token=token, draft=draft)
             outcome = self.call("send", **draft)
             self.journal.write("sent", token=token, outcome=outcome.state, text=outcome.text)
-            again = "key" in draft or (_AGAIN in outcome.text and self._wire and self._wire.direct)
+            wire = self._wire
+            again = "key" in draft or (_AGAIN in outcome.text and wire and wire.direct)
             if outcome.state != "unknown" or not again or self._name() is None:
+                return
+            if "key" not in draft and self._wire is not wire:  # the server that remembers it has been killed since
                 return
 
     def _settle(self) -> None:
