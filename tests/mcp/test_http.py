@@ -321,6 +321,32 @@ def test_mail_for_who_went_away(db: Path, server: Served, caller: type[Caller]) 
         assert found["content"] == f"still there? {number}"
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("stays", [True, False])
+async def test_a_client_that_leaves_at_once_has_no_answer(stays: bool) -> None:
+    """A call that is answered before anybody watches its client counts as answered only if the client is there."""
+    gone = anyio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if not read:
+            read.append(True)
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None: ...
+
+    read: list[bool] = []
+    line = mcp_http._Line(receive, send)
+    await line.receive()
+    line.serve(anyio.CancelScope(), lambda: None)
+    if not stays:
+        gone.set()
+    await line.send({"type": "http.response.start", "status": 200, "headers": []})
+    await line.send({"type": "http.response.body", "body": b"{}"})
+    assert line.answered == stays
+
+
 def test_a_cancelled_call_is_not_handed_mail(db: Path, server: Served) -> None:
     """In the older era, the notification of a cancellation ends the call."""
     alice = joined(server.url, "alice")

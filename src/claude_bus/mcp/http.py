@@ -112,9 +112,18 @@ class _Line:
             self.done()
             if self._begun:
                 return
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        gone = last and bool(self._calls) and await self._is_gone()
         await self._send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
+        if last and not gone:
             self.answered = True
+
+    async def _is_gone(self) -> bool:
+        """Return whether the client has disconnected. Nobody has watched it if the call was answered soon."""
+        message: Message = {}
+        with anyio.move_on_after(0):
+            message = await self._receive()
+        return message.get("type") == "http.disconnect"
 
     def _attend(self) -> None:
         self._attendant = asyncio.create_task(self._keep_up())
