@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from claude_bus.sql.deliveries import EARLIER
+
 from .audit import Step
 from .case import SLACK, Case, Violation
 from .journal import Line
@@ -109,9 +111,12 @@ def _changed(case: Case, delivery: Delivery, step: Step, live: dict[int, Deliver
 
 
 def _in_order(case: Case, step: Step, live: dict[int, Delivery]) -> Iterator[Violation]:
-    """Each message handed over is the oldest that waits."""
+    """Each message handed over is the oldest that waits, but for broadcasts from long before its recipient joined."""
+    no_news = {row["row"] for row in case.evidence.deliveries if row["retained"] == EARLIER}
     overtaken = [
-        d.message for d in live.values() if d.name == step.name and d.state == "queued" and d.message < step.number
+        d.message
+        for row, d in live.items()
+        if d.name == step.name and d.state == "queued" and d.message < step.number and row not in no_news
     ]
     if overtaken:
         what = f"{step.number} was handed to {step.name} while {sorted(overtaken)} waited"
