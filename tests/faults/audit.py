@@ -15,7 +15,9 @@ from claude_bus.drivers import sqlite
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"
 """The machine's own clock, which the campaign does not falsify; accurate to about a millisecond."""
 
-_DELIVERY = "{row}.message, {row}.recipient, {row}.state, {row}.attempts, {row}.handed_by"
+_BY = "CASE COALESCE({row}.handed_by, '') WHEN '' THEN 'retained ' || {row}.retained ELSE {row}.handed_by END"
+"""Of a delivery: the process that handed it over, or before that, whether it is news to its recipient."""
+_DELIVERY = f"{{row}}.message, {{row}}.recipient, {{row}}.state, {{row}}.attempts, {_BY}"
 _CLAIM = "{row}.shared, {row}.owner, {row}.path, 0, {row}.scope"
 _BINDING = "{row}.pid, {row}.agent, '', 0, {row}.client"
 _LISTENER = "{row}.pid, {row}.client, '', 0, {row}.host || ':' || {row}.pid || ':' || printf('%.2f', {row}.started)"

@@ -75,6 +75,8 @@ class Delivery:
     state: str = "queued"
     attempts: int = 0
     handed: list[Step] = field(default_factory=list)
+    is_earlier: bool = False
+    """A broadcast from long before its recipient joined."""
 
 
 def deliveries(case: Case) -> Iterator[Violation]:
@@ -86,7 +88,7 @@ def deliveries(case: Case) -> Iterator[Violation]:
         if step.table != "deliveries":
             continue
         if step.change == "insert":
-            live[step.row] = Delivery(step.number, step.name)
+            live[step.row] = Delivery(step.number, step.name, is_earlier=step.by == f"retained {EARLIER}")
         elif step.change == "delete":
             yield from _gone(case, live.pop(step.row), live)
         else:
@@ -112,11 +114,10 @@ def _changed(case: Case, delivery: Delivery, step: Step, live: dict[int, Deliver
 
 def _in_order(case: Case, step: Step, live: dict[int, Delivery]) -> Iterator[Violation]:
     """Each message handed over is the oldest that waits, but for broadcasts from long before its recipient joined."""
-    no_news = {row["row"] for row in case.evidence.deliveries if row["retained"] == EARLIER}
     overtaken = [
         d.message
-        for row, d in live.items()
-        if d.name == step.name and d.state == "queued" and d.message < step.number and row not in no_news
+        for d in live.values()
+        if d.name == step.name and d.state == "queued" and d.message < step.number and not d.is_earlier
     ]
     if overtaken:
         what = f"{step.number} was handed to {step.name} while {sorted(overtaken)} waited"
