@@ -1,6 +1,6 @@
 """One table of all costs that this project promises, each beside its baseline of the same run.
 
-    python benchmarks/performance.py [--peers] [--only SECTION] [--write FILE] [--quick]
+    python benchmarks/performance.py [--peers] [--only SECTION] [--without SECTION] [--write FILE] [--quick]
 
 `--peers` also measures what a user could take instead. `--write` puts the tables into a page, in place of those that
 it has; `docs/performance.md` is made like this. Needs CLAUDE_BIN and tmux, and takes some minutes. Machines differ and
@@ -70,10 +70,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", action="store_true", help="also what a user could take instead")
     parser.add_argument("--only", choices=SECTIONS, help="one section")
+    parser.add_argument("--without", choices=SECTIONS, help="all sections but one")
     parser.add_argument("--write", type=Path, metavar="FILE", help="the page to put the tables into")
     parser.add_argument("--quick", action="store_true", help="few rounds: does it run?")
     options = parser.parse_args()
     sections = {options.only: SECTIONS[options.only]} if options.only else dict(SECTIONS)
+    sections.pop(options.without, None)
     if options.peers:
         sections[PEERS] = lambda folder, quick: peers.measured(folder, 2 if quick else 100)
     tables = []

@@ -44,6 +44,7 @@ from claude_bus.remote.bus import RemoteBus
 from claude_bus.sql import bindings, sessions
 
 CONNECTIONS = 8
+ROUTE = "do-nothing route"
 BLOCK = 20
 """Requests of one kind in a row."""
 SLICES = 4
@@ -473,7 +474,7 @@ def measured(folder: Path, rounds: int, seconds: float) -> list[Figure]:
         found, asked = asyncio.run(latencies(ours[0], bare[0], rounds))
         for name, times in found.items():
             own, base = statistics.median(times.ours), statistics.median(times.base)
-            figures.append(Figure(name, own, "ms", base, beside(name)))
+            figures.append(Figure(name, own, "ms", base, ROUTE))
         for name, load, nothing in throughput(ours, bare, asked, seconds):
             what = f"{name}, {CONNECTIONS} connections"
             figures += [
@@ -484,8 +485,8 @@ def measured(folder: Path, rounds: int, seconds: float) -> list[Figure]:
 
 
 def beside(name: str) -> str:
-    """The name of a request's baseline."""
-    return "SDK's no-op tool" if "/mcp" in name else "do-nothing route"
+    """The name of a request's baseline on several connections."""
+    return "SDK's no-op tool" if "/mcp" in name else ROUTE
 
 
 def promise(name: str) -> str:
