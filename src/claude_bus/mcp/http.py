@@ -54,8 +54,8 @@ _REFUSED = 400
 _LINE = "line"
 """Key in `scope["state"]` of the request's `_Line`."""
 _PATIENCE = Patience()
-_ATTEND_AFTER = 0.02
-"""Seconds after which it is watched whether the client of a call is still there. Most are answered sooner."""
+_ATTEND_AFTER = 0.0
+"""Seconds after which it is watched whether the client of a call is still there."""
 KEEP_ALIVE = 15.0
 """Seconds without a byte after which an answer begins, lest a proxy gives it up: JSON may begin with spaces."""
 _JSON = ((b"content-type", b"application/json"),)
