@@ -299,7 +299,7 @@ class Conversation:
         """Whether there may have been one that is not known any more."""
         self._modern = False
         self._calls: dict[Any, Call] = {}
-        self._hooks: list[dict[str, Any]] = []
+        self._hooks: list[tuple[bytes, dict[str, Any]]] = []
         self._of_subagents: list[str] = []
         self._rest = b""
         self._told: set[str] = set()
@@ -344,8 +344,9 @@ class Conversation:
             return
         if arguments.get("tool_use_id") and arguments.get("agent_id"):
             self._of_subagents.append(str(arguments["tool_use_id"]))
-        self._hooks.append({**message, "params": {**params, "arguments": arguments}})
-        self._wanted = self._wanted or is_prompt(self._hooks[-1])
+        hook = {**message, "params": {**params, "arguments": arguments}}
+        self._hooks.append((line, hook))
+        self._wanted = self._wanted or is_prompt(hook)
 
     def _answer(self, line: bytes, message: dict[str, Any], params: dict[str, Any]) -> None:
         method, modern = message["method"], is_modern(params)
@@ -381,7 +382,7 @@ class Conversation:
 
     def settle(self, answer: str, notice: str, held: float = 0.0) -> None:
         """Answer hooks, and the calls that have waited for `held` seconds. The user sees each notice once."""
-        for message in self._hooks:
+        for _, message in self._hooks:
             self._hook(message, notice)
         self._hooks.clear()
         for number, call in list(self._calls.items()):
@@ -429,7 +430,8 @@ class Conversation:
         left = os.path.join(
             folder, f".opened-{os.getpid()}-{os.urandom(6).hex()}"
         )  # containers that share the folder may share pids
-        rest = b"".join([call.line for call in self._calls.values()] + [self._rest])
+        unanswered = [*(call.line for call in self._calls.values()), *(line for line, _ in self._hooks)]
+        rest = b"".join([*unanswered, self._rest])
         opening = [line.decode("utf-8", "surrogateescape") for line in self._opening]
         said = {
             "opening": None if self._lost and not opening else opening,

@@ -409,6 +409,23 @@ def test_neither_uv_nor_a_python_that_is_new_enough(
     assert capsys.readouterr().out == "there is neither uv nor Python 3.11 or newer: install one of them\n"
 
 
+def test_all_that_is_unanswered_is_left_for_the_server(tmp_path: Path) -> None:
+    """A hook that came at the last moment too: the client would wait for its answer until its time limit."""
+
+    def called(number: int, name: str) -> bytes:
+        return json.dumps({"id": number, "method": "tools/call", "params": {"name": name, "arguments": {}}}).encode()
+
+    heard = b"\n".join((called(1, "whoami"), called(2, "hook"), b'{"half'))
+    program = (
+        f"import sys, os; sys.path.insert(0, {str(ROOT / '.claude-plugin')!r}); import first_start\n"
+        f"talk = first_start.Conversation(); talk.hear({heard!r}); talk.leave({str(tmp_path)!r})\n"
+        "print(os.environ[first_start.OPENED])"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True)
+
+    assert json.loads(Path(done.stdout.strip()).read_text(encoding="utf-8"))["rest"] == heard.decode()
+
+
 def test_two_that_wait_with_the_same_pid_leave_different_conversations(tmp_path: Path) -> None:
     """Containers may share the folder but not the pids: none takes, or removes, the requests of another's client."""
     program = (
