@@ -76,7 +76,7 @@ def fill(connection: sqlite3.Connection, count: int) -> None:
 
 
 def find(connection: sqlite3.Connection, who: str, wanted: str) -> None:
-    look(connection, 0.0, _alive, messages.look_back, Address(who, "default"), search=wanted)
+    look(connection, 0.0, _alive, lambda tx: messages.look_back(tx, Address(who, "default"), search=wanted))
 
 
 def read_through(connection: sqlite3.Connection, who: str, wanted: str) -> None:

@@ -39,6 +39,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Step = Callable[Concatenate[Transaction, P], T]
 """A function that is run in a transaction: a verb, or one round it."""
+Alive = Callable[[Process, float], bool]
+"""Tells whether a process runs; see `Transaction`."""
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """Size of the WAL from which a writer moves it into the database."""
@@ -144,21 +146,19 @@ def _switch_to_wal(connection: sqlite3.Connection, path: Path, patience: float) 
 def transact(
     connection: sqlite3.Connection,
     now: float,
-    alive: Callable[[Process, float], bool],
+    alive: Alive,
     verb: Step[P, T],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
     """Run one verb in one write transaction: all of it happens, or nothing. Then tell those who are to be notified."""
-    return _transact(Transaction(connection, now, alive), connection, verb, *args, **kwargs)
+    return _transact(Transaction(connection, now, alive), connection, lambda tx: verb(tx, *args, **kwargs))
 
 
-def _transact(
-    tx: Transaction, connection: sqlite3.Connection, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs
-) -> T:
+def _transact(tx: Transaction, connection: sqlite3.Connection, step: Step[[], T]) -> T:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        result = verb(tx, *args, **kwargs)
+        result = step(tx)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -166,17 +166,6 @@ def _transact(
         raise
     announcing.announce(dict.fromkeys(tx.notified))
     return result
-
-
-class _Writes(Exception):
-    """A verb that was to look has something to write."""
-
-
-class _Looking(Transaction):
-    """A transaction that holds no lock, and can therefore not write."""
-
-    def run(self, sql: str, *values: Value) -> Cursor:  # noqa: ARG002 - the base's signature
-        raise _Writes
 
 
 class _MustSync(Exception):
@@ -190,73 +179,61 @@ class _Relaxed(Transaction):
         raise _MustSync
 
 
-def transact_relaxed(
-    connection: sqlite3.Connection,
-    now: float,
-    alive: Callable[[Process, float], bool],
-    verb: Step[P, T],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
-    """Run a verb that notes what a power cut makes untrue: it need not be on the disk before it counts.
+def transact_relaxed(connection: sqlite3.Connection, now: float, alive: Alive, step: Step[[], T]) -> T:
+    """Run a step that notes what a power cut makes untrue: it need not be on the disk before it counts.
 
-    All processes see it at once, and it survives the death of any; the next verb that is run otherwise takes it along
-    to the disk. If the verb finds that what it writes has to survive, it begins anew as in `transact`.
+    All processes see it at once, and it survives the death of any; the next step that is run otherwise takes it along
+    to the disk. If the step finds that what it writes has to survive, it begins anew as in `transact`.
     """
     connection.execute("PRAGMA synchronous = NORMAL")
     try:
-        return _transact(_Relaxed(connection, now, alive), connection, verb, *args, **kwargs)
+        return _transact(_Relaxed(connection, now, alive), connection, step)
     except _MustSync:
         pass
     finally:
         connection.execute("PRAGMA synchronous = FULL")
-    return transact(connection, now, alive, verb, *args, **kwargs)
+    return transact(connection, now, alive, step)
 
 
-def look(
-    connection: sqlite3.Connection,
-    now: float,
-    alive: Callable[[Process, float], bool],
-    verb: Step[P, T],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
-    """Run a verb that seldom writes. If it is about to, it begins anew in a write transaction."""
-    try:
-        return _look(connection, now, alive, verb, *args, **kwargs)
-    except _Writes:
-        return transact(connection, now, alive, verb, *args, **kwargs)
+class _Writes(Exception):
+    """A step that was to look has something to write."""
 
 
-def look_relaxed(
-    connection: sqlite3.Connection,
-    now: float,
-    alive: Callable[[Process, float], bool],
-    verb: Step[P, T],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
-    """Like `look`; the write transaction is that of `transact_relaxed`."""
-    try:
-        return _look(connection, now, alive, verb, *args, **kwargs)
-    except _Writes:
-        return transact_relaxed(connection, now, alive, verb, *args, **kwargs)
+class _Looking(Transaction):
+    """A transaction that holds no lock, and can therefore not write."""
+
+    def run(self, sql: str, *values: Value) -> Cursor:  # noqa: ARG002 - the base's signature
+        raise _Writes
 
 
-def _look(
-    connection: sqlite3.Connection,
-    now: float,
-    alive: Callable[[Process, float], bool],
-    verb: Step[P, T],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
+def look(connection: sqlite3.Connection, now: float, alive: Alive, step: Step[[], T], *, relaxed: bool = False) -> T:
+    """Run a step that seldom writes. If it is about to, it begins anew in a write transaction, which may be relaxed."""
     connection.execute("BEGIN")
     try:
-        return verb(_Looking(connection, now, alive), *args, **kwargs)
+        return step(_Looking(connection, now, alive))
+    except _Writes:
+        pass
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+    return (transact_relaxed if relaxed else transact)(connection, now, alive, step)
+
+
+class FileStore:
+    """The part of a store in one file that is the same on any thread: where it is, and the facts of a transaction."""
+
+    def __init__(
+        self, path: Path, busy_timeout: float, *, alive: Alive, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.path = path
+        self._real = disk.real(path)
+        self._busy_timeout = busy_timeout
+        self._alive = alive
+        self._clock = clock
+
+    def pulse(self) -> object:
+        """A value that changes with every commit of any process; see `sqlite.pulse`."""
+        return pulse(self._real)
 
 
 def pulse(path: Path) -> object:

@@ -15,13 +15,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import aiosqlite
 import anyio
 
-from ..model.identity import Process
 from ..sql.transaction import Transaction
 from . import disk, sqlite
 from .sqlite import Step
@@ -80,7 +80,7 @@ class _Job:
 def settle(
     connection: sqlite3.Connection,
     clock: Callable[[], float],
-    alive: Callable[[Process, float], bool],
+    alive: sqlite.Alive,
     jobs: Sequence[_Job],
 ) -> None:
     """Do several jobs in one transaction; each in one of its own if the store fails that."""
@@ -189,7 +189,7 @@ def _taken(waiting: deque[_Job]) -> list[_Job]:
     return [waiting.popleft() for _ in range(min(len(waiting), AT_ONCE))]
 
 
-class Database:
+class Database(sqlite.FileStore):
     """An `engine.Engine` for an event loop: one connection with its thread, opened when first needed.
 
     Survives what happens to the file: if it is deleted or replaced, the next verb
@@ -197,18 +197,9 @@ class Database:
     """
 
     def __init__(
-        self,
-        path: Path,
-        busy_timeout: float,
-        *,
-        alive: Callable[[Process, float], bool],
-        clock: Callable[[], float] = time.time,
+        self, path: Path, busy_timeout: float, *, alive: sqlite.Alive, clock: Callable[[], float] = time.time
     ) -> None:
-        self.path = path
-        self._real = disk.real(path)
-        self._busy_timeout = busy_timeout
-        self._alive = alive
-        self._clock = clock
+        super().__init__(path, busy_timeout, alive=alive, clock=clock)
         self._worker: _Worker | None = None
         self._files: disk.Files | None = None
         self._opening = anyio.Lock(fast_acquire=True)
@@ -227,28 +218,20 @@ class Database:
 
     async def write_relaxed(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb whose effect need not survive a power cut; see `sqlite.transact_relaxed`."""
-
-        def whole(connection: sqlite3.Connection) -> T:
-            result = sqlite.transact_relaxed(connection, self._clock(), self._alive, verb, *args, **kwargs)
-            self._committed(connection)
-            return result
-
-        with anyio.CancelScope(shield=True):
-            return await self._call(lambda worker: worker.call(whole))
-        raise AssertionError  # as above
+        return await self._by_itself(sqlite.transact_relaxed, lambda tx: verb(tx, *args, **kwargs))
 
     async def read(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb that seldom writes; see `sqlite.look`."""
-        return await self._read(sqlite.look, verb, *args, **kwargs)
+        return await self._by_itself(sqlite.look, lambda tx: verb(tx, *args, **kwargs))
 
     async def read_relaxed(self, verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a verb that seldom writes; see `sqlite.look_relaxed`."""
-        return await self._read(sqlite.look_relaxed, verb, *args, **kwargs)
+        """Run a verb that seldom writes, and whose effect need not survive a power cut then; see `sqlite.look`."""
+        return await self._by_itself(partial(sqlite.look, relaxed=True), lambda tx: verb(tx, *args, **kwargs))
 
-    async def _read(self, look: Callable[..., T], verb: Step[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _by_itself(self, way: Callable[..., Any], step: Step[[], T]) -> T:
         def whole(connection: sqlite3.Connection) -> T:
             before = connection.total_changes
-            found = look(connection, self._clock(), self._alive, verb, *args, **kwargs)
+            found: T = way(connection, self._clock(), self._alive, step)
             if connection.total_changes != before:  # a reader waits for nobody's lock
                 self._committed(connection)
             return found
@@ -275,10 +258,6 @@ class Database:
             self._files.forget_index()  # it tells of more than there is of the log
         if not isinstance(error, sqlite3.OperationalError) or code & 0xFF in _OF_THE_FILE:
             await self._disconnect()
-
-    def pulse(self) -> object:
-        """Changes with every commit of any process: the state of the WAL file."""
-        return sqlite.pulse(self._real)
 
     async def close(self) -> None:
         """Give the connection and its thread back; a later verb opens anew."""
