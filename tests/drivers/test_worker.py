@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from claude_bus.drivers import announcing
+from claude_bus.drivers import announcing, disk
 from claude_bus.drivers.sqlite import CHECKPOINT_BYTES, connect, transact
 from claude_bus.drivers.worker import Database
 from claude_bus.errors import InvalidInput, StoreBusy, StoreError, StoreUnsuitable
@@ -124,6 +125,43 @@ async def test_verbs_that_are_committed_together_succeed_and_fail_apart(database
     entry = await database.run(state.get_state, "default", "log")
     assert entry
     assert entry.value == "1\n2\n4\n5\n7\n8"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ask", [Database.run, Database.read])
+async def test_a_verb_that_waits_for_the_thread_is_not_done_in_a_deleted_file(
+    ask: Callable[..., Coroutine[Any, Any, object]], database: Database
+) -> None:
+    """Its files are looked at when it begins, however long it has waited until then."""
+    started, go = threading.Event(), threading.Event()
+
+    def occupy(_tx: Transaction) -> None:
+        started.set()
+        assert go.wait(PATIENCE)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(database.run, occupy)
+        await anyio.to_thread.run_sync(started.wait)
+        tasks.start_soon(ask, database, put)
+        await anyio.wait_all_tasks_blocked()
+        for end in ("", "-wal", "-shm"):
+            Path(f"{database.path}{end}").unlink()  # noqa: ASYNC240 - all others wait
+        tasks.start_soon(ask, database, put)
+        await anyio.wait_all_tasks_blocked()
+        go.set()
+
+    with contextlib.closing(connect(database.path, 0.2)) as other:
+        assert other.execute("SELECT version FROM state").fetchall()[0][0] == 2
+
+
+@pytest.mark.anyio
+async def test_files_that_change_all_the_time_are_an_error(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call does not try for ever."""
+    await database.run(put)
+    monkeypatch.setattr(disk.Files, "change", lambda *_: "replaced")
+
+    with pytest.raises(StoreError, match="again and again"):
+        await database.run(put)
 
 
 @pytest.mark.anyio

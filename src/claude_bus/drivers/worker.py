@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 import aiosqlite
 import anyio
 
+from ..errors import StoreError
 from ..sql.transaction import Transaction
 from . import disk, sqlite
 from .sqlite import Step
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 AT_ONCE = 50
 """Verbs in one transaction at most: other processes wait for its end."""
+_ATTEMPTS = 5
+"""Attempts to run a verb on files that are removed or replaced meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -118,24 +121,33 @@ def _outcome(step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> _O
         return _Outcome(error=error)
 
 
+class _Changed(Exception):
+    """The files are not those that are open; nothing was done."""
+
+
 class _Worker(aiosqlite.Connection):
     """aiosqlite's connection thread, running a whole verb in one hop.
 
     Neither the thread nor the event loop is woken for each job: the thread does all that
     wait when it is called, and the loop takes all that is done by the time it wakes up.
+    A job raises `_Changed` if `unchanged` is false right before it.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, settle: Callable[[sqlite3.Connection, Sequence[_Job]], None]
+        self,
+        connection: sqlite3.Connection,
+        settle: Callable[[sqlite3.Connection, Sequence[_Job]], None],
+        unchanged: Callable[[], bool],
     ) -> None:
         super().__init__(lambda: connection, iter_chunk_size=64)
         self._loop = asyncio.get_running_loop()
         self._settle = settle
+        self._unchanged = unchanged
         self._verbs: deque[_Job] = deque()
         """To be committed, together."""
         self._calls: deque[_Job] = deque()
         """To be done by themselves."""
-        self.called = False
+        self._called = False
         """Whether jobs wait that the thread has not begun to do."""
         self._done: deque[_Job] = deque()
         self._waking = False
@@ -149,26 +161,35 @@ class _Worker(aiosqlite.Connection):
         result: T = await self._do(self._calls, _Job(step))
         return result
 
+    async def unchecked(self, step: Callable[[sqlite3.Connection], object]) -> None:
+        """Run a step although the files have changed."""
+        await self._execute(step, self._conn)  # type: ignore[no-untyped-call]
+
     async def _do(self, waiting: deque[_Job], job: _Job) -> Any:
         connection = self._conn  # raises `ValueError` once it is closed
         waiting.append(job)
-        if not self.called:
-            self.called = True
+        if not self._called:
+            self._called = True
             self._tx.put_nowait((None, lambda: self._work(connection)))
         return await job.answer
 
     def _work(self, connection: sqlite3.Connection) -> None:
         """Do the jobs that wait. Runs on the thread; raises nothing, as nobody would hear of it."""
-        self.called = False  # whoever comes from now on calls the thread again, perhaps in vain
+        self._called = False  # whoever comes from now on calls the thread again, perhaps in vain
         while self._calls or self._verbs:
             for job in _taken(self._calls):
-                job.outcome = _outcome(job.step, connection)
+                job.outcome = _outcome(self._checked, job.step, connection)
                 self._finish([job])
             if jobs := _taken(self._verbs):
-                failed = _outcome(self._settle, connection, jobs)
+                failed = _outcome(self._checked, self._settle, connection, jobs)
                 for job in jobs:
                     job.outcome = job.outcome or failed
                 self._finish(jobs)
+
+    def _checked(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if not self._unchanged():
+            raise _Changed
+        return act(*args, **kwargs)
 
     def _finish(self, jobs: list[_Job]) -> None:
         self._done.extend(jobs)
@@ -242,10 +263,14 @@ class Database(sqlite.FileStore):
 
     async def _call(self, ask: Callable[[_Worker], Awaitable[T]]) -> T:
         try:
-            return await ask(await self._connected())
+            for _ in range(_ATTEMPTS):
+                with contextlib.suppress(_Changed):
+                    return await ask(await self._connected())
+                await self._follow()
         except sqlite.FAILURES as error:
             await self._look_again(error)
             raise sqlite.translate(error, self.path) from error
+        raise StoreError(f"{self.path} is removed or replaced again and again; nothing was changed")
 
     async def _look_again(self, error: Exception) -> None:
         """Open the file anew next time if the error tells that it, or its log, is not what it was."""
@@ -278,32 +303,29 @@ class Database(sqlite.FileStore):
             _outcome(sqlite.look, connection, self._clock(), self._alive, step)
 
     async def _connected(self) -> _Worker:
-        if self._worker and self._files and not self._opening.statistics().locked:
-            if self._worker.called:  # for a job of a moment ago: the files were looked at then
-                return self._worker
-            if self._files.change(self.path) == "none":
-                return self._worker
-        async with self._opening:
-            if self._worker and self._files:
-                await self._follow(self._worker, self._files, self._files.change(self.path))
-            if not self._worker:
-                await self._connect()
-            assert self._worker
-            return self._worker
+        if not self._worker:
+            async with self._opening:
+                if not self._worker:
+                    await self._connect()
+        assert self._worker
+        return self._worker
 
-    async def _follow(self, worker: _Worker, files: disk.Files, change: disk.Change) -> None:
+    async def _follow(self) -> None:
         """Do what becomes necessary when somebody changed the files of the open database."""
-        if change == "none":
-            return
-        _log.warning(_CHANGES[change], self.path)
-        if change == "index":
-            files.forget_index()
-        elif change == "log":
-            if files.lost:
-                await worker.call(_rescue)
-            await self._reopen(worker, files)
-        else:
-            await self._disconnect()
+        async with self._opening:
+            worker, files = self._worker, self._files
+            change = files.change(self.path) if worker and files else "none"
+            if not worker or not files or change == "none":  # another call has followed
+                return
+            _log.warning(_CHANGES[change], self.path)
+            if change == "index":
+                await worker.unchecked(lambda _: files.forget_index())
+            elif change == "log":
+                if files.lost:
+                    await worker.unchecked(_rescue)
+                await self._reopen(worker, files)
+            else:
+                await self._disconnect()
 
     async def _reopen(self, worker: _Worker, files: disk.Files) -> None:
         """Open the new log.
@@ -322,9 +344,10 @@ class Database(sqlite.FileStore):
         # Opened before aiosqlite has it: its thread does not survive a failure to open.
         self._real = disk.real(self.path)
         connection = await anyio.to_thread.run_sync(sqlite.connect, self.path, self._busy_timeout)
-        worker = _Worker(connection, self._settle)
+        files = disk.Files(self._real)
+        worker = _Worker(connection, self._settle, lambda: files.change(self.path) == "none")
         await worker
-        self._worker, self._files = worker, disk.Files(self._real)
+        self._worker, self._files = worker, files
 
     async def _disconnect(self) -> None:
         worker, self._worker = self._worker, None
