@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -346,6 +347,29 @@ async def test_a_client_that_leaves_at_once_has_no_answer(stays: bool) -> None:
     await line.send({"type": "http.response.start", "status": 200, "headers": []})
     await line.send({"type": "http.response.body", "body": b"{}"})
     assert line.answered == stays
+
+
+@pytest.mark.anyio
+async def test_a_body_in_pieces_is_received_whole() -> None:
+    """Whether the client is still there is watched only after its last piece."""
+    pieces = [{"type": "http.request", "body": body, "more_body": body != b"c"} for body in (b"a", b"b", b"c")]
+
+    async def receive() -> dict[str, Any]:
+        await anyio.lowlevel.checkpoint()
+        if not pieces:
+            await anyio.sleep_forever()
+        return pieces.pop(0)
+
+    async def send(_message: Any) -> None: ...
+
+    line = mcp_http._Line(receive, send)
+    received = []
+    with anyio.move_on_after(PATIENCE):
+        for _ in range(3):
+            received.append((await line.receive())["body"])
+            await anyio.lowlevel.checkpoint()
+    line.done()
+    assert received == [b"a", b"b", b"c"]
 
 
 def test_a_cancelled_call_is_not_handed_mail(db: Path, server: Served) -> None:

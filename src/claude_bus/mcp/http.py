@@ -54,8 +54,6 @@ _REFUSED = 400
 _LINE = "line"
 """Key in `scope["state"]` of the request's `_Line`."""
 _PATIENCE = Patience()
-_ATTEND_AFTER = 0.0
-"""Seconds after which it is watched whether the client of a call is still there."""
 KEEP_ALIVE = 15.0
 """Seconds without a byte after which an answer begins, lest a proxy gives it up: JSON may begin with spaces."""
 _JSON = ((b"content-type", b"application/json"),)
@@ -71,7 +69,6 @@ class _Line:
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._due: asyncio.TimerHandle | None = None
         self._attendant: asyncio.Task[None] | None = None
         self._begun = False
         self.status = 0
@@ -98,10 +95,10 @@ class _Line:
             gave_up()
 
     async def receive(self) -> Message:
-        """Receive the body; from then on the client is waited for."""
+        """Receive the body; after its last piece the client is waited for."""
         message = await self._receive()
-        if not self._due:
-            self._due = asyncio.get_running_loop().call_later(_ATTEND_AFTER, self._attend)
+        if not (self._attendant or message.get("more_body", False)):
+            self._attendant = asyncio.create_task(self._keep_up())
         return message
 
     async def send(self, message: Message) -> None:
@@ -125,9 +122,6 @@ class _Line:
             message = await self._receive()
         return message.get("type") == "http.disconnect"
 
-    def _attend(self) -> None:
-        self._attendant = asyncio.create_task(self._keep_up())
-
     async def _keep_up(self) -> None:
         """Cut the line when the client disconnects; until then, see to it that the connection is not given up."""
         while True:
@@ -147,8 +141,6 @@ class _Line:
 
     def done(self) -> None:
         """The answer is there: the client need not be waited for."""
-        if self._due:
-            self._due.cancel()
         if self._attendant:
             self._attendant.cancel()
 
